@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod catalog;
+mod error;
+mod label;
+mod service;
+mod source;
+mod target;
+pub mod wire;
+
+pub use catalog::{Catalog, Health, MAX_REASON_BYTES, Update};
+pub use error::{Error, LabelFault};
+pub use label::{Label, MAX_LABEL_BYTES};
+pub use service::{MAX_TARGET_BYTES, Port, Protocol, Service, ServiceId};
+pub use source::{Source, SourceError};
+pub use target::Target;
+
+/// The target text that a client opens on the tunnel to receive [`Update`]s in their [`wire`] form.
+///
+/// It can be no service's [`Target`]: those contain slashes.
+pub const CATALOG_STREAM: &str = "catalog";
