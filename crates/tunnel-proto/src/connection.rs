@@ -1,0 +1,433 @@
+//! The state machine of one side of a link.
+
+mod credit;
+mod receive;
+mod stream;
+mod transmit;
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::config::Config;
+use crate::frame::{self, Hello, MAX_TARGET_BYTES, Reader};
+use crate::{Error, Event, GoAwayReason, Refusal, ResetReason, Violation};
+use stream::{Fin, Phase, Stream};
+
+/// A stream's number on the wire: odd for streams that the client opened, even for the server's. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(u32);
+
+impl StreamId {
+    /// The number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The id with this number, as [`StreamId::number`] gave it.
+    #[must_use]
+    pub const fn from_number(number: u32) -> StreamId {
+        StreamId(number)
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Which side of the link this is. The two differ only in the numbers of the streams that they open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Who made the connection.
+    Client,
+    /// Who was connected to.
+    Server,
+}
+
+/// One side of a link: streams of bytes both ways, multiplexed.
+///
+/// It holds no socket and reads no clock. Its owner
+/// * hands over what was received ([`handle_bytes`](Connection::handle_bytes)) and says when time has passed
+///   ([`handle_timeout`](Connection::handle_timeout), due at [`poll_timeout`](Connection::poll_timeout)),
+/// * asks for what to send ([`poll_transmit`](Connection::poll_transmit)) and for what happened
+///   ([`poll_event`](Connection::poll_event)) until there is nothing more.
+///
+/// Bytes that are given to [`send`](Connection::send) wait without a bound of their own: the owner bounds them, by
+/// counting [`Event::Sent`]. Bytes that are received are bounded by the credit that was granted for them.
+///
+/// ```
+/// use std::time::Instant;
+/// use bytes::BytesMut;
+/// use tunnel_proto::{Config, Connection, Event, Role};
+///
+/// # fn main() -> Result<(), tunnel_proto::Error> {
+/// let now = Instant::now();
+/// let mut client = Connection::new(Role::Client, Config::default(), now)?;
+/// let mut server = Connection::new(Role::Server, Config::default(), now)?;
+/// let asked = client.open(b"tcp/backend/orders/5432", now)?;
+/// client.send(asked, "hello".into())?;
+///
+/// // A link, here without a network: what one side transmits, the other one handles.
+/// let mut wire = BytesMut::new();
+/// let mut seen = Vec::new();
+/// for _ in 0..3 {
+///     while client.poll_transmit(&mut wire, 64 * 1024) {
+///         server.handle_bytes(wire.split().freeze(), now)?;
+///     }
+///     while server.poll_transmit(&mut wire, 64 * 1024) {
+///         client.handle_bytes(wire.split().freeze(), now)?;
+///     }
+/// }
+/// while let Some(event) = server.poll_event() {
+///     if let Event::Data { bytes, .. } = event {
+///         seen.extend_from_slice(&bytes);
+///     }
+/// }
+/// assert_eq!(seen, b"hello");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Connection {
+    config: Config,
+    role: Role,
+    /// Nothing of streams is sent before it is known what the peer takes.
+    peer: Option<Hello>,
+    reader: Reader,
+    streams: HashMap<u32, Stream>,
+    next_id: u32,
+    last_peer_id: u32,
+    events: VecDeque<Event>,
+
+    /// Frames that go before all data, encoded.
+    control: BytesMut,
+    /// The answer to the latest PING.
+    pong: Option<u64>,
+    /// Streams of ours whose OPEN is held, in the order of their numbers.
+    held: VecDeque<u32>,
+    /// Opens of ours that the peer has not answered.
+    unanswered: u32,
+    /// Opens of the peer that our owner has not answered.
+    unanswered_by_us: u32,
+    /// Streams with little to send, and with much; each in one of them at most, once.
+    brief: VecDeque<u32>,
+    bulk: VecDeque<u32>,
+
+    /// Received and not consumed, of all streams.
+    unread: u64,
+    /// What windows have grown beyond their initial size, of all streams.
+    grown: u64,
+
+    ping: Ping,
+    leaving: bool,
+    peer_leaving: bool,
+    violation: Option<Violation>,
+}
+
+#[derive(Debug)]
+struct Ping {
+    due: Instant,
+    last_received: Instant,
+    heard: bool,
+    missed: u32,
+    dead: bool,
+    token: u64,
+    asked: Option<Instant>,
+    rtt: Option<Duration>,
+}
+
+impl Connection {
+    /// A side of a link that has just come up.
+    ///
+    /// # Errors
+    /// [`Error::LimitOutOfRange`] for a limit that makes no sense, a `max_frame` above half of `initial_window` above all.
+    pub fn new(role: Role, config: Config, now: Instant) -> Result<Connection, Error> {
+        config.check()?;
+        let mut control = BytesMut::new();
+        frame::put_hello(
+            &mut control,
+            &Hello {
+                initial_window: config.initial_window,
+                max_frame: config.max_frame,
+                max_streams: config.max_streams,
+                max_pending_opens: config.max_pending_opens,
+            },
+        );
+        let ping = Ping {
+            due: now + config.ping_interval,
+            last_received: now,
+            heard: false,
+            missed: 0,
+            dead: false,
+            token: 0,
+            asked: None,
+            rtt: None,
+        };
+        let mut connection = Connection {
+            role,
+            peer: None,
+            reader: Reader::new(config.max_frame),
+            streams: HashMap::new(),
+            next_id: if role == Role::Client { 1 } else { 2 },
+            last_peer_id: 0,
+            events: VecDeque::new(),
+            control,
+            pong: None,
+            held: VecDeque::new(),
+            unanswered: 0,
+            unanswered_by_us: 0,
+            brief: VecDeque::new(),
+            bulk: VecDeque::new(),
+            unread: 0,
+            grown: 0,
+            ping,
+            leaving: false,
+            peer_leaving: false,
+            violation: None,
+            config,
+        };
+        // The first answer tells the round trip, by which windows grow.
+        connection.ask(now);
+        Ok(connection)
+    }
+
+    /// Opens a stream to `target`, 1 to [`MAX_TARGET_BYTES`] bytes that mean something to the peer's owner.
+    /// Data may be sent at once.
+    ///
+    /// # Errors
+    /// [`Error::TargetLength`], [`Error::TooManyStreams`] (our limit or the peer's), [`Error::StreamIdsUsedUp`],
+    /// [`Error::GoingAway`], or the [`Error::Violation`] that ended the connection.
+    pub fn open(&mut self, target: &[u8], now: Instant) -> Result<StreamId, Error> {
+        self.check_alive()?;
+        if target.is_empty() || target.len() > MAX_TARGET_BYTES {
+            return Err(Error::TargetLength { len: target.len() });
+        }
+        if self.leaving || self.peer_leaving {
+            return Err(Error::GoingAway);
+        }
+        let limit = self
+            .config
+            .max_streams
+            .min(self.peer.map_or(u32::MAX, |peer| peer.max_streams));
+        if self.streams.len() >= limit as usize {
+            return Err(Error::TooManyStreams { limit });
+        }
+        let id = self.next_id;
+        self.next_id = id.checked_add(2).ok_or(Error::StreamIdsUsedUp)?;
+        // Its credit is known with the peer's HELLO; OPEN waits for that in any case.
+        let mut stream = Stream::new(Phase::Held, 0, self.config.initial_window, now);
+        stream.target = Bytes::copy_from_slice(target);
+        self.streams.insert(id, stream);
+        self.held.push_back(id);
+        self.release_held();
+        Ok(StreamId(id))
+    }
+
+    /// Accepts a stream that the peer opened: its target is connected.
+    ///
+    /// # Errors
+    /// [`Error::NotOpen`] when it is over, [`Error::WrongState`] when it has been answered.
+    pub fn accept(&mut self, id: StreamId) -> Result<(), Error> {
+        self.check_alive()?;
+        let stream = self.streams.get_mut(&id.0).ok_or(Error::NotOpen { id })?;
+        if stream.phase != Phase::AwaitOwner {
+            return Err(Error::WrongState {
+                id,
+                what: "be accepted",
+            });
+        }
+        stream.phase = Phase::Open;
+        self.unanswered_by_us -= 1;
+        frame::put_accept(&mut self.control, id.0);
+        Ok(())
+    }
+
+    /// Refuses a stream that the peer opened. It is over.
+    ///
+    /// # Errors
+    /// [`Error::NotOpen`] when it is over already, [`Error::WrongState`] when it has been answered.
+    pub fn refuse(&mut self, id: StreamId, refusal: &Refusal) -> Result<(), Error> {
+        self.check_alive()?;
+        let stream = self.streams.get(&id.0).ok_or(Error::NotOpen { id })?;
+        if stream.phase != Phase::AwaitOwner {
+            return Err(Error::WrongState {
+                id,
+                what: "be refused",
+            });
+        }
+        self.forget(id.0);
+        frame::put_code(
+            &mut self.control,
+            frame::REFUSE,
+            id.0,
+            refusal.kind.code(),
+            &refusal.message,
+        );
+        Ok(())
+    }
+
+    /// Sends bytes on a stream, as soon as the peer's credit and the other streams' turns let them.
+    ///
+    /// # Errors
+    /// [`Error::NotOpen`] when it is over, [`Error::WrongState`] when it is not accepted or our direction has ended.
+    pub fn send(&mut self, id: StreamId, bytes: Bytes) -> Result<(), Error> {
+        self.check_alive()?;
+        let stream = self.streams.get_mut(&id.0).ok_or(Error::NotOpen { id })?;
+        if stream.phase == Phase::AwaitOwner || stream.fin != Fin::No {
+            return Err(Error::WrongState { id, what: "send" });
+        }
+        if !bytes.is_empty() {
+            stream.queued += bytes.len();
+            stream.queue.push_back(bytes);
+            self.enter_ring(id.0);
+        }
+        Ok(())
+    }
+
+    /// Ends our direction of a stream, behind what was given to [`send`](Connection::send).
+    ///
+    /// # Errors
+    /// As [`send`](Connection::send).
+    pub fn finish(&mut self, id: StreamId) -> Result<(), Error> {
+        self.check_alive()?;
+        let stream = self.streams.get_mut(&id.0).ok_or(Error::NotOpen { id })?;
+        if stream.phase == Phase::AwaitOwner || stream.fin != Fin::No {
+            return Err(Error::WrongState {
+                id,
+                what: "be finished",
+            });
+        }
+        stream.fin = Fin::Wanted;
+        self.enter_ring(id.0);
+        Ok(())
+    }
+
+    /// Ends a stream at once, both directions; what waits to be sent is dropped.
+    ///
+    /// # Errors
+    /// [`Error::NotOpen`] when it is over already.
+    pub fn reset(&mut self, id: StreamId, reason: ResetReason) -> Result<(), Error> {
+        self.check_alive()?;
+        let stream = self.forget(id.0).ok_or(Error::NotOpen { id })?;
+        // What the peer never heard of needs no end.
+        if stream.phase != Phase::Held {
+            frame::put_code(&mut self.control, frame::RESET, id.0, reason.code(), "");
+        }
+        Ok(())
+    }
+
+    /// Says that we take no new streams and open none. Streams that are open go on.
+    pub fn go_away(&mut self, reason: GoAwayReason, message: &str) {
+        if !self.leaving {
+            self.leaving = true;
+            frame::put_go_away(&mut self.control, reason.code(), message);
+        }
+    }
+
+    /// What happened; `None` when that is all.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Connection::handle_timeout) next; `None` once the link is dead.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        (!self.ping.dead && self.violation.is_none()).then_some(self.ping.due)
+    }
+
+    /// Lets time pass: asks whether the peer is there, and tells when it is not ([`Event::Dead`]).
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|due| now < due) {
+            return;
+        }
+        self.ping.due = now + self.config.ping_interval;
+        self.ping.missed = if self.ping.heard { 0 } else { self.ping.missed + 1 };
+        self.ping.heard = false;
+        if self.ping.missed >= self.config.missed_pings {
+            self.ping.dead = true;
+            let silent_for = now.saturating_duration_since(self.ping.last_received);
+            self.events.push_back(Event::Dead { silent_for });
+        } else {
+            self.ask(now);
+        }
+    }
+
+    /// The round trip, once it has been measured.
+    #[must_use]
+    pub fn rtt(&self) -> Option<Duration> {
+        self.ping.rtt
+    }
+
+    /// Whether both directions of a stream have ended but for what waits to be sent.
+    #[must_use]
+    pub fn is_ending(&self, id: StreamId) -> bool {
+        self.streams
+            .get(&id.0)
+            .is_some_and(|stream| stream.peer_finished && stream.fin != Fin::No)
+    }
+
+    /// How many streams are open, or about to be.
+    #[must_use]
+    pub fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
+    fn ask(&mut self, now: Instant) {
+        self.ping.token += 1;
+        self.ping.asked = Some(now);
+        frame::put_ping(&mut self.control, frame::PING, self.ping.token);
+    }
+
+    fn check_alive(&self) -> Result<(), Error> {
+        self.violation
+            .clone()
+            .map_or(Ok(()), |violation| Err(violation.into()))
+    }
+
+    /// Takes a stream out of the tables. The rings forget it when its turn comes.
+    fn forget(&mut self, id: u32) -> Option<Stream> {
+        let stream = self.streams.remove(&id)?;
+        self.unread -= u64::from(stream.unread);
+        self.grown -= u64::from(stream.window.saturating_sub(self.config.initial_window));
+        match stream.phase {
+            Phase::AwaitAnswer => {
+                self.unanswered -= 1;
+                self.release_held();
+            }
+            Phase::AwaitOwner => self.unanswered_by_us -= 1,
+            Phase::Held | Phase::Open => {}
+        }
+        Some(stream)
+    }
+
+    /// Forgets a stream that has come to its end both ways.
+    fn close_if_over(&mut self, id: u32) {
+        if self.streams.get(&id).is_some_and(Stream::is_over) {
+            self.forget(id);
+            self.events.push_back(Event::Closed { id: StreamId(id) });
+        }
+    }
+
+    /// Sends the OPENs that may be sent.
+    fn release_held(&mut self) {
+        let Some(peer) = self.peer else { return };
+        let limit = self.config.max_pending_opens.min(peer.max_pending_opens);
+        while self.unanswered < limit {
+            let Some(id) = self.held.pop_front() else { break };
+            // One that was reset while it was held is gone.
+            let Some(stream) = self.streams.get_mut(&id) else {
+                continue;
+            };
+            stream.phase = Phase::AwaitAnswer;
+            stream.credit = peer.initial_window;
+            frame::put_open(&mut self.control, id, &std::mem::take(&mut stream.target));
+            self.unanswered += 1;
+            self.enter_ring(id);
+        }
+    }
+}

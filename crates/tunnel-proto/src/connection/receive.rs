@@ -1,0 +1,265 @@
+//! What the peer said, checked.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::stream::{Phase, Stream};
+use super::{Connection, Role, StreamId};
+use crate::frame::{self, Control, Piece};
+use crate::{Error, Event, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
+
+/// Answers that may wait for a peer that does not read, in bytes.
+const MAX_CONTROL_BACKLOG: usize = 4 * 1024 * 1024;
+
+impl Connection {
+    /// Takes bytes of the link, cut anywhere.
+    ///
+    /// # Errors
+    /// [`Error::Violation`] when the peer broke the protocol; the connection is over then, and what was in `bytes`
+    /// before has been handled.
+    pub fn handle_bytes(&mut self, mut bytes: Bytes, now: Instant) -> Result<(), Error> {
+        self.check_alive()?;
+        if !bytes.is_empty() {
+            self.ping.heard = true;
+            self.ping.last_received = now;
+        }
+        match self.handle_pieces(&mut bytes, now) {
+            Ok(()) => Ok(()),
+            Err(violation) => {
+                self.go_away(GoAwayReason::Protocol, &violation.to_string());
+                self.violation = Some(violation.clone());
+                Err(violation.into())
+            }
+        }
+    }
+
+    fn handle_pieces(&mut self, bytes: &mut Bytes, now: Instant) -> Result<(), Violation> {
+        while let Some(piece) = self.reader.next(bytes)? {
+            match piece {
+                Piece::Control(control) => self.handle_control(control, now)?,
+                Piece::Data {
+                    kind,
+                    stream,
+                    bytes,
+                    whole,
+                } => self.handle_data(kind, stream, bytes, whole)?,
+            }
+            if self.control.len() > MAX_CONTROL_BACKLOG {
+                return Err(Violation::Flood);
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_control(&mut self, control: Control, now: Instant) -> Result<(), Violation> {
+        if (control.kind == frame::HELLO) != self.peer.is_none() {
+            return Err(Violation::HelloMisplaced);
+        }
+        match control.kind {
+            frame::HELLO => {
+                self.peer = Some(control.hello()?);
+                self.events.push_back(Event::Ready);
+                self.release_held();
+            }
+            frame::PING => self.pong = Some(control.number()?),
+            frame::PONG => self.handle_pong(control.number()?, now),
+            frame::GOAWAY => {
+                let (code, message) = control.code()?;
+                self.peer_leaving = true;
+                self.events.push_back(Event::GoingAway {
+                    reason: GoAwayReason::from_code(code),
+                    message,
+                });
+            }
+            frame::OPEN => self.handle_open(control, now)?,
+            frame::ACCEPT => self.handle_accept(control.stream)?,
+            frame::REFUSE => self.handle_refuse(control)?,
+            frame::RESET => self.handle_reset(control)?,
+            frame::CREDIT => self.handle_credit(control)?,
+            // The reader gives out no other kinds.
+            kind => return Err(Violation::UnknownKind { kind }),
+        }
+        Ok(())
+    }
+
+    fn handle_pong(&mut self, token: u64, now: Instant) {
+        if token != self.ping.token {
+            return;
+        }
+        if let Some(asked) = self.ping.asked.take() {
+            let sample = now.saturating_duration_since(asked);
+            // A path that became slower is believed step by step: a sample may only have waited behind bulk.
+            self.ping.rtt = Some(self.ping.rtt.map_or(sample, |rtt| sample.min(rtt + rtt / 4)));
+        }
+    }
+
+    fn handle_open(&mut self, control: Control, now: Instant) -> Result<(), Violation> {
+        let Control {
+            kind,
+            stream: id,
+            payload: target,
+        } = control;
+        let theirs = id % 2 == if self.role == Role::Client { 0 } else { 1 };
+        if !theirs || id <= self.last_peer_id {
+            return Err(Violation::OpenedOutOfTurn { id });
+        }
+        if target.is_empty() || target.len() > frame::MAX_TARGET_BYTES {
+            return Err(Violation::BadPayload { kind });
+        }
+        self.last_peer_id = id;
+        let refusal = if self.leaving {
+            Refusal::new(RefusalKind::Internal, "leaving")
+        } else if self.streams.len() >= self.config.max_streams as usize {
+            Refusal::new(
+                RefusalKind::TooMany,
+                format!("{} streams are open", self.config.max_streams),
+            )
+        } else if self.unanswered_by_us >= self.config.max_pending_opens {
+            Refusal::new(
+                RefusalKind::TooMany,
+                format!("{} opens wait", self.config.max_pending_opens),
+            )
+        } else {
+            let credit = self.peer.map_or(0, |peer| peer.initial_window);
+            self.streams.insert(
+                id,
+                Stream::new(Phase::AwaitOwner, credit, self.config.initial_window, now),
+            );
+            self.unanswered_by_us += 1;
+            // A target is short: it must not keep the buffer that it came in.
+            let target = Bytes::copy_from_slice(&target);
+            self.events.push_back(Event::Opened {
+                id: StreamId(id),
+                target,
+            });
+            return Ok(());
+        };
+        frame::put_code(
+            &mut self.control,
+            frame::REFUSE,
+            id,
+            refusal.kind.code(),
+            &refusal.message,
+        );
+        Ok(())
+    }
+
+    fn handle_accept(&mut self, id: u32) -> Result<(), Violation> {
+        let Some(stream) = self.known(frame::ACCEPT, id)? else {
+            return Ok(());
+        };
+        if stream.phase != Phase::AwaitAnswer {
+            return Err(Violation::OutOfPlace {
+                kind: frame::ACCEPT,
+                id,
+            });
+        }
+        stream.phase = Phase::Open;
+        self.unanswered -= 1;
+        self.events.push_back(Event::Accepted { id: StreamId(id) });
+        self.release_held();
+        Ok(())
+    }
+
+    fn handle_refuse(&mut self, control: Control) -> Result<(), Violation> {
+        let (kind, id) = (control.kind, control.stream);
+        let (code, message) = control.code()?;
+        let Some(stream) = self.known(kind, id)? else {
+            return Ok(());
+        };
+        if stream.phase != Phase::AwaitAnswer {
+            return Err(Violation::OutOfPlace { kind, id });
+        }
+        self.forget(id);
+        let refusal = Refusal {
+            kind: RefusalKind::from_code(code),
+            message,
+        };
+        self.events.push_back(Event::Refused {
+            id: StreamId(id),
+            refusal,
+        });
+        Ok(())
+    }
+
+    fn handle_reset(&mut self, control: Control) -> Result<(), Violation> {
+        let (kind, id) = (control.kind, control.stream);
+        let (code, _) = control.code()?;
+        if self.known(kind, id)?.is_some() {
+            self.forget(id);
+            let reason = ResetReason::from_code(code);
+            self.events.push_back(Event::Reset {
+                id: StreamId(id),
+                reason,
+            });
+        }
+        Ok(())
+    }
+
+    fn handle_credit(&mut self, control: Control) -> Result<(), Violation> {
+        let (kind, id) = (control.kind, control.stream);
+        let bytes = control.credit()?;
+        let Some(stream) = self.known(kind, id)? else {
+            return Ok(());
+        };
+        let credit = stream
+            .credit
+            .checked_add(bytes)
+            .filter(|&credit| credit <= i32::MAX as u32);
+        stream.credit = credit.ok_or(Violation::CreditOverflow { id })?;
+        self.enter_ring(id);
+        Ok(())
+    }
+
+    fn handle_data(&mut self, kind: u8, id: u32, bytes: Bytes, whole: bool) -> Result<(), Violation> {
+        if self.peer.is_none() {
+            return Err(Violation::HelloMisplaced);
+        }
+        let Some(stream) = self.known(kind, id)? else {
+            return Ok(());
+        };
+        if stream.phase == Phase::AwaitAnswer || stream.peer_finished {
+            return Err(Violation::OutOfPlace { kind, id });
+        }
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        stream.granted = stream
+            .granted
+            .checked_sub(len)
+            .ok_or(Violation::CreditExceeded { id })?;
+        stream.unread += len;
+        let finished = kind == frame::FIN && whole;
+        stream.peer_finished = finished;
+        self.unread += u64::from(len);
+        if !bytes.is_empty() {
+            self.events.push_back(Event::Data {
+                id: StreamId(id),
+                bytes,
+            });
+        }
+        if finished {
+            self.events.push_back(Event::Finished { id: StreamId(id) });
+            self.close_if_over(id);
+        }
+        Ok(())
+    }
+
+    /// The stream of a frame; `None` when it is over, in which case frames that crossed its end are ignored.
+    fn known(&mut self, kind: u8, id: u32) -> Result<Option<&mut Stream>, Violation> {
+        let ours = id % 2 == if self.role == Role::Client { 1 } else { 0 };
+        let opened = if ours {
+            id < self.next_id
+                && self
+                    .streams
+                    .get(&id)
+                    .is_none_or(|stream| stream.phase != Phase::Held)
+        } else {
+            id <= self.last_peer_id
+        };
+        if opened {
+            Ok(self.streams.get_mut(&id))
+        } else {
+            Err(Violation::NeverOpened { kind, id })
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What a connection keeps of one stream.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+/// How far a stream has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Ours; OPEN has not been sent, since too many wait for their answer.
+    Held,
+    /// Ours; OPEN is on its way, the answer is awaited.
+    AwaitAnswer,
+    /// The peer's; our owner's answer is awaited.
+    AwaitOwner,
+    /// Accepted.
+    Open,
+}
+
+/// The end of our direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fin {
+    No,
+    Wanted,
+    Sent,
+}
+
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) phase: Phase,
+    /// Kept while OPEN is held.
+    pub(crate) target: Bytes,
+
+    /// Given to us, not yet sent.
+    pub(crate) queue: VecDeque<Bytes>,
+    pub(crate) queued: usize,
+    /// What the peer lets us send.
+    pub(crate) credit: u32,
+    pub(crate) fin: Fin,
+    /// It is in one of the rings of streams that may send.
+    pub(crate) in_ring: bool,
+
+    /// How much may be under way to us or unread at once.
+    pub(crate) window: u32,
+    /// What the peer may still send.
+    pub(crate) granted: u32,
+    /// Received and not consumed.
+    pub(crate) unread: u32,
+    pub(crate) last_grant: Instant,
+    pub(crate) peer_finished: bool,
+}
+
+impl Stream {
+    pub(crate) fn new(phase: Phase, credit: u32, window: u32, now: Instant) -> Stream {
+        Stream {
+            phase,
+            target: Bytes::new(),
+            queue: VecDeque::new(),
+            queued: 0,
+            credit,
+            fin: Fin::No,
+            in_ring: false,
+            window,
+            granted: window,
+            unread: 0,
+            last_grant: now,
+            peer_finished: false,
+        }
+    }
+
+    /// Whether it has something that it may send.
+    pub(crate) fn may_send(&self) -> bool {
+        let started = matches!(self.phase, Phase::AwaitAnswer | Phase::Open);
+        let bytes = self.queued > 0 && self.credit > 0;
+        let fin = self.queued == 0 && self.fin == Fin::Wanted;
+        started && (bytes || fin)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.fin == Fin::Sent && self.peer_finished
+    }
+}

@@ -1,0 +1,138 @@
+//! What the owner asked and cannot have, and what the peer did and must not.
+
+use crate::StreamId;
+
+/// What can go wrong with a [`Connection`](crate::Connection).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A limit in [`Config`](crate::Config) is out of its range.
+    #[error("{what} is {value}, but must be from {low} to {high}")]
+    LimitOutOfRange {
+        /// The limit's name.
+        what: &'static str,
+        /// What it was set to.
+        value: u64,
+        /// The least it may be.
+        low: u64,
+        /// The most it may be.
+        high: u64,
+    },
+    /// A target is empty or longer than [`MAX_TARGET_BYTES`](crate::MAX_TARGET_BYTES).
+    #[error("a target of {len} bytes")]
+    TargetLength {
+        /// Its length.
+        len: usize,
+    },
+    /// As many streams are open as may be.
+    #[error("{limit} streams are open, which is the limit")]
+    TooManyStreams {
+        /// The limit: ours or the peer's.
+        limit: u32,
+    },
+    /// The connection has used all stream numbers; a new one is needed.
+    #[error("the connection has used up its stream numbers")]
+    StreamIdsUsedUp,
+    /// One of the sides takes no new streams any more.
+    #[error("the connection is going away")]
+    GoingAway,
+    /// There is no such stream (any more). After a reset that crossed on the wire this is no fault.
+    #[error("stream {id} is not open")]
+    NotOpen {
+        /// The stream.
+        id: StreamId,
+    },
+    /// The stream is not in a state for this.
+    #[error("stream {id} cannot {what}")]
+    WrongState {
+        /// The stream.
+        id: StreamId,
+        /// What was asked.
+        what: &'static str,
+    },
+    /// The peer broke the protocol. The connection is over; a GOAWAY that says why waits to be sent.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+}
+
+/// How the peer broke the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// Its first frame is not HELLO, or there is a second one.
+    #[error("HELLO must come first, and once")]
+    HelloMisplaced,
+    /// It speaks another version.
+    #[error("protocol version {version} is not supported")]
+    Version {
+        /// Its version.
+        version: u16,
+    },
+    /// A frame of a kind that must be known and is not.
+    #[error("frame of unknown kind {kind:#04x}")]
+    UnknownKind {
+        /// The kind.
+        kind: u8,
+    },
+    /// A frame is longer than its kind or we allow.
+    #[error("frame of kind {kind:#04x} with {len} bytes, at most {limit} are allowed")]
+    FrameTooLong {
+        /// The kind.
+        kind: u8,
+        /// Its payload's length.
+        len: u32,
+        /// The most it may be.
+        limit: u32,
+    },
+    /// A frame's payload is not what its kind says.
+    #[error("frame of kind {kind:#04x} with a payload that makes no sense")]
+    BadPayload {
+        /// The kind.
+        kind: u8,
+    },
+    /// A frame of the connection has a stream number, or one of a stream has none.
+    #[error("frame of kind {kind:#04x} on stream {id}")]
+    WrongStream {
+        /// The kind.
+        kind: u8,
+        /// The stream.
+        id: u32,
+    },
+    /// It opened a stream with a number of ours, or a number not above its last.
+    #[error("stream {id} opened out of turn")]
+    OpenedOutOfTurn {
+        /// The stream.
+        id: u32,
+    },
+    /// A frame for a stream that nobody has opened.
+    #[error("frame of kind {kind:#04x} for stream {id}, which was never opened")]
+    NeverOpened {
+        /// The kind.
+        kind: u8,
+        /// The stream.
+        id: u32,
+    },
+    /// A frame that the stream's state does not allow: data before ACCEPT or after FIN, a second answer.
+    #[error("frame of kind {kind:#04x} for stream {id} out of place")]
+    OutOfPlace {
+        /// The kind.
+        kind: u8,
+        /// The stream.
+        id: u32,
+    },
+    /// It sent more than it was granted.
+    #[error("stream {id} exceeded its credit")]
+    CreditExceeded {
+        /// The stream.
+        id: u32,
+    },
+    /// It granted more than 2^31 - 1 bytes at once.
+    #[error("credit of stream {id} overflows")]
+    CreditOverflow {
+        /// The stream.
+        id: u32,
+    },
+    /// It makes us answer without reading the answers.
+    #[error("too many frames wait for a peer that does not read")]
+    Flood,
+}

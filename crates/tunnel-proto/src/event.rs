@@ -1,0 +1,78 @@
+//! What a connection tells its owner.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::{GoAwayReason, Refusal, ResetReason, StreamId};
+
+/// What happened, in the order in which it did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The peer speaks this protocol: its HELLO is here.
+    Ready,
+    /// The peer opened a stream. Answer with [`accept`](crate::Connection::accept) or
+    /// [`refuse`](crate::Connection::refuse); data may come before the answer.
+    Opened {
+        /// The stream.
+        id: StreamId,
+        /// What it asks for.
+        target: Bytes,
+    },
+    /// The peer accepted a stream of ours.
+    Accepted {
+        /// The stream.
+        id: StreamId,
+    },
+    /// The peer refused a stream of ours. It is over.
+    Refused {
+        /// The stream.
+        id: StreamId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Bytes of a stream. Say [`consumed`](crate::Connection::consumed) when they are used up.
+    Data {
+        /// The stream.
+        id: StreamId,
+        /// At least one byte.
+        bytes: Bytes,
+    },
+    /// The peer's direction of a stream ended: no data follows.
+    Finished {
+        /// The stream.
+        id: StreamId,
+    },
+    /// The peer reset a stream. It is over.
+    Reset {
+        /// The stream.
+        id: StreamId,
+        /// Why.
+        reason: ResetReason,
+    },
+    /// Bytes of a stream were put into a transmit buffer.
+    Sent {
+        /// The stream.
+        id: StreamId,
+        /// How many.
+        bytes: usize,
+    },
+    /// Both directions of a stream have ended. It is over.
+    Closed {
+        /// The stream.
+        id: StreamId,
+    },
+    /// The peer takes no new streams.
+    GoingAway {
+        /// Why.
+        reason: GoAwayReason,
+        /// What it said.
+        message: String,
+    },
+    /// Nothing was received for too long: the link is dead.
+    Dead {
+        /// For how long.
+        silent_for: Duration,
+    },
+}

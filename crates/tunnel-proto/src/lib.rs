@@ -1,0 +1,24 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # What this crate knows
+//! Frames, streams, credit, open and refuse, ping: the wire protocol of `docs/protocol.md`, as a state machine that is
+//! given bytes and the time and says what to send and what happened.
+//!
+//! # What it must not know
+//! Sockets, TLS, WebSocket, the clock, a runtime, and what a target means.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod connection;
+mod error;
+mod event;
+mod frame;
+mod reason;
+
+pub use config::Config;
+pub use connection::{Connection, Role, StreamId};
+pub use error::{Error, Violation};
+pub use event::Event;
+pub use frame::MAX_TARGET_BYTES;
+pub use reason::{GoAwayReason, MAX_MESSAGE_BYTES, Refusal, RefusalKind, ResetReason};
