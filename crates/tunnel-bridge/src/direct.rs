@@ -1,0 +1,144 @@
+//! Direct TCP: the far side of a tunnel uses it to reach targets, and a session without a tunnel dials with it.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, ToSocketAddrs};
+
+use crate::{ByteStream, Dialer, Refusal, RefusalKind, Target, sys};
+
+/// How long a dial may take unless told otherwise.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connects to an address (`host:port` or a socket address), ready for use: no Nagle delay, keepalive, death noticed.
+///
+/// # Errors
+/// [`RefusalKind::Refused`], [`RefusalKind::Unreachable`] (no route, or the name has no address),
+/// [`RefusalKind::TimedOut`] after `timeout`, [`RefusalKind::Internal`] for the rest; the message names the address.
+///
+/// # Cancel safety
+/// Dropping it gives the connection up.
+pub async fn connect<A>(address: A, timeout: Duration) -> Result<TcpStream, Refusal>
+where
+    A: ToSocketAddrs + std::fmt::Display,
+{
+    match tokio::time::timeout(timeout, TcpStream::connect(&address)).await {
+        Ok(Ok(stream)) => {
+            sys::prepare_target(&stream);
+            Ok(stream)
+        }
+        Ok(Err(error)) => Err(Refusal::new(kind_of(&error), format!("{address}: {error}"))),
+        Err(_) => {
+            let message = format!("{address}: no answer within {} s", timeout.as_secs_f32());
+            Err(Refusal::new(RefusalKind::TimedOut, message))
+        }
+    }
+}
+
+fn kind_of(error: &io::Error) -> RefusalKind {
+    use io::ErrorKind as K;
+    match error.kind() {
+        K::ConnectionRefused => RefusalKind::Refused,
+        K::TimedOut => RefusalKind::TimedOut,
+        K::HostUnreachable | K::NetworkUnreachable | K::NetworkDown | K::AddrNotAvailable => {
+            RefusalKind::Unreachable
+        }
+        K::PermissionDenied => RefusalKind::NotAllowed,
+        // What getaddrinfo(3) says has no kind, and no error number of the system either.
+        _ if error.raw_os_error().is_none() => RefusalKind::Unreachable,
+        _ => RefusalKind::Internal,
+    }
+}
+
+/// A [`Dialer`] that connects by TCP to the target's text, taken as `host:port`.
+///
+/// It connects to whatever it is asked for. Where targets come from another machine, look them up first.
+#[derive(Debug, Clone, Copy)]
+pub struct TcpDialer {
+    timeout: Duration,
+}
+
+impl TcpDialer {
+    /// Dials for at most `timeout`.
+    #[must_use]
+    pub const fn new(timeout: Duration) -> TcpDialer {
+        TcpDialer { timeout }
+    }
+}
+
+impl Default for TcpDialer {
+    /// With [`DIAL_TIMEOUT`].
+    fn default() -> TcpDialer {
+        TcpDialer::new(DIAL_TIMEOUT)
+    }
+}
+
+impl Dialer for TcpDialer {
+    fn dial<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Box<dyn ByteStream>, Refusal>> {
+        Box::pin(async move {
+            let stream = connect(target.as_str(), self.timeout).await?;
+            Ok(Box::new(DirectStream::from(stream)) as Box<dyn ByteStream>)
+        })
+    }
+}
+
+/// A TCP connection with the ends of a [`ByteStream`]: dropped before both directions are finished, it is reset.
+#[derive(Debug)]
+pub struct DirectStream {
+    stream: TcpStream,
+    read_finished: bool,
+    write_finished: bool,
+}
+
+impl From<TcpStream> for DirectStream {
+    fn from(stream: TcpStream) -> DirectStream {
+        DirectStream {
+            stream,
+            read_finished: false,
+            write_finished: false,
+        }
+    }
+}
+
+impl AsyncRead for DirectStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if buf.filled().len() == before && buf.remaining() > 0 {
+            self.read_finished = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for DirectStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        self.write_finished = true;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for DirectStream {
+    fn drop(&mut self) {
+        if !(self.read_finished && self.write_finished) {
+            sys::reset_on_close(&self.stream);
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! The one task that owns a link: it moves bytes between the WebSocket and the state machine, and between that and
+//! the streams. It never waits for a stream.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Sink, Stream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Sleep;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode};
+use tokio_tungstenite::tungstenite::{self, Message};
+use tunnel_proto::{Config, Connection, Error, Event, Role, StreamId};
+
+use crate::link::{Command, Incoming, Link, LinkEnd};
+use crate::mux::{Flow, Inbound, MuxStream};
+use crate::stream::Broken;
+use crate::{GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
+
+/// What one WebSocket message gathers, about.
+const MESSAGE_BYTES: usize = 64 * 1024;
+
+/// Messages that wait for one write to the socket.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// Largest message that is taken: the other end may gather more than we do.
+const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Commands and messages handled before the other ones, and what is to be sent, get their turn.
+const COMMANDS_PER_ROUND: usize = 256;
+const MESSAGES_PER_ROUND: usize = 8;
+
+/// Rounds before the driver gives way to the tasks of its thread.
+const ROUNDS: usize = 4;
+
+/// How long leaving in good order may take.
+const CLOSING_TIME: Duration = Duration::from_secs(1);
+
+/// Streams that the other end opened and nobody has taken yet. As many as may wait for an answer; more are refused.
+const INCOMING_QUEUE: usize = 256;
+
+/// The settings of the WebSocket under a link.
+pub(crate) fn web_socket_config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .write_buffer_size(WRITE_BYTES)
+        .max_message_size(Some(MAX_MESSAGE_BYTES))
+        .max_frame_size(Some(MAX_MESSAGE_BYTES))
+}
+
+/// Starts the driver of a link. Its task ends with the link, which [`Link::closed`] waits for, and with its last
+/// handle and stream; it is stopped by the runtime's end otherwise.
+pub(crate) fn spawn<S>(socket: WebSocketStream<S>, role: Role) -> Link
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    spawn_with(socket, role, Config::default())
+        .unwrap_or_else(|_| unreachable!("the default limits are sound"))
+}
+
+fn spawn_with<S>(socket: WebSocketStream<S>, role: Role, config: Config) -> Result<Link, Error>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let connection = Connection::new(role, config, clock())?;
+    // No bound: see `Command`.
+    let (sender, commands) = mpsc::unbounded_channel();
+    let (incoming_sender, incoming) = mpsc::channel(INCOMING_QUEUE);
+    let (end_sender, end) = watch::channel(None);
+    let mut driver = Driver {
+        socket,
+        timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        timer_due: None,
+        connection,
+        commands,
+        sender: sender.downgrade(),
+        incoming: incoming_sender,
+        streams: HashMap::new(),
+        out: BytesMut::new(),
+        peer_said: None,
+        closing: None,
+    };
+    tokio::spawn(async move {
+        let end = poll_fn(|cx| driver.poll(cx)).await;
+        tracing::debug!(%end, "link closed");
+        // Streams fail before anybody hears of the link's end.
+        drop(driver);
+        end_sender.send_replace(Some(end));
+    });
+    Ok(Link::new(sender, incoming, end))
+}
+
+struct Driver<S> {
+    socket: WebSocketStream<S>,
+    connection: Connection,
+    timer: Pin<Box<Sleep>>,
+    timer_due: Option<Instant>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// For the streams that the other end opens.
+    sender: mpsc::WeakUnboundedSender<Command>,
+    incoming: mpsc::Sender<Incoming>,
+    streams: HashMap<StreamId, Entry>,
+    out: BytesMut,
+    /// What the other end gave as its reason to leave.
+    peer_said: Option<(GoAwayReason, String)>,
+    closing: Option<Closing>,
+}
+
+struct Entry {
+    flow: Arc<Flow>,
+    inbound: mpsc::UnboundedSender<Inbound>,
+}
+
+struct Closing {
+    end: LinkEnd,
+    close_sent: bool,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl<S> Driver<S>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
+        for _ in 0..ROUNDS {
+            let now = clock();
+            let mut busy = self.take_commands(cx, now);
+            match self.receive(cx, now) {
+                Ok(more) => busy |= more,
+                Err(end) => {
+                    // What came before the end is still theirs to read.
+                    let told = self.deliver_events();
+                    return Poll::Ready(self.final_end(told.err().unwrap_or(end)));
+                }
+            }
+            self.check_time(cx, now);
+            if let Err(end) = self.deliver_events() {
+                return Poll::Ready(end);
+            }
+            if let Err(end) = self.transmit(cx) {
+                return Poll::Ready(self.final_end(end));
+            }
+            if let Some(closing) = &mut self.closing
+                && closing.deadline.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(closing.end.clone());
+            }
+            if !busy {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn take_commands(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        for taken in 0..COMMANDS_PER_ROUND {
+            match self.commands.poll_recv(cx) {
+                Poll::Ready(Some(command)) => self.obey(command, now),
+                Poll::Ready(None) => {
+                    self.leave(GoAwayReason::Leaving, "", LinkEnd::Drained);
+                    return taken > 0;
+                }
+                Poll::Pending => return taken > 0,
+            }
+        }
+        true
+    }
+
+    fn obey(&mut self, command: Command, now: Instant) {
+        let result = match command {
+            Command::Open {
+                target,
+                flow,
+                inbound,
+            } => {
+                self.open(&target, flow, inbound, now);
+                Ok(())
+            }
+            Command::Accept { id } => self.connection.accept(id),
+            Command::Refuse { id, refusal } => {
+                self.streams.remove(&id);
+                self.connection.refuse(id, &refusal)
+            }
+            Command::Data { flow, bytes } => self.connection.send(id_of(&flow), bytes),
+            Command::Finish { flow } => self.connection.finish(id_of(&flow)),
+            Command::Reset { flow, reason } => {
+                self.streams.remove(&id_of(&flow));
+                self.connection.reset(id_of(&flow), reason)
+            }
+            Command::Consumed { flow, bytes } => self.connection.consumed(id_of(&flow), bytes, now),
+            Command::Close { reason, message } => {
+                self.leave(reason, &message, LinkEnd::Drained);
+                Ok(())
+            }
+        };
+        match result {
+            // The other end's reset, or the link's end, crossed with it; the stream hears of that.
+            Ok(()) | Err(Error::NotOpen { .. } | Error::Violation(_)) => {}
+            Err(error) => tracing::debug!(%error, "a stream asked for what it cannot have"),
+        }
+    }
+
+    fn open(
+        &mut self,
+        target: &Target,
+        flow: Arc<Flow>,
+        inbound: mpsc::UnboundedSender<Inbound>,
+        now: Instant,
+    ) {
+        let entry = Entry { flow, inbound };
+        let kind = match self.connection.open(target.as_str().as_bytes(), now) {
+            Ok(id) => {
+                entry.flow.id.store(id.number(), Ordering::Release);
+                self.streams.insert(id, entry);
+                return;
+            }
+            Err(Error::TooManyStreams { limit }) => {
+                entry.fail(Broken::Refused(Refusal::new(
+                    RefusalKind::TooMany,
+                    format!("{limit} streams are open on this link"),
+                )));
+                return;
+            }
+            Err(Error::GoingAway | Error::StreamIdsUsedUp | Error::Violation(_)) => RefusalKind::LinkLost,
+            Err(_) => RefusalKind::Internal,
+        };
+        entry.fail(Broken::Refused(Refusal::new(
+            kind,
+            "the link takes no new streams",
+        )));
+    }
+
+    /// Reads what has come. An error is the link's end.
+    fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, LinkEnd> {
+        for taken in 0..MESSAGES_PER_ROUND {
+            let message = match Pin::new(&mut self.socket).poll_next(cx) {
+                Poll::Pending => return Ok(taken > 0),
+                Poll::Ready(None) => return Err(lost(&io::ErrorKind::UnexpectedEof.into())),
+                Poll::Ready(Some(message)) => message.map_err(|error| end_of(&error))?,
+            };
+            match message {
+                Message::Binary(bytes) => self.take_bytes(bytes, now),
+                // The answer waits inside the WebSocket and goes with the next flush (RFC 6455 §5.5.2).
+                Message::Ping(_) => {}
+                // Other programs on the path may send these; they are not ours and no reason to fail.
+                Message::Pong(_) | Message::Text(_) | Message::Frame(_) => {}
+                Message::Close(frame) => {
+                    let message = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
+                    return Err(LinkEnd::PeerClosed { message });
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn take_bytes(&mut self, bytes: Bytes, now: Instant) {
+        if let Err(error) = self.connection.handle_bytes(bytes, now) {
+            let message = error.to_string();
+            tracing::warn!(message, "the other end broke the tunnel's protocol");
+            self.leave(
+                GoAwayReason::Protocol,
+                &message,
+                LinkEnd::Protocol {
+                    message: message.clone(),
+                },
+            );
+        }
+    }
+
+    fn check_time(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let due = self.connection.poll_timeout();
+        if due.is_some_and(|due| due <= now) {
+            self.connection.handle_timeout(now);
+        }
+        let due = self.connection.poll_timeout();
+        if due != self.timer_due {
+            self.timer_due = due;
+            if let Some(due) = due {
+                self.timer.as_mut().reset(due.into());
+            }
+        }
+        if due.is_some() && self.timer.as_mut().poll(cx).is_ready() {
+            // It fired between the look at the clock and here.
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn deliver_events(&mut self) -> Result<(), LinkEnd> {
+        while let Some(event) = self.connection.poll_event() {
+            match event {
+                Event::Opened { id, target } => self.offer(id, &target),
+                Event::Accepted { id } => self.tell(id, Inbound::Accepted),
+                Event::Data { id, bytes } => self.tell(id, Inbound::Data(bytes)),
+                Event::Finished { id } => self.tell(id, Inbound::Fin),
+                Event::Refused { id, refusal } => self.fail(id, Broken::Refused(refusal)),
+                Event::Reset { id, reason } => self.fail(id, Broken::Reset(reason)),
+                Event::Sent { id, bytes } => {
+                    if let Some(entry) = self.streams.get(&id) {
+                        entry.flow.sent(bytes);
+                    }
+                }
+                Event::Closed { id } => {
+                    self.streams.remove(&id);
+                }
+                Event::GoingAway { reason, message } => self.peer_said = Some((reason, message)),
+                // Nothing that we send would arrive.
+                Event::Dead { silent_for } => return Err(LinkEnd::PingTimeout { silent_for }),
+                Event::Ready => tracing::debug!("the other end speaks the tunnel's protocol"),
+                other => tracing::debug!(?other, "event that means nothing here"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Offers a stream of the other end to whoever accepts.
+    fn offer(&mut self, id: StreamId, target: &[u8]) {
+        let refused = match (
+            std::str::from_utf8(target).map(Target::new),
+            self.sender.upgrade(),
+        ) {
+            (Ok(Ok(target)), Some(sender)) => {
+                let flow = Arc::new(Flow::default());
+                flow.id.store(id.number(), Ordering::Release);
+                // No bound: see `MuxStream::inbound`.
+                let (inbound, receiver) = mpsc::unbounded_channel();
+                let stream = MuxStream::new(Arc::clone(&flow), sender.clone(), receiver);
+                self.streams.insert(id, Entry { flow, inbound });
+                match self.incoming.try_send(Incoming::new(target, id, stream, sender)) {
+                    // A request that is dropped here refuses itself, so it is put right below.
+                    Err(mpsc::error::TrySendError::Full(incoming)) => {
+                        incoming.refuse(Refusal::new(RefusalKind::TooMany, "too many requests wait"));
+                    }
+                    Err(mpsc::error::TrySendError::Closed(incoming)) => {
+                        incoming.refuse(Refusal::new(RefusalKind::NotAllowed, "this end takes no streams"));
+                    }
+                    Ok(()) => {}
+                }
+                return;
+            }
+            (Ok(Ok(_)), None) => Refusal::new(RefusalKind::Internal, "this end is leaving"),
+            _ => Refusal::new(RefusalKind::NotAllowed, "not a target"),
+        };
+        if let Err(error) = self.connection.refuse(id, &refused) {
+            tracing::debug!(%error, "a request was over before it was refused");
+        }
+    }
+
+    fn tell(&self, id: StreamId, inbound: Inbound) {
+        // A stream that was dropped has its reset on the way to us.
+        if let Some(entry) = self.streams.get(&id)
+            && entry.inbound.send(inbound).is_err()
+        {
+            tracing::trace!(%id, "nobody reads this stream any more");
+        }
+    }
+
+    fn fail(&mut self, id: StreamId, broken: Broken) {
+        if let Some(entry) = self.streams.remove(&id) {
+            entry.fail(broken);
+        }
+    }
+
+    /// Puts what there is on the wire, as far as the socket takes it.
+    fn transmit(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+        let mut socket = Pin::new(&mut self.socket);
+        let mut blocked = false;
+        loop {
+            match socket.as_mut().poll_ready(cx) {
+                Poll::Ready(ready) => ready.map_err(|error| end_of(&error))?,
+                Poll::Pending => {
+                    blocked = true;
+                    break;
+                }
+            }
+            self.out.reserve(MESSAGE_BYTES);
+            if !self.connection.poll_transmit(&mut self.out, MESSAGE_BYTES) {
+                break;
+            }
+            let message = Message::Binary(self.out.split().freeze());
+            socket
+                .as_mut()
+                .start_send(message)
+                .map_err(|error| end_of(&error))?;
+        }
+        if let Some(closing) = &mut self.closing
+            && !blocked
+            && !closing.close_sent
+            && self.connection.stream_count() == 0
+        {
+            closing.close_sent = true;
+            let frame = CloseFrame {
+                code: CloseCode::Away,
+                reason: "".into(),
+            };
+            socket
+                .as_mut()
+                .start_send(Message::Close(Some(frame)))
+                .map_err(|error| end_of(&error))?;
+        }
+        if let Poll::Ready(flushed) = socket.as_mut().poll_flush(cx) {
+            flushed.map_err(|error| end_of(&error))?;
+        }
+        // What was sent makes room for those who wait to write.
+        self.deliver_events()
+    }
+
+    /// Begins to leave: streams fail now, what was finished may still go out, then the WebSocket closes.
+    fn leave(&mut self, reason: GoAwayReason, message: &str, end: LinkEnd) {
+        if self.closing.is_some() {
+            return;
+        }
+        self.connection.go_away(reason, message);
+        for (id, entry) in self.streams.drain() {
+            if !self.connection.is_ending(id) {
+                // Fails only for a stream that is over.
+                if self.connection.reset(id, ResetReason::Leaving).is_err() {
+                    tracing::trace!(%id, "over before we left");
+                }
+                entry.fail(Broken::LinkLost);
+            }
+        }
+        let deadline = Box::pin(tokio::time::sleep(CLOSING_TIME));
+        self.closing = Some(Closing {
+            end,
+            close_sent: false,
+            deadline,
+        });
+    }
+
+    /// The link's end as its owners see it: our own leaving and the other end's words count for more than how the
+    /// socket ended.
+    fn final_end(&mut self, end: LinkEnd) -> LinkEnd {
+        if let Some(closing) = &self.closing {
+            return closing.end.clone();
+        }
+        match self.peer_said.take() {
+            Some((GoAwayReason::Superseded, message)) => LinkEnd::Superseded { message },
+            Some((GoAwayReason::Protocol, message)) => LinkEnd::Protocol { message },
+            Some((_, message)) => LinkEnd::PeerClosed { message },
+            None => end,
+        }
+    }
+}
+
+impl Entry {
+    fn fail(&self, broken: Broken) {
+        self.flow.break_with(broken.clone());
+        if self.inbound.send(Inbound::Broken(broken)).is_err() {
+            tracing::trace!("nobody reads this stream any more");
+        }
+    }
+}
+
+impl<S> Drop for Driver<S> {
+    fn drop(&mut self) {
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Open { flow, .. } = command {
+                flow.break_with(Broken::LinkLost);
+            }
+        }
+        for (_, entry) in self.streams.drain() {
+            entry.fail(Broken::LinkLost);
+        }
+    }
+}
+
+/// The runtime's clock, which tests can stop.
+fn clock() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+fn id_of(flow: &Flow) -> StreamId {
+    StreamId::from_number(flow.id.load(Ordering::Acquire))
+}
+
+fn lost(error: &io::Error) -> LinkEnd {
+    LinkEnd::Lost {
+        kind: error.kind(),
+        message: error.to_string(),
+    }
+}
+
+fn end_of(error: &tungstenite::Error) -> LinkEnd {
+    use tungstenite::error::ProtocolError;
+    match error {
+        tungstenite::Error::Io(error) => lost(error),
+        tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => LinkEnd::PeerClosed {
+            message: String::new(),
+        },
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+            let message = "the connection ended without a word".to_owned();
+            LinkEnd::Lost {
+                kind: io::ErrorKind::UnexpectedEof,
+                message,
+            }
+        }
+        other => LinkEnd::Protocol {
+            message: other.to_string(),
+        },
+    }
+}

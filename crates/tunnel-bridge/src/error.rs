@@ -1,0 +1,58 @@
+//! What can be wrong before a link exists: texts, files, settings.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A wrong input of this crate. Connecting, serving and streams have errors of their own:
+/// [`ConnectError`](crate::client::ConnectError), [`ServerError`](crate::server::ServerError),
+/// [`Refusal`](crate::Refusal) and [`LinkEnd`](crate::LinkEnd).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A target's text is not one.
+    #[error("not a target: {why}")]
+    BadTarget {
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A token's text is not one. The text is not repeated here.
+    #[error("not a token{}: {why}", .path.as_ref().map(|p| format!(" in {}", p.display())).unwrap_or_default())]
+    BadToken {
+        /// The file it was read from.
+        path: Option<PathBuf>,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("cannot read the {what} file {}", .path.display())]
+    File {
+        /// What the file holds: "token", "certificate", "key", "CA".
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A PEM file holds nothing of what it should.
+    #[error("no usable {what} in {}: {why}", .path.display())]
+    BadPem {
+        /// What the file should hold: "certificate", "key", "CA".
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// TLS cannot be set up with these settings.
+    #[error("tls cannot be set up: {why}")]
+    Tls {
+        /// What is wrong.
+        why: String,
+    },
+    /// A socket cannot be used for listening.
+    #[error("cannot listen")]
+    Listen {
+        /// What the system said.
+        source: io::Error,
+    },
+}

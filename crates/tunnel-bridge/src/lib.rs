@@ -1,0 +1,30 @@
+//! Carry TCP connections over one link.
+
+#![forbid(unsafe_code)]
+
+mod buffer;
+pub mod client;
+pub mod direct;
+mod driver;
+mod error;
+mod http;
+mod link;
+pub mod listener;
+mod mux;
+pub mod server;
+mod splice;
+mod stream;
+mod sys;
+mod target;
+#[cfg(feature = "tls")]
+pub mod tls;
+mod token;
+
+pub use error::Error;
+pub use link::{Incoming, Link, LinkEnd};
+pub use mux::MuxStream;
+pub use splice::{End, Side, SpliceReport, splice};
+pub use stream::{ByteStream, Dialer, is_link_lost, refusal_of, reset_of};
+pub use target::{MAX_TARGET_BYTES, Target};
+pub use token::{MAX_TOKEN_BYTES, Token};
+pub use tunnel_proto::{GoAwayReason, Refusal, RefusalKind, ResetReason};

@@ -1,0 +1,300 @@
+//! The two ends of a tunnel, as their owners hold them.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::{Mutex, mpsc, watch};
+use tunnel_proto::StreamId;
+
+use crate::mux::{Flow, Inbound, MuxStream};
+use crate::{ByteStream, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
+
+/// What handles and streams ask of the driver. The channel has no bound of its own: data in it is bounded by each
+/// stream's allowance, opens by the limit on streams, the rest by both.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Open {
+        target: Target,
+        flow: Arc<Flow>,
+        inbound: mpsc::UnboundedSender<Inbound>,
+    },
+    Accept {
+        id: StreamId,
+    },
+    Refuse {
+        id: StreamId,
+        refusal: Refusal,
+    },
+    Data {
+        flow: Arc<Flow>,
+        bytes: Bytes,
+    },
+    Finish {
+        flow: Arc<Flow>,
+    },
+    Reset {
+        flow: Arc<Flow>,
+        reason: ResetReason,
+    },
+    Consumed {
+        flow: Arc<Flow>,
+        bytes: u32,
+    },
+    Close {
+        reason: GoAwayReason,
+        message: String,
+    },
+}
+
+/// One end of a tunnel that is up. Cloning is cheap; all clones stand for the same link.
+///
+/// One task drives the link for as long as there is a `Link` or a stream of it. Either end may open streams; the
+/// other one takes them with [`Link::accept`].
+#[derive(Debug, Clone)]
+pub struct Link {
+    commands: mpsc::UnboundedSender<Command>,
+    incoming: Arc<Mutex<mpsc::Receiver<Incoming>>>,
+    end: watch::Receiver<Option<LinkEnd>>,
+}
+
+impl Link {
+    pub(crate) fn new(
+        commands: mpsc::UnboundedSender<Command>,
+        incoming: mpsc::Receiver<Incoming>,
+        end: watch::Receiver<Option<LinkEnd>>,
+    ) -> Link {
+        Link {
+            commands,
+            incoming: Arc::new(Mutex::new(incoming)),
+            end,
+        }
+    }
+
+    /// A [`Dialer`] whose streams run over this link.
+    #[must_use]
+    pub fn dialer(&self) -> Arc<dyn Dialer> {
+        Arc::new(self.clone())
+    }
+
+    /// Opens a stream to `target`, without waiting for the far side: what is written goes right behind the request.
+    /// Whether the far side has connected it, [`MuxStream::accepted`] tells, and otherwise the first read.
+    ///
+    /// # Errors
+    /// Kind [`RefusalKind::LinkLost`] when the link is gone.
+    ///
+    /// # Cancel safety
+    /// Never waits.
+    #[expect(
+        clippy::unused_async,
+        reason = "callers treat it as a dial; a limit on opens may wait here"
+    )]
+    pub async fn open(&self, target: &Target) -> Result<MuxStream, Refusal> {
+        self.open_now(target)
+    }
+
+    fn open_now(&self, target: &Target) -> Result<MuxStream, Refusal> {
+        let flow = Arc::new(Flow::default());
+        // No bound: see `MuxStream::inbound`.
+        let (inbound, receiver) = mpsc::unbounded_channel();
+        let command = Command::Open {
+            target: target.clone(),
+            flow: Arc::clone(&flow),
+            inbound,
+        };
+        self.commands.send(command).map_err(|_| link_lost())?;
+        Ok(MuxStream::new(flow, self.commands.clone(), receiver))
+    }
+
+    /// The next stream that the other end opens; `None` once the link is gone.
+    ///
+    /// # Cancel safety
+    /// No stream is lost when it is dropped.
+    pub async fn accept(&self) -> Option<Incoming> {
+        self.incoming.lock().await.recv().await
+    }
+
+    /// Resolves when the link is gone, with the reason. All its streams have failed by then.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn closed(&self) -> LinkEnd {
+        let mut end = self.end.clone();
+        match end.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or(LinkEnd::Drained),
+            // The driver's task was torn down with its runtime before it could say anything.
+            Err(_) => LinkEnd::Lost {
+                kind: io::ErrorKind::Other,
+                message: "the driver was stopped".to_owned(),
+            },
+        }
+    }
+
+    /// Whether the link is gone.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.end.borrow().is_some() || self.end.has_changed().is_err()
+    }
+
+    /// Leaves: tells the other end, closes the WebSocket and resets what streams there are. To let streams end
+    /// first, wait for them before. Resolves when the link is gone.
+    ///
+    /// # Cancel safety
+    /// The link closes also when the future is dropped after its first poll.
+    pub async fn shutdown(&self) {
+        self.close(GoAwayReason::Leaving, "").await;
+    }
+
+    /// As [`Link::shutdown`], with a reason that the other end sees in its [`LinkEnd`]. A gateway says
+    /// [`GoAwayReason::Superseded`] to a connection that a newer one replaces.
+    ///
+    /// # Cancel safety
+    /// As [`Link::shutdown`].
+    pub async fn close(&self, reason: GoAwayReason, message: &str) {
+        // Fails only when the driver is gone, which is what was asked for.
+        if self
+            .commands
+            .send(Command::Close {
+                reason,
+                message: message.to_owned(),
+            })
+            .is_ok()
+        {
+            self.closed().await;
+        }
+    }
+}
+
+impl Dialer for Link {
+    fn dial<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Box<dyn ByteStream>, Refusal>> {
+        Box::pin(async move { Ok(Box::new(self.open(target).await?) as Box<dyn ByteStream>) })
+    }
+}
+
+/// A stream that the other end asks for. Dropping it refuses it.
+#[derive(Debug)]
+pub struct Incoming {
+    target: Target,
+    id: StreamId,
+    /// Taken by the answer.
+    stream: Option<MuxStream>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Incoming {
+    pub(crate) fn new(
+        target: Target,
+        id: StreamId,
+        stream: MuxStream,
+        commands: mpsc::UnboundedSender<Command>,
+    ) -> Incoming {
+        Incoming {
+            target,
+            id,
+            stream: Some(stream),
+            commands,
+        }
+    }
+
+    /// What it asks for.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Says that the target is connected and gives the stream out. Bytes that were sent behind the request are in it.
+    #[must_use]
+    #[expect(
+        clippy::expect_used,
+        reason = "only accept and refuse take the stream, and both take self"
+    )]
+    pub fn accept(mut self) -> MuxStream {
+        let stream = self
+            .stream
+            .take()
+            .expect("a request holds its stream until it is answered");
+        self.answer(Command::Accept { id: self.id });
+        stream
+    }
+
+    /// Says why there is no such stream.
+    pub fn refuse(mut self, refusal: Refusal) {
+        self.refuse_with(refusal);
+    }
+
+    fn refuse_with(&mut self, refusal: Refusal) {
+        if let Some(stream) = self.stream.take() {
+            self.answer(Command::Refuse { id: self.id, refusal });
+            stream.disarm();
+        }
+    }
+
+    fn answer(&self, command: Command) {
+        if self.commands.send(command).is_err() {
+            tracing::debug!(target_text = %self.target, "answered on a link that is gone");
+        }
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.refuse_with(Refusal::new(
+            RefusalKind::Internal,
+            "the far side gave the request up",
+        ));
+    }
+}
+
+/// Why a link is gone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkEnd {
+    /// The other end left in good order.
+    #[error("the other end closed the link{}", colon(.message))]
+    PeerClosed {
+        /// What it said.
+        message: String,
+    },
+    /// The connection under the link failed.
+    #[error("the connection was lost: {message}")]
+    Lost {
+        /// The kind of the failure.
+        kind: io::ErrorKind,
+        /// What the system said.
+        message: String,
+    },
+    /// Nothing was received for too long, though the other end was asked.
+    #[error("nothing was received for {} s", .silent_for.as_secs())]
+    PingTimeout {
+        /// For how long.
+        silent_for: std::time::Duration,
+    },
+    /// One end broke the protocol.
+    #[error("protocol broken: {message}")]
+    Protocol {
+        /// How.
+        message: String,
+    },
+    /// A newer connection of the same session took this one's place.
+    #[error("superseded by a newer connection of this session{}", colon(.message))]
+    Superseded {
+        /// What the other end said.
+        message: String,
+    },
+    /// This end left: [`Link::shutdown`], or nobody held the link any more.
+    #[error("closed by this end")]
+    Drained,
+}
+
+fn colon(message: &str) -> String {
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
+    }
+}
+
+pub(crate) fn link_lost() -> Refusal {
+    Refusal::new(RefusalKind::LinkLost, "the link to the far side was lost")
+}

@@ -1,0 +1,321 @@
+//! One stream of a link, as its user holds it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
+
+use crate::link::Command;
+use crate::stream::Broken;
+use crate::{Refusal, RefusalKind, ResetReason};
+
+/// How many bytes of one stream may wait for the driver to put them on the wire. More than a frame, so that the
+/// driver always finds a full one; no more than a window, since they would only wait.
+pub(crate) const SEND_ALLOWANCE: usize = 256 * 1024;
+
+/// Bytes read are reported to the driver in steps of this size: half of the smallest grant that it makes.
+const REPORT_STEP: u32 = 32 * 1024;
+
+/// What a stream and the driver share: counters, never the stream's state.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    /// The stream's number on the wire; 0 until the driver has opened it.
+    pub(crate) id: AtomicU32,
+    /// Bytes handed to the driver and not yet on the wire.
+    queued: AtomicUsize,
+    writer: AtomicWaker,
+    /// Set once, when the stream ended before its time.
+    broken: OnceLock<Broken>,
+}
+
+impl Flow {
+    /// The driver has put `bytes` on the wire.
+    pub(crate) fn sent(&self, bytes: usize) {
+        let before = self.queued.fetch_sub(bytes, Ordering::AcqRel);
+        // Wake the writer once there is room for a large write, not for each frame.
+        if before > SEND_ALLOWANCE / 2 && before - bytes <= SEND_ALLOWANCE / 2 {
+            self.writer.wake();
+        }
+    }
+
+    /// The stream is over; writes fail with this from here on.
+    pub(crate) fn break_with(&self, broken: Broken) {
+        // The first reason stands.
+        if self.broken.set(broken).is_ok() {
+            self.writer.wake();
+        }
+    }
+}
+
+/// What the driver tells a stream, in order.
+#[derive(Debug)]
+pub(crate) enum Inbound {
+    /// The far side has connected the stream to its target.
+    Accepted,
+    Data(Bytes),
+    Fin,
+    Broken(Broken),
+}
+
+/// A stream of a [`Link`](crate::Link): see [`ByteStream`](crate::ByteStream) for how it ends.
+///
+/// Writes wait when 256 KiB are on their way to the wire, which they are for as long as the far side grants no
+/// credit; what arrives waits in this stream, bounded by the credit that was granted, and stops no other stream.
+#[derive(Debug)]
+pub struct MuxStream {
+    flow: Arc<Flow>,
+    commands: mpsc::UnboundedSender<Command>,
+    /// Unbounded as a channel; bounded by the credit granted to the far side, which the driver enforces.
+    inbound: mpsc::UnboundedReceiver<Inbound>,
+    current: Bytes,
+    unreported: u32,
+    accepted: bool,
+    read_finished: bool,
+    write_finished: bool,
+}
+
+impl MuxStream {
+    pub(crate) fn new(
+        flow: Arc<Flow>,
+        commands: mpsc::UnboundedSender<Command>,
+        inbound: mpsc::UnboundedReceiver<Inbound>,
+    ) -> MuxStream {
+        MuxStream {
+            flow,
+            commands,
+            inbound,
+            current: Bytes::new(),
+            unreported: 0,
+            accepted: false,
+            read_finished: false,
+            write_finished: false,
+        }
+    }
+
+    /// Resolves when the far side has connected this stream to its target. Reading and writing need not wait for it.
+    ///
+    /// # Errors
+    /// The far side's [`Refusal`]; kind [`RefusalKind::LinkLost`] when the link is gone, [`RefusalKind::Internal`]
+    /// when the stream was reset first.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn accepted(&mut self) -> Result<(), Refusal> {
+        std::future::poll_fn(|cx| {
+            while !self.accepted {
+                if let Some(broken) = self.flow.broken.get() {
+                    return Poll::Ready(Err(refusal_for(broken)));
+                }
+                match ready!(self.inbound.poll_recv(cx)) {
+                    Some(Inbound::Accepted) => self.accepted = true,
+                    Some(Inbound::Broken(broken)) => return Poll::Ready(Err(refusal_for(&broken))),
+                    // The far side accepts before it says anything else, so this is only the driver's end.
+                    Some(Inbound::Data(_) | Inbound::Fin) | None => {
+                        return Poll::Ready(Err(refusal_for(&Broken::LinkLost)));
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Resets the stream and says why; dropping it says [`ResetReason::Cancelled`].
+    pub fn reset(mut self, reason: ResetReason) {
+        self.send_reset(reason);
+    }
+
+    /// Whether both directions have ended in good order.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.read_finished && self.write_finished
+    }
+
+    /// The next bytes, without copying them; `None` at the end. They count as consumed once they are given out.
+    pub(crate) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        ready!(self.poll_current(cx))?;
+        if self.current.is_empty() {
+            return Poll::Ready(Ok(None));
+        }
+        let chunk = std::mem::take(&mut self.current);
+        self.consumed(chunk.len());
+        Poll::Ready(Ok(Some(chunk)))
+    }
+
+    /// Hands over as much of `bytes` as may wait for the wire, without copying.
+    pub(crate) fn poll_write_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+    ) -> Poll<io::Result<usize>> {
+        let room = ready!(self.poll_room(cx))?;
+        let part = bytes.split_to(room.min(bytes.len()));
+        let n = part.len();
+        self.hand_over(part);
+        Poll::Ready(Ok(n))
+    }
+
+    /// Waits until something may be written; how much that is.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.write_finished {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        for registered in [false, true] {
+            if let Some(broken) = self.flow.broken.get() {
+                return Poll::Ready(Err(broken.to_error()));
+            }
+            let room = SEND_ALLOWANCE.saturating_sub(self.flow.queued.load(Ordering::Acquire));
+            if room > 0 {
+                return Poll::Ready(Ok(room));
+            }
+            if !registered {
+                self.flow.writer.register(cx.waker());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Resolves when the stream has ended before its time. For the task that writes: it shares that task's waker.
+    pub(crate) fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.flow.broken.get().is_none() {
+            self.flow.writer.register(cx.waker());
+        }
+        self.flow
+            .broken
+            .get()
+            .map_or(Poll::Pending, |broken| Poll::Ready(broken.to_error()))
+    }
+
+    fn hand_over(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.flow.queued.fetch_add(bytes.len(), Ordering::AcqRel);
+        self.command(Command::Data {
+            flow: Arc::clone(&self.flow),
+            bytes,
+        });
+    }
+
+    /// Makes `current` hold bytes; leaves it empty at the end.
+    fn poll_current(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.current.is_empty() && !self.read_finished {
+            match ready!(self.inbound.poll_recv(cx)) {
+                Some(Inbound::Accepted) => self.accepted = true,
+                Some(Inbound::Data(bytes)) => self.current = bytes,
+                Some(Inbound::Fin) => self.read_finished = true,
+                Some(Inbound::Broken(broken)) => {
+                    self.flow.break_with(broken);
+                    return Poll::Ready(Err(self.broken()));
+                }
+                None => return Poll::Ready(Err(self.broken())),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn broken(&self) -> io::Error {
+        self.flow.broken.get().unwrap_or(&Broken::LinkLost).to_error()
+    }
+
+    fn consumed(&mut self, bytes: usize) {
+        // A chunk is part of a frame, so it fits.
+        self.unreported = self
+            .unreported
+            .saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        if self.unreported >= REPORT_STEP {
+            let bytes = std::mem::take(&mut self.unreported);
+            self.command(Command::Consumed {
+                flow: Arc::clone(&self.flow),
+                bytes,
+            });
+        }
+    }
+
+    fn send_reset(&mut self, reason: ResetReason) {
+        if !self.is_finished() && self.flow.broken.get().is_none() {
+            self.flow.break_with(Broken::Reset(reason));
+            self.command(Command::Reset {
+                flow: Arc::clone(&self.flow),
+                reason,
+            });
+        }
+    }
+
+    /// Ends the stream without a word: the driver knows already.
+    pub(crate) fn disarm(mut self) {
+        self.read_finished = true;
+        self.write_finished = true;
+    }
+
+    fn command(&self, command: Command) {
+        // Fails only when the driver is gone; reads and writes learn of that from `broken`.
+        if self.commands.send(command).is_err() {
+            self.flow.break_with(Broken::LinkLost);
+        }
+    }
+}
+
+impl AsyncRead for MuxStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_current(cx))?;
+        let n = buf.remaining().min(self.current.len());
+        buf.put_slice(&self.current[..n]);
+        self.current.advance(n);
+        if n > 0 {
+            self.consumed(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for MuxStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let room = ready!(self.poll_room(cx))?;
+        let n = room.min(buf.len());
+        self.hand_over(Bytes::copy_from_slice(&buf[..n]));
+        Poll::Ready(Ok(n))
+    }
+
+    /// Ready at once: the driver sends what it has without being asked.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.write_finished {
+            if let Some(broken) = self.flow.broken.get() {
+                return Poll::Ready(Err(broken.to_error()));
+            }
+            self.write_finished = true;
+            self.command(Command::Finish {
+                flow: Arc::clone(&self.flow),
+            });
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for MuxStream {
+    fn drop(&mut self) {
+        self.send_reset(ResetReason::Cancelled);
+    }
+}
+
+fn refusal_for(broken: &Broken) -> Refusal {
+    match broken {
+        Broken::Refused(refusal) => refusal.clone(),
+        Broken::Reset(reason) => Refusal::new(RefusalKind::Internal, reason.to_string()),
+        Broken::LinkLost => Refusal::new(RefusalKind::LinkLost, "the link to the far side was lost"),
+    }
+}

@@ -1,0 +1,74 @@
+//! Socket options. An option that a system lacks or refuses costs speed or a later notice of a dead peer, never the
+//! connection: it is logged and left.
+
+use std::io;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+/// Unsent bytes that the kernel may hold for a link: what waits above them waits in our scheduler, where small
+/// requests overtake bulk.
+#[cfg(target_os = "linux")]
+const LINK_UNSENT_BYTES: u32 = 128 * 1024;
+
+/// How long sent bytes may stay unacknowledged (tcp(7), TCP_USER_TIMEOUT).
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The socket under a link: small writes at once, death noticed, short queue in the kernel.
+pub(crate) fn prepare_link(stream: &TcpStream) {
+    prepare_target(stream);
+    #[cfg(target_os = "linux")]
+    log(
+        "TCP_NOTSENT_LOWAT",
+        SockRef::from(stream).set_tcp_notsent_lowat(LINK_UNSENT_BYTES),
+    );
+}
+
+/// A socket to a target: small writes at once, death noticed.
+pub(crate) fn prepare_target(stream: &TcpStream) {
+    prepare_local(stream);
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10));
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    let keepalive = keepalive.with_retries(3);
+    log("keepalive", socket.set_tcp_keepalive(&keepalive));
+    #[cfg(target_os = "linux")]
+    log(
+        "TCP_USER_TIMEOUT",
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT)),
+    );
+}
+
+/// A socket that a local program opened: small writes at once. Without it a request of more than one segment waits
+/// for the other side's delayed acknowledgement (RFC 9293 §3.7.4), some 40 ms each way.
+pub(crate) fn prepare_local(stream: &TcpStream) {
+    log("TCP_NODELAY", stream.set_nodelay(true));
+}
+
+/// Makes closing the socket send RST in place of FIN (socket(7), SO_LINGER with zero).
+pub(crate) fn reset_on_close(stream: &TcpStream) {
+    log(
+        "SO_LINGER",
+        SockRef::from(stream).set_linger(Some(Duration::ZERO)),
+    );
+}
+
+/// Lets a listener bind its port again while connections of its former life are in TIME_WAIT. On Windows that is the
+/// default, and `SO_REUSEADDR` there would let others take the port over.
+pub(crate) fn allow_restart(socket: &socket2::Socket) -> io::Result<()> {
+    if cfg!(unix) {
+        socket.set_reuse_address(true)
+    } else {
+        Ok(())
+    }
+}
+
+fn log(option: &'static str, result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(option, %error, "socket option refused");
+    }
+}

@@ -1,0 +1,314 @@
+//! From a local port to a target: the ends of connections as programs see them.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tunnel_bridge::listener::{ConnectionEvent, Listener, ListenerOptions, bind};
+use tunnel_bridge::{End, RefusalKind, Side};
+
+use crate::support::{
+    Relay, dialer, echo_service, listen, pair, pair_through, pattern, read_all, request, road, serve,
+    service, soon, target,
+};
+
+async fn closed(events: &mut mpsc::Receiver<ConnectionEvent>) -> (u64, u64, End) {
+    loop {
+        match soon("an event", events.recv()).await {
+            Some(ConnectionEvent::Closed {
+                sent, received, end, ..
+            }) => return (sent, received, end),
+            Some(_) => {}
+            None => panic!("no more events"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_and_its_answer_go_through_and_are_counted() {
+    let echo = echo_service().await;
+    let mut road = road(echo).await;
+    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let peer = program.local_addr().unwrap();
+    request(&mut program, b"ping").await;
+    let mut answer = [0; 4];
+    soon("the answer", program.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"ping");
+    let listener = road.listener.local_addr();
+    assert_eq!(
+        road.events.recv().await,
+        Some(ConnectionEvent::Opened { listener, peer })
+    );
+    program.shutdown().await.unwrap();
+    assert!(soon("the end", read_all(&mut program)).await.unwrap().is_empty());
+    assert_eq!(closed(&mut road.events).await, (4, 4, End::Finished));
+}
+
+#[tokio::test]
+async fn a_megabyte_comes_back_after_the_request_was_half_closed() {
+    let answer = pattern(1024 * 1024, 11);
+    let wanted = answer.clone();
+    let to = service(move |mut stream| {
+        let answer = answer.clone();
+        async move {
+            let asked = read_all(&mut stream).await.unwrap();
+            assert_eq!(asked, b"all of it, please");
+            stream.write_all(&answer).await.unwrap();
+        }
+    })
+    .await;
+    let mut road = road(to).await;
+    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    request(&mut program, b"all of it, please").await;
+    program.shutdown().await.unwrap();
+    assert!(soon("the answer", read_all(&mut program)).await.unwrap() == wanted);
+    assert_eq!(closed(&mut road.events).await, (17, 1024 * 1024, End::Finished));
+}
+
+#[tokio::test]
+async fn a_refused_target_resets_the_program_within_a_second() {
+    // A port that was free a moment ago.
+    let free = bind("127.0.0.1:0".parse().unwrap())
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let mut road = road(free).await;
+    let since = Instant::now();
+    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let error = soon("the reset", program.read_u8()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(
+        since.elapsed() < Duration::from_secs(1),
+        "took {:?}",
+        since.elapsed()
+    );
+    match closed(&mut road.events).await {
+        (0, 0, End::Refused(refusal)) => assert_eq!(refusal.kind, RefusalKind::Refused),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_reset_by_the_target_is_a_reset_for_the_program() {
+    let to = service(|mut stream| async move {
+        let mut some = [0; 5];
+        stream.read_exact(&mut some).await.unwrap();
+        stream.write_all(b"half an").await.unwrap();
+        stream.set_zero_linger().unwrap();
+    })
+    .await;
+    let mut road = road(to).await;
+    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    request(&mut program, b"hello").await;
+    let mut bytes = Vec::new();
+    let error = soon("the reset", program.read_to_end(&mut bytes))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(closed(&mut road.events).await.2, End::Reset { by: Side::Remote });
+}
+
+#[tokio::test]
+async fn a_reset_by_the_program_is_a_reset_for_the_target() {
+    let (ends, mut seen) = mpsc::channel(1);
+    let to = service(move |mut stream| {
+        let ends = ends.clone();
+        async move {
+            let mut bytes = Vec::new();
+            let end = stream.read_to_end(&mut bytes).await.map_err(|error| error.kind());
+            ends.send(end).await.unwrap();
+        }
+    })
+    .await;
+    let mut road = road(to).await;
+    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    request(&mut program, b"hello").await;
+    let (_, _) = (soon("opened", road.events.recv()).await, ());
+    program.set_zero_linger().unwrap();
+    drop(program);
+    assert_eq!(
+        soon("the reset", seen.recv()).await,
+        Some(Err(ErrorKind::ConnectionReset))
+    );
+    assert_eq!(closed(&mut road.events).await.2, End::Reset { by: Side::Local });
+}
+
+/// The program has half-closed, so that nobody reads from it any more, and is reset then.
+#[tokio::test]
+async fn a_reset_after_half_close_is_noticed_as_well() {
+    let (ends, mut seen) = mpsc::channel(1);
+    let to = service(move |mut stream| {
+        let ends = ends.clone();
+        async move {
+            read_all(&mut stream).await.unwrap();
+            ends.send(()).await.unwrap();
+            // Says nothing and waits for its client, whose reset shows as an error of the socket.
+            stream.ready(tokio::io::Interest::ERROR).await.unwrap();
+            ends.send(()).await.unwrap();
+        }
+    })
+    .await;
+    let mut road = road(to).await;
+    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    program.shutdown().await.unwrap();
+    soon("the half-close", seen.recv()).await.unwrap();
+    program.set_zero_linger().unwrap();
+    drop(program);
+    soon("the reset", seen.recv()).await.unwrap();
+    assert_eq!(closed(&mut road.events).await.2, End::Reset { by: Side::Local });
+}
+
+#[tokio::test]
+async fn a_lost_link_resets_programs_in_the_middle_of_a_download() {
+    let to = service(|mut stream| async move {
+        let bytes = pattern(256 * 1024, 2);
+        while stream.write_all(&bytes).await.is_ok() {}
+    })
+    .await;
+    let (relay_out, relay_in) = tokio::sync::oneshot::channel();
+    let (near, far, _) = pair_through(|gateway| async move {
+        let relay = Relay::to(gateway).await;
+        let address = relay.address;
+        relay_out.send(relay).map_err(drop).unwrap();
+        address
+    })
+    .await;
+    serve(far);
+    let (listener, mut events) = listen(&near, to);
+    let mut program = TcpStream::connect(listener.local_addr()).await.unwrap();
+    let mut some = vec![0; 1024 * 1024];
+    soon("the first megabyte", program.read_exact(&mut some))
+        .await
+        .unwrap();
+    relay_in.await.unwrap().cut();
+    let mut rest = Vec::new();
+    let error = soon("the loss", program.read_to_end(&mut rest))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(closed(&mut events).await.2, End::LinkLost);
+    // While there is no link, programs are reset as well; the port stays.
+    let mut program = TcpStream::connect(listener.local_addr()).await.unwrap();
+    let error = soon("the reset", program.read_u8()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(closed(&mut events).await.2, End::LinkLost);
+}
+
+#[tokio::test]
+async fn two_hundred_programs_at_once_have_their_own_bytes_back() {
+    let echo = echo_service().await;
+    let road = road(echo).await;
+    let address = road.listener.local_addr();
+    let mut all = tokio::task::JoinSet::new();
+    for number in 0..200u64 {
+        all.spawn(async move {
+            let sent = pattern(100_000 + usize::try_from(number).unwrap() * 13, number + 1);
+            let mut program = TcpStream::connect(address).await.unwrap();
+            let (mut read, mut write) = program.split();
+            let write_all = async {
+                write.write_all(&sent).await.unwrap();
+                write.shutdown().await.unwrap();
+            };
+            let ((), received) = tokio::join!(write_all, read_all(&mut read));
+            assert!(
+                received.unwrap() == sent,
+                "connection {number} got something else"
+            );
+        });
+    }
+    soon("200 programs", async {
+        while let Some(done) = all.join_next().await {
+            done.unwrap()
+        }
+    })
+    .await;
+}
+
+/// With Nagle's delay on any leg this takes 40 ms a round (its other half is the delayed acknowledgement).
+#[tokio::test]
+async fn sixteen_kibibytes_go_and_come_without_nagles_delay() {
+    let echo = echo_service().await;
+    let road = road(echo).await;
+    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    program.set_nodelay(true).unwrap();
+    let mut buffer = vec![7; 16 * 1024];
+    let mut fastest = Duration::MAX;
+    for _ in 0..20 {
+        let since = Instant::now();
+        program.write_all(&buffer).await.unwrap();
+        soon("the answer", program.read_exact(&mut buffer)).await.unwrap();
+        fastest = fastest.min(since.elapsed());
+    }
+    assert!(fastest < Duration::from_millis(20), "{fastest:?}");
+}
+
+#[tokio::test]
+async fn closing_lets_connections_finish_and_resets_the_rest_at_the_deadline() {
+    let echo = echo_service().await;
+    let mut road = road(echo).await;
+    let address = road.listener.local_addr();
+    let mut finishing = TcpStream::connect(address).await.unwrap();
+    let mut staying = TcpStream::connect(address).await.unwrap();
+    for program in [&mut finishing, &mut staying] {
+        request(program, b"x").await;
+        soon("the echo", program.read_u8()).await.unwrap();
+    }
+    let closing = tokio::spawn(road.listener.close(Duration::from_millis(300)));
+    // The port is closed at once: a new program is refused, or reset if it came before the close.
+    soon("the port's end", async {
+        loop {
+            match TcpStream::connect(address).await {
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => break,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await;
+    // The one that goes on in the meantime ends in good order.
+    request(&mut finishing, b"y").await;
+    assert_eq!(soon("the echo", finishing.read_u8()).await.unwrap(), b'y');
+    finishing.shutdown().await.unwrap();
+    assert!(
+        soon("its end", read_all(&mut finishing))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let error = soon("the reset", staying.read_u8()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    soon("closing", closing).await.unwrap();
+    let mut ends = vec![closed(&mut road.events).await.2, closed(&mut road.events).await.2];
+    ends.retain(|end| *end != End::Finished);
+    assert_eq!(ends.last(), Some(&End::Reset { by: Side::Neither }));
+    assert!(!road.near.is_closed());
+}
+
+#[tokio::test]
+async fn fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure() {
+    let echo = echo_service().await;
+    let (near, far) = pair().await;
+    serve(far);
+    let (events, _ignored) = mpsc::channel(1);
+    let mut addresses = vec!["127.0.0.1:0".parse::<SocketAddr>().unwrap(); 50];
+    for round in 0..20 {
+        let mut listeners = Vec::new();
+        for address in &mut addresses {
+            let socket = bind(*address).unwrap_or_else(|error| panic!("round {round}, {address}: {error}"));
+            *address = socket.local_addr().unwrap();
+            let options = ListenerOptions::default();
+            let listener =
+                Listener::spawn(socket, target(echo), dialer(&near), options, events.clone()).unwrap();
+            listeners.push(listener);
+        }
+        // Some live connections, left in different states.
+        let mut program = TcpStream::connect(addresses[round % 50]).await.unwrap();
+        request(&mut program, b"x").await;
+        soon("the echo", program.read_u8()).await.unwrap();
+        for listener in listeners {
+            listener.close(Duration::ZERO).await;
+        }
+    }
+}

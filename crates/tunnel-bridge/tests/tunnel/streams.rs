@@ -1,0 +1,308 @@
+//! Streams of a link, without sockets at their ends.
+
+use std::io::ErrorKind;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tunnel_bridge::{GoAwayReason, LinkEnd, RefusalKind, ResetReason, is_link_lost, refusal_of, reset_of};
+
+use crate::support::{Relay, pair, pair_through, pattern, read_all, refused, soon, target};
+
+#[tokio::test]
+async fn a_stream_carries_both_directions_and_their_ends() {
+    let (near, far) = pair().await;
+    let mut ours = near.open(&target("tcp/backend/orders/5432")).await.unwrap();
+    ours.write_all(b"before the answer").await.unwrap();
+    let incoming = soon("the request", far.accept()).await.unwrap();
+    assert_eq!(incoming.target().as_str(), "tcp/backend/orders/5432");
+    let mut theirs = incoming.accept();
+    soon("the answer", ours.accepted()).await.unwrap();
+    ours.shutdown().await.unwrap();
+    assert_eq!(
+        soon("request", read_all(&mut theirs)).await.unwrap(),
+        b"before the answer"
+    );
+    // Half-closed: the other direction still carries all it has.
+    let answer = pattern(1024 * 1024, 1);
+    let (sent, received) = tokio::join!(
+        async {
+            theirs.write_all(&answer).await.unwrap();
+            theirs.shutdown().await.unwrap();
+        },
+        soon("answer", read_all(&mut ours))
+    );
+    let () = sent;
+    assert!(received.unwrap() == answer);
+    assert!(ours.is_finished() && theirs.is_finished());
+}
+
+#[tokio::test]
+async fn both_ends_open_streams() {
+    let (near, far) = pair().await;
+    let mut theirs = far.open(&target("from the far end")).await.unwrap();
+    theirs.write_all(b"hello").await.unwrap();
+    let mut ours = soon("the request", near.accept()).await.unwrap().accept();
+    let mut five = [0; 5];
+    soon("bytes", ours.read_exact(&mut five)).await.unwrap();
+    assert_eq!(&five, b"hello");
+}
+
+#[tokio::test]
+async fn a_refusal_arrives_with_its_kind_and_message() {
+    let (near, far) = pair().await;
+    let mut stream = near.open(&target("x")).await.unwrap();
+    soon("the request", far.accept()).await.unwrap().refuse(refused());
+    let error = soon("the refusal", stream.read_u8()).await.unwrap_err();
+    assert_eq!(refusal_of(&error), Some(&refused()));
+    let error = stream.write_all(b"x").await.unwrap_err();
+    assert_eq!(refusal_of(&error), Some(&refused()));
+
+    let mut stream = near.open(&target("x")).await.unwrap();
+    drop(soon("the request", far.accept()).await.unwrap());
+    assert_eq!(
+        soon("the refusal", stream.accepted()).await.unwrap_err().kind,
+        RefusalKind::Internal
+    );
+}
+
+#[tokio::test]
+async fn a_dropped_stream_is_a_reset_for_the_other_end() {
+    let (near, far) = pair().await;
+    let mut ours = near.open(&target("x")).await.unwrap();
+    let mut theirs = soon("the request", far.accept()).await.unwrap().accept();
+    ours.write_all(b"half a request").await.unwrap();
+    let mut some = [0; 14];
+    soon("bytes", theirs.read_exact(&mut some)).await.unwrap();
+    drop(ours);
+    let error = soon("the reset", theirs.read_u8()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(reset_of(&error), Some(ResetReason::Cancelled));
+
+    let mut ours = near.open(&target("x")).await.unwrap();
+    soon("the request", far.accept())
+        .await
+        .unwrap()
+        .accept()
+        .reset(ResetReason::TimedOut);
+    let error = soon("the reset", ours.read_u8()).await.unwrap_err();
+    assert_eq!(reset_of(&error), Some(ResetReason::TimedOut));
+    assert_eq!(
+        ours.write_all(b"x").await.unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_is_finished_both_ways_may_be_dropped_with_bytes_under_way() {
+    let (near, far) = pair().await;
+    let all = pattern(200_000, 3);
+    let mut theirs = {
+        let mut ours = near.open(&target("x")).await.unwrap();
+        let mut theirs = soon("the request", far.accept()).await.unwrap().accept();
+        theirs.shutdown().await.unwrap();
+        assert!(soon("the end", read_all(&mut ours)).await.unwrap().is_empty());
+        ours.write_all(&all).await.unwrap();
+        ours.shutdown().await.unwrap();
+        theirs
+    };
+    // Its last handle is gone too: the driver still sends what it was given.
+    drop(near);
+    assert!(soon("all", read_all(&mut theirs)).await.unwrap() == all);
+}
+
+#[tokio::test]
+async fn a_cut_link_resets_its_streams_and_never_ends_them() {
+    let (relay_out, relay_in) = tokio::sync::oneshot::channel();
+    let (near, far, _) = pair_through(|gateway| async move {
+        let relay = Relay::to(gateway).await;
+        let address = relay.address;
+        relay_out.send(relay).map_err(drop).unwrap();
+        address
+    })
+    .await;
+    let relay = relay_in.await.unwrap();
+    let mut ours = near.open(&target("x")).await.unwrap();
+    let mut theirs = soon("the request", far.accept()).await.unwrap().accept();
+    theirs.write_all(b"the first half").await.unwrap();
+    let mut some = [0; 14];
+    soon("bytes", ours.read_exact(&mut some)).await.unwrap();
+    // A writer that waits for credit must hear of it as well.
+    let writer = tokio::spawn(async move {
+        let error = loop {
+            if let Err(error) = theirs.write_all(&[7; 65536]).await {
+                break error;
+            }
+        };
+        error.kind()
+    });
+    relay.cut();
+    let mut rest = Vec::new();
+    let error = soon("the loss", ours.read_to_end(&mut rest)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(is_link_lost(&error));
+    assert_eq!(
+        soon("the writer's loss", writer).await.unwrap(),
+        ErrorKind::ConnectionReset
+    );
+    assert!(matches!(
+        soon("the end", near.closed()).await,
+        LinkEnd::Lost { .. }
+    ));
+    assert!(soon("the far end's end", far.accept()).await.is_none());
+    assert_eq!(
+        near.open(&target("x")).await.unwrap_err().kind,
+        RefusalKind::LinkLost
+    );
+}
+
+#[tokio::test]
+async fn leaving_tells_the_other_end_why() {
+    let (near, far) = pair().await;
+    let mut ours = near.open(&target("x")).await.unwrap();
+    let _theirs = soon("the request", far.accept()).await.unwrap().accept();
+    soon("closing", far.close(GoAwayReason::Superseded, "by generation 9")).await;
+    assert_eq!(far.closed().await, LinkEnd::Drained);
+    let end = soon("the end", near.closed()).await;
+    assert_eq!(
+        end,
+        LinkEnd::Superseded {
+            message: "by generation 9".to_owned()
+        }
+    );
+    assert_eq!(
+        soon("reset", ours.read_u8()).await.unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+
+    let (near, far) = pair().await;
+    soon("leaving", near.shutdown()).await;
+    assert!(matches!(
+        soon("the end", far.closed()).await,
+        LinkEnd::PeerClosed { .. }
+    ));
+
+    // The last handle's drop is a leave as well.
+    let (near, far) = pair().await;
+    drop(near);
+    assert!(matches!(
+        soon("the end", far.closed()).await,
+        LinkEnd::PeerClosed { .. }
+    ));
+}
+
+#[tokio::test]
+async fn two_hundred_streams_at_once_arrive_whole() {
+    let (near, far) = pair().await;
+    let echo = tokio::spawn(async move {
+        while let Some(incoming) = far.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = tokio::io::split(incoming.accept());
+                tokio::io::copy(&mut read, &mut write).await.unwrap();
+                write.shutdown().await.unwrap();
+            });
+        }
+    });
+    let mut all = tokio::task::JoinSet::new();
+    for number in 0..200u64 {
+        let near = near.clone();
+        all.spawn(async move {
+            let sent = pattern(
+                1 + (usize::try_from(number).unwrap() * 7919) % 400_000,
+                number + 1,
+            );
+            let (mut read, mut write) = tokio::io::split(near.open(&target(number)).await.unwrap());
+            let write_all = async {
+                write.write_all(&sent).await.unwrap();
+                write.shutdown().await.unwrap();
+            };
+            let ((), received) = tokio::join!(write_all, read_all(&mut read));
+            assert!(received.unwrap() == sent, "stream {number} came back different");
+        });
+    }
+    soon("200 streams", async {
+        while let Some(done) = all.join_next().await {
+            done.unwrap()
+        }
+    })
+    .await;
+    near.shutdown().await;
+    soon("the far end", echo).await.unwrap();
+}
+
+/// More at once than may wait for their answer: the rest waits its turn. More than may be open: a clear error.
+#[tokio::test]
+async fn a_thousand_opens_at_once_are_served_and_too_many_are_refused() {
+    let (near, far) = pair().await;
+    let mut held = Vec::new();
+    for number in 0..4096 {
+        held.push(near.open(&target(number)).await.unwrap());
+    }
+    let accepting = tokio::spawn(async move {
+        let mut streams = Vec::new();
+        while let Some(incoming) = far.accept().await {
+            streams.push(incoming.accept());
+        }
+    });
+    for stream in &mut held {
+        soon("the answer", stream.accepted()).await.unwrap();
+    }
+    let mut one_more = near.open(&target("one more")).await.unwrap();
+    assert_eq!(
+        soon("the refusal", one_more.accepted()).await.unwrap_err().kind,
+        RefusalKind::TooMany
+    );
+    drop(held);
+    // Room again, once the resets have gone out.
+    soon("room", async {
+        while near
+            .open(&target("again"))
+            .await
+            .unwrap()
+            .accepted()
+            .await
+            .is_err()
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    near.shutdown().await;
+    soon("the far end", accepting).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_stalled_reader_of_a_hundred_stops_nobody() {
+    let (near, far) = pair().await;
+    let serving = tokio::spawn(async move {
+        while let Some(incoming) = far.accept().await {
+            tokio::spawn(async move {
+                let bytes = pattern(1024 * 1024, 5);
+                let mut stream = incoming.accept();
+                stream.write_all(&bytes).await.unwrap();
+                stream.shutdown().await.unwrap();
+                assert!(read_all(&mut stream).await.unwrap().is_empty());
+            });
+        }
+    });
+    let mut stalled = near.open(&target("stalled")).await.unwrap();
+    stalled.shutdown().await.unwrap();
+    soon("the answer", stalled.accepted()).await.unwrap();
+    let mut fast = tokio::task::JoinSet::new();
+    for number in 0..99 {
+        let near = near.clone();
+        fast.spawn(async move {
+            let mut stream = near.open(&target(number)).await.unwrap();
+            stream.shutdown().await.unwrap();
+            assert!(read_all(&mut stream).await.unwrap() == pattern(1024 * 1024, 5));
+        });
+    }
+    soon("99 readers", async {
+        while let Some(done) = fast.join_next().await {
+            done.unwrap()
+        }
+    })
+    .await;
+    // And the stalled one has lost nothing.
+    assert!(soon("the stalled one", read_all(&mut stalled)).await.unwrap() == pattern(1024 * 1024, 5));
+    near.shutdown().await;
+    soon("the far end", serving).await.unwrap();
+}

@@ -1,0 +1,216 @@
+//! A gateway, a link to it and targets behind it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tunnel_bridge::client::{self, ConnectError, ConnectOptions};
+use tunnel_bridge::direct;
+use tunnel_bridge::listener::{ConnectionEvent, Listener, ListenerOptions, bind};
+use tunnel_bridge::server::{self, Offer, Rejection};
+use tunnel_bridge::{Link, Refusal, RefusalKind, Target, Token, splice};
+
+pub(crate) const TOKEN: &str = "s3cret-of-the-tests";
+
+/// Everything here must happen within this time; on a loaded machine it takes well below a second.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(SOON, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: nothing within {SOON:?}"),
+    }
+}
+
+pub(crate) fn target(text: impl ToString) -> Target {
+    Target::new(&text.to_string()).unwrap()
+}
+
+pub(crate) fn options(gateway: SocketAddr) -> ConnectOptions {
+    let url = format!("ws://{gateway}/mounted/here/").parse().unwrap();
+    ConnectOptions::new(url, Token::new(TOKEN).unwrap(), "session-1")
+}
+
+/// Lets in who has the token and knows the one environment there is.
+pub(crate) fn check(offer: &Offer) -> Result<(), Rejection> {
+    if offer.token.as_ref().is_none_or(|token| token.expose() != TOKEN) {
+        return Err(Rejection::token("this token opens nothing here"));
+    }
+    match offer.environment.as_deref() {
+        None | Some("dev") => {}
+        Some(other) => return Err(Rejection::unknown_environment(format!("no environment {other}"))),
+    }
+    if offer.generation == 7 {
+        Err(Rejection::superseded("8 is up"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Two ends of a link over a TCP connection.
+pub(crate) async fn pair() -> (Link, Link) {
+    let (near, far, _) = pair_through(|address| async move { address }).await;
+    (near, far)
+}
+
+/// As [`pair`], by way of what `road` puts before the gateway's address. The accepted half is kept by the task.
+pub(crate) async fn pair_through<R, F>(road: R) -> (Link, Link, SocketAddr)
+where
+    R: FnOnce(SocketAddr) -> F,
+    F: Future<Output = SocketAddr>,
+{
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let far = tokio::spawn(async move {
+        let (stream, _) = socket.accept().await.unwrap();
+        server::prepare_socket(&stream);
+        server::accept(stream, check).await.unwrap().0
+    });
+    let near = client::connect(&options(road(address).await)).await.unwrap();
+    (near, far.await.unwrap(), address)
+}
+
+/// Connects what the far end is asked for, `host:port`, as a gateway does for its catalog's targets.
+pub(crate) fn serve(far: Link) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        while let Some(incoming) = far.accept().await {
+            tokio::spawn(async move {
+                match direct::connect(incoming.target().as_str().to_owned(), Duration::from_secs(5)).await {
+                    Ok(stream) => {
+                        splice(stream, Box::new(incoming.accept())).await;
+                    }
+                    Err(refusal) => incoming.refuse(refusal),
+                }
+            });
+        }
+    })
+}
+
+/// A relay that can be cut: both its connections end without a word.
+pub(crate) struct Relay {
+    pub(crate) address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    pub(crate) async fn to(gateway: SocketAddr) -> Relay {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            let (mut near, _) = socket.accept().await.unwrap();
+            let mut far = TcpStream::connect(gateway).await.unwrap();
+            // Its end is the test's doing.
+            drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+        });
+        Relay { address, task }
+    }
+
+    pub(crate) fn cut(&self) {
+        self.task.abort();
+    }
+}
+
+/// A TCP service: `serve` is called with each connection.
+pub(crate) async fn service<S, F>(serve: S) -> SocketAddr
+where
+    S: Fn(TcpStream) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = socket.accept().await {
+            stream.set_nodelay(true).unwrap();
+            tokio::spawn(serve(stream));
+        }
+    });
+    address
+}
+
+pub(crate) async fn echo_service() -> SocketAddr {
+    service(|mut stream| async move {
+        let (mut read, mut write) = stream.split();
+        // A client that resets ends this with an error, which some tests do.
+        if tokio::io::copy(&mut read, &mut write).await.is_ok() {
+            drop(write.shutdown().await);
+        }
+    })
+    .await
+}
+
+/// A listener whose connections run over a link to `to`.
+pub(crate) fn listen(link: &Link, to: SocketAddr) -> (Listener, mpsc::Receiver<ConnectionEvent>) {
+    let (events, receiver) = mpsc::channel(1024);
+    let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = Listener::spawn(
+        socket,
+        target(to),
+        link.dialer(),
+        ListenerOptions::default(),
+        events,
+    )
+    .unwrap();
+    (listener, receiver)
+}
+
+/// The whole road: program, listener, link, far end, target.
+pub(crate) struct Road {
+    pub(crate) near: Link,
+    pub(crate) listener: Listener,
+    pub(crate) events: mpsc::Receiver<ConnectionEvent>,
+}
+
+pub(crate) async fn road(to: SocketAddr) -> Road {
+    let (near, far) = pair().await;
+    serve(far);
+    let (listener, events) = listen(&near, to);
+    Road {
+        near,
+        listener,
+        events,
+    }
+}
+
+pub(crate) async fn connect_error(options: &ConnectOptions) -> ConnectError {
+    match client::connect(options).await {
+        Ok(_) => panic!("connected, against all expectation"),
+        Err(error) => error,
+    }
+}
+
+pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+pub(crate) async fn read_all(stream: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await?;
+    Ok(bytes)
+}
+
+pub(crate) fn refused() -> Refusal {
+    Refusal::new(RefusalKind::NotFound, "no such service")
+}
+
+/// A dialer for tests that want none.
+pub(crate) fn dialer(link: &Link) -> Arc<dyn tunnel_bridge::Dialer> {
+    link.dialer()
+}
+
+/// Keeps a connection's writing end open for as long as the test wants.
+pub(crate) async fn request(stream: &mut TcpStream, bytes: &[u8]) {
+    stream.write_all(bytes).await.unwrap();
+}
