@@ -1,0 +1,214 @@
+//! What a catalog file may say, and how a mistake in it is told.
+
+use devbox_gateway::{Error, StaticCatalog};
+use service_catalog::{Protocol, Target};
+
+const GOOD: &str = r#"environment: dev
+services:
+  - name: orders
+    namespace: backend
+    ports: [{name: pg, port: 5432, protocol: tcp, target: "127.0.0.1:15432"}]
+  - name: web
+    namespace: shop
+    ports:
+      - port: 80
+        target: web.internal:8080
+      - port: 443
+        name: https
+        protocol: tcp
+        target: "[::1]:8443"
+"#;
+
+#[test]
+fn the_format_of_the_documentation_is_read() {
+    let catalog = StaticCatalog::parse(GOOD, "c.yaml").unwrap();
+    assert_eq!(catalog.catalog().environment.as_str(), "dev");
+    let targets: Vec<_> = catalog.catalog().targets().collect();
+    let dialled: Vec<_> = targets
+        .iter()
+        .map(|target| format!("{target} -> {}", catalog.dial_address(target).unwrap()))
+        .collect();
+    assert_eq!(
+        dialled,
+        [
+            "tcp/backend/orders/5432 -> 127.0.0.1:15432",
+            "tcp/shop/web/80 -> web.internal:8080",
+            "tcp/shop/web/443 -> [::1]:8443",
+        ]
+    );
+    let port = catalog.catalog().port(&targets[0]).unwrap();
+    assert_eq!(port.name.as_ref().unwrap().as_str(), "pg");
+    assert_eq!(port.target.as_deref(), Some("127.0.0.1:15432"));
+    assert_eq!(port.protocol, Protocol::Tcp);
+
+    for absent in [
+        "tcp/backend/orders/5433",
+        "udp/backend/orders/5432",
+        "tcp/shop/orders/5432",
+    ] {
+        assert_eq!(
+            catalog.dial_address(&absent.parse::<Target>().unwrap()),
+            None,
+            "{absent}"
+        );
+    }
+}
+
+#[test]
+fn an_environment_may_be_empty() {
+    let catalog = StaticCatalog::parse("environment: dev\nservices: []\n", "c.yaml").unwrap();
+    assert!(catalog.catalog().services.is_empty());
+}
+
+#[test]
+fn a_mistake_is_told_with_its_place() {
+    // What is replaced in the good file by what; line, column; what the message says.
+    let cases = [
+        (
+            "environment: dev",
+            "environment: Dev",
+            (1, 14),
+            "`D` is not a lower case letter",
+        ),
+        ("environment: dev\n", "", (1, 1), "missing field `environment`"),
+        (
+            "name: orders",
+            "name: -orders",
+            (3, 11),
+            "begins or ends with `-`",
+        ),
+        (
+            "name: orders",
+            "name: orders\n    nmae: x",
+            (4, 5),
+            "unknown field `nmae`",
+        ),
+        (
+            "name: orders",
+            "name: orders\n    name: again",
+            (4, 5),
+            "duplicate",
+        ),
+        ("namespace: shop", "namespace: a.b", (7, 16), "`.` is not"),
+        (
+            "port: 5432",
+            "port: 0",
+            (5, 30),
+            "`0` is not a port: a number from 1 to 65535",
+        ),
+        ("port: 5432", "port: 65536", (5, 30), "`65536` is not a port"),
+        ("port: 5432", "port: 0x50", (5, 30), "`0x50` is not a port"),
+        ("port: 5432", "port: pg", (5, 30), "`pg` is not a port"),
+        (
+            "port: 5432, protocol: tcp",
+            "port: 5432, protocol: udp",
+            (5, 46),
+            "`udp` is not carried",
+        ),
+        (
+            "port: 5432, protocol: tcp",
+            "port: 5432, protocol: sctp",
+            (5, 46),
+            "sctp",
+        ),
+        (
+            "\"127.0.0.1:15432\"",
+            "\"127.0.0.1\"",
+            (5, 59),
+            "it must read host:port",
+        ),
+        (
+            "\"[::1]:8443\"",
+            "\"[::1]:0\"",
+            (14, 17),
+            "the port must be a number",
+        ),
+        (
+            ", target: \"127.0.0.1:15432\"",
+            "",
+            (5, 36),
+            "missing field `target`",
+        ),
+        (
+            "- port: 443\n        name: https",
+            "- port: 80",
+            (11, 9),
+            "port 80/tcp twice",
+        ),
+        (
+            "name: web\n    namespace: shop",
+            "name: orders\n    namespace: backend",
+            (6, 5),
+            "`orders.backend` is there twice",
+        ),
+        (
+            "ports: [{name: pg, port: 5432, protocol: tcp, target: \"127.0.0.1:15432\"}]",
+            "ports: []",
+            (3, 5),
+            "has no port",
+        ),
+        ("services:", "services", (2, 1), ""),
+        ("[{name: pg", "[{name: pg, [", (5, 24), "mismatched bracket"),
+    ];
+    let mut wrong = Vec::new();
+    for (good, bad, place, says) in cases {
+        let text = GOOD.replacen(good, bad, 1);
+        assert_ne!(text, GOOD, "{good} is in the good file");
+        match StaticCatalog::parse(&text, "dir/c.yaml") {
+            Err(error @ Error::Catalog { line, column, .. }) => {
+                let told = error.to_string();
+                let start = format!("dir/c.yaml:{line}:{column}: ");
+                if (line, column) != place
+                    || !told.contains(says)
+                    || !told.starts_with(&start)
+                    || told.contains('\n')
+                {
+                    wrong.push(format!("{bad:?}: {told}"));
+                }
+            }
+            other => wrong.push(format!("{bad:?}: {other:?}")),
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_file_that_ends_too_early_is_an_error() {
+    for end in [
+        "",
+        "environment: dev\n",
+        "environment: dev\nservices:\n",
+        "environment: dev\nservices:\n  - name: orders\n",
+    ] {
+        let error = StaticCatalog::parse(end, "c.yaml");
+        assert!(
+            matches!(error, Err(Error::Catalog { line: 1.., .. })),
+            "{end:?}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn in_code_a_port_can_be_added_once() {
+    let mut catalog = StaticCatalog::new("dev".parse().unwrap());
+    let id = || "orders.backend".parse().unwrap();
+    let address = || "127.0.0.1:1".parse().unwrap();
+    catalog.add(id(), None, 1.try_into().unwrap(), address()).unwrap();
+    catalog
+        .add(
+            id(),
+            Some("two".parse().unwrap()),
+            2.try_into().unwrap(),
+            address(),
+        )
+        .unwrap();
+    let before = catalog.clone();
+    assert!(matches!(
+        catalog.add(id(), None, 2.try_into().unwrap(), address()),
+        Err(Error::Service {
+            source: service_catalog::Error::DuplicatePort { .. }
+        })
+    ));
+    assert_eq!(catalog, before);
+    assert_eq!(catalog.catalog().targets().count(), 2);
+}

@@ -1,0 +1,11 @@
+//! A gateway over real sockets on loopback: who is let in, what can be reached, and what a change of the files does.
+
+#[cfg(test)]
+mod gateway {
+    mod admission;
+    mod catalog;
+    mod demo;
+    mod listen;
+    mod streams;
+    mod support;
+}

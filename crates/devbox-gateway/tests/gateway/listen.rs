@@ -1,0 +1,127 @@
+//! Where a gateway listens, and over what.
+
+use devbox_gateway::{Error, Gateway, TlsFiles};
+use tunnel_bridge::client::ConnectError;
+
+use super::support::{Client, Files, echo, file, ping, start};
+
+#[tokio::test]
+async fn other_machines_need_tls_or_insecure() {
+    let files = Files::new(&file(&[]));
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"] {
+        let mut config = files.config();
+        config.listen = address.parse().unwrap();
+        let error = Gateway::bind(config).await.unwrap_err();
+        assert!(
+            matches!(error, Error::InsecureListen { .. }),
+            "{address}: {error}"
+        );
+    }
+    let mut config = files.config();
+    config.listen = "0.0.0.0:0".parse().unwrap();
+    config.insecure = true;
+    let gateway = start(config).await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_taken_port_is_told_with_its_address() {
+    let files = Files::new(&file(&[]));
+    let gateway = start(files.config()).await;
+    let mut config = files.config();
+    config.listen = gateway.address;
+    let error = Gateway::bind(config).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot listen on {}", gateway.address));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_are_told_at_the_start() {
+    let files = Files::new("environment: dev\nservices: [{name: A, namespace: b, ports: []}]\n");
+    let error = Gateway::bind(files.config()).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with(&format!("{}:2:19: `A` is not", files.catalog.display())),
+        "{error}"
+    );
+
+    std::fs::write(&files.catalog, b"environment: dev\nservices: [] # \xff\n").unwrap();
+    let error = Gateway::bind(files.config()).await.unwrap_err().to_string();
+    assert!(error.ends_with(":2:16: this is not UTF-8"), "{error}");
+
+    std::fs::write(&files.catalog, "#".repeat(5 << 20)).unwrap();
+    assert!(matches!(
+        Gateway::bind(files.config()).await,
+        Err(Error::CatalogTooLarge { .. })
+    ));
+
+    std::fs::remove_file(&files.catalog).unwrap();
+    assert!(matches!(
+        Gateway::bind(files.config()).await,
+        Err(Error::ReadCatalog { .. })
+    ));
+
+    std::fs::write(&files.catalog, file(&[])).unwrap();
+    std::fs::write(&files.token, " \n").unwrap();
+    let error = Gateway::bind(files.config()).await.unwrap_err().to_string();
+    assert!(error.contains(&files.token.display().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn tls_works_and_is_checked() {
+    let echo = echo().await;
+    let files = Files::new(&file(&[("a.x", 80, echo.address)]));
+    let certified =
+        rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let tls = TlsFiles {
+        certificate: files.dir.path().join("cert.pem"),
+        key: files.dir.path().join("key.pem"),
+    };
+    std::fs::write(&tls.certificate, certified.cert.pem()).unwrap();
+    std::fs::write(&tls.key, certified.signing_key.serialize_pem()).unwrap();
+
+    let mut config = files.config();
+    config.tls = Some(tls.clone());
+    let gateway = start(config).await;
+    let mut options = gateway.options("laptop");
+    options.gateway = format!("wss://localhost:{}", gateway.address.port())
+        .parse()
+        .unwrap();
+    options.tls_ca = Some(tls.certificate.clone());
+    let client = Client::connect(&options).await.unwrap();
+    ping(&mut client.open("tcp/x/a/80").await.unwrap(), "in private").await;
+
+    // Nobody vouches for the certificate.
+    options.tls_ca = None;
+    let error = Client::connect(&options).await.err().unwrap();
+    assert!(matches!(error, ConnectError::Tls { .. }), "{error:?}");
+    // Without TLS there is no talking to it.
+    assert!(Client::connect(&gateway.options("laptop")).await.is_err());
+    gateway.stop().await;
+
+    // A key that is none.
+    let mut config = files.config();
+    config.tls = Some(TlsFiles {
+        key: tls.certificate.clone(),
+        ..tls.clone()
+    });
+    let error = Gateway::bind(config).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Tunnel { source: tunnel_bridge::Error::BadPem { path, .. } } if *path == tls.certificate),
+        "{error}"
+    );
+    // Another one's key.
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&tls.key, other.signing_key.serialize_pem()).unwrap();
+    let mut config = files.config();
+    config.tls = Some(tls.clone());
+    let error = Gateway::bind(config).await.unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            Error::Tunnel {
+                source: tunnel_bridge::Error::Tls { .. }
+            }
+        ),
+        "{error}"
+    );
+}

@@ -1,0 +1,246 @@
+//! A running gateway, clients of it, and services behind it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use devbox_gateway::{CatalogSource, Gateway, GatewayConfig, TokenSource};
+use service_catalog::{CATALOG_STREAM, Catalog, Update, wire};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tunnel_bridge::client::{self, ConnectError, ConnectOptions};
+use tunnel_bridge::{Link, MuxStream, Refusal, Target, Token};
+
+pub(super) const TOKEN: &str = "correct-horse";
+
+/// No wait of these tests is longer, unless something is broken.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Fails the test where `future` takes too long.
+pub(super) async fn soon<F: Future>(future: F) -> F::Output {
+    timeout(PATIENCE, future)
+        .await
+        .expect("within the tests' patience")
+}
+
+/// Files of a gateway in a directory of their own.
+pub(super) struct Files {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) catalog: PathBuf,
+    pub(super) token: PathBuf,
+}
+
+impl Files {
+    pub(super) fn new(catalog: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let this = Self {
+            catalog: dir.path().join("catalog.yaml"),
+            token: dir.path().join("token"),
+            dir,
+        };
+        std::fs::write(&this.catalog, catalog).unwrap();
+        std::fs::write(&this.token, format!("{TOKEN}\n")).unwrap();
+        this
+    }
+
+    pub(super) fn config(&self) -> GatewayConfig {
+        GatewayConfig::new(
+            CatalogSource::File(self.catalog.clone()),
+            "127.0.0.1:0".parse().unwrap(),
+            TokenSource::File(self.token.clone()),
+        )
+    }
+
+    /// Puts `text` in the place of `path` by a rename.
+    pub(super) fn replace(&self, path: &Path, text: &str) {
+        let new = self.dir.path().join("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, path).unwrap();
+    }
+}
+
+/// The text of a catalog file: each service is `name.namespace`, a port and an address.
+pub(super) fn file(services: &[(&str, u16, SocketAddr)]) -> String {
+    let mut text = "environment: dev\nservices:".to_owned();
+    if services.is_empty() {
+        text.push_str(" []");
+    }
+    for (id, port, address) in services {
+        let (name, namespace) = id.split_once('.').unwrap();
+        text.push_str(&format!(
+            "\n  - name: {name}\n    namespace: {namespace}\n    ports: [{{port: {port}, target: \"{address}\"}}]"
+        ));
+    }
+    text.push('\n');
+    text
+}
+
+pub(super) struct Running {
+    pub(super) address: SocketAddr,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<(), devbox_gateway::Error>>,
+}
+
+pub(super) async fn start(config: GatewayConfig) -> Running {
+    let gateway = Gateway::bind(config).await.unwrap();
+    let cancel = CancellationToken::new();
+    let address = gateway.local_addr();
+    Running {
+        address,
+        task: tokio::spawn(gateway.run(cancel.clone())),
+        cancel,
+    }
+}
+
+impl Running {
+    pub(super) fn options(&self, session: &str) -> ConnectOptions {
+        let url = format!("ws://{}", self.address).parse().unwrap();
+        ConnectOptions::new(url, Token::new(TOKEN).unwrap(), session)
+    }
+
+    pub(super) async fn client(&self, session: &str) -> Client {
+        Client::connect(&self.options(session)).await.unwrap()
+    }
+
+    /// Asks the gateway to end, and waits until it has.
+    pub(super) async fn stop(self) {
+        self.cancel.cancel();
+        soon(self.task).await.unwrap().unwrap();
+    }
+
+    pub(super) fn ask_to_stop(&self) {
+        self.cancel.cancel();
+    }
+
+    /// One request by hand: the whole answer.
+    pub(super) async fn http(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let mut piece = [0; 1024];
+        // The gateway may keep the connection open after its answer: its head and a body of the told length are enough.
+        while !is_whole(&answer) {
+            match soon(stream.read(&mut piece)).await.unwrap() {
+                0 => break,
+                n => answer.extend_from_slice(&piece[..n]),
+            }
+        }
+        String::from_utf8(answer).unwrap()
+    }
+}
+
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer).to_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    length.is_some_and(|length| body.len() >= length.trim().parse().unwrap())
+}
+
+pub(super) struct Client {
+    pub(super) link: Link,
+}
+
+impl Client {
+    pub(super) async fn connect(options: &ConnectOptions) -> Result<Self, ConnectError> {
+        Ok(Self {
+            link: soon(client::connect(options)).await?,
+        })
+    }
+
+    /// A stream that the gateway has connected to `target`.
+    pub(super) async fn open(&self, target: &str) -> Result<MuxStream, Refusal> {
+        let mut stream = self.link.open(&Target::new(target).unwrap()).await?;
+        soon(stream.accepted()).await?;
+        Ok(stream)
+    }
+
+    pub(super) async fn refusal(&self, target: &str) -> Refusal {
+        self.open(target)
+            .await
+            .expect_err("this target should be refused")
+    }
+
+    pub(super) async fn updates(&self) -> Updates {
+        let stream = self.open(CATALOG_STREAM).await.unwrap();
+        Updates {
+            stream,
+            decoder: wire::Decoder::new(),
+            known: Catalog::empty("unknown".parse().unwrap()),
+        }
+    }
+}
+
+/// The catalog as a client is told.
+pub(super) struct Updates {
+    pub(super) stream: MuxStream,
+    decoder: wire::Decoder,
+    /// With all updates applied that were taken.
+    pub(super) known: Catalog,
+}
+
+impl Updates {
+    pub(super) async fn next(&mut self) -> Update {
+        let mut piece = [0; 4096];
+        loop {
+            if let Some(update) = self.decoder.poll_update().unwrap() {
+                self.known.apply(&update);
+                return update;
+            }
+            let n = soon(self.stream.read(&mut piece)).await.unwrap();
+            assert_ne!(n, 0, "the catalog stream ended");
+            self.decoder.handle_bytes(&piece[..n]);
+        }
+    }
+
+    pub(super) fn services(&self) -> Vec<String> {
+        self.known.services.keys().map(ToString::to_string).collect()
+    }
+}
+
+/// Sends and gets back.
+pub(super) async fn ping(stream: &mut MuxStream, text: &str) {
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut answer = vec![0; text.len()];
+    soon(stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(String::from_utf8(answer).unwrap(), text);
+}
+
+/// A service that gives back what it gets, and runs until it is dropped.
+pub(super) struct Echo {
+    pub(super) address: SocketAddr,
+    _task: JoinSet<()>,
+}
+
+pub(super) async fn echo() -> Echo {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            connections.spawn(async move {
+                let (mut reader, mut writer) = stream.split();
+                // A reset by a test that ends is no trouble here.
+                if tokio::io::copy(&mut reader, &mut writer).await.is_ok() {
+                    writer.shutdown().await.ok();
+                }
+            });
+        }
+    });
+    Echo { address, _task: task }
+}
+
+/// An address of loopback where nobody listens.
+pub(super) async fn closed_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
