@@ -1,0 +1,471 @@
+//! A hosts file as bytes, and what can be asked of it.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use crate::cidr::Cidr;
+use crate::edit::{Edit, OnConflict, Options};
+use crate::entry::Entry;
+use crate::error::{Damage, Error};
+use crate::line::{self, EntryLine, Line, LineKind};
+use crate::lint::{Diagnostic, Resolver, lint};
+use crate::name::{Comment, HostName, Owner, Tag};
+use crate::plan::{Plan, plan};
+use crate::scan::{self, Markers, Span};
+
+/// A hosts file in memory: its bytes, unchanged, and views of them.
+///
+/// Any bytes are a document; nothing in it is ever an error. What is no entry is kept as it is.
+/// ```
+/// use hostsfile::Document;
+/// let doc = Document::parse("127.0.0.1 localhost\n::1 localhost\n10.0.0.1\tDB.example db # the database\n");
+/// assert_eq!(doc.lookup("db.EXAMPLE"), ["10.0.0.1".parse::<std::net::IpAddr>()?]);
+/// assert_eq!(doc.lookup("localhost").len(), 2);
+/// assert_eq!(doc.names_at("10.0.0.1".parse()?), ["DB.example", "db"]);
+/// assert_eq!(doc.within(&"10.0.0.0/8".parse()?).len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Document {
+    bytes: Vec<u8>,
+    /// Lower-case name to the offsets and numbers of the lines that have it; made at the first lookup.
+    by_name: OnceLock<NameIndex>,
+}
+
+/// Offsets and numbers of lines by name.
+type NameIndex = HashMap<Box<str>, Vec<(usize, usize)>>;
+
+impl Document {
+    /// Takes any bytes as a document.
+    #[must_use]
+    pub fn parse(bytes: impl Into<Vec<u8>>) -> Self {
+        Document { bytes: bytes.into(), by_name: OnceLock::new() }
+    }
+
+    /// The document's bytes: those that were parsed.
+    #[must_use]
+    pub fn render(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The document's bytes, without a copy.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Whether there are no bytes at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// All lines, in order, read one by one.
+    pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        let first = scan::body_start(&self.bytes);
+        // A file that is a byte order mark alone has one line, an empty one.
+        let bom_only = (first > 0 && first == self.bytes.len()).then_some(first..first);
+        bom_only.into_iter().chain(scan::lines_of(&self.bytes, first)).enumerate().map(|(index, span)| self.read_line(index + 1, span))
+    }
+
+    /// The line with this number, from 1.
+    #[must_use]
+    pub fn line(&self, number: usize) -> Option<Line<'_>> {
+        let first = scan::body_start(&self.bytes);
+        let span = scan::lines_of(&self.bytes, first).nth(number.checked_sub(1)?)?;
+        Some(self.read_line(number, span))
+    }
+
+    /// How most lines end; `None` if no line ends.
+    #[must_use]
+    pub fn line_ending(&self) -> Option<scan::LineEnding> {
+        scan::LineEnding::majority(&self.bytes)
+    }
+
+    /// The entries that resolvers see, in order: those of the user and of enabled blocks.
+    pub fn entries(&self) -> impl Iterator<Item = EntryLine<'_>> {
+        self.lines().filter_map(|line| match line.kind {
+            LineKind::Entry(entry) => Some(entry),
+            _ => None,
+        })
+    }
+
+    /// The entries of lines outside all blocks.
+    #[must_use]
+    pub fn user_entries(&self) -> Vec<EntryLine<'_>> {
+        self.user_lines().into_iter().map(|(_, entry)| entry).collect()
+    }
+
+    /// The addresses of a name, in any case, in file order and each once. A final dot in the question does not count.
+    #[must_use]
+    pub fn lookup(&self, name: &str) -> Vec<IpAddr> {
+        let mut addresses = Vec::new();
+        for entry in self.lines_with_name(name) {
+            if !addresses.contains(&entry.address) {
+                addresses.push(entry.address);
+            }
+        }
+        addresses
+    }
+
+    /// The first IPv4 address of a name.
+    #[must_use]
+    pub fn lookup_v4(&self, name: &str) -> Option<std::net::Ipv4Addr> {
+        self.lookup(name).into_iter().find_map(|a| if let IpAddr::V4(a) = a { Some(a) } else { None })
+    }
+
+    /// The first IPv6 address of a name.
+    #[must_use]
+    pub fn lookup_v6(&self, name: &str) -> Option<std::net::Ipv6Addr> {
+        self.lookup(name).into_iter().find_map(|a| if let IpAddr::V6(a) = a { Some(a) } else { None })
+    }
+
+    /// The entries that have a name, in any case, in file order. The first call builds an index; the others use it.
+    #[must_use]
+    pub fn lines_with_name(&self, name: &str) -> Vec<EntryLine<'_>> {
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let index = self.by_name.get_or_init(|| self.index());
+        let found = index.get(name.as_str()).map_or(&[][..], Vec::as_slice);
+        found.iter().filter_map(|&(start, number)| self.entry_at(start, number)).collect()
+    }
+
+    /// The names at an address, in file order and each once (by case-insensitive comparison); the first is canonical.
+    #[must_use]
+    pub fn names_at(&self, address: IpAddr) -> Vec<&str> {
+        distinct(self.entries().filter(|e| e.address == address))
+    }
+
+    /// The entries whose address lies in a network.
+    #[must_use]
+    pub fn within(&self, network: &Cidr) -> Vec<EntryLine<'_>> {
+        self.entries().filter(|e| network.contains(e.address)).collect()
+    }
+
+    /// The names that contain a text, in any case, each with its address.
+    #[must_use]
+    pub fn names_containing(&self, part: &str) -> Vec<(&str, IpAddr)> {
+        let part = part.to_ascii_lowercase();
+        let mut found = Vec::new();
+        for entry in self.entries() {
+            found.extend(entry.names.iter().filter(|n| n.to_ascii_lowercase().contains(&part)).map(|n| (*n, entry.address)));
+        }
+        found
+    }
+
+    /// The names of the entries whose whole comment is this text; an empty text means the entries without comment.
+    #[must_use]
+    pub fn names_with_comment(&self, comment: &str) -> Vec<&str> {
+        let comment = comment.trim();
+        distinct(self.entries().filter(|e| e.comment == comment.as_bytes()))
+    }
+
+    /// The whole blocks, in order.
+    #[must_use]
+    pub fn blocks(&self) -> Vec<BlockView<'_>> {
+        Markers::of(&self.bytes).spans().into_iter().map(|span| self.view(&span)).collect()
+    }
+
+    /// The whole block of a tag; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::DamagedBlock`].
+    pub fn block(&self, tag: &Tag) -> Result<Option<BlockView<'_>>, Error> {
+        Ok(Markers::of(&self.bytes).locate_checked(tag)?.map(|span| self.view(&span)))
+    }
+
+    /// The tags whose markers form no whole block or more than one, with what is wrong and the lines of the markers.
+    #[must_use]
+    pub fn damage(&self) -> Vec<(Tag, Damage, Vec<usize>)> {
+        let markers = Markers::of(&self.bytes);
+        let mut found = Vec::new();
+        for tag in markers.tags() {
+            let Ok(tag) = Tag::new(tag) else { continue };
+            if let Err(Error::DamagedBlock { tag, damage, lines }) = markers.locate_checked(&tag) {
+                found.push((tag, damage, lines));
+            }
+        }
+        found
+    }
+
+    /// The names that more than one line has at the same address, with the lines, from 1.
+    #[must_use]
+    pub fn duplicates(&self) -> Vec<(String, IpAddr, Vec<usize>)> {
+        let mut places: HashMap<(String, IpAddr), Vec<usize>> = HashMap::new();
+        for entry in self.entries() {
+            for name in &entry.names {
+                places.entry((name.to_ascii_lowercase(), entry.address)).or_default().push(entry.line);
+            }
+        }
+        let mut found: Vec<_> =
+            places.into_iter().filter(|(_, lines)| lines.len() > 1).map(|((name, address), lines)| (name, address, lines)).collect();
+        found.sort_by(|a, b| a.2.cmp(&b.2).then_with(|| a.0.cmp(&b.0)));
+        found
+    }
+
+    /// What a resolver will not see in this file, or will see in another way than it looks, with line numbers.
+    #[must_use]
+    pub fn lint(&self, resolver: Resolver) -> Vec<Diagnostic> {
+        lint(self, resolver)
+    }
+
+    /// Plans edits of this document; see [`plan`].
+    ///
+    /// # Errors
+    /// Those of [`plan`].
+    pub fn plan(&self, edits: &[Edit], options: &Options) -> Result<Plan<'_>, Error> {
+        plan(&self.bytes, edits, options)
+    }
+
+    /// The document after edits.
+    ///
+    /// # Errors
+    /// Those of [`plan`].
+    pub fn edited(&self, edits: &[Edit], options: &Options) -> Result<Document, Error> {
+        Ok(Document::parse(self.plan(edits, options)?.new_bytes()))
+    }
+
+    /// The edits that give an address these names, on the user's own lines: on a line that has the address and the same
+    /// comment already, else on a new one at the end. Nothing for names that the address has.
+    /// ```
+    /// use hostsfile::{Document, HostName, OnConflict, Options};
+    /// let doc = Document::parse("10.0.0.1 a\n");
+    /// let edits = doc.adding("10.0.0.1".parse()?, &[HostName::new("b")?], None, OnConflict::Refuse)?;
+    /// assert_eq!(doc.edited(&edits, &Options::new())?.render(), b"10.0.0.1 a b\n");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`] where a name is at another address of the family and `on_conflict` says to refuse, or the other
+    /// place is inside a block; [`Error::MappedAddress`].
+    pub fn adding(
+        &self,
+        address: IpAddr,
+        names: &[HostName],
+        comment: Option<&Comment>,
+        on_conflict: OnConflict,
+    ) -> Result<Vec<Edit>, Error> {
+        let entry = Entry::new(address, names)?.with_comment(comment.cloned());
+        let user = self.user_lines();
+        let mut edits = Vec::new();
+        let mut missing: Vec<HostName> = Vec::new();
+        let mut seen = HashSet::new();
+        for name in names {
+            let found = self.lines_with_name(name.as_str());
+            if !seen.insert(name) || found.iter().any(|e| e.address == address) {
+                continue;
+            }
+            for other in found.iter().filter(|e| e.address.is_ipv4() == address.is_ipv4()) {
+                let of_user = user.binary_search_by_key(&other.line, |(line, _)| line.number);
+                match (on_conflict, of_user) {
+                    (OnConflict::Allow, _) => {}
+                    (OnConflict::Move, Ok(at)) => {
+                        edits.push(Edit::RemoveNames { line: user[at].0.reference(), names: vec![name.to_string()] });
+                    }
+                    (OnConflict::Refuse, _) | (OnConflict::Move, Err(_)) => {
+                        return Err(Error::NameTaken { name: name.to_string(), address: other.address, line: other.line });
+                    }
+                }
+            }
+            missing.push(name.clone());
+        }
+        if missing.is_empty() {
+            return Ok(edits);
+        }
+        let wanted = comment.map_or("", Comment::as_str).as_bytes();
+        match user.iter().rfind(|(_, e)| e.address == address && e.zone.is_none() && e.comment == wanted) {
+            Some((line, _)) => edits.push(Edit::AddNames { line: line.reference(), names: missing }),
+            None => edits.push(Edit::AppendLine(Entry { names: missing, ..entry })),
+        }
+        Ok(edits)
+    }
+
+    /// The edits that take names, in any case, out of the user's own lines.
+    #[must_use]
+    pub fn removing_names<S: AsRef<str>>(&self, names: &[S]) -> Vec<Edit> {
+        let wanted: HashSet<String> = names.iter().map(|n| n.as_ref().to_ascii_lowercase()).collect();
+        let mut edits = Vec::new();
+        for (line, entry) in self.user_lines() {
+            let here: Vec<String> =
+                entry.names.iter().map(|n| n.to_ascii_lowercase()).filter(|n| wanted.contains(n)).collect();
+            if !here.is_empty() {
+                edits.push(Edit::RemoveNames { line: line.reference(), names: here });
+            }
+        }
+        edits
+    }
+
+    /// The edits that remove the user's own lines of an address.
+    #[must_use]
+    pub fn removing_address(&self, address: IpAddr) -> Vec<Edit> {
+        self.removing(|e| e.address == address)
+    }
+
+    /// The edits that remove the user's own lines whose address lies in a network.
+    #[must_use]
+    pub fn removing_within(&self, network: &Cidr) -> Vec<Edit> {
+        self.removing(|e| network.contains(e.address))
+    }
+
+    /// The edits that remove the user's own lines that have this whole comment.
+    #[must_use]
+    pub fn removing_comment(&self, comment: &Comment) -> Vec<Edit> {
+        self.removing(|e| e.comment == comment.as_str().as_bytes())
+    }
+
+    fn removing(&self, which: impl Fn(&EntryLine<'_>) -> bool) -> Vec<Edit> {
+        self.user_lines().iter().filter(|(_, e)| which(e)).map(|(line, _)| Edit::RemoveLine(line.reference())).collect()
+    }
+
+    /// The lines with an entry outside all blocks.
+    pub(crate) fn user_lines(&self) -> Vec<(Line<'_>, EntryLine<'_>)> {
+        let blocks = Inside::new(Markers::of(&self.bytes).spans().into_iter().map(|s| s.range));
+        let mut blocks = blocks.walk();
+        self.lines()
+            .filter_map(|line| match &line.kind {
+                LineKind::Entry(entry) if !blocks.holds(line.span.start) => {
+                    let entry = entry.clone();
+                    Some((line, entry))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn read_line(&self, number: usize, span: Range<usize>) -> Line<'_> {
+        let bytes = &self.bytes[span.clone()];
+        Line { number, kind: line::read(number, bytes), span, bytes }
+    }
+
+    fn entry_at(&self, start: usize, number: usize) -> Option<EntryLine<'_>> {
+        let span = scan::lines_of(&self.bytes, start).next()?;
+        match line::read(number, &self.bytes[span]) {
+            LineKind::Entry(entry) => Some(entry),
+            _ => None,
+        }
+    }
+
+    fn index(&self) -> NameIndex {
+        let mut index: NameIndex = HashMap::new();
+        for line in self.lines() {
+            let LineKind::Entry(entry) = line.kind else { continue };
+            for name in entry.names {
+                let name = name.strip_suffix('.').unwrap_or(name);
+                let lines = index.entry(name.to_ascii_lowercase().into_boxed_str()).or_default();
+                if lines.last() != Some(&(line.span.start, line.number)) {
+                    lines.push((line.span.start, line.number));
+                }
+            }
+        }
+        index
+    }
+
+    fn view<'s>(&'s self, span: &Span<'s>) -> BlockView<'s> {
+        let first = scan::line_number(&self.bytes, span.range.start);
+        let body_first = first + 1;
+        let mut entries = Vec::new();
+        let mut disabled = Vec::new();
+        let mut number = body_first;
+        let mut at = span.body.start;
+        for range in span.own_lines(&self.bytes) {
+            number += memchr::memchr_iter(b'\n', &self.bytes[at..range.start]).count();
+            at = range.start;
+            match line::read(number, &self.bytes[range]) {
+                LineKind::Entry(entry) => entries.push(entry),
+                LineKind::Disabled(entry) => disabled.push(entry),
+                _ => {}
+            }
+        }
+        let last = first + memchr::memchr_iter(b'\n', &self.bytes[span.range.start..span.range.end - 1]).count();
+        BlockView {
+            tag: span.tag,
+            owner: span.owner(),
+            lines: first..last + 1,
+            enabled: !span.attributes.off && (!entries.is_empty() || disabled.is_empty()),
+            entries,
+            disabled,
+        }
+    }
+}
+
+impl PartialEq for Document {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Document {}
+
+/// A whole block as it stands in a document.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct BlockView<'a> {
+    /// Its name.
+    pub tag: &'a str,
+    /// Who it belongs to, if its BEGIN says so.
+    pub owner: Option<Owner>,
+    /// Its lines, from BEGIN to END, counted from 1.
+    pub lines: Range<usize>,
+    /// False if all its entries are commented out.
+    pub enabled: bool,
+    /// Its entries that resolvers see.
+    pub entries: Vec<EntryLine<'a>>,
+    /// Its entries that are commented out.
+    pub disabled: Vec<EntryLine<'a>>,
+}
+
+impl BlockView<'_> {
+    /// The names of the block's entries, whether they are commented out or not, in order and each once.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        distinct(self.entries.iter().chain(&self.disabled).cloned())
+    }
+}
+
+fn distinct<'a>(entries: impl Iterator<Item = EntryLine<'a>>) -> Vec<&'a str> {
+    let mut seen = HashSet::new();
+    let mut names = Vec::new();
+    for entry in entries {
+        for name in entry.names {
+            if seen.insert(name.to_ascii_lowercase()) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
+/// Ranges that may hold offsets; asked with rising offsets.
+pub(crate) struct Inside(Vec<Range<usize>>);
+
+impl Inside {
+    /// The ranges must be given by rising starts; they may overlap.
+    pub(crate) fn new(ranges: impl Iterator<Item = Range<usize>>) -> Self {
+        let mut joined: Vec<Range<usize>> = Vec::new();
+        for range in ranges {
+            match joined.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => joined.push(range),
+            }
+        }
+        Inside(joined)
+    }
+
+    pub(crate) fn walk(&self) -> InsideWalk<'_> {
+        InsideWalk { ranges: &self.0 }
+    }
+}
+
+pub(crate) struct InsideWalk<'r> {
+    ranges: &'r [Range<usize>],
+}
+
+impl InsideWalk<'_> {
+    pub(crate) fn holds(&mut self, offset: usize) -> bool {
+        while self.ranges.first().is_some_and(|r| r.end <= offset) {
+            self.ranges = &self.ranges[1..];
+        }
+        self.ranges.first().is_some_and(|r| r.start <= offset)
+    }
+}

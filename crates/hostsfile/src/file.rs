@@ -1,0 +1,324 @@
+//! Reading a hosts file and putting another content in its place, so that no reader ever sees a part of it.
+
+pub(crate) mod backup;
+mod fail;
+pub(crate) mod flush;
+mod in_place;
+mod journal;
+mod lock;
+mod options;
+mod replace;
+#[cfg(unix)]
+#[path = "file/unix.rs"]
+mod sys;
+#[cfg(windows)]
+#[path = "file/windows.rs"]
+#[expect(unsafe_code, reason = "ReplaceFileW and the registry have no safe wrapper in std")]
+mod sys;
+mod target;
+
+#[cfg(all(test, unix))]
+mod crash_tests;
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use options::FileOptions;
+pub(crate) use sys::{PLATFORM_LINE_ENDING, PLATFORM_RESOLVER};
+
+use crate::diff::Diff;
+use crate::document::Document;
+use crate::edit::Edit;
+use crate::error::Error;
+use crate::lint::Diagnostic;
+use crate::name::{Owner, Tag};
+use crate::plan::{Conflict, Plan, plan_bytes};
+use lock::Lock;
+use replace::Attempt;
+use target::Target;
+
+/// Where this system keeps its hosts file: `/etc/hosts`, or on Windows `hosts` in the directory that the registry's
+/// `DataBasePath` names, else in `%SystemRoot%\System32\drivers\etc`.
+#[must_use]
+pub fn system_path() -> PathBuf {
+    sys::system_path()
+}
+
+/// A hosts file on disk.
+///
+/// Changing it takes these steps, and whatever goes wrong or dies on the way, the file has its old or its new content:
+/// read, plan, lock, write a file beside it with the same owner, mode, extended attributes (ACLs and SELinux label
+/// among them), fsync, compare the file with what was read, rename over it, fsync the directory. Where a rename is not
+/// possible (`EBUSY`: the file is bound over another, as in containers) or no file can be made beside it (`EROFS`,
+/// `EACCES`, `EPERM`), the file is written in place: never truncated first, space reserved before, read back after.
+/// Symbolic links are followed and stay links. If nothing changes, nothing is written.
+///
+/// ```
+/// use hostsfile::{Block, Edit, Entry, HostsFile, Method, Tag};
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("hosts");
+/// # std::fs::write(&path, "127.0.0.1 localhost\n")?;
+/// let hosts = HostsFile::open(&path)?; // or HostsFile::system()?
+/// let block = Block::new(Tag::new("devbox")?).with_entries([Entry::new("127.77.0.1".parse()?, ["orders"])?]);
+///
+/// let outcome = hosts.edit(&[Edit::SetBlock(block.clone())])?;
+/// assert!(outcome.changed);
+/// assert_eq!(hosts.edit(&[Edit::SetBlock(block)])?.method, Method::Unchanged);
+///
+/// hosts.edit(&[Edit::RemoveBlock(Tag::new("devbox")?)])?;
+/// assert_eq!(hosts.read()?.render(), b"127.0.0.1 localhost\n");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct HostsFile {
+    path: PathBuf,
+    options: FileOptions,
+    backed_up: AtomicBool,
+}
+
+impl HostsFile {
+    /// The system's hosts file, with default options.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NotAFile`], [`Error::SymlinkLoop`].
+    pub fn system() -> Result<Self, Error> {
+        FileOptions::new().system()
+    }
+
+    /// A hosts file elsewhere, with default options.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NotAFile`], [`Error::SymlinkLoop`].
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
+        FileOptions::new().open(path)
+    }
+
+    pub(crate) fn with_options(path: PathBuf, options: FileOptions) -> Result<Self, Error> {
+        let file = HostsFile { path, options, backed_up: AtomicBool::new(false) };
+        file.target()?;
+        Ok(file)
+    }
+
+    /// The path as it was given.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file's content.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::PermissionDenied`], [`Error::Io`] and what opening may give.
+    pub fn read(&self) -> Result<Document, Error> {
+        Ok(Document::parse(self.target()?.read()?))
+    }
+
+    /// Plans edits of the file's present content and writes nothing: a dry run.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read) and of [`plan`](crate::plan).
+    pub fn plan(&self, edits: &[Edit]) -> Result<Plan<'static>, Error> {
+        plan_bytes(Cow::Owned(self.target()?.read()?), edits, &self.options.plan)
+    }
+
+    /// Carries edits out as one write, on the content that the file has at that moment.
+    ///
+    /// # Errors
+    /// Those of [`plan`](crate::plan); [`Error::Locked`] if another program holds the lock through all retries;
+    /// [`Error::Changed`] if the file keeps changing; the variants that name why a file cannot be written. In all these
+    /// cases the file is as it was.
+    pub fn edit(&self, edits: &[Edit]) -> Result<Outcome, Error> {
+        self.change(|bytes| plan_bytes(Cow::Owned(bytes), edits, &self.options.plan))
+    }
+
+    /// The same with edits that depend on the content. The function is called again if the file changes meanwhile, so
+    /// that what it decides holds for the content that its edits are applied to.
+    ///
+    /// # Errors
+    /// Those of the function and those of [`edit`](Self::edit).
+    pub fn edit_with<E: From<Error>>(&self, mut edits: impl FnMut(&Document) -> Result<Vec<Edit>, E>) -> Result<Outcome, E> {
+        self.change(|bytes| {
+            let document = Document::parse(bytes);
+            let edits = edits(&document)?;
+            Ok(plan_bytes(Cow::Owned(document.into_bytes()), &edits, &self.options.plan)?)
+        })
+    }
+
+    /// Writes a plan, if the file still has the content that the plan was made from.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] if it has another; otherwise those of [`edit`](Self::edit).
+    pub fn apply(&self, plan: &Plan<'_>) -> Result<Outcome, Error> {
+        let (_, outcome) = self.change_to(|bytes| {
+            if bytes == plan.old_bytes() {
+                Ok(plan.borrowed())
+            } else {
+                Err(Error::Changed { path: self.path.clone(), attempts: 1 })
+            }
+        })?;
+        Ok(outcome)
+    }
+
+    /// Removes the blocks that name an owner which `alive` denies. Blocks without an owner stay, and so do damaged ones.
+    /// Also removes what a write that was killed may have left beside the file.
+    ///
+    /// # Errors
+    /// Those of [`edit`](Self::edit).
+    pub fn sweep(&self, alive: impl Fn(&Owner) -> bool) -> Result<Swept, Error> {
+        self.recover()?;
+        let mut removed = Vec::new();
+        let outcome = self.edit_with::<Error>(|document| {
+            removed = document
+                .blocks()
+                .iter()
+                .filter_map(|block| {
+                    let owner = block.owner.clone().filter(|owner| !alive(owner))?;
+                    Tag::new(block.tag).ok().map(|tag| (tag, owner))
+                })
+                .collect();
+            Ok(removed.iter().map(|(tag, _)| Edit::RemoveBlock(tag.clone())).collect())
+        })?;
+        Ok(Swept { removed, outcome })
+    }
+
+    /// Puts the content of another file, normally a backup, in the place of this one's.
+    ///
+    /// # Errors
+    /// Those of [`edit`](Self::edit), and what reading the other file may give.
+    pub fn restore(&self, from: &Path) -> Result<Outcome, Error> {
+        let content = std::fs::read(from).map_err(|source| target::read_error(from, source))?;
+        self.change(|bytes| Ok(Plan::replace_all(Cow::Owned(bytes), content.clone())))
+    }
+
+    fn target(&self) -> Result<Target, Error> {
+        Target::resolve(&self.path, self.options.create_missing)
+    }
+
+    /// Finishes or removes what a killed write left behind.
+    fn recover(&self) -> Result<(), Error> {
+        let target = self.target()?;
+        if !journal::has_leftovers(&target, &self.options) {
+            return Ok(());
+        }
+        let lock = Lock::take(&target, &self.options)?;
+        journal::recover(&target, &lock)
+    }
+
+    fn change<E: From<Error>>(&self, make: impl FnMut(Vec<u8>) -> Result<Plan<'static>, E>) -> Result<Outcome, E> {
+        let (plan, mut outcome) = self.change_to(make)?;
+        outcome.plan = Some(plan);
+        Ok(outcome)
+    }
+
+    /// The way of every change. The first plan is made before the lock is held: where nothing changes, no lock is needed,
+    /// and the comparison before the rename finds out whether it still holds.
+    fn change_to<'p, E: From<Error>>(
+        &self,
+        mut make: impl FnMut(Vec<u8>) -> Result<Plan<'p>, E>,
+    ) -> Result<(Plan<'p>, Outcome), E> {
+        let target = self.target()?;
+        // A plan that cannot be made may come from a file that is being written in place: the lock will tell.
+        let mut planned = make(target.read()?).ok();
+        if let Some(plan) = planned.take_if(|plan| !plan.changed() && target.exists()) {
+            return Ok((plan, Outcome::new(self.path.clone(), Method::Unchanged)));
+        }
+        let lock = Lock::take(&target, &self.options)?;
+        journal::recover(&target, &lock)?;
+        let mut verified = true;
+        for _ in 0..ATTEMPTS {
+            let target = self.target()?;
+            let plan = match planned.take() {
+                Some(plan) => plan,
+                None => make(target.read()?)?,
+            };
+            if !plan.changed() && target.exists() {
+                return Ok((plan, Outcome::new(self.path.clone(), Method::Unchanged)));
+            }
+            self.back_up_once()?;
+            match replace::replace(&target, &plan, &lock, &self.options)? {
+                Attempt::Written(method) => return Ok((plan, Outcome::new(self.path.clone(), method))),
+                Attempt::Stale => {}
+                Attempt::NotVerified => verified = false,
+            }
+        }
+        if !verified {
+            return Err(Error::NotVerified { path: self.path.clone() }.into());
+        }
+        Err(Error::Changed { path: self.path.clone(), attempts: ATTEMPTS }.into())
+    }
+
+    fn back_up_once(&self) -> Result<(), Error> {
+        if let Some(rules) = &self.options.backup
+            && self.target()?.exists()
+            && !self.backed_up.swap(true, Ordering::Relaxed)
+        {
+            backup::back_up(&self.path, rules)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a change came to.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// The file, as it was opened.
+    pub path: PathBuf,
+    /// Whether its bytes are others than before.
+    pub changed: bool,
+    /// How they were written.
+    pub method: Method,
+    plan: Option<Plan<'static>>,
+}
+
+impl Outcome {
+    fn new(path: PathBuf, method: Method) -> Self {
+        Outcome { path, changed: method != Method::Unchanged, method, plan: None }
+    }
+
+    /// What there is to say about the file as it was written; see [`Plan::diagnostics`]. Found when first called; empty
+    /// after [`HostsFile::apply`], whose caller has the plan.
+    #[must_use]
+    pub fn diagnostics(&self) -> &[Diagnostic] {
+        self.plan.as_ref().map_or(&[], |p| p.diagnostics())
+    }
+
+    /// The names of the edited blocks that the user has too; see [`Plan::conflicts`]. Found when first called; empty
+    /// after [`HostsFile::apply`], whose caller has the plan.
+    #[must_use]
+    pub fn conflicts(&self) -> &[Conflict] {
+        self.plan.as_ref().map_or(&[], |p| p.conflicts())
+    }
+
+    /// What was changed; `None` after [`HostsFile::apply`], whose caller has the plan.
+    #[must_use]
+    pub fn diff(&self) -> Option<Diff> {
+        self.plan.as_ref().map(Plan::diff)
+    }
+}
+
+/// How new bytes came into a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Method {
+    /// Nothing was to be changed, and nothing was written.
+    Unchanged,
+    /// A new file was renamed over the old one; readers saw the old or the new.
+    Renamed,
+    /// The file was written in place, since it could not be replaced or the caller asked for that.
+    InPlace,
+}
+
+/// What a sweep did.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Swept {
+    /// The blocks that are gone, with the owners that were.
+    pub removed: Vec<(Tag, Owner)>,
+    /// How the file was written.
+    pub outcome: Outcome,
+}
+
+/// How often a change by others is answered with a new plan before giving up.
+const ATTEMPTS: u32 = 8;

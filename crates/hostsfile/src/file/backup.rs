@@ -1,0 +1,165 @@
+//! Copies of a hosts file, kept aside.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::HostsFile;
+use super::target::{holds, os_error, read_error};
+use crate::error::Error;
+
+/// Where backups go and how many stay.
+#[derive(Debug, Clone)]
+pub struct BackupRules {
+    directory: PathBuf,
+    keep: usize,
+}
+
+impl BackupRules {
+    /// Backups in this directory, which must be there. The first one of all and the last nine are kept.
+    #[must_use]
+    pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
+        BackupRules { directory: directory.into(), keep: 10 }
+    }
+
+    /// Keeps this many: the first of all, which is the file before anybody here touched it, and the newest. At least two.
+    #[must_use]
+    pub fn keep(mut self, keep: usize) -> Self {
+        self.keep = keep.max(2);
+        self
+    }
+}
+
+/// A backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backup {
+    /// The file, named `<name>.<YYYYMMDD>`, or `<name>.<YYYYMMDD>.<n>` where that day has one already; mode 0600.
+    pub path: PathBuf,
+    /// False if the newest backup holds the same bytes, so that none was made.
+    pub created: bool,
+}
+
+impl HostsFile {
+    /// Copies the file to a new one in a directory. An older backup is never written over.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] and the other failures of reading the file and writing the copy.
+    pub fn back_up(&self, rules: &BackupRules) -> Result<Backup, Error> {
+        back_up(self.path(), rules)
+    }
+
+    /// The backups of this file in a directory, oldest first.
+    ///
+    /// # Errors
+    /// What listing the directory may give.
+    pub fn backups(&self, rules: &BackupRules) -> Result<Vec<PathBuf>, Error> {
+        Ok(list(self.path(), rules)?.into_iter().map(|(_, path)| path).collect())
+    }
+}
+
+pub(super) fn back_up(hosts: &Path, rules: &BackupRules) -> Result<Backup, Error> {
+    let content = std::fs::read(hosts).map_err(|e| read_error(hosts, e))?;
+    let there = list(hosts, rules)?;
+    if let Some((_, newest)) = there.last() {
+        let file = File::open(newest).map_err(|e| read_error(newest, e))?;
+        if holds(file, std::iter::once(content.as_slice())).map_err(|e| read_error(newest, e))? {
+            return Ok(Backup { path: newest.clone(), created: false });
+        }
+    }
+    let day = today();
+    let mut number = there.iter().filter(|((d, _), _)| *d == day).map(|((_, n), _)| n + 1).max().unwrap_or(0);
+    loop {
+        let path = rules.directory.join(backup_name(hosts, day, number));
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        match options.open(&path) {
+            Ok(mut file) => {
+                let written = file.write_all(&content).and_then(|()| file.sync_all());
+                if let Err(e) = written {
+                    // A part of a backup is none.
+                    let _removed = std::fs::remove_file(&path);
+                    return Err(os_error(&path, "write", e));
+                }
+                rotate(hosts, rules)?;
+                return Ok(Backup { path, created: true });
+            }
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => number += 1,
+            Err(e) => return Err(os_error(&path, "write", e)),
+        }
+    }
+}
+
+fn rotate(hosts: &Path, rules: &BackupRules) -> Result<(), Error> {
+    let there = list(hosts, rules)?;
+    let surplus = there.len().saturating_sub(rules.keep);
+    for (_, path) in there.iter().skip(1).take(surplus) {
+        std::fs::remove_file(path).map_err(|e| os_error(path, "remove", e))?;
+    }
+    Ok(())
+}
+
+/// YYYYMMDD, and the number of the backup on that day.
+type DayAndNumber = (u32, u32);
+
+/// The backups by day and number.
+fn list(hosts: &Path, rules: &BackupRules) -> Result<Vec<(DayAndNumber, PathBuf)>, Error> {
+    let failed = |e| read_error(&rules.directory, e);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&rules.directory).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        if let Some(order) = order_of(hosts, &name.to_string_lossy()) {
+            found.push((order, rules.directory.join(name)));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn order_of(hosts: &Path, name: &str) -> Option<DayAndNumber> {
+    let rest = name.strip_prefix(&*hosts.file_name()?.to_string_lossy())?.strip_prefix('.')?;
+    let (day, number) = rest.split_once('.').unwrap_or((rest, "0"));
+    (day.len() == 8).then_some(())?;
+    Some((day.parse().ok()?, number.parse().ok()?))
+}
+
+fn backup_name(hosts: &Path, day: u32, number: u32) -> std::ffi::OsString {
+    let mut name = hosts.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{day:08}"));
+    if number > 0 {
+        name.push(format!(".{number}"));
+    }
+    name
+}
+
+/// The day as YYYYMMDD, in UTC.
+fn today() -> u32 {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    date(seconds / 86_400)
+}
+
+/// The civil date of a day since 1970-01-01, for the days that 32 bits hold (after Howard Hinnant's algorithms).
+fn date(days: u64) -> u32 {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_shifted + 2) / 5 + 1;
+    let month = if month_shifted < 10 { month_shifted + 3 } else { month_shifted - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    u32::try_from(year * 10_000 + month * 100 + day).unwrap_or(99_991_231)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn dates_are_civil() {
+        for (days, date) in [(0, 19_700_101), (59, 19_700_301), (11_016, 20_000_229), (20_778, 20_261_121)] {
+            assert_eq!(super::date(days), date);
+        }
+    }
+}

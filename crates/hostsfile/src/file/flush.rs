@@ -1,0 +1,73 @@
+//! Asking the system to forget what it has cached about names.
+
+use std::io::ErrorKind;
+use std::process::{Command, Stdio};
+
+/// Why a resolver's cache was not flushed. The hosts file has nothing to do with it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// The command could not be started.
+    #[error("cannot run {command}")]
+    NotStarted {
+        /// The command line.
+        command: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The command said no.
+    #[error("{command} failed: {message}")]
+    Failed {
+        /// The command line.
+        command: String,
+        /// The last line of what it wrote, or its exit status.
+        message: String,
+    },
+}
+
+/// What was flushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Flushed {
+    /// The command lines that ran; none where the system caches nothing.
+    pub commands: Vec<String>,
+}
+
+/// Flushes the caches of the system's resolver.
+///
+/// An edit of the hosts file rarely needs this: glibc and musl read the file at each lookup, systemd-resolved within two
+/// seconds, macOS and Windows watch it. It helps with answers that came from DNS before. On Linux the daemons that are
+/// there are asked (`resolvectl`, `nscd`); where there is none, nothing is done and that is no error.
+///
+/// # Errors
+/// [`FlushError`], from the first command that fails.
+pub fn flush() -> Result<Flushed, FlushError> {
+    let mut ran = Vec::new();
+    for &(argv, optional) in COMMANDS {
+        let command = argv.join(" ");
+        let output = Command::new(argv[0]).args(&argv[1..]).stdin(Stdio::null()).output();
+        match output {
+            Err(e) if optional && e.kind() == ErrorKind::NotFound => {}
+            Err(source) => return Err(FlushError::NotStarted { command, source }),
+            Ok(output) if output.status.success() => ran.push(command),
+            // The program is installed, the daemon does not run.
+            Ok(_) if optional => {}
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stderr).trim().lines().last().unwrap_or_default().to_owned();
+                let message = if text.is_empty() { output.status.to_string() } else { text };
+                return Err(FlushError::Failed { command, message });
+            }
+        }
+    }
+    Ok(Flushed { commands: ran })
+}
+
+/// Command lines, and whether the system may be without them.
+type Commands = &'static [(&'static [&'static str], bool)];
+
+#[cfg(target_vendor = "apple")]
+const COMMANDS: Commands = &[(&["dscacheutil", "-flushcache"], false), (&["killall", "-HUP", "mDNSResponder"], false)];
+#[cfg(windows)]
+const COMMANDS: Commands = &[(&["ipconfig", "/flushdns"], false)];
+#[cfg(not(any(windows, target_vendor = "apple")))]
+const COMMANDS: Commands = &[(&["resolvectl", "flush-caches"], true), (&["nscd", "-i", "hosts"], true)];

@@ -1,0 +1,118 @@
+//! How a hosts file is opened.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::HostsFile;
+use super::backup::BackupRules;
+use crate::edit::Options;
+use crate::error::Error;
+
+/// Options for opening a [`HostsFile`].
+/// ```no_run
+/// use hostsfile::FileOptions;
+/// let hosts = FileOptions::new().in_place(true).open("/etc/hosts")?;
+/// # Ok::<(), hostsfile::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct FileOptions {
+    pub(crate) plan: Options,
+    pub(crate) in_place: bool,
+    pub(crate) create_missing: bool,
+    pub(crate) override_read_only: bool,
+    pub(crate) first_lock_wait: Duration,
+    pub(crate) lock_directory: Option<PathBuf>,
+    pub(crate) backup: Option<BackupRules>,
+}
+
+impl FileOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        FileOptions {
+            plan: Options::default(),
+            in_place: false,
+            create_missing: false,
+            override_read_only: false,
+            first_lock_wait: Duration::from_millis(250),
+            lock_directory: None,
+            backup: None,
+        }
+    }
+
+    /// How edits are planned.
+    #[must_use]
+    pub fn plan_options(mut self, options: Options) -> Self {
+        self.plan = options;
+        self
+    }
+
+    /// Writes the file in place and never replaces it, for a file that is bound over another and must keep its inode. A
+    /// reader may then see a part of a change. Default: false.
+    #[must_use]
+    pub fn in_place(mut self, in_place: bool) -> Self {
+        self.in_place = in_place;
+        self
+    }
+
+    /// Takes a missing file for an empty one and creates it (mode 0644) at the first change. Default: false.
+    #[must_use]
+    pub fn create_missing(mut self, create: bool) -> Self {
+        self.create_missing = create;
+        self
+    }
+
+    /// Changes a file that is marked read-only (no write bit in its mode, or Windows' attribute) and leaves the mark as it
+    /// was. Default: false, which gives [`Error::ReadOnlyFile`].
+    #[must_use]
+    pub fn override_read_only(mut self, override_it: bool) -> Self {
+        self.override_read_only = override_it;
+        self
+    }
+
+    /// How long the first attempt waits for the lock. Three retries follow, each twice as long as the one before, so that
+    /// [`Error::Locked`] comes after fifteen times this. Default: 250 ms (3.75 s in all).
+    #[must_use]
+    pub fn first_lock_wait(mut self, wait: Duration) -> Self {
+        self.first_lock_wait = wait;
+        self
+    }
+
+    /// The directory for the lock file. It is made with mode 0700 and removed again when it is empty; it must be one that
+    /// only its owner can use. Default: `/run/hostsfile` (elsewhere than on Linux `/var/run/hostsfile`) for the system's
+    /// file where root edits it, and otherwise the directory of the hosts file itself. All programs that edit one file must agree.
+    #[must_use]
+    pub fn lock_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.lock_directory = Some(directory.into());
+        self
+    }
+
+    /// Makes a backup before the first change through this [`HostsFile`]. Default: none.
+    #[must_use]
+    pub fn backup(mut self, rules: BackupRules) -> Self {
+        self.backup = Some(rules);
+        self
+    }
+
+    /// Opens a hosts file.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] unless missing files are created, [`Error::NotAFile`], [`Error::SymlinkLoop`].
+    pub fn open(self, path: impl Into<PathBuf>) -> Result<HostsFile, Error> {
+        HostsFile::with_options(path.into(), self)
+    }
+
+    /// Opens the system's hosts file.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn system(self) -> Result<HostsFile, Error> {
+        self.open(super::system_path())
+    }
+}
+
+impl Default for FileOptions {
+    fn default() -> Self {
+        FileOptions::new()
+    }
+}

@@ -1,0 +1,125 @@
+//! Puts new bytes in the place of a file.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, ErrorKind};
+
+use super::lock::Lock;
+use super::options::FileOptions;
+use super::sys::Directory;
+use super::target::{Target, os_error};
+use super::{Method, fail, in_place, sys};
+use crate::error::Error;
+use crate::plan::Plan;
+
+/// What became of an attempt.
+pub(super) enum Attempt {
+    Written(Method),
+    /// The file's content is not what the plan was made from.
+    Stale,
+    /// It was written in place, and then held something else.
+    NotVerified,
+}
+
+/// Writes the plan.
+pub(super) fn replace(target: &Target, plan: &Plan<'_>, lock: &Lock, options: &FileOptions) -> Result<Attempt, Error> {
+    let old = if target.exists() { Some(target.open()?) } else { None };
+    if let Some(old) = &old {
+        sys::check_writable(target, old, options.override_read_only)?;
+    }
+    let _marks = sys::clear_marks(target, options.override_read_only)?;
+    if old.is_some() && options.in_place {
+        return in_place::write(target, plan, lock);
+    }
+    let (temp, file) = match Temp::create_in(&target.directory, target) {
+        Ok(made) => made,
+        Err(e) if old.is_some() && (e.kind() == ErrorKind::PermissionDenied || e.kind() == ErrorKind::ReadOnlyFilesystem) => {
+            return in_place::write(target, plan, lock);
+        }
+        Err(e) => return Err(os_error(&target.shown, "write a file beside", e)),
+    };
+    fail::point("temp-created");
+    plan.write_to(&file).map_err(|e| os_error(&target.shown, "write a file beside", e))?;
+    fail::point("temp-written");
+    match &old {
+        Some(old) => match sys::copy_attributes(old, &file) {
+            Ok(()) => {}
+            // Not all of it can be kept that way; in place, everything stays as it is.
+            Err(e) if sys::is_refused(&e) => {
+                drop(temp);
+                return in_place::write(target, plan, lock);
+            }
+            Err(e) => return Err(os_error(&target.shown, "copy the attributes of", e)),
+        },
+        None => sys::set_default_mode(&file).map_err(|e| os_error(&target.shown, "set the mode of", e))?,
+    }
+    fail::point("attributes-copied");
+    file.sync_all().map_err(|e| os_error(&target.shown, "sync a file beside", e))?;
+    fail::point("temp-synced");
+    drop(old);
+    if !target.holds(plan.old_bytes())? {
+        return Ok(Attempt::Stale);
+    }
+    fail::point("compared");
+    match temp.rename_over(target, file) {
+        Ok(()) => {}
+        Err((temp, e)) if sys::must_stay(&e) && target.exists() => {
+            drop(temp);
+            return in_place::write(target, plan, lock);
+        }
+        Err((_, e)) => return Err(sys::rename_error(target, e)),
+    }
+    fail::point("renamed");
+    target.directory.sync().map_err(|e| os_error(&target.shown, "sync the directory of", e))?;
+    Ok(Attempt::Written(Method::Renamed))
+}
+
+/// A file beside the target that goes when it is dropped.
+pub(super) struct Temp<'d> {
+    directory: &'d Directory,
+    name: OsString,
+    there: bool,
+}
+
+impl<'d> Temp<'d> {
+    /// Makes a file of a random name that nobody else can read, for what is to be written to the target.
+    pub(super) fn create_in(directory: &'d Directory, target: &Target) -> io::Result<(Self, File)> {
+        for _ in 0..TRIES {
+            let name = target.beside(&format!("{:016x}.tmp", fastrand::u64(..)));
+            match directory.create_file(&name) {
+                Ok(file) => return Ok((Temp { directory, name, there: true }, file)),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(ErrorKind::AlreadyExists.into())
+    }
+
+    /// Gives it a name of its own, under which it stays.
+    pub(super) fn rename_to(mut self, name: &OsStr) -> io::Result<()> {
+        self.directory.rename(&self.name, name)?;
+        self.there = false;
+        Ok(())
+    }
+
+    fn rename_over(mut self, target: &Target, file: File) -> Result<(), (Self, io::Error)> {
+        match sys::replace_file(self.directory, &self.name, file, &target.name, target.exists()) {
+            Ok(()) => {
+                self.there = false;
+                Ok(())
+            }
+            Err(e) => Err((self, e)),
+        }
+    }
+}
+
+impl Drop for Temp<'_> {
+    fn drop(&mut self) {
+        if self.there {
+            // What cannot be removed here is removed before the next change.
+            let _removed = self.directory.remove(&self.name);
+        }
+    }
+}
+
+const TRIES: usize = 16;

@@ -1,0 +1,34 @@
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)]
+
+mod cidr;
+mod diff;
+mod document;
+mod edit;
+mod entry;
+mod error;
+mod file;
+mod layout;
+mod line;
+mod lint;
+mod manual;
+mod name;
+mod plan;
+mod scan;
+
+pub use cidr::Cidr;
+pub use diff::Diff;
+pub use document::{BlockView, Document};
+pub use edit::{Edit, OnConflict, Options, UserNames};
+pub use entry::{Block, Entry};
+pub use error::{Damage, Error};
+pub use file::backup::{Backup, BackupRules};
+pub use file::flush::{FlushError, Flushed, flush};
+pub use file::{FileOptions, HostsFile, Method, Outcome, Swept, system_path};
+pub use layout::Layout;
+pub use line::{EntryLine, Line, LineKind, LineRef, Oddity};
+pub use lint::{Diagnostic, Finding, Resolver};
+pub use manual::{Shell, manual_instructions};
+pub use name::{Comment, HostName, Marker, Owner, Tag, Zone};
+pub use plan::{Conflict, Plan, plan};
+pub use scan::LineEnding;

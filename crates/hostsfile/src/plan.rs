@@ -1,0 +1,280 @@
+//! From bytes and edits to new bytes, without touching anything.
+
+mod block;
+mod compose;
+mod line;
+mod managed;
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use crate::diff::Diff;
+use crate::document::{Document, Inside};
+use crate::edit::{Edit, Options};
+use crate::error::Error;
+use crate::line::LineKind;
+use crate::lint::{Diagnostic, Finding, Resolver};
+use crate::name::{HostName, Marker, Tag};
+use crate::scan::Markers;
+
+/// Works out what edits make of a file's bytes. Pure: it reads and writes no file.
+///
+/// The edits are carried out in order, as one pass over the file. Nothing is planned if one of them cannot be done.
+/// ```
+/// use hostsfile::{Block, Edit, Entry, Options, Tag, plan};
+/// let before = b"127.0.0.1 localhost\n";
+/// let block = Block::new(Tag::new("devbox")?).with_entries([Entry::new("127.77.0.1".parse()?, ["orders"])?]);
+///
+/// let add = plan(before, &[Edit::SetBlock(block)], &Options::new())?;
+/// assert!(add.changed());
+/// assert_eq!(add.new_bytes(), b"127.0.0.1 localhost\n# BEGIN devbox\n127.77.0.1 orders\n# END devbox\n");
+/// println!("{}", add.diff());
+///
+/// let after = add.new_bytes();
+/// let remove = plan(&after, &[Edit::RemoveBlock(Tag::new("devbox")?)], &Options::new())?;
+/// assert_eq!(remove.new_bytes(), before);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// [`Error::DamagedBlock`] for a block that an edit names, [`Error::NoSuchBlock`] for one to be enabled, disabled,
+/// [`Error::LineChanged`], [`Error::NotAnEntry`] and [`Error::Overlap`] for lines, [`Error::Utf16`], and what an entry can be refused for.
+pub fn plan<'a>(bytes: &'a [u8], edits: &[Edit], options: &Options) -> Result<Plan<'a>, Error> {
+    plan_bytes(Cow::Borrowed(bytes), edits, options)
+}
+
+pub(crate) fn plan_bytes<'a>(bytes: Cow<'a, [u8]>, edits: &[Edit], options: &Options) -> Result<Plan<'a>, Error> {
+    if edits.is_empty() {
+        return Ok(Plan::new(bytes, Vec::new()));
+    }
+    if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
+        return Err(Error::Utf16);
+    }
+    let composed = compose::compose(&bytes, edits, options)?;
+    let mut plan = Plan::new(bytes, composed.splices);
+    plan.tags = composed.tags;
+    plan.markers = composed.markers;
+    plan.left_out = composed.left_out;
+    Ok(plan)
+}
+
+/// What edits make of a file: the new bytes, and what there is to say about them.
+///
+/// The bytes are kept as the old ones and the changed parts; nothing is copied until it is asked for.
+#[derive(Debug, Clone)]
+pub struct Plan<'a> {
+    original: Cow<'a, [u8]>,
+    /// By rising ranges, without overlap; insertions at one place in their order.
+    splices: Vec<Splice>,
+    tags: Vec<Tag>,
+    markers: Vec<Marker>,
+    left_out: HashSet<HostName>,
+    findings: OnceLock<(Vec<Conflict>, Vec<Diagnostic>)>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(original: Cow<'a, [u8]>, splices: Vec<Splice>) -> Self {
+        Plan {
+            original,
+            splices,
+            tags: Vec::new(),
+            markers: Vec::new(),
+            left_out: HashSet::new(),
+            findings: OnceLock::new(),
+        }
+    }
+
+    /// A plan that puts other bytes in the place of all.
+    pub(crate) fn replace_all(original: Cow<'a, [u8]>, new: Vec<u8>) -> Self {
+        let splices = if *original == *new { Vec::new() } else { vec![Splice { range: 0..original.len(), text: new }] };
+        Plan::new(original, splices)
+    }
+
+    /// Whether the new bytes differ from the old ones.
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        !self.splices.is_empty()
+    }
+
+    /// The bytes that the plan was made from.
+    #[must_use]
+    pub fn old_bytes(&self) -> &[u8] {
+        &self.original
+    }
+
+    /// The bytes that the file is to have.
+    #[must_use]
+    pub fn new_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.new_len());
+        for piece in self.pieces() {
+            bytes.extend_from_slice(piece);
+        }
+        bytes
+    }
+
+    /// The length of the new bytes.
+    #[must_use]
+    pub fn new_len(&self) -> usize {
+        self.pieces().map(<[u8]>::len).sum()
+    }
+
+    /// Writes the new bytes.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write_to(&self, mut to: impl Write) -> io::Result<()> {
+        self.pieces().try_for_each(|piece| to.write_all(piece))
+    }
+
+    /// The change as a unified diff with three lines of context, for people and for patch(1).
+    #[must_use]
+    pub fn diff(&self) -> Diff {
+        Diff::of(&self.original, &self.splices)
+    }
+
+    pub(crate) fn diff_changes(&self) -> Vec<crate::diff::Change> {
+        crate::diff::changed_lines(&self.original, &self.splices)
+    }
+
+    /// The names of the edited blocks and managed lines that a line of the user's has too, with the first such line. They
+    /// are found when this is first called.
+    #[must_use]
+    pub fn conflicts(&self) -> &[Conflict] {
+        &self.findings().0
+    }
+
+    /// What there is to say about the file as planned: the conflicts, and what this system's resolver will not see in it
+    /// ([`Document::lint`]). They are found when this is first called.
+    #[must_use]
+    pub fn diagnostics(&self) -> &[Diagnostic] {
+        &self.findings().1
+    }
+
+    /// The same plan with the old bytes its own.
+    #[must_use]
+    pub fn into_owned(self) -> Plan<'static> {
+        Plan {
+            original: Cow::Owned(self.original.into_owned()),
+            splices: self.splices,
+            tags: self.tags,
+            markers: self.markers,
+            left_out: self.left_out,
+            findings: self.findings,
+        }
+    }
+
+    /// The new bytes as parts of the old ones and of the changes.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.splices.iter().map(|s| s.range.end));
+        let ends = self.splices.iter().map(|s| s.range.start).chain(std::iter::once(self.original.len()));
+        let texts = self.splices.iter().map(|s| s.text.as_slice()).chain(std::iter::once(&[][..]));
+        starts.zip(ends).zip(texts).flat_map(|((start, end), text)| [&self.original[start..end], text]).filter(|p| !p.is_empty())
+    }
+
+    /// The same plan, with the old bytes borrowed.
+    pub(crate) fn borrowed(&self) -> Plan<'_> {
+        let mut plan = Plan::new(Cow::Borrowed(&*self.original), self.splices.clone());
+        plan.tags.clone_from(&self.tags);
+        plan.markers.clone_from(&self.markers);
+        plan.left_out.clone_from(&self.left_out);
+        plan
+    }
+
+    /// The new bytes from an offset on that lies before the first change or at it.
+    pub(crate) fn new_tail(&self, from: usize) -> Vec<u8> {
+        let mut tail = Vec::with_capacity(self.new_len() - from);
+        let mut skip = from;
+        for piece in self.pieces() {
+            let here = skip.min(piece.len());
+            skip -= here;
+            tail.extend_from_slice(&piece[here..]);
+        }
+        tail
+    }
+
+    /// The offset of the first byte that differs, as far as the splices tell.
+    pub(crate) fn first_change(&self) -> usize {
+        self.splices.first().map_or(self.original.len(), |s| {
+            let same = self.original[s.range.clone()].iter().zip(&s.text).take_while(|(a, b)| a == b).count();
+            s.range.start + same
+        })
+    }
+
+    fn findings(&self) -> &(Vec<Conflict>, Vec<Diagnostic>) {
+        self.findings.get_or_init(|| {
+            let new = Document::parse(self.new_bytes());
+            let conflicts = self.find_conflicts(&new);
+            let resolver = Resolver::platform();
+            let mut diagnostics: Vec<Diagnostic> = conflicts
+                .iter()
+                .map(|c| Diagnostic {
+                    line: Some(c.line),
+                    resolver,
+                    finding: Finding::Shadowed { name: c.name.to_string(), line: c.line, address: c.address },
+                })
+                .collect();
+            diagnostics.extend(new.lint(resolver).into_iter().filter(|d| !matches!(d.finding, Finding::Shadowed { .. })));
+            (conflicts, diagnostics)
+        })
+    }
+
+    fn find_conflicts(&self, new: &Document) -> Vec<Conflict> {
+        let markers = Markers::of(new.render());
+        let ours: HashSet<&str> = self.tags.iter().map(Tag::as_str).collect();
+        let is_managed = |comment: &[u8]| self.markers.iter().any(|m| m.as_str().as_bytes() == comment);
+        let mut names: HashMap<String, bool> = self.left_out.iter().map(|n| (n.to_string(), true)).collect();
+        let spans = markers.spans();
+        let own = Inside::new(spans.iter().filter(|s| ours.contains(s.tag)).map(|s| s.range.clone()));
+        let all = Inside::new(spans.iter().map(|s| s.range.clone()));
+        let (mut own, mut all) = (own.walk(), all.walk());
+        let mut of_user = Vec::new();
+        for line in new.lines() {
+            let LineKind::Entry(entry) = line.kind else { continue };
+            let inside = all.holds(line.span.start);
+            if own.holds(line.span.start) || (!inside && !entry.comment.is_empty() && is_managed(entry.comment)) {
+                for name in entry.names {
+                    names.entry(name.to_ascii_lowercase()).or_default();
+                }
+            } else if !inside {
+                of_user.push(entry);
+            }
+        }
+        let mut conflicts = Vec::new();
+        for entry in of_user {
+            for name in &entry.names {
+                // Each name once, with the first line that has it.
+                if let Some((name, left_out)) = names.remove_entry(&name.to_ascii_lowercase())
+                    && let Ok(name) = HostName::with_underscore(&name)
+                {
+                    conflicts.push(Conflict { name, line: entry.line, address: entry.address, left_out });
+                }
+            }
+        }
+        conflicts
+    }
+}
+
+/// A name of an edited block or managed line that the user has in a line of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Conflict {
+    /// The name.
+    pub name: HostName,
+    /// The first line of the user's that has it, in the file as planned, from 1.
+    pub line: usize,
+    /// Where that line leads.
+    pub address: IpAddr,
+    /// Whether the name was left out of the block ([`UserNames::LeaveOut`](crate::UserNames::LeaveOut)).
+    pub left_out: bool,
+}
+
+/// Bytes in the place of a part of the old ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Splice {
+    pub(crate) range: Range<usize>,
+    pub(crate) text: Vec<u8>,
+}

@@ -1,0 +1,408 @@
+//! A block while it is being edited.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use crate::edit::Options;
+use crate::entry::{Block, Entry};
+use crate::layout::BLOCK_STYLE;
+use crate::line::{self, LineKind};
+use crate::name::{HostName, Owner, Tag};
+use crate::scan::{LineEnding, MarkerKind, Markers, Span};
+
+/// A block that edits name: where it stands, and what it is to hold.
+pub(super) struct BlockWork<'a> {
+    pub(super) tag: Tag,
+    /// Where it stands in the old bytes.
+    pub(super) span: Option<Span<'a>>,
+    /// Other parts that go with it: stray markers and doubles, when it is repaired.
+    pub(super) extra: Vec<Range<usize>>,
+    gone: bool,
+    /// Its lines, once an edit has looked at them; without them it is kept as it stands.
+    items: Option<Items<'a>>,
+    owner: Option<Owner>,
+    off: bool,
+    other: Vec<&'a str>,
+}
+
+impl<'a> BlockWork<'a> {
+    pub(super) fn new(tag: Tag, span: Option<Span<'a>>) -> Self {
+        BlockWork {
+            tag,
+            extra: Vec::new(),
+            gone: span.is_none(),
+            items: None,
+            owner: span.as_ref().and_then(Span::owner),
+            off: span.as_ref().is_some_and(|s| s.attributes.off),
+            other: span.as_ref().map(|s| s.attributes.other.clone()).unwrap_or_default(),
+            span,
+        }
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        !self.gone
+    }
+
+    /// `leave_out`: names that are not to be written.
+    pub(super) fn set(&mut self, block: &Block, leave_out: &HashSet<HostName>) {
+        let mut items = Items::default();
+        for entry in &block.entries {
+            items.push_entry(entry, leave_out);
+        }
+        self.owner.clone_from(&block.owner);
+        self.off = false;
+        self.gone = items.list.is_empty();
+        self.items = Some(items);
+    }
+
+    pub(super) fn add(&mut self, bytes: &'a [u8], block: &Block, leave_out: &HashSet<HostName>) {
+        if !self.exists() {
+            return self.set(block, leave_out);
+        }
+        if block.owner.is_some() {
+            self.owner.clone_from(&block.owner);
+        }
+        let off = self.off;
+        let items = self.items(bytes);
+        let disabled = off || items.all_disabled();
+        for entry in &block.entries {
+            items.add(entry, disabled, leave_out);
+        }
+    }
+
+    pub(super) fn remove_names(&mut self, bytes: &'a [u8], names: &[HostName]) {
+        if !self.exists() {
+            return;
+        }
+        let items = self.items(bytes);
+        if items.remove(names) && !items.has_names() {
+            self.remove();
+        }
+    }
+
+    pub(super) fn remove(&mut self) {
+        self.gone = true;
+        self.items = None;
+    }
+
+    pub(super) fn enable(&mut self, bytes: &'a [u8]) {
+        let off = std::mem::take(&mut self.off);
+        let items = self.items(bytes);
+        for item in &mut items.list {
+            item.enable(off);
+        }
+        items.forget_index();
+    }
+
+    pub(super) fn disable(&mut self, bytes: &'a [u8]) {
+        let items = self.items(bytes);
+        if !items.list.iter().any(Item::is_active) {
+            return;
+        }
+        // Where a comment sign in front of the entries alone could not be undone exactly, each line gets one.
+        let mixed = !items.list.iter().all(Item::is_active);
+        for item in &mut items.list {
+            item.disable(mixed);
+        }
+        items.forget_index();
+        self.off |= mixed;
+    }
+
+    /// Makes one whole block of what there is of a damaged one.
+    pub(super) fn repair(bytes: &'a [u8], markers: &Markers<'a>, tag: Tag) -> Self {
+        let mut open: Vec<usize> = Vec::new();
+        let mut pairs: Vec<(usize, usize)> = Vec::new();
+        let mut stray: Vec<usize> = Vec::new();
+        for &at in markers.of_tag(tag.as_str()) {
+            match (markers.lines[at].kind, open.pop()) {
+                (MarkerKind::Begin, before) => {
+                    open.extend(before);
+                    open.push(at);
+                }
+                (MarkerKind::End, Some(begin)) => {
+                    pairs.push((begin, at));
+                    // What is still open is not closed by a later END: the blocks would hold one another.
+                    stray.append(&mut open);
+                }
+                (MarkerKind::End, None) => stray.push(at),
+            }
+        }
+        stray.append(&mut open);
+        pairs.sort_unstable();
+        let spans: Vec<Span<'a>> = pairs.iter().map(|&(begin, end)| markers.span(begin, end)).collect();
+        let mut spans = spans.into_iter();
+        let mut work = BlockWork::new(tag, spans.next());
+        work.extra = stray.iter().map(|&at| markers.lines[at].range.clone()).collect();
+        let none = HashSet::new();
+        for double in spans {
+            let mut items = Items::default();
+            items.load(bytes, &double);
+            let disabled = double.attributes.off;
+            let target = work.items(bytes);
+            for item in items.list {
+                match &item.entry {
+                    Some(held) => target.add(&held.entry(), disabled || held.disabled, &none),
+                    None => target.list.push(item),
+                }
+            }
+            // What belongs to others in the double stays where it is.
+            let mut from = double.range.start;
+            for foreign in &double.foreign {
+                work.extra.push(from..foreign.start);
+                from = foreign.end;
+            }
+            work.extra.push(from..double.range.end);
+        }
+        work
+    }
+
+    fn items(&mut self, bytes: &'a [u8]) -> &mut Items<'a> {
+        self.items.get_or_insert_with(|| {
+            let mut items = Items::default();
+            if let (false, Some(span)) = (self.gone, &self.span) {
+                items.load(bytes, span);
+            }
+            items
+        })
+    }
+
+    /// Whether its lines were looked at, so that it is rendered anew.
+    pub(super) fn is_rendered(&self) -> bool {
+        self.items.is_some()
+    }
+
+    /// The block's text with BEGIN and END.
+    pub(super) fn render(&self, ending: LineEnding, no_eol: bool, options: &Options) -> Vec<u8> {
+        let eol = ending.as_str();
+        let mut text = format!("# BEGIN {}", self.tag);
+        if no_eol {
+            text.push_str(" eol=0");
+        }
+        if self.off {
+            text.push_str(" off=1");
+        }
+        if let Some(owner) = &self.owner {
+            text.push_str(" owner=");
+            text.push_str(owner.as_str());
+        }
+        for other in &self.other {
+            text.push(' ');
+            text.push_str(other);
+        }
+        text.push_str(eol);
+        let mut bytes = text.into_bytes();
+        if let Some(items) = &self.items {
+            items.render(&mut bytes, eol, options);
+        }
+        bytes.extend_from_slice(b"# END ");
+        bytes.extend_from_slice(self.tag.as_str().as_bytes());
+        bytes.extend_from_slice(eol.as_bytes());
+        bytes
+    }
+
+    /// The parts of the old block that belong to others.
+    pub(super) fn foreign(&self, bytes: &[u8]) -> Vec<u8> {
+        let ranges = self.span.iter().flat_map(|s| s.foreign.iter().cloned());
+        ranges.flat_map(|r| bytes[r].iter().copied()).collect()
+    }
+}
+
+/// The lines between BEGIN and END.
+#[derive(Default)]
+struct Items<'a> {
+    list: Vec<Item<'a>>,
+    /// Made when names are added or removed one by one, so that a batch of them stays linear.
+    index: Option<Index>,
+}
+
+struct Item<'a> {
+    /// The line's text without its end, as long as it is not changed.
+    raw: Option<Cow<'a, [u8]>>,
+    entry: Option<Held>,
+}
+
+/// An entry whose names can be struck out.
+struct Held {
+    place: Entry,
+    names: Vec<(HostName, bool)>,
+    disabled: bool,
+}
+
+impl Held {
+    fn entry(&self) -> Entry {
+        let names = self.names.iter().filter(|(_, there)| *there).map(|(n, _)| n.clone()).collect();
+        Entry { names, ..self.place.clone() }
+    }
+}
+
+#[derive(Default)]
+struct Index {
+    by_name: HashMap<HostName, Vec<(usize, usize)>>,
+    by_place: HashMap<Entry, usize>,
+}
+
+impl<'a> Items<'a> {
+    fn load(&mut self, bytes: &'a [u8], span: &Span<'a>) {
+        for range in span.own_lines(bytes) {
+            let raw = crate::scan::chomp(&bytes[range]);
+            self.list.push(Item { raw: Some(Cow::Borrowed(raw)), entry: held(raw) });
+        }
+    }
+
+    /// Adds an entry behind the others; shares the last one's lines where it can.
+    fn push_entry(&mut self, entry: &Entry, leave_out: &HashSet<HostName>) {
+        let names = entry.names.iter().filter(|n| !leave_out.contains(*n)).map(|n| (n.clone(), true));
+        if let Some(last) = self.list.last_mut().and_then(|i| i.entry.as_mut())
+            && last.place.same_place(entry)
+        {
+            last.names.extend(names);
+            return;
+        }
+        let names: Vec<_> = names.collect();
+        if !names.is_empty() {
+            let place = Entry { names: Vec::new(), ..entry.clone() };
+            self.list.push(Item { raw: None, entry: Some(Held { place, names, disabled: false }) });
+        }
+    }
+
+    fn add(&mut self, entry: &Entry, disabled: bool, leave_out: &HashSet<HostName>) {
+        for name in entry.names.iter().filter(|n| !leave_out.contains(*n)) {
+            let index = self.index.get_or_insert_with(|| Index::of(&self.list));
+            let held_at = index.by_name.get(name).map_or(&[][..], Vec::as_slice);
+            let there = held_at.iter().any(|&(item, at)| {
+                let held = self.list[item].entry.as_ref();
+                held.is_some_and(|h| h.names[at].1 && h.place.address == entry.address && h.place.zone == entry.zone)
+            });
+            if there {
+                continue;
+            }
+            let place = Entry { names: Vec::new(), ..entry.clone() };
+            // A name that has another address keeps the order of its addresses: a new line, behind those there are.
+            let home = if held_at.is_empty() { index.by_place.get(&place).copied() } else { None };
+            let item = home.unwrap_or_else(|| {
+                let held = Held { place: place.clone(), names: Vec::new(), disabled };
+                self.list.push(Item { raw: None, entry: Some(held) });
+                index.by_place.insert(place, self.list.len() - 1);
+                self.list.len() - 1
+            });
+            self.list[item].raw = None;
+            if let Some(held) = &mut self.list[item].entry {
+                held.names.push((name.clone(), true));
+                index.by_name.entry(name.clone()).or_default().push((item, held.names.len() - 1));
+            }
+        }
+    }
+
+    /// Whether any name was there.
+    fn remove(&mut self, names: &[HostName]) -> bool {
+        let mut any = false;
+        let index = self.index.get_or_insert_with(|| Index::of(&self.list));
+        for name in names {
+            for (item, at) in index.by_name.remove(name).unwrap_or_default() {
+                self.list[item].raw = None;
+                if let Some(held) = &mut self.list[item].entry {
+                    held.names[at].1 = false;
+                }
+                any = true;
+            }
+        }
+        any
+    }
+
+    fn has_names(&self) -> bool {
+        self.list.iter().filter_map(|i| i.entry.as_ref()).any(|h| h.names.iter().any(|(_, there)| *there))
+    }
+
+    fn all_disabled(&self) -> bool {
+        let mut entries = self.list.iter().filter_map(|i| i.entry.as_ref()).peekable();
+        entries.peek().is_some() && entries.all(|h| h.disabled)
+    }
+
+    fn forget_index(&mut self) {
+        self.index = None;
+    }
+
+    fn render(&self, into: &mut Vec<u8>, eol: &str, options: &Options) {
+        let mut seen: HashSet<&str> = HashSet::new();
+        for item in &self.list {
+            if let Some(raw) = &item.raw {
+                into.extend_from_slice(raw);
+                into.extend_from_slice(eol.as_bytes());
+            } else if let Some(held) = &item.entry {
+                seen.clear();
+                let names = held.names.iter().filter(|(_, there)| *there).map(|(n, _)| n.as_str());
+                for line in options.layout.lines(&held.place, names.filter(|n| seen.insert(n)), BLOCK_STYLE) {
+                    if held.disabled {
+                        into.extend_from_slice(b"# ");
+                    }
+                    into.extend_from_slice(line.as_bytes());
+                    into.extend_from_slice(eol.as_bytes());
+                }
+            }
+        }
+    }
+}
+
+impl Item<'_> {
+    fn is_active(&self) -> bool {
+        self.entry.as_ref().is_some_and(|h| !h.disabled) || self.raw.as_ref().is_some_and(|r| matches!(line::read(0, r), LineKind::Entry(_)))
+    }
+
+    fn disable(&mut self, any_line: bool) {
+        if let Some(raw) = &mut self.raw
+            && (any_line || !raw.starts_with(b"#"))
+        {
+            raw.to_mut().splice(0..0, *b"# ");
+        }
+        if let Some(held) = &mut self.entry {
+            held.disabled = true;
+        }
+    }
+
+    fn enable(&mut self, any_line: bool) {
+        if let Some(raw) = &mut self.raw {
+            let entry = matches!(line::read(0, raw), LineKind::Disabled(_));
+            if any_line && raw.starts_with(b"# ") {
+                raw.to_mut().drain(..2);
+            } else if entry {
+                let sign = raw.iter().position(|b| *b == b'#').map_or(0, |at| at + 1);
+                let blanks = raw[sign..].iter().take_while(|b| crate::scan::is_blank(**b)).count();
+                raw.to_mut().drain(..sign + blanks);
+            }
+            self.entry = held(raw);
+        } else if let Some(held) = &mut self.entry {
+            held.disabled = false;
+        }
+    }
+}
+
+impl Index {
+    fn of(list: &[Item<'_>]) -> Self {
+        let mut index = Index::default();
+        for (item, held) in list.iter().enumerate().filter_map(|(at, i)| i.entry.as_ref().map(|h| (at, h))) {
+            for (at, (name, there)) in held.names.iter().enumerate() {
+                if *there {
+                    index.by_name.entry(name.clone()).or_default().push((item, at));
+                }
+            }
+            index.by_place.insert(held.place.clone(), item);
+        }
+        index
+    }
+}
+
+/// The entry of a line, if it is one that could be written again with the same meaning.
+fn held(raw: &[u8]) -> Option<Held> {
+    let (entry, disabled) = match line::read(0, raw) {
+        LineKind::Entry(entry) => (entry, false),
+        LineKind::Disabled(entry) => (entry, true),
+        _ => return None,
+    };
+    let names = entry.names.iter().map(|n| HostName::with_underscore(n)).collect::<Result<Vec<_>, _>>().ok()?;
+    let comment = std::str::from_utf8(entry.comment).ok()?;
+    let comment = if comment.is_empty() { None } else { Some(crate::name::Comment::new(comment).ok()?) };
+    let zone = entry.zone.map(crate::name::Zone::new).transpose().ok()?;
+    let place = Entry { address: entry.address, zone, names: Vec::new(), comment };
+    Some(Held { place, names: names.into_iter().map(|n| (n, true)).collect(), disabled })
+}
