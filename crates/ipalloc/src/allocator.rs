@@ -1,0 +1,534 @@
+//! Which key holds which address.
+
+mod assign;
+mod choice;
+mod fixed;
+mod index;
+mod ports;
+mod replay;
+mod slots;
+mod views;
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+pub(crate) use self::fixed::Fixed;
+pub(crate) use self::ports::{Hold, Ports};
+pub(crate) use self::slots::{Entry, Kind, Slot, Slots};
+pub use self::assign::{Difference, Reason};
+pub use self::views::{Lease, Rest, Stats};
+use crate::address::{AddressRange, Family, Runs, number};
+use crate::free::{BitTree, Free};
+use crate::lockfile::LockFile;
+use crate::record::Record;
+use crate::pool::Aim;
+use crate::{Error, Key, Pool, Strategy, Timestamp};
+
+/// The leases of a pool: which key holds which address, what is at rest, what is pinned, locked and reserved.
+///
+/// It lives in memory; [`store::Persistent`](crate::store::Persistent) keeps one on disk.
+///
+/// ```
+/// use ipalloc::{Allocator, Key, Pool, Timestamp};
+///
+/// let mut allocator = Allocator::new(Pool::default());
+/// let orders = Key::new("dev/backend/orders")?;
+/// let now = Timestamp::from_secs(1_700_000_000);
+///
+/// let address = allocator.lease(&orders, now)?;
+/// assert_eq!(address, allocator.lease(&orders, now)?);
+/// assert_eq!(allocator.lookup(address), Some(&orders));
+///
+/// allocator.release(&orders, now);
+/// assert_eq!(allocator.lookup(address), None);
+/// # Ok::<(), ipalloc::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Allocator {
+    pool: Pool,
+    slots: Slots,
+    free: Free,
+    fixed: Fixed,
+    /// What the pool reserves and what was reserved since.
+    reserved: Runs,
+    reservations: std::collections::BTreeSet<AddressRange>,
+    ports: Ports,
+    /// What was done, for a journal; none where nobody keeps one.
+    log: Option<Vec<Record>>,
+}
+
+impl Allocator {
+    /// An allocator that has leased nothing yet.
+    pub fn new(pool: Pool) -> Self {
+        let mut allocator = Self {
+            free: Free::new(pool.size(), pool.strategy() == Strategy::LowestFree),
+            reserved: pool.reserved().clone(),
+            pool,
+            slots: Slots::new(),
+            fixed: Fixed::default(),
+            reservations: std::collections::BTreeSet::new(),
+            ports: Ports::default(),
+            log: None,
+        };
+        allocator.reserve_places();
+        allocator
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Leases an address to a key. A key that holds one keeps it: the call may be repeated.
+    ///
+    /// By hash, the key gets its pin, or its locked address, or the first address from its [first choice](Pool::first_choice) upwards
+    /// (going round at the end of the pool) that is not held, at rest, reserved or fixed for another key. Lowest free, it
+    /// gets its pin or lock, or the address it had last, or the lowest one that was never used, or the one that
+    /// has rested longest beyond its quarantine.
+    ///
+    /// # Errors
+    /// [`Error::PoolExhausted`]
+    pub fn lease(&mut self, key: &Key, now: Timestamp) -> Result<IpAddr, Error> {
+        let aim = self.pool.aim(key);
+        self.expire(now);
+        if let Some(number) = aim.number
+            && self.free.is_surely_free(aim.place)
+            && !self.fixed.any()
+            && self.slots.elsewhere(aim, key).is_none()
+        {
+            // The common case by hash: nobody is, was or is to be at the first choice, and the key is nowhere else.
+            self.put_lease(key, aim, number, now, Kind::Whole);
+            return Ok(self.pool.family().address(number));
+        }
+        if let Some(address) = self.keep(key, aim, now) {
+            return Ok(address);
+        }
+        let number = self.choose(key, aim, now, |_| true)?;
+        self.settle(key, aim, number, now, Kind::Whole);
+        Ok(self.pool.family().address(number))
+    }
+
+    /// Leases an address that the caller finds usable: `usable` is asked for one address of the key after the other, up to
+    /// [`Allocator::MAX_OFFERS`], first for the one that the key holds.
+    ///
+    /// Where the key holds an address that is not usable, that address comes to rest and the key gets another. It is the only call that
+    /// takes a live lease elsewhere, and only when its own holder has no use for it.
+    ///
+    /// # Errors
+    /// [`Error::NoneUsable`], and then a live lease stays as it is; [`Error::PoolExhausted`]
+    pub fn lease_where(
+        &mut self,
+        key: &Key,
+        now: Timestamp,
+        mut usable: impl FnMut(IpAddr) -> bool,
+    ) -> Result<IpAddr, Error> {
+        let aim = self.pool.aim(key);
+        let held = self.live_slot(key, aim).map(|slot| self.address_at(slot));
+        if let Some(address) = held
+            && usable(address)
+        {
+            return Ok(self.keep(key, aim, now).unwrap_or(address));
+        }
+        self.expire(now);
+        let number = self.choose(key, aim, now, usable)?;
+        let ports = held.map(|held| self.held_ports(key, held)).unwrap_or_default();
+        self.release(key, now);
+        self.settle(key, aim, number, now, Kind::Whole);
+        for (port, count) in ports {
+            self.hold(key, number, port, count, now);
+        }
+        Ok(self.pool.family().address(number))
+    }
+
+    /// How many addresses [`Allocator::lease_where`] offers before it gives up.
+    pub const MAX_OFFERS: usize = 32;
+
+    /// Leases an address for one endpoint of a key and counts it. The lease lasts until as many [`release_port`](Self::release_port)s or
+    /// one [`release`](Self::release); where the key is leased as a whole, until the latter.
+    ///
+    /// In a pool that [shares by port](crate::PoolBuilder::share_by_port), endpoints of several keys stand at one address as long as their ports
+    /// differ, and a port comes to rest as an address does. By hash, a key joins those at its first choice where its port is free, and
+    /// others only when the pool has no free address; lowest free, it joins the lowest address it can.
+    ///
+    /// # Errors
+    /// [`Error::PortTaken`] where the key has an address and another key's endpoint stands there at this port; [`Error::PoolExhausted`]
+    pub fn lease_port(&mut self, key: &Key, port: NonZeroU16, now: Timestamp) -> Result<IpAddr, Error> {
+        let aim = self.pool.aim(key);
+        let number = match self.live_slot(key, aim) {
+            Some(slot) => {
+                let number = self.slots.entry(slot).number();
+                if let Some(owner) = self.ports.barred(number, port, key, now, self.pool.quarantine()) {
+                    let address = self.pool.family().address(number);
+                    return Err(Error::PortTaken { address, port: port.get(), key: owner.clone() });
+                }
+                number
+            }
+            None => {
+                self.expire(now);
+                let number = self.choose_shared(key, aim, port, now)?;
+                self.settle(key, aim, number, now, Kind::Ports);
+                number
+            }
+        };
+        let count = self.ports.count(number, port, key).saturating_add(1);
+        self.hold(key, number, port, count, now);
+        Ok(self.pool.family().address(number))
+    }
+
+    /// Gives back one endpoint. With the last one of a key that is not leased as a whole, its lease ends. Tells the address if
+    /// nobody holds it any more.
+    ///
+    /// # Errors
+    /// [`Error::PortNotHeld`]
+    pub fn release_port(&mut self, key: &Key, port: NonZeroU16, now: Timestamp) -> Result<Option<IpAddr>, Error> {
+        let aim = self.pool.aim(key);
+        let held = self.live_slot(key, aim).map(|slot| (slot, self.slots.entry(slot).number()));
+        let Some((slot, number)) = held.filter(|(_, number)| self.ports.count(*number, port, key) > 0) else {
+            return Err(Error::PortNotHeld { key: key.clone(), port: port.get() });
+        };
+        let count = self.ports.count(number, port, key) - 1;
+        self.hold(key, number, port, count, now);
+        if self.slots.entry(slot).kind == Kind::Ports && !self.ports.holds_any(number, key) {
+            return Ok(self.release(key, now));
+        }
+        Ok(None)
+    }
+
+    /// Ends the lease of a key with all its endpoints, and puts the address to rest unless other keys stand there. Tells the address if nobody holds
+    /// it any more; a key without a lease is nothing to do.
+    pub fn release(&mut self, key: &Key, now: Timestamp) -> Option<IpAddr> {
+        let aim = self.pool.aim(key);
+        let slot = self.live_slot(key, aim)?;
+        let number = self.slots.entry(slot).number();
+        self.ports.release_key(number, key, now, self.pool.shares_by_port());
+        self.note(|| Record::Release { key: key.clone(), at: now });
+        let shared = self.slots.at_number(number).nth(1).is_some();
+        if shared {
+            self.slots.remove(aim, slot);
+        } else {
+            self.slots.rest(slot, now);
+        }
+        self.mark_shareable(number);
+        self.mark(number);
+        (!shared).then(|| self.pool.family().address(number))
+    }
+
+    /// The address that a key holds.
+    pub fn get(&self, key: &Key) -> Option<IpAddr> {
+        self.live_slot(key, self.pool.aim(key)).map(|slot| self.address_at(slot))
+    }
+
+    /// The key that holds an address, or the v4 address that a v6 address [stands beside](Pool::beside). Where several do, one of them; see [`Allocator::holders`].
+    pub fn lookup(&self, address: IpAddr) -> Option<&Key> {
+        let entry = self.slots.entry(self.slots.by_number(self.own_number(address)?)?);
+        entry.is_live().then_some(&entry.key)
+    }
+
+    /// Every key that holds an address: several where endpoints share it.
+    pub fn holders(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
+        let slots = self.own_number(address).into_iter().flat_map(|number| self.slots.at_number(number));
+        slots.map(|slot| self.slots.entry(slot)).filter(|entry| entry.is_live()).map(|entry| &entry.key)
+    }
+
+    /// Fixes the address of a key: it gets this one, and nobody else does, whether it is leased or not.
+    ///
+    /// # Errors
+    /// [`Error::OutOfPool`], [`Error::AddressTaken`], [`Error::AddressResting`], and [`Error::KeyLive`] where the key holds another address.
+    pub fn pin(&mut self, key: &Key, address: IpAddr, now: Timestamp) -> Result<(), Error> {
+        let number = self.given_number(address)?;
+        if let Some(owner) = self.fixed.owner(number).filter(|owner| *owner != key) {
+            return Err(Error::AddressTaken { address, key: owner.clone() });
+        }
+        self.expire(now);
+        if let Some(at) = self.get(key).filter(|at| *at != address) {
+            return Err(Error::KeyLive { key: key.clone(), address: at });
+        }
+        if let Some(slot) = self.slots.by_number(number) {
+            let entry = self.slots.entry(slot);
+            let key_there = entry.key.clone();
+            if entry.is_live() {
+                if self.slots.at_number(number).any(|slot| self.slots.entry(slot).key != *key) {
+                    let key_there = self.holders(address).find(|other| *other != key).cloned().unwrap_or(key_there);
+                    return Err(Error::AddressTaken { address, key: key_there });
+                }
+            } else if key_there != *key {
+                let until = entry.at.plus(self.pool.quarantine());
+                if until > now {
+                    return Err(Error::AddressResting { address, key: key_there, until });
+                }
+            }
+        }
+        self.put_pin(key, number);
+        self.note(|| Record::Pin { key: key.clone(), address });
+        Ok(())
+    }
+
+    /// Takes a pin away. A live lease stays where it is. Tells the address that was pinned.
+    pub fn unpin(&mut self, key: &Key) -> Option<IpAddr> {
+        let number = self.fixed.unpin(key)?;
+        self.mark(number);
+        self.note(|| Record::Unpin { key: key.clone() });
+        Some(self.pool.family().address(number))
+    }
+
+    /// Puts a lock file in force, in place of the former one: its addresses are kept for its keys. Live leases stay where they are; [`check`](Self::check)
+    /// tells which of them contradict it. A pin of a key comes before its line in the lock file.
+    ///
+    /// # Errors
+    /// [`Error::OutOfPool`], and [`Error::AddressTaken`] where a pin gives the address to another key; then the former lock file stays in force.
+    pub fn set_lock(&mut self, lock: &LockFile) -> Result<(), Error> {
+        for (key, address) in lock.iter() {
+            let number = self.given_number(address)?;
+            if let Some(owner) = self.fixed.pinned_to(number).filter(|owner| *owner != key) {
+                return Err(Error::AddressTaken { address, key: owner.clone() });
+            }
+        }
+        self.put_lock(lock.iter());
+        Ok(())
+    }
+
+    /// Keeps addresses from being given from now on, beside those that the pool reserves. A live lease among them stays.
+    ///
+    /// # Errors
+    /// [`Error::AddressTaken`] where a pin or the lock file gives one of them to a key.
+    pub fn reserve(&mut self, range: impl Into<AddressRange>) -> Result<(), Error> {
+        let range = range.into();
+        if range.family() == self.pool.family()
+            && let Some((number, key)) = self.fixed.within(number(range.first()), number(range.last()))
+        {
+            return Err(Error::AddressTaken { address: self.pool.family().address(number), key: key.clone() });
+        }
+        if self.put_reservation(range) {
+            self.note(|| Record::Reserve { first: range.first(), last: range.last() });
+        }
+        Ok(())
+    }
+
+    /// Takes back a reservation that was made with [`reserve`](Self::reserve). Tells whether there was one of exactly this range.
+    pub fn unreserve(&mut self, range: impl Into<AddressRange>) -> bool {
+        let range = range.into();
+        let found = self.reservations.remove(&range);
+        if found {
+            self.reserved = self.pool.reserved().clone();
+            for range in self.reservations.iter().filter(|range| range.family() == self.pool.family()) {
+                self.reserved.insert(number(range.first()), number(range.last()));
+            }
+            self.rebuild_free(false);
+            self.note(|| Record::Unreserve { first: range.first(), last: range.last() });
+        }
+        found
+    }
+
+    /// Forgets what has rested long enough, so that it is free again. Every call that gives an address does so first.
+    ///
+    /// Lowest free, the last 65,536 released addresses are remembered beyond that, so that they are given again in the order in
+    /// which they were released.
+    pub fn expire(&mut self, now: Timestamp) {
+        let keep = if self.pool.strategy() == Strategy::LowestFree { REMEMBERED } else { 0 };
+        while self.slots.resting() > keep
+            && let Some(slot) = self.slots.longest_resting()
+            && self.slots.entry(slot).at.plus(self.pool.quarantine()) <= now
+        {
+            self.forget(slot);
+        }
+    }
+
+    /// Makes room for so many more leases, which saves growing step by step.
+    pub fn reserve_room(&mut self, more: usize) {
+        self.slots.reserve(more);
+    }
+
+    /// Where the key is live: its address, and the lease is that of the whole key from now on.
+    fn keep(&mut self, key: &Key, aim: Aim, now: Timestamp) -> Option<IpAddr> {
+        let slot = self.live_slot(key, aim)?;
+        let number = self.slots.entry(slot).number();
+        if self.slots.entry(slot).kind == Kind::Ports {
+            self.make_whole(slot, number);
+            let address = self.pool.family().address(number);
+            self.note(|| Record::Lease { key: key.clone(), address, at: now, whole: true });
+        }
+        Some(self.pool.family().address(number))
+    }
+
+    fn make_whole(&mut self, slot: Slot, number: u128) {
+        self.slots.entry_mut(slot).kind = Kind::Whole;
+        self.mark_shareable(number);
+    }
+
+    /// Gives an address to a key that holds none; what rests there is forgotten.
+    fn settle(&mut self, key: &Key, aim: Aim, number: u128, now: Timestamp, kind: Kind) {
+        let before = self.slots.by_key(aim, key);
+        if let Some(slot) = self.slots.by_number(number).filter(|slot| !self.slots.entry(*slot).is_live()) {
+            if Some(slot) == before {
+                self.slots.wake(slot, now, kind);
+                return self.settled(key, number, now, kind);
+            }
+            self.forget(slot);
+        }
+        if let Some(before) = before {
+            self.slots.unlink_key(aim, before);
+        }
+        self.put_lease(key, aim, number, now, kind);
+    }
+
+    fn put_lease(&mut self, key: &Key, aim: Aim, number: u128, now: Timestamp, kind: Kind) {
+        self.slots.insert(aim, key, number, now, kind);
+        let place = if aim.number == Some(number) { Some(aim.place) } else { self.pool.space().place(number) };
+        if let Some(place) = place {
+            self.free.set(place, true);
+        }
+        self.settled(key, number, now, kind);
+        if self.free.outgrown(self.slots.addresses()) {
+            self.rebuild_free(true);
+        }
+    }
+
+    fn settled(&mut self, key: &Key, number: u128, now: Timestamp, kind: Kind) {
+        if self.pool.shares_by_port() {
+            self.mark_shareable(number);
+        }
+        let address = self.pool.family().address(number);
+        self.note(|| Record::Lease { key: key.clone(), address, at: now, whole: kind == Kind::Whole });
+    }
+
+    fn hold(&mut self, key: &Key, number: u128, port: NonZeroU16, count: u32, now: Timestamp) {
+        self.ports.set(number, port, key, count, now, self.pool.shares_by_port());
+        self.note(|| Record::Hold { key: key.clone(), port, count, at: now });
+    }
+
+    fn held_ports(&self, key: &Key, address: IpAddr) -> Vec<(NonZeroU16, u32)> {
+        let ports = self.ports.at(number(address)).filter(|(_, hold)| hold.count > 0 && hold.key == *key);
+        ports.map(|(port, hold)| (port, hold.count)).collect()
+    }
+
+    fn put_pin(&mut self, key: &Key, number: u128) {
+        if let Some(before) = self.fixed.pin(key, number) {
+            self.mark(before);
+        }
+        self.mark(number);
+    }
+
+    fn put_lock<'l>(&mut self, lines: impl IntoIterator<Item = (&'l Key, IpAddr)>) {
+        let locks: Vec<_> = lines.into_iter().map(|(key, address)| (key.clone(), number(address))).collect();
+        let now: Vec<_> = locks.iter().map(|(_, number)| *number).collect();
+        let before = self.fixed.set_locks(locks.into_iter());
+        for number in before.into_iter().chain(now) {
+            self.mark(number);
+        }
+    }
+
+    /// The lines of a lock file that no pin contradicts, as another process may have pinned since it was put in force.
+    pub(crate) fn set_lock_where_possible(&mut self, lock: &LockFile) {
+        let fits = |(key, address): &(&Key, IpAddr)| {
+            self.given_number(*address)
+                .is_ok_and(|number| self.fixed.pinned_to(number).is_none_or(|owner| owner == *key))
+        };
+        let lines: Vec<_> = lock.iter().filter(fits).collect();
+        self.put_lock(lines);
+    }
+
+    pub(crate) fn put_reservation(&mut self, range: AddressRange) -> bool {
+        let new = self.reservations.insert(range);
+        if new && range.family() == self.pool.family() {
+            let mut added = Runs::default();
+            added.insert(number(range.first()), number(range.last()));
+            self.reserved.insert(number(range.first()), number(range.last()));
+            for (first, last) in self.pool.space().places(&added) {
+                self.free.reserve(first, last);
+            }
+        }
+        new
+    }
+
+    /// Takes a resting entry out.
+    fn forget(&mut self, slot: Slot) {
+        let entry = self.slots.entry(slot);
+        let (number, aim) = (entry.number(), self.pool.aim(&entry.key));
+        self.slots.remove(aim, slot);
+        self.ports.forget(number);
+        self.mark(number);
+    }
+
+    fn live_slot(&self, key: &Key, aim: Aim) -> Option<Slot> {
+        self.slots.by_key(aim, key).filter(|slot| self.slots.entry(*slot).is_live())
+    }
+
+    fn address_at(&self, slot: Slot) -> IpAddr {
+        self.pool.family().address(self.slots.entry(slot).number())
+    }
+
+    /// The number of an address of the pool's family, or of the one that it stands beside.
+    fn own_number(&self, address: IpAddr) -> Option<u128> {
+        let address = self.pool.besides_whom(address).unwrap_or(address);
+        (Family::of(address) == self.pool.family()).then(|| number(address))
+    }
+
+    fn given_number(&self, address: IpAddr) -> Result<u128, Error> {
+        if self.pool.place(address).is_some() && !self.reserved.contains(number(address)) {
+            Ok(number(address))
+        } else {
+            Err(Error::OutOfPool { address, pool: self.pool.to_string() })
+        }
+    }
+
+    fn is_taken(&self, number: u128) -> bool {
+        self.slots.by_number(number).is_some() || self.fixed.owner(number).is_some() || self.reserved.contains(number)
+    }
+
+    /// Brings the free places up to date with what is known of an address.
+    fn mark(&mut self, number: u128) {
+        if let Some(place) = self.pool.space().place(number) {
+            let taken = self.is_taken(number);
+            self.free.set(place, taken);
+        }
+    }
+
+    /// Brings the addresses that endpoints may join up to date.
+    fn mark_shareable(&mut self, number: u128) {
+        if self.pool.shares_by_port() {
+            let mut there = self.slots.at_number(number).map(|slot| self.slots.entry(slot).kind).peekable();
+            let shareable = there.peek().is_some() && there.all(|kind| kind == Kind::Ports);
+            self.ports.set_shareable(number, shareable);
+        }
+    }
+
+    fn reserve_places(&mut self) {
+        for (first, last) in self.pool.space().places(&self.reserved) {
+            self.free.reserve(first, last);
+        }
+    }
+
+    fn rebuild_free(&mut self, outgrown: bool) {
+        self.free = if outgrown || matches!(self.free, Free::Bits(_)) {
+            Free::Bits(BitTree::new(self.pool.size()))
+        } else {
+            Free::new(self.pool.size(), self.pool.strategy() == Strategy::LowestFree)
+        };
+        self.reserve_places();
+        for number in self.slots.entries().map(Entry::number).chain(self.fixed.numbers()) {
+            if let Some(place) = self.pool.space().place(number) {
+                self.free.set(place, true);
+            }
+        }
+    }
+
+    #[inline]
+    fn note(&mut self, record: impl FnOnce() -> Record) {
+        if let Some(log) = &mut self.log {
+            log.push(record());
+        }
+    }
+
+    /// From now on what is done is written down.
+    pub(crate) fn start_log(&mut self) {
+        self.log = Some(Vec::new());
+    }
+
+    /// What was done since the last call.
+    pub(crate) fn take_log(&mut self) -> Vec<Record> {
+        self.log.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+}
+
+/// How many released addresses lowest-free remembers beyond their quarantine.
+const REMEMBERED: usize = 65_536;
