@@ -1,0 +1,18 @@
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)]
+
+mod by_hand;
+mod error;
+mod hosts;
+mod names;
+pub mod owner;
+mod peer;
+mod policy;
+mod serve;
+mod sys;
+
+pub use by_hand::to_wire;
+pub use error::Error;
+pub use hosts::sweep;
+pub use policy::{Caller, Policy};
+pub use serve::{enter, run};

@@ -1,0 +1,140 @@
+//! Which process a block belongs to, as its BEGIN line says it: `owner=<pid>.<start time>.<boot>`.
+//!
+//! A pid alone is used again by other processes. With the start time it is used again at most after a reboot where
+//! that time counts from the boot (Linux: ticks), and the boot id tells reboots apart. Start times elsewhere count from
+//! a fixed day, and the boot part is `0`.
+
+use std::io;
+
+use crate::peer;
+
+/// This process.
+///
+/// # Errors
+/// When the system does not say when this process started, as without `/proc`.
+pub fn current() -> io::Result<String> {
+    let pid = std::process::id();
+    match peer::started(pid)? {
+        peer::Started::Lives(Some(start)) => Ok(format!("{pid}.{start}.{}", peer::boot())),
+        peer::Started::Lives(None) => Ok(format!("{pid}.0.{}", peer::boot())),
+        peer::Started::Never => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "this process is not to be seen",
+        )),
+    }
+}
+
+/// Whether the process that a block names lives. `true` also where that cannot be told, and for owners of a form that
+/// is not ours: their blocks are not ours to remove.
+///
+/// ```
+/// let me = devbox_helper::owner::current()?;
+/// assert!(devbox_helper::owner::is_alive(&me));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[must_use]
+pub fn is_alive(owner: &str) -> bool {
+    let Some(owner) = Owner::parse(owner) else {
+        return true;
+    };
+    if owner.boot != peer::boot() {
+        return false;
+    }
+    match peer::started(owner.pid) {
+        Ok(peer::Started::Lives(Some(start))) => start == owner.start,
+        Ok(peer::Started::Never) => false,
+        Ok(peer::Started::Lives(None)) | Err(_) => true,
+    }
+}
+
+/// The pid in an owner of our form.
+#[must_use]
+pub fn pid(owner: &str) -> Option<u32> {
+    Owner::parse(owner).map(|owner| owner.pid)
+}
+
+struct Owner<'a> {
+    pid: u32,
+    start: u64,
+    boot: &'a str,
+}
+
+impl<'a> Owner<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.split('.');
+        let owner = Self {
+            pid: parts.next()?.parse().ok()?,
+            start: parts.next()?.parse().ok()?,
+            boot: parts.next()?,
+        };
+        let whole = parts.next().is_none() && owner.pid != 0 && !owner.boot.is_empty();
+        whole.then_some(owner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_lives_under_its_own_token_only() {
+        let me = current().unwrap();
+        assert!(is_alive(&me), "{me}");
+        assert_eq!(pid(&me), Some(std::process::id()));
+        assert!(
+            me.len() <= 64 && me.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.'),
+            "{me}"
+        );
+        let mut parts: Vec<&str> = me.split('.').collect();
+        parts[1] = "1";
+        assert!(
+            !is_alive(&parts.join(".")),
+            "another start time is another process"
+        );
+        let parts: Vec<&str> = me.split('.').collect();
+        assert!(
+            !is_alive(&format!("{}.{}.another", parts[0], parts[1])),
+            "another boot is another process"
+        );
+    }
+
+    #[test]
+    fn ended_process_is_dead_even_before_it_is_reaped() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .stdin(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let peer::Started::Lives(Some(start)) = peer::started(child.id()).unwrap() else {
+            panic!("a child has a start time");
+        };
+        let token = format!("{}.{start}.{}", child.id(), peer::boot());
+        assert!(is_alive(&token));
+        child.kill().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while is_alive(&token) {
+            assert!(std::time::Instant::now() < deadline, "a zombie counts as alive");
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!is_alive(&token));
+    }
+
+    #[test]
+    fn what_is_not_our_form_is_left_alone() {
+        for foreign in [
+            "",
+            "x",
+            "1",
+            "1.2",
+            "1.2.",
+            "0.1.b",
+            "1.2.3.4",
+            "a.b.c",
+            "-1.2.3",
+            "99999999999.1.b",
+        ] {
+            assert!(is_alive(foreign), "{foreign:?}");
+        }
+    }
+}

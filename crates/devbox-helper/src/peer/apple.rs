@@ -1,0 +1,39 @@
+//! `proc_pidinfo` (libproc.h); of other users it may tell root only.
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+
+use super::Started;
+
+/// Microseconds since 1970. A zombie has ended.
+pub(crate) fn started(pid: u32) -> io::Result<Started> {
+    let Ok(raw) = i32::try_from(pid) else {
+        return Ok(Started::Never);
+    };
+    let size = i32::try_from(size_of::<libc::proc_bsdinfo>()).map_err(io::Error::other)?;
+    let mut info = MaybeUninit::<libc::proc_bsdinfo>::zeroed();
+    // SAFETY: the buffer is ours and of the size that is told.
+    let filled =
+        unsafe { libc::proc_pidinfo(raw, libc::PROC_PIDTBSDINFO, 0, info.as_mut_ptr().cast(), size) };
+    if filled != size {
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            Some(libc::ESRCH) => Ok(Started::Never),
+            Some(libc::EPERM) => Ok(Started::Lives(None)),
+            _ => Err(error),
+        };
+    }
+    // SAFETY: it was zeroed, the call filled all of it, and every bit pattern of its integers is valid.
+    let info = unsafe { info.assume_init() };
+    if info.pbi_status == libc::SZOMB {
+        return Ok(Started::Never);
+    }
+    Ok(Started::Lives(Some(
+        info.pbi_start_tvsec * 1_000_000 + info.pbi_start_tvusec,
+    )))
+}
+
+/// Start times here do not begin again with a boot.
+pub(crate) fn boot() -> &'static str {
+    "0"
+}

@@ -1,0 +1,136 @@
+//! Sessions, signals, effective ids.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::thread;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Gid, Uid, getegid, geteuid, setegid, seteuid};
+use rustix::net::{AddressFamily, SocketType};
+
+use crate::policy::Caller;
+
+/// Whether a listener can be handed to the caller.
+pub(crate) const PASSES_LISTENERS: bool = true;
+
+/// Leaves the caller's session and is deaf to what a terminal or a shell sends: signals that are blocked in every
+/// thread are never delivered. To be called before there is another thread. It also leaves the working directory, so that its file system can be unmounted.
+pub(crate) fn detach() -> io::Result<()> {
+    let mut deaf = SigSet::empty();
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGTSTP,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+        Signal::SIGTERM,
+    ] {
+        deaf.add(signal);
+    }
+    deaf.thread_block()?;
+    if let Err(errno) = rustix::process::setsid() {
+        // setsid(2): EPERM also means that this process leads its session already.
+        let session = rustix::process::getsid(None)?;
+        if session != rustix::process::getpid() {
+            return Err(errno.into());
+        }
+    }
+    std::env::set_current_dir("/")?;
+    Ok(())
+}
+
+/// SIGTERM is for this process itself (an administrator, a shutdown): it ends the stream, as the caller's end would.
+pub(crate) fn end_on_terminate() -> io::Result<()> {
+    let mut terminate = SigSet::empty();
+    terminate.add(Signal::SIGTERM);
+    thread::Builder::new()
+        .name("terminate".into())
+        .stack_size(64 << 10)
+        .spawn(move || {
+            while let Err(errno) = terminate.wait() {
+                if errno != nix::errno::Errno::EINTR {
+                    return;
+                }
+            }
+            // Fails only when the stream has ended already, which is what is wanted.
+            rustix::net::shutdown(io::stdin().as_fd(), rustix::net::Shutdown::Read).ok();
+        })?;
+    Ok(())
+}
+
+/// A listener as std makes it, but with a backlog of 1024: std's 128 is soon full when a page opens all its connections.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, 1024)?;
+    Ok(TcpListener::from(socket))
+}
+
+/// Does `work` with no more rights than the caller has, then takes its own again. Ids are the process's: the thread for
+/// SIGTERM touches no file.
+pub(crate) fn with_rights_of<T>(caller: &Caller, work: impl FnOnce() -> T) -> io::Result<T> {
+    let (uid, gid) = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
+    if geteuid() == uid && !geteuid().is_root() {
+        return Ok(work());
+    }
+    let own = Rights {
+        uid: geteuid(),
+        gid: getegid(),
+        groups: rustix::process::getgroups()?,
+    };
+    // Groups and gid first: they can be set only while the uid is still root's.
+    groups::set(&caller.groups)?;
+    let result = setegid(gid).and_then(|()| seteuid(uid)).map(|()| work());
+    own.restore()?;
+    Ok(result?)
+}
+
+struct Rights {
+    uid: Uid,
+    gid: Gid,
+    groups: Vec<rustix::process::Gid>,
+}
+
+impl Rights {
+    fn restore(self) -> io::Result<()> {
+        seteuid(self.uid)?;
+        setegid(self.gid)?;
+        let groups: Vec<u32> = self.groups.iter().map(|group| group.as_raw()).collect();
+        groups::set(&groups)
+    }
+}
+
+#[cfg(not(target_vendor = "apple"))]
+mod groups {
+    use super::{Gid, io};
+
+    pub(super) fn set(groups: &[u32]) -> io::Result<()> {
+        let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+        Ok(nix::unistd::setgroups(&groups)?)
+    }
+}
+
+#[cfg(target_vendor = "apple")]
+mod groups {
+    #![expect(unsafe_code, reason = "nix leaves setgroups out on these systems")]
+
+    use super::io;
+
+    pub(super) fn set(groups: &[u32]) -> io::Result<()> {
+        let count = i32::try_from(groups.len()).map_err(io::Error::other)?;
+        // SAFETY: the pointer and the count are those of one slice, which the call only reads.
+        match unsafe { libc::setgroups(count, groups.as_ptr()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! A child without a console of its own is told nothing by the console: there is nothing to leave.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use crate::policy::Caller;
+
+/// Whether a listener can be handed to the caller.
+pub(crate) const PASSES_LISTENERS: bool = false;
+
+#[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]
+pub(crate) fn detach() -> io::Result<()> {
+    Ok(())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]
+pub(crate) fn end_on_terminate() -> io::Result<()> {
+    Ok(())
+}
+
+/// There is no such thing as a numbered user to act for.
+pub(crate) fn with_rights_of<T>(_: &Caller, _: impl FnOnce() -> T) -> io::Result<T> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "acting with another user's rights",
+    ))
+}
+
+/// As std does it. Nobody is handed it here.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address)
+}

@@ -1,0 +1,127 @@
+//! Under sudo the helper is root and its caller is not: no file but the system's own is touched with root's rights.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+
+use devbox_helper::{Caller, Policy};
+use helper_client::{Client, Error, HelperError, HostsBlock, HostsEntry, HostsReport};
+
+const ORIGINAL: &[u8] = b"127.0.0.1 localhost\n";
+/// Debian's and most others' `nobody`; any user without rights of its own does.
+const NOBODY: u32 = 65534;
+
+fn set(file: &Path) -> (Client, Result<HostsReport, Error>) {
+    let mut policy = Policy::new(file).unwrap();
+    policy.pools.push("127.77.0.0/16".parse().unwrap());
+    policy.caller = Some(Caller {
+        uid: NOBODY,
+        gid: NOBODY,
+        groups: vec![NOBODY],
+    });
+    let mut client = Client::start(env!("CARGO_BIN_EXE_devbox-helper"), policy.to_args()).unwrap();
+    let entry = HostsEntry {
+        address: "127.77.0.2".parse().unwrap(),
+        names: vec!["orders".into()],
+    };
+    let result = client.set_hosts(HostsBlock {
+        tag: "devbox-a".into(),
+        entries: vec![entry],
+    });
+    (client, result)
+}
+
+fn directory_of_nobody() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    dir
+}
+
+#[test]
+#[ignore = "needs root: acts with another user's rights"]
+fn file_of_the_caller_is_edited_and_stays_theirs() {
+    let dir = directory_of_nobody();
+    let file = dir.path().join("hosts");
+    fs::write(&file, ORIGINAL).unwrap();
+    chown(&file, Some(NOBODY), Some(NOBODY)).unwrap();
+    let (client, result) = set(&file);
+    assert!(result.unwrap().changed);
+    assert_ne!(fs::read(&file).unwrap(), ORIGINAL);
+    for entry in fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().uid(), NOBODY, "{:?}", entry.file_name());
+    }
+    assert!(client.close().unwrap().success());
+    assert_eq!(fs::read(&file).unwrap(), ORIGINAL);
+}
+
+#[test]
+#[ignore = "needs root: acts with another user's rights"]
+fn listener_is_still_bound_with_the_helpers_rights() {
+    let dir = directory_of_nobody();
+    let file = dir.path().join("hosts");
+    fs::write(&file, ORIGINAL).unwrap();
+    chown(&file, Some(NOBODY), Some(NOBODY)).unwrap();
+    let (mut client, result) = set(&file);
+    result.unwrap();
+    let mut random = fastrand::Rng::with_seed(7);
+    let bound = (0..20).find_map(|_| {
+        client
+            .bind(([127, 77, random.u8(1..), 9], random.u16(1..1024)).into())
+            .ok()
+    });
+    assert!(bound.is_some(), "root's rights came back after the edit");
+}
+
+#[test]
+#[ignore = "needs root: acts with another user's rights"]
+fn file_of_root_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let file = dir.path().join("hosts");
+    fs::write(&file, ORIGINAL).unwrap();
+    let (client, result) = set(&file);
+    assert!(
+        matches!(result, Err(Error::Helper(HelperError::PermissionDenied { .. }))),
+        "{result:?}"
+    );
+    client.close().unwrap();
+    assert_eq!(fs::read(&file).unwrap(), ORIGINAL);
+}
+
+#[test]
+#[ignore = "needs root: acts with another user's rights"]
+fn directory_of_root_is_not_looked_into() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
+    let file = dir.path().join("hosts");
+    fs::write(&file, ORIGINAL).unwrap();
+    let (client, result) = set(&file);
+    assert!(
+        matches!(result, Err(Error::Helper(HelperError::PermissionDenied { .. }))),
+        "{result:?}"
+    );
+    client.close().unwrap();
+    assert_eq!(fs::read(&file).unwrap(), ORIGINAL);
+}
+
+#[test]
+#[ignore = "needs root: acts with another user's rights"]
+fn link_of_the_caller_to_a_file_of_root_is_refused() {
+    let roots = tempfile::tempdir().unwrap();
+    fs::set_permissions(roots.path(), Permissions::from_mode(0o755)).unwrap();
+    let target = roots.path().join("target");
+    fs::write(&target, ORIGINAL).unwrap();
+    let dir = directory_of_nobody();
+    let file = dir.path().join("hosts");
+    symlink(&target, &file).unwrap();
+    let (client, result) = set(&file);
+    assert!(
+        matches!(result, Err(Error::Helper(HelperError::PermissionDenied { .. }))),
+        "{result:?}"
+    );
+    client.close().unwrap();
+    assert_eq!(fs::read(&target).unwrap(), ORIGINAL);
+}

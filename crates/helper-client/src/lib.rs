@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "tokio")]
+mod async_client;
+mod channel;
+mod client;
+mod codec;
+mod error;
+mod message;
+mod sys;
+
+#[cfg(feature = "tokio")]
+pub use async_client::AsyncClient;
+pub use channel::{Channel, Receiver, Sender};
+pub use client::{Client, StartOptions};
+pub use codec::{Decoder, FrameError, MAX_FRAME_BYTES, encode};
+pub use error::Error;
+pub use message::{
+    BindFailure, Conflict, Diagnostic, HelperError, HostsBlock, HostsEntry, HostsReport, ReleaseReport,
+    Reply, Request, SweepReport, SweptBlock, UserBlock, UserEdit, UserEntry, UserLine, VERSION,
+};

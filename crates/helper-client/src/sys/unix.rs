@@ -1,0 +1,147 @@
+//! A Unix stream socket pair; the helper's end is its standard input. Descriptors travel as SCM_RIGHTS (unix(7)).
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+
+/// Starts the command with its end of a new channel. Our end is close-on-exec: no other child inherits it.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Writer, Reader)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let child = command
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .spawn()?;
+    // The command keeps its copy of the helper's end until it is given another: with that copy the stream never ends.
+    command.stdin(Stdio::null());
+    let (writer, reader) = halves(ours)?;
+    Ok((child, writer, reader))
+}
+
+/// The helper's end.
+pub(crate) fn inherited() -> io::Result<(Writer, Reader)> {
+    let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    match rustix::net::sockopt::socket_type(&stdin) {
+        Ok(rustix::net::SocketType::STREAM) => halves(UnixStream::from(stdin)),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "standard input is not a stream socket",
+        )),
+    }
+}
+
+fn halves(stream: UnixStream) -> io::Result<(Writer, Reader)> {
+    #[cfg(target_vendor = "apple")]
+    rustix::net::sockopt::set_socket_nosigpipe(&stream, true)?;
+    let reader = stream.try_clone()?;
+    Ok((Writer(stream), Reader(reader)))
+}
+
+/// The way out.
+#[derive(Debug)]
+pub(crate) struct Writer(UnixStream);
+
+impl Writer {
+    pub(crate) fn write_all(&mut self, bytes: &[u8], listener: Option<&TcpListener>) -> io::Result<()> {
+        let sent = match listener {
+            None => 0,
+            Some(listener) => send_with_listener(&self.0, bytes, listener)?,
+        };
+        let mut rest = &bytes[sent..];
+        while !rest.is_empty() {
+            match rustix::net::send(&self.0, rest, SEND_FLAGS) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => rest = &rest[count..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(&mut self) {
+        // Fails only when the other end is gone already, which is what is wanted.
+        drop(self.0.shutdown(Shutdown::Write));
+    }
+}
+
+/// The descriptor goes with the first byte; the kernel may take fewer bytes than given.
+fn send_with_listener(stream: &UnixStream, bytes: &[u8], listener: &TcpListener) -> io::Result<usize> {
+    let fds = [listener.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(io::Error::other("no room for a descriptor"));
+    }
+    let sent = rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SEND_FLAGS)
+    })?;
+    Ok(sent)
+}
+
+/// The way in.
+#[derive(Debug)]
+pub(crate) struct Reader(UnixStream);
+
+impl Reader {
+    /// Zero bytes at the end of the stream. A connection that was reset has ended too: the other end is gone.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Option<TcpListener>)> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = rustix::io::retry_on_intr(|| {
+            rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(buffer)], &mut control, RECV_FLAGS)
+        });
+        let count = match received {
+            Ok(message) => message.bytes,
+            Err(rustix::io::Errno::CONNRESET) => 0,
+            Err(errno) => return Err(errno.into()),
+        };
+        let mut passed = None;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                for fd in fds {
+                    close_on_exec(&fd)?;
+                    passed = Some(TcpListener::from(fd));
+                }
+            }
+        }
+        Ok((count, passed))
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn close(self) {
+        // Fails only when the other end is gone already, which is what is wanted.
+        drop(self.0.shutdown(Shutdown::Both));
+    }
+
+    pub(crate) fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_read_timeout(timeout)
+    }
+}
+
+#[cfg(target_vendor = "apple")]
+const SEND_FLAGS: SendFlags = SendFlags::empty();
+#[cfg(not(target_vendor = "apple"))]
+const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL;
+
+#[cfg(target_vendor = "apple")]
+const RECV_FLAGS: RecvFlags = RecvFlags::empty();
+#[cfg(not(target_vendor = "apple"))]
+const RECV_FLAGS: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+
+#[cfg(target_vendor = "apple")]
+fn close_on_exec(fd: &OwnedFd) -> io::Result<()> {
+    Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?)
+}
+#[cfg(not(target_vendor = "apple"))]
+fn close_on_exec(_: &OwnedFd) -> io::Result<()> {
+    Ok(())
+}

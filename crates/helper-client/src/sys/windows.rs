@@ -1,0 +1,73 @@
+//! A pair of pipes: the helper's standard input and output. They carry bytes only, no descriptors.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
+use std::os::windows::io::{AsHandle, OwnedHandle};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Starts the command with its ends of two new pipes. Ours are not inheritable.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Writer, Reader)> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(io::Error::other("the helper has no pipes"));
+    };
+    Ok((
+        child,
+        Writer(Some(File::from(OwnedHandle::from(stdin)))),
+        Reader(File::from(OwnedHandle::from(stdout))),
+    ))
+}
+
+/// The helper's end.
+pub(crate) fn inherited() -> io::Result<(Writer, Reader)> {
+    let reader = io::stdin().as_handle().try_clone_to_owned()?;
+    let writer = io::stdout().as_handle().try_clone_to_owned()?;
+    Ok((Writer(Some(File::from(writer))), Reader(File::from(reader))))
+}
+
+/// The way out.
+#[derive(Debug)]
+pub(crate) struct Writer(Option<File>);
+
+impl Writer {
+    pub(crate) fn write_all(&mut self, bytes: &[u8], listener: Option<&TcpListener>) -> io::Result<()> {
+        if listener.is_some() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        match &mut self.0 {
+            Some(pipe) => pipe.write_all(bytes),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    pub(crate) fn finish(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// The way in.
+#[derive(Debug)]
+pub(crate) struct Reader(File);
+
+impl Reader {
+    /// Zero bytes at the end of the stream. A broken pipe is an end too: the other end is gone.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Option<TcpListener>)> {
+        loop {
+            match self.0.read(buffer) {
+                Ok(count) => return Ok((count, None)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok((0, None)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn close(self) {}
+
+    pub(crate) fn set_timeout(&self, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+}
