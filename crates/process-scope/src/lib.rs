@@ -1,0 +1,89 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # What this crate knows, and what it must not know
+//!
+//! It knows how one process tree is given a view of its own of the files that name resolution reads: user and
+//! mount namespaces, the private files bound over the system's, and what of the command's life that touches:
+//! its start, its signals, its end. It does not know services, tunnels or the hosts file's grammar: the content
+//! arrives as bytes.
+//!
+//! # How it works
+//!
+//! [`spawn`] runs [`Scope::program`] (normally the running program itself) again with [`HIDDEN_ARGUMENT`] as its first
+//! argument. There, before any thread exists, `main` calls [`enter`], which makes the namespaces and the mounts and
+//! then becomes the command by `execvp`. One socket joins the two until then. It takes the place of the
+//! new process's standard input, and the caller's own standard input travels over it, so that no descriptor is ever
+//! inheritable and a thread that spawns something else at the same time leaks nothing into its child.
+//!
+//! | what the command sees | how |
+//! |---|---|
+//! | `/etc/hosts` | [`Scope::hosts`], read-only; [`PrivateHosts::update`] changes it while the command runs |
+//! | `/etc/nsswitch.conf` | `files` first on the `hosts` line (see [`render_nsswitch`]), where it is not so already |
+//! | `/run/nscd` | empty, where an nscd listens: it would answer from the system's hosts file |
+//! | files that ssh includes from its configuration | copies owned by the caller, where root owns them and the caller is not root |
+//! | mounts made outside later | visible, as before; mounts made inside stay inside |
+//!
+//! Uid, gid, groups, working directory, environment, standard streams, terminal and process group are the caller's.
+//! Root keeps its rights and gets no user namespace. For everybody else the capabilities are gone when the command
+//! starts, and programs with the setuid bit (`sudo`, `su`) run without their privilege, because root has no
+//! number in that user namespace. For the same reason files of other users are shown as those of the overflow user (65534).
+//!
+//! # The recipe for a program's `main`
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! fn main() -> ExitCode {
+//!     let mut arguments = std::env::args_os().skip(1);
+//!     if arguments.next().is_some_and(|first| first == process_scope::HIDDEN_ARGUMENT) {
+//!         return process_scope::enter(arguments); // before any thread exists
+//!     }
+//!     // … the program proper, with its runtime and threads
+//! #   ExitCode::SUCCESS
+//! }
+//! ```
+//!
+//! # Signals and the terminal
+//!
+//! The command stays in the caller's process group, so the terminal sends Ctrl-C, Ctrl-\ and Ctrl-Z to both. A
+//! parent that outlives the command:
+//!
+//! 1. installs handlers for SIGINT and SIGQUIT that do nothing (the command decides what they mean). A handler, not
+//!    `SIG_IGN`: the command would inherit that;
+//! 2. installs handlers for SIGTERM and SIGHUP that pass the signal on with [`Signaller::send`];
+//! 3. installs neither where [`signal_ignored`] says that the signal was ignored when the program started (`nohup`);
+//! 4. leaves SIGTSTP, SIGCONT, SIGTTIN, SIGTTOU and SIGWINCH alone, and never calls `tcsetpgrp`: an interactive shell
+//!    makes itself the foreground process group, and gives the terminal back when it ends;
+//! 5. waits with [`wait()`] on a thread of its own (it also stops the parent when a shell in a process group of
+//!    its own suspends itself), undoes its own things, and ends with [`die_like`].
+//!
+//! The command gets SIGKILL when the parent *process* dies, however it dies. The kernel ties that signal to the
+//! *thread* that forked; [`spawn`] forks on a thread that it keeps until the command has ended, so it may be called from any
+//! thread. Only the command itself is killed this way, not what it has started; and a command that changes its ids
+//! (`su` as root) loses the tie.
+
+#![deny(unsafe_code)]
+
+mod error;
+#[cfg(any(target_os = "linux", test))]
+mod facts;
+#[cfg(any(target_os = "linux", test))]
+mod lookup;
+mod no_proxy;
+mod nsswitch;
+mod outcome;
+mod scope;
+#[cfg(any(target_os = "linux", test))]
+mod ssh_config;
+mod sys;
+#[cfg(any(target_os = "linux", test))]
+mod wire;
+
+pub use error::{Error, Restriction};
+pub use no_proxy::no_proxy;
+pub use nsswitch::render_nsswitch;
+pub use outcome::{ExitOutcome, die_like};
+pub use scope::{
+    HIDDEN_ARGUMENT, PrivateHosts, Scope, Scoped, ScopedCommand, Signaller, enter, probe, signal_ignored,
+    spawn, wait,
+};

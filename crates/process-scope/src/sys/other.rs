@@ -1,0 +1,66 @@
+//! Systems without mount namespaces: nothing is pretended.
+
+use std::fs::File;
+use std::io;
+use std::process::{Child, ExitCode, ExitStatus};
+
+use crate::{Error, ExitOutcome, Scope, Scoped, ScopedCommand};
+
+const WHAT: &str = "a hosts file for one command alone";
+
+pub(crate) fn spawn(_scope: &Scope, _command: &ScopedCommand) -> Result<Scoped, Error> {
+    Err(Error::Unsupported { what: WHAT })
+}
+
+pub(crate) fn probe(_scope: &Scope) -> Result<(), Error> {
+    Err(Error::Unsupported { what: WHAT })
+}
+
+pub(crate) fn enter(_alone: bool) -> ExitCode {
+    ExitCode::from(125)
+}
+
+pub(crate) fn wait(child: &mut Child) -> Result<ExitOutcome, Error> {
+    child
+        .wait()
+        .map(ExitOutcome::from)
+        .map_err(|source| Error::Setup {
+            step: "wait for the command",
+            source,
+        })
+}
+
+pub(crate) fn rewrite(_file: &File, _bytes: &[u8]) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn signal_ignored(_signal: i32) -> bool {
+    false
+}
+
+#[cfg(unix)]
+pub(crate) fn signal_of(status: ExitStatus) -> i32 {
+    std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or(0)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn signal_of(_status: ExitStatus) -> i32 {
+    0
+}
+
+/// Returns; the caller exits with the code that stands for the signal.
+pub(crate) fn die_by(_signal: i32) {}
+
+/// There is none: nothing is ever spawned here.
+#[derive(Debug)]
+pub(crate) enum Signaller {}
+
+impl Signaller {
+    pub(crate) fn of(_child: &Child) -> Result<Signaller, Error> {
+        Err(Error::Unsupported { what: WHAT })
+    }
+
+    pub(crate) fn send(&self, _signal: i32) -> Result<bool, Error> {
+        match *self {}
+    }
+}
