@@ -1,0 +1,157 @@
+//! Which names a service gets, from the labels that the far side gave.
+//!
+//! The far side is trusted for labels only. Whole names are built here, so that no catalog can claim `localhost`
+//! or, by calling a namespace `com`, a name that somebody owns on the internet.
+
+use std::collections::BTreeSet;
+
+use service_catalog::{Label, ServiceId};
+
+/// The suffix under which Kubernetes answers for a service.
+const CLUSTER_SUFFIX: &str = "svc.cluster.local";
+
+/// Single-label names that every system gives a meaning of its own (RFC 6761, and the stock hosts files of Linux,
+/// macOS and FreeBSD).
+const RESERVED: [&str; 8] = [
+    "localhost",
+    "localdomain",
+    "broadcasthost",
+    "ip6-localhost",
+    "ip6-loopback",
+    "ip6-localnet",
+    "ip6-allnodes",
+    "ip6-allrouters",
+];
+
+/// Last labels under which no name of ours may stand: `localhost` is loopback for every browser (RFC 6761 §6.3),
+/// and `local` belongs to multicast DNS, which stalls for seconds where one family is missing (RFC 6762 §3).
+const RESERVED_SUFFIXES: [&str; 2] = ["localhost", "local"];
+
+/// The rules by which names are made from `service`, `namespace` and environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamesPolicy {
+    /// The namespace whose services also get their bare name (`orders`). Without one no bare name is written.
+    pub active: Option<Label>,
+    /// Namespaces and environments which the user named themselves. Under a public top-level domain (`shop`, `dev`)
+    /// a name is written only for these: a catalog alone cannot take `orders.shop` away from its owner.
+    pub named: BTreeSet<Label>,
+}
+
+impl NamesPolicy {
+    /// The names of one service, the canonical one first, without doubles.
+    ///
+    /// ```
+    /// use devbox_session::NamesPolicy;
+    /// let policy = NamesPolicy { active: Some("backend".parse()?), ..NamesPolicy::default() };
+    /// let names = policy.names(&"orders.backend".parse()?, &"staging".parse()?);
+    /// assert_eq!(names, [
+    ///     "orders", "orders.backend", "orders.backend.svc", "orders.backend.svc.cluster.local",
+    ///     "orders.backend.staging",
+    /// ]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn names(&self, service: &ServiceId, environment: &Label) -> Vec<String> {
+        let ServiceId { namespace, name } = service;
+        let mut names = Vec::with_capacity(5);
+        let bare_is_free = !RESERVED.contains(&name.as_ref()) && !is_number(name.as_ref());
+        if self.active.as_ref() == Some(namespace) && bare_is_free {
+            names.push(name.to_string());
+        }
+        if self.may_end_in(namespace) {
+            names.push(format!("{name}.{namespace}"));
+        }
+        names.push(format!("{name}.{namespace}.svc"));
+        names.push(format!("{name}.{namespace}.{CLUSTER_SUFFIX}"));
+        if self.may_end_in(environment) {
+            names.push(format!("{name}.{namespace}.{environment}"));
+        }
+        let mut seen = BTreeSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names
+    }
+
+    fn may_end_in(&self, label: &Label) -> bool {
+        let text: &str = label.as_ref();
+        !RESERVED_SUFFIXES.contains(&text)
+            && !is_number(text)
+            && (self.named.contains(label) || !tld::exist(text))
+    }
+}
+
+/// Whether a name that ends in this label is taken for an IPv4 address: `1.2` is 1.0.0.2 to inet_aton(3), and a browser
+/// refuses it (WHATWG URL, "ends in a number").
+fn is_number(label: &str) -> bool {
+    let digits = label.strip_prefix("0x").unwrap_or(label);
+    digits.bytes().all(|byte| byte.is_ascii_digit())
+        || digits.len() < label.len() && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(policy: &NamesPolicy, service: &str, environment: &str) -> Vec<String> {
+        policy.names(&service.parse().unwrap(), &environment.parse().unwrap())
+    }
+
+    #[test]
+    fn only_the_active_namespace_owns_bare_names() {
+        let policy = NamesPolicy {
+            active: Some("backend".parse().unwrap()),
+            ..NamesPolicy::default()
+        };
+        assert_eq!(names(&policy, "web.frontend", "staging")[0], "web.frontend");
+        assert_eq!(names(&policy, "web.backend", "staging")[0], "web");
+    }
+
+    #[test]
+    fn a_public_top_level_domain_is_taken_only_when_the_user_named_it() {
+        let unnamed = NamesPolicy::default();
+        assert_eq!(
+            names(&unnamed, "orders.shop", "dev"),
+            ["orders.shop.svc", "orders.shop.svc.cluster.local"]
+        );
+        let named = NamesPolicy {
+            active: None,
+            named: ["shop", "dev"]
+                .iter()
+                .map(|label| label.parse().unwrap())
+                .collect(),
+        };
+        assert_eq!(names(&named, "orders.shop", "dev")[0], "orders.shop");
+        assert_eq!(names(&named, "orders.shop", "dev")[3], "orders.shop.dev");
+    }
+
+    #[test]
+    fn names_of_the_machine_itself_are_never_built() {
+        let policy = NamesPolicy {
+            active: Some("default".parse().unwrap()),
+            named: ["local", "localhost"]
+                .iter()
+                .map(|label| label.parse().unwrap())
+                .collect(),
+        };
+        assert!(!names(&policy, "localhost.default", "staging").contains(&"localhost".to_owned()));
+        assert!(!names(&policy, "web.localhost", "staging").contains(&"web.localhost".to_owned()));
+        assert!(!names(&policy, "web.local", "staging").contains(&"web.local".to_owned()));
+    }
+
+    #[test]
+    fn a_name_that_reads_as_an_address_is_never_built() {
+        let policy = NamesPolicy {
+            active: Some("2".parse().unwrap()),
+            ..NamesPolicy::default()
+        };
+        assert_eq!(
+            names(&policy, "1.2", "0x7f"),
+            ["1.2.svc", "1.2.svc.cluster.local"]
+        );
+        assert_eq!(names(&policy, "web.v2", "staging")[0], "web.v2");
+    }
+
+    #[test]
+    fn an_environment_called_svc_gives_no_double() {
+        let all = names(&NamesPolicy::default(), "web.backend", "svc");
+        assert_eq!(all.iter().filter(|name| *name == "web.backend.svc").count(), 1);
+    }
+}

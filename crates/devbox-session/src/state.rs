@@ -1,0 +1,619 @@
+//! The session as a pure state machine: what happened goes in by `handle_*`, what to do next comes out by
+//! [`SessionState::poll_step`], what to tell comes out by [`SessionState::poll_event`]. It never blocks, sleeps,
+//! reads a clock or holds a socket.
+//!
+//! It keeps a wanted state (the catalog) beside an applied one (listeners that are open, names that are written)
+//! and always asks for the next step that brings the two together, in the order *address → listener → name*; what
+//! leaves goes the other way round. A step that fails degrades its own service and nothing else.
+
+mod reconcile;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::time::{Duration, Instant};
+
+use helper_client::{HelperError, HostsEntry, HostsReport};
+use ipalloc::{Allocator, Timestamp};
+use service_catalog::{Health, Label, Protocol, ServiceId, Update};
+use tunnel_bridge::listener::ConnectionEvent;
+use tunnel_bridge::{End, Target};
+
+use crate::host::BindFault;
+use crate::names::NamesPolicy;
+use crate::provider::ConnectFailure;
+use crate::report::{Event, Identity, PortState};
+
+/// How often a service tries another address when its first one is in use. After that the port is taken to be held
+/// on every address.
+const ADDRESS_TRIES: usize = 4;
+
+/// What a session is told before it starts.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Who it is.
+    pub identity: Identity,
+    /// The environment to ask for; `None` takes the one that the gateway serves.
+    pub environment: Option<Label>,
+    /// How names are made.
+    pub names: NamesPolicy,
+    /// Whether a hosts block is kept.
+    pub write_hosts: bool,
+    /// Tries of the first connect before the session gives up. Once connected, it never does.
+    pub first_tries: u32,
+    /// The shortest and the longest pause between two tries; doubled from one to the next, with jitter.
+    pub backoff: (Duration, Duration),
+    /// How long connections may go on after their listener closed.
+    pub drain: Duration,
+    /// The seed of the jitter.
+    pub seed: u64,
+}
+
+/// Why a session ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// Asked for: a signal, or `down`.
+    Requested {
+        /// By what.
+        by: String,
+    },
+    /// A newer session of the same user took over.
+    Displaced {
+        /// By whom.
+        by: String,
+    },
+    /// The gateway refused for a reason that another try does not mend.
+    Refused(ConnectFailure),
+    /// The gateway was not reached.
+    Unreachable {
+        /// The last failure.
+        last: ConnectFailure,
+        /// How often it was tried.
+        tries: u32,
+        /// For how long.
+        waited: Duration,
+    },
+    /// The hosts file could not be edited at the start.
+    Hosts {
+        /// Why.
+        error: HelperError,
+        /// What would have been written.
+        entries: Vec<HostsEntry>,
+    },
+    /// The helper, which alone can undo, is gone.
+    HelperLost,
+}
+
+impl StopReason {
+    fn words(&self) -> String {
+        match self {
+            Self::Requested { by } => by.clone(),
+            Self::Displaced { by } => format!("displaced by {by}"),
+            Self::Refused(failure) => failure.to_string(),
+            Self::Unreachable { last, .. } => last.to_string(),
+            Self::Hosts { error, .. } => error.to_string(),
+            Self::HelperLost => "the helper process is gone".to_owned(),
+        }
+    }
+}
+
+/// Something to do; its outcome comes back by the `handle_*` named here.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Become the one session of this user for the environment, once: [`SessionState::handle_claimed`].
+    Claim {
+        /// The environment, as the first catalog tells.
+        environment: Label,
+    },
+    /// Connect to the far side: [`SessionState::handle_connected`], [`SessionState::handle_connect_failed`].
+    Connect,
+    /// Listen for ports of a service: [`SessionState::handle_opened`].
+    Open {
+        /// The service.
+        service: ServiceId,
+        /// Its address.
+        address: IpAddr,
+        /// Its ports and what each asks of the far side.
+        ports: Vec<(NonZeroU16, Target)>,
+        /// Whether one port in use means that none is opened, since another address will be tried.
+        all_or_none: bool,
+    },
+    /// Write the hosts block; empty means that it goes: [`SessionState::handle_hosts_written`].
+    WriteHosts {
+        /// The whole block.
+        entries: Vec<HostsEntry>,
+    },
+    /// Stop listening, let connections end within the time given: [`SessionState::handle_closed`].
+    Close {
+        /// The listeners.
+        listeners: Vec<SocketAddr>,
+        /// For how long connections may go on.
+        drain: Duration,
+    },
+    /// Let the helper undo what is left and go: [`SessionState::handle_released`].
+    Release,
+}
+
+/// The session's whole state; one task owns it.
+#[derive(Debug)]
+pub struct SessionState {
+    settings: Settings,
+    addresses: Allocator,
+    link: Link,
+    environment: Option<Label>,
+    entries: BTreeMap<ServiceId, Entry>,
+    listeners: BTreeMap<SocketAddr, (ServiceId, NonZeroU16)>,
+    to_open: BTreeSet<ServiceId>,
+    to_close: BTreeSet<SocketAddr>,
+    hosts: Hosts,
+    /// A step that changes this machine is under way; there is never more than one.
+    busy: bool,
+    claimed: bool,
+    seen_catalog: bool,
+    ready: bool,
+    stale: Option<String>,
+    stop: Option<(StopReason, StopPhase)>,
+    events: VecDeque<Event>,
+}
+
+#[derive(Debug)]
+enum Link {
+    Connecting {
+        attempt: u32,
+        since: Instant,
+    },
+    Waiting {
+        attempt: u32,
+        since: Instant,
+        until: Instant,
+        reason: String,
+    },
+    Up,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StopPhase {
+    WithdrawNames,
+    CloseListeners,
+    ReleaseHost,
+    Done,
+}
+
+#[derive(Debug, Default)]
+struct Hosts {
+    applied: Vec<HostsEntry>,
+    stale: bool,
+    retry_at: Option<Instant>,
+    taken: BTreeMap<String, usize>,
+    told: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    address: Option<IpAddr>,
+    /// Addresses that turned out to be in use for this service.
+    in_use: BTreeSet<IpAddr>,
+    ports: BTreeMap<PortKey, PortEntry>,
+    announced: bool,
+}
+
+/// A service may offer one number by TCP and by UDP.
+type PortKey = (NonZeroU16, Protocol);
+
+#[derive(Debug)]
+struct PortEntry {
+    name: Option<Label>,
+    target: Option<String>,
+    state: PortState,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    connections: u64,
+    active: u64,
+    sent_bytes: u64,
+    received_bytes: u64,
+    last_failure: Option<String>,
+}
+
+impl SessionState {
+    /// A session that has done nothing yet; its first step is to connect.
+    pub fn new(settings: Settings, addresses: Allocator, now: Instant) -> Self {
+        Self {
+            settings,
+            addresses,
+            link: Link::Waiting {
+                attempt: 0,
+                since: now,
+                until: now,
+                reason: String::new(),
+            },
+            environment: None,
+            entries: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            to_open: BTreeSet::new(),
+            to_close: BTreeSet::new(),
+            hosts: Hosts::default(),
+            busy: false,
+            claimed: false,
+            seen_catalog: false,
+            ready: false,
+            stale: None,
+            stop: None,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// The next step, if there is one to take now.
+    pub fn poll_step(&mut self, now: Instant) -> Option<Step> {
+        if self.stop.is_none()
+            && let Link::Waiting {
+                attempt,
+                since,
+                until,
+                ..
+            } = &self.link
+            && *until <= now
+        {
+            self.link = Link::Connecting {
+                attempt: attempt + 1,
+                since: *since,
+            };
+            return Some(Step::Connect);
+        }
+        if self.busy {
+            return None;
+        }
+        let step = match self.stop {
+            Some((_, phase)) => self.next_undo(phase),
+            None => self.next_change(now),
+        };
+        self.busy = step.is_some();
+        step
+    }
+
+    /// The next thing to tell.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`SessionState::poll_step`] again even if nothing happens.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.stop.is_some() {
+            return None;
+        }
+        let reconnect = match &self.link {
+            Link::Waiting { until, .. } => Some(*until),
+            Link::Connecting { .. } | Link::Up => None,
+        };
+        let hosts = if self.hosts.stale {
+            self.hosts.retry_at
+        } else {
+            None
+        };
+        reconnect.into_iter().chain(hosts).min()
+    }
+
+    /// Why the session ended, once all is undone.
+    pub fn finished(&self) -> Option<&StopReason> {
+        match &self.stop {
+            Some((reason, StopPhase::Done)) if !self.busy => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Whether the session is on its way to its end.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_some()
+    }
+
+    /// Ends the session. The first reason counts.
+    pub fn stop(&mut self, reason: StopReason) {
+        if self.stop.is_none() {
+            self.events.push_back(Event::Stopping {
+                reason: reason.words(),
+            });
+            self.stop = Some((reason, StopPhase::WithdrawNames));
+        }
+    }
+
+    /// The far side answered.
+    pub fn handle_connected(&mut self, now: Instant) {
+        if let Link::Connecting { since, .. } = self.link
+            && self.seen_catalog
+        {
+            self.events.push_back(Event::LinkRestored {
+                away: now.saturating_duration_since(since),
+            });
+        }
+        self.link = Link::Up;
+    }
+
+    /// The far side did not answer, or refused.
+    pub fn handle_connect_failed(&mut self, failure: ConnectFailure, now: Instant) {
+        let Link::Connecting { attempt, since } = self.link else {
+            return;
+        };
+        if !self.seen_catalog {
+            if failure.is_final() {
+                return self.stop(StopReason::Refused(failure));
+            }
+            if attempt >= self.settings.first_tries {
+                let waited = now.saturating_duration_since(since);
+                return self.stop(StopReason::Unreachable {
+                    last: failure,
+                    tries: attempt,
+                    waited,
+                });
+            }
+        }
+        let pause = self.pause(attempt);
+        let reason = failure.to_string();
+        self.events.push_back(Event::ConnectFailed {
+            reason: reason.clone(),
+            retry_in: pause,
+        });
+        self.link = Link::Waiting {
+            attempt,
+            since,
+            until: now + pause,
+            reason,
+        };
+    }
+
+    /// The link was lost. Listeners and names stay.
+    pub fn handle_link_lost(&mut self, reason: String, now: Instant) {
+        if !matches!(self.link, Link::Up) || self.stop.is_some() {
+            return;
+        }
+        self.events.push_back(Event::LinkLost {
+            reason: reason.clone(),
+        });
+        // At once: a gateway that was replaced is back already, and one that was not costs a single failed try.
+        self.link = Link::Waiting {
+            attempt: 0,
+            since: now,
+            until: now,
+            reason,
+        };
+    }
+
+    /// The catalog came or changed.
+    pub fn handle_update(&mut self, update: Update, now: Timestamp) {
+        match update {
+            Update::Snapshot(catalog) => self.take_snapshot(catalog, now),
+            Update::Changed { upserted, removed } => {
+                for id in removed {
+                    self.remove(&id, now);
+                }
+                self.take_services(upserted, now);
+            }
+            Update::Health(Health::Live) => {
+                if self.stale.take().is_some() {
+                    self.events.push_back(Event::CatalogFresh);
+                }
+            }
+            Update::Health(Health::Stale { reason }) => {
+                self.events.push_back(Event::CatalogStale {
+                    reason: reason.clone(),
+                });
+                self.stale = Some(reason);
+            }
+        }
+    }
+
+    /// The outcome of [`Step::Claim`].
+    pub fn handle_claimed(&mut self) {
+        self.busy = false;
+        self.claimed = true;
+    }
+
+    /// The outcome of [`Step::Open`], one result for each of its ports.
+    pub fn handle_opened(
+        &mut self,
+        service: &ServiceId,
+        address: IpAddr,
+        results: Vec<(NonZeroU16, Result<(), BindFault>)>,
+        now: Timestamp,
+    ) {
+        self.busy = false;
+        let Some(entry) = self.entries.get_mut(service) else {
+            // It left the catalog meanwhile: what was opened goes again.
+            self.to_close.extend(opened(address, &results));
+            return;
+        };
+        let in_use = results
+            .iter()
+            .any(|(_, result)| matches!(result, Err(BindFault::InUse { .. })));
+        let first = entry.in_use.len() + 1 < ADDRESS_TRIES && !entry.has_listener();
+        if in_use && first {
+            entry.in_use.insert(address);
+            entry.address = None;
+            self.to_open.insert(service.clone());
+            self.lease(std::iter::once(service.clone()).collect(), now);
+            return;
+        }
+        for (port, result) in results {
+            let Some(wanted) = entry.ports.get_mut(&(port, Protocol::Tcp)) else {
+                if result.is_ok() {
+                    self.to_close.insert(SocketAddr::new(address, port.get()));
+                }
+                continue;
+            };
+            match result {
+                Ok(()) => {
+                    wanted.state = PortState::Listening;
+                    self.listeners
+                        .insert(SocketAddr::new(address, port.get()), (service.clone(), port));
+                    self.hosts.stale = true;
+                }
+                Err(fault) => {
+                    let reason = fault.to_string();
+                    wanted.state = PortState::Degraded(reason.clone());
+                    self.events.push_back(Event::PortDegraded {
+                        service: service.clone(),
+                        port: port.get(),
+                        reason,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The outcome of [`Step::WriteHosts`].
+    pub fn handle_hosts_written(
+        &mut self,
+        entries: Vec<HostsEntry>,
+        result: Result<HostsReport, HelperError>,
+        now: Instant,
+    ) {
+        self.busy = false;
+        match result {
+            Ok(report) => {
+                self.hosts.applied = entries;
+                self.hosts.retry_at = None;
+                self.take_hosts_report(report);
+            }
+            // While undoing, the helper's own undo at the end is the second try.
+            Err(error) if self.stop.is_some() => {
+                self.hosts.applied.clear();
+                self.events.push_back(Event::HostsFailed {
+                    reason: error.to_string(),
+                });
+            }
+            Err(error) if !self.ready => self.stop(StopReason::Hosts { error, entries }),
+            Err(error) => {
+                self.events.push_back(Event::HostsFailed {
+                    reason: error.to_string(),
+                });
+                self.hosts.stale = true;
+                self.hosts.retry_at = Some(now + self.settings.backoff.1);
+            }
+        }
+    }
+
+    /// The outcome of [`Step::Close`].
+    pub fn handle_closed(&mut self, listeners: &[SocketAddr]) {
+        self.busy = false;
+        for address in listeners {
+            self.listeners.remove(address);
+        }
+    }
+
+    /// The outcome of [`Step::Release`].
+    pub fn handle_released(&mut self) {
+        self.busy = false;
+        if let Some((_, phase)) = &mut self.stop {
+            *phase = StopPhase::Done;
+        }
+    }
+
+    /// The helper is gone before it was released: nothing that it did can be undone from here.
+    pub fn handle_helper_lost(&mut self) {
+        self.hosts.applied.clear();
+        self.stop(StopReason::HelperLost);
+    }
+
+    /// A connection began or ended.
+    pub fn handle_connection(&mut self, event: &ConnectionEvent) {
+        let listener = match event {
+            ConnectionEvent::Opened { listener, .. } | ConnectionEvent::Closed { listener, .. } => listener,
+            _ => return,
+        };
+        let Some((service, port)) = self.listeners.get(listener) else {
+            return;
+        };
+        let Some(port) = self
+            .entries
+            .get_mut(service)
+            .and_then(|entry| entry.ports.get_mut(&(*port, Protocol::Tcp)))
+        else {
+            return;
+        };
+        let counts = &mut port.counts;
+        match event {
+            ConnectionEvent::Opened { .. } => {
+                counts.connections += 1;
+                counts.active += 1;
+            }
+            ConnectionEvent::Closed {
+                sent, received, end, ..
+            } => {
+                counts.active = counts.active.saturating_sub(1);
+                counts.sent_bytes += sent;
+                counts.received_bytes += received;
+                counts.last_failure = match end {
+                    End::Finished => None,
+                    failure => Some(failure.to_string()),
+                };
+            }
+            _ => {}
+        }
+    }
+
+    /// Teardown is the same list backwards.
+    fn next_undo(&mut self, phase: StopPhase) -> Option<Step> {
+        let mut phase = phase;
+        let step = loop {
+            match phase {
+                StopPhase::WithdrawNames => {
+                    phase = StopPhase::CloseListeners;
+                    if !self.hosts.applied.is_empty() {
+                        break Some(Step::WriteHosts { entries: Vec::new() });
+                    }
+                }
+                StopPhase::CloseListeners => {
+                    phase = StopPhase::ReleaseHost;
+                    let listeners: Vec<_> = self.listeners.keys().copied().collect();
+                    if !listeners.is_empty() {
+                        break Some(Step::Close {
+                            listeners,
+                            drain: self.settings.drain,
+                        });
+                    }
+                }
+                StopPhase::ReleaseHost => break Some(Step::Release),
+                StopPhase::Done => break None,
+            }
+        };
+        if let Some((_, kept)) = &mut self.stop {
+            *kept = phase;
+        }
+        step
+    }
+
+    /// Exponential with jitter between half and the whole, so that many clients of one gateway do not come back in
+    /// step.
+    fn pause(&mut self, attempt: u32) -> Duration {
+        let (shortest, longest) = self.settings.backoff;
+        let whole = shortest
+            .saturating_mul(1 << attempt.saturating_sub(1).min(16))
+            .min(longest);
+        // xorshift64 (Marsaglia 2003): no more is needed to spread clients.
+        let mut seed = self.settings.seed | 1;
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        self.settings.seed = seed;
+        whole / 2 + whole.mul_f64((seed % 1_000) as f64 / 2_000.0)
+    }
+}
+
+impl Entry {
+    fn has_listener(&self) -> bool {
+        self.ports.values().any(|port| port.state == PortState::Listening)
+    }
+}
+
+fn opened(
+    address: IpAddr,
+    results: &[(NonZeroU16, Result<(), BindFault>)],
+) -> impl Iterator<Item = SocketAddr> {
+    results
+        .iter()
+        .filter(|(_, result)| result.is_ok())
+        .map(move |(port, _)| SocketAddr::new(address, port.get()))
+}
