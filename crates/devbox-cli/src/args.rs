@@ -1,0 +1,188 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use service_catalog::Label;
+use url::Url;
+
+/// Reach services that run elsewhere by name, as if they were local.
+#[derive(Debug, Parser)]
+#[command(
+    name = "devbox",
+    version,
+    about,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Give every service of an environment a local name and address, and stay
+    Up(UpArgs),
+    /// Run a command that alone sees the names: no root, no change outside (Linux)
+    Exec(ExecArgs),
+    /// Show the sessions that run
+    Status(StatusArgs),
+    /// End a session
+    Down(SelectArgs),
+    /// Remove what sessions left that were killed together with their helper
+    Cleanup(CleanupArgs),
+    /// Show the whole road on this machine: a gateway, two services, one fetch by name
+    Demo(DemoArgs),
+    /// The far side
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
+}
+
+/// Where the far side is and what names look like.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ConnectArgs {
+    /// Configuration [default: devbox.yaml in this folder or above it, then the user's]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The gateway, ws://HOST:PORT or wss://HOST:PORT
+    #[arg(long, value_name = "URL", env = "DEVBOX_GATEWAY")]
+    pub(crate) gateway: Option<Url>,
+    /// The file that holds the gateway's token
+    #[arg(long, value_name = "FILE", env = "DEVBOX_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The environment [default: the one that the gateway serves]
+    #[arg(long, value_name = "NAME", env = "DEVBOX_ENV")]
+    pub(crate) env: Option<Label>,
+    /// The namespace whose services also get their bare names
+    #[arg(long, value_name = "NAME")]
+    pub(crate) namespace: Option<Label>,
+    /// The addresses to choose from; repeat for more [default: 127.77.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) pool: Vec<IpNet>,
+    /// Trust these certificate authorities (PEM) in place of the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// Send the token over ws:// to another machine: whoever is on the way can read it
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Say more on standard error; twice for every frame
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    /// Edit this hosts file in place of the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hosts_file: Option<PathBuf>,
+    /// Leave the hosts file alone: services are reached by address, or by lines added by hand
+    #[arg(long, conflicts_with = "hosts_file")]
+    pub(crate) no_hosts: bool,
+    /// Print the plan and the change of the hosts file, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ExecArgs {
+    #[command(flatten)]
+    pub(crate) up: UpArgs,
+    /// The command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SelectArgs {
+    /// Only the session of this environment
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<Label>,
+    /// Every session of this user
+    #[arg(long, conflicts_with = "env")]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StatusArgs {
+    /// Only the session of this environment
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<Label>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CleanupArgs {
+    /// Sweep this hosts file in place of the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hosts_file: Option<PathBuf>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DemoArgs {
+    /// End after the fetch
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Say more on standard error
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GatewayCommand {
+    /// Serve a catalog to clients and dial what it names
+    Serve(ServeArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServeArgs {
+    /// The services, in YAML; read again whenever it changes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) catalog: PathBuf,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// The file that holds the token which clients must show
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: PathBuf,
+    /// The certificate chain (PEM) for wss://
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key (PEM) of the certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Listen without TLS on an address that other machines reach
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Say more on standard error
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// For people or for programs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// A table and words
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}

@@ -1,0 +1,133 @@
+//! `devbox up --dry-run`: the session's own state machine, with nobody to carry out its steps.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use devbox_session::{BindFault, Event, Provider, SessionState, Settings, Step};
+use ipalloc::{Allocator, Timestamp};
+use serde::Serialize;
+
+use crate::args::Output;
+use crate::failure::Failure;
+use crate::{print, private_hosts, session, sys};
+
+#[derive(Serialize)]
+struct Plan<'a> {
+    event: &'static str,
+    services: &'a [devbox_session::ServiceReport],
+    hosts_file: Option<&'a Path>,
+    diff: &'a str,
+}
+
+/// Prints what `up` would do.
+pub(crate) async fn run(
+    settings: Settings,
+    allocator: Allocator,
+    mut provider: Box<dyn Provider>,
+    hosts_file: Option<&Path>,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let tag = format!("devbox-{}", settings.identity.session);
+    let bytes = match hosts_file {
+        Some(file) => fs::read(file).map_err(|error| {
+            Failure::because(anyhow::Error::new(error).context(format!("cannot read {}", file.display())))
+        })?,
+        None => Vec::new(),
+    };
+    let mut state = SessionState::new(settings, allocator, Instant::now());
+    let mut diff = String::new();
+    let mut far = None;
+    loop {
+        while let Some(step) = state.poll_step(Instant::now()) {
+            match step {
+                Step::Connect => match provider.connect(1).await {
+                    Ok(mut connected) => {
+                        state.handle_connected(Instant::now());
+                        let first = connected.source.next().await.map_err(Failure::because)?;
+                        state.handle_update(first, today());
+                        far = Some(connected);
+                    }
+                    Err(failure) => state.handle_connect_failed(failure, Instant::now()),
+                },
+                Step::Claim { .. } => state.handle_claimed(),
+                Step::Open {
+                    service,
+                    address,
+                    ports,
+                    ..
+                } => {
+                    let results = ports
+                        .into_iter()
+                        .map(|(port, _)| (port, probe(SocketAddr::new(address, port.get()))));
+                    state.handle_opened(&service, address, results.collect(), today());
+                }
+                Step::WriteHosts { entries } => {
+                    let planned = private_hosts::plan(&bytes, &tag, &entries)?;
+                    diff = hosts_file.map_or_else(String::new, |file| planned.diff(file));
+                    let report = planned.report(hosts_file.unwrap_or(Path::new("")));
+                    state.handle_hosts_written(entries, Ok(report), Instant::now());
+                }
+                Step::Close { listeners, .. } => state.handle_closed(&listeners),
+                Step::Release => state.handle_released(),
+            }
+        }
+        while let Some(event) = state.poll_event() {
+            match event {
+                Event::Ready { status } => {
+                    if let Some(far) = far.take() {
+                        (far.close)().await;
+                    }
+                    show(&status.services, hosts_file, &diff, output);
+                    return Ok(ExitCode::SUCCESS);
+                }
+                event => print::tell(&event, Output::Text),
+            }
+        }
+        if let Some(reason) = state.finished() {
+            return session::verdict(reason.clone());
+        }
+        if let Some(until) = state.poll_timeout() {
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
+}
+
+fn show(services: &[devbox_session::ServiceReport], hosts_file: Option<&Path>, diff: &str, output: Output) {
+    match output {
+        Output::Json => print::json(&Plan {
+            event: "plan",
+            services,
+            hosts_file,
+            diff,
+        }),
+        Output::Text => {
+            print::out(&print::services(services));
+            if !diff.is_empty() {
+                print::out(&format!("\n{diff}"));
+            }
+            print::out("nothing was changed\n");
+        }
+    }
+}
+
+/// Whether the address could be listened on: by trying, for a moment.
+fn probe(address: SocketAddr) -> Result<(), BindFault> {
+    match TcpListener::bind(address) {
+        Ok(_) => Ok(()),
+        Err(error) => match crate::host::fault(address, &error) {
+            // The helper of a real run would bind it.
+            BindFault::Denied { .. } if sys::is_root() => Ok(()),
+            fault => Err(fault),
+        },
+    }
+}
+
+fn today() -> Timestamp {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp::from_secs(since.as_secs())
+}

@@ -1,0 +1,84 @@
+//! How the command fails: what to say, what helps, and the exit code.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Exit codes of the command; `exec` has its own for failures before its command runs.
+pub(crate) mod code {
+    /// Bad flags, bad configuration, a refused token, a missing right.
+    pub(crate) const FAILED: u8 = 1;
+    /// Somebody else is in the way for the moment: the gateway is not reachable, the hosts file is locked.
+    pub(crate) const UNAVAILABLE: u8 = 2;
+    /// A newer session took over.
+    pub(crate) const DISPLACED: u8 = 3;
+    /// `exec` itself failed (as `env`, `nohup`, `chroot` have it).
+    pub(crate) const EXEC_FAILED: u8 = 125;
+    /// The command was found and could not be run.
+    pub(crate) const NOT_EXECUTABLE: u8 = 126;
+    /// There is no such command.
+    pub(crate) const NOT_FOUND: u8 = 127;
+}
+
+/// A failure as the user sees it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+    help: Vec<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            help: Vec::new(),
+        }
+    }
+
+    /// A failure because of an error, its causes included.
+    pub(crate) fn because(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(code::FAILED, format!("{:#}", error.into()))
+    }
+
+    /// Adds a line that says what helps. An empty one separates.
+    #[must_use]
+    pub(crate) fn help(mut self, line: impl Into<String>) -> Self {
+        self.help.push(line.into());
+        self
+    }
+
+    /// The same failure of `exec`, whose codes below 125 are its command's.
+    #[must_use]
+    pub(crate) fn with_code_of_exec(mut self) -> Self {
+        self.code = self.code.max(code::EXEC_FAILED);
+        self
+    }
+
+    /// Says it on standard error and gives the exit code.
+    #[expect(clippy::print_stderr, reason = "this is where the command speaks")]
+    pub(crate) fn report(&self) -> ExitCode {
+        eprint!("{self}");
+        ExitCode::from(self.code)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "devbox: {}", self.message)?;
+        for line in &self.help {
+            if line.is_empty() {
+                writeln!(f)?;
+            } else {
+                writeln!(f, "  {line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::because(error)
+    }
+}

@@ -1,0 +1,47 @@
+//! `devbox gateway serve`.
+
+use std::process::ExitCode;
+
+use devbox_gateway::{CatalogSource, Gateway, GatewayConfig, TlsFiles, TokenSource};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::ServeArgs;
+use crate::failure::Failure;
+use crate::sys::Signals;
+use crate::{print, runtime};
+
+/// Serves until a signal.
+pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
+    // Who runs a gateway wants to see who comes and goes.
+    runtime::run(args.verbose, async {
+        let mut config = GatewayConfig::new(
+            CatalogSource::File(args.catalog.clone()),
+            args.listen,
+            TokenSource::File(args.token_file.clone()),
+        );
+        config.insecure = args.insecure;
+        config.tls = match (&args.tls_cert, &args.tls_key) {
+            (Some(certificate), Some(key)) => Some(TlsFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            }),
+            _ => None,
+        };
+        let scheme = if config.tls.is_some() { "wss" } else { "ws" };
+        let gateway = Gateway::bind(config).await.map_err(Failure::because)?;
+        print::out(&format!("listening on {scheme}://{}\n", gateway.local_addr()));
+        let mut signals = Signals::new().map_err(Failure::because)?;
+        let cancel = CancellationToken::new();
+        let serving = gateway.run(cancel.clone());
+        tokio::pin!(serving);
+        tokio::select! {
+            ended = &mut serving => return ended.map(|()| ExitCode::SUCCESS).map_err(Failure::because),
+            _ = signals.next() => cancel.cancel(),
+        }
+        tokio::select! {
+            ended = &mut serving => ended.map(|()| ExitCode::SUCCESS).map_err(Failure::because),
+            // The second one does not wait for connections to end.
+            _ = signals.next() => Ok(ExitCode::SUCCESS),
+        }
+    })
+}

@@ -1,0 +1,81 @@
+//! The `devbox` command: argv, configuration, text and exit codes. How anything works is in the crates below it.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::args::{Cli, Command, GatewayCommand};
+use crate::failure::code;
+
+mod addresses;
+mod args;
+mod cleanup;
+mod config;
+mod demo;
+mod dry_run;
+mod exec;
+mod failure;
+mod fetch;
+mod gateway;
+mod host;
+mod manual;
+mod print;
+mod private_hosts;
+mod runtime;
+mod session;
+mod status;
+mod sys;
+mod up;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    // The program is its own helper, its own way into a namespace and its own demo client, so that it runs alone wherever
+    // it is copied.
+    match arguments.next().as_deref().and_then(OsStr::to_str) {
+        Some(session::HELPER_ARGUMENT) => return helper(arguments),
+        Some(process_scope::HIDDEN_ARGUMENT) => return process_scope::enter(arguments),
+        Some(fetch::ARGUMENT) => return fetch::enter(arguments),
+        _ => {}
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return bad_arguments(&error),
+    };
+    let done = match &cli.command {
+        Command::Up(args) => up::run(args),
+        Command::Exec(args) => exec::run(args),
+        Command::Status(args) => status::status(args),
+        Command::Down(args) => status::down(args),
+        Command::Cleanup(args) => cleanup::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Gateway(GatewayCommand::Serve(args)) => gateway::serve(args),
+    };
+    done.unwrap_or_else(|failure| failure.report())
+}
+
+/// Becomes the helper. It speaks through its channel alone.
+fn helper(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+    match devbox_helper::Policy::from_args(arguments).and_then(devbox_helper::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::Failure::because(error).report(),
+    }
+}
+
+/// Help goes to standard output; a mistake is 1 (not clap's 2, which says here that somebody is in the way), and 125 for
+/// `exec`, whose other codes are its command's.
+fn bad_arguments(error: &clap::Error) -> ExitCode {
+    if error.print().is_err() {
+        tracing::debug!("nobody reads");
+    }
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ if std::env::args_os().nth(1).is_some_and(|first| first == "exec") => {
+            ExitCode::from(code::EXEC_FAILED)
+        }
+        _ => ExitCode::from(code::FAILED),
+    }
+}

@@ -1,0 +1,22 @@
+//! What the command asks of the operating system itself. Each function is there on every system; what one lacks says
+//! so.
+
+#[cfg(unix)]
+#[path = "sys/unix.rs"]
+mod imp;
+#[cfg(not(unix))]
+#[path = "sys/other.rs"]
+mod imp;
+
+#[cfg(target_os = "linux")]
+#[path = "sys/linux.rs"]
+mod ports;
+#[cfg(not(target_os = "linux"))]
+#[path = "sys/no_ports.rs"]
+mod ports;
+
+pub(crate) use imp::{
+    Caller, ControlListener, ExecSignals, Signals, as_caller, caller, connect_control, control_sockets,
+    drop_to_caller, is_root, raise_open_files,
+};
+pub(crate) use ports::{first_free_port, port_holder};

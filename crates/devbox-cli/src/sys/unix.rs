@@ -1,0 +1,344 @@
+//! Unix: who the caller is, the control sockets, signals.
+
+use std::ffi::CString;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{
+    Gid, Uid, User, getgrouplist, getgroups, setegid, seteuid, setgroups, setresgid, setresuid,
+};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The person behind the command: under sudo the one who called it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+    pub(crate) home: Option<PathBuf>,
+}
+
+/// Whether this process runs as root now.
+pub(crate) fn is_root() -> bool {
+    Uid::effective().is_root()
+}
+
+/// The calling user. Root without sudo is root.
+pub(crate) fn caller() -> io::Result<Caller> {
+    let sudo = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    if is_root()
+        && let (Some(uid), Some(gid)) = (sudo("SUDO_UID"), sudo("SUDO_GID"))
+        && uid != 0
+    {
+        let user = User::from_uid(Uid::from_raw(uid))?;
+        let groups = match &user {
+            Some(user) => {
+                let name = CString::new(user.name.as_str()).map_err(io::Error::other)?;
+                getgrouplist(&name, Gid::from_raw(gid))?
+                    .into_iter()
+                    .map(Gid::as_raw)
+                    .collect()
+            }
+            None => vec![gid],
+        };
+        return Ok(Caller {
+            uid,
+            gid,
+            groups,
+            home: user.map(|user| user.dir),
+        });
+    }
+    Ok(Caller {
+        uid: Uid::effective().as_raw(),
+        gid: Gid::effective().as_raw(),
+        groups: getgroups()?.into_iter().map(Gid::as_raw).collect(),
+        home: std::env::var_os("HOME").map(PathBuf::from),
+    })
+}
+
+/// Gives up root for good where sudo gave it: from here on this process is the caller's.
+pub(crate) fn drop_to_caller(caller: &Caller) -> io::Result<()> {
+    if !is_root() || caller.uid == 0 {
+        return Ok(());
+    }
+    let groups: Vec<_> = caller.groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    let (uid, gid) = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
+    // Groups first: a process that is no longer root may not choose them (setgroups(2)).
+    setgroups(&groups)?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    Ok(())
+}
+
+/// Does something with the caller's rights where sudo gave this process more, and takes its own again.
+///
+/// Only for a process without other threads: the ids are changed for the whole process (setresuid(2), C library/kernel
+/// differences).
+pub(crate) fn as_caller<T>(caller: &Caller, work: impl FnOnce() -> T) -> io::Result<T> {
+    if !is_root() || caller.uid == 0 {
+        return Ok(work());
+    }
+    let own: Vec<_> = getgroups()?;
+    let groups: Vec<_> = caller.groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    setgroups(&groups)?;
+    setegid(Gid::from_raw(caller.gid))?;
+    seteuid(Uid::from_raw(caller.uid))?;
+    let done = work();
+    seteuid(Uid::from_raw(0))?;
+    setegid(Gid::from_raw(0))?;
+    setgroups(&own)?;
+    Ok(done)
+}
+
+/// Lifts the soft limit of open files to the hard one: each connection costs a descriptor.
+pub(crate) fn raise_open_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Folders in which a user's control sockets may lie, the best first. Under sudo `XDG_RUNTIME_DIR` is gone, so that
+/// the well-known places are looked at as well.
+fn runtime_folders(uid: u32) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    if let Some(folder) = std::env::var_os("XDG_RUNTIME_DIR") {
+        folders.push(PathBuf::from(folder).join("devbox"));
+    }
+    folders.push(PathBuf::from(format!("/run/user/{uid}/devbox")));
+    folders.push(std::env::temp_dir().join(format!("devbox-{uid}")));
+    let mut seen = Vec::new();
+    folders.retain(|folder| {
+        folder.is_absolute() && !seen.contains(folder) && {
+            seen.push(folder.clone());
+            true
+        }
+    });
+    folders
+}
+
+/// Whether nobody but this user can put anything there.
+fn is_private(folder: &Path, uid: u32) -> bool {
+    fs::symlink_metadata(folder)
+        .is_ok_and(|found| found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0)
+}
+
+/// The control sockets of this user's sessions, whether anybody still listens there or not.
+pub(crate) fn control_sockets() -> Vec<PathBuf> {
+    let uid = Uid::effective().as_raw();
+    let private = runtime_folders(uid)
+        .into_iter()
+        .filter(|folder| is_private(folder, uid));
+    let mut sockets: Vec<_> = private
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
+        .collect();
+    sockets.sort();
+    sockets
+}
+
+/// Connects to a control socket, if a session of this user listens there.
+pub(crate) async fn connect_control(path: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(path).await?;
+    let peer = stream.peer_cred()?.uid();
+    if peer != Uid::effective().as_raw() {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("user {peer} listens there"),
+        ));
+    }
+    Ok(stream)
+}
+
+/// A control socket that this process listens on; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct ControlListener {
+    listener: UnixListener,
+    path: PathBuf,
+    uid: u32,
+}
+
+impl ControlListener {
+    /// Listens as `name`, after whoever listens under that name was asked by `displace` to leave and did.
+    ///
+    /// The folder is locked meanwhile, so that of two sessions that start at once one displaces the other.
+    pub(crate) async fn claim<F, D>(name: &str, displace: D) -> io::Result<Self>
+    where
+        D: Fn(UnixStream) -> F,
+        F: Future<Output = io::Result<()>>,
+    {
+        let uid = Uid::effective().as_raw();
+        // A session in another of the folders (started with another environment) is displaced as well.
+        for path in control_sockets()
+            .iter()
+            .filter(|path| path.file_stem().is_some_and(|stem| stem == name))
+        {
+            if let Ok(stream) = connect_control(path).await {
+                displace(stream).await?;
+            }
+        }
+        let folder = Self::folder(uid)?;
+        let lock = File::open(&folder)?;
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
+        while lock.try_lock().is_err() {
+            if tokio::time::Instant::now() > deadline {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("{} stays locked", folder.display()),
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let path = folder.join(format!("{name}.sock"));
+        match connect_control(&path).await {
+            Ok(stream) => displace(stream).await?,
+            Err(error) => tracing::debug!(%error, "nobody to displace"),
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path, uid })
+    }
+
+    fn folder(uid: u32) -> io::Result<PathBuf> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "there is no folder for it");
+        for folder in runtime_folders(uid) {
+            match DirBuilder::new().mode(0o700).create(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => last = error,
+                _ if is_private(&folder, uid) => return Ok(folder),
+                _ => {
+                    last = io::Error::new(
+                        io::ErrorKind::PermissionDenied,
+                        format!("{} is open to other users", folder.display()),
+                    );
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// The next connection of this user; others are turned away.
+    pub(crate) async fn accept(&self) -> io::Result<UnixStream> {
+        loop {
+            let (stream, _) = self.listener.accept().await?;
+            let peer = stream.peer_cred()?.uid();
+            if peer == self.uid || peer == 0 {
+                return Ok(stream);
+            }
+            tracing::warn!(uid = peer, "another user was turned away from the control socket");
+        }
+    }
+}
+
+impl Drop for ControlListener {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(%error, "the control socket was gone");
+        }
+        if let Some(folder) = self.path.parent() {
+            // Other sessions may have theirs there.
+            drop(fs::remove_dir(folder));
+        }
+    }
+}
+
+/// The signals that end a session.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one, by name.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}
+
+/// The signals that `exec` deals with while its command runs.
+#[derive(Debug)]
+pub(crate) struct ExecSignals {
+    /// Whether `nohup` or a script's background job had us ignore them: then they stay ignored, here and in the command.
+    ignored: [bool; 4],
+    handled: Option<[Option<Signal>; 4]>,
+}
+
+impl ExecSignals {
+    const NUMBERS: [i32; 4] = [
+        nix::libc::SIGINT,
+        nix::libc::SIGQUIT,
+        nix::libc::SIGTERM,
+        nix::libc::SIGHUP,
+    ];
+
+    /// To be called before any handler is installed.
+    pub(crate) fn before_handlers() -> Self {
+        Self {
+            ignored: Self::NUMBERS.map(process_scope::signal_ignored),
+            handled: None,
+        }
+    }
+
+    /// Installs the handlers. Needs the runtime.
+    pub(crate) fn install(&mut self) -> io::Result<()> {
+        let mut handled = [const { None }; 4];
+        for ((handled, number), ignored) in handled.iter_mut().zip(Self::NUMBERS).zip(self.ignored) {
+            if !ignored {
+                *handled = Some(signal(SignalKind::from_raw(number))?);
+            }
+        }
+        self.handled = Some(handled);
+        Ok(())
+    }
+
+    /// The next signal to pass on. SIGINT and SIGQUIT come from the terminal, which sends them to the command as well:
+    /// they are taken here and go no further.
+    pub(crate) async fn next(&mut self) -> i32 {
+        let Some([interrupt, quit, terminate, hangup]) = &mut self.handled else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::select! {
+                () = received(interrupt) => {}
+                () = received(quit) => {}
+                () = received(terminate) => return nix::libc::SIGTERM,
+                () = received(hangup) => return nix::libc::SIGHUP,
+            }
+        }
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
