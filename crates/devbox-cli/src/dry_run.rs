@@ -71,7 +71,7 @@ pub(crate) async fn run(
                     state.handle_hosts_written(entries, Ok(report), Instant::now());
                 }
                 Step::Close { listeners, .. } => state.handle_closed(&listeners),
-                Step::Release => state.handle_released(),
+                Step::Release => state.handle_released(Ok(())),
             }
         }
         while let Some(event) = state.poll_event() {

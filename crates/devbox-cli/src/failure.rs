@@ -11,12 +11,9 @@ pub(crate) mod code {
     pub(crate) const UNAVAILABLE: u8 = 2;
     /// A newer session took over.
     pub(crate) const DISPLACED: u8 = 3;
-    /// `exec` itself failed (as `env`, `nohup`, `chroot` have it).
+    /// `exec` itself failed (as `env`, `nohup`, `chroot` have it). Of a command that cannot be run (126) or is not there (127),
+    /// `process_scope` tells.
     pub(crate) const EXEC_FAILED: u8 = 125;
-    /// The command was found and could not be run.
-    pub(crate) const NOT_EXECUTABLE: u8 = 126;
-    /// There is no such command.
-    pub(crate) const NOT_FOUND: u8 = 127;
 }
 
 /// A failure as the user sees it.

@@ -6,7 +6,7 @@ use devbox_gateway::{CatalogSource, Gateway, GatewayConfig, TlsFiles, TokenSourc
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ServeArgs;
-use crate::failure::Failure;
+use crate::failure::{Failure, code};
 use crate::sys::Signals;
 use crate::{print, runtime};
 
@@ -28,7 +28,14 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
             _ => None,
         };
         let scheme = if config.tls.is_some() { "wss" } else { "ws" };
-        let gateway = Gateway::bind(config).await.map_err(Failure::because)?;
+        let gateway = Gateway::bind(config).await.map_err(|error| match error {
+            devbox_gateway::Error::InsecureListen { .. } => Failure::new(
+                code::FAILED,
+                format!("{} is reachable from other machines, and the token would go there in clear", args.listen),
+            )
+            .help("give a certificate with --tls-cert FILE --tls-key FILE, listen on 127.0.0.1, or say --insecure"),
+            error => Failure::because(error),
+        })?;
         print::out(&format!("listening on {scheme}://{}\n", gateway.local_addr()));
         let mut signals = Signals::new().map_err(Failure::because)?;
         let cancel = CancellationToken::new();

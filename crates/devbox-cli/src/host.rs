@@ -76,7 +76,7 @@ impl MachineHost {
             }
             // Whether the file can be written is told when the block is.
             Err(error) => {
-                tracing::debug!(error = %format!("{:#}", anyhow::Error::new(error)), "nothing was swept")
+                tracing::debug!(error = %format!("{:#}", anyhow::Error::new(error)), "nothing was swept");
             }
         }
     }

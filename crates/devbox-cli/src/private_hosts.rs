@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use helper_client::{Conflict, HostsEntry, HostsReport};
-use hostsfile::{Block, Document, Edit, Entry, HostsFile, Options, Tag, UserNames};
+use hostsfile::{Block, Diff, Document, Edit, Entry, HostsFile, Options, Tag, UserNames};
 
 use crate::failure::Failure;
 
@@ -18,7 +18,7 @@ pub(crate) struct Rendered {
     pub(crate) bytes: Vec<u8>,
     /// Names that a line of the user's has; they were left to it.
     conflicts: Vec<Conflict>,
-    diff: String,
+    diff: Diff,
 }
 
 impl Rendered {
@@ -34,13 +34,9 @@ impl Rendered {
         }
     }
 
-    /// The change as a unified diff.
+    /// The change as a unified diff of this file.
     pub(crate) fn diff(&self, file: &Path) -> String {
-        if self.diff.is_empty() {
-            return String::new();
-        }
-        let file = file.display();
-        format!("--- {file}\n+++ {file}\n{}", self.diff)
+        self.diff.with_label(&file.display().to_string()).to_string()
     }
 }
 
@@ -101,7 +97,7 @@ pub(crate) fn plan(bytes: &[u8], tag: &str, entries: &[HostsEntry]) -> anyhow::R
                 left_out: found.left_out,
             })
             .collect(),
-        diff: plan.diff().to_string(),
+        diff: plan.diff(),
     })
 }
 

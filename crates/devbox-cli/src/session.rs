@@ -244,11 +244,17 @@ pub(crate) fn verdict(reason: StopReason) -> Result<ExitCode, Failure> {
             };
             Err(failure)
         }
-        StopReason::HelperLost => Err(Failure::new(
-            code::FAILED,
-            "the helper process ended, so this session ends too",
-        )
-        .help("its block is still in the hosts file: `devbox cleanup` (with the same rights) takes it out")),
+        StopReason::HelperLost { hosts_file } => {
+            let failure = Failure::new(code::FAILED, "the helper process ended, so this session ends too");
+            Err(match hosts_file {
+                Some(file) => failure.help(format!(
+                    "its block is still in the hosts file; this takes it out, with the same rights: \
+                     devbox cleanup --hosts-file {}",
+                    file.display()
+                )),
+                None => failure,
+            })
+        }
         reason => Err(Failure::new(code::FAILED, format!("{reason:?}"))),
     }
 }

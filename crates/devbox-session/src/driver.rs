@@ -206,12 +206,8 @@ impl Session {
             }
             Step::Release => {
                 self.connecting = None;
-                if let Err(error) = self.host.release().await {
-                    self.send(Event::HostsFailed {
-                        reason: error.to_string(),
-                    });
-                }
-                self.state.handle_released();
+                let result = self.host.release().await;
+                self.state.handle_released(result);
             }
         }
     }

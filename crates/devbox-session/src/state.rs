@@ -12,6 +12,7 @@ mod report;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use helper_client::{HelperError, HostsEntry, HostsReport};
@@ -83,7 +84,10 @@ pub enum StopReason {
         entries: Vec<HostsEntry>,
     },
     /// The helper, which alone can undo, is gone.
-    HelperLost,
+    HelperLost {
+        /// The file in which its block still stands, if one does.
+        hosts_file: Option<PathBuf>,
+    },
 }
 
 impl StopReason {
@@ -94,7 +98,7 @@ impl StopReason {
             Self::Refused(failure) => failure.to_string(),
             Self::Unreachable { last, .. } => last.to_string(),
             Self::Hosts { error, .. } => error.to_string(),
-            Self::HelperLost => "the helper process is gone".to_owned(),
+            Self::HelperLost { .. } => "the helper process is gone".to_owned(),
         }
     }
 }
@@ -504,8 +508,18 @@ impl SessionState {
     }
 
     /// The outcome of [`Step::Release`].
-    pub fn handle_released(&mut self) {
+    pub fn handle_released(&mut self, result: Result<(), HelperError>) {
         self.busy = false;
+        // A file that could not be written in the first place holds nothing of ours, and a helper that is gone was told of.
+        let told = matches!(
+            self.stop,
+            Some((StopReason::Hosts { .. } | StopReason::HelperLost { .. }, _))
+        );
+        if let (Err(error), false) = (result, told) {
+            self.events.push_back(Event::HostsFailed {
+                reason: error.to_string(),
+            });
+        }
         if let Some((_, phase)) = &mut self.stop {
             *phase = StopPhase::Done;
         }
@@ -513,8 +527,10 @@ impl SessionState {
 
     /// The helper is gone before it was released: nothing that it did can be undone from here.
     pub fn handle_helper_lost(&mut self) {
+        let left = !self.hosts.applied.is_empty();
         self.hosts.applied.clear();
-        self.stop(StopReason::HelperLost);
+        let hosts_file = self.settings.identity.hosts_file.clone().filter(|_| left);
+        self.stop(StopReason::HelperLost { hosts_file });
     }
 
     /// A connection began or ended.

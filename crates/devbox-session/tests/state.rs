@@ -1,7 +1,12 @@
 //! The state machine against a small model of a machine: whatever happens in whatever order, names stand only where
 //! something listens, unchanged services keep their listeners, and the end leaves nothing.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -176,7 +181,7 @@ impl Machine {
             Step::Release => {
                 assert!(self.listening.is_empty(), "listeners go before the helper");
                 self.hosts.clear();
-                self.state.handle_released();
+                self.state.handle_released(Ok(()));
             }
         }
     }

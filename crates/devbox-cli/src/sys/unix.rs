@@ -199,17 +199,28 @@ impl ControlListener {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let path = folder.join(format!("{name}.sock"));
-        match connect_control(&path).await {
-            Ok(stream) => displace(stream).await?,
-            Err(error) => tracing::debug!(%error, "nobody to displace"),
+        if let Ok(stream) = connect_control(&path).await {
+            displace(stream).await?;
         }
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        Self::remove_dead(&folder).await?;
         let listener = UnixListener::bind(&path)?;
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         Ok(Self { listener, path, uid })
+    }
+
+    /// Removes sockets of sessions that were killed. Whoever binds one does so under the folder's lock, so that one at which
+    /// nobody listens belongs to nobody.
+    async fn remove_dead(folder: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let refused = UnixStream::connect(&path)
+                .await
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+            if refused {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn folder(uid: u32) -> io::Result<PathBuf> {
