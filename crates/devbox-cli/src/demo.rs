@@ -11,7 +11,7 @@ use devbox_session::{Event, Handle, StatusReport, StopReason};
 use process_scope::{Scope, ScopedCommand};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tunnel_bridge::Token;
 
@@ -92,15 +92,14 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
         };
 
         let once = args.once;
-        let (failed, mut failure) = oneshot::channel();
-        let mut failed = Some(failed);
+        let (failed, mut failure) = mpsc::channel(1);
         let reason = run
             .until_end(|event, handle| {
-                if let (Event::Ready { status }, Some(failed)) = (event, failed.take()) {
-                    let (status, handle) = (status.clone(), handle.clone());
+                if let Event::Ready { status } = event {
+                    let (status, handle, failed) = (status.clone(), handle.clone(), failed.clone());
                     tokio::spawn(async move {
                         if let Err(failure) = show(&status, names, once, &handle).await {
-                            drop(failed.send(failure));
+                            drop(failed.try_send(failure));
                             handle
                                 .stop(StopReason::Requested {
                                     by: "the demo failed".to_owned(),

@@ -234,9 +234,18 @@ async fn command(
         .iter()
         .flat_map(|service| &service.names)
         .collect();
+    // Programs read one or the other: both get what either had.
+    let had: Vec<_> = ["NO_PROXY", "no_proxy"]
+        .iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .collect();
+    let had = process_scope::no_proxy(
+        had.first().map(String::as_str),
+        had.get(1).into_iter().flat_map(|text| text.split(',')),
+    );
+    let value = process_scope::no_proxy(Some(&had), &names);
     for variable in ["NO_PROXY", "no_proxy"] {
-        let existing = std::env::var(variable).ok();
-        command = command.env(variable, process_scope::no_proxy(existing.as_deref(), &names));
+        command = command.env(variable, &value);
     }
     let scope = Scope::new(contents.borrow_and_update().clone());
     let scoped = process_scope::spawn(&scope, &command).map_err(|error| cannot_run(&error))?;

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     // The program is its own helper, its own way into a namespace and its own demo client, so that it runs alone wherever
     // it is copied.
     match arguments.next().as_deref().and_then(OsStr::to_str) {
-        Some(session::HELPER_ARGUMENT) => return helper(arguments),
+        Some(session::HELPER_ARGUMENT) => return devbox_helper::enter(arguments),
         Some(process_scope::HIDDEN_ARGUMENT) => return process_scope::enter(arguments),
         Some(fetch::ARGUMENT) => return fetch::enter(arguments),
         _ => {}
@@ -55,14 +55,6 @@ fn main() -> ExitCode {
         Command::Gateway(GatewayCommand::Serve(args)) => gateway::serve(args),
     };
     done.unwrap_or_else(|failure| failure.report())
-}
-
-/// Becomes the helper. It speaks through its channel alone.
-fn helper(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
-    match devbox_helper::Policy::from_args(arguments).and_then(devbox_helper::run) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::Failure::because(error).report(),
-    }
 }
 
 /// Help goes to standard output; a mistake is 1 (not clap's 2, which says here that somebody is in the way), and 125 for

@@ -263,8 +263,11 @@ fn refused(failure: &ConnectFailure) -> Failure {
     let told = Failure::new(code::FAILED, failure.to_string());
     match failure {
         ConnectFailure::TokenRefused { .. } => told.help(
-            "the token is the first thing to look at: --token-file FILE, or token_file: in devbox.yaml",
+            "another one is named with --token-file FILE, or token_file: in devbox.yaml",
         ),
+        ConnectFailure::Certificate { .. } => told
+            .help("a certificate of your own authority is accepted with --tls-ca FILE (PEM)")
+            .help("a self-signed one must be no authority: openssl req -x509 -addext basicConstraints=critical,CA:FALSE …"),
         ConnectFailure::UnknownEnvironment { .. } => {
             told.help("choose another with --env NAME, or leave it out to take the one that is served")
         }

@@ -1,5 +1,5 @@
 //! Under sudo the helper is root and its caller is not: no file but the system's own is touched with root's rights.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 
 use std::fs::{self, Permissions};
@@ -13,7 +13,7 @@ const ORIGINAL: &[u8] = b"127.0.0.1 localhost\n";
 /// Debian's and most others' `nobody`; any user without rights of its own does.
 const NOBODY: u32 = 65534;
 
-fn set(file: &Path) -> (Client, Result<HostsReport, Error>) {
+fn policy(file: &Path) -> Policy {
     let mut policy = Policy::new(file).unwrap();
     policy.pools.push("127.77.0.0/16".parse().unwrap());
     policy.caller = Some(Caller {
@@ -21,15 +21,23 @@ fn set(file: &Path) -> (Client, Result<HostsReport, Error>) {
         gid: NOBODY,
         groups: vec![NOBODY],
     });
-    let mut client = Client::start(env!("CARGO_BIN_EXE_devbox-helper"), policy.to_args()).unwrap();
+    policy
+}
+
+fn block() -> HostsBlock {
     let entry = HostsEntry {
         address: "127.77.0.2".parse().unwrap(),
         names: vec!["orders".into()],
     };
-    let result = client.set_hosts(HostsBlock {
+    HostsBlock {
         tag: "devbox-a".into(),
         entries: vec![entry],
-    });
+    }
+}
+
+fn set(file: &Path) -> (Client, Result<HostsReport, Error>) {
+    let mut client = Client::start(env!("CARGO_BIN_EXE_devbox-helper"), policy(file).to_args()).unwrap();
+    let result = client.set_hosts(block());
     (client, result)
 }
 
@@ -73,6 +81,35 @@ fn listener_is_still_bound_with_the_helpers_rights() {
             .ok()
     });
     assert!(bound.is_some(), "root's rights came back after the edit");
+}
+
+/// In a mount namespace of its own, where another file stands in for the system's.
+#[test]
+#[ignore = "needs root: edits a file in the place of the system's hosts file"]
+fn systems_file_is_edited_with_the_helpers_rights() {
+    let dir = tempfile::tempdir().unwrap();
+    let stand_in = dir.path().join("hosts");
+    fs::write(&stand_in, ORIGINAL).unwrap();
+    let system = hostsfile::system_path();
+    let policy = policy(&system);
+    let script = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
+    let mut args = vec![
+        "--mount".into(),
+        "sh".into(),
+        "-c".into(),
+        script.into(),
+        "sh".into(),
+    ];
+    args.extend([stand_in.clone().into_os_string(), system.clone().into_os_string()]);
+    args.push(env!("CARGO_BIN_EXE_devbox-helper").into());
+    args.extend(policy.to_args());
+    let mut client = Client::start("unshare", args).unwrap();
+    let report = client.set_hosts(block()).unwrap();
+    assert!(report.changed && report.in_place, "{report:?}");
+    assert_eq!(report.file, system);
+    assert_ne!(fs::read(&stand_in).unwrap(), ORIGINAL);
+    assert!(client.close().unwrap().success());
+    assert_eq!(fs::read(&stand_in).unwrap(), ORIGINAL);
 }
 
 #[test]

@@ -10,22 +10,8 @@ use service_catalog::{Label, ServiceId};
 /// The suffix under which Kubernetes answers for a service.
 const CLUSTER_SUFFIX: &str = "svc.cluster.local";
 
-/// Single-label names that every system gives a meaning of its own (RFC 6761, and the stock hosts files of Linux,
-/// macOS and FreeBSD).
-const RESERVED: [&str; 8] = [
-    "localhost",
-    "localdomain",
-    "broadcasthost",
-    "ip6-localhost",
-    "ip6-loopback",
-    "ip6-localnet",
-    "ip6-allnodes",
-    "ip6-allrouters",
-];
-
-/// Last labels under which no name of ours may stand: `localhost` is loopback for every browser (RFC 6761 §6.3),
-/// and `local` belongs to multicast DNS, which stalls for seconds where one family is missing (RFC 6762 §3).
-const RESERVED_SUFFIXES: [&str; 2] = ["localhost", "local"];
+/// The suffix of multicast DNS, which stalls for seconds where one family is missing (RFC 6762 §3).
+const MULTICAST: &str = "local";
 
 /// The rules by which names are made from `service`, `namespace` and environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,8 +39,7 @@ impl NamesPolicy {
     pub fn names(&self, service: &ServiceId, environment: &Label) -> Vec<String> {
         let ServiceId { namespace, name } = service;
         let mut names = Vec::with_capacity(5);
-        let bare_is_free = !RESERVED.contains(&name.as_ref()) && !is_number(name.as_ref());
-        if self.active.as_ref() == Some(namespace) && bare_is_free {
+        if self.active.as_ref() == Some(namespace) {
             names.push(name.to_string());
         }
         if self.may_end_in(namespace) {
@@ -66,24 +51,14 @@ impl NamesPolicy {
             names.push(format!("{name}.{namespace}.{environment}"));
         }
         let mut seen = BTreeSet::new();
-        names.retain(|name| seen.insert(name.clone()));
+        names.retain(|name| helper_client::name_refusal(name).is_none() && seen.insert(name.clone()));
         names
     }
 
     fn may_end_in(&self, label: &Label) -> bool {
         let text: &str = label.as_ref();
-        !RESERVED_SUFFIXES.contains(&text)
-            && !is_number(text)
-            && (self.named.contains(label) || !tld::exist(text))
+        text != MULTICAST && (self.named.contains(label) || !tld::exist(text))
     }
-}
-
-/// Whether a name that ends in this label is taken for an IPv4 address: `1.2` is 1.0.0.2 to inet_aton(3), and a browser
-/// refuses it (WHATWG URL, "ends in a number").
-fn is_number(label: &str) -> bool {
-    let digits = label.strip_prefix("0x").unwrap_or(label);
-    digits.bytes().all(|byte| byte.is_ascii_digit())
-        || digits.len() < label.len() && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 #[cfg(test)]
@@ -131,7 +106,7 @@ mod tests {
                 .map(|label| label.parse().unwrap())
                 .collect(),
         };
-        assert!(!names(&policy, "localhost.default", "staging").contains(&"localhost".to_owned()));
+        assert!(names(&policy, "localhost.default", "staging").is_empty());
         assert!(!names(&policy, "web.localhost", "staging").contains(&"web.localhost".to_owned()));
         assert!(!names(&policy, "web.local", "staging").contains(&"web.local".to_owned()));
     }

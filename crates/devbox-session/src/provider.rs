@@ -1,5 +1,6 @@
 //! The far side as the session knows it: a [`Source`] of services and a [`Dialer`] to them, and a way to get both.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,10 +53,12 @@ pub enum ConnectFailure {
         after: Duration,
     },
     /// The token is not accepted.
-    #[error("{gateway} refused the token: {message}")]
+    #[error("{gateway} refused the token{}: {message}", .file.as_ref().map_or_else(String::new, |file| format!(" in {}", file.display())))]
     TokenRefused {
         /// The far side.
         gateway: String,
+        /// The file that it was read from, if it was.
+        file: Option<PathBuf>,
         /// Its words.
         message: String,
     },
@@ -63,6 +66,14 @@ pub enum ConnectFailure {
     #[error("{message}")]
     Setup {
         /// What, and why.
+        message: String,
+    },
+    /// The far side's certificate is not accepted.
+    #[error("{gateway}: its certificate is not accepted: {message}")]
+    Certificate {
+        /// The far side.
+        gateway: String,
+        /// What is wrong with it.
         message: String,
     },
     /// The environment is not served there.

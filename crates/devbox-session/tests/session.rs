@@ -1,7 +1,11 @@
 //! A whole session on this machine's loopback: a far side whose catalog and link the test holds in its hand, real
 //! listeners, and the control protocol over a pipe.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -10,8 +14,8 @@ use std::time::Duration;
 
 use devbox_session::control::{self, Asking, Request};
 use devbox_session::{
-    BindFault, ConnectFailure, Event, FarSide, Handle, Host, Identity, LinkState, NamesPolicy, Provider, Session,
-    Settings, StatusReport, StopReason,
+    BindFault, ConnectFailure, Event, FarSide, Handle, Host, Identity, LinkState, NamesPolicy, Provider,
+    Session, Settings, StatusReport, StopReason,
 };
 use futures_util::future::{BoxFuture, pending, ready};
 use helper_client::{HelperError, HostsEntry, HostsReport};
@@ -38,8 +42,15 @@ impl Provider for Feeds {
         let feed = self.feeds.try_recv();
         let dialer: Arc<dyn Dialer> = Arc::new(Echo { at: self.echo });
         Box::pin(ready(match feed {
-            Ok(feed) => Ok(FarSide { source: Box::new(Feed(feed)), dialer, close: Box::new(|| Box::pin(ready(()))) }),
-            Err(_) => Err(ConnectFailure::Unreachable { gateway: "test".to_owned(), reason: "away".to_owned() }),
+            Ok(feed) => Ok(FarSide {
+                source: Box::new(Feed(feed)),
+                dialer,
+                close: Box::new(|| Box::pin(ready(()))),
+            }),
+            Err(_) => Err(ConnectFailure::Unreachable {
+                gateway: "test".to_owned(),
+                reason: "away".to_owned(),
+            }),
         }))
     }
 }
@@ -58,7 +69,11 @@ struct Echo {
 
 impl Dialer for Echo {
     fn dial<'a>(&'a self, _target: &'a Target) -> BoxFuture<'a, Result<Box<dyn ByteStream>, Refusal>> {
-        Box::pin(async move { TcpDialer::default().dial(&Target::new(&self.at.to_string()).unwrap()).await })
+        Box::pin(async move {
+            TcpDialer::default()
+                .dial(&Target::new(&self.at.to_string()).unwrap())
+                .await
+        })
     }
 }
 
@@ -74,7 +89,10 @@ impl Host for Seen {
 
     fn bind(&mut self, address: SocketAddr) -> BoxFuture<'_, Result<TcpListener, BindFault>> {
         let bound = tunnel_bridge::listener::bind(address);
-        Box::pin(ready(bound.map_err(|error| BindFault::Other { address, message: error.to_string() })))
+        Box::pin(ready(bound.map_err(|error| BindFault::Other {
+            address,
+            message: error.to_string(),
+        })))
     }
 
     fn write_hosts(&mut self, entries: Vec<HostsEntry>) -> BoxFuture<'_, Result<HostsReport, HelperError>> {
@@ -141,10 +159,18 @@ impl World {
         let (session, handle) = Session::new(
             settings,
             Allocator::new(pool),
-            Box::new(Feeds { feeds: receiver, echo: at }),
+            Box::new(Feeds {
+                feeds: receiver,
+                echo: at,
+            }),
             Box::new(Seen { hosts }),
         );
-        let mut world = Self { feeds, hosts: seen, handle, running: tokio::spawn(async { unreachable!() }) };
+        let mut world = Self {
+            feeds,
+            hosts: seen,
+            handle,
+            running: tokio::spawn(async { unreachable!() }),
+        };
         let updates = world.link().await;
         let mut events = world.handle.events();
         world.running = tokio::spawn(session.run());
@@ -164,7 +190,10 @@ impl World {
     }
 
     async fn status(&self) -> StatusReport {
-        timeout(LIMIT, self.handle.status()).await.unwrap().expect("it runs")
+        timeout(LIMIT, self.handle.status())
+            .await
+            .unwrap()
+            .expect("it runs")
     }
 
     async fn address(&self) -> IpAddr {
@@ -173,7 +202,10 @@ impl World {
 }
 
 fn catalog(ports: &[u16]) -> Catalog {
-    let ports = ports.iter().map(|port| Port::tcp((*port).try_into().unwrap())).collect();
+    let ports = ports
+        .iter()
+        .map(|port| Port::tcp((*port).try_into().unwrap()))
+        .collect();
     let service = Service::new("echo.backend".parse().unwrap(), ports).unwrap();
     Catalog::new("staging".parse().unwrap(), [service]).unwrap()
 }
@@ -183,7 +215,10 @@ async fn echo(at: SocketAddr) -> String {
     stream.write_all(b"hello").await.unwrap();
     stream.shutdown().await.unwrap();
     let mut answer = String::new();
-    timeout(LIMIT, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    timeout(LIMIT, stream.read_to_string(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
     answer
 }
 
@@ -205,9 +240,19 @@ async fn a_service_is_reached_counted_and_taken_back() {
     let port = timeout(LIMIT, counted).await.expect("the connection is counted");
     assert_eq!((port.sent_bytes, port.received_bytes), (5, 5));
 
-    world.handle.stop(StopReason::Requested { by: "test".to_owned() }).await;
+    world
+        .handle
+        .stop(StopReason::Requested {
+            by: "test".to_owned(),
+        })
+        .await;
     let reason = timeout(LIMIT, world.running).await.unwrap().unwrap();
-    assert_eq!(reason, StopReason::Requested { by: "test".to_owned() });
+    assert_eq!(
+        reason,
+        StopReason::Requested {
+            by: "test".to_owned()
+        }
+    );
     assert!(world.hosts.borrow().is_empty());
     assert!(tokio::net::TcpStream::connect(at).await.is_err());
     drop(updates);
@@ -246,34 +291,63 @@ async fn the_control_protocol_shows_follows_and_ends_a_session() {
         tokio::spawn(async move { control::serve(theirs, &handle).await });
         ours
     };
-    let mut status = Asking::ask(connect(world.handle.clone()), &Request::Status).await.unwrap();
+    let mut status = Asking::ask(connect(world.handle.clone()), &Request::Status)
+        .await
+        .unwrap();
     let report = timeout(LIMIT, status.report()).await.unwrap().unwrap().unwrap();
     assert_eq!(report, world.status().await);
     assert!(status.report().await.unwrap().is_none(), "one report");
 
-    let mut watch = Asking::ask(connect(world.handle.clone()), &Request::Watch).await.unwrap();
+    let mut watch = Asking::ask(connect(world.handle.clone()), &Request::Watch)
+        .await
+        .unwrap();
     let first = timeout(LIMIT, watch.report()).await.unwrap().unwrap().unwrap();
     assert_eq!(first.services.len(), 1);
-    updates.send(Update::Snapshot(Catalog::new("staging".parse().unwrap(), []).unwrap())).await.unwrap();
+    updates
+        .send(Update::Snapshot(
+            Catalog::new("staging".parse().unwrap(), []).unwrap(),
+        ))
+        .await
+        .unwrap();
     loop {
-        let next = timeout(LIMIT, watch.report()).await.unwrap().unwrap().expect("it goes on");
+        let next = timeout(LIMIT, watch.report())
+            .await
+            .unwrap()
+            .unwrap()
+            .expect("it goes on");
         if next.services.is_empty() {
             break;
         }
     }
 
     let by = "session test-2".to_owned();
-    let mut displace =
-        Asking::ask(connect(world.handle.clone()), &Request::Displace { by: by.clone() }).await.unwrap();
-    assert_eq!(timeout(LIMIT, world.running).await.unwrap().unwrap(), StopReason::Displaced { by });
+    let mut displace = Asking::ask(
+        connect(world.handle.clone()),
+        &Request::Displace { by: by.clone() },
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        timeout(LIMIT, world.running).await.unwrap().unwrap(),
+        StopReason::Displaced { by }
+    );
     drop(world.handle);
-    timeout(LIMIT, displace.ended()).await.expect("the end of the stream says so").unwrap();
+    timeout(LIMIT, displace.ended())
+        .await
+        .expect("the end of the stream says so")
+        .unwrap();
 }
 
 #[tokio::test]
 async fn what_is_no_request_ends_the_control_connection() {
     let (world, updates) = World::start("127.78.4.0/24").await;
-    for line in ["\n", "{}\n", "{\"request\":\"dance\"}\n", "not json\n", &"x".repeat(8192)] {
+    for line in [
+        "\n",
+        "{}\n",
+        "{\"request\":\"dance\"}\n",
+        "not json\n",
+        &"x".repeat(8192),
+    ] {
         let (mut ours, theirs) = tokio::io::duplex(64 * 1024);
         let handle = world.handle.clone();
         let serving = tokio::spawn(async move { control::serve(theirs, &handle).await });

@@ -402,6 +402,7 @@ fn a_refused_token_is_not_tried_again() {
     };
     let refused = ConnectFailure::TokenRefused {
         gateway: "g".to_owned(),
+        file: None,
         message: "no".to_owned(),
     };
     machine.state.handle_connect_failed(refused.clone(), machine.now);

@@ -1,10 +1,10 @@
 //! Starting a helper and asking it, one request at a time.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ pub struct StartOptions {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// Whether its standard error is ours; `false`: `/dev/null`. Its standard output never is.
+    /// Whether its standard error is ours; `false`: it is read only when there is no welcome. Its standard output never is.
     pub verbose: bool,
     /// How long one answer may take: 30 s, well above what the helper waits for a locked file. Not kept on Windows.
     pub reply_timeout: Duration,
@@ -85,7 +85,7 @@ impl Client {
     /// Starts a helper and waits for its welcome.
     ///
     /// # Errors
-    /// [`Error::Start`] when the program cannot be run, [`Error::Ended`] when it ends without a welcome,
+    /// [`Error::Start`] when the program cannot be run, [`Error::NoWelcome`] when it ends without a welcome,
     /// [`Error::Version`] when it speaks another version, [`Error::TimedOut`] when it says nothing.
     pub fn start_with(options: &StartOptions) -> Result<Self, Error> {
         let mut command = Command::new(&options.program);
@@ -93,12 +93,14 @@ impl Client {
         command.stderr(if options.verbose {
             Stdio::inherit()
         } else {
-            Stdio::null()
+            Stdio::piped()
         });
-        let (child, writer, reader) = sys::spawn(&mut command).map_err(|source| Error::Start {
+        let (mut child, writer, reader) = sys::spawn(&mut command).map_err(|source| Error::Start {
             program: options.program.clone(),
             source,
         })?;
+        // Held until the welcome; what the helper says later goes nowhere, and that is no error to it.
+        let stderr = child.stderr.take();
         let mut client = Self {
             channel: Channel::new(writer, reader),
             pid: child.id(),
@@ -123,6 +125,10 @@ impl Client {
                 })
             }
             Ok(reply) => Err(unexpected(&reply)),
+            Err(Error::Ended { status }) => Err(Error::NoWelcome {
+                status,
+                message: last_words(stderr, status),
+            }),
             Err(error) => Err(error),
         }
     }
@@ -302,6 +308,17 @@ pub(crate) fn bound(reply: &Reply, listener: Option<TcpListener>) -> Result<TcpL
     }
 }
 
+/// What a process that has ended wrote to its standard error, in one line. Nothing is read from one that may live.
+fn last_words(stderr: Option<ChildStderr>, status: Option<ExitStatus>) -> String {
+    let mut words = Vec::new();
+    if let (Some(stderr), Some(_)) = (stderr, status) {
+        // What could not be read is not known; the status says the rest.
+        stderr.take(LAST_WORDS_BYTES).read_to_end(&mut words).ok();
+    }
+    let words = String::from_utf8_lossy(&words);
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 fn unexpected(reply: &Reply) -> Error {
     Error::Unexpected {
         reply: format!("{reply:?}"),
@@ -319,5 +336,6 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
+const LAST_WORDS_BYTES: u64 = 4096;
 const END_WAIT: Duration = Duration::from_secs(3);
 const END_POLL: Duration = Duration::from_millis(2);

@@ -21,6 +21,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The helper ended before its welcome.
+    #[error("the helper did not start{}{}", .status.map_or_else(String::new, |s| format!(" ({s})")), after_colon(.message))]
+    NoWelcome {
+        /// How it ended, when that is known.
+        status: Option<ExitStatus>,
+        /// What it wrote to its standard error, unless that is ours.
+        message: String,
+    },
     /// The helper has gone. What it did is undone, or will be by the next sweep.
     #[error("the helper has ended{}", .status.map_or_else(String::new, |s| format!(" ({s})")))]
     Ended {
@@ -56,4 +64,12 @@ pub enum Error {
     /// The channel failed.
     #[error("the channel to the helper failed")]
     Channel(#[from] io::Error),
+}
+
+fn after_colon(message: &str) -> String {
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
+    }
 }

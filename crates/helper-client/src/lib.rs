@@ -8,6 +8,7 @@ mod client;
 mod codec;
 mod error;
 mod message;
+mod names;
 mod sys;
 
 #[cfg(feature = "tokio")]
@@ -20,3 +21,4 @@ pub use message::{
     BindFailure, Conflict, Diagnostic, HelperError, HostsBlock, HostsEntry, HostsReport, ReleaseReport,
     Reply, Request, SweepReport, SweptBlock, UserBlock, UserEdit, UserEntry, UserLine, VERSION,
 };
+pub use names::name_refusal;

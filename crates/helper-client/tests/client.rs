@@ -117,8 +117,13 @@ fn a_silent_peer_is_given_up() {
 fn programs_that_are_none_are_told_apart_from_those_that_end() {
     let missing = Client::start("/nowhere/devbox", ["x"]);
     assert!(matches!(missing, Err(Error::Start { .. })), "{missing:?}");
-    match Client::start("/bin/sh", ["-c", "exit 3"]) {
-        Err(Error::Ended { status }) => assert_eq!(status.and_then(|s| s.code()), Some(3)),
+    match Client::start("/bin/sh", ["-c", "echo 'no such  pool' >&2; exit 3"]) {
+        Err(error @ Error::NoWelcome { .. }) => {
+            assert_eq!(
+                error.to_string(),
+                "the helper did not start (exit status: 3): no such pool"
+            );
+        }
         other => panic!("{other:?}"),
     }
 }

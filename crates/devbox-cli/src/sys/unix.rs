@@ -5,11 +5,13 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{
-    Gid, Uid, User, getgrouplist, getgroups, setegid, seteuid, setgroups, setresgid, setresuid,
+    Gid, Uid, User, getgrouplist, getgroups, getpgrp, setegid, seteuid, setgroups, setresgid, setresuid,
+    tcgetpgrp,
 };
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -113,7 +115,10 @@ fn runtime_folders(uid: u32) -> Vec<PathBuf> {
         folders.push(PathBuf::from(folder).join("devbox"));
     }
     folders.push(PathBuf::from(format!("/run/user/{uid}/devbox")));
-    folders.push(std::env::temp_dir().join(format!("devbox-{uid}")));
+    // Under sudo TMPDIR is gone as well.
+    for folder in [std::env::temp_dir(), PathBuf::from("/tmp")] {
+        folders.push(folder.join(format!("devbox-{uid}")));
+    }
     let mut seen = Vec::new();
     folders.retain(|folder| {
         folder.is_absolute() && !seen.contains(folder) && {
@@ -292,64 +297,62 @@ impl Signals {
     }
 }
 
-/// The signals that `exec` deals with while its command runs.
+/// The signals that `exec` passes on to its command.
 #[derive(Debug)]
 pub(crate) struct ExecSignals {
-    /// Whether `nohup` or a script's background job had us ignore them: then they stay ignored, here and in the command.
-    ignored: [bool; 4],
-    handled: Option<[Option<Signal>; 4]>,
+    /// Those that `nohup` or a script's background job had us ignore are left out: they stay ignored, here and in the
+    /// command.
+    numbers: Vec<i32>,
+    handled: Vec<(i32, Signal)>,
 }
 
 impl ExecSignals {
-    const NUMBERS: [i32; 4] = [
-        nix::libc::SIGINT,
-        nix::libc::SIGQUIT,
-        nix::libc::SIGTERM,
-        nix::libc::SIGHUP,
-    ];
-
     /// To be called before any handler is installed.
     pub(crate) fn before_handlers() -> Self {
+        use nix::libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+        let numbers = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2];
+        let heeded = numbers
+            .into_iter()
+            .filter(|number| !process_scope::signal_ignored(*number));
         Self {
-            ignored: Self::NUMBERS.map(process_scope::signal_ignored),
-            handled: None,
+            numbers: heeded.collect(),
+            handled: Vec::new(),
         }
     }
 
     /// Installs the handlers. Needs the runtime.
     pub(crate) fn install(&mut self) -> io::Result<()> {
-        let mut handled = [const { None }; 4];
-        for ((handled, number), ignored) in handled.iter_mut().zip(Self::NUMBERS).zip(self.ignored) {
-            if !ignored {
-                *handled = Some(signal(SignalKind::from_raw(number))?);
-            }
+        for number in &self.numbers {
+            self.handled
+                .push((*number, signal(SignalKind::from_raw(*number))?));
         }
-        self.handled = Some(handled);
         Ok(())
     }
 
-    /// The next signal to pass on. SIGINT and SIGQUIT come from the terminal, which sends them to the command as well:
-    /// they are taken here and go no further.
+    /// The next signal to pass on. What the terminal sends (Ctrl-C, Ctrl-\, a hang-up) it sends to the command as well: that
+    /// goes no further.
     pub(crate) async fn next(&mut self) -> i32 {
-        let Some([interrupt, quit, terminate, hangup]) = &mut self.handled else {
-            return std::future::pending().await;
-        };
         loop {
-            tokio::select! {
-                () = received(interrupt) => {}
-                () = received(quit) => {}
-                () = received(terminate) => return nix::libc::SIGTERM,
-                () = received(hangup) => return nix::libc::SIGHUP,
+            let number = std::future::poll_fn(|context| {
+                let ready =
+                    self.handled
+                        .iter_mut()
+                        .find_map(|(number, signal)| match signal.poll_recv(context) {
+                            Poll::Ready(Some(())) => Some(*number),
+                            Poll::Ready(None) | Poll::Pending => None,
+                        });
+                ready.map_or(Poll::Pending, Poll::Ready)
+            });
+            let number = number.await;
+            let by_keyboard = matches!(number, nix::libc::SIGINT | nix::libc::SIGQUIT) && in_foreground();
+            if !by_keyboard {
+                return number;
             }
         }
     }
 }
 
-async fn received(signal: &mut Option<Signal>) {
-    match signal {
-        Some(signal) => {
-            signal.recv().await;
-        }
-        None => std::future::pending().await,
-    }
+/// Whether this process is in the foreground process group of its terminal, to which the terminal sends its signals.
+fn in_foreground() -> bool {
+    File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(terminal) == Ok(getpgrp()))
 }

@@ -53,11 +53,14 @@ pub(crate) fn run() {
         .unwrap();
     println!("\nheld {}", client.pid());
     if std::env::var_os("HOLDER_CHURN").is_some() {
-        for round in 0u8.. {
+        for round in (0u8..=255).cycle() {
             let address = format!("127.77.1.{round}");
-            client
+            if client
                 .set_hosts(block(&tag, &[(&address, &["churn", "churn.backend"])]))
-                .unwrap();
+                .is_err()
+            {
+                break; // the helper was killed first
+            }
         }
     }
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();

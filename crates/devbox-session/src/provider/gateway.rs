@@ -49,6 +49,10 @@ impl Provider for GatewayProvider {
 impl GatewayProvider {
     async fn connect_once(self, generation: u64) -> Result<FarSide, ConnectFailure> {
         let gateway = self.gateway.to_string();
+        let file = match &self.token {
+            TokenSource::File(path) => Some(path.clone()),
+            TokenSource::Fixed(_) => None,
+        };
         let token = match self.token {
             TokenSource::Fixed(token) => token,
             TokenSource::File(path) => Token::read(&path).map_err(|error| ConnectFailure::Setup {
@@ -66,7 +70,7 @@ impl GatewayProvider {
         };
         let link = client::connect(&options)
             .await
-            .map_err(|error| failure(gateway.clone(), &error))?;
+            .map_err(|error| failure(gateway.clone(), file, &error))?;
         let lost = |reason: String| ConnectFailure::Unreachable {
             gateway: gateway.clone(),
             reason,
@@ -92,7 +96,7 @@ impl GatewayProvider {
     }
 }
 
-fn failure(gateway: String, error: &ConnectError) -> ConnectFailure {
+fn failure(gateway: String, file: Option<PathBuf>, error: &ConnectError) -> ConnectFailure {
     match error {
         ConnectError::TimedOut { after, .. } => ConnectFailure::TimedOut {
             gateway,
@@ -100,6 +104,7 @@ fn failure(gateway: String, error: &ConnectError) -> ConnectFailure {
         },
         ConnectError::TokenRefused { message } => ConnectFailure::TokenRefused {
             gateway,
+            file,
             message: message.clone(),
         },
         ConnectError::UnknownEnvironment { message } => ConnectFailure::UnknownEnvironment {
@@ -110,7 +115,11 @@ fn failure(gateway: String, error: &ConnectError) -> ConnectFailure {
             gateway,
             message: message.clone(),
         },
-        ConnectError::BadUrl { .. } | ConnectError::Tls { .. } => ConnectFailure::NotAGateway {
+        ConnectError::Tls { message, .. } => ConnectFailure::Certificate {
+            gateway,
+            message: message.clone(),
+        },
+        ConnectError::BadUrl { .. } => ConnectFailure::NotAGateway {
             gateway,
             message: with_causes(error),
         },

@@ -13,6 +13,23 @@ use tunnel_bridge::Target;
 use super::{ADDRESS_TRIES, Counts, Entry, PortEntry, PortKey, SessionState, Step};
 use crate::report::{Event, PortState};
 
+/// The findings about a hosts file which mean that something in it is not read. The others are for `hosts lint`: told at each
+/// start, they would hide these.
+const UNREAD: [&str; 12] = [
+    "utf-16",
+    "byte-order-mark",
+    "not-read",
+    "long-line",
+    "file-rejected",
+    "many-names",
+    "leading-blank",
+    "carriage-return",
+    "no-final-newline",
+    "not-ldh",
+    "zone-ignored",
+    "nul",
+];
+
 impl SessionState {
     pub(super) fn take_snapshot(&mut self, catalog: Catalog, now: Timestamp) {
         self.environment = Some(catalog.environment);
@@ -257,7 +274,11 @@ impl SessionState {
                 });
             }
         }
-        for found in report.diagnostics {
+        for found in report
+            .diagnostics
+            .into_iter()
+            .filter(|found| UNREAD.contains(&found.kind.as_str()))
+        {
             let place = found.line.map_or_else(String::new, |line| format!(":{line}"));
             let message = format!("{}{place}: {}", report.file.display(), found.message);
             if self.hosts.told.insert(message.clone()) {

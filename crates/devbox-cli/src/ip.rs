@@ -1,0 +1,475 @@
+//! `devbox ip`: which key has which address, and what keeps it so.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, Subcommand};
+use ipalloc::store::{FileStore, Persistent};
+use ipalloc::{Allocator, Error, Key, LockFile, Pool, Timestamp, import};
+use ipnet::IpNet;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::addresses;
+use crate::args::ConnectArgs;
+use crate::config::Config;
+use crate::failure::{Failure, code};
+use crate::print::{self, Table};
+use crate::{session, sys};
+
+#[derive(Debug, Args)]
+pub(crate) struct IpArgs {
+    #[command(subcommand)]
+    command: IpCommand,
+    /// One JSON object a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Configuration [default: devbox.yaml in this folder or above it, then the user's]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The addresses to choose from; repeat for more [default: 127.77.0.0/16]
+    #[arg(long, global = true, value_name = "CIDR")]
+    pool: Vec<IpNet>,
+}
+
+/// A KEY is `environment/namespace/service`; where only one is meant, `service.namespace` and `service` will do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum IpCommand {
+    /// Every key with its address: live, at rest, pinned, locked
+    List,
+    /// The address that a key has or would get; or the key of an address
+    Get {
+        /// environment/namespace/service, or an address
+        #[arg(value_name = "KEY|ADDRESS")]
+        what: String,
+    },
+    /// Give a key this address from now on, on this machine
+    Pin {
+        /// environment/namespace/service
+        key: String,
+        /// An address of the pool
+        address: IpAddr,
+    },
+    /// Take a pin away
+    Unpin {
+        /// environment/namespace/service
+        key: String,
+    },
+    /// End a lease; its address rests before another key gets it
+    Release {
+        /// environment/namespace/service
+        key: String,
+    },
+    /// How full the pool is, and how likely it is that two keys want one address
+    Stats,
+    /// Write the addresses of live and pinned keys to devbox.lock, for the team to commit
+    Lock,
+    /// Tell where live addresses differ from those that the keys have by themselves (exit code 1)
+    Check,
+    /// Pin what ngrokd (ip_mappings.json) or kubefwd (its --fwd-conf) mapped
+    Import {
+        /// The mapping file
+        file: PathBuf,
+    },
+}
+
+/// `devbox ip`.
+pub(crate) fn run(args: &IpArgs) -> Result<ExitCode, Failure> {
+    // Nothing here takes a right that the user lacks, and what is written is the user's.
+    let caller = sys::caller().map_err(Failure::because)?;
+    sys::drop_to_caller(&caller).map_err(Failure::because)?;
+    let connect = ConnectArgs {
+        config: args.config.clone(),
+        pool: args.pool.clone(),
+        ..ConnectArgs::default()
+    };
+    let config = Config::load(&connect, caller.home.as_deref())?;
+    let Some(folder) = session::state_folder(&caller) else {
+        return Err(
+            Failure::new(code::FAILED, "there is no home folder to keep addresses in")
+                .help("set XDG_STATE_HOME to a folder of yours"),
+        );
+    };
+    let pool = Pool::new(config.pool.iter().copied()).map_err(Failure::because)?;
+    let mut leases = Persistent::open(FileStore::new(folder), pool).map_err(told)?;
+    let lock_path = lock_path(&config)?;
+    let lock = LockFile::read(&lock_path).map_err(told)?;
+    leases.set_lock(&lock).map_err(told)?;
+
+    let now = Timestamp::from(SystemTime::now());
+    let json = args.json;
+    match &args.command {
+        IpCommand::List => list(leases.allocator(), json),
+        IpCommand::Get { what } => get(leases.allocator(), what, now, json),
+        IpCommand::Pin { key, address } => {
+            let key = found_key(leases.allocator(), key)?;
+            leases.pin(&key, *address, now).map_err(told)?;
+            mapping(&key, *address, "pinned", json);
+            Ok(ExitCode::SUCCESS)
+        }
+        IpCommand::Unpin { key } => {
+            let key = found_key(leases.allocator(), key)?;
+            let address = leases
+                .unpin(&key)
+                .map_err(told)?
+                .ok_or_else(|| no(&key, "is not pinned"))?;
+            mapping(&key, address, "unpinned", json);
+            Ok(ExitCode::SUCCESS)
+        }
+        IpCommand::Release { key } => {
+            let key = found_key(leases.allocator(), key)?;
+            let held = leases.get(&key).ok_or_else(|| no(&key, "holds no address"))?;
+            leases.release(&key, now).map_err(told)?;
+            mapping(&key, held, "released", json);
+            Ok(ExitCode::SUCCESS)
+        }
+        IpCommand::Stats => stats(leases.allocator(), json),
+        IpCommand::Lock => lock_live(leases.allocator(), lock, &lock_path, json),
+        IpCommand::Check => check(leases.allocator(), json),
+        IpCommand::Import { file } => pin_all(&mut leases, file, now, json),
+    }
+}
+
+/// A key with all that is known of it.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    key: &'a Key,
+    address: IpAddr,
+    state: Vec<&'static str>,
+    /// Seconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
+}
+
+fn rows(allocator: &Allocator) -> Vec<Row<'_>> {
+    let mut rows: BTreeMap<(&Key, IpAddr), Row<'_>> = BTreeMap::new();
+    let mut row = |key, address, state, since, until| {
+        let row = rows.entry((key, address)).or_insert(Row {
+            key,
+            address,
+            state: Vec::new(),
+            since,
+            until,
+        });
+        row.state.push(state);
+    };
+    for lease in allocator.iter() {
+        row(lease.key, lease.address, "live", Some(lease.since), None);
+    }
+    for rest in allocator.resting() {
+        row(
+            rest.key,
+            rest.address,
+            "resting",
+            Some(rest.since),
+            Some(rest.until),
+        );
+    }
+    allocator
+        .pins()
+        .for_each(|(key, address)| row(key, address, "pinned", None, None));
+    allocator
+        .locked()
+        .for_each(|(key, address)| row(key, address, "locked", None, None));
+    rows.into_values().collect()
+}
+
+fn list(allocator: &Allocator, json: bool) -> Result<ExitCode, Failure> {
+    let rows = rows(allocator);
+    if json {
+        rows.iter().for_each(print::json);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new(["KEY", "ADDRESS", "STATE", "SINCE", "RESTS UNTIL"]);
+    for row in &rows {
+        table.row([
+            row.key.to_string(),
+            row.address.to_string(),
+            row.state.join(", "),
+            row.since.map(time).unwrap_or_default(),
+            row.until.map(time).unwrap_or_default(),
+        ]);
+    }
+    print::out(&if table.is_empty() {
+        "no address is in use\n".to_owned()
+    } else {
+        table.render()
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn get(allocator: &Allocator, what: &str, now: Timestamp, json: bool) -> Result<ExitCode, Failure> {
+    if let Ok(address) = what.parse::<IpAddr>() {
+        let mut holders: Vec<&Key> = allocator.holders(address).collect();
+        holders.sort();
+        if holders.is_empty() {
+            return Err(Failure::new(code::FAILED, format!("{address} is held by no key"))
+                .help("`devbox ip list` shows what is in use"));
+        }
+        for key in holders {
+            if json {
+                print::json(&json!({ "key": key, "address": address, "state": "live" }))
+            } else {
+                print::out(&format!("{key}\n"))
+            }
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let key = found_key(allocator, what)?;
+    let (address, state) = match allocator.get(&key) {
+        Some(address) => (address, "live"),
+        // On a copy: asking changes nothing.
+        None => (allocator.clone().lease(&key, now).map_err(told)?, "next"),
+    };
+    if json {
+        print::json(&json!({ "key": key, "address": address, "state": state }));
+    } else {
+        print::out(&format!("{address}\n"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stats(allocator: &Allocator, json: bool) -> Result<ExitCode, Failure> {
+    let stats = allocator.stats();
+    if json {
+        print::json(&stats);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let percent = |part: f64| format!("{:.2} %", part * 100.0);
+    let lines = [
+        ("pool", stats.pool.clone()),
+        ("usable", stats.usable.to_string()),
+        ("leased", format!("{} by {} keys", stats.leased, stats.keys)),
+        ("resting", stats.resting.to_string()),
+        ("pinned", stats.pinned.to_string()),
+        ("locked", stats.locked.to_string()),
+        (
+            "fill",
+            format!(
+                "{}, the chance that a new key finds its first choice taken",
+                percent(stats.fill)
+            ),
+        ),
+        (
+            "collision",
+            format!(
+                "{}, the chance that so many keys do not all fit by themselves",
+                percent(stats.collision_odds)
+            ),
+        ),
+        (
+            "displaced",
+            format!("{} keys are not at their first choice", stats.displaced),
+        ),
+    ];
+    print::out(
+        &lines
+            .map(|(name, value)| format!("{name:<10} {value}\n"))
+            .concat(),
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lock_live(
+    allocator: &Allocator,
+    lock: LockFile,
+    path: &std::path::Path,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let (before, mut lock) = (lock.len(), lock);
+    let mut conflicts = Vec::new();
+    // Lines that are there stay; a key that is live elsewhere is told, and not moved on anybody's machine.
+    let live: BTreeMap<&Key, IpAddr> = allocator.iter().map(|lease| (lease.key, lease.address)).collect();
+    for (key, address) in live.into_iter().chain(allocator.pins()) {
+        match lock.insert(key, address) {
+            Ok(()) => {}
+            Err(Error::KeyLive { address: locked, .. }) => {
+                conflicts.push(format!("{key} is locked to {locked} and has {address} here"));
+            }
+            Err(error) => conflicts.push(format!("{key} has {address} here: {error} in the lock file")),
+        }
+    }
+    if !conflicts.is_empty() {
+        let failure = Failure::new(
+            code::FAILED,
+            format!(
+                "{} contradicts what is live, and is left as it is",
+                path.display()
+            ),
+        );
+        let failure = conflicts.iter().fold(failure, |failure, line| failure.help(line));
+        return Err(failure.help("").help(
+            "`devbox ip release KEY` ends a lease; the key has its locked address when it is leased again",
+        ));
+    }
+    let is_changed = lock.write(path).map_err(told)?;
+    let added = lock.len() - before;
+    if json {
+        print::json(&json!({ "file": path, "changed": is_changed, "added": added, "keys": lock.len() }));
+    } else {
+        print::out(&format!(
+            "{}: {added} added, {} in all\n",
+            path.display(),
+            lock.len()
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(allocator: &Allocator, json: bool) -> Result<ExitCode, Failure> {
+    let differences = allocator.check().map_err(told)?;
+    if json {
+        differences.iter().for_each(print::json);
+    } else if differences.is_empty() {
+        print::out(&format!(
+            "{} keys are live, each where it belongs\n",
+            allocator.iter().count()
+        ));
+    } else {
+        let mut table = Table::new(["KEY", "LIVE", "BELONGS TO", "WHICH IS"]);
+        for difference in &differences {
+            let (live, assigned) = (difference.live.to_string(), difference.assigned.to_string());
+            table.row([
+                difference.key.to_string(),
+                live,
+                assigned,
+                difference.reason.to_string(),
+            ]);
+        }
+        print::out(&table.render());
+    }
+    Ok(ExitCode::from(if differences.is_empty() {
+        0
+    } else {
+        code::FAILED
+    }))
+}
+
+fn pin_all(
+    leases: &mut Persistent<FileStore>,
+    file: &std::path::Path,
+    now: Timestamp,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let text = fs::read_to_string(file)
+        .map_err(|error| Failure::new(code::FAILED, format!("cannot read {}: {error}", file.display())))?;
+    let mappings = import::parse(&text).map_err(|error| {
+        Failure::new(code::FAILED, format!("{}: {error}", file.display()))
+            .help("ngrokd's ip_mappings.json and kubefwd's forwarding configuration can be read")
+    })?;
+    let refused = leases.update(|allocator| {
+        let tries = mappings
+            .iter()
+            .map(|mapping| (mapping, mapping.pin(allocator, now)));
+        Ok(tries
+            .filter_map(|(mapping, result)| Some((mapping, result.err()?)))
+            .collect::<Vec<_>>())
+    });
+    let refused = refused.map_err(told)?;
+    for line in &mappings {
+        if !refused.iter().any(|(other, _)| *other == line) {
+            mapping(&line.key, line.address, "pinned", json);
+        }
+    }
+    if refused.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let failure = Failure::new(
+        code::FAILED,
+        format!("{} of {} could not be pinned", refused.len(), mappings.len()),
+    );
+    Err(refused.iter().fold(failure, |failure, (mapping, error)| {
+        failure.help(format!("{}: {error}", mapping.key))
+    }))
+}
+
+fn mapping(key: &Key, address: IpAddr, state: &str, json: bool) {
+    if json {
+        print::json(&json!({ "key": key, "address": address, "state": state }));
+    } else {
+        print::out(&format!("{key} {state} {address}\n"));
+    }
+}
+
+/// The key that is meant: the text itself, or the one known key whose end it is, as `service.namespace` or `service`.
+fn found_key(allocator: &Allocator, text: &str) -> Result<Key, Failure> {
+    let key = Key::new(text).map_err(Failure::because)?;
+    let known: std::collections::BTreeSet<&Key> = rows(allocator).iter().map(|row| row.key).collect();
+    if text.contains('/') || known.contains(&key) {
+        return Ok(key);
+    }
+    let end: String = text.rsplit('.').flat_map(|part| ["/", part]).collect();
+    let meant: Vec<&Key> = known
+        .into_iter()
+        .filter(|key| key.as_str().ends_with(&end))
+        .collect();
+    match meant.as_slice() {
+        [key] => Ok((*key).clone()),
+        [] => Err(Failure::new(code::FAILED, format!("no key is called {text}"))
+            .help("a key is environment/namespace/service, such as dev/backend/orders;")
+            .help("`devbox ip list` shows those that are known")),
+        several => {
+            let failure = Failure::new(
+                code::FAILED,
+                format!("{text} may be one of {} keys", several.len()),
+            );
+            Err(several
+                .iter()
+                .fold(failure, |failure, key| failure.help(key.as_str())))
+        }
+    }
+}
+
+/// Where the lock file is, or is to be: beside the configuration of the project, else in the working folder.
+fn lock_path(config: &Config) -> Result<PathBuf, Failure> {
+    if let Some(path) = addresses::lock_file(config) {
+        return Ok(path);
+    }
+    let working = std::env::current_dir().map_err(Failure::because)?;
+    // A configuration of the user's own is no project's.
+    let project = config
+        .file
+        .as_ref()
+        .and_then(|file| file.parent())
+        .filter(|folder| working.starts_with(folder));
+    Ok(project.unwrap_or(&working).join(addresses::LOCK_FILE))
+}
+
+fn no(key: &Key, what: &str) -> Failure {
+    Failure::new(code::FAILED, format!("{key} {what}")).help("`devbox ip list` shows what is known")
+}
+
+fn told(error: Error) -> Failure {
+    let help: &[&str] = match &error {
+        Error::PoolExhausted { .. } => &["a larger pool is named with --pool, or as pool: in devbox.yaml"],
+        Error::LockFile { .. } => {
+            &["edit the lines that are named; `devbox ip lock` adds what is missing then"]
+        }
+        Error::AddressTaken { .. } => {
+            &["`devbox ip list` shows who has what, by a lease, a pin or a line of devbox.lock"]
+        }
+        Error::KeyLive { .. } => &["`devbox ip release KEY` ends a lease"],
+        Error::Damaged { .. } => {
+            &["the next start begins with no lease; names have the same addresses all the same"]
+        }
+        Error::OtherPool { .. } => &["name the same pool as before, or move the folder away"],
+        _ => &[],
+    };
+    let locked = matches!(error, Error::Locked { .. });
+    let message = format!("{:#}", anyhow::Error::from(error));
+    let failure = Failure::new(if locked { code::UNAVAILABLE } else { code::FAILED }, message);
+    help.iter().fold(failure, |failure, line| failure.help(*line))
+}
+
+fn time(at: Timestamp) -> String {
+    let at = SystemTime::UNIX_EPOCH
+        .checked_add(Duration::from_secs(at.as_secs()))
+        .unwrap_or(SystemTime::UNIX_EPOCH);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
