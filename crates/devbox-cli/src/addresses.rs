@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use devbox_session::{Event, ServiceReport};
 use ipalloc::store::{FileStore, Persistent};
@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::print;
 
 /// The team's lock file, beside the configuration or above the working folder.
-const LOCK_FILE: &str = "devbox.lock";
+pub(crate) const LOCK_FILE: &str = "devbox.lock";
 
 /// The addresses to begin with, and who keeps what becomes of them.
 pub(crate) struct Addresses {
@@ -148,11 +148,17 @@ impl Keeper {
                         // One batch, one sync.
                         Change::Lease(leases) => store.update(|allocator| {
                             for (key, address) in leases {
-                                allocator.lease_where(&key, today(), |offered| offered == address)?;
+                                allocator.lease_where(
+                                    &key,
+                                    Timestamp::from(SystemTime::now()),
+                                    |offered| offered == address,
+                                )?;
                             }
                             Ok(())
                         }),
-                        Change::Release(key) => store.release(&key, today()).map(drop),
+                        Change::Release(key) => {
+                            store.release(&key, Timestamp::from(SystemTime::now())).map(drop)
+                        }
                     };
                     if let Err(error) = done
                         && !std::mem::replace(&mut failed, true)
@@ -200,9 +206,4 @@ pub(crate) fn lock_file(config: &Config) -> Option<PathBuf> {
         .flat_map(|folder| folder.ancestors())
         .map(|folder| folder.join(LOCK_FILE));
     beside.into_iter().chain(upward).find(|path| path.is_file())
-}
-
-fn today() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_secs(since.as_secs())
 }

@@ -9,6 +9,8 @@ use ipnet::IpNet;
 use service_catalog::Label;
 use url::Url;
 
+use crate::ip::IpArgs;
+
 /// Reach services that run elsewhere by name, as if they were local.
 #[derive(Debug, Parser)]
 #[command(
@@ -40,6 +42,8 @@ pub(crate) enum Command {
     /// The far side
     #[command(subcommand)]
     Gateway(GatewayCommand),
+    /// Which address a service has, and what keeps it so
+    Ip(IpArgs),
 }
 
 /// Where the far side is and what names look like.

@@ -16,6 +16,7 @@ pub(crate) fn run(args: &CleanupArgs) -> Result<ExitCode, Failure> {
     let helper = session::start_helper(&file, &[], &caller, false)?;
     sys::drop_to_caller(&caller).map_err(Failure::because)?;
     runtime::run(0, async {
+        sys::remove_dead_control_sockets().await;
         let report = helper.sweep().await.map_err(|error| match error {
             helper_client::Error::Helper(error) => manual::cleanup_ways_out(&error),
             error => Failure::because(error),

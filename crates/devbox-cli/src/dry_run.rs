@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use devbox_session::{BindFault, Event, Provider, SessionState, Settings, Step};
 use ipalloc::{Allocator, Timestamp};
@@ -47,7 +47,7 @@ pub(crate) async fn run(
                     Ok(mut connected) => {
                         state.handle_connected(Instant::now());
                         let first = connected.source.next().await.map_err(Failure::because)?;
-                        state.handle_update(first, today());
+                        state.handle_update(first, Timestamp::from(SystemTime::now()));
                         far = Some(connected);
                     }
                     Err(failure) => state.handle_connect_failed(failure, Instant::now()),
@@ -62,7 +62,12 @@ pub(crate) async fn run(
                     let results = ports
                         .into_iter()
                         .map(|(port, _)| (port, probe(SocketAddr::new(address, port.get()))));
-                    state.handle_opened(&service, address, results.collect(), today());
+                    state.handle_opened(
+                        &service,
+                        address,
+                        results.collect(),
+                        Timestamp::from(SystemTime::now()),
+                    );
                 }
                 Step::WriteHosts { entries } => {
                     let planned = private_hosts::plan(&bytes, &tag, &entries)?;
@@ -123,11 +128,4 @@ fn probe(address: SocketAddr) -> Result<(), BindFault> {
             fault => Err(fault),
         },
     }
-}
-
-fn today() -> Timestamp {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp::from_secs(since.as_secs())
 }

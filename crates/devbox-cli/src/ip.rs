@@ -214,9 +214,9 @@ fn get(allocator: &Allocator, what: &str, now: Timestamp, json: bool) -> Result<
         }
         for key in holders {
             if json {
-                print::json(&json!({ "key": key, "address": address, "state": "live" }))
+                print::json(&json!({ "key": key, "address": address, "state": "live" }));
             } else {
-                print::out(&format!("{key}\n"))
+                print::out(&format!("{key}\n"));
             }
         }
         return Ok(ExitCode::SUCCESS);

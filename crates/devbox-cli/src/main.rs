@@ -22,6 +22,7 @@ mod failure;
 mod fetch;
 mod gateway;
 mod host;
+mod ip;
 mod manual;
 mod print;
 mod private_hosts;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Cleanup(args) => cleanup::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Gateway(GatewayCommand::Serve(args)) => gateway::serve(args),
+        Command::Ip(args) => ip::run(args),
     };
     done.unwrap_or_else(|failure| failure.report())
 }

@@ -17,6 +17,6 @@ mod ports;
 
 pub(crate) use imp::{
     Caller, ControlListener, ExecSignals, Signals, as_caller, caller, connect_control, control_sockets,
-    drop_to_caller, is_root, raise_open_files,
+    drop_to_caller, is_root, raise_open_files, remove_dead_control_sockets,
 };
 pub(crate) use ports::{first_free_port, port_holder};

@@ -6,7 +6,7 @@ use std::future::pending;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
 use ipalloc::{Allocator, Timestamp};
@@ -146,7 +146,7 @@ impl Session {
                 }
             }
             update = next_update(&mut self.far) => match update {
-                Ok(update) => self.state.handle_update(update, today()),
+                Ok(update) => self.state.handle_update(update, Timestamp::from(SystemTime::now())),
                 Err(error) => {
                     self.current.send_replace(None);
                     self.far = None;
@@ -185,7 +185,8 @@ impl Session {
                 all_or_none,
             } => {
                 let results = self.open(&service, address, ports, all_or_none).await;
-                self.state.handle_opened(&service, address, results, today());
+                self.state
+                    .handle_opened(&service, address, results, Timestamp::from(SystemTime::now()));
             }
             Step::WriteHosts { entries } => {
                 let result = self.host.write_hosts(entries.clone()).await;
@@ -363,9 +364,4 @@ async fn until(instant: Option<Instant>) {
 /// The runtime's clock, so that tests may stop it.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-fn today() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_secs(since.as_secs())
 }

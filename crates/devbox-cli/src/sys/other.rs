@@ -41,6 +41,8 @@ pub(crate) fn control_sockets() -> Vec<PathBuf> {
     Vec::new()
 }
 
+pub(crate) async fn remove_dead_control_sockets() {}
+
 pub(crate) async fn connect_control(_path: &Path) -> io::Result<tokio::io::DuplexStream> {
     Err(unsupported())
 }

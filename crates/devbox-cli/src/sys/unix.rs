@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{
@@ -164,68 +164,131 @@ pub(crate) async fn connect_control(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
+/// Removes the control sockets of this user's sessions that were killed.
+pub(crate) async fn remove_dead_control_sockets() {
+    let uid = Uid::effective().as_raw();
+    for folder in runtime_folders(uid)
+        .iter()
+        .filter(|folder| is_private(folder, uid))
+    {
+        let removed = async {
+            let lock = FolderLock::take(folder).await?;
+            remove_dead(folder).await?;
+            lock.remove_if_empty(folder);
+            io::Result::Ok(())
+        };
+        if let Err(error) = removed.await {
+            tracing::debug!(folder = %folder.display(), %error, "dead sockets may stay");
+        }
+    }
+}
+
+/// Removes the sockets of a locked folder at which nobody listens. Whoever binds one does so under the lock, so that such a
+/// one belongs to nobody.
+async fn remove_dead(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let connected = UnixStream::connect(&path).await;
+        if connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The lock of a folder of control sockets: who holds it alone makes and removes them.
+struct FolderLock(File);
+
+impl FolderLock {
+    /// Waits for it. The error says [`NotFound`](io::ErrorKind::NotFound) where the folder went meanwhile.
+    async fn take(folder: &Path) -> io::Result<Self> {
+        let file = File::open(folder)?;
+        let deadline = Instant::now() + PATIENCE;
+        while file.try_lock().is_err() {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("{} stays locked", folder.display()),
+                ));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        // The one who held it before may have removed the folder, and somebody else made another.
+        if fs::metadata(folder)?.ino() == file.metadata()?.ino() {
+            Ok(Self(file))
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+
+    fn remove_if_empty(self, folder: &Path) {
+        // Other sessions may have theirs there.
+        drop(fs::remove_dir(folder));
+        drop(self.0);
+    }
+}
+
+/// Longer than a session drains.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// A control socket that this process listens on; gone when dropped.
 #[derive(Debug)]
 pub(crate) struct ControlListener {
     listener: UnixListener,
     path: PathBuf,
+    inode: u64,
     uid: u32,
 }
 
 impl ControlListener {
     /// Listens as `name`, after whoever listens under that name was asked by `displace` to leave and did.
     ///
-    /// The folder is locked meanwhile, so that of two sessions that start at once one displaces the other.
+    /// The folder is locked meanwhile, so that of sessions that start at once one stays.
     pub(crate) async fn claim<F, D>(name: &str, displace: D) -> io::Result<Self>
     where
         D: Fn(UnixStream) -> F,
         F: Future<Output = io::Result<()>>,
     {
         let uid = Uid::effective().as_raw();
-        // A session in another of the folders (started with another environment) is displaced as well.
-        for path in control_sockets()
-            .iter()
-            .filter(|path| path.file_stem().is_some_and(|stem| stem == name))
-        {
-            if let Ok(stream) = connect_control(path).await {
-                displace(stream).await?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let folder = Self::folder(uid)?;
+            let lock = match FolderLock::take(&folder).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::now() < deadline => {
+                    continue;
+                }
+                taken => taken?,
+            };
+            // One in another of the folders (started with another environment) is displaced as well.
+            let mut others = control_sockets();
+            others.retain(|path| path.file_stem().is_some_and(|stem| stem == name));
+            for path in others {
+                // Until nobody answers: one that was about to end may hang up in the middle.
+                while let Ok(stream) = connect_control(&path).await {
+                    if let Err(error) = displace(stream).await {
+                        tracing::debug!(%error, "asked to leave");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    if Instant::now() > deadline {
+                        let message = format!("the session at {} does not leave", path.display());
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                    }
+                }
             }
+            remove_dead(&folder).await?;
+            let path = folder.join(format!("{name}.sock"));
+            let listener = UnixListener::bind(&path)?;
+            fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            let inode = fs::symlink_metadata(&path)?.ino();
+            drop(lock);
+            return Ok(Self {
+                listener,
+                path,
+                inode,
+                uid,
+            });
         }
-        let folder = Self::folder(uid)?;
-        let lock = File::open(&folder)?;
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
-        while lock.try_lock().is_err() {
-            if tokio::time::Instant::now() > deadline {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("{} stays locked", folder.display()),
-                ));
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let path = folder.join(format!("{name}.sock"));
-        if let Ok(stream) = connect_control(&path).await {
-            displace(stream).await?;
-        }
-        Self::remove_dead(&folder).await?;
-        let listener = UnixListener::bind(&path)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path, uid })
-    }
-
-    /// Removes sockets of sessions that were killed. Whoever binds one does so under the folder's lock, so that one at which
-    /// nobody listens belongs to nobody.
-    async fn remove_dead(folder: &Path) -> io::Result<()> {
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            let refused = UnixStream::connect(&path)
-                .await
-                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-            if refused {
-                fs::remove_file(&path)?;
-            }
-        }
-        Ok(())
     }
 
     fn folder(uid: u32) -> io::Result<PathBuf> {
@@ -260,13 +323,17 @@ impl ControlListener {
 
 impl Drop for ControlListener {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!(%error, "the control socket was gone");
+        let Some(folder) = self.path.parent() else { return };
+        let Ok(lock) = File::open(folder) else { return };
+        // Whoever holds the lock waits for this session to end, and removes the socket then.
+        if lock.try_lock().is_err() {
+            return;
         }
-        if let Some(folder) = self.path.parent() {
-            // Other sessions may have theirs there.
-            drop(fs::remove_dir(folder));
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(%error, "the control socket stays");
         }
+        FolderLock(lock).remove_if_empty(folder);
     }
 }
 
