@@ -91,9 +91,7 @@ pub(crate) fn services(services: &[ServiceReport]) -> String {
         {
             table.row([
                 shown_name(service),
-                service
-                    .address
-                    .map_or_else(|| "-".to_owned(), |address| address.to_string()),
+                shown_address(service),
                 port.port.to_string(),
                 port.target.clone().unwrap_or_else(|| "-".to_owned()),
             ]);
@@ -112,6 +110,12 @@ pub(crate) fn shown_name(service: &ServiceReport) -> String {
     let found = service.names.iter().find(|name| **name == id);
     let shortest = || service.names.iter().min_by_key(|name| name.len());
     found.or_else(shortest).cloned().unwrap_or(id)
+}
+
+fn shown_address(service: &ServiceReport) -> String {
+    service
+        .address
+        .map_or_else(|| "-".to_owned(), |address| address.to_string())
 }
 
 /// A session in full, for `status`.
@@ -147,9 +151,7 @@ pub(crate) fn status(report: &StatusReport) -> String {
             };
             table.row([
                 shown_name(service),
-                service
-                    .address
-                    .map_or_else(|| "-".to_owned(), |address| address.to_string()),
+                shown_address(service),
                 port.port.to_string(),
                 port.active.to_string(),
                 port.connections.to_string(),
@@ -178,9 +180,7 @@ pub(crate) fn event(event: &Event) -> Option<String> {
         Event::LinkLost { reason } => format!("link lost: {reason}; names and listeners stay, reconnecting"),
         Event::LinkRestored { away } => format!("connected again after {:.1} s", away.as_secs_f64()),
         Event::ServiceUp { service } => {
-            let address = service
-                .address
-                .map_or_else(|| "-".to_owned(), |address| address.to_string());
+            let address = shown_address(service);
             let ports: Vec<_> = service.ports.iter().map(|port| port.port.to_string()).collect();
             format!(
                 "new: {} at {address}, port {}",

@@ -1,6 +1,8 @@
 //! What the command asks of the operating system itself. Each function is there on every system; what one lacks says
 //! so.
 
+use std::path::PathBuf;
+
 #[cfg(unix)]
 #[path = "sys/unix.rs"]
 mod imp;
@@ -16,7 +18,16 @@ mod ports;
 mod ports;
 
 pub(crate) use imp::{
-    Caller, ControlListener, ExecSignals, Signals, as_caller, caller, connect_control, control_sockets,
+    ControlListener, ExecSignals, Signals, as_caller, caller, connect_control, control_sockets,
     drop_to_caller, is_root, raise_open_files, remove_dead_control_sockets,
 };
 pub(crate) use ports::{first_free_port, port_holder};
+
+/// The person behind the command: under sudo the one who called it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+    pub(crate) home: Option<PathBuf>,
+}

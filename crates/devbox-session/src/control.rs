@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 
 use crate::driver::Handle;
 use crate::report::StatusReport;
-use crate::state::StopReason;
+use crate::step::StopReason;
 
 /// A request is short; a longer line is none.
 const MAX_REQUEST_BYTES: u64 = 4 * 1024;

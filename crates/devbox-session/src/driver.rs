@@ -21,7 +21,8 @@ use crate::host::{BindFault, Host};
 use crate::provider::gateway::with_causes;
 use crate::provider::{ConnectFailure, FarSide, Provider};
 use crate::report::{Event, StatusReport};
-use crate::state::{SessionState, Settings, Step, StopReason};
+use crate::state::SessionState;
+use crate::step::{Settings, Step, StopReason};
 
 /// Events kept for a listener that does not keep up; the oldest are dropped for it, the session never waits.
 const EVENT_BACKLOG: usize = 1024;

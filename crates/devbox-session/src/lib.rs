@@ -16,10 +16,12 @@ mod names;
 pub mod provider;
 mod report;
 mod state;
+mod step;
 
 pub use driver::{Handle, Session};
 pub use host::{BindFault, Host};
 pub use names::NamesPolicy;
 pub use provider::{ConnectFailure, FarSide, Provider};
 pub use report::{Event, Identity, LinkState, PortReport, PortState, ServiceReport, StatusReport};
-pub use state::{SessionState, Settings, Step, StopReason};
+pub use state::SessionState;
+pub use step::{Settings, Step, StopReason};

@@ -16,14 +16,7 @@ use nix::unistd::{
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The person behind the command: under sudo the one who called it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Caller {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) groups: Vec<u32>,
-    pub(crate) home: Option<PathBuf>,
-}
+use super::Caller;
 
 /// Whether this process runs as root now.
 pub(crate) fn is_root() -> bool {

@@ -10,8 +10,9 @@ use ipalloc::{Key, Timestamp};
 use service_catalog::{Catalog, Protocol, Service, ServiceId};
 use tunnel_bridge::Target;
 
-use super::{ADDRESS_TRIES, Counts, Entry, PortEntry, PortKey, SessionState, Step};
+use super::{ADDRESS_TRIES, Counts, Entry, PortEntry, PortKey, SessionState};
 use crate::report::{Event, PortState};
+use crate::step::Step;
 
 /// The findings about a hosts file which mean that something in it is not read. The others are for `hosts lint`: told at each
 /// start, they would hide these.
