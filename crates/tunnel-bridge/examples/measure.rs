@@ -207,7 +207,7 @@ fn bulk(
 fn round_trips(address: SocketAddr, bytes: usize, time: Duration) -> Result<(Duration, Duration)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
-    stream.write_all(b"e")?;
+    stream.write_all(b"ee")?;
     let mut buffer = vec![b'e'; bytes];
     stream.read_exact(&mut buffer[..1])?;
     let mut all = Vec::new();

@@ -61,15 +61,11 @@ pub(crate) fn spawn<S>(socket: WebSocketStream<S>, role: Role) -> Link
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    spawn_with(socket, role, Config::default())
-        .unwrap_or_else(|_| unreachable!("the default limits are sound"))
-}
-
-fn spawn_with<S>(socket: WebSocketStream<S>, role: Role, config: Config) -> Result<Link, Error>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let connection = Connection::new(role, config, clock())?;
+    #[expect(
+        clippy::expect_used,
+        reason = "a test of tunnel-proto holds the default limits to be sound"
+    )]
+    let connection = Connection::new(role, Config::default(), clock()).expect("the default limits are sound");
     // No bound: see `Command`.
     let (sender, commands) = mpsc::unbounded_channel();
     let (incoming_sender, incoming) = mpsc::channel(INCOMING_QUEUE);
@@ -94,7 +90,7 @@ where
         drop(driver);
         end_sender.send_replace(Some(end));
     });
-    Ok(Link::new(sender, incoming, end))
+    Link::new(sender, incoming, end)
 }
 
 struct Driver<S> {
@@ -253,6 +249,10 @@ where
                 // Other programs on the path may send these; they are not ours and no reason to fail.
                 Message::Pong(_) | Message::Text(_) | Message::Frame(_) => {}
                 Message::Close(frame) => {
+                    // The answer to it, if the socket takes it at once; nobody waits for it longer.
+                    if let Poll::Ready(Err(error)) = Pin::new(&mut self.socket).poll_flush(cx) {
+                        tracing::trace!(%error, "the other end did not wait for our close");
+                    }
                     let message = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
                     return Err(LinkEnd::PeerClosed { message });
                 }

@@ -1,4 +1,12 @@
-//! Carry TCP connections over one link.
+#![doc = include_str!("../README.md")]
+//!
+//! # What this crate knows
+//! Carrying TCP over one link: the WebSocket and TLS under it, the task that drives it, listeners, and joining two
+//! connections so that each end arrives as what it was.
+//!
+//! # What it must not know
+//! Kubernetes, catalogs, the hosts file, addresses and leases, and who may ask for what: a target is a text, and who
+//! accepts streams decides.
 
 #![forbid(unsafe_code)]
 

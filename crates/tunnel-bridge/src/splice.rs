@@ -303,10 +303,11 @@ impl From<Box<dyn ByteStream>> for Remote {
         if !(*stream).type_is(TypeId::of::<MuxStream>()) {
             return Remote::Other(stream);
         }
-        match <dyn ByteStream>::into_any(stream).downcast::<MuxStream>() {
-            Ok(mux) => Remote::Mux(*mux),
-            Err(_) => unreachable!("a stream of this type id is of this type"),
-        }
+        #[expect(clippy::expect_used, reason = "its type was looked at above")]
+        let mux = <dyn ByteStream>::into_any(stream)
+            .downcast()
+            .expect("a MuxStream");
+        Remote::Mux(*mux)
     }
 }
 

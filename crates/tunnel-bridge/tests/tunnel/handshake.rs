@@ -10,7 +10,7 @@ use tunnel_bridge::client::{self, ConnectError};
 use tunnel_bridge::server;
 use tunnel_bridge::{Error, Target, Token};
 
-use crate::support::{check, connect_error, options, read_all, service, soon, target};
+use crate::support::{check, connect_error, options, read_all, refusing_port, service, soon, target};
 
 /// Serves handshakes for ever; links are kept until the test ends.
 async fn gateway() -> SocketAddr {
@@ -137,12 +137,8 @@ async fn what_is_no_gateway_is_told_apart() {
         connect_error(&impatient).await,
         ConnectError::TimedOut { .. }
     ));
-    let free = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    match connect_error(&options(free)).await {
+    let (_refuses, port) = refusing_port();
+    match connect_error(&options(port)).await {
         ConnectError::Unreachable { source, .. } => assert_eq!(source.kind(), ErrorKind::ConnectionRefused),
         other => panic!("{other:?}"),
     }

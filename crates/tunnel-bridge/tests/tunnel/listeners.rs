@@ -1,7 +1,6 @@
 //! From a local port to a target: the ends of connections as programs see them.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,8 +10,8 @@ use tunnel_bridge::listener::{ConnectionEvent, Listener, ListenerOptions, bind};
 use tunnel_bridge::{End, RefusalKind, Side};
 
 use crate::support::{
-    Relay, dialer, echo_service, listen, pair, pair_through, pattern, read_all, request, road, serve,
-    service, soon, target,
+    Relay, any_port_aside, dialer, echo_service, listen, pair, pair_through, pattern, read_all,
+    refusing_port, request, road, serve, service, soon, target,
 };
 
 async fn closed(events: &mut mpsc::Receiver<ConnectionEvent>) -> (u64, u64, End) {
@@ -70,12 +69,8 @@ async fn a_megabyte_comes_back_after_the_request_was_half_closed() {
 
 #[tokio::test]
 async fn a_refused_target_resets_the_program_within_a_second() {
-    // A port that was free a moment ago.
-    let free = bind("127.0.0.1:0".parse().unwrap())
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let mut road = road(free).await;
+    let (_refuses, port) = refusing_port();
+    let mut road = road(port).await;
     let since = Instant::now();
     let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
     let error = soon("the reset", program.read_u8()).await.unwrap_err();
@@ -126,7 +121,7 @@ async fn a_reset_by_the_program_is_a_reset_for_the_target() {
     let mut road = road(to).await;
     let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
     request(&mut program, b"hello").await;
-    let (_, _) = (soon("opened", road.events.recv()).await, ());
+    soon("opened", road.events.recv()).await.unwrap();
     program.set_zero_linger().unwrap();
     drop(program);
     assert_eq!(
@@ -221,7 +216,7 @@ async fn two_hundred_programs_at_once_have_their_own_bytes_back() {
     }
     soon("200 programs", async {
         while let Some(done) = all.join_next().await {
-            done.unwrap()
+            done.unwrap();
         }
     })
     .await;
@@ -292,7 +287,7 @@ async fn fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure() {
     let (near, far) = pair().await;
     serve(far);
     let (events, _ignored) = mpsc::channel(1);
-    let mut addresses = vec!["127.0.0.1:0".parse::<SocketAddr>().unwrap(); 50];
+    let mut addresses = vec![any_port_aside(); 50];
     for round in 0..20 {
         let mut listeners = Vec::new();
         for address in &mut addresses {

@@ -1,6 +1,12 @@
 //! The tunnel over real sockets of the loopback interface.
 
+#[cfg(test)]
 mod handshake;
+#[cfg(test)]
 mod listeners;
+#[cfg(test)]
+mod raw;
+#[cfg(test)]
 mod streams;
+#[cfg(test)]
 mod support;

@@ -220,7 +220,7 @@ async fn two_hundred_streams_at_once_arrive_whole() {
     }
     soon("200 streams", async {
         while let Some(done) = all.join_next().await {
-            done.unwrap()
+            done.unwrap();
         }
     })
     .await;
@@ -297,7 +297,7 @@ async fn one_stalled_reader_of_a_hundred_stops_nobody() {
     }
     soon("99 readers", async {
         while let Some(done) = fast.join_next().await {
-            done.unwrap()
+            done.unwrap();
         }
     })
     .await;

@@ -26,8 +26,8 @@ pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
-pub(crate) fn target(text: impl ToString) -> Target {
-    Target::new(&text.to_string()).unwrap()
+pub(crate) fn target(text: impl std::fmt::Display) -> Target {
+    Target::new(&format!("{text}")).unwrap()
 }
 
 pub(crate) fn options(gateway: SocketAddr) -> ConnectOptions {
@@ -213,4 +213,24 @@ pub(crate) fn dialer(link: &Link) -> Arc<dyn tunnel_bridge::Dialer> {
 /// Keeps a connection's writing end open for as long as the test wants.
 pub(crate) async fn request(stream: &mut TcpStream, bytes: &[u8]) {
     stream.write_all(bytes).await.unwrap();
+}
+
+/// A port that refuses connections for as long as its socket lives: bound, and not listening.
+pub(crate) fn refusing_port() -> (socket2::Socket, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
+/// Any port of an address that no other test's connections come from, where the system has such addresses.
+pub(crate) fn any_port_aside() -> SocketAddr {
+    let aside = SocketAddr::from(([127, 77, 9, 9], 0));
+    if bind(aside).is_ok() {
+        aside
+    } else {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
 }

@@ -1,0 +1,145 @@
+//! A client made by hand, byte by byte: what other implementations, proxies and dead networks do.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tunnel_bridge::{Link, LinkEnd, server};
+
+const REQUEST: &str = "GET /kube/devbox/tunnel/client/raw HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\n\
+    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Sec-WebSocket-Protocol: other, devbox-tunnel.1\r\n\r\n";
+
+/// HELLO of `docs/protocol.md`.
+const HELLO: [u8; 28] = [
+    1, 0, 0, 20, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0, 0x10, 0, 0, 0, 1, 0,
+];
+
+/// A far end and the raw connection to it, past the HTTP.
+async fn raw_client() -> (Link, DuplexStream) {
+    let (mut client, stream) = tokio::io::duplex(64 * 1024);
+    client.write_all(REQUEST.as_bytes()).await.unwrap();
+    let (link, admitted) = server::accept(stream, |_| Ok(())).await.unwrap();
+    assert_eq!(
+        (
+            admitted.session.as_str(),
+            admitted.environment,
+            admitted.generation
+        ),
+        ("raw", None, 0)
+    );
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(client.read_u8().await.unwrap());
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    // RFC 6455 §1.3 has this key and its answer.
+    assert!(
+        answer.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"),
+        "{answer}"
+    );
+    (link, client)
+}
+
+/// A client's WebSocket frame, masked with a key of zeros.
+fn web_socket(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![
+        0x80 | opcode,
+        0x80 | u8::try_from(payload.len()).unwrap(),
+        0,
+        0,
+        0,
+        0,
+    ];
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// A server's WebSocket frame of less than 126 bytes.
+async fn read_web_socket(client: &mut DuplexStream) -> (u8, Vec<u8>) {
+    let opcode = client.read_u8().await.unwrap() & 0x0F;
+    let mut payload = vec![0; usize::from(client.read_u8().await.unwrap())];
+    client.read_exact(&mut payload).await.unwrap();
+    (opcode, payload)
+}
+
+#[tokio::test]
+async fn a_link_survives_what_is_not_for_it_and_any_cutting_into_messages() {
+    let (link, mut client) = raw_client().await;
+    let (opcode, first) = read_web_socket(&mut client).await;
+    assert_eq!((opcode, &first[..28]), (2, &HELLO[..]));
+    // Text, Pong and an empty message mean nothing; Ping wants its Pong.
+    for (opcode, payload) in [(1, "hello"), (0xA, "unasked"), (2, ""), (9, "there?")] {
+        client
+            .write_all(&web_socket(opcode, payload.as_bytes()))
+            .await
+            .unwrap();
+    }
+    assert_eq!(read_web_socket(&mut client).await, (0xA, b"there?".to_vec()));
+    let mut bytes = HELLO.to_vec();
+    bytes.extend_from_slice(b"\x10\0\0\x01\0\0\0\x01x\x14\0\0\x02\0\0\0\x01hi");
+    for byte in bytes {
+        client.write_all(&web_socket(2, &[byte])).await.unwrap();
+    }
+    let incoming = link.accept().await.unwrap();
+    assert_eq!(incoming.target().as_str(), "x");
+    let mut stream = incoming.accept();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "hi");
+}
+
+#[tokio::test]
+async fn a_breach_of_the_protocol_is_told_and_ends_the_link() {
+    let (link, mut client) = raw_client().await;
+    client.write_all(&web_socket(2, &HELLO)).await.unwrap();
+    client
+        .write_all(&web_socket(2, b"\x13\0\0\x01\0\0\0\x01x"))
+        .await
+        .unwrap();
+    let mut said = Vec::new();
+    while !said.windows(13).any(|part| part == b"never opened") && said.len() < 2000 {
+        let (opcode, payload) = read_web_socket(&mut client).await;
+        said.extend_from_slice(&payload);
+        if opcode == 8 {
+            break;
+        }
+    }
+    assert!(
+        String::from_utf8_lossy(&said).contains("stream 1, which was never opened"),
+        "{said:?}"
+    );
+    drop(client);
+    assert!(matches!(link.closed().await, LinkEnd::Protocol { .. }));
+}
+
+/// The clock stands still and jumps to the next timer whenever nothing else is to be done.
+#[tokio::test(start_paused = true)]
+async fn a_black_hole_is_noticed_and_resets_the_streams() {
+    let (link, mut client) = raw_client().await;
+    client.write_all(&web_socket(2, &HELLO)).await.unwrap();
+    client
+        .write_all(&web_socket(2, b"\x10\0\0\x01\0\0\0\x01x"))
+        .await
+        .unwrap();
+    let mut stream = link.accept().await.unwrap().accept();
+    let since = tokio::time::Instant::now();
+    let error = stream.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let took = since.elapsed();
+    assert!(
+        (Duration::from_secs(20)..=Duration::from_secs(31)).contains(&took),
+        "{took:?}"
+    );
+    match link.closed().await {
+        LinkEnd::PingTimeout { silent_for } => assert!(silent_for >= Duration::from_secs(20)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_does_not_come_is_not_waited_for() {
+    let (_client, stream) = tokio::io::duplex(1024);
+    let error = server::accept(stream, |_| Ok(())).await.unwrap_err();
+    assert!(matches!(error, server::ServerError::TimedOut { .. }), "{error:?}");
+}

@@ -1,0 +1,12 @@
+//! The multiplexer through its public face: two connections and the bytes between them.
+
+#[cfg(test)]
+mod arrival;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod order;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod time;

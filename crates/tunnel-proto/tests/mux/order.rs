@@ -1,0 +1,307 @@
+//! Who goes first, how much, and how many.
+
+use std::time::Duration;
+
+use tunnel_proto::{Config, Connection, Error, Event, GoAwayReason, Refusal, RefusalKind, Role, StreamId};
+
+use crate::support::{FAR, NEAR, Pair, small};
+
+/// Kind, length and stream of each frame.
+fn frames(mut bytes: &[u8]) -> Vec<(u8, usize, u32)> {
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let len = usize::from(bytes[1]) << 16 | usize::from(bytes[2]) << 8 | usize::from(bytes[3]);
+        let stream = u32::from_be_bytes(bytes[4..8].try_into().unwrap());
+        all.push((bytes[0], len, stream));
+        bytes = &bytes[8 + len..];
+    }
+    all
+}
+
+#[test]
+fn streams_take_turns_a_frame_each() {
+    let mut pair = Pair::up(small(), small());
+    let ids = [pair.open(NEAR), pair.open(NEAR), pair.open(NEAR)];
+    pair.settle();
+    for id in ids {
+        pair.write(NEAR, id, 3 * 8192).unwrap();
+    }
+    pair.transmit(NEAR, 1_000_000);
+    let numbers = ids.map(StreamId::number);
+    let order = frames(&pair.wires[FAR])
+        .into_iter()
+        .map(|(_, len, id)| (len, id))
+        .collect::<Vec<_>>();
+    assert_eq!(order, numbers.map(|id| (8192, id)).repeat(3));
+}
+
+#[test]
+fn short_requests_go_before_bulk_and_do_not_starve_it() {
+    let mut pair = Pair::up(
+        Config {
+            max_pending_opens: 64,
+            ..small()
+        },
+        Config {
+            max_pending_opens: 64,
+            ..small()
+        },
+    );
+    let bulk = pair.open(NEAR);
+    let brief = (0..40).map(|_| pair.open(NEAR)).collect::<Vec<_>>();
+    pair.settle();
+    pair.write(NEAR, bulk, 60_000).unwrap();
+    for &id in &brief {
+        pair.write(NEAR, id, 100).unwrap();
+    }
+    pair.transmit(NEAR, 1_000_000);
+    let order = frames(&pair.wires[FAR]);
+    let at = |wanted: u32| order.iter().position(|&(_, _, id)| id == wanted).unwrap();
+    assert_eq!(at(brief[0].number()), 0);
+    assert_eq!(at(bulk.number()), 16);
+    assert!(at(brief[39].number()) < order.len() - 4, "{order:?}");
+}
+
+#[test]
+fn control_goes_before_data() {
+    let mut pair = Pair::up(small(), small());
+    let bulk = pair.open(NEAR);
+    pair.settle();
+    pair.write(NEAR, bulk, 60_000).unwrap();
+    let late = pair.open(NEAR);
+    pair.transmit(NEAR, 1);
+    assert_eq!(frames(&pair.wires[FAR])[0], (0x10, 6, late.number()));
+}
+
+#[test]
+fn a_transmit_keeps_near_its_limit() {
+    let mut pair = Pair::up(small(), small());
+    let id = pair.open(NEAR);
+    pair.settle();
+    pair.write(NEAR, id, 60_000).unwrap();
+    pair.transmit(NEAR, 10_000);
+    assert_eq!(pair.wires[FAR].len(), 2 * (8192 + 8));
+}
+
+#[test]
+fn frames_are_no_longer_than_the_other_end_takes() {
+    let mut pair = Pair::up(
+        small(),
+        Config {
+            max_frame: 1024,
+            ..small()
+        },
+    );
+    let id = pair.open(NEAR);
+    pair.settle();
+    pair.write(NEAR, id, 5000).unwrap();
+    pair.write(FAR, id, 5000).unwrap();
+    pair.settle();
+    assert_eq!(pair.seen[FAR][&id].received, 5000);
+    assert_eq!(pair.seen[NEAR][&id].received, 5000);
+}
+
+#[test]
+fn opens_beyond_the_limit_wait_and_more_streams_than_allowed_are_an_error() {
+    let mut pair = Pair::up(small(), small());
+    pair.accept_at_once = false;
+    let ids = (0..64).map(|_| pair.open(NEAR)).collect::<Vec<_>>();
+    assert_eq!(
+        pair.ends[NEAR].open(b"x", pair.now),
+        Err(Error::TooManyStreams { limit: 64 })
+    );
+    pair.settle();
+    let opened = |pair: &Pair| pair.seen[FAR].len();
+    assert_eq!(opened(&pair), 3);
+    // One that is reset while it waits is never heard of.
+    pair.ends[NEAR]
+        .reset(ids[3], tunnel_proto::ResetReason::Cancelled)
+        .unwrap();
+    pair.ends[FAR].accept(ids[0]).unwrap();
+    pair.ends[FAR]
+        .refuse(ids[1], &Refusal::new(RefusalKind::NotFound, "gone\nnow"))
+        .unwrap();
+    pair.settle();
+    assert_eq!(opened(&pair), 5);
+    assert!(!pair.seen[FAR].contains_key(&ids[3]));
+    assert!(pair.seen[NEAR][&ids[0]].accepted);
+    let refusal = pair.seen[NEAR][&ids[1]].refused.clone().unwrap();
+    assert_eq!(
+        (refusal.kind, refusal.message.as_str()),
+        (RefusalKind::NotFound, "gone now")
+    );
+    pair.accept_at_once = true;
+    pair.ends[FAR].accept(ids[2]).unwrap();
+    for id in [ids[4], ids[5]] {
+        pair.ends[FAR].accept(id).unwrap();
+    }
+    pair.settle();
+    assert_eq!(opened(&pair), 63);
+}
+
+#[test]
+fn windows_grow_while_they_hold_a_stream_back_and_shrink_after_a_rest() {
+    let mut pair = Pair::new(small(), small());
+    // A round trip of 40 ms, measured with the first ping.
+    pair.transmit(FAR, 1000);
+    pair.transmit(NEAR, 1000);
+    pair.pass(Duration::from_millis(40));
+    pair.settle();
+    pair.pass(Duration::from_millis(40));
+    pair.settle();
+    assert!(pair.ends[FAR].rtt().is_some());
+    let id = pair.open(NEAR);
+    pair.settle();
+    pair.write(NEAR, id, 8_000_000).unwrap();
+    pair.read_at_once = false;
+    let in_flight = |pair: &mut Pair| {
+        pair.settle();
+        let unread = pair.seen[FAR][&id].unread;
+        pair.read(FAR, id, u32::MAX);
+        unread
+    };
+    let mut rounds = Vec::new();
+    for _ in 0..6 {
+        rounds.push(in_flight(&mut pair));
+        pair.pass(Duration::from_millis(50));
+    }
+    assert_eq!(rounds[0], 64 * 1024);
+    assert_eq!(rounds[5], 256 * 1024, "{rounds:?}");
+    // The first read after a long rest sets the window back; what was granted stays granted.
+    pair.pass(Duration::from_secs(60));
+    in_flight(&mut pair);
+    pair.pass(Duration::from_secs(1));
+    in_flight(&mut pair);
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(in_flight(&mut pair), 64 * 1024);
+}
+
+#[test]
+fn both_sides_end_a_connection_in_good_order() {
+    let mut pair = Pair::up(small(), small());
+    let id = pair.open(NEAR);
+    pair.settle();
+    pair.ends[FAR].go_away(GoAwayReason::Superseded, "by 9");
+    pair.settle();
+    let gone = Event::GoingAway {
+        reason: GoAwayReason::Superseded,
+        message: "by 9".to_owned(),
+    };
+    assert!(pair.others[NEAR].contains(&gone));
+    for end in [NEAR, FAR] {
+        assert_eq!(pair.ends[end].open(b"x", pair.now), Err(Error::GoingAway));
+    }
+    // What is open goes on.
+    pair.write(NEAR, id, 1000).unwrap();
+    pair.settle();
+    assert_eq!(pair.seen[FAR][&id].received, 1000);
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused() {
+    let now = std::time::Instant::now();
+    let refused = |config| Connection::new(Role::Client, config, now).unwrap_err();
+    for (what, config) in [
+        // A frame above half of the window could wait for ever for the credit that its arrival would bring.
+        (
+            "max_frame",
+            Config {
+                max_frame: 128 * 1024 + 1,
+                ..Config::default()
+            },
+        ),
+        (
+            "max_frame",
+            Config {
+                max_frame: 0,
+                ..Config::default()
+            },
+        ),
+        (
+            "initial_window",
+            Config {
+                initial_window: 1024,
+                ..Config::default()
+            },
+        ),
+        (
+            "max_window",
+            Config {
+                max_window: 1024,
+                ..Config::default()
+            },
+        ),
+        (
+            "max_streams",
+            Config {
+                max_streams: 0,
+                ..Config::default()
+            },
+        ),
+        (
+            "max_pending_opens",
+            Config {
+                max_pending_opens: 0,
+                ..Config::default()
+            },
+        ),
+        (
+            "missed_pings",
+            Config {
+                missed_pings: 0,
+                ..Config::default()
+            },
+        ),
+        (
+            "ping_interval (ms)",
+            Config {
+                ping_interval: Duration::ZERO,
+                ..Config::default()
+            },
+        ),
+    ] {
+        assert!(
+            matches!(refused(config), Error::LimitOutOfRange { what: named, .. } if named == what),
+            "{what}"
+        );
+    }
+}
+
+/// The exchange that `docs/protocol.md` shows, byte for byte.
+#[test]
+fn the_example_of_the_protocol_text_is_what_is_sent() {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hello = "0100001400000000000100000004000000010000\
+                 0000100000000100";
+    let mut pair = Pair::new(Config::default(), Config::default());
+    for end in [NEAR, FAR] {
+        pair.transmit(end, 1000);
+        let sent = hex(&pair.wires[1 - end]);
+        // A PING follows, which measures the round trip.
+        assert_eq!(sent, format!("{hello}02000008000000000000000000000001"));
+    }
+    pair.settle();
+    let now = pair.now;
+    let client = &mut pair.ends[NEAR];
+    let id = client.open(b"x", now).unwrap();
+    client.send(id, "hi".into()).unwrap();
+    client.finish(id).unwrap();
+    let mut wire = bytes::BytesMut::new();
+    client.poll_transmit(&mut wire, 1000);
+    assert_eq!(
+        hex(&wire),
+        "1000000100000001781400000200000001\
+                            6869"
+    );
+    let server = &mut pair.ends[FAR];
+    server.handle_bytes(wire.split().freeze(), now).unwrap();
+    server.accept(id).unwrap();
+    server.send(id, "hi".into()).unwrap();
+    server.finish(id).unwrap();
+    server.poll_transmit(&mut wire, 1000);
+    assert_eq!(
+        hex(&wire),
+        "11000000000000011400000200000001\
+                            6869"
+    );
+}
