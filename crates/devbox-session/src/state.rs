@@ -29,6 +29,9 @@ use crate::step::{Settings, Step, StopReason};
 /// on every address.
 const ADDRESS_TRIES: usize = 4;
 
+/// How long a port that is in use is left alone before it is tried again: the program that holds it may end.
+const IN_USE_PAUSE: Duration = Duration::from_secs(5);
+
 /// The session's whole state; one task owns it.
 #[derive(Debug)]
 pub struct SessionState {
@@ -40,6 +43,9 @@ pub struct SessionState {
     listeners: BTreeMap<SocketAddr, (ServiceId, NonZeroU16)>,
     to_open: BTreeSet<ServiceId>,
     to_close: BTreeSet<SocketAddr>,
+    /// Services with ports that were in use, and when they are tried again.
+    in_use: BTreeSet<ServiceId>,
+    in_use_until: Option<Instant>,
     hosts: Hosts,
     /// A step that changes this machine is under way; there is never more than one.
     busy: bool,
@@ -100,6 +106,8 @@ struct PortEntry {
     name: Option<Label>,
     target: Option<String>,
     state: PortState,
+    /// The fault that was told last.
+    told: Option<String>,
     counts: Counts,
 }
 
@@ -129,6 +137,8 @@ impl SessionState {
             listeners: BTreeMap::new(),
             to_open: BTreeSet::new(),
             to_close: BTreeSet::new(),
+            in_use: BTreeSet::new(),
+            in_use_until: None,
             hosts: Hosts::default(),
             busy: false,
             claimed: false,
@@ -182,12 +192,8 @@ impl SessionState {
             Link::Waiting { until, .. } => Some(*until),
             Link::Connecting { .. } | Link::Up => None,
         };
-        let hosts = if self.hosts.stale {
-            self.hosts.retry_at
-        } else {
-            None
-        };
-        reconnect.into_iter().chain(hosts).min()
+        let hosts = self.hosts.retry_at.filter(|_| self.hosts.stale);
+        [reconnect, hosts, self.in_use_until].into_iter().flatten().min()
     }
 
     /// Why the session ended, once all is undone.
@@ -338,19 +344,27 @@ impl SessionState {
             };
             match result {
                 Ok(()) => {
+                    // It was told that it is not offered: that it is now is news as well.
+                    entry.announced &= wanted.told.take().is_none();
                     wanted.state = PortState::Listening;
                     self.listeners
                         .insert(SocketAddr::new(address, port.get()), (service.clone(), port));
                     self.hosts.stale = true;
                 }
                 Err(fault) => {
+                    if matches!(fault, BindFault::InUse { .. }) {
+                        self.in_use.insert(service.clone());
+                    }
                     let reason = fault.to_string();
-                    wanted.state = PortState::Degraded(reason.clone());
-                    self.events.push_back(Event::PortDegraded {
-                        service: service.clone(),
-                        port: port.get(),
-                        reason,
-                    });
+                    let told = wanted.told.replace(reason.clone());
+                    if told.as_ref() != Some(&reason) {
+                        self.events.push_back(Event::PortDegraded {
+                            service: service.clone(),
+                            port: port.get(),
+                            reason: reason.clone(),
+                        });
+                    }
+                    wanted.state = PortState::Degraded(reason);
                 }
             }
         }
@@ -504,6 +518,22 @@ impl SessionState {
         seed ^= seed << 17;
         self.settings.seed = seed;
         whole / 2 + whole.mul_f64((seed % 1_000) as f64 / 2_000.0)
+    }
+}
+
+impl PortEntry {
+    fn new(protocol: Protocol) -> Self {
+        let state = match protocol {
+            Protocol::Tcp => PortState::Opening,
+            protocol => PortState::Degraded(format!("{protocol} is not carried by this version")),
+        };
+        Self {
+            name: None,
+            target: None,
+            state,
+            told: None,
+            counts: Counts::default(),
+        }
     }
 }
 

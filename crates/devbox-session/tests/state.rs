@@ -72,6 +72,8 @@ struct Machine {
     hosts: Vec<HostsEntry>,
     writes: usize,
     in_use: BTreeSet<SocketAddr>,
+    /// Ports that a program holds on every address.
+    held: BTreeSet<u16>,
     denied: BTreeSet<u16>,
     hosts_fail: bool,
     reachable: bool,
@@ -91,6 +93,7 @@ impl Machine {
             hosts: Vec::new(),
             writes: 0,
             in_use: BTreeSet::new(),
+            held: BTreeSet::new(),
             denied: BTreeSet::new(),
             hosts_fail: false,
             reachable: true,
@@ -187,7 +190,7 @@ impl Machine {
     }
 
     fn bind(&self, at: SocketAddr) -> Result<(), BindFault> {
-        if self.in_use.contains(&at) {
+        if self.in_use.contains(&at) || self.held.contains(&at.port()) {
             return Err(BindFault::InUse {
                 address: at,
                 holder: None,
@@ -309,6 +312,35 @@ fn a_port_held_on_every_address_degrades_its_port_alone() {
     assert_eq!(states[0], PortState::Listening);
     assert!(matches!(&states[1], PortState::Degraded(reason) if reason.contains("in use")));
     assert_eq!(machine.hosts.len(), 1);
+}
+
+#[test]
+fn a_port_that_was_in_use_is_offered_once_it_is_free() {
+    let mut machine = Machine::new();
+    machine.settle();
+    machine.held.insert(5432);
+    machine.update(Update::Snapshot(catalog([service("orders", &[5432])])));
+    assert!(machine.listening.is_empty());
+    let told = |machine: &Machine| {
+        machine
+            .events
+            .iter()
+            .filter(|event| matches!(event, Event::PortDegraded { .. }))
+            .count()
+    };
+    assert_eq!(told(&machine), 1);
+    for _ in 0..3 {
+        machine.now = machine.state.poll_timeout().expect("it is tried again");
+        machine.settle();
+    }
+    assert_eq!(told(&machine), 1, "said once");
+    machine.held.clear();
+    machine.now = machine.state.poll_timeout().expect("it is tried again");
+    machine.settle();
+    assert_eq!(machine.listening.len(), 1);
+    assert_eq!(machine.hosts.len(), 1);
+    assert!(matches!(machine.events.last(), Some(Event::ServiceUp { .. })));
+    assert_eq!(machine.state.poll_timeout(), None);
 }
 
 #[test]

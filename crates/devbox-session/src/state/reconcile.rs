@@ -10,7 +10,7 @@ use ipalloc::{Key, Timestamp};
 use service_catalog::{Catalog, Protocol, Service, ServiceId};
 use tunnel_bridge::Target;
 
-use super::{ADDRESS_TRIES, Counts, Entry, PortEntry, PortKey, SessionState};
+use super::{ADDRESS_TRIES, Entry, IN_USE_PAUSE, PortEntry, PortKey, SessionState};
 use crate::report::{Event, PortState};
 use crate::step::Step;
 
@@ -78,14 +78,8 @@ impl SessionState {
                 stays
             });
             for (key, port) in wanted {
-                let state = match port.protocol {
-                    Protocol::Tcp => PortState::Opening,
-                    protocol => PortState::Degraded(format!("{protocol} is not carried by this version")),
-                };
-                let kept = entry.ports.remove(&key);
-                let (state, counts) =
-                    kept.map_or((state, Counts::default()), |kept| (kept.state, kept.counts));
-                if state == PortState::Opening {
+                let kept = entry.ports.remove(&key).unwrap_or_else(|| PortEntry::new(key.1));
+                if kept.state == PortState::Opening {
                     self.to_open.insert(service.id.clone());
                 }
                 entry.ports.insert(
@@ -93,8 +87,7 @@ impl SessionState {
                     PortEntry {
                         name: port.name,
                         target: port.target,
-                        state,
-                        counts,
+                        ..kept
                     },
                 );
             }
@@ -185,6 +178,7 @@ impl SessionState {
                 environment: self.environment.clone()?,
             });
         }
+        self.retry_in_use(now);
         while let Some(id) = self.to_open.pop_first() {
             let Some(entry) = self.entries.get_mut(&id) else {
                 continue;
@@ -229,6 +223,28 @@ impl SessionState {
             });
         }
         None
+    }
+
+    /// Tries ports again that were in use.
+    fn retry_in_use(&mut self, now: Instant) {
+        match self.in_use_until {
+            None if !self.in_use.is_empty() => self.in_use_until = Some(now + IN_USE_PAUSE),
+            Some(until) if until <= now => {
+                self.in_use_until = None;
+                for id in std::mem::take(&mut self.in_use) {
+                    let Some(entry) = self.entries.get_mut(&id) else {
+                        continue;
+                    };
+                    for ((_, protocol), port) in &mut entry.ports {
+                        if port.told.is_some() && *protocol == Protocol::Tcp {
+                            port.state = PortState::Opening;
+                        }
+                    }
+                    self.to_open.insert(id);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Tells of what is up, once its names are written.
