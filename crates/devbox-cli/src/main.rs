@@ -2,14 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::args::{Cli, Command, GatewayCommand};
-use crate::failure::code;
+use crate::failure::{Failure, code};
 
 mod addresses;
 mod args;
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     // The program is its own helper, its own way into a namespace and its own demo client, so that it runs alone wherever
     // it is copied.
     match arguments.next().as_deref().and_then(OsStr::to_str) {
-        Some(session::HELPER_ARGUMENT) => return devbox_helper::enter(arguments),
+        Some(session::HELPER_ARGUMENT) => return helper(arguments),
         Some(process_scope::HIDDEN_ARGUMENT) => return process_scope::enter(arguments),
         Some(fetch::ARGUMENT) => return fetch::enter(arguments),
         _ => {}
@@ -57,6 +57,14 @@ fn main() -> ExitCode {
         Command::Ip(args) => ip::run(args),
     };
     done.unwrap_or_else(|failure| failure.report())
+}
+
+/// Becomes the helper. It speaks through its channel; what goes to standard error is read where that failed.
+fn helper(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    match devbox_helper::enter(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => Failure::because(error).report(),
+    }
 }
 
 /// Help goes to standard output; a mistake is 1 (not clap's 2, which says here that somebody is in the way), and 125 for

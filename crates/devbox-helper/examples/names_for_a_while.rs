@@ -13,7 +13,8 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut args = std::env::args_os().skip(1);
     // Before anything else: the helper must not have another thread when it begins.
     if args.next().is_some_and(|first| first == HIDDEN_ARGUMENT) {
-        return Ok(devbox_helper::enter(args));
+        devbox_helper::enter(args)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("hosts");

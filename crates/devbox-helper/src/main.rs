@@ -1,7 +1,7 @@
 //! The helper as a program of its own. The `devbox` command does not need it: it runs itself again in this role.
 
-use std::process::ExitCode;
+#![deny(unsafe_code)]
 
-fn main() -> ExitCode {
+fn main() -> Result<(), devbox_helper::Error> {
     devbox_helper::enter(std::env::args_os().skip(1))
 }

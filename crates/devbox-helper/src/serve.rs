@@ -1,9 +1,8 @@
 //! One caller, one request at a time, until its stream ends; then everything is undone.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::process::ExitCode;
 
 use hostsfile::Owner;
 
@@ -44,17 +43,12 @@ pub fn run(policy: Policy) -> Result<(), Error> {
 }
 
 /// What the program does whose first argument says that it is the helper: reads the policy from the other arguments
-/// ([`Policy::from_args`]) and [serves](run). An error goes to standard error; the exit code is 0, or 1 with an error.
-#[must_use]
-pub fn enter<I: IntoIterator<Item: Into<OsString>>>(args: I) -> ExitCode {
-    match Policy::from_args(args).and_then(run) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Standard error may be closed; the exit code says it too.
-            drop(writeln!(io::stderr(), "devbox helper: {}", with_sources(&error)));
-            ExitCode::FAILURE
-        }
-    }
+/// ([`Policy::from_args`]) and [serves](run).
+///
+/// # Errors
+/// As those two. The program says it on standard error and exits with a code other than 0.
+pub fn enter<I: IntoIterator<Item: Into<OsString>>>(args: I) -> Result<(), Error> {
+    Policy::from_args(args).and_then(run)
 }
 
 struct Service {
