@@ -1,6 +1,6 @@
 //! Under sudo the helper is root and its caller is not: no file but the system's own is touched with root's rights.
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "also outside the functions marked as tests")]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -12,6 +12,15 @@ use helper_client::{Client, Error, HelperError, HostsBlock, HostsEntry, HostsRep
 const ORIGINAL: &[u8] = b"127.0.0.1 localhost\n";
 /// Debian's and most others' `nobody`; any user without rights of its own does.
 const NOBODY: u32 = 65534;
+
+/// Whether the rest of a test can be done. The test command lists what was skipped.
+fn is_root(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("SKIP {test}: it acts with another user's rights, for which it must run as root");
+    }
+    root
+}
 
 fn policy(file: &Path) -> Policy {
     let mut policy = Policy::new(file).unwrap();
@@ -48,8 +57,10 @@ fn directory_of_nobody() -> tempfile::TempDir {
 }
 
 #[test]
-#[ignore = "needs root: acts with another user's rights"]
 fn file_of_the_caller_is_edited_and_stays_theirs() {
+    if !is_root("file_of_the_caller_is_edited_and_stays_theirs") {
+        return;
+    }
     let dir = directory_of_nobody();
     let file = dir.path().join("hosts");
     fs::write(&file, ORIGINAL).unwrap();
@@ -66,8 +77,10 @@ fn file_of_the_caller_is_edited_and_stays_theirs() {
 }
 
 #[test]
-#[ignore = "needs root: acts with another user's rights"]
 fn listener_is_still_bound_with_the_helpers_rights() {
+    if !is_root("listener_is_still_bound_with_the_helpers_rights") {
+        return;
+    }
     let dir = directory_of_nobody();
     let file = dir.path().join("hosts");
     fs::write(&file, ORIGINAL).unwrap();
@@ -85,8 +98,10 @@ fn listener_is_still_bound_with_the_helpers_rights() {
 
 /// In a mount namespace of its own, where another file stands in for the system's.
 #[test]
-#[ignore = "needs root: edits a file in the place of the system's hosts file"]
 fn systems_file_is_edited_with_the_helpers_rights() {
+    if !is_root("systems_file_is_edited_with_the_helpers_rights") {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let stand_in = dir.path().join("hosts");
     fs::write(&stand_in, ORIGINAL).unwrap();
@@ -113,8 +128,10 @@ fn systems_file_is_edited_with_the_helpers_rights() {
 }
 
 #[test]
-#[ignore = "needs root: acts with another user's rights"]
 fn file_of_root_is_refused() {
+    if !is_root("file_of_root_is_refused") {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let file = dir.path().join("hosts");
@@ -129,8 +146,10 @@ fn file_of_root_is_refused() {
 }
 
 #[test]
-#[ignore = "needs root: acts with another user's rights"]
 fn directory_of_root_is_not_looked_into() {
+    if !is_root("directory_of_root_is_not_looked_into") {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
     let file = dir.path().join("hosts");
@@ -145,8 +164,10 @@ fn directory_of_root_is_not_looked_into() {
 }
 
 #[test]
-#[ignore = "needs root: acts with another user's rights"]
 fn link_of_the_caller_to_a_file_of_root_is_refused() {
+    if !is_root("link_of_the_caller_to_a_file_of_root_is_refused") {
+        return;
+    }
     let roots = tempfile::tempdir().unwrap();
     fs::set_permissions(roots.path(), Permissions::from_mode(0o755)).unwrap();
     let target = roots.path().join("target");
