@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use service_catalog::Label;
 use url::Url;
 
+use crate::hosts::HostsArgs;
 use crate::ip::IpArgs;
 
 /// Reach services that run elsewhere by name, as if they were local.
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     /// The far side
     #[command(subcommand)]
     Gateway(GatewayCommand),
+    /// Edit a hosts file without losing a byte
+    Hosts(HostsArgs),
     /// Which address a service has, and what keeps it so
     Ip(IpArgs),
 }

@@ -40,8 +40,16 @@ impl Failure {
 
     /// Adds a line that says what helps. An empty one separates.
     #[must_use]
-    pub(crate) fn help(mut self, line: impl Into<String>) -> Self {
-        self.help.push(line.into());
+    pub(crate) fn help(mut self, line: impl AsRef<str>) -> Self {
+        self.help
+            .push(format!("  {}", line.as_ref()).trim_end().to_owned());
+        self
+    }
+
+    /// Adds text that is to be copied, as it stands.
+    #[must_use]
+    pub(crate) fn verbatim(mut self, text: &str) -> Self {
+        self.help.extend(text.lines().map(str::to_owned));
         self
     }
 
@@ -64,11 +72,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "devbox: {}", self.message)?;
         for line in &self.help {
-            if line.is_empty() {
-                writeln!(f)?;
-            } else {
-                writeln!(f, "  {line}")?;
-            }
+            writeln!(f, "{line}")?;
         }
         Ok(())
     }

@@ -14,6 +14,8 @@ use crate::{print, runtime};
 pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     // Who runs a gateway wants to see who comes and goes.
     runtime::run(args.verbose, async {
+        // Before anybody can connect: a signal from then on ends it in good order.
+        let mut signals = Signals::new().map_err(Failure::because)?;
         let mut config = GatewayConfig::new(
             CatalogSource::File(args.catalog.clone()),
             args.listen,
@@ -37,7 +39,6 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
             error => Failure::because(error),
         })?;
         print::out(&format!("listening on {scheme}://{}\n", gateway.local_addr()));
-        let mut signals = Signals::new().map_err(Failure::because)?;
         let cancel = CancellationToken::new();
         let serving = gateway.run(cancel.clone());
         tokio::pin!(serving);

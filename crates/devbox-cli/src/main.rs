@@ -22,6 +22,7 @@ mod failure;
 mod fetch;
 mod gateway;
 mod host;
+mod hosts;
 mod ip;
 mod manual;
 mod print;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Command::Cleanup(args) => cleanup::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Gateway(GatewayCommand::Serve(args)) => gateway::serve(args),
+        Command::Hosts(args) => hosts::run(args),
         Command::Ip(args) => ip::run(args),
     };
     done.unwrap_or_else(|failure| failure.report())

@@ -3,6 +3,7 @@
 use helper_client::{HelperError, HostsEntry};
 
 use crate::failure::{Failure, code};
+use crate::private_hosts::{self, BY_HAND_TAG};
 
 /// Adds the ways out to a failure of the first write of the hosts file.
 pub(crate) fn ways_out(failure: Failure, error: &HelperError, entries: &[HostsEntry]) -> Failure {
@@ -16,19 +17,19 @@ pub(crate) fn ways_out(failure: Failure, error: &HelperError, entries: &[HostsEn
         }
         _ => return failure.help("nothing was written; `devbox up --no-hosts` runs without the hosts file"),
     };
-    let file = file.display();
-    let mut failure = failure
-        .help("")
-        .help(format!(
-            "These lines make the names known; to add them to {file} by hand:"
-        ))
-        .help("");
-    failure = failure.help(format!("  sudo tee -a {file} >/dev/null <<'END'"));
-    for entry in entries {
-        failure = failure.help(format!("  {} {}", entry.address, entry.names.join(" ")));
-    }
+    let failure = match private_hosts::by_hand(file, entries) {
+        Ok(commands) => failure
+            .help("")
+            .help(format!("By hand, these lines make the names known; `devbox hosts rm --tag {BY_HAND_TAG}` … takes them out:"))
+            .help("")
+            .verbatim(&commands),
+        // Without the file no change of it can be shown: then the entries alone.
+        Err(_) => entries.iter().fold(
+            failure.help("").help("The lines that make the names known:").help(""),
+            |failure, entry| failure.verbatim(&format!("{} {}", entry.address, entry.names.join(" "))),
+        ),
+    };
     failure
-        .help("  END")
         .help("")
         .help("Other ways:")
         .help("  sudo devbox up …             only the helper that edits the file stays root")

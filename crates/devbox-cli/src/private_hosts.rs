@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use helper_client::{Conflict, HostsEntry, HostsReport};
-use hostsfile::{Block, Diff, Document, Edit, Entry, HostsFile, Options, Tag, UserNames};
+use hostsfile::{
+    Block, Diff, Document, Edit, Entry, HostsFile, Options, Shell, Tag, UserNames, manual_instructions,
+};
 
 use crate::failure::Failure;
 
@@ -12,6 +14,8 @@ use crate::failure::Failure;
 const SESSION_PREFIX: &str = "devbox-";
 /// The block's tag in a private file, of which there is one for each process tree.
 const PRIVATE_TAG: &str = "devbox-exec";
+/// The block's tag where a user adds the lines: none of a session's, which would be swept.
+pub(crate) const BY_HAND_TAG: &str = "devbox";
 
 /// A file that holds the entries.
 pub(crate) struct Rendered {
@@ -74,31 +78,42 @@ pub(crate) fn render(base: &[u8], entries: &[HostsEntry]) -> anyhow::Result<Rend
     plan(base, PRIVATE_TAG, entries)
 }
 
+/// The commands that add the entries to a file by hand.
+pub(crate) fn by_hand(file: &Path, entries: &[HostsEntry]) -> anyhow::Result<String> {
+    let bytes = std::fs::read(file)?;
+    let plan = hostsfile::plan(&bytes, &[set_block(BY_HAND_TAG, entries)?], &options())?;
+    Ok(manual_instructions(&plan, file, Shell::platform()))
+}
+
 /// The block of this tag in a file of these bytes.
 pub(crate) fn plan(bytes: &[u8], tag: &str, entries: &[HostsEntry]) -> anyhow::Result<Rendered> {
+    let plan = hostsfile::plan(bytes, &[set_block(tag, entries)?], &options())?;
+    let conflicts = plan.conflicts().iter().map(|found| Conflict {
+        name: found.name.to_string(),
+        line: found.line,
+        address: found.address,
+        left_out: found.left_out,
+    });
+    Ok(Rendered {
+        bytes: plan.new_bytes(),
+        conflicts: conflicts.collect(),
+        diff: plan.diff(),
+    })
+}
+
+fn set_block(tag: &str, entries: &[HostsEntry]) -> anyhow::Result<Edit> {
     let entries = entries
         .iter()
         .map(|entry| {
             Entry::new(entry.address, &entry.names).with_context(|| format!("the names of {}", entry.address))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let block = Block::new(Tag::new(tag)?).with_entries(entries);
-    let options = Options::new().user_names(UserNames::LeaveOut);
-    let plan = hostsfile::plan(bytes, &[Edit::SetBlock(block)], &options)?;
-    Ok(Rendered {
-        bytes: plan.new_bytes(),
-        conflicts: plan
-            .conflicts()
-            .iter()
-            .map(|found| Conflict {
-                name: found.name.to_string(),
-                line: found.line,
-                address: found.address,
-                left_out: found.left_out,
-            })
-            .collect(),
-        diff: plan.diff(),
-    })
+    Ok(Edit::SetBlock(Block::new(Tag::new(tag)?).with_entries(entries)))
+}
+
+/// A name that the user has already stays the user's.
+fn options() -> Options {
+    Options::new().user_names(UserNames::LeaveOut)
 }
 
 #[cfg(test)]

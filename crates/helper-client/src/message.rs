@@ -305,11 +305,11 @@ pub enum HelperError {
         pid: Option<u32>,
     },
     /// The helper has not the right.
-    #[error("no permission to change {file}: {message}")]
+    #[error("{message}")]
     PermissionDenied {
         /// The hosts file.
         file: PathBuf,
-        /// What failed.
+        /// What failed, the file named.
         message: String,
     },
     /// Another program holds the file's lock.
@@ -349,7 +349,7 @@ pub enum HelperError {
     Hosts {
         /// The hosts file.
         file: PathBuf,
-        /// What failed.
+        /// What failed, the file named.
         message: String,
     },
     /// The listener could not be made.
