@@ -1,0 +1,70 @@
+//! The service at the end of the road. The first byte of a connection says what it does.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+/// Sends back what it gets.
+pub(crate) const ECHO: u8 = b'e';
+/// Sends without end.
+pub(crate) const SEND: u8 = b's';
+/// Reads to the end, then says in 8 bytes, most significant first, how many bytes came.
+pub(crate) const COUNT: u8 = b'c';
+
+/// As much as one read or write moves in a bulk transfer.
+pub(crate) const BULK_BYTES: usize = 256 << 10;
+
+/// The service, for as long as this process lives.
+pub(crate) struct Service {
+    address: SocketAddr,
+}
+
+impl Service {
+    pub(crate) fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                // A connection that breaks off is the client's matter: the load sees it on its side.
+                thread::spawn(move || serve(connection).is_ok());
+            }
+        });
+        Ok(Self { address })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+fn serve(mut connection: TcpStream) -> io::Result<()> {
+    connection.set_nodelay(true)?;
+    let mut order = [0];
+    connection.read_exact(&mut order)?;
+    let mut buffer = vec![0; BULK_BYTES];
+    match order[0] {
+        ECHO => loop {
+            let length = connection.read(&mut buffer)?;
+            if length == 0 {
+                return Ok(());
+            }
+            connection.write_all(&buffer[..length])?;
+        },
+        SEND => loop {
+            connection.write_all(&buffer)?;
+        },
+        COUNT => {
+            let mut total = 0_u64;
+            loop {
+                let length = connection.read(&mut buffer)?;
+                if length == 0 {
+                    break;
+                }
+                total += length as u64;
+            }
+            connection.write_all(&total.to_be_bytes())?;
+            connection.shutdown(Shutdown::Write)
+        }
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}

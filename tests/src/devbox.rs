@@ -1,0 +1,495 @@
+//! The program under test, as its users start it: a gateway, `up`, `exec`.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+
+use crate::caller::Caller;
+use crate::command::Invocation;
+use crate::hosts;
+use crate::machine::Machine;
+use crate::peers::Echo;
+use crate::process::Process;
+use crate::scene::Scene;
+use crate::wait;
+
+/// One service of a catalog file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    name: String,
+    namespace: String,
+    ports: Vec<(u16, String)>,
+}
+
+impl Service {
+    /// A service with one port, `name.namespace:port`, that is carried to `target`.
+    pub fn new(name: &str, namespace: &str, port: u16, target: SocketAddr) -> Service {
+        Service {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            ports: vec![(port, target.to_string())],
+        }
+    }
+
+    /// With one more port.
+    #[must_use]
+    pub fn port(mut self, port: u16, target: SocketAddr) -> Service {
+        self.ports.push((port, target.to_string()));
+        self
+    }
+}
+
+/// A gateway's catalog file.
+#[derive(Debug, Clone)]
+pub struct CatalogFile {
+    path: PathBuf,
+    environment: String,
+}
+
+impl CatalogFile {
+    pub(crate) fn new(scene: &Scene, environment: &str, services: &[Service]) -> crate::Result<CatalogFile> {
+        let name = format!("catalog-{}.yaml", scene.unique());
+        let path = scene.write(&name, render(environment, services))?;
+        Ok(CatalogFile {
+            path,
+            environment: environment.to_owned(),
+        })
+    }
+
+    /// A second catalog file in `scene`, for an environment of that name.
+    pub fn of_environment(
+        scene: &Scene,
+        environment: &str,
+        services: &[Service],
+    ) -> crate::Result<CatalogFile> {
+        CatalogFile::new(scene, environment, services)
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The environment that the file describes.
+    pub fn environment(&self) -> &str {
+        &self.environment
+    }
+
+    /// Writes these services into the same file.
+    pub fn edit_in_place(&self, services: &[Service]) -> crate::Result {
+        Ok(std::fs::write(&self.path, render(&self.environment, services))?)
+    }
+
+    /// Writes this text into the same file, whatever it means.
+    pub fn spoil(&self, text: &str) -> crate::Result {
+        Ok(std::fs::write(&self.path, text)?)
+    }
+
+    /// Replaces the file by another one with these services, by a rename, as editors do.
+    pub fn replace(&self, services: &[Service]) -> crate::Result {
+        self.rename_over(services, None)
+    }
+
+    /// Like [`replace`](CatalogFile::replace), with a file that is older than the one it replaces, as `cp -p`, `tar`
+    /// and a rolled back checkout leave it.
+    pub fn replace_by_older(&self, services: &[Service]) -> crate::Result {
+        self.rename_over(
+            services,
+            Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)),
+        )
+    }
+
+    fn rename_over(&self, services: &[Service], modified: Option<SystemTime>) -> crate::Result {
+        let new = self.path.with_extension("new");
+        std::fs::write(&new, render(&self.environment, services))?;
+        if let Some(time) = modified {
+            File::options().write(true).open(&new)?.set_modified(time)?;
+        }
+        Ok(std::fs::rename(&new, &self.path)?)
+    }
+}
+
+fn render(environment: &str, services: &[Service]) -> String {
+    let mut text = format!(
+        "environment: {environment}\nservices:{}\n",
+        if services.is_empty() { " []" } else { "" }
+    );
+    for service in services {
+        let ports: Vec<String> = service
+            .ports
+            .iter()
+            .map(|(port, target)| {
+                format!("{{name: p{port}, port: {port}, protocol: tcp, target: \"{target}\"}}")
+            })
+            .collect();
+        // Writing to a string cannot fail.
+        writeln!(
+            text,
+            "  - name: {}\n    namespace: {}\n    ports: [{}]",
+            service.name,
+            service.namespace,
+            ports.join(", ")
+        )
+        .ok();
+    }
+    text
+}
+
+/// A running `devbox gateway serve`.
+#[derive(Debug)]
+pub struct Gateway<'a> {
+    scene: &'a Scene,
+    process: Option<Process>,
+    catalog: CatalogFile,
+    listen: SocketAddr,
+}
+
+/// What a gateway of the tests accepts.
+pub const TOKEN: &str = "correct-horse-battery-staple";
+
+impl<'a> Gateway<'a> {
+    /// Starts one for `catalog` on an address of the scene, and waits until it can be connected to. It runs as
+    /// [`Caller::Ordinary`]: the far side needs no rights.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(scene: &'a Scene, catalog: &CatalogFile) -> crate::Result<Gateway<'a>> {
+        let listen = scene.free_address()?;
+        let mut gateway = Gateway {
+            scene,
+            process: None,
+            catalog: catalog.clone(),
+            listen,
+        };
+        gateway.start_again()?;
+        Ok(gateway)
+    }
+
+    /// Starts one whose only service is `echo.demo` at `port`.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn of_echo(scene: &'a Scene, echo: &Echo, port: u16) -> crate::Result<Gateway<'a>> {
+        let catalog = scene.catalog(&[Service::new("echo", "demo", port, echo.address())])?;
+        Gateway::start(scene, &catalog)
+    }
+
+    /// Starts it again on the same address after [`kill`](Gateway::kill).
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_again(&mut self) -> crate::Result {
+        let tokens = self
+            .scene
+            .write_secret("gateway-tokens", format!("{TOKEN}\n"), Caller::Ordinary)?;
+        let process = self
+            .scene
+            .devbox(["gateway", "serve"])?
+            .args([OsString::from("--catalog"), self.catalog.path().into()])
+            .args(["--listen".to_owned(), self.listen.to_string()])
+            .args([OsString::from("--token-file"), tokens.into()])
+            .by(Caller::Ordinary)
+            .start()?;
+        let mut process = process.stop_with(crate::Signal::TERM);
+        wait::until_ok("a gateway that accepts connections", wait::SOON, || {
+            if let Some(exit) = process.ended()? {
+                anyhow::bail!("the gateway ended with {exit}");
+            }
+            Ok(TcpStream::connect_timeout(&self.listen, Duration::from_secs(1))?)
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills it with signal 9.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self) -> crate::Result {
+        let mut process = self.process.take().context("the gateway does not run")?;
+        process.signal(crate::Signal::KILL)?;
+        process.wait(wait::SOON)?;
+        Ok(())
+    }
+
+    /// The running process.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn process(&self) -> crate::Result<&Process> {
+        self.process.as_ref().context("the gateway does not run")
+    }
+
+    /// The scene it runs in.
+    pub fn scene(&self) -> &'a Scene {
+        self.scene
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Its address as the client's flag wants it.
+    pub fn url(&self) -> String {
+        format!("ws://{}", self.listen)
+    }
+
+    /// Its catalog file.
+    pub fn catalog(&self) -> &CatalogFile {
+        &self.catalog
+    }
+
+    /// A file with the right token, that `caller` alone may read.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn token_file(&self, caller: Caller) -> crate::Result<PathBuf> {
+        let path = self.scene.folder().join(format!("token-{}", caller.uid()));
+        if path.exists() {
+            return Ok(path);
+        }
+        self.scene
+            .write_secret(&format!("token-{}", caller.uid()), format!("{TOKEN}\n"), caller)
+    }
+
+    /// `--gateway … --token-file … --env …`, for `caller`.
+    ///
+    /// # Errors
+    /// When the token file cannot be written.
+    pub fn flags(&self, caller: Caller) -> crate::Result<Vec<OsString>> {
+        Ok(vec![
+            "--gateway".into(),
+            self.url().into(),
+            "--token-file".into(),
+            self.token_file(caller)?.into(),
+            "--env".into(),
+            self.catalog.environment().into(),
+        ])
+    }
+
+    /// `devbox VERB --gateway … --token-file … --env …`, as `caller`, to be completed and run.
+    ///
+    /// # Errors
+    /// When the token file cannot be written.
+    pub fn devbox(&self, verb: &str, caller: Caller) -> crate::Result<Invocation<'a>> {
+        Ok(self.scene.devbox([verb])?.args(self.flags(caller)?).by(caller))
+    }
+
+    /// `devbox exec … -- COMMAND`, as `caller`.
+    ///
+    /// # Errors
+    /// When the token file cannot be written.
+    pub fn exec<I, S>(&self, caller: Caller, command: I) -> crate::Result<Exec<'a>>
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<OsString>,
+    {
+        Ok(self.devbox("exec", caller)?.args(["--"]).args(command))
+    }
+}
+
+/// A `devbox exec` to be run.
+pub type Exec<'a> = Invocation<'a>;
+
+/// How `devbox up` is started.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct UpOptions<'m> {
+    caller: Caller,
+    hosts: Option<PathBuf>,
+    machine: Option<&'m Machine>,
+    arguments: Vec<OsString>,
+    sudo: bool,
+}
+
+impl<'m> UpOptions<'m> {
+    /// As `caller`, with a hosts file of its own.
+    pub fn new(caller: Caller) -> UpOptions<'m> {
+        UpOptions {
+            caller,
+            hosts: None,
+            machine: None,
+            arguments: Vec::new(),
+            sudo: false,
+        }
+    }
+
+    /// With this hosts file.
+    pub fn hosts(mut self, file: &Path) -> Self {
+        self.hosts = Some(file.to_owned());
+        self
+    }
+
+    /// Inside `machine`, with its `/etc/hosts`, and no `--hosts-file`.
+    pub fn inside(mut self, machine: &'m Machine) -> Self {
+        self.machine = Some(machine);
+        self
+    }
+
+    /// With more arguments.
+    pub fn arguments<I, S>(mut self, arguments: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<OsString>,
+    {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// By `sudo` (which must ask no password): the caller stays who calls it.
+    pub fn sudo(mut self) -> Self {
+        self.sudo = true;
+        self
+    }
+}
+
+/// A running `devbox up`.
+#[derive(Debug)]
+pub struct Up<'a> {
+    scene: &'a Scene,
+    process: Process,
+    hosts: PathBuf,
+    caller: Caller,
+    machine: Option<&'a Machine>,
+}
+
+impl<'a> Up<'a> {
+    /// Starts `devbox up` as `caller` with a hosts file of its own, and waits for its line `ready`.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start(gateway: &Gateway<'a>, caller: Caller) -> crate::Result<Up<'a>> {
+        Up::start_with(gateway, &UpOptions::new(caller))
+    }
+
+    /// Starts `devbox up` as the options say, and waits for its line `ready`.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start_with(gateway: &Gateway<'a>, options: &UpOptions<'a>) -> crate::Result<Up<'a>> {
+        let up = Up::launch(gateway, options)?;
+        up.wait_until_ready()?;
+        Ok(up)
+    }
+
+    /// Like [`start_with`](Up::start_with), without waiting.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch(gateway: &Gateway<'a>, options: &UpOptions<'a>) -> crate::Result<Up<'a>> {
+        let scene = gateway.scene();
+        let caller = options.caller;
+        let mut argv: Vec<OsString> = Vec::new();
+        if options.sudo {
+            argv.extend(["sudo", "--non-interactive", "--"].map(OsString::from));
+        }
+        argv.push(scene.devbox_program()?.into());
+        argv.push("up".into());
+        argv.extend(gateway.flags(caller)?);
+        let hosts = match (&options.hosts, options.machine) {
+            (Some(file), _) => file.clone(),
+            (None, Some(machine)) => machine.hosts(),
+            (None, None) => scene.hosts_file(caller)?,
+        };
+        if options.machine.is_none() || options.hosts.is_some() {
+            argv.extend(["--hosts-file".into(), hosts.clone().into()]);
+        }
+        argv.extend(options.arguments.iter().cloned());
+        let mut command = scene.command(argv).by(caller);
+        if let Some(machine) = options.machine {
+            command = command.inside(machine);
+        }
+        let process = command.start()?.stop_with(crate::Signal::TERM);
+        Ok(Up {
+            scene,
+            process,
+            hosts,
+            caller,
+            machine: options.machine,
+        })
+    }
+
+    /// Waits for the line `ready`.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub fn wait_until_ready(&self) -> crate::Result {
+        self.process
+            .wait_for_line("the line `ready`", 2 * wait::SOON, |line| {
+                line.trim_end() == "ready"
+            })?;
+        Ok(())
+    }
+
+    /// As whom it runs.
+    pub fn caller(&self) -> Caller {
+        self.caller
+    }
+
+    /// The running process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The running process.
+    pub fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The hosts file that it edits.
+    pub fn hosts(&self) -> &Path {
+        &self.hosts
+    }
+
+    /// The address of `name` in the hosts file.
+    ///
+    /// # Errors
+    /// When it is not in there.
+    pub fn address_of(&self, name: &str) -> crate::Result<IpAddr> {
+        hosts::address_of(&self.hosts, name)
+    }
+
+    /// A connection to `name` and `port`, by the address in the hosts file.
+    ///
+    /// # Errors
+    /// When the name is not there, or nobody accepts.
+    pub fn connect(&self, name: &str, port: u16) -> crate::Result<TcpStream> {
+        let address = SocketAddr::new(self.address_of(name)?, port);
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
+            .with_context(|| format!("connect to {name} at {address}"))?;
+        stream.set_read_timeout(Some(wait::SOON))?;
+        stream.set_write_timeout(Some(wait::SOON))?;
+        Ok(stream)
+    }
+
+    /// A program, as the same caller, that sees the session's names as its system's.
+    pub fn client<I, S>(&self, argv: I) -> Invocation<'a>
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<OsString>,
+    {
+        let command = self.scene.command(argv).by(self.caller);
+        match self.machine {
+            Some(machine) => command.inside(machine),
+            None => command.seeing_hosts(&self.hosts),
+        }
+    }
+
+    /// `devbox status|down|cleanup` of the same caller, in the same place.
+    ///
+    /// # Errors
+    /// When the program is not there.
+    pub fn devbox(&self, arguments: &[&str]) -> crate::Result<Invocation<'a>> {
+        let command = self.scene.devbox(arguments.iter().copied())?.by(self.caller);
+        Ok(match self.machine {
+            Some(machine) => command.inside(machine),
+            None => command,
+        })
+    }
+}

@@ -1,0 +1,71 @@
+//! A private view of the machine: `/etc` is a copy, `/run` is nearly empty.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::caller::Caller;
+use crate::command::own_mounts_words;
+use crate::hosts;
+use crate::process::Process;
+use crate::scene::Scene;
+use crate::wait;
+
+/// A mount namespace in which `/etc` is a copy of the system's, with [`hosts::ORIGINAL`] as its hosts file, and `/run` has
+/// nothing but what sshd and a user's runtime folder need. Programs inside use and change `/etc/hosts` under its own name, by rename too, and the machine stays as it was.
+/// The namespace is gone with the last program in it.
+#[derive(Debug)]
+pub struct Machine {
+    holder: Process,
+    etc: PathBuf,
+}
+
+impl Machine {
+    /// Makes one. Only root can: the copy keeps its owners.
+    ///
+    /// # Errors
+    /// A [`crate::Skip`] for anybody else, and where the system allows no mount namespace.
+    pub fn start(scene: &Scene) -> crate::Result<Machine> {
+        scene.need_root()?;
+        let folder = scene.folder().join(format!("machine-{}", scene.unique()));
+        std::fs::create_dir(&folder)?;
+        let etc = folder.join("etc");
+        scene
+            .command(["cp", "-a", "/etc"])
+            .args([&etc])
+            .run(Duration::from_secs(60))?
+            .expect_success()?;
+        // A new file: the copied one may have the mode and the attributes of a container's.
+        std::fs::remove_file(etc.join("hosts")).ok();
+        std::fs::write(etc.join("hosts"), hosts::ORIGINAL)?;
+        std::fs::write(
+            etc.join("nsswitch.conf"),
+            "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
+        )?;
+        let script = "mount --bind \"$1\" /etc && mount -t tmpfs none /run && mkdir /run/sshd && \
+                      install -d -m 700 -o \"$2\" /run/user/\"$2\" && echo ready && exec sleep infinity";
+        let mut words = own_mounts_words()?;
+        words.extend(["sh", "-c", script, "sh"].map(OsString::from));
+        words.extend([etc.clone().into(), Caller::Ordinary.uid().to_string().into()]);
+        let holder = scene.command(words).start()?;
+        holder.wait_for_line("its mounts", wait::SOON, |line| line == "ready")?;
+        Ok(Machine { holder, etc })
+    }
+
+    /// The hosts file that is `/etc/hosts` inside, by a path that is good outside.
+    pub fn hosts(&self) -> PathBuf {
+        self.etc.join("hosts")
+    }
+
+    /// The folder that is `/etc` inside.
+    pub fn etc(&self) -> &Path {
+        &self.etc
+    }
+
+    pub(crate) fn enter_words(&self) -> Vec<OsString> {
+        let target = self.holder.pid().to_string();
+        ["nsenter", "--target", &target, "--mount", "--"]
+            .map(OsString::from)
+            .to_vec()
+    }
+}

@@ -1,0 +1,213 @@
+//! Small far sides inside the test process, where a test has to see both ends.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::ensure;
+
+use crate::scene::Scene;
+use crate::wait;
+
+/// A listener with one thread per connection. Dropping it stops the listening; connections end with their peers.
+#[derive(Debug)]
+struct Server {
+    address: SocketAddr,
+    stopped: Arc<AtomicBool>,
+    accepted: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start<F>(scene: &Scene, serve: F) -> crate::Result<Server>
+    where
+        F: Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
+    {
+        let listener = TcpListener::bind((scene.address(), 0))?;
+        let address = listener.local_addr()?;
+        let stopped = Arc::new(AtomicBool::new(false));
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let serve = Arc::new(serve);
+        let (stop, count) = (Arc::clone(&stopped), Arc::clone(&accepted));
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stop.load(Ordering::Acquire) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                count.fetch_add(1, Ordering::AcqRel);
+                let serve = Arc::clone(&serve);
+                // A peer that goes away is the other side's affair; the test looks at what arrives there.
+                std::thread::spawn(move || serve(stream).ok());
+            }
+        });
+        Ok(Server {
+            address,
+            stopped,
+            accepted,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Release);
+        let woken = TcpStream::connect_timeout(&self.address, Duration::from_secs(5)).is_ok();
+        if let (true, Some(thread)) = (woken, self.thread.take()) {
+            // It cannot have panicked: it only accepts.
+            thread.join().ok();
+        }
+    }
+}
+
+/// Sends back what it receives, as it comes; a half-closed connection gets its rest, then the end.
+#[derive(Debug)]
+pub struct Echo(Server);
+
+impl Echo {
+    /// Starts one on the scene's address.
+    ///
+    /// # Errors
+    /// Those of bind(2).
+    pub fn start(scene: &Scene) -> crate::Result<Echo> {
+        let server = Server::start(scene, |mut stream| {
+            stream.set_nodelay(true)?;
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                match stream.read(&mut buffer)? {
+                    0 => return stream.shutdown(Shutdown::Write),
+                    count => stream.write_all(&buffer[..count])?,
+                }
+            }
+        })?;
+        Ok(Echo(server))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// Asks whatever answers at `address` for an echo.
+    ///
+    /// # Errors
+    /// When it gives none.
+    pub fn ask(address: SocketAddr) -> crate::Result {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(wait::SOON))?;
+        stream.write_all(b"hello")?;
+        let mut back = [0; 5];
+        stream.read_exact(&mut back)?;
+        ensure!(&back == b"hello", "{} came back", back.escape_ascii());
+        Ok(())
+    }
+
+    /// How many connections have been accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.0.accepted.load(Ordering::Acquire)
+    }
+}
+
+/// Says one line and ends its direction at once, then counts what the client sends until its end.
+#[derive(Debug)]
+pub struct Greeter(Server, Arc<AtomicUsize>);
+
+impl Greeter {
+    /// Starts one that says `line`.
+    ///
+    /// # Errors
+    /// Those of bind(2).
+    pub fn start(scene: &Scene, line: &str) -> crate::Result<Greeter> {
+        let line = format!("{line}\n");
+        let received = Arc::new(AtomicUsize::new(0));
+        let sum = Arc::clone(&received);
+        let server = Server::start(scene, move |mut stream| {
+            stream.write_all(line.as_bytes())?;
+            stream.shutdown(Shutdown::Write)?;
+            // Until the peer is done too: a close with unread bytes would be a reset.
+            let mut rest = [0; 16 * 1024];
+            loop {
+                match stream.read(&mut rest)? {
+                    0 => return Ok(()),
+                    count => sum.fetch_add(count, Ordering::AcqRel),
+                };
+            }
+        })?;
+        Ok(Greeter(server, received))
+    }
+
+    /// How many bytes all clients have sent so far.
+    pub fn received(&self) -> usize {
+        self.1.load(Ordering::Acquire)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+}
+
+/// Reads to the end of what the client sends, and only then answers: `got N bytes`, then 1 MiB of `x`.
+/// A tunnel that ends both directions at the first end of file loses that answer.
+#[derive(Debug)]
+pub struct AfterEnd(Server);
+
+impl AfterEnd {
+    /// How many bytes follow the line.
+    pub const TAIL: usize = 1 << 20;
+
+    /// Starts one on the scene's address.
+    ///
+    /// # Errors
+    /// Those of bind(2).
+    pub fn start(scene: &Scene) -> crate::Result<AfterEnd> {
+        let server = Server::start(scene, |mut stream| {
+            let count = std::io::copy(&mut stream, &mut std::io::sink())?;
+            stream.write_all(format!("got {count} bytes\n").as_bytes())?;
+            stream.write_all(&vec![b'x'; AfterEnd::TAIL])?;
+            stream.shutdown(Shutdown::Write)
+        })?;
+        Ok(AfterEnd(server))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+}
+
+/// Resets each connection as soon as it has received something.
+#[derive(Debug)]
+pub struct Resetter(Server);
+
+impl Resetter {
+    /// Starts one on the scene's address.
+    ///
+    /// # Errors
+    /// Those of bind(2).
+    pub fn start(scene: &Scene) -> crate::Result<Resetter> {
+        let server = Server::start(scene, |mut stream| {
+            let mut byte = [0];
+            if stream.read(&mut byte)? > 0 {
+                // Closed with nothing to wait for: RST in place of FIN (socket(7), SO_LINGER).
+                rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+            }
+            Ok(())
+        })?;
+        Ok(Resetter(server))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+}
+
+/// Whether nothing listens at `address`.
+pub fn is_closed(address: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&address, Duration::from_secs(5)).is_err()
+}

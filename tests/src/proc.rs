@@ -1,0 +1,137 @@
+//! What the system knows of processes: /proc and the password file.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::wait;
+
+/// The command line of process `pid`, its words joined by blanks; empty when it is gone or a zombie.
+pub fn command_line(pid: u32) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = bytes.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    words.collect::<Vec<_>>().join(" ").trim_end().to_owned()
+}
+
+/// Whether process `pid` is there and not a zombie.
+pub fn is_alive(pid: u32) -> bool {
+    stat_field(pid, 0).is_some_and(|state| state != "Z" && state != "X")
+}
+
+/// All processes below `pid`, children before their children.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let all: Vec<(u32, u32)> = every_process()
+        .into_iter()
+        .filter_map(|child| Some((child, stat_field(child, 1)?.parse().ok()?)))
+        .collect();
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(
+            all.iter()
+                .filter(|(_, of)| *of == parent)
+                .map(|(child, _)| *child),
+        );
+        next += 1;
+    }
+    found.remove(0);
+    found
+}
+
+/// The helper of the `devbox` process `pid`: its descendant that was started with the hidden argument.
+///
+/// # Errors
+/// When there is none after a while.
+pub fn helper_of(pid: u32) -> crate::Result<u32> {
+    wait::until("a helper below the session's process", wait::SOON, || {
+        descendants(pid)
+            .into_iter()
+            .find(|child| command_line(*child).contains("__helper"))
+    })
+}
+
+/// Real, effective, saved and file system user of process `pid`, as proc(5) has them.
+pub fn users(pid: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))
+        .unwrap_or_default();
+    line.split_ascii_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect()
+}
+
+/// How many established connections a server at `address` has on this machine (proc(5), /proc/net/tcp).
+pub fn connections_at(address: SocketAddr) -> usize {
+    const ESTABLISHED: &str = "01";
+    let IpAddr::V4(host) = address.ip() else { return 0 };
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(host.octets()), address.port());
+    let text = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let counted = text.lines().filter(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        fields.get(1) == Some(&local.as_str()) && fields.get(3) == Some(&ESTABLISHED)
+    });
+    counted.count()
+}
+
+/// Waits until every one of `pids` is gone.
+///
+/// # Errors
+/// When one is still there after `within`.
+pub fn wait_until_gone(pids: &[u32], within: Duration) -> crate::Result {
+    let left = || {
+        pids.iter()
+            .copied()
+            .filter(|pid| is_alive(*pid))
+            .collect::<Vec<_>>()
+    };
+    wait::until("end of processes", within, || left().is_empty().then_some(())).map_err(|error| {
+        let names: Vec<String> = left()
+            .into_iter()
+            .map(|pid| format!("{pid} ({})", command_line(pid)))
+            .collect();
+        error.context(format!("still there: {}", names.join(", ")))
+    })
+}
+
+/// Every process with `text` in its environment: what a scene's programs left behind is found by the scene's folder.
+pub fn with_environment(text: &str) -> Vec<u32> {
+    let holds = |pid: &u32| {
+        let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    every_process()
+        .into_iter()
+        .filter(|pid| is_alive(*pid))
+        .filter(holds)
+        .collect()
+}
+
+/// The name of the user with this id, or the id itself where the password file does not have it.
+pub fn user_name(uid: u32) -> String {
+    let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let named = text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid.to_string()).then(|| name.to_owned())
+    });
+    named.unwrap_or_else(|| uid.to_string())
+}
+
+fn every_process() -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir(PathBuf::from("/proc")) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// Field `index` of /proc/<pid>/stat behind the command's name (proc(5)): 0 is the state, 1 the parent.
+fn stat_field(pid: u32, index: usize) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(index).map(str::to_owned)
+}

@@ -1,0 +1,347 @@
+//! One test's own place: a directory, an address, an environment name, and everything its programs said.
+
+use std::any::type_name;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use tempfile::TempDir;
+
+use crate::caller::Caller;
+use crate::command::Invocation;
+use crate::devbox::{CatalogFile, Service};
+use crate::process::Log;
+use crate::skip::Skip;
+use crate::wait;
+
+/// One test's own place. Dropped last; prints what all its programs said when the test failed.
+#[derive(Debug)]
+pub struct Scene {
+    name: String,
+    folder: TempDir,
+    address: Ipv4Addr,
+    environment: String,
+    counter: AtomicU32,
+    logs: Mutex<Vec<Arc<Log>>>,
+}
+
+/// Runs one test in a [`Scene`] of its own. When `body` is done and has dropped what it started, no process of the scene
+/// may be left; one that is fails the test and is ended. A [`Skip`] is told as one line and passes; any other error fails the test,
+/// after all that its programs said has been printed.
+///
+/// # Errors
+/// Those of `body`, but a [`Skip`].
+pub fn scenario<F>(body: F) -> Outcome
+where
+    F: FnOnce(&Scene) -> crate::Result,
+{
+    let name = test_name(type_name::<F>());
+    let scene = Scene::new(&name).map_err(Failed)?;
+    let outcome = body(&scene);
+    let left = scene.expect_no_process();
+    let Err(error) = outcome.and(left) else {
+        return Ok(());
+    };
+    if let Some(skip) = error.downcast_ref::<Skip>() {
+        skip.tell(&name);
+        return Ok(());
+    }
+    scene.print_logs();
+    Err(Failed(error))
+}
+
+/// What a test returns.
+pub type Outcome = Result<(), Failed>;
+
+/// Why a test failed. The test runner prints it by `Debug`: here the reasons, one below the other.
+pub struct Failed(anyhow::Error);
+
+impl fmt::Debug for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (depth, reason) in self.0.chain().enumerate() {
+            writeln!(f, "{}{reason}", if depth == 0 { "" } else { "because: " })?;
+        }
+        Ok(())
+    }
+}
+
+/// "services::psql_by_name::{{closure}}" -> "psql_by_name"
+fn test_name(closure: &str) -> String {
+    let test = closure.trim_end_matches("::{{closure}}");
+    test.rsplit("::").next().unwrap_or(test).to_owned()
+}
+
+impl Scene {
+    fn new(name: &str) -> crate::Result<Scene> {
+        // Short: a Unix socket's path has 107 bytes, and sockets lie below. /tmp: every user may pass through it.
+        let folder = tempfile::Builder::new()
+            .prefix("dbx-")
+            .tempdir_in("/tmp")
+            .context("no folder in /tmp")?;
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+        // Outside 127.77.0.0/16, which is devbox's, and with a fresh host part: fixed port numbers of two tests that run
+        // side by side do not meet, nor do their services' addresses, which follow from the environment's name.
+        let address = Ipv4Addr::new(
+            127,
+            fastrand::u8(128..=250),
+            fastrand::u8(..),
+            fastrand::u8(1..=254),
+        );
+        let environment = format!("t{:08x}", fastrand::u32(..));
+        Ok(Scene {
+            name: name.to_owned(),
+            folder,
+            address,
+            environment,
+            counter: AtomicU32::new(0),
+            logs: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// The test's name, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The scene's folder, which every user may read and only the user that runs the tests may write.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The loopback address that the far side's programs of this test listen on.
+    pub fn address(&self) -> IpAddr {
+        self.address.into()
+    }
+
+    /// The name of the environment, which is different in each scene.
+    pub fn environment(&self) -> &str {
+        &self.environment
+    }
+
+    /// An address of this scene with a port that nothing listens on: found by binding port 0. The address is the scene's
+    /// alone, so that nobody takes the port between now and its use.
+    pub fn free_address(&self) -> crate::Result<SocketAddr> {
+        let listener = TcpListener::bind((self.address, 0)).context("bind the scene's address")?;
+        Ok(listener.local_addr()?)
+    }
+
+    /// `usual`, or a free port where a program of this machine already listens on `usual` on all addresses.
+    pub fn port_like(&self, usual: u16) -> crate::Result<u16> {
+        // An address in the same range as devbox's own, which no other test uses: binding fails for a wildcard listener
+        // only. Ports below 1024 cannot be tried without rights; then the usual one is assumed to be free.
+        match TcpListener::bind((self.address, usual)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(self.free_address()?.port()),
+            _ => Ok(usual),
+        }
+    }
+
+    /// A number that is not given twice in this scene, for file names.
+    pub fn unique(&self) -> u32 {
+        self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Writes a file below the scene's folder (mode 0644) and answers its path.
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> crate::Result<PathBuf> {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+        Ok(path)
+    }
+
+    /// Writes a file that only `caller` may read.
+    pub fn write_secret(
+        &self,
+        name: &str,
+        bytes: impl AsRef<[u8]>,
+        caller: Caller,
+    ) -> crate::Result<PathBuf> {
+        let path = self.write(name, bytes)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        self.give(&path, caller)?;
+        Ok(path)
+    }
+
+    /// A folder below the scene's, made with mode 0755 when it is not there, that belongs to `caller`.
+    pub fn folder_of(&self, name: &str, caller: Caller) -> crate::Result<PathBuf> {
+        let path = self.folder.path().join(name);
+        std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        self.give(&path, caller)?;
+        Ok(path)
+    }
+
+    /// Makes `caller` the owner of `path`.
+    pub fn give(&self, path: &Path, caller: Caller) -> crate::Result {
+        if let Some((uid, gid)) = caller.ids_to_take()? {
+            chown(path, Some(uid), Some(gid)).with_context(|| format!("give {} away", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// A hosts file with [`crate::hosts::ORIGINAL`] in it, in a folder of its own; both belong to `caller`.
+    pub fn hosts_file(&self, caller: Caller) -> crate::Result<PathBuf> {
+        let folder = self.folder_of(&format!("etc-{}", self.unique()), caller)?;
+        let path = folder.join("hosts");
+        std::fs::write(&path, crate::hosts::ORIGINAL)?;
+        self.give(&path, caller)?;
+        Ok(path)
+    }
+
+    /// The home directory of `caller` in this scene.
+    pub fn home(&self, caller: Caller) -> crate::Result<PathBuf> {
+        self.folder_of(&format!("home-{}", caller.uid()), caller)
+    }
+
+    /// An empty folder that belongs to `caller`: the working directory of what it runs.
+    pub fn working_directory(&self, caller: Caller) -> crate::Result<PathBuf> {
+        self.folder_of(&format!("cwd-{}", caller.uid()), caller)
+    }
+
+    /// The environment that programs of `caller` run in: nothing of the environment of the tests but what is needed.
+    pub(crate) fn environment_of(&self, caller: Caller) -> crate::Result<BTreeMap<OsString, OsString>> {
+        let home = self.home(caller)?;
+        let runtime = self.folder_of(&format!("run-{}", caller.uid()), caller)?;
+        std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o700))?;
+        let temporary = self.folder_of(&format!("tmp-{}", caller.uid()), caller)?;
+        let name = caller.name();
+        let pairs: [(&str, OsString); 9] = [
+            ("HOME", home.into()),
+            ("LC_ALL", "C.UTF-8".into()),
+            ("LOGNAME", name.clone().into()),
+            (
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
+            ),
+            ("RUST_BACKTRACE", "1".into()),
+            ("TERM", "dumb".into()),
+            ("TMPDIR", temporary.into()),
+            ("USER", name.into()),
+            ("XDG_RUNTIME_DIR", runtime.into()),
+        ];
+        Ok(pairs
+            .into_iter()
+            .map(|(key, value)| (key.into(), value))
+            .collect())
+    }
+
+    /// The program under test, at a path that every user may run: where the build lies in a folder that others cannot
+    /// enter, a link to it or a copy of it in the scene.
+    pub fn devbox_program(&self) -> crate::Result<PathBuf> {
+        let program = crate::program()?;
+        if everyone_may_reach(program) {
+            return Ok(program.to_owned());
+        }
+        let ours = self.folder.path().join("devbox");
+        if !ours.exists() && std::fs::hard_link(program, &ours).is_err() {
+            std::fs::copy(program, &ours).context("copy the program")?;
+        }
+        Ok(ours)
+    }
+
+    /// A program to run in this scene.
+    pub fn command<I, S>(&self, argv: I) -> Invocation<'_>
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<OsString>,
+    {
+        Invocation::new(self, argv.into_iter().map(Into::into).collect())
+    }
+
+    /// A run of the program under test, with these arguments.
+    pub fn devbox<I, S>(&self, arguments: I) -> crate::Result<Invocation<'_>>
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<OsString>,
+    {
+        let program = OsString::from(self.devbox_program()?);
+        Ok(self.command([program].into_iter().chain(arguments.into_iter().map(Into::into))))
+    }
+
+    /// A catalog file with these services, for this scene's environment.
+    pub fn catalog(&self, services: &[Service]) -> crate::Result<CatalogFile> {
+        CatalogFile::new(self, self.environment(), services)
+    }
+
+    /// Skips the test where the tests are not run by root.
+    ///
+    /// # Errors
+    /// [`Skip`].
+    pub fn need_root(&self) -> crate::Result {
+        Caller::Root.ids_to_take().map(|_| ())
+    }
+
+    /// Checks that every process that was started in this scene, also by its programs, is gone or goes.
+    fn expect_no_process(&self) -> crate::Result {
+        let folder = self.folder.path().to_string_lossy().into_owned();
+        let mut left = Vec::new();
+        let gone = wait::until("the end of all processes of the scene", wait::SOON, || {
+            left = crate::proc::with_environment(&folder);
+            left.is_empty().then_some(())
+        });
+        gone.map_err(|late| {
+            let told: Vec<String> = left
+                .iter()
+                .map(|pid| format!("{pid} ({})", crate::proc::command_line(*pid)))
+                .collect();
+            for pid in left {
+                if let Some(id) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+                    // It may have ended meanwhile.
+                    rustix::process::kill_process(id, rustix::process::Signal::KILL).ok();
+                }
+            }
+            late.context(format!("left behind: {}", told.join(", ")))
+        })
+    }
+
+    pub(crate) fn keep_log(&self, log: Arc<Log>) {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).push(log);
+    }
+
+    #[expect(
+        clippy::print_stderr,
+        reason = "the test runner shows it with the failed test and keeps it otherwise"
+    )]
+    fn print_logs(&self) {
+        for log in self.logs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            eprintln!("{log}");
+        }
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_logs();
+        }
+    }
+}
+
+/// All files below `folder`, sorted: for a comparison of before and after.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).into_iter().flatten().flatten() {
+            let kind = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                &mut folders
+            } else {
+                &mut found
+            };
+            kind.push(entry.path());
+        }
+    }
+    found.sort();
+    found
+}
+
+fn everyone_may_reach(program: &Path) -> bool {
+    let readable = |path: &Path, bits: u32| {
+        std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & bits == bits)
+    };
+    readable(program, 0o005) && program.ancestors().skip(1).all(|folder| readable(folder, 0o001))
+}

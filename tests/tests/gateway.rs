@@ -1,0 +1,194 @@
+//! `devbox gateway serve`: whom it lets in, where it listens, what it says of its files.
+#![cfg(target_os = "linux")]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use anyhow::ensure;
+use devbox_tests::peers::Echo;
+use devbox_tests::{
+    Caller, Exit, Gateway, Invocation, Outcome, Result, Scene, Service, Signal, need_program, scenario, wait,
+};
+
+fn serve<'a>(scene: &'a Scene, listen: &str, catalog: &str) -> Result<Invocation<'a>> {
+    let catalog = scene.write("catalog.yaml", catalog)?;
+    let tokens = scene.write_secret("tokens", "t0ken\n", Caller::Ordinary)?;
+    let command = scene
+        .devbox(["gateway", "serve", "--listen", listen, "--catalog"])?
+        .args([catalog]);
+    Ok(command.args(["--token-file"]).args([tokens]).by(Caller::Ordinary))
+}
+
+#[test]
+fn it_listens_to_other_machines_only_with_tls_or_when_told() -> Outcome {
+    scenario(|scene| {
+        for listen in ["0.0.0.0:0", "[::]:0"] {
+            let out = serve(scene, listen, "environment: dev\nservices: []\n")?
+                .run(wait::SOON)?
+                .expect_code(1)?;
+            out.expect_text(&["--tls-cert", "--insecure"])?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn it_does_not_start_with_a_broken_catalog_and_says_where() -> Outcome {
+    scenario(|scene| {
+        let broken = [
+            ("environment: dev\nservices:\n  - name: [oops\n", "3"),
+            (
+                "environment: dev\nservices:\n  - name: ok\n    namespace: Bad_Label\n    ports: [{port: 1, target: \"127.0.0.1:1\"}]\n",
+                "4",
+            ),
+            (
+                "environment: dev\nservices:\n  - name: ok\n    namespace: b\n    ports: [{port: 70000, target: \"127.0.0.1:1\"}]\n",
+                "5",
+            ),
+            (
+                "environment: dev\nservices:\n  - name: ok\n    namespace: b\n    ports: [{port: 1, target: \"127.0.0.1:1\", tls: yes}]\n",
+                "5",
+            ),
+        ];
+        let own = scene.address();
+        for (text, line) in broken {
+            let out = serve(scene, &format!("{own}:0"), text)?
+                .run(wait::SOON)?
+                .expect_code(1)?;
+            out.expect_text(&["catalog.yaml", line])?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn it_answers_a_browser_and_refuses_strangers() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let catalog = scene.catalog(&[Service::new("echo", "demo", 7700, echo.address())])?;
+        let gateway = Gateway::start(scene, &catalog)?;
+        let get = |path: &str, more: &str| -> Result<String> {
+            let mut stream = TcpStream::connect(gateway.address())?;
+            stream.set_read_timeout(Some(wait::SOON))?;
+            let host = gateway.address();
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n").as_bytes())?;
+            let mut answer = Vec::new();
+            // A reset after the answer is no fault here.
+            stream.read_to_end(&mut answer).ok();
+            Ok(String::from_utf8_lossy(&answer).into_owned())
+        };
+        let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let upgrade =
+            upgrade.to_owned() + "Connection: Upgrade\r\nSec-WebSocket-Protocol: devbox-tunnel.1\r\n";
+        let answer = get("/", "Connection: close\r\n")?;
+        ensure!(
+            answer.starts_with("HTTP/1.1 ") && answer.to_lowercase().contains("devbox"),
+            "{answer}"
+        );
+        let answer = get("/elsewhere", &upgrade)?;
+        ensure!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        let path = "/kube/devbox/tunnel/client/s-1";
+        for token in [
+            "",
+            "Authorization: Bearer wrong\r\n",
+            "Authorization: Bearer \r\n",
+        ] {
+            let answer = get(
+                path,
+                &format!("{upgrade}{token}Devbox-Environment: {}\r\n", scene.environment()),
+            )?;
+            ensure!(answer.starts_with("HTTP/1.1 401"), "{token:?}: {answer}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn it_ends_on_a_signal_with_0() -> Outcome {
+    scenario(|scene| {
+        for signal in [Signal::TERM, Signal::INT] {
+            let address = scene.free_address()?;
+            let mut gateway =
+                serve(scene, &address.to_string(), "environment: dev\nservices: []\n")?.start()?;
+            let connect = || Ok(TcpStream::connect(address)?);
+            let _open = wait::until_ok("a listening gateway", wait::SOON, connect)?;
+            gateway.signal(signal)?;
+            ensure!(gateway.wait(wait::SOON)? == Exit::Code(0));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn with_a_certificate_it_is_reached_over_tls_and_only_by_who_trusts_it() -> Outcome {
+    scenario(|scene| {
+        need_program("openssl", "openssl")?;
+        let echo = Echo::start(scene)?;
+        let folder = scene.folder_of("tls", Caller::Ordinary)?;
+        let own = scene.address();
+        let script = format!(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout key.pem -out cert.pem \
+             -subj /CN=devbox-test -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:{own}"
+        );
+        let make = scene
+            .command(["sh", "-c", &script])
+            .in_folder(&folder)
+            .by(Caller::Ordinary);
+        make.run(2 * wait::SOON)?.expect_success()?;
+        let catalog = scene.catalog(&[Service::new("echo", "demo", 7701, echo.address())])?;
+        let address = scene.free_address()?;
+        let text = std::fs::read_to_string(catalog.path())?;
+        let gateway = serve(scene, &address.to_string(), &text)?
+            .args([
+                "--tls-cert".into(),
+                folder.join("cert.pem"),
+                "--tls-key".into(),
+                folder.join("key.pem"),
+            ])
+            .start()?;
+        wait::until_ok("a listening gateway", wait::SOON, || {
+            Ok(TcpStream::connect(address)?)
+        })?;
+        let token = scene.write_secret("token", "t0ken\n", Caller::Ordinary)?;
+        let up = || {
+            let url = format!("wss://{address}");
+            let words = [
+                "up",
+                "--no-hosts",
+                "--gateway",
+                &url,
+                "--env",
+                scene.environment(),
+                "--token-file",
+            ];
+            Ok::<_, anyhow::Error>(scene.devbox(words)?.args([&token]).by(Caller::Ordinary))
+        };
+        let stranger = up()?.run(4 * wait::SOON)?;
+        ensure!(
+            stranger.exit != Exit::Code(0),
+            "a certificate that nobody vouches for was taken"
+        );
+        stranger.expect_text(&["certificate"])?;
+        let mut trusting = up()?.args(["--tls-ca".into(), folder.join("cert.pem")]).start()?;
+        trusting.wait_for_line("the line `ready`", 2 * wait::SOON, |line| line == "ready")?;
+        let line = trusting.wait_for_line("a row for echo.demo", wait::SOON, |line| {
+            line.contains("echo.demo")
+        })?;
+        let to = line
+            .split_ascii_whitespace()
+            .find_map(|word| word.parse::<std::net::IpAddr>().ok());
+        let Some(to) = to else {
+            anyhow::bail!("no address in {line:?}")
+        };
+        let mut stream = TcpStream::connect((to, 7701))?;
+        stream.set_read_timeout(Some(wait::SOON))?;
+        stream.write_all(b"over tls")?;
+        let mut back = [0; 8];
+        stream.read_exact(&mut back)?;
+        ensure!(&back == b"over tls");
+        trusting.signal(Signal::TERM)?;
+        ensure!(trusting.wait(wait::SOON)? == Exit::Code(0));
+        drop(gateway);
+        Ok(())
+    })
+}

@@ -1,0 +1,204 @@
+//! The hosts file as it is found: links, mounts, owners, and users who edit it meanwhile.
+#![cfg(target_os = "linux")]
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use devbox_tests::peers::Echo;
+use devbox_tests::{
+    Caller, Exit, Gateway, Machine, Outcome, Result, Service, Signal, Up, UpOptions, files_below, hosts,
+    scenario, wait,
+};
+
+const PORT: u16 = 7160;
+
+#[test]
+fn the_hosts_files_owner_mode_and_name_stay() -> Outcome {
+    use std::os::unix::fs::PermissionsExt;
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let real = scene.hosts_file(Caller::Ordinary)?;
+        std::fs::set_permissions(&real, std::fs::Permissions::from_mode(0o640))?;
+        let link = scene.folder_of("linked", Caller::Ordinary)?.join("hosts");
+        std::os::unix::fs::symlink(&real, &link)?;
+        let before = std::fs::metadata(&real)?;
+        let same = |at: &str| -> Result {
+            let now = std::fs::metadata(&real)?;
+            let attributes = |meta: &std::fs::Metadata| (meta.uid(), meta.gid(), meta.mode());
+            ensure!(
+                attributes(&now) == attributes(&before),
+                "{at}: {:?}",
+                attributes(&now)
+            );
+            ensure!(
+                std::fs::symlink_metadata(&link)?.is_symlink(),
+                "{at}: no link any more"
+            );
+            Ok(())
+        };
+        // As root where that is possible: then the owner is somebody else than who writes.
+        let caller = Caller::own();
+        let mut up = Up::start_with(&gateway, &UpOptions::new(caller).hosts(&link))?;
+        ensure!(
+            hosts::lookup(&real, "echo.demo").is_some(),
+            "the file behind the link has no names"
+        );
+        same("while it runs")?;
+        up.process().signal(Signal::TERM)?;
+        up.process_mut().wait(wait::SOON)?;
+        same("afterwards")?;
+        hosts::expect_original(&real)?;
+        let beside = files_below(real.parent().context("no folder")?);
+        ensure!(beside == [real.clone()], "left beside the hosts file: {beside:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_systems_own_hosts_file_is_edited_and_restored() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let machine = Machine::start(scene)?;
+        let mut up = Up::start_with(&gateway, &UpOptions::new(Caller::Root).inside(&machine))?;
+        let address = up.address_of("echo.demo")?;
+        Echo::ask(SocketAddr::new(address, PORT))?;
+        let out = up
+            .client(["getent", "hosts", "echo.demo.svc.cluster.local"])
+            .run(wait::SOON)?
+            .expect_success()?;
+        ensure!(out.output().starts_with(&address.to_string()), "{}", out.output());
+        up.process().signal(Signal::TERM)?;
+        up.process_mut().wait(wait::SOON)?;
+        hosts::expect_original(&machine.hosts())
+    })
+}
+
+#[test]
+fn a_bind_mounted_hosts_file_is_edited_in_place() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        scene.need_root()?;
+        let file = scene.hosts_file(Caller::Root)?;
+        let inode = std::fs::metadata(&file)?.ino();
+        // As Docker mounts it: the file is a mount point, a rename onto it is EBUSY.
+        let mut up = gateway.devbox("up", Caller::Root)?.seeing_hosts(&file).start()?;
+        up.wait_for_line("the line `ready`", 2 * wait::SOON, |line| line == "ready")?;
+        Echo::ask(SocketAddr::new(hosts::address_of(&file, "echo.demo")?, PORT))?;
+        up.signal(Signal::TERM)?;
+        ensure!(up.wait(wait::SOON)? == Exit::Code(0));
+        hosts::expect_original(&file)?;
+        ensure!(std::fs::metadata(&file)?.ino() == inode, "it is another file");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_name_in_the_users_own_line_stays_theirs() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let file = scene.hosts_file(Caller::Ordinary)?;
+        let own = [hosts::ORIGINAL, b"\n10.2.3.4 echo.demo # mine"].concat();
+        std::fs::write(&file, &own)?;
+        let mut up = Up::start_with(&gateway, &UpOptions::new(Caller::Ordinary).hosts(&file))?;
+        ensure!(
+            up.address_of("echo.demo")? == IpAddr::from([10, 2, 3, 4]),
+            "the user's name was taken"
+        );
+        Echo::ask(SocketAddr::new(up.address_of("echo.demo.svc")?, PORT))?;
+        ensure!(
+            up.process().everything().contains("echo.demo"),
+            "it says nothing of the name"
+        );
+        up.process().signal(Signal::TERM)?;
+        up.process_mut().wait(wait::SOON)?;
+        ensure!(std::fs::read(&file)? == own);
+        Ok(())
+    })
+}
+
+/// The session's file after `edit` of its present bytes.
+fn edited(file: &Path, edit: impl Fn(&str) -> String) -> Result {
+    // The original is not UTF-8: byte for byte by way of Latin-1.
+    let latin: String = std::fs::read(file)?.into_iter().map(char::from).collect();
+    let bytes: Vec<u8> = edit(&latin)
+        .chars()
+        .map(|letter| u8::try_from(letter).unwrap_or(b'?'))
+        .collect();
+    Ok(std::fs::write(file, bytes)?)
+}
+
+#[test]
+fn what_the_user_edits_meanwhile_stays() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let mut up = Up::start(&gateway, Caller::Ordinary)?;
+        edited(up.hosts(), |text| {
+            format!("10.0.0.1 first.lan\n{text}\n10.0.0.2 behind.lan\n")
+        })?;
+        // A change of the catalog has the block rewritten around what is new.
+        gateway
+            .catalog()
+            .replace(&[Service::new("late", "demo", PORT, echo.address())])?;
+        wait::until_ok("the late name", wait::SOON, || up.address_of("late.demo"))?;
+        up.process().signal(Signal::TERM)?;
+        let exit = up.process_mut().wait(wait::SOON)?;
+        ensure!(exit == Exit::Code(0), "{exit}");
+        for (name, address) in [
+            ("first.lan", "10.0.0.1"),
+            ("behind.lan", "10.0.0.2"),
+            ("printer.lan", "10.9.8.7"),
+        ] {
+            ensure!(hosts::address_of(up.hosts(), name)?.to_string() == address);
+        }
+        ensure!(
+            hosts::lookup(up.hosts(), "late.demo").is_none() && hosts::block_openings(up.hosts()).is_empty()
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_block_that_the_user_took_out_stays_out() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let mut up = Up::start(&gateway, Caller::Ordinary)?;
+        std::fs::write(up.hosts(), "127.0.0.1 localhost\n")?;
+        up.process().signal(Signal::TERM)?;
+        let exit = up.process_mut().wait(wait::SOON)?;
+        ensure!(exit == Exit::Code(0), "{exit}");
+        ensure!(std::fs::read(up.hosts())? == b"127.0.0.1 localhost\n");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_block_without_its_end_costs_the_user_no_line() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let mut up = Up::start(&gateway, Caller::Ordinary)?;
+        edited(up.hosts(), |text| {
+            let lines = text.lines().filter(|line| !line.starts_with("# END devbox-"));
+            lines.collect::<Vec<_>>().join("\n") + "\n10.0.0.2 behind.lan\n"
+        })?;
+        up.process().signal(Signal::TERM)?;
+        up.process_mut().wait(wait::SOON)?;
+        let said = up.process().errors();
+        for name in ["behind.lan", "printer.lan", "last.lan"] {
+            hosts::address_of(up.hosts(), name)?;
+        }
+        ensure!(
+            said.contains(&up.hosts().display().to_string()),
+            "it says nothing of the damage: {said}"
+        );
+        Ok(())
+    })
+}

@@ -1,0 +1,306 @@
+//! kill -9: nothing is left behind.
+#![cfg(target_os = "linux")]
+
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use devbox_tests::peers::Echo;
+use devbox_tests::{
+    Caller, Gateway, Machine, Outcome, Result, Scene, Service, Signal, Up, UpOptions, files_below, hosts,
+    need_program, proc, scenario, wait,
+};
+use rustix::process::{Pid, kill_process};
+
+const PORT: u16 = 7200;
+
+/// What the issue of this project promises.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Kills a process that this test started, a helper for example, by its id.
+fn kill(pid: u32) -> Result {
+    let id = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("no process id")?;
+    kill_process(id, Signal::KILL).with_context(|| format!("kill {pid} ({})", proc::command_line(pid)))
+}
+
+fn restored_within_limit(file: &Path) -> Result {
+    wait::until("the hosts file as before", LIMIT, || {
+        hosts::is_original(file).then_some(())
+    })
+    .or_else(|late| hosts::expect_original(file).context(late))
+}
+
+#[test]
+fn killed_alone_it_leaves_the_hosts_file_as_before() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        for caller in Caller::possible() {
+            let mut up = Up::start(&gateway, caller)?;
+            let below = proc::descendants(up.process().pid());
+            ensure!(!hosts::is_original(up.hosts()));
+            up.process().signal(Signal::KILL)?;
+            up.process_mut().wait(wait::SOON)?;
+            restored_within_limit(up.hosts())?;
+            proc::wait_until_gone(&below, wait::SOON)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn killed_with_its_process_group_it_leaves_the_hosts_file_as_before() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        for caller in Caller::possible() {
+            let mut up = Up::start(&gateway, caller)?;
+            let below = proc::descendants(up.process().pid());
+            up.process().signal_group(Signal::KILL)?;
+            up.process_mut().wait(wait::SOON)?;
+            restored_within_limit(up.hosts())?;
+            proc::wait_until_gone(&below, wait::SOON)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn killed_in_the_middle_of_its_start_it_leaves_the_hosts_file_as_before() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..12 {
+            let mut up = Up::launch(&gateway, &UpOptions::new(Caller::own()))?;
+            // Anywhere between its first instruction and after `ready`: not a wait for something, but a moment of its own.
+            let moment = Duration::from_micros(random.u64(0..150_000));
+            std::thread::sleep(moment);
+            let below = proc::descendants(up.process().pid());
+            up.process().signal_group(Signal::KILL)?;
+            up.process_mut().wait(wait::SOON)?;
+            proc::wait_until_gone(&below, wait::SOON)?;
+            restored_within_limit(up.hosts())
+                .with_context(|| format!("seed {seed}, killed after {moment:?}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// A machine on which [`Caller::Ordinary`] may call sudo without a password.
+fn machine_with_sudo(scene: &Scene) -> Result<Machine> {
+    need_program("sudo", "sudo")?;
+    let machine = Machine::start(scene)?;
+    let rule = format!(
+        "root ALL=(ALL:ALL) ALL\n{} ALL=(ALL:ALL) NOPASSWD: ALL\n",
+        Caller::Ordinary.name()
+    );
+    let file = machine.etc().join("sudoers");
+    std::fs::remove_file(&file)?;
+    std::fs::write(&file, rule)?;
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o440))?;
+    // The home that the password file names is what counts under sudo, not the variable.
+    let passwords = std::fs::read_to_string(machine.etc().join("passwd"))?;
+    let home = scene.home(Caller::Ordinary)?;
+    std::fs::write(
+        machine.etc().join("passwd"),
+        passwords.replace("/nonexistent", &home.display().to_string()),
+    )?;
+    Ok(machine)
+}
+
+/// The process of `devbox up` itself at or below `pid`: not sudo's, not the helper's.
+fn session_process(pid: u32) -> Result<u32> {
+    wait::until("the session's process below sudo", wait::SOON, || {
+        std::iter::once(pid).chain(proc::descendants(pid)).find(|pid| {
+            let line = proc::command_line(*pid);
+            line.contains(" up ") && !line.starts_with("sudo") && !line.contains("__helper")
+        })
+    })
+}
+
+#[test]
+fn under_sudo_only_the_helper_stays_root() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        // The low port is bound by the helper and handed over.
+        let catalog = scene.catalog(&[Service::new("echo", "demo", 82, echo.address())])?;
+        let gateway = Gateway::start(scene, &catalog)?;
+        let machine = machine_with_sudo(scene)?;
+        let mut up = Up::start_with(
+            &gateway,
+            &UpOptions::new(Caller::Ordinary).inside(&machine).sudo(),
+        )?;
+        let session = session_process(up.process().pid())?;
+        let helper = proc::helper_of(session)?;
+        let uid = Caller::Ordinary.uid();
+        ensure!(
+            proc::users(session) == [uid; 4],
+            "the session runs as {:?}",
+            proc::users(session)
+        );
+        ensure!(
+            proc::users(helper) == [0; 4],
+            "the helper runs as {:?}",
+            proc::users(helper)
+        );
+        let mut stream = up.connect("echo.demo", 82)?;
+        stream.write_all(b"low")?;
+        let mut back = [0; 3];
+        stream.read_exact(&mut back)?;
+        ensure!(&back == b"low");
+        // The session is the caller's: they see it and end it without sudo.
+        up.devbox(&["status"])?
+            .run(wait::SOON)?
+            .expect_success()?
+            .expect_text(&["echo.demo"])?;
+        up.devbox(&["down"])?.run(wait::SOON)?.expect_success()?;
+        hosts::expect_original(&machine.hosts())?;
+        up.process_mut().wait(wait::SOON)?;
+        let foreign = files_below(&scene.home(Caller::Ordinary)?)
+            .into_iter()
+            .find(|file| std::fs::symlink_metadata(file).is_ok_and(|meta| meta.uid() != uid));
+        ensure!(
+            foreign.is_none(),
+            "in the caller's home, and not theirs: {foreign:?}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn killed_under_sudo_it_leaves_the_hosts_file_as_before() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let machine = machine_with_sudo(scene)?;
+        let options = UpOptions::new(Caller::Ordinary).inside(&machine).sudo();
+        for whole_group in [false, true] {
+            let mut up = Up::start_with(&gateway, &options)?;
+            let session = session_process(up.process().pid())?;
+            let below = proc::descendants(session);
+            if whole_group {
+                up.process().signal_group(Signal::KILL)?;
+            }
+            if proc::is_alive(session) {
+                kill(session)?;
+            }
+            restored_within_limit(&machine.hosts())?;
+            proc::wait_until_gone(&below, wait::SOON)?;
+            up.process_mut().wait(wait::SOON)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn killed_with_its_helper_the_next_cleanup_sweeps() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        for caller in Caller::possible() {
+            let mut up = Up::start(&gateway, caller)?;
+            kill_with_helper(&mut up)?;
+            let file = up.hosts().display().to_string();
+            up.devbox(&["cleanup", "--hosts-file", &file])?
+                .run(wait::SOON)?
+                .expect_success()?;
+            hosts::expect_original(up.hosts())?;
+            // Nothing left to do is no error.
+            up.devbox(&["cleanup", "--hosts-file", &file])?
+                .run(wait::SOON)?
+                .expect_success()?;
+            hosts::expect_original(up.hosts())?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn killed_with_its_helper_the_next_up_sweeps() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        for caller in Caller::possible() {
+            let mut up = Up::start(&gateway, caller)?;
+            kill_with_helper(&mut up)?;
+            let next = Up::start_with(&gateway, &UpOptions::new(caller).hosts(up.hosts()))?;
+            let blocks = hosts::block_openings(up.hosts());
+            ensure!(blocks.len() == 1, "{blocks:?}");
+            drop(next);
+            hosts::expect_original(up.hosts())?;
+        }
+        Ok(())
+    })
+}
+
+/// Kills the helper, then its session, before either can undo anything. The block is left.
+fn kill_with_helper(up: &mut Up<'_>) -> Result {
+    let session = up.process().pid();
+    let helper = proc::helper_of(session)?;
+    // Stopped first: so the session cannot answer its helper's end, nor the helper the session's.
+    up.process().signal(Signal::STOP)?;
+    kill(helper)?;
+    up.process().signal(Signal::KILL)?;
+    up.process_mut().wait(wait::SOON)?;
+    proc::wait_until_gone(&[helper], wait::SOON)?;
+    ensure!(
+        hosts::block_openings(up.hosts()).len() == 1,
+        "the block is gone already"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_helper_killed_alone_leaves_nothing_after_the_session_and_a_cleanup() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let mut up = Up::start(&gateway, Caller::Ordinary)?;
+        kill(proc::helper_of(up.process().pid())?)?;
+        // It may end by itself or go on without a helper, but it must say so and still end when told to.
+        let ended = wait::until("its own end", Duration::from_secs(1), || {
+            up.process_mut().ended().ok().flatten()
+        });
+        if ended.is_err() {
+            up.process().signal(Signal::TERM)?;
+        }
+        up.process_mut().wait(wait::SOON)?;
+        ensure!(
+            up.process().errors().to_lowercase().contains("helper"),
+            "it says nothing of the helper"
+        );
+        let file = up.hosts().display().to_string();
+        up.devbox(&["cleanup", "--hosts-file", &file])?
+            .run(wait::SOON)?
+            .expect_success()?;
+        hosts::expect_original(up.hosts())
+    })
+}
+
+#[test]
+fn cleanup_leaves_the_blocks_of_the_living() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let up = Up::start(&gateway, Caller::Ordinary)?;
+        let before = std::fs::read(up.hosts())?;
+        let file = up.hosts().display().to_string();
+        // By another user too, who cannot see whose process it is.
+        for caller in Caller::possible() {
+            scene
+                .devbox(["cleanup", "--hosts-file", &file])?
+                .by(caller)
+                .run(wait::SOON)?
+                .expect_success()?;
+            ensure!(std::fs::read(up.hosts())? == before, "swept by {}", caller.name());
+        }
+        Ok(())
+    })
+}

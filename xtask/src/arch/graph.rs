@@ -1,0 +1,353 @@
+//! Rules about who links whom.
+
+use super::facts::{Facts, Package};
+use super::law::{
+    self, CHANGES_THE_MACHINE, GATEWAY_NEVER, HELPER_MAY_NAME, HELPER_NEVER, Kind, Law, RESERVED, RUNTIMES,
+    Reserved,
+};
+use super::{Place, Rule};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        name: "known",
+        why: "the rules can only hold for a crate that has its row in xtask/src/arch/law.rs",
+        look: known,
+    },
+    Rule {
+        name: "upward",
+        why: "what stands below must be usable alone, and must build when what stands above does not",
+        look: upward,
+    },
+    Rule {
+        name: "runtime",
+        why: "these crates are taken alone by programs with another runtime, or with none",
+        look: runtime,
+    },
+    Rule {
+        name: "helper",
+        why: "the helper runs as root: little code, which can be read in an hour",
+        look: helper,
+    },
+    Rule {
+        name: "machine",
+        why: "only the helper changes the machine, so that only it can leave something behind",
+        look: machine,
+    },
+    Rule {
+        name: "gateway",
+        why: "the far side knows nothing of the developer's machine",
+        look: gateway,
+    },
+    Rule {
+        name: "owner",
+        why: "one crate owns what it takes from outside: arguments, bindings, Kubernetes, DNS, untyped errors",
+        look: owner,
+    },
+    Rule {
+        name: "lints",
+        why: "the workspace's lints hold for every crate",
+        look: lints,
+    },
+];
+
+fn at(package: &Package, dependency: &str, what: String) -> Place {
+    Place {
+        file: package.manifest.clone(),
+        line: package.line_of(dependency),
+        what,
+    }
+}
+
+fn with_laws(facts: &Facts) -> impl Iterator<Item = (&Package, &'static Law)> {
+    facts
+        .packages
+        .iter()
+        .filter_map(|package| Some((package, law::of(&package.name)?)))
+}
+
+fn known(facts: &Facts, broken: &mut dyn FnMut(Place)) {
+    for package in facts
+        .packages
+        .iter()
+        .filter(|package| law::of(&package.name).is_none())
+    {
+        broken(at(package, "name", format!("{} has no row", package.name)));
+    }
+}
+
+fn upward(facts: &Facts, broken: &mut dyn FnMut(Place)) {
+    for (package, law) in with_laws(facts) {
+        for dependency in &package.dependencies {
+            let ours =
+                law::of(dependency).is_some() || facts.packages.iter().any(|other| other.name == *dependency);
+            if ours && !law.may_link.contains(&dependency.as_str()) {
+                broken(at(
+                    package,
+                    dependency,
+                    format!("{} links {dependency}, which is not below it", law.name),
+                ));
+            }
+        }
+    }
+}
+
+fn runtime(facts: &Facts, broken: &mut dyn FnMut(Place)) {
+    for (package, law) in with_laws(facts).filter(|(_, law)| !law.runtime && law.kind == Kind::Library) {
+        never_in_tree(package, RUNTIMES, law.name, broken);
+    }
+}
+
+fn helper(facts: &Facts, broken: &mut dyn FnMut(Place)) {
+    for package in facts
+        .packages
+        .iter()
+        .filter(|package| package.name == "devbox-helper")
+    {
+        for dependency in package
+            .dependencies
+            .iter()
+            .filter(|name| !HELPER_MAY_NAME.contains(&name.as_str()))
+        {
+            broken(at(
+                package,
+                dependency,
+                format!("the helper names {dependency}, which is not on its list"),
+            ));
+        }
+        never_in_tree(package, HELPER_NEVER, "the helper", broken);
+    }
+}
+
+fn gateway(facts: &Facts, broken: &mut dyn FnMut(Place)) {
+    for package in facts
+        .packages
+        .iter()
+        .filter(|package| package.name == "devbox-gateway")
+    {
+        never_in_tree(package, GATEWAY_NEVER, "the gateway", broken);
+    }
+}
+
+fn never_in_tree(package: &Package, never: &[&str], who: &str, broken: &mut dyn FnMut(Place)) {
+    for name in never {
+        if let Some(way) = package.tree.get(*name) {
+            // The line of the direct dependency that the way begins with.
+            let first = way.get(1).map_or(*name, String::as_str);
+            broken(at(
+                package,
+                first,
+                format!("{who} has {name} in its tree: {}", way.join(" > ")),
+            ));
+        }
+    }
+}
+
+fn machine(facts: &Facts, broken: &mut dyn FnMut(Place)) {
+    reserved(facts, CHANGES_THE_MACHINE, broken);
+}
+
+fn owner(facts: &Facts, broken: &mut dyn FnMut(Place)) {
+    reserved(facts, RESERVED, broken);
+}
+
+fn reserved(facts: &Facts, table: &[Reserved], broken: &mut dyn FnMut(Place)) {
+    for package in &facts.packages {
+        let name = package.name.as_str();
+        let ours = table.iter().any(|entry| entry.matches(name));
+        let workbench = law::of(name).is_some_and(|law| law.kind == Kind::Workbench && ours_only(table));
+        for dependency in &package.dependencies {
+            let entry = table
+                .iter()
+                .find(|entry| entry.matches(dependency) && !entry.to.contains(&name));
+            if let Some(entry) = entry
+                && !workbench
+                && !(ours && dependency == name)
+            {
+                let owners = entry.to.join(", ");
+                broken(at(
+                    package,
+                    dependency,
+                    format!("{name} links {dependency}, which only {owners} may"),
+                ));
+            }
+        }
+    }
+}
+
+/// A table of our own crates, which examples, tests and benches may use freely.
+fn ours_only(table: &[Reserved]) -> bool {
+    table.iter().all(|entry| law::of(entry.library).is_some())
+}
+
+fn lints(facts: &Facts, broken: &mut dyn FnMut(Place)) {
+    for package in &facts.packages {
+        let mut lines = package.manifest_text.lines().map(str::trim);
+        let taken = lines.any(|line| line == "[lints]") && lines.next() == Some("workspace = true");
+        if !taken {
+            broken(at(
+                package,
+                "name",
+                format!("{} does not take the workspace's lints", package.name),
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Breach, breaches};
+    use super::*;
+
+    /// A package whose tree is what it names.
+    fn package(name: &str, dependencies: &[&str]) -> Package {
+        let named: String = dependencies
+            .iter()
+            .map(|dependency| format!("{dependency}.workspace = true\n"))
+            .collect();
+        let entry = |dependency: &&str| {
+            (
+                dependency.to_string(),
+                vec![name.to_owned(), dependency.to_string()],
+            )
+        };
+        Package {
+            name: name.to_owned(),
+            manifest: format!("crates/{name}/Cargo.toml"),
+            manifest_text: format!(
+                "[package]\nname = \"{name}\"\n[lints]\nworkspace = true\n[dependencies]\n{named}"
+            ),
+            dependencies: dependencies.iter().map(ToString::to_string).collect(),
+            tree: dependencies.iter().map(entry).collect(),
+            roots: Vec::new(),
+        }
+    }
+
+    fn of(packages: Vec<Package>) -> Vec<Breach> {
+        breaches(&Facts {
+            packages,
+            sources: Vec::new(),
+        })
+    }
+
+    fn rules(packages: Vec<Package>) -> Vec<&'static str> {
+        of(packages).iter().map(|breach| breach.rule).collect()
+    }
+
+    #[test]
+    fn a_lawful_workspace_has_no_breach() {
+        let found = of(vec![
+            package("hostsfile", &["thiserror"]),
+            package("helper-client", &["serde", "serde_json"]),
+            package(
+                "devbox-helper",
+                &["helper-client", "hostsfile", "ipnet", "rustix"],
+            ),
+            package("tunnel-bridge", &["tunnel-proto", "tokio"]),
+            package("devbox-session", &["tunnel-bridge", "helper-client", "tokio"]),
+            package(
+                "devbox-cli",
+                &["clap", "anyhow", "devbox-helper", "hostsfile", "devbox-session"],
+            ),
+            package("devbox-tests", &["anyhow", "hostsfile", "devbox-helper"]),
+        ]);
+        assert_eq!(found, []);
+    }
+
+    #[test]
+    fn a_breach_names_file_line_rule_and_reason() {
+        let found = of(vec![package("ipalloc", &["serde", "tokio"])]);
+        assert_eq!(found.len(), 1);
+        let told = found[0].to_string();
+        assert!(
+            told.starts_with("crates/ipalloc/Cargo.toml:7: [runtime] ipalloc has tokio in its tree"),
+            "{told}"
+        );
+        assert!(told.contains("why: these crates are taken alone"), "{told}");
+    }
+
+    #[test]
+    fn a_runtime_far_down_the_tree_is_found_with_the_way_to_it() {
+        let mut hostsfile = package("hostsfile", &["innocent"]);
+        let way = ["hostsfile", "innocent", "mio"].map(str::to_owned).to_vec();
+        hostsfile.tree.insert("mio".into(), way);
+        let found = of(vec![hostsfile]);
+        assert_eq!(found.len(), 1);
+        assert!(
+            found[0].what.contains("hostsfile > innocent > mio"),
+            "{}",
+            found[0].what
+        );
+        assert_eq!(found[0].line, 6, "the line of the dependency that brings it");
+    }
+
+    #[test]
+    fn nobody_depends_upward() {
+        assert_eq!(
+            rules(vec![package("ipalloc", &["hostsfile"])]),
+            ["machine", "upward"]
+        );
+        assert_eq!(
+            rules(vec![package("tunnel-bridge", &["service-catalog"])]),
+            ["upward"]
+        );
+        assert_eq!(rules(vec![package("xtask", &["ipalloc"])]), ["upward"]);
+    }
+
+    #[test]
+    fn the_helper_stays_small() {
+        assert_eq!(rules(vec![package("devbox-helper", &["tracing"])]), ["helper"]);
+        assert!(rules(vec![package("devbox-helper", &["tokio"])]).contains(&"helper"));
+        let mut quiet = package("devbox-helper", &["ipnet"]);
+        quiet.tree.insert(
+            "rustls".into(),
+            vec!["devbox-helper".into(), "ipnet".into(), "rustls".into()],
+        );
+        assert_eq!(rules(vec![quiet]), ["helper"]);
+    }
+
+    #[test]
+    fn only_the_helper_changes_the_machine() {
+        assert_eq!(
+            rules(vec![package("devbox-session", &["hostsfile"])]),
+            ["machine", "upward"]
+        );
+        assert_eq!(
+            rules(vec![package("devbox-ffi", &["devbox-helper"])]),
+            ["machine", "upward"]
+        );
+    }
+
+    #[test]
+    fn the_gateway_does_not_know_the_developers_machine() {
+        let mut gateway = package("devbox-gateway", &["service-catalog"]);
+        gateway.tree.insert(
+            "hostsfile".into(),
+            vec!["devbox-gateway".into(), "x".into(), "hostsfile".into()],
+        );
+        assert_eq!(rules(vec![gateway]), ["gateway"]);
+    }
+
+    #[test]
+    fn what_comes_from_outside_has_one_owner() {
+        for (who, what) in [
+            ("devbox-gateway", "clap"),
+            ("devbox-session", "clap_complete"),
+            ("devbox-gateway", "kube"),
+            ("devbox-gateway", "kube-runtime"),
+            ("devbox-cli", "uniffi"),
+            ("devbox-session", "hickory-proto"),
+            ("tunnel-bridge", "anyhow"),
+            ("devbox-tests", "clap"),
+        ] {
+            assert_eq!(rules(vec![package(who, &[what])]), ["owner"], "{who} {what}");
+        }
+    }
+
+    #[test]
+    fn a_crate_without_a_row_or_without_the_lints_is_told() {
+        assert_eq!(rules(vec![package("brand-new", &[])]), ["known"]);
+        let mut lax = package("ipalloc", &[]);
+        lax.manifest_text = "[package]\nname = \"ipalloc\"\n".into();
+        assert_eq!(rules(vec![lax]), ["lints"]);
+    }
+}

@@ -1,0 +1,29 @@
+//! `cargo xtask bench`: the benches in release, beside the `devbox` that is shipped.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::command::{cargo, program_in_root, succeed, target_dir};
+use crate::say::complain;
+
+/// Builds and runs one bench; without a name, the list.
+pub(crate) fn run(name: Option<&str>, json: bool) -> Result<ExitCode> {
+    complain("building in release: devbox, benches");
+    // Two builds, as `cargo run -p devbox-cli` does it: built together, the crates that both use would get the features of both.
+    succeed(cargo().args(["build", "--release", "-p", "devbox-cli"]))?;
+    succeed(cargo().args(["build", "--release", "-p", "devbox-benches"]))?;
+    let built = target_dir().join("release");
+    let file = |name: &str| built.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    let mut command = program_in_root(file("devbox-benches"));
+    command
+        .args(name)
+        .args(json.then_some("--json"))
+        .env("DEVBOX_BIN", file("devbox"));
+    let status = command.status()?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

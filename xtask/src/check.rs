@@ -1,0 +1,200 @@
+//! `cargo xtask test`: the one list of checks, the same for a developer and for CI.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use crate::arch;
+use crate::command::{cargo, find_program, lines, output, root, succeed, target_dir};
+use crate::cross;
+use crate::programs::{self, FOR_TESTS};
+use crate::readme::{self, How};
+use crate::say::say;
+use crate::steps::{Done, Steps};
+use crate::test_output::TestOutput;
+
+/// All checks; with filters only the tests whose names contain one of them.
+pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
+    let mut steps = Steps::default();
+    steps.loud_step("programs", "that the end-to-end tests speak with", |skips| {
+        provide(may_install, skips)
+    });
+    if filters.is_empty() {
+        steps.step("format", |_| {
+            done(cargo().args(["fmt", "--all", "--check", "--", "--files-with-diff"]))
+        });
+        steps.step("arch", |_| architecture());
+        steps.step("clippy", |_| {
+            done(cargo().args([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ]))
+        });
+    }
+    // Release, as the README's first command builds it: what is tested is the program that is shipped.
+    steps.step("build", |_| {
+        done(cargo().args(["build", "--release", "-p", "devbox-cli", "--locked"]))
+    });
+    steps.loud_step("tests", "unit, property and end-to-end", |skips| {
+        tests(&["--all-targets"], filters, skips)
+    });
+    steps.loud_step("doc tests", "the examples in the documentation", |skips| {
+        tests(&["--doc"], filters, skips)
+    });
+    if filters.is_empty() {
+        steps.step("doc", |_| {
+            done(
+                cargo()
+                    .args(["doc", "--workspace", "--no-deps", "--locked"])
+                    .env("RUSTDOCFLAGS", "-D warnings"),
+            )
+        });
+        readme_blocks(&mut steps)?;
+        steps.step("fuzz", |_| fuzz_targets());
+        steps.step("deny", |_| deny());
+        cross::steps(&mut steps, may_install);
+    }
+    Ok(steps.summary())
+}
+
+/// Only the commands of the READMEs.
+pub(crate) fn readme_only() -> Result<ExitCode> {
+    let mut steps = Steps::default();
+    readme_blocks(&mut steps)?;
+    Ok(steps.summary())
+}
+
+/// Only what concerns other systems.
+pub(crate) fn cross_only(may_install: bool) -> Result<ExitCode> {
+    let mut steps = Steps::default();
+    cross::steps(&mut steps, may_install);
+    Ok(steps.summary())
+}
+
+fn done(command: &mut Command) -> Result<Done> {
+    succeed(command)?;
+    Ok(Done::passed())
+}
+
+fn provide(may_install: bool, skips: &mut Vec<String>) -> Result<Done> {
+    let absent = programs::provide(FOR_TESTS, may_install)?;
+    let note = if absent.is_empty() {
+        "all there".to_owned()
+    } else {
+        format!("{} missing", absent.len())
+    };
+    skips.extend(absent);
+    Ok(Done::Passed(note))
+}
+
+fn architecture() -> Result<Done> {
+    let breaches = arch::check()?;
+    if breaches.is_empty() {
+        return Ok(Done::Passed(format!("{} rules hold", arch::RULES)));
+    }
+    bail!(
+        "{}",
+        breaches
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    )
+}
+
+fn tests(kind: &[&str], filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
+    let mut command = cargo();
+    command
+        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+        .args(kind);
+    command.args(["--", "--show-output"]).args(filters);
+    command.env("DEVBOX_BIN", devbox());
+    let mut output = TestOutput::default();
+    let status = lines(&mut command, |line| {
+        if output.line(line) {
+            say(&line);
+        }
+    })?;
+    skips.append(&mut output.skips);
+    if !status.success() {
+        bail!("{} tests failed: {}", output.failed, output.failures.join(", "));
+    }
+    Ok(Done::Passed(format!("{} tests passed", output.passed)))
+}
+
+/// The program that the end-to-end tests run.
+fn devbox() -> PathBuf {
+    target_dir()
+        .join("release")
+        .join(format!("devbox{}", std::env::consts::EXE_SUFFIX))
+}
+
+fn readme_blocks(steps: &mut Steps) -> Result<()> {
+    for file in readmes()? {
+        let text = std::fs::read_to_string(root().join(&file)).with_context(|| file.display().to_string())?;
+        let blocks = readme::blocks(&text).with_context(|| file.display().to_string())?;
+        for block in blocks {
+            let place = readme::place(&file, &block);
+            steps.step(&format!("readme {place}"), |_| match &block.how {
+                How::Skip(reason) => Ok(Done::Skipped(reason.clone())),
+                _ => readme::run(&block).map(|()| Done::passed()),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// README.md of the project and of each crate, relative to the root.
+fn readmes() -> Result<Vec<PathBuf>> {
+    let mut files = vec![PathBuf::from("README.md")];
+    for folder in std::fs::read_dir(root().join("crates"))? {
+        files.push(Path::new("crates").join(folder?.file_name()).join("README.md"));
+    }
+    files.retain(|file| root().join(file).is_file());
+    files.sort_by_key(|file| (file.components().count(), file.clone()));
+    Ok(files)
+}
+
+/// The fuzz targets are a workspace of their own; here it is only seen that they still fit the crates.
+fn fuzz_targets() -> Result<Done> {
+    let manifest = root().join("fuzz").join("Cargo.toml");
+    if !manifest.is_file() {
+        return Ok(Done::Skipped("there are none".into()));
+    }
+    if find_program("c++").is_none() {
+        return Ok(Done::Skipped(
+            "libFuzzer wants a C++ compiler; apt-get install g++".into(),
+        ));
+    }
+    let mut command = cargo();
+    command
+        .args(["check", "--all-targets", "--manifest-path"])
+        .arg(manifest);
+    done(command.env("CARGO_TARGET_DIR", target_dir().join("fuzz")))
+}
+
+fn deny() -> Result<Done> {
+    if find_program("cargo-deny").is_none() {
+        return Ok(Done::Skipped(
+            "cargo-deny is not installed; cargo install cargo-deny".into(),
+        ));
+    }
+    let (status, text) = output(cargo().args(["deny", "--all-features", "check"]))?;
+    if status.success() {
+        return Ok(Done::passed());
+    }
+    // The list of advisories comes from the network; everything else is told by the graph alone.
+    if text.contains("failed to fetch advisory database") {
+        succeed(cargo().args(["deny", "--all-features", "check", "bans", "licenses", "sources"]))?;
+        return Ok(Done::Passed(
+            "without advisories: their list cannot be fetched".into(),
+        ));
+    }
+    bail!("{}", text.trim_end())
+}

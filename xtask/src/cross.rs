@@ -1,0 +1,208 @@
+//! `cargo xtask cross`: does the workspace check for Windows and macOS, and do the tests of its portable crates pass on Windows?
+//!
+//! rustup's toolchains have only the standard library of the system they run on. Debian's newer Rust (`rustc-web`) comes with the
+//! library's source, from which it is built for another target; wine runs the tests. All of it is packages, and where they are not to
+//! be had the steps are skipped with the reason.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{output, program_in_root, succeed, target_dir};
+use crate::programs::{self, FOR_CROSS};
+use crate::steps::{Done, Steps};
+use crate::sys::make_executable;
+use crate::test_output::TestOutput;
+
+const WINDOWS: &str = "x86_64-pc-windows-gnu";
+const MACOS: &str = "aarch64-apple-darwin";
+
+/// Crates whose tests say the same on every system. The others' tests are about one system, or about sockets that wine does in its
+/// own way.
+const TESTED_UNDER_WINE: &[&str] = &["hostsfile", "ipalloc", "service-catalog", "tunnel-proto"];
+
+/// Tests of those crates that wine cannot pass, and why.
+const NOT_UNDER_WINE: &[(&str, &str)] = &[
+    (
+        "eight_processes_lose_nothing_and_readers_see_whole_files",
+        "wine replaces a file in two steps, and a reader between them finds none",
+    ),
+    (
+        "every_case_holds",
+        "the cases expect a Unix machine's line ends, and a replacement in one step",
+    ),
+];
+
+/// The steps, each skipped with its reason where the machine lacks a tool.
+pub(crate) fn steps(steps: &mut Steps, may_install: bool) {
+    let absent = programs::provide(FOR_CROSS, may_install);
+    let lacking = |absent: &Result<Vec<String>>| match absent {
+        Ok(absent) => absent.first().cloned(),
+        Err(error) => Some(format!("{error:#}")),
+    };
+    let skip = lacking(&absent);
+    let mut step = |name: &str, work: fn(&mut Vec<String>) -> Result<Done>| {
+        steps.step(name, |skips| {
+            skip.as_ref()
+                .map_or_else(|| work(skips), |why| Ok(Done::Skipped(why.clone())))
+        });
+    };
+    step("windows", |_| check(WINDOWS));
+    step("macos", |_| check(MACOS));
+    step("wine", tests_under_wine);
+}
+
+fn folder() -> PathBuf {
+    target_dir().join("cross")
+}
+
+/// Debian's cargo with Debian's rustc, building std from source for a target.
+fn cargo(target: &str, std_parts: &str, arguments: &[&str]) -> Command {
+    let mut command = program_in_root("/usr/bin/cargo");
+    command.args(arguments).args([
+        "--locked",
+        "--target",
+        target,
+        &format!("-Zbuild-std={std_parts}"),
+    ]);
+    // -Z options on a stable compiler; building std from source is one.
+    command
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTC", "/usr/bin/rustc")
+        .env("RUSTDOC", "/usr/bin/rustdoc");
+    command
+        .env("CARGO_TARGET_DIR", folder())
+        .env("CC_x86_64_pc_windows_gnu", "x86_64-w64-mingw32-gcc");
+    // What the cargo that runs us has set for its own toolchain.
+    for name in [
+        "CARGO",
+        "LD_LIBRARY_PATH",
+        "RUSTUP_TOOLCHAIN",
+        "RUSTC_WRAPPER",
+        "RUSTFLAGS",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// All but the end-to-end tests, which are about Linux.
+fn check(target: &str) -> Result<Done> {
+    fs::create_dir_all(folder())?;
+    let mut command = cargo(
+        target,
+        "std,panic_abort",
+        &["check", "--workspace", "--exclude", "devbox-tests", "--quiet"],
+    );
+    if target == MACOS {
+        let (compiler, archiver) = compiler_of_nothing()?;
+        command
+            .env("CC_aarch64_apple_darwin", compiler)
+            .env("AR_aarch64_apple_darwin", archiver);
+        command.env("SDKROOT", folder());
+    }
+    let text = succeed(&mut command)?;
+    // `-D warnings` would reach std too.
+    if text.contains("warning:") {
+        bail!("warnings for {target}\n{}", text.trim_end());
+    }
+    Ok(Done::passed())
+}
+
+/// A C compiler for a system of which there are no headers here. Nothing is linked in a check, so an object file with nothing in it
+/// is enough for build scripts that compile C.
+fn compiler_of_nothing() -> Result<(PathBuf, PathBuf)> {
+    const COMPILER: &str = r#"#!/bin/sh
+# Answers questions about itself as the system's compiler does, and compiles everything to an empty file.
+for argument; do case $argument in -E|--version|-dumpmachine) exec cc "$@" ;; esac; done
+while [ $# -gt 0 ]; do
+    case $1 in
+        -o) shift; : > "$1" ;;
+        -o*) : > "${1#-o}" ;;
+    esac
+    shift
+done
+"#;
+    const ARCHIVER: &str = "#!/bin/sh\n# An archive of empty files is an empty archive.\n\
+        for argument; do case $argument in *.a) printf '!<arch>\\n' > \"$argument\" ;; esac; done\n";
+    Ok((
+        script("cc-of-nothing", COMPILER)?,
+        script("ar-of-nothing", ARCHIVER)?,
+    ))
+}
+
+fn script(name: &str, text: &str) -> Result<PathBuf> {
+    let file = folder().join(name);
+    fs::write(&file, text)?;
+    make_executable(&file)?;
+    Ok(file)
+}
+
+fn tests_under_wine(skips: &mut Vec<String>) -> Result<Done> {
+    let runner = wine()?;
+    let mut command = cargo(
+        WINDOWS,
+        "std,panic_abort,test",
+        &["test", "--lib", "--tests", "--no-fail-fast"],
+    );
+    for package in TESTED_UNDER_WINE {
+        command.args(["--package", package]);
+    }
+    command
+        .env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER", runner)
+        .env("PROPTEST_CASES", "32");
+    command.arg("--");
+    for (test, why) in NOT_UNDER_WINE {
+        command.args(["--skip", test]);
+        skips.push(format!("wine: {test}: {why}"));
+    }
+    let (status, text) = output(&mut command)?;
+    let mut tests = TestOutput::default();
+    let shown: Vec<_> = text.lines().filter(|line| tests.line(line)).collect();
+    if !status.success() {
+        bail!("{}", shown.join("\n"));
+    }
+    Ok(Done::Passed(format!("{} tests passed under wine", tests.passed)))
+}
+
+/// A script that runs a Windows program, with a wine folder of its own.
+fn wine() -> Result<PathBuf> {
+    let library = process_prng()?;
+    let folder = folder();
+    // Written as bash reads it; the folders are ours and have no quotes in their names.
+    let quoted = |path: &Path| format!("'{}'", path.display());
+    let text = format!(
+        "#!/bin/sh\nexport WINEPREFIX={} WINEDEBUG=-all WINEPATH={}\n\
+         export WINEDLLOVERRIDES='mscoree,mshtml=;bcryptprimitives=n,b'\nexec wine \"$@\"\n",
+        quoted(&folder.join("wine")),
+        quoted(library.parent().unwrap_or(&library)),
+    );
+    script("run-under-wine", &text)
+}
+
+/// Rust's std takes its random numbers from `ProcessPrng`, which wine 8 lacks: it is written here over the older call that wine has.
+fn process_prng() -> Result<PathBuf> {
+    const SOURCE: &str = "#include <windows.h>\n\
+        BOOLEAN NTAPI SystemFunction036(PVOID, ULONG);\n\
+        __declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE data, SIZE_T length) {\n    \
+            return SystemFunction036(data, (ULONG)length);\n}\n";
+    let folder = folder().join("dll");
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let (source, library) = (
+        folder.join("bcryptprimitives.c"),
+        folder.join("bcryptprimitives.dll"),
+    );
+    fs::write(&source, SOURCE)?;
+    let mut compiler = program_in_root("x86_64-w64-mingw32-gcc");
+    compiler.args([
+        OsStr::new("-shared"),
+        OsStr::new("-o"),
+        library.as_os_str(),
+        source.as_os_str(),
+    ]);
+    succeed(compiler.arg("-ladvapi32"))?;
+    Ok(library)
+}

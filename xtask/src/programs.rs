@@ -1,0 +1,325 @@
+//! Programs that nobody here wrote and that the end-to-end tests speak with: which are missing, and installing them.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{find_program, succeed};
+use crate::say::say;
+use crate::sys::{is_root, make_executable};
+
+/// A program that tests want.
+pub(crate) struct Wanted {
+    /// How to see that it is there.
+    pub(crate) probe: Probe,
+    /// The Debian package that has it.
+    pub(crate) package: &'static str,
+    /// What is skipped without it.
+    pub(crate) for_what: &'static str,
+}
+
+/// How to see that a program is there.
+pub(crate) enum Probe {
+    /// A file of this name in `PATH` or an administrator's folder.
+    InPath(&'static str),
+    /// This very file.
+    File(&'static str),
+    /// `folder/*/rest` exists for some `*`.
+    Under(&'static str, &'static str),
+}
+
+impl Probe {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::InPath(name) => name,
+            Self::File(path) | Self::Under(_, path) => path.rsplit('/').next().unwrap_or(path),
+        }
+    }
+
+    fn found(&self) -> bool {
+        match self {
+            Self::InPath(name) => find_program(name).is_some(),
+            Self::File(path) => Path::new(path).exists(),
+            Self::Under(folder, rest) => fs::read_dir(folder)
+                .is_ok_and(|entries| entries.flatten().any(|entry| entry.path().join(rest).exists())),
+        }
+    }
+}
+
+const fn wanted(probe: Probe, package: &'static str, for_what: &'static str) -> Wanted {
+    Wanted {
+        probe,
+        package,
+        for_what,
+    }
+}
+
+/// For the end-to-end tests in `tests/`.
+pub(crate) const FOR_TESTS: &[Wanted] = &[
+    wanted(
+        Probe::InPath("curl"),
+        "curl",
+        "HTTP by name, downloads, status codes",
+    ),
+    wanted(Probe::InPath("git"), "git", "git clone by name"),
+    wanted(
+        Probe::InPath("nc.openbsd"),
+        "netcat-openbsd",
+        "half-close (nc -N)",
+    ),
+    wanted(Probe::InPath("nginx"), "nginx", "nginx behind the gateway"),
+    wanted(Probe::InPath("openssl"), "openssl", "a gateway with TLS"),
+    wanted(
+        Probe::Under("/usr/lib/postgresql", "bin/postgres"),
+        "postgresql",
+        "PostgreSQL behind the gateway",
+    ),
+    wanted(Probe::InPath("psql"), "postgresql-client", "psql by name"),
+    wanted(
+        Probe::InPath("redis-server"),
+        "redis-server",
+        "Redis behind the gateway",
+    ),
+    wanted(
+        Probe::InPath("redis-benchmark"),
+        "redis-tools",
+        "redis-benchmark by name",
+    ),
+    wanted(
+        Probe::InPath("sshd"),
+        "openssh-server",
+        "ssh, git and rsync through the tunnel",
+    ),
+    wanted(
+        Probe::InPath("ssh"),
+        "openssh-client",
+        "ssh, git and rsync through the tunnel",
+    ),
+    wanted(Probe::InPath("rsync"), "rsync", "rsync over ssh by name"),
+    wanted(
+        Probe::InPath("sudo"),
+        "sudo",
+        "under sudo only the helper stays root",
+    ),
+    wanted(
+        Probe::InPath("ip"),
+        "iproute2",
+        "network namespaces of the tests' own",
+    ),
+    wanted(
+        Probe::InPath("musl-gcc"),
+        "musl-tools",
+        "what musl's resolver reads",
+    ),
+    wanted(
+        Probe::InPath("setfattr"),
+        "attr",
+        "extended attributes of a hosts file are kept",
+    ),
+    wanted(
+        Probe::InPath("setfacl"),
+        "acl",
+        "access lists of a hosts file are kept",
+    ),
+    wanted(
+        Probe::InPath("chattr"),
+        "e2fsprogs",
+        "a hosts file that is immutable",
+    ),
+];
+
+/// For `cargo xtask cross`.
+pub(crate) const FOR_CROSS: &[Wanted] = &[
+    wanted(
+        Probe::File("/usr/bin/rustc"),
+        "rustc-web",
+        "the workspace for Windows and macOS",
+    ),
+    wanted(
+        Probe::File("/usr/bin/cargo"),
+        "cargo-web",
+        "the workspace for Windows and macOS",
+    ),
+    wanted(
+        Probe::File("/usr/lib/rustlib/src/rust/library/std/Cargo.toml"),
+        "rust-web-src",
+        "std from source",
+    ),
+    wanted(
+        Probe::InPath("x86_64-w64-mingw32-gcc"),
+        "gcc-mingw-w64-x86-64",
+        "linking for Windows",
+    ),
+    wanted(Probe::InPath("wine"), "wine", "running Windows programs"),
+    wanted(
+        Probe::File("/usr/lib/wine/wine64"),
+        "wine64",
+        "running Windows programs",
+    ),
+];
+
+/// Those of the list that are not there.
+pub(crate) fn missing(list: &[Wanted]) -> Vec<&Wanted> {
+    list.iter().filter(|wanted| !wanted.probe.found()).collect()
+}
+
+/// Why packages cannot be installed by us, or nothing.
+pub(crate) fn no_installing() -> Option<&'static str> {
+    if !is_root() {
+        return Some("not root");
+    }
+    if find_program("apt-get").is_none() {
+        return Some("no apt-get here");
+    }
+    None
+}
+
+/// Installs Debian packages, having said so. Services among them are not started.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    say(&format!(
+        "installing Debian packages that the tests want: {}",
+        packages.join(" ")
+    ));
+    let _policy = PolicyRcD::deny(Path::new("/usr/sbin/policy-rc.d"))?;
+    if let Err(first) = apt_get(&[&["install", "--yes", "--no-install-recommends"], packages].concat()) {
+        // A fresh machine has no package lists, an old one has lists of packages that are gone.
+        apt_get(&["update"]).with_context(|| format!("{first:#}"))?;
+        apt_get(&[&["install", "--yes", "--no-install-recommends"], packages].concat())?;
+    }
+    Ok(())
+}
+
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command
+        .arg("--quiet")
+        .args(["--option", "DPkg::Lock::Timeout=120"])
+        .args(arguments);
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    succeed(&mut command)?;
+    Ok(())
+}
+
+/// While it lives, package scripts start no services (invoke-rc.d asks this file). A policy that is there already stays.
+struct PolicyRcD {
+    ours: Option<PathBuf>,
+}
+
+impl PolicyRcD {
+    fn deny(path: &Path) -> Result<Self> {
+        if path.symlink_metadata().is_ok() {
+            return Ok(Self { ours: None });
+        }
+        let mut file =
+            fs::File::create_new(path).with_context(|| format!("cannot create {}", path.display()))?;
+        let policy = Self {
+            ours: Some(path.to_owned()),
+        };
+        file.write_all(
+            b"#!/bin/sh\n# For the time of one installation: services are not started.\nexit 101\n",
+        )?;
+        make_executable(path)?;
+        Ok(policy)
+    }
+}
+
+impl Drop for PolicyRcD {
+    fn drop(&mut self) {
+        if let Some(path) = &self.ours
+            && let Err(error) = fs::remove_file(path)
+        {
+            say(&format!("cannot remove {}: {error}", path.display()));
+        }
+    }
+}
+
+/// Sees to the programs of a list as far as it may: what stays missing comes back, each with the reason.
+pub(crate) fn provide(list: &[Wanted], may_install: bool) -> Result<Vec<String>> {
+    let absent = missing(list);
+    if absent.is_empty() {
+        return Ok(Vec::new());
+    }
+    let why = if !may_install {
+        Some("--no-install".to_owned())
+    } else if let Some(why) = no_installing() {
+        Some(why.to_owned())
+    } else {
+        let mut packages: Vec<_> = absent.iter().map(|wanted| wanted.package).collect();
+        packages.dedup();
+        install(&packages).err().map(|error| format!("{error:#}"))
+    };
+    let still = missing(list);
+    if let Some(why) = &why
+        && still.is_empty()
+    {
+        bail!("apt-get failed although everything is there: {why}");
+    }
+    let why = why.unwrap_or_else(|| "the package does not bring it".to_owned());
+    let reason = why.lines().last().unwrap_or(&why);
+    Ok(still
+        .iter()
+        .map(|wanted| {
+            let Wanted {
+                probe,
+                package,
+                for_what,
+            } = wanted;
+            format!(
+                "{} ({for_what}): not installed, {reason}; apt-get install {package}",
+                probe.name()
+            )
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_of_ours_goes_when_we_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy-rc.d");
+        let guard = PolicyRcD::deny(&path).unwrap();
+        assert_eq!(Command::new(&path).status().unwrap().code(), Some(101));
+        drop(guard);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_policy_of_the_machine_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy-rc.d");
+        fs::write(&path, "theirs").unwrap();
+        drop(PolicyRcD::deny(&path).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
+    }
+
+    #[test]
+    fn nothing_is_installed_when_told_so() {
+        let list = [wanted(
+            Probe::InPath("no-such-program-as-this"),
+            "no-such-package",
+            "this test",
+        )];
+        let left = provide(&list, false).unwrap();
+        assert_eq!(left.len(), 1);
+        assert!(
+            left[0].contains("--no-install") && left[0].contains("apt-get install no-such-package"),
+            "{}",
+            left[0]
+        );
+    }
+
+    #[test]
+    fn what_is_there_is_not_missing() {
+        assert!(
+            provide(&[wanted(Probe::InPath("sh"), "dash", "this test")], false)
+                .unwrap()
+                .is_empty()
+        );
+    }
+}

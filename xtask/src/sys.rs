@@ -1,0 +1,11 @@
+//! What std offers on Unix only.
+
+#[cfg(unix)]
+mod unix;
+#[cfg(unix)]
+pub(crate) use unix::{is_root, make_executable, own_group};
+
+#[cfg(not(unix))]
+mod other;
+#[cfg(not(unix))]
+pub(crate) use other::{is_root, make_executable, own_group};

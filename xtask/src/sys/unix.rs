@@ -1,0 +1,21 @@
+use std::fs::{Permissions, metadata, set_permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+/// The child starts a process group of its own.
+pub(crate) fn own_group(command: &mut Command) {
+    command.process_group(0);
+}
+
+/// Mode 0755.
+pub(crate) fn make_executable(path: &Path) -> io::Result<()> {
+    set_permissions(path, Permissions::from_mode(0o755))
+}
+
+/// Whether this process runs as root.
+pub(crate) fn is_root() -> bool {
+    metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
