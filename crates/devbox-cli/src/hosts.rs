@@ -1,132 +1,28 @@
 //! `devbox hosts`: a hosts file by hand. The system's file is edited by the helper, any other one here.
 
+mod args;
+mod shown;
+
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
 use devbox_helper::{Policy, to_wire};
 use helper_client::{Client, HelperError, StartOptions};
 use hostsfile::{
-    BackupRules, Block, Cidr, Comment, Diff, Document, Edit, Entry, Error, HostName, HostsFile, LineKind,
-    OnConflict, Options, Resolver, Shell, Tag, manual_instructions,
+    BackupRules, Block, Cidr, Comment, Diff, Document, Edit, Entry, Error, HostName, HostsFile, OnConflict,
+    Options, Resolver, Shell, Tag, manual_instructions,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
+pub(crate) use self::args::HostsArgs;
+use self::args::HostsCommand;
+use self::args::HowToName;
+use self::shown::{Shown, entries};
 use crate::failure::{Failure, code};
 use crate::print::{self, Table};
 use crate::{private_hosts, session, sys};
-
-#[derive(Debug, Args)]
-pub(crate) struct HostsArgs {
-    #[command(subcommand)]
-    command: HostsCommand,
-    /// The hosts file [default: the system's]
-    #[arg(long, global = true, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// The block's name [default: devbox]
-    #[arg(long, global = true, value_name = "TAG")]
-    tag: Option<String>,
-    /// One JSON object a line
-    #[arg(long, global = true)]
-    json: bool,
-    /// Print the change and make none
-    #[arg(long, global = true)]
-    dry_run: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum HostsCommand {
-    /// All entries with their lines and blocks; with --tag those of one block
-    List,
-    /// The addresses of a name, the names of an address, or the entries of a network
-    Get {
-        /// A name, an address or a network
-        #[arg(value_name = "NAME|ADDRESS|CIDR")]
-        what: String,
-    },
-    /// Add names to the block
-    Add {
-        /// Where the names are to lead
-        address: String,
-        /// One name or more; the first is the canonical one
-        #[arg(required = true)]
-        names: Vec<String>,
-        #[command(flatten)]
-        how: HowToName,
-    },
-    /// Remove names from the block
-    Rm {
-        /// One name or more
-        #[arg(required = true)]
-        names: Vec<String>,
-        /// From your own lines, outside all blocks
-        #[arg(long)]
-        own: bool,
-    },
-    /// Make this the whole block; without arguments, lines of "ADDRESS NAME..." from standard input
-    Set {
-        /// Where the names are to lead
-        #[arg(requires = "names")]
-        address: Option<String>,
-        /// One name or more
-        names: Vec<String>,
-    },
-    /// What blocks add to the file; or how it differs from another file, a backup for instance
-    Diff {
-        /// The other file
-        other: Option<PathBuf>,
-    },
-    /// What a resolver will not see in the file; exit code 1 if there is anything
-    Lint {
-        /// glibc, musl, systemd-resolved, macos, windows or freebsd; repeat for more [default: this system's]
-        #[arg(long, value_parser = resolver)]
-        resolver: Vec<Resolver>,
-        /// All of them
-        #[arg(long, conflicts_with = "resolver")]
-        all: bool,
-    },
-    /// Mend the markers of damaged blocks, or of the one that --tag names
-    Repair,
-    /// Make a disabled block's lines count again
-    Enable,
-    /// Turn a block's lines into comments
-    Disable,
-    /// Copy the file aside
-    Backup {
-        /// A folder [default: one of yours]
-        #[arg(long, value_name = "FOLDER")]
-        to: Option<PathBuf>,
-    },
-    /// Put a copy's content back
-    Restore {
-        /// The copy [default: the newest backup]
-        copy: Option<PathBuf>,
-        /// The folder of backups [default: as for backup]
-        #[arg(long, value_name = "FOLDER")]
-        from: Option<PathBuf>,
-    },
-    /// Make the system's resolver forget what it has cached
-    Flush,
-}
-
-/// What goes with names that are added.
-#[derive(Debug, Args)]
-pub(crate) struct HowToName {
-    /// To your own lines, outside all blocks
-    #[arg(long)]
-    own: bool,
-    /// A comment behind the names
-    #[arg(long)]
-    comment: Option<String>,
-    /// With --own: take the names from other addresses, in place of refusing
-    #[arg(long = "move", requires = "own")]
-    move_names: bool,
-    /// Allow underscores, which systemd-resolved does not
-    #[arg(long)]
-    underscore: bool,
-}
 
 /// `devbox hosts`.
 pub(crate) fn run(args: &HostsArgs) -> Result<ExitCode, Failure> {
@@ -494,9 +390,9 @@ impl<'a> Hosts<'a> {
             return Ok(ExitCode::SUCCESS);
         }
         if self.is_system {
-            let wire = to_wire(&document, edits).map_err(|e| helper_said(&e, by_hand()))?;
+            let wire = to_wire(&document, edits).map_err(|e| helper_said(&e, &by_hand()))?;
             let report = self.helper()?.edit_hosts(wire).map_err(|error| match error {
-                helper_client::Error::Helper(error) => helper_said(&error, by_hand()),
+                helper_client::Error::Helper(error) => helper_said(&error, &by_hand()),
                 error => Failure::because(error),
             })?;
             self.done(report.changed, report.in_place);
@@ -550,67 +446,6 @@ impl<'a> Hosts<'a> {
     }
 }
 
-/// An entry as it is shown.
-struct Shown {
-    line: usize,
-    address: IpAddr,
-    zone: Option<String>,
-    names: Vec<String>,
-    comment: String,
-    block: Option<String>,
-    enabled: bool,
-}
-
-impl Shown {
-    fn shown_address(&self) -> String {
-        self.zone.as_ref().map_or_else(
-            || self.address.to_string(),
-            |zone| format!("{}%{zone}", self.address),
-        )
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "line": self.line,
-            "address": self.shown_address(),
-            "names": self.names,
-            "comment": if self.comment.is_empty() { Value::Null } else { self.comment.as_str().into() },
-            "block": self.block,
-            "enabled": self.enabled,
-        })
-    }
-}
-
-/// The entries of the file and the disabled ones of blocks, in order. Outside blocks a commented entry is a comment.
-fn entries(document: &Document, wanted: impl Fn(&Shown) -> bool) -> Vec<Shown> {
-    let blocks = document.blocks();
-    let mut found = Vec::new();
-    for line in document.lines() {
-        let block = blocks
-            .iter()
-            .find(|block| block.lines.contains(&line.number))
-            .map(|block| block.tag.to_owned());
-        let (entry, enabled) = match line.kind {
-            LineKind::Entry(entry) => (entry, true),
-            LineKind::Disabled(entry) if block.is_some() => (entry, false),
-            _ => continue,
-        };
-        let shown = Shown {
-            line: entry.line,
-            address: entry.address,
-            zone: entry.zone.map(str::to_owned),
-            names: entry.names.iter().map(|n| (*n).to_owned()).collect(),
-            comment: String::from_utf8_lossy(entry.comment).into_owned(),
-            block,
-            enabled,
-        };
-        if wanted(&shown) {
-            found.push(shown);
-        }
-    }
-    found
-}
-
 /// Lines of "ADDRESS NAME... [# comment]".
 fn read_entries(text: &str) -> Result<Vec<Entry>, Failure> {
     let mut entries = Vec::new();
@@ -634,11 +469,6 @@ fn read_entries(text: &str) -> Result<Vec<Entry>, Failure> {
     Ok(entries)
 }
 
-fn resolver(text: &str) -> Result<Resolver, String> {
-    text.parse()
-        .map_err(|_| format!("one of {}", Resolver::ALL.map(Resolver::as_str).join(", ")))
-}
-
 /// A failure of the hosts file, with what helps where that is known.
 fn told(error: Error) -> Failure {
     let code = if matches!(error, Error::Locked { .. }) {
@@ -658,7 +488,7 @@ fn told(error: Error) -> Failure {
     }
 }
 
-fn helper_said(error: &HelperError, by_hand: String) -> Failure {
+fn helper_said(error: &HelperError, by_hand: &str) -> Failure {
     let code = if matches!(error, HelperError::Locked { .. }) {
         code::UNAVAILABLE
     } else {
@@ -666,13 +496,16 @@ fn helper_said(error: &HelperError, by_hand: String) -> Failure {
     };
     let failure = Failure::new(code, error.to_string());
     match error {
-        HelperError::PermissionDenied { .. } => with_instructions(failure, &by_hand),
+        HelperError::PermissionDenied { .. } => with_instructions(failure, by_hand),
         _ => failure,
     }
 }
 
 fn with_instructions(failure: Failure, by_hand: &str) -> Failure {
-    failure.help("Run it again with sudo, or by hand:").help("").verbatim(by_hand)
+    failure
+        .help("Run it again with sudo, or by hand:")
+        .help("")
+        .verbatim(by_hand)
 }
 
 /// The block of edits by hand. Sessions have `devbox-…`.

@@ -4,24 +4,35 @@
 use std::path::PathBuf;
 
 #[cfg(unix)]
-#[path = "sys/unix.rs"]
-mod imp;
+mod control;
+#[cfg(all(unix, not(target_vendor = "apple")))]
+mod ids;
+#[cfg(target_vendor = "apple")]
+#[path = "sys/ids_apple.rs"]
+mod ids;
 #[cfg(not(unix))]
-#[path = "sys/other.rs"]
-mod imp;
-
+mod other;
 #[cfg(target_os = "linux")]
 #[path = "sys/linux.rs"]
 mod ports;
 #[cfg(not(target_os = "linux"))]
 #[path = "sys/no_ports.rs"]
 mod ports;
+#[cfg(unix)]
+mod signals;
 
-pub(crate) use imp::{
+#[cfg(unix)]
+pub(crate) use control::{ControlListener, connect_control, control_sockets, remove_dead_control_sockets};
+#[cfg(unix)]
+pub(crate) use ids::{as_caller, caller, drop_to_caller, is_root};
+#[cfg(not(unix))]
+pub(crate) use other::{
     ControlListener, ExecSignals, Signals, as_caller, caller, connect_control, control_sockets,
     drop_to_caller, is_root, raise_open_files, remove_dead_control_sockets,
 };
 pub(crate) use ports::{first_free_port, port_holder};
+#[cfg(unix)]
+pub(crate) use signals::{ExecSignals, Signals, raise_open_files};
 
 /// The person behind the command: under sudo the one who called it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -218,6 +218,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_with_the_hosts_file_is_no_failure() {
+        assert_eq!(Report::Prepared.encode(), [PREPARED]);
+        assert_eq!(Report::decode_failure(&[PREPARED]), None);
+    }
+
+    #[test]
+    fn steps_read_on_after_the_word_cannot() {
+        for step in Step::ALL {
+            assert!(
+                step.text().starts_with(|c: char| c.is_ascii_lowercase()),
+                "{step:?}"
+            );
+        }
+    }
+
+    #[test]
     fn every_step_arrives_as_it_was_sent() {
         for &step in Step::ALL {
             let failure = Failure {

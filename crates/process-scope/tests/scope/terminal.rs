@@ -25,7 +25,7 @@ impl Terminal {
             .args(["-qec", "stty rows 33 cols 77; exec bash --norc -i", "/dev/null"])
             .env("SCOPED", format!("{} '{LINE}' --", user.program.display()))
             .env("PS1", "outer:$?> ")
-            .env("ECHO_WHEN_RESUMED", ECHO_WHEN_RESUMED)
+            .env("ECHO", ECHO)
             .env("PS0", "")
             .env("SHELL", "/bin/sh")
             .env("TERM", "dumb")
@@ -60,13 +60,18 @@ impl Terminal {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Waits until `text` appears in the output after what was awaited before.
-    fn await_text(&mut self, text: &str) {
+    /// Waits until [`ECHO`] runs, and gives its process id.
+    fn await_ready(&mut self) -> u32 {
+        self.await_text("ready ");
+        self.await_text(".").trim_end_matches('.').parse().unwrap()
+    }
+
+    /// Waits until `text` appears in the output after what was awaited before. Gives all up to there.
+    fn await_text(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(at) = self.seen.find(text) {
-                self.seen.drain(..at + text.len());
-                return;
+                return self.seen.drain(..at + text.len()).collect();
             }
             let left = deadline.saturating_duration_since(Instant::now());
             match self.output.recv_timeout(left) {
@@ -85,6 +90,17 @@ impl Drop for Terminal {
     }
 }
 
+/// The shell's prompt comes once the process that it started has stopped, which may be a little before all of its group
+/// have; a reader that is about to stop may still take a key that was meant for the shell.
+fn await_stopped(pid: u32) {
+    let deadline = Instant::now() + PATIENCE;
+    let stat = format!("/proc/{pid}/stat");
+    while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+        assert!(Instant::now() < deadline, "{pid} did not stop");
+        std::thread::yield_now();
+    }
+}
+
 /// Runs `session` on a terminal of each user's.
 fn on_terminals(session: impl Fn(&mut Terminal)) {
     if !have("script") || !have("bash") {
@@ -96,10 +112,8 @@ fn on_terminals(session: impl Fn(&mut Terminal)) {
     }
 }
 
-/// A command for the outer or inner shell: says `ready`, and once it is continued echoes lines, `in` turned into `on`. It does
-/// not read before that: a reader that is about to stop may still take a key that was meant for the shell.
-const ECHO_WHEN_RESUMED: &str =
-    "echo read''y; trap 'exec sed -u s/in/on/' CONT; while :; do sleep 0.05; done";
+/// A command for the outer or inner shell: says `ready` and its process id, and echoes lines, `in` turned into `on`.
+const ECHO: &str = "echo read''y $$.; exec sed -u s/in/on/";
 
 // The quotes within a word keep the terminal's echo of the typed line from looking like its result. The prompt shows the
 // last exit code.
@@ -107,11 +121,12 @@ const ECHO_WHEN_RESUMED: &str =
 #[test]
 fn ctrl_z_stops_a_command_and_ctrl_c_ends_it() {
     on_terminals(|terminal| {
-        terminal.press("eval $SCOPED 'sh -c \"$ECHO_WHEN_RESUMED\"'\r");
-        terminal.await_text("ready");
+        terminal.press("eval $SCOPED 'sh -c \"$ECHO\"'\r");
+        let command = terminal.await_ready();
         terminal.press("\x1a");
         terminal.await_text("Stopped");
         terminal.await_text("outer:148> ");
+        await_stopped(command);
         terminal.press("fg\r");
         terminal.await_text("with-hosts");
         terminal.press("ping\r");
@@ -130,12 +145,13 @@ fn an_interactive_shell_inside_has_job_control() {
         terminal.await_text("127.77.3.4");
         terminal.await_text("33 77");
         terminal.await_text("inner:0> ");
-        terminal.press("sh -c \"$ECHO_WHEN_RESUMED\"\r");
-        terminal.await_text("ready");
+        terminal.press("sh -c \"$ECHO\"\r");
+        let command = terminal.await_ready();
         terminal.press("\x1a");
         // The inner shell notices, not the outer one.
         terminal.await_text("Stopped");
         terminal.await_text("inner:148> ");
+        await_stopped(command);
         terminal.press("fg\r");
         terminal.await_text("sh -c");
         terminal.press("ping\r");

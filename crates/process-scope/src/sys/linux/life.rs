@@ -119,9 +119,9 @@ pub(crate) fn die_by(signal: i32) {
     let default = set_default(signal);
     let mut set = SigSet::empty();
     set.add(signal);
-    if quiet && default && set.thread_unblock().is_ok() && raise(signal).is_ok() {
-        // Delivered before raise(3) returns, unless it was to another thread of a process that is just ending.
-        std::thread::yield_now();
+    if quiet && default && set.thread_unblock().is_ok() {
+        // To this very thread: delivered before raise(3) returns.
+        raise(signal).ok();
     }
 }
 

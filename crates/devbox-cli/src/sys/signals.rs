@@ -1,0 +1,106 @@
+//! Signals, and the limit of open files.
+
+use std::fs::File;
+use std::io;
+use std::task::Poll;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{getpgrp, tcgetpgrp};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Lifts the soft limit of open files to the hard one: each connection costs a descriptor.
+pub(crate) fn raise_open_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// The signals that end a session.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one, by name.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}
+
+/// The signals that `exec` passes on to its command.
+#[derive(Debug)]
+pub(crate) struct ExecSignals {
+    /// Those that `nohup` or a script's background job had us ignore are left out: they stay ignored, here and in the
+    /// command.
+    numbers: Vec<i32>,
+    handled: Vec<(i32, Signal)>,
+}
+
+impl ExecSignals {
+    /// To be called before any handler is installed.
+    pub(crate) fn before_handlers() -> Self {
+        use nix::libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+        let numbers = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2];
+        let heeded = numbers
+            .into_iter()
+            .filter(|number| !process_scope::signal_ignored(*number));
+        Self {
+            numbers: heeded.collect(),
+            handled: Vec::new(),
+        }
+    }
+
+    /// Installs the handlers. Needs the runtime.
+    pub(crate) fn install(&mut self) -> io::Result<()> {
+        for number in &self.numbers {
+            self.handled
+                .push((*number, signal(SignalKind::from_raw(*number))?));
+        }
+        Ok(())
+    }
+
+    /// The next signal to pass on. What the terminal sends (Ctrl-C, Ctrl-\, a hang-up) it sends to the command as well: that
+    /// goes no further.
+    pub(crate) async fn next(&mut self) -> i32 {
+        loop {
+            let number = std::future::poll_fn(|context| {
+                let ready =
+                    self.handled
+                        .iter_mut()
+                        .find_map(|(number, signal)| match signal.poll_recv(context) {
+                            Poll::Ready(Some(())) => Some(*number),
+                            Poll::Ready(None) | Poll::Pending => None,
+                        });
+                ready.map_or(Poll::Pending, Poll::Ready)
+            });
+            let number = number.await;
+            let by_keyboard = matches!(number, nix::libc::SIGINT | nix::libc::SIGQUIT) && in_foreground();
+            if !by_keyboard {
+                return number;
+            }
+        }
+    }
+}
+
+/// Whether this process is in the foreground process group of its terminal, to which the terminal sends its signals.
+fn in_foreground() -> bool {
+    File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(terminal) == Ok(getpgrp()))
+}
