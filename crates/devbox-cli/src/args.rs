@@ -76,7 +76,7 @@ pub(crate) struct ConnectArgs {
     /// Send the token over ws:// to another machine: whoever is on the way can read it
     #[arg(long)]
     pub(crate) insecure: bool,
-    /// Say more on standard error; twice for every frame
+    /// Say more on standard error; twice for still more
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
@@ -104,12 +104,7 @@ pub(crate) struct ExecArgs {
     #[command(flatten)]
     pub(crate) up: UpArgs,
     /// The command and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "COMMAND"
-    )]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
 

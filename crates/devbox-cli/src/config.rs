@@ -60,7 +60,8 @@ pub(crate) struct Config {
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) environment: Option<Label>,
     pub(crate) active: Option<Label>,
-    pub(crate) named: BTreeSet<Label>,
+    pub(crate) named_namespaces: BTreeSet<Label>,
+    pub(crate) named_environments: BTreeSet<Label>,
     pub(crate) pool: Vec<IpNet>,
     pub(crate) tls_ca: Option<PathBuf>,
     pub(crate) insecure: bool,
@@ -76,7 +77,8 @@ impl Config {
             token_file: None,
             environment: None,
             active: None,
-            named: BTreeSet::new(),
+            named_namespaces: BTreeSet::new(),
+            named_environments: BTreeSet::new(),
             pool: default_pool(),
             tls_ca: None,
             insecure: false,
@@ -96,10 +98,10 @@ impl Config {
         };
         let active = args.namespace.clone().or(file.names.active);
         let environment = args.env.clone().or(file.environment);
-        // What the user wrote down is named by the user.
-        let mut named = file.names.named;
-        named.extend(active.clone());
-        named.extend(environment.clone());
+        // What the user wrote down is named by the user: `named` says both.
+        let (mut named_namespaces, mut named_environments) = (file.names.named.clone(), file.names.named);
+        named_namespaces.extend(active.clone());
+        named_environments.extend(environment.clone());
         let pool = match (args.pool.is_empty(), file.pool) {
             (false, _) => args.pool.clone(),
             (true, Pool::One(prefix)) => vec![prefix],
@@ -111,7 +113,8 @@ impl Config {
             token_file: args.token_file.clone().or(file.token_file),
             environment,
             active,
-            named,
+            named_namespaces,
+            named_environments,
             pool,
             tls_ca: args.tls_ca.clone().or(file.tls_ca),
             insecure: args.insecure,

@@ -1,6 +1,8 @@
 //! `devbox demo`: the whole road on one machine, and what can be shown of it to whoever runs it.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use anyhow::Context;
 use devbox_gateway::{CatalogSource, Gateway, GatewayConfig, demo};
 use devbox_session::provider::gateway::{GatewayProvider, TokenSource};
 use devbox_session::{Event, Handle, StatusReport, StopReason};
+use helper_client::AsyncClient;
 use process_scope::{Scope, ScopedCommand};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -57,70 +60,100 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     };
     sys::drop_to_caller(&caller).map_err(Failure::because)?;
     runtime::run(args.verbose, async {
-        let (token, gateway, services) = far_side().await?;
-        let address = gateway.local_addr();
-        let ended = CancellationToken::new();
-        let serving = tokio::spawn(gateway.run(ended.clone()));
-
-        let url = format!("ws://{address}")
-            .parse()
-            .context("the gateway's address")?;
-        let config = Config {
-            environment: "demo".parse().ok(),
-            ..Config::defaults()
-        };
-        let id = session::new_id(&config)?;
-        let provider = GatewayProvider {
-            gateway: url,
-            token: TokenSource::Fixed(token),
-            session: id.clone(),
-            environment: Some("demo".to_owned()),
-            tls_ca: None,
-            connect_timeout: Duration::from_secs(5),
-        };
-        let helper_pid = helper.as_ref().map(helper_client::AsyncClient::pid);
-        let hosts_file = (names == Names::System).then_some(file);
-        let identity = session::identity(id, provider.gateway.to_string(), hosts_file, helper_pid);
-        let settings = session::settings(&config, identity, names == Names::System)?;
-        let addresses = Addresses::in_memory(&config)?;
-        let run = Run {
-            settings,
-            addresses,
-            provider: Box::new(provider),
-            helper,
-            output: Output::Text,
-        };
-
-        let once = args.once;
-        let (failed, mut failure) = mpsc::channel(1);
-        let reason = run
-            .until_end(|event, handle| {
-                if let Event::Ready { status } = event {
-                    let (status, handle, failed) = (status.clone(), handle.clone(), failed.clone());
-                    tokio::spawn(async move {
-                        if let Err(failure) = show(&status, names, once, &handle).await {
-                            drop(failed.try_send(failure));
-                            handle
-                                .stop(StopReason::Requested {
-                                    by: "the demo failed".to_owned(),
-                                })
-                                .await;
-                        }
-                    });
-                }
-            })
-            .await?;
-        ended.cancel();
-        serving
-            .await
-            .map_err(Failure::because)?
-            .map_err(Failure::because)?;
-        drop(services);
-        match failure.try_recv() {
-            Ok(failure) => Err(failure),
-            Err(_) => session::verdict(reason),
+        let reason = attempt(names, Some(file), helper, args.once).await?;
+        match reason {
+            // Not for this root either: a file that is bound read-only, for one.
+            StopReason::Hosts { error, .. } if names == Names::System => {
+                print::note(&format!(
+                    "note: {error}; so the names are given to the fetching program alone"
+                ));
+                session::verdict(attempt(Names::Private, None, None, args.once).await?)
+            }
+            reason => session::verdict(reason),
         }
     })
+}
+
+/// One demo, with the names made resolvable in this way.
+async fn attempt(
+    names: Names,
+    file: Option<PathBuf>,
+    helper: Option<AsyncClient>,
+    once: bool,
+) -> Result<StopReason, Failure> {
+    let (token, gateway, services) = far_side().await?;
+    let address = gateway.local_addr();
+    let ended = CancellationToken::new();
+    let serving = tokio::spawn(gateway.run(ended.clone()));
+
+    let url = format!("ws://{address}")
+        .parse()
+        .context("the gateway's address")?;
+    let config = Config {
+        environment: "demo".parse().ok(),
+        ..Config::defaults()
+    };
+    let id = session::new_id(&config)?;
+    let provider = GatewayProvider {
+        gateway: url,
+        token: TokenSource::Fixed(token),
+        session: id.clone(),
+        environment: Some("demo".to_owned()),
+        tls_ca: None,
+        connect_timeout: Duration::from_secs(5),
+    };
+    let helper_pid = helper.as_ref().map(AsyncClient::pid);
+    let hosts_file = file.filter(|_| names == Names::System);
+    let identity = session::identity(id, provider.gateway.to_string(), hosts_file, helper_pid);
+    let settings = session::settings(&config, identity, names == Names::System)?;
+    let addresses = Addresses::in_memory(&config)?;
+    let run = Run {
+        settings,
+        addresses,
+        provider: Box::new(provider),
+        helper,
+        helper_is_root: names == Names::System,
+        output: Output::Text,
+    };
+    let (failed, mut failure) = mpsc::channel(1);
+    let reason = run
+        .until_end(|event, handle| {
+            if let Event::Ready { status } = event {
+                let (status, handle, failed) = (status.clone(), handle.clone(), failed.clone());
+                tokio::spawn(async move {
+                    if let Err(failure) = show(&status, names, once, &handle).await {
+                        drop(failed.try_send(failure));
+                        handle
+                            .stop(StopReason::Requested {
+                                by: "the demo failed".to_owned(),
+                            })
+                            .await;
+                    }
+                });
+            }
+        })
+        .await?;
+    ended.cancel();
+    serving
+        .await
+        .map_err(Failure::because)?
+        .map_err(Failure::because)?;
+    drop(services);
+    match failure.try_recv() {
+        Ok(failure) => Err(failure),
+        Err(_) => Ok(reason),
+    }
+}
+
+/// The usual port, unless a program holds it on every address: then one 10,000 or 20,000 above.
+fn free_port(usual: NonZeroU16) -> NonZeroU16 {
+    // An address of the pool that no service of the demo has.
+    let nobodys = Ipv4Addr::new(127, 77, 255, 254);
+    let candidates = [0, 10_000, 20_000]
+        .into_iter()
+        .filter_map(|above| usual.checked_add(above));
+    let mut free = candidates.filter(|port| std::net::TcpListener::bind((nobodys, port.get())).is_ok());
+    free.next().unwrap_or(usual)
 }
 
 /// A gateway with two services behind it.
@@ -130,7 +163,9 @@ async fn far_side() -> Result<(Token, Gateway, demo::DemoServices), Failure> {
     let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     let token = Token::new(&token).map_err(Failure::because)?;
     let services = demo::start().await.map_err(Failure::because)?;
-    let catalog = services.catalog().map_err(Failure::because)?;
+    let catalog = services
+        .catalog(free_port(demo::WEB_PORT), free_port(demo::ECHO_PORT))
+        .map_err(Failure::because)?;
     let config = GatewayConfig::new(
         CatalogSource::Fixed(catalog),
         SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -144,11 +179,15 @@ async fn far_side() -> Result<(Token, Gateway, demo::DemoServices), Failure> {
 async fn show(status: &StatusReport, names: Names, once: bool, handle: &Handle) -> Result<(), Failure> {
     let mut table = Table::new(["NAME", "ADDRESS", "PORT", "TARGET", "BYTES", "TIME"]);
     let mut by_address = None;
-    let mut answer = String::new();
+    let (mut page, mut answer) = (String::new(), String::new());
     for service in &status.services {
         let Some((port, address)) = service.ports.first().zip(service.address) else {
             continue;
         };
+        if let Some((port, reason)) = service.faults().next() {
+            let message = format!("{}:{port} cannot be offered: {reason}", service.service);
+            return Err(Failure::new(code::FAILED, message));
+        }
         let name = print::shown_name(service);
         let scheme = if port.name.as_deref() == Some("http") {
             "http"
@@ -170,6 +209,7 @@ async fn show(status: &StatusReport, names: Names, once: bool, handle: &Handle) 
         };
         if scheme == "http" {
             answer = format!("{url} answered: {}\n", fetched.first_line);
+            page = url;
         }
         table.row([
             name,
@@ -205,8 +245,8 @@ async fn show(status: &StatusReport, names: Names, once: bool, handle: &Handle) 
         return Ok(());
     }
     let hint = match (names, by_address) {
-        (Names::System, _) => Some("curl http://web.demo:8080/"),
-        (Names::Private, None) => Some("devbox exec -- curl http://web.demo:8080/"),
+        (Names::System, _) => Some(format!("curl {page}")),
+        (Names::Private, None) => Some(format!("devbox exec -- curl {page}")),
         (Names::Private, Some(_)) => None,
     };
     if let Some(command) = hint {

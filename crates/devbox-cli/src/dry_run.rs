@@ -1,18 +1,20 @@
 //! `devbox up --dry-run`: the session's own state machine, with nobody to carry out its steps.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
 use devbox_session::{BindFault, Event, Provider, SessionState, Settings, Step};
 use ipalloc::{Allocator, Timestamp};
 use serde::Serialize;
+use service_catalog::Label;
 
 use crate::args::Output;
 use crate::failure::Failure;
-use crate::{print, private_hosts, session, sys};
+use crate::{print, private_hosts, session, status};
 
 #[derive(Serialize)]
 struct Plan<'a> {
@@ -28,8 +30,10 @@ pub(crate) async fn run(
     allocator: Allocator,
     mut provider: Box<dyn Provider>,
     hosts_file: Option<&Path>,
+    root: bool,
     output: Output,
 ) -> Result<ExitCode, Failure> {
+    let mut displaced = Displaced::default();
     let tag = format!("devbox-{}", settings.identity.session);
     let bytes = match hosts_file {
         Some(file) => fs::read(file).map_err(|error| {
@@ -52,7 +56,10 @@ pub(crate) async fn run(
                     }
                     Err(failure) => state.handle_connect_failed(failure, Instant::now()),
                 },
-                Step::Claim { .. } => state.handle_claimed(),
+                Step::Claim { environment } => {
+                    displaced = Displaced::find(&environment, hosts_file).await;
+                    state.handle_claimed();
+                }
                 Step::Open {
                     service,
                     address,
@@ -61,7 +68,7 @@ pub(crate) async fn run(
                 } => {
                     let results = ports
                         .into_iter()
-                        .map(|(port, _)| (port, probe(SocketAddr::new(address, port.get()))));
+                        .map(|(port, _)| (port, displaced.probe(SocketAddr::new(address, port.get()), root)));
                     state.handle_opened(
                         &service,
                         address,
@@ -70,7 +77,8 @@ pub(crate) async fn run(
                     );
                 }
                 Step::WriteHosts { entries } => {
-                    let planned = private_hosts::plan(&bytes, &tag, &entries)?;
+                    let planned =
+                        private_hosts::plan_in_place_of(&bytes, displaced.tag.as_deref(), &tag, &entries)?;
                     diff = hosts_file.map_or_else(String::new, |file| planned.diff(file));
                     let report = planned.report(hosts_file.unwrap_or(Path::new("")));
                     state.handle_hosts_written(entries, Ok(report), Instant::now());
@@ -118,14 +126,50 @@ fn show(services: &[devbox_session::ServiceReport], hosts_file: Option<&Path>, d
     }
 }
 
-/// Whether the address could be listened on: by trying, for a moment.
-fn probe(address: SocketAddr) -> Result<(), BindFault> {
-    match TcpListener::bind(address) {
-        Ok(_) => Ok(()),
-        Err(error) => match crate::host::fault(address, &error) {
-            // The helper of a real run would bind it.
-            BindFault::Denied { .. } if sys::is_root() => Ok(()),
-            fault => Err(fault),
-        },
+/// The running session that a real run would displace, as far as the plan has to know.
+#[derive(Default)]
+struct Displaced {
+    tag: Option<String>,
+    listening: BTreeSet<SocketAddr>,
+}
+
+impl Displaced {
+    async fn find(environment: &Label, hosts_file: Option<&Path>) -> Self {
+        let found = status::find(Some(environment)).await;
+        let same = |theirs: Option<&Path>| canonical(theirs) == canonical(hosts_file);
+        let Some(found) = found
+            .into_iter()
+            .find(|found| same(found.report.identity.hosts_file.as_deref()))
+        else {
+            return Self::default();
+        };
+        let listening = found.report.services.iter().flat_map(|service| {
+            let ports = service.ports.iter().map(|port| port.port);
+            service
+                .address
+                .into_iter()
+                .flat_map(move |address| ports.clone().map(move |port| SocketAddr::new(address, port)))
+        });
+        Self {
+            listening: listening.collect(),
+            tag: Some(format!("devbox-{}", found.report.identity.session)),
+        }
     }
+
+    /// Whether the address could be listened on: by trying, for a moment.
+    fn probe(&self, address: SocketAddr, root: bool) -> Result<(), BindFault> {
+        match TcpListener::bind(address) {
+            Ok(_) => Ok(()),
+            Err(error) => match crate::host::fault(address, &error) {
+                BindFault::InUse { .. } if self.listening.contains(&address) => Ok(()),
+                // The helper of a real run would bind it.
+                BindFault::Denied { .. } if root => Ok(()),
+                fault => Err(fault),
+            },
+        }
+    }
+}
+
+fn canonical(file: Option<&Path>) -> Option<PathBuf> {
+    file.map(Path::canonicalize).and_then(Result::ok)
 }

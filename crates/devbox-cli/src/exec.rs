@@ -35,7 +35,8 @@ fn run_inside(args: &ExecArgs) -> Result<Option<ExitOutcome>, Failure> {
             "--no-hosts makes no sense with exec: the names are what it gives",
         ));
     }
-    let caller = sys::caller().map_err(Failure::because)?;
+    // Under sudo the command is wanted as root, and so is everything that is done for it.
+    let caller = sys::own_identity().map_err(Failure::because)?;
     let config = Config::load(&args.up.connect, caller.home.as_deref())?;
     let base_file = match &args.up.hosts_file {
         Some(file) => file.clone(),
@@ -49,7 +50,7 @@ fn run_inside(args: &ExecArgs) -> Result<Option<ExitOutcome>, Failure> {
     })?;
     let base = private_hosts::without_sessions(&base);
     let mut signals = sys::ExecSignals::before_handlers();
-    runtime::run(args.up.connect.verbose, async {
+    runtime::run_with_limits(args.up.connect.verbose, async {
         // From here on a signal waits for the command that it is for.
         signals.install().map_err(Failure::because)?;
         if !args.up.dry_run
@@ -68,6 +69,7 @@ fn run_inside(args: &ExecArgs) -> Result<Option<ExitOutcome>, Failure> {
                 addresses.allocator,
                 Box::new(provider),
                 Some(&base_file),
+                sys::is_root(),
                 args.up.output,
             )
             .await?;
@@ -93,6 +95,12 @@ fn run_inside(args: &ExecArgs) -> Result<Option<ExitOutcome>, Failure> {
                     Ok(event) => print::tell(&event, args.up.output),
                     Err(_) => {}
                 },
+                number = signals.any() => {
+                    // There is no command yet that could decide what it means.
+                    handle.stop(StopReason::Requested { by: "a signal".to_owned() }).await;
+                    session.await.map_err(Failure::because)?;
+                    return Ok(Some(ExitOutcome::Signal(number)));
+                }
                 ended = &mut session => {
                     let reason = ended.map_err(Failure::because)?;
                     return session::verdict(reason).map(|_| None);
@@ -119,7 +127,12 @@ fn run_inside(args: &ExecArgs) -> Result<Option<ExitOutcome>, Failure> {
                 by: "the command has ended".to_owned(),
             })
             .await;
-        session.await.map_err(Failure::because)?;
+        let reason = session.await.map_err(Failure::because)?;
+        if !matches!(reason, StopReason::Requested { .. }) {
+            print::note(&format!(
+                "warning: the session ended before the command: {reason}"
+            ));
+        }
         telling.abort();
         outcome.map(Some)
     })
@@ -127,6 +140,10 @@ fn run_inside(args: &ExecArgs) -> Result<Option<ExitOutcome>, Failure> {
 
 /// The session to join, if one of this user's serves the same: its addresses, no second tunnel.
 async fn running(config: &Config, args: &ExecArgs) -> Result<Option<Found>, Failure> {
+    // A session that runs has its own names and addresses.
+    if args.up.connect.namespace.is_some() || !args.up.connect.pool.is_empty() {
+        return Ok(None);
+    }
     let mut found = status::find(config.environment.as_ref()).await;
     found.retain(|found| found.report.ready);
     if let Some(gateway) = &config.gateway {

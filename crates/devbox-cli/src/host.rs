@@ -12,8 +12,8 @@ use service_catalog::Label;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
 
-use crate::private_hosts;
 use crate::sys::{self, ControlListener};
+use crate::{print, private_hosts};
 
 /// Listens as the calling user; `Err` only for what the system says.
 fn bind_as_caller(address: SocketAddr) -> io::Result<TcpListener> {
@@ -53,6 +53,8 @@ fn helper_error(file: Option<&PathBuf>, error: helper_client::Error) -> HelperEr
 pub(crate) struct MachineHost {
     /// `None`: nothing needs one.
     pub(crate) helper: Option<AsyncClient>,
+    /// Whether it may write whatever it is given.
+    pub(crate) helper_is_root: bool,
     /// `None` under `--no-hosts`.
     pub(crate) hosts_file: Option<PathBuf>,
     /// The block's tag.
@@ -64,26 +66,19 @@ pub(crate) struct MachineHost {
 }
 
 impl MachineHost {
-    async fn sweep(&self) {
-        let (Some(helper), Some(_)) = (&self.helper, &self.hosts_file) else {
-            return;
+    /// Whether the hosts file can be written, as far as that shows beforehand.
+    fn may_write(&self) -> bool {
+        let Some(file) = self.hosts_file.as_ref().filter(|_| !self.helper_is_root) else {
+            return true;
         };
-        match helper.sweep().await {
-            Ok(report) => {
-                for block in report.removed {
-                    tracing::warn!(tag = %block.tag, "removed what a session left that no longer lives");
-                }
-            }
-            // Whether the file can be written is told when the block is.
-            Err(error) => {
-                tracing::debug!(error = %format!("{:#}", anyhow::Error::new(error)), "nothing was swept");
-            }
-        }
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        std::fs::OpenOptions::new().write(true).open(file).is_ok() || sys::may_make_files(folder)
     }
 
     async fn claim_control(&self, environment: &Label) -> io::Result<ControlListener> {
         let name = control_name(environment, self.hosts_file.as_ref());
         ControlListener::claim(&name, |stream| async {
+            print::note("an older session of yours is running for this: waiting for it to leave");
             let request = Request::Displace {
                 by: self.introduction.clone(),
             };
@@ -105,11 +100,14 @@ fn control_name(environment: &Label, hosts_file: Option<&PathBuf>) -> String {
 impl Host for MachineHost {
     fn claim(&mut self, environment: Label) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            // One that will fail displaces nobody.
+            if !self.may_write() {
+                return;
+            }
             let claimed = self.claim_control(&environment).await;
             if self.control.send(claimed).await.is_err() {
                 tracing::debug!("nobody serves the control socket");
             }
-            self.sweep().await;
         })
     }
 

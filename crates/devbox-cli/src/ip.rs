@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -97,8 +97,14 @@ pub(crate) fn run(args: &IpArgs) -> Result<ExitCode, Failure> {
     let pool = Pool::new(config.pool.iter().copied()).map_err(Failure::because)?;
     let mut leases = Persistent::open(FileStore::new(folder), pool).map_err(told)?;
     let lock_path = lock_path(&config)?;
-    let lock = LockFile::read(&lock_path).map_err(told)?;
-    leases.set_lock(&lock).map_err(told)?;
+    // A pin that contradicts the lock file must be one that can be taken away.
+    let lock = match &args.command {
+        IpCommand::Unpin { .. } | IpCommand::Release { .. } => LockFile::new(),
+        _ => LockFile::read(&lock_path).map_err(told)?,
+    };
+    leases
+        .set_lock(&lock)
+        .map_err(|error| contradiction(error, &lock, &lock_path))?;
 
     let now = Timestamp::from(SystemTime::now());
     let json = args.json;
@@ -276,12 +282,7 @@ fn stats(allocator: &Allocator, json: bool) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn lock_live(
-    allocator: &Allocator,
-    lock: LockFile,
-    path: &std::path::Path,
-    json: bool,
-) -> Result<ExitCode, Failure> {
+fn lock_live(allocator: &Allocator, lock: LockFile, path: &Path, json: bool) -> Result<ExitCode, Failure> {
     let (before, mut lock) = (lock.len(), lock);
     let mut conflicts = Vec::new();
     // Lines that are there stay; a key that is live elsewhere is told, and not moved on anybody's machine.
@@ -327,10 +328,10 @@ fn check(allocator: &Allocator, json: bool) -> Result<ExitCode, Failure> {
     if json {
         differences.iter().for_each(print::json);
     } else if differences.is_empty() {
-        print::out(&format!(
-            "{} keys are live, each where it belongs\n",
-            allocator.iter().count()
-        ));
+        print::out(&match allocator.iter().count() {
+            0 => "no key is live\n".to_owned(),
+            live => format!("live keys: {live}, each where it belongs\n"),
+        });
     } else {
         let mut table = Table::new(["KEY", "LIVE", "BELONGS TO", "WHICH IS"]);
         for difference in &differences {
@@ -353,7 +354,7 @@ fn check(allocator: &Allocator, json: bool) -> Result<ExitCode, Failure> {
 
 fn pin_all(
     leases: &mut Persistent<FileStore>,
-    file: &std::path::Path,
+    file: &Path,
     now: Timestamp,
     json: bool,
 ) -> Result<ExitCode, Failure> {
@@ -445,6 +446,35 @@ fn no(key: &Key, what: &str) -> Failure {
     Failure::new(code::FAILED, format!("{key} {what}")).help("`devbox ip list` shows what is known")
 }
 
+/// Why a lock file cannot be put in force.
+fn contradiction(error: Error, lock: &LockFile, path: &Path) -> Failure {
+    let of = |address| {
+        lock.iter()
+            .find(|(_, at)| *at == address)
+            .map_or("?", |(key, _)| key.as_str())
+    };
+    let path = path.display();
+    match &error {
+        Error::AddressTaken { address, key } => {
+            let other = of(*address);
+            Failure::new(
+                code::FAILED,
+                format!("{path}: {address} is locked for {other}, and pinned to {key} on this machine"),
+            )
+            .help(format!("`devbox ip unpin {key}` takes the pin away"))
+        }
+        Error::OutOfPool { address, pool } => {
+            let key = of(*address);
+            Failure::new(
+                code::FAILED,
+                format!("{path}: {key} has {address}, which the pool {pool} does not give"),
+            )
+            .help("name the pool that the file was written for, or take the line out")
+        }
+        _ => told(error),
+    }
+}
+
 fn told(error: Error) -> Failure {
     let help: &[&str] = match &error {
         Error::PoolExhausted { .. } => &["a larger pool is named with --pool, or as pool: in devbox.yaml"],
@@ -455,9 +485,9 @@ fn told(error: Error) -> Failure {
             &["`devbox ip list` shows who has what, by a lease, a pin or a line of devbox.lock"]
         }
         Error::KeyLive { .. } => &["`devbox ip release KEY` ends a lease"],
-        Error::Damaged { .. } => {
-            &["the next start begins with no lease; names have the same addresses all the same"]
-        }
+        Error::Damaged { .. } => &[
+            "leases, rests and pins were in it; the next start begins without, and names have the same addresses all the same",
+        ],
         Error::OtherPool { .. } => &["name the same pool as before, or move the folder away"],
         _ => &[],
     };
@@ -472,4 +502,99 @@ fn time(at: Timestamp) -> String {
         .checked_add(Duration::from_secs(at.as_secs()))
         .unwrap_or(SystemTime::UNIX_EPOCH);
     humantime::format_rfc3339_seconds(at).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn allocator(keys: &[&str]) -> Allocator {
+        let mut allocator = Allocator::new(Pool::default());
+        for key in keys {
+            allocator.lease(&Key::new(key).unwrap(), NOW).unwrap();
+        }
+        allocator
+    }
+
+    #[test]
+    fn a_short_name_is_the_one_key_that_ends_in_it() {
+        let allocator = allocator(&["dev/backend/orders", "dev/front/web", "test/front/web"]);
+        let found = |text| found_key(&allocator, text).map(|key| key.to_string());
+        assert_eq!(found("orders").unwrap(), "dev/backend/orders");
+        assert_eq!(found("orders.backend").unwrap(), "dev/backend/orders");
+        assert_eq!(found("dev/other/new").unwrap(), "dev/other/new");
+        assert!(
+            found("rders")
+                .unwrap_err()
+                .to_string()
+                .contains("no key is called rders")
+        );
+        let several = found("web").unwrap_err().to_string();
+        assert!(
+            several.contains("one of 2 keys") && several.contains("test/front/web"),
+            "{several}"
+        );
+    }
+
+    #[test]
+    fn a_row_has_all_that_is_known_of_a_key() {
+        let mut allocator = allocator(&["dev/a/live", "dev/a/gone"]);
+        let key = |text| Key::new(text).unwrap();
+        allocator.release(&key("dev/a/gone"), NOW);
+        let live = allocator.get(&key("dev/a/live")).unwrap();
+        allocator.pin(&key("dev/a/live"), live, NOW).unwrap();
+        let rows = rows(&allocator);
+        let shown: Vec<_> = rows
+            .iter()
+            .map(|row| (row.key.as_str(), row.state.join(", ")))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("dev/a/gone", "resting".to_owned()),
+                ("dev/a/live", "live, pinned".to_owned())
+            ]
+        );
+        assert_eq!(
+            rows.iter()
+                .filter_map(|row| row.until.map(time))
+                .collect::<Vec<_>>(),
+            ["2023-11-17T22:13:20Z"]
+        );
+    }
+
+    #[test]
+    fn a_lock_file_gains_lines_and_loses_none_and_a_contradiction_leaves_it_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("devbox.lock");
+        let mut lock = LockFile::new();
+        lock.insert(&Key::new("dev/a/old").unwrap(), "127.77.7.7".parse().unwrap())
+            .unwrap();
+        let allocator = allocator(&["dev/backend/orders"]);
+        lock_live(&allocator, lock, &path, true).unwrap();
+        let written = fs::read_to_string(&path).unwrap();
+        let lines: Vec<_> = written.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            ["dev/a/old = 127.77.7.7", "dev/backend/orders = 127.77.45.67"]
+        );
+
+        let mut other = LockFile::new();
+        other
+            .insert(
+                &Key::new("dev/backend/orders").unwrap(),
+                "127.77.7.8".parse().unwrap(),
+            )
+            .unwrap();
+        let refused = lock_live(&allocator, other, &path, false)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("dev/backend/orders is locked to 127.77.7.8 and has 127.77.45.67 here"),
+            "{refused}"
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), written);
+    }
 }

@@ -8,12 +8,18 @@ use crate::private_hosts::{self, BY_HAND_TAG};
 /// Adds the ways out to a failure of the first write of the hosts file.
 pub(crate) fn ways_out(failure: Failure, error: &HelperError, entries: &[HostsEntry]) -> Failure {
     let file = match error {
-        HelperError::PermissionDenied { file, .. } | HelperError::ReadOnly { file, .. } => file,
+        HelperError::PermissionDenied { file, .. } => file,
         HelperError::Damaged { file, .. } => {
             return failure.help(format!(
                 "nothing was written; `devbox hosts repair --file {}` mends the block",
                 file.display()
             ));
+        }
+        HelperError::ReadOnly { .. } => {
+            return failure
+                .help("nothing was written. Without the file:")
+                .help("  devbox up --no-hosts …       reaches the services by address")
+                .help("  devbox exec … -- COMMAND     the names for one command alone (Linux)");
         }
         _ => return failure.help("nothing was written; `devbox up --no-hosts` runs without the hosts file"),
     };
@@ -45,7 +51,9 @@ pub(crate) fn cleanup_ways_out(error: &HelperError) -> Failure {
     };
     let failure = Failure::new(code, error.to_string());
     match error {
-        HelperError::PermissionDenied { .. } => failure.help("sudo devbox cleanup"),
+        HelperError::PermissionDenied { file, .. } => {
+            failure.help(format!("sudo devbox cleanup --hosts-file {}", file.display()))
+        }
         HelperError::NotFound { .. } => {
             failure.help("name the file that a session was given with --hosts-file FILE")
         }

@@ -75,7 +75,7 @@ pub(crate) fn without_sessions(bytes: &[u8]) -> Vec<u8> {
 
 /// A private hosts file on the ground of these bytes.
 pub(crate) fn render(base: &[u8], entries: &[HostsEntry]) -> anyhow::Result<Rendered> {
-    plan(base, PRIVATE_TAG, entries)
+    plan_in_place_of(base, None, PRIVATE_TAG, entries)
 }
 
 /// The commands that add the entries to a file by hand.
@@ -85,9 +85,19 @@ pub(crate) fn by_hand(file: &Path, entries: &[HostsEntry]) -> anyhow::Result<Str
     Ok(manual_instructions(&plan, file, Shell::platform()))
 }
 
-/// The block of this tag in a file of these bytes.
-pub(crate) fn plan(bytes: &[u8], tag: &str, entries: &[HostsEntry]) -> anyhow::Result<Rendered> {
-    let plan = hostsfile::plan(bytes, &[set_block(tag, entries)?], &options())?;
+/// The block of this tag in a file of these bytes, in place of another session's.
+pub(crate) fn plan_in_place_of(
+    bytes: &[u8],
+    old: Option<&str>,
+    tag: &str,
+    entries: &[HostsEntry],
+) -> anyhow::Result<Rendered> {
+    let mut edits = Vec::new();
+    if let Some(old) = old {
+        edits.push(Edit::RemoveBlock(Tag::new(old)?));
+    }
+    edits.push(set_block(tag, entries)?);
+    let plan = hostsfile::plan(bytes, &edits, &options())?;
     let conflicts = plan.conflicts().iter().map(|found| Conflict {
         name: found.name.to_string(),
         line: found.line,

@@ -101,7 +101,8 @@ pub(crate) fn settings(config: &Config, identity: Identity, write_hosts: bool) -
         environment: config.environment.clone(),
         names: NamesPolicy {
             active: config.active.clone(),
-            named: config.named.clone(),
+            named_namespaces: config.named_namespaces.clone(),
+            named_environments: config.named_environments.clone(),
         },
         write_hosts,
         first_tries: FIRST_TRIES,
@@ -134,6 +135,7 @@ pub(crate) struct Run {
     pub(crate) addresses: Addresses,
     pub(crate) provider: Box<dyn Provider>,
     pub(crate) helper: Option<AsyncClient>,
+    pub(crate) helper_is_root: bool,
     pub(crate) output: Output,
 }
 
@@ -146,8 +148,13 @@ impl Run {
     ) -> Result<StopReason, Failure> {
         let who = &self.settings.identity;
         let (control_sender, mut control) = mpsc::channel(1);
+        if let (Some(helper), Some(_)) = (&self.helper, &who.hosts_file) {
+            // First of all: what a killed session left goes even where this one does not get further.
+            sweep(helper).await;
+        }
         let host = MachineHost {
             helper: self.helper,
+            helper_is_root: self.helper_is_root,
             hosts_file: who.hosts_file.clone(),
             tag: format!("devbox-{}", who.session),
             introduction: format!(
@@ -188,6 +195,21 @@ impl Run {
             print::tell(&event, self.output);
         }
         Ok(reason)
+    }
+}
+
+/// Takes out what dead sessions left.
+async fn sweep(helper: &AsyncClient) {
+    match helper.sweep().await {
+        Ok(report) => {
+            for block in report.removed {
+                print::note(&format!("note: took out what session {} had left", block.tag));
+            }
+        }
+        // Whether the file can be written is told when the block is.
+        Err(error) => {
+            tracing::debug!(error = %format!("{:#}", anyhow::Error::new(error)), "nothing was swept")
+        }
     }
 }
 
@@ -234,7 +256,7 @@ pub(crate) fn verdict(reason: StopReason) -> Result<ExitCode, Failure> {
                 HelperError::Locked { file, waited } => Failure::new(
                     code::UNAVAILABLE,
                     format!(
-                        "{} stays locked by another program (tried for {:.1} s)",
+                        "{} stays locked by another program (tried 4 times in {:.1} s)",
                         file.display(),
                         waited.as_secs_f64()
                     ),

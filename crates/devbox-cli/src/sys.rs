@@ -24,7 +24,7 @@ mod signals;
 #[cfg(unix)]
 pub(crate) use control::{ControlListener, connect_control, control_sockets, remove_dead_control_sockets};
 #[cfg(unix)]
-pub(crate) use ids::{as_caller, caller, drop_to_caller, is_root};
+pub(crate) use ids::{as_caller, caller, drop_to_caller, is_root, may_make_files, own_identity};
 #[cfg(not(unix))]
 pub(crate) use other::{
     ControlListener, ExecSignals, Signals, as_caller, caller, connect_control, control_sockets,

@@ -32,6 +32,9 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
     } else {
         None
     };
+    let root = sys::is_root();
+    // Files other than the system's are edited with the caller's rights, whatever the helper's are.
+    let helper_is_root = root && (caller.uid == 0 || args.hosts_file.is_none());
     sys::drop_to_caller(&caller).map_err(Failure::because)?;
     runtime::run(args.connect.verbose, async {
         let id = session::new_id(&config)?;
@@ -47,6 +50,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
                 addresses.allocator,
                 Box::new(provider),
                 hosts_file.as_deref(),
+                root,
                 args.output,
             )
             .await;
@@ -56,6 +60,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
             addresses,
             provider: Box::new(provider),
             helper,
+            helper_is_root,
             output: args.output,
         };
         let output = args.output;

@@ -13,7 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .init();
 
     let services = demo::start().await?;
-    let catalog = CatalogSource::Fixed(services.catalog()?);
+    let catalog = CatalogSource::Fixed(services.catalog(demo::WEB_PORT, demo::ECHO_PORT)?);
     let token = TokenSource::Fixed(tunnel_bridge::Token::new("example-token")?);
     let gateway = Gateway::bind(GatewayConfig::new(catalog, "127.0.0.1:0".parse()?, token)).await?;
     println!(

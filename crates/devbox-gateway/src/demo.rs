@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +18,11 @@ use crate::{Error, StaticCatalog};
 pub const PAGE: &str =
     "Hello from devbox.\nThis page came through the tunnel, from a service that has a name of its own.\n";
 
-/// The HTTP service's port in [`DemoServices::catalog`].
-pub const WEB_PORT: u16 = 8080;
+/// The HTTP service's usual port.
+pub const WEB_PORT: NonZeroU16 = NonZeroU16::new(8080).unwrap();
 
-/// The line echo's port in [`DemoServices::catalog`]: above 1023, so that everybody may bind it.
-pub const ECHO_PORT: u16 = 7007;
+/// The line echo's usual port: above 1023, so that everybody may bind it.
+pub const ECHO_PORT: NonZeroU16 = NonZeroU16::new(7007).unwrap();
 
 const MAX_CONNECTIONS: usize = 256;
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -70,20 +71,18 @@ impl DemoServices {
         self.echo
     }
 
-    /// The environment `demo` with the services `web.demo` (port [`WEB_PORT`]) and `echo.demo` (port [`ECHO_PORT`]).
+    /// The environment `demo` with the services `web.demo` and `echo.demo` at these ports, usually [`WEB_PORT`] and
+    /// [`ECHO_PORT`].
     ///
     /// # Errors
-    /// None is known: the names and ports are fixed.
-    pub fn catalog(&self) -> Result<StaticCatalog, Error> {
+    /// None is known: the names are fixed.
+    pub fn catalog(&self, web: NonZeroU16, echo: NonZeroU16) -> Result<StaticCatalog, Error> {
         let mut catalog = StaticCatalog::new("demo".parse()?);
         for (service, name, port, address) in [
-            ("web.demo", "http", WEB_PORT, self.web),
-            ("echo.demo", "echo", ECHO_PORT, self.echo),
+            ("web.demo", "http", web, self.web),
+            ("echo.demo", "echo", echo, self.echo),
         ] {
-            // From a number that is not 0 by its definition, and an address that is bound.
-            if let Ok(port) = port.try_into() {
-                catalog.add(service.parse()?, Some(name.parse()?), port, address.try_into()?)?;
-            }
+            catalog.add(service.parse()?, Some(name.parse()?), port, address.try_into()?)?;
         }
         Ok(catalog)
     }

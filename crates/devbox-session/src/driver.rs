@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
 use ipalloc::{Allocator, Timestamp};
-use service_catalog::{ServiceId, SourceError, Update};
+use service_catalog::{Label, ServiceId, SourceError, Update};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tunnel_bridge::listener::{ConnectionEvent, Listener, ListenerOptions};
@@ -164,6 +164,7 @@ impl Session {
                     self.state.handle_connection(&event);
                 }
             }
+            Some(_) = self.draining.join_next() => {}
             () = self.host.lost() => self.state.handle_helper_lost(),
             () = until(timer) => {}
         }
@@ -176,7 +177,7 @@ impl Session {
                 self.connecting = Some(self.provider.connect(self.generation));
             }
             Step::Claim { environment } => {
-                self.host.claim(environment).await;
+                self.claim(environment).await;
                 self.state.handle_claimed();
             }
             Step::Open {
@@ -199,6 +200,7 @@ impl Session {
                     .filter_map(|at| self.listeners.remove(at))
                     .collect();
                 for listener in closing {
+                    listener.stop().await;
                     self.draining.spawn(listener.close(drain));
                 }
                 if self.state.is_stopping() {
@@ -210,6 +212,21 @@ impl Session {
                 self.connecting = None;
                 let result = self.host.release().await;
                 self.state.handle_released(result);
+            }
+        }
+    }
+
+    /// Claims the environment; a request to stop ends the waiting for an older session.
+    async fn claim(&mut self, environment: Label) {
+        let claimed = self.host.claim(environment);
+        tokio::pin!(claimed);
+        loop {
+            tokio::select! {
+                () = &mut claimed => return,
+                Some(command) = self.commands.recv() => match command {
+                    Command::Status(reply) => drop(reply.send(self.state.report())),
+                    Command::Stop(reason) => return self.state.stop(reason),
+                },
             }
         }
     }

@@ -49,7 +49,7 @@ pub trait Host: Send {
 #[non_exhaustive]
 pub enum BindFault {
     /// Something listens there already.
-    #[error("{address} is in use{}; end that program, or choose another pool with --pool",
+    #[error("{address} is in use{}; where that program listens on every address, end it or have it listen on 127.0.0.1 alone",
         .holder.as_ref().map_or_else(String::new, |holder| format!(" by {holder}")))]
     InUse {
         /// The address.

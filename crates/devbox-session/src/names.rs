@@ -18,9 +18,11 @@ const MULTICAST: &str = "local";
 pub struct NamesPolicy {
     /// The namespace whose services also get their bare name (`orders`). Without one no bare name is written.
     pub active: Option<Label>,
-    /// Namespaces and environments which the user named themselves. Under a public top-level domain (`shop`, `dev`)
-    /// a name is written only for these: a catalog alone cannot take `orders.shop` away from its owner.
-    pub named: BTreeSet<Label>,
+    /// Namespaces which the user named themselves. Under one that is a public top-level domain too (`shop`) a name is written
+    /// only then: a catalog alone cannot take `orders.shop` away from its owner.
+    pub named_namespaces: BTreeSet<Label>,
+    /// Environments which the user named themselves; for `dev` and its like the same holds.
+    pub named_environments: BTreeSet<Label>,
 }
 
 impl NamesPolicy {
@@ -42,23 +44,23 @@ impl NamesPolicy {
         if self.active.as_ref() == Some(namespace) {
             names.push(name.to_string());
         }
-        if self.may_end_in(namespace) {
+        if may_end_in(namespace, &self.named_namespaces) {
             names.push(format!("{name}.{namespace}"));
         }
         names.push(format!("{name}.{namespace}.svc"));
         names.push(format!("{name}.{namespace}.{CLUSTER_SUFFIX}"));
-        if self.may_end_in(environment) {
+        if may_end_in(environment, &self.named_environments) {
             names.push(format!("{name}.{namespace}.{environment}"));
         }
         let mut seen = BTreeSet::new();
         names.retain(|name| helper_client::name_refusal(name).is_none() && seen.insert(name.clone()));
         names
     }
+}
 
-    fn may_end_in(&self, label: &Label) -> bool {
-        let text: &str = label.as_ref();
-        text != MULTICAST && (self.named.contains(label) || !tld::exist(text))
-    }
+fn may_end_in(label: &Label, named: &BTreeSet<Label>) -> bool {
+    let text: &str = label.as_ref();
+    text != MULTICAST && (named.contains(label) || !tld::exist(text))
 }
 
 #[cfg(test)]
@@ -86,13 +88,22 @@ mod tests {
             names(&unnamed, "orders.shop", "dev"),
             ["orders.shop.svc", "orders.shop.svc.cluster.local"]
         );
+        let labels = |text: &str| BTreeSet::from([text.parse().unwrap()]);
         let named = NamesPolicy {
             active: None,
-            named: ["shop", "dev"]
-                .iter()
-                .map(|label| label.parse().unwrap())
-                .collect(),
+            named_namespaces: labels("shop"),
+            named_environments: labels("dev"),
         };
+        let crossed = NamesPolicy {
+            active: None,
+            named_namespaces: labels("dev"),
+            named_environments: labels("shop"),
+        };
+        assert_eq!(
+            names(&crossed, "orders.shop", "dev").len(),
+            2,
+            "naming an environment names no namespace"
+        );
         assert_eq!(names(&named, "orders.shop", "dev")[0], "orders.shop");
         assert_eq!(names(&named, "orders.shop", "dev")[3], "orders.shop.dev");
     }
@@ -101,10 +112,11 @@ mod tests {
     fn names_of_the_machine_itself_are_never_built() {
         let policy = NamesPolicy {
             active: Some("default".parse().unwrap()),
-            named: ["local", "localhost"]
+            named_namespaces: ["local", "localhost"]
                 .iter()
                 .map(|label| label.parse().unwrap())
                 .collect(),
+            ..NamesPolicy::default()
         };
         assert!(names(&policy, "localhost.default", "staging").is_empty());
         assert!(!names(&policy, "web.localhost", "staging").contains(&"web.localhost".to_owned()));

@@ -112,7 +112,7 @@ pub struct StatusReport {
     pub environment: Option<String>,
     /// The link to the far side.
     pub link: LinkState,
-    /// Whether everything of the first catalog is up.
+    /// Whether everything of the first catalog is up, and the session does not end.
     pub ready: bool,
     /// Why the far side's catalog is not fresh, if it is not.
     pub stale: Option<String>,

@@ -25,12 +25,12 @@ use crate::provider::ConnectFailure;
 use crate::report::{Event, PortState};
 use crate::step::{Settings, Step, StopReason};
 
-/// How often a service tries another address when its first one is in use. After that the port is taken to be held
-/// on every address.
-const ADDRESS_TRIES: usize = 4;
+/// How many candidates a service has where addresses are in use. After that a port is taken to be held on every address.
+const CANDIDATES: usize = 4;
 
-/// How long a port that is in use is left alone before it is tried again: the program that holds it may end.
-const IN_USE_PAUSE: Duration = Duration::from_secs(5);
+/// How long what cannot be offered is left alone before it is tried again: a program that holds a port may end, a right may be
+/// given, an address may come free.
+const DEGRADED_PAUSE: Duration = Duration::from_secs(5);
 
 /// The session's whole state; one task owns it.
 #[derive(Debug)]
@@ -43,9 +43,9 @@ pub struct SessionState {
     listeners: BTreeMap<SocketAddr, (ServiceId, NonZeroU16)>,
     to_open: BTreeSet<ServiceId>,
     to_close: BTreeSet<SocketAddr>,
-    /// Services with ports that were in use, and when they are tried again.
-    in_use: BTreeSet<ServiceId>,
-    in_use_until: Option<Instant>,
+    /// Services of which something could not be offered, and when that is tried again.
+    degraded: BTreeSet<ServiceId>,
+    degraded_until: Option<Instant>,
     hosts: Hosts,
     /// A step that changes this machine is under way; there is never more than one.
     busy: bool,
@@ -53,6 +53,11 @@ pub struct SessionState {
     seen_catalog: bool,
     ready: bool,
     stale: Option<String>,
+    /// The failures that were told last; the same again is no news.
+    told_failure: Option<String>,
+    told_hosts_failure: Option<String>,
+    /// The date as of the last input.
+    today: Timestamp,
     stop: Option<(StopReason, StopPhase)>,
     events: VecDeque<Event>,
 }
@@ -69,7 +74,10 @@ enum Link {
         until: Instant,
         reason: String,
     },
-    Up,
+    Up {
+        attempt: u32,
+        since: Instant,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,8 +100,10 @@ struct Hosts {
 #[derive(Debug)]
 struct Entry {
     address: Option<IpAddr>,
-    /// Addresses that turned out to be in use for this service.
-    in_use: BTreeSet<IpAddr>,
+    /// Which of its candidates the address is: 0 is its own, the others are for this session only.
+    candidate: usize,
+    /// Whether all candidates were in use: then it stands at its own with what can be had there.
+    all_in_use: bool,
     ports: BTreeMap<PortKey, PortEntry>,
     announced: bool,
 }
@@ -137,14 +147,17 @@ impl SessionState {
             listeners: BTreeMap::new(),
             to_open: BTreeSet::new(),
             to_close: BTreeSet::new(),
-            in_use: BTreeSet::new(),
-            in_use_until: None,
+            degraded: BTreeSet::new(),
+            degraded_until: None,
             hosts: Hosts::default(),
             busy: false,
             claimed: false,
             seen_catalog: false,
             ready: false,
             stale: None,
+            told_failure: None,
+            told_hosts_failure: None,
+            today: Timestamp::from_secs(0),
             stop: None,
             events: VecDeque::new(),
         }
@@ -190,10 +203,13 @@ impl SessionState {
         }
         let reconnect = match &self.link {
             Link::Waiting { until, .. } => Some(*until),
-            Link::Connecting { .. } | Link::Up => None,
+            Link::Connecting { .. } | Link::Up { .. } => None,
         };
         let hosts = self.hosts.retry_at.filter(|_| self.hosts.stale);
-        [reconnect, hosts, self.in_use_until].into_iter().flatten().min()
+        [reconnect, hosts, self.degraded_until]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Why the session ended, once all is undone.
@@ -213,7 +229,7 @@ impl SessionState {
     pub fn stop(&mut self, reason: StopReason) {
         if self.stop.is_none() {
             self.events.push_back(Event::Stopping {
-                reason: reason.words(),
+                reason: reason.to_string(),
             });
             self.stop = Some((reason, StopPhase::WithdrawNames));
         }
@@ -221,14 +237,16 @@ impl SessionState {
 
     /// The far side answered.
     pub fn handle_connected(&mut self, now: Instant) {
-        if let Link::Connecting { since, .. } = self.link
-            && self.seen_catalog
-        {
+        let Link::Connecting { attempt, since } = self.link else {
+            return;
+        };
+        if self.seen_catalog {
             self.events.push_back(Event::LinkRestored {
                 away: now.saturating_duration_since(since),
             });
         }
-        self.link = Link::Up;
+        self.told_failure = None;
+        self.link = Link::Up { attempt, since: now };
     }
 
     /// The far side did not answer, or refused.
@@ -249,39 +267,53 @@ impl SessionState {
                 });
             }
         }
-        let pause = self.pause(attempt);
+        let retry_in = self.pause(attempt);
         let reason = failure.to_string();
-        self.events.push_back(Event::ConnectFailed {
-            reason: reason.clone(),
-            retry_in: pause,
-        });
+        // Said once: a gateway that is away all night is no news every five seconds.
+        if self.told_failure.replace(reason.clone()).as_ref() != Some(&reason) {
+            self.events.push_back(Event::ConnectFailed {
+                reason: reason.clone(),
+                retry_in,
+            });
+        }
         self.link = Link::Waiting {
             attempt,
             since,
-            until: now + pause,
+            until: now + retry_in,
             reason,
         };
     }
 
     /// The link was lost. Listeners and names stay.
     pub fn handle_link_lost(&mut self, reason: String, now: Instant) {
-        if !matches!(self.link, Link::Up) || self.stop.is_some() {
+        let Link::Up { attempt, since } = self.link else {
+            return;
+        };
+        if self.stop.is_some() {
             return;
         }
         self.events.push_back(Event::LinkLost {
             reason: reason.clone(),
         });
-        // At once: a gateway that was replaced is back already, and one that was not costs a single failed try.
+        // At once: a gateway that was replaced is back already, and one that was not costs a single failed try. A link
+        // that did not hold goes on where its tries were.
+        let held = now.saturating_duration_since(since) >= self.settings.backoff.1;
+        let (attempt, pause) = if held {
+            (0, Duration::ZERO)
+        } else {
+            (attempt, self.pause(attempt))
+        };
         self.link = Link::Waiting {
-            attempt: 0,
+            attempt,
             since: now,
-            until: now,
+            until: now + pause,
             reason,
         };
     }
 
     /// The catalog came or changed.
     pub fn handle_update(&mut self, update: Update, now: Timestamp) {
+        self.today = now;
         match update {
             Update::Snapshot(catalog) => self.take_snapshot(catalog, now),
             Update::Changed { upserted, removed } => {
@@ -319,6 +351,7 @@ impl SessionState {
         now: Timestamp,
     ) {
         self.busy = false;
+        self.today = now;
         let Some(entry) = self.entries.get_mut(service) else {
             // It left the catalog meanwhile: what was opened goes again.
             self.to_close.extend(opened(address, &results));
@@ -327,12 +360,9 @@ impl SessionState {
         let in_use = results
             .iter()
             .any(|(_, result)| matches!(result, Err(BindFault::InUse { .. })));
-        let first = entry.in_use.len() + 1 < ADDRESS_TRIES && !entry.has_listener();
-        if in_use && first {
-            entry.in_use.insert(address);
-            entry.address = None;
+        if in_use && entry.may_move() {
             self.to_open.insert(service.clone());
-            self.lease(std::iter::once(service.clone()).collect(), now);
+            self.move_on(service);
             return;
         }
         for (port, result) in results {
@@ -352,8 +382,8 @@ impl SessionState {
                     self.hosts.stale = true;
                 }
                 Err(fault) => {
-                    if matches!(fault, BindFault::InUse { .. }) {
-                        self.in_use.insert(service.clone());
+                    if !matches!(fault, BindFault::Other { .. }) {
+                        self.degraded.insert(service.clone());
                     }
                     let reason = fault.to_string();
                     let told = wanted.told.replace(reason.clone());
@@ -382,6 +412,7 @@ impl SessionState {
             Ok(report) => {
                 self.hosts.applied = entries;
                 self.hosts.retry_at = None;
+                self.told_hosts_failure = None;
                 self.take_hosts_report(report);
             }
             // While undoing, the helper's own undo at the end is the second try.
@@ -393,9 +424,10 @@ impl SessionState {
             }
             Err(error) if !self.ready => self.stop(StopReason::Hosts { error, entries }),
             Err(error) => {
-                self.events.push_back(Event::HostsFailed {
-                    reason: error.to_string(),
-                });
+                let reason = error.to_string();
+                if self.told_hosts_failure.replace(reason.clone()).as_ref() != Some(&reason) {
+                    self.events.push_back(Event::HostsFailed { reason });
+                }
                 self.hosts.stale = true;
                 self.hosts.retry_at = Some(now + self.settings.backoff.1);
             }
@@ -538,6 +570,11 @@ impl PortEntry {
 }
 
 impl Entry {
+    /// Whether it may take another address where a port is in use.
+    fn may_move(&self) -> bool {
+        !self.all_in_use && !self.has_listener()
+    }
+
     fn has_listener(&self) -> bool {
         self.ports.values().any(|port| port.state == PortState::Listening)
     }

@@ -1,5 +1,6 @@
 //! What a session is told, what it asks for, and why it ends.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -75,15 +76,15 @@ pub enum StopReason {
     },
 }
 
-impl StopReason {
-    pub(crate) fn words(&self) -> String {
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Requested { by } => by.clone(),
-            Self::Displaced { by } => format!("displaced by {by}"),
-            Self::Refused(failure) => failure.to_string(),
-            Self::Unreachable { last, .. } => last.to_string(),
-            Self::Hosts { error, .. } => error.to_string(),
-            Self::HelperLost { .. } => "the helper process is gone".to_owned(),
+            Self::Requested { by } => f.write_str(by),
+            Self::Displaced { by } => write!(f, "displaced by {by}"),
+            Self::Refused(failure) => failure.fmt(f),
+            Self::Unreachable { last, .. } => last.fmt(f),
+            Self::Hosts { error, .. } => error.fmt(f),
+            Self::HelperLost { .. } => f.write_str("the helper process is gone"),
         }
     }
 }

@@ -339,6 +339,10 @@ fn a_port_that_was_in_use_is_offered_once_it_is_free() {
     machine.settle();
     assert_eq!(machine.listening.len(), 1);
     assert_eq!(machine.hosts.len(), 1);
+    assert_eq!(
+        machine.address("orders"),
+        ready([service("orders", &[5432])]).address("orders")
+    );
     assert!(matches!(machine.events.last(), Some(Event::ServiceUp { .. })));
     assert_eq!(machine.state.poll_timeout(), None);
 }

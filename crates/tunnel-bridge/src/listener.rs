@@ -75,6 +75,8 @@ pub struct Listener {
     local: SocketAddr,
     /// Stops accepting.
     stop: CancellationToken,
+    /// Says that the port is free.
+    stopped: CancellationToken,
     /// Resets what is left.
     abort: CancellationToken,
     task: Option<JoinHandle<()>>,
@@ -120,6 +122,7 @@ impl Listener {
         let local = socket.local_addr().map_err(listen)?;
         let socket = TcpListener::from_std(socket).map_err(listen)?;
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+        let stopped = CancellationToken::new();
         let accepting = Accepting {
             context: Arc::new(Context {
                 local,
@@ -130,12 +133,14 @@ impl Listener {
                 abort: abort.clone(),
             }),
             stop: stop.clone(),
+            stopped: stopped.clone(),
             connections: JoinSet::new(),
         };
         let task = tokio::spawn(accepting.run(socket));
         Ok(Listener {
             local,
             stop,
+            stopped,
             abort,
             task: Some(task),
         })
@@ -145,6 +150,15 @@ impl Listener {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Stops accepting; the port is free when this returns. Connections that are open go on.
+    ///
+    /// # Cancel safety
+    /// Safe: it stops all the same.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.stopped.cancelled().await;
     }
 
     /// Stops accepting at once, lets the connections finish for at most `drain`, then resets what is left. The port
@@ -174,6 +188,7 @@ impl Drop for Listener {
 struct Accepting {
     context: Arc<Context>,
     stop: CancellationToken,
+    stopped: CancellationToken,
     connections: JoinSet<()>,
 }
 
@@ -188,6 +203,8 @@ struct Context {
 
 impl Accepting {
     async fn run(mut self, socket: TcpListener) {
+        // However this ends: nobody waits for a port that nobody holds.
+        let stopped = self.stopped.clone().drop_guard();
         let mut backoff = FIRST_BACKOFF;
         loop {
             let accepted = tokio::select! {
@@ -214,6 +231,7 @@ impl Accepting {
             }
         }
         drop(socket);
+        drop(stopped);
         while self.connections.join_next().await.is_some() {}
     }
 

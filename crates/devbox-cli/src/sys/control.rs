@@ -168,9 +168,13 @@ impl ControlListener {
             for path in others {
                 // Until nobody answers: one that was about to end may hang up in the middle.
                 while let Ok(stream) = connect_control(&path).await {
-                    if let Err(error) = displace(stream).await {
-                        tracing::debug!(%error, "asked to leave");
-                        tokio::time::sleep(PAUSE).await;
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    match tokio::time::timeout(left, displace(stream)).await {
+                        Ok(Ok(())) | Err(_) => {}
+                        Ok(Err(error)) => {
+                            tracing::debug!(%error, "asked to leave");
+                            tokio::time::sleep(PAUSE).await;
+                        }
                     }
                     if Instant::now() > deadline {
                         let message = format!("the session at {} does not leave", path.display());

@@ -2,10 +2,10 @@
 
 use std::ffi::CString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{
-    Gid, Uid, User, getgrouplist, getgroups, setegid, seteuid, setgroups, setresgid, setresuid,
+    AccessFlags, Gid, Uid, User, getgrouplist, getgroups, setegid, seteuid, setgroups, setresgid, setresuid,
 };
 
 use super::Caller;
@@ -40,12 +40,22 @@ pub(crate) fn caller() -> io::Result<Caller> {
             home: user.map(|user| user.dir),
         });
     }
+    own_identity()
+}
+
+/// The user of this process, sudo or not.
+pub(crate) fn own_identity() -> io::Result<Caller> {
     Ok(Caller {
         uid: Uid::effective().as_raw(),
         gid: Gid::effective().as_raw(),
         groups: getgroups()?.into_iter().map(Gid::as_raw).collect(),
         home: std::env::var_os("HOME").map(PathBuf::from),
     })
+}
+
+/// Whether this process may make files in a folder (access(2)).
+pub(crate) fn may_make_files(folder: &Path) -> bool {
+    nix::unistd::eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
 }
 
 /// Gives up root for good where sudo gave it: from here on this process is the caller's.

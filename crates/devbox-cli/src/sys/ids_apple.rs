@@ -2,9 +2,9 @@
 //! rest come from a directory service that only initgroups(3) asks.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use nix::unistd::{Gid, Uid};
+use nix::unistd::{AccessFlags, Gid, Uid};
 
 use super::Caller;
 
@@ -21,12 +21,22 @@ pub(crate) fn caller() -> io::Result<Caller> {
             "running under sudo is not supported on this system yet: the session would stay root",
         ));
     }
+    own_identity()
+}
+
+/// The user of this process, sudo or not.
+pub(crate) fn own_identity() -> io::Result<Caller> {
     Ok(Caller {
         uid: Uid::effective().as_raw(),
         gid: Gid::effective().as_raw(),
         groups: Vec::new(),
         home: std::env::var_os("HOME").map(PathBuf::from),
     })
+}
+
+/// Whether this process may make files in a folder (access(2)).
+pub(crate) fn may_make_files(folder: &Path) -> bool {
+    nix::unistd::access(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
 }
 
 /// The caller is whoever runs this process already.

@@ -20,6 +20,15 @@ pub(crate) fn caller() -> io::Result<Caller> {
     })
 }
 
+/// Whether this process may make files in a folder: told by trying.
+pub(crate) fn may_make_files(_folder: &Path) -> bool {
+    true
+}
+
+pub(crate) fn own_identity() -> io::Result<Caller> {
+    caller()
+}
+
 pub(crate) fn drop_to_caller(_caller: &Caller) -> io::Result<()> {
     Ok(())
 }
@@ -93,6 +102,10 @@ impl ExecSignals {
 
     pub(crate) fn install(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    pub(crate) async fn any(&mut self) -> i32 {
+        std::future::pending().await
     }
 
     pub(crate) async fn next(&mut self) -> i32 {

@@ -23,24 +23,36 @@ pub(crate) fn raise_open_files() {
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Signal,
+    /// `None` under `nohup`.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     pub(crate) fn new() -> io::Result<Self> {
+        let nohup = process_scope::signal_ignored(nix::libc::SIGHUP);
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: if nohup {
+                None
+            } else {
+                Some(signal(SignalKind::hangup())?)
+            },
         })
     }
 
     /// The next one, by name.
     pub(crate) async fn next(&mut self) -> &'static str {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
-            _ = self.hangup.recv() => "SIGHUP",
+            _ = hangup => "SIGHUP",
         }
     }
 }
@@ -77,21 +89,26 @@ impl ExecSignals {
         Ok(())
     }
 
+    /// The next signal, whoever it is meant for.
+    pub(crate) async fn any(&mut self) -> i32 {
+        let next = std::future::poll_fn(|context| {
+            let ready =
+                self.handled
+                    .iter_mut()
+                    .find_map(|(number, signal)| match signal.poll_recv(context) {
+                        Poll::Ready(Some(())) => Some(*number),
+                        Poll::Ready(None) | Poll::Pending => None,
+                    });
+            ready.map_or(Poll::Pending, Poll::Ready)
+        });
+        next.await
+    }
+
     /// The next signal to pass on. What the terminal sends (Ctrl-C, Ctrl-\, a hang-up) it sends to the command as well: that
     /// goes no further.
     pub(crate) async fn next(&mut self) -> i32 {
         loop {
-            let number = std::future::poll_fn(|context| {
-                let ready =
-                    self.handled
-                        .iter_mut()
-                        .find_map(|(number, signal)| match signal.poll_recv(context) {
-                            Poll::Ready(Some(())) => Some(*number),
-                            Poll::Ready(None) | Poll::Pending => None,
-                        });
-                ready.map_or(Poll::Pending, Poll::Ready)
-            });
-            let number = number.await;
+            let number = self.any().await;
             let by_keyboard = matches!(number, nix::libc::SIGINT | nix::libc::SIGQUIT) && in_foreground();
             if !by_keyboard {
                 return number;

@@ -102,7 +102,7 @@ async fn the_echo_gives_back_each_line_and_the_rest() {
 async fn both_are_reached_through_a_gateway() {
     let services = demo::start().await.unwrap();
     let config = GatewayConfig::new(
-        CatalogSource::Fixed(services.catalog().unwrap()),
+        CatalogSource::Fixed(services.catalog(demo::WEB_PORT, demo::ECHO_PORT).unwrap()),
         "127.0.0.1:0".parse().unwrap(),
         TokenSource::Fixed(Token::new(TOKEN).unwrap()),
     );

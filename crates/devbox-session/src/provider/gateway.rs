@@ -81,10 +81,22 @@ impl GatewayProvider {
             .await
             .map_err(|refusal| lost(refusal.to_string()))?;
         let dialer = link.dialer();
-        let source = GatewaySource {
+        let mut source = GatewaySource {
             stream,
             decoder: wire::Decoder::new(),
             link: link.clone(),
+            first: None,
+        };
+        // A gateway that lets in and says nothing has not answered.
+        source.first = match tokio::time::timeout(self.connect_timeout, source.next()).await {
+            Ok(Ok(update)) => Some(update),
+            Ok(Err(error)) => return Err(lost(with_causes(&error))),
+            Err(_) => {
+                return Err(ConnectFailure::TimedOut {
+                    gateway,
+                    after: self.connect_timeout,
+                });
+            }
         };
         let close =
             Box::new(move || -> BoxFuture<'static, ()> { Box::pin(async move { link.shutdown().await }) });
@@ -157,11 +169,16 @@ struct GatewaySource {
     stream: MuxStream,
     decoder: wire::Decoder,
     link: Link,
+    /// The update that came while connecting.
+    first: Option<Update>,
 }
 
 impl Source for GatewaySource {
     fn next(&mut self) -> BoxFuture<'_, Result<Update, SourceError>> {
         Box::pin(async move {
+            if let Some(update) = self.first.take() {
+                return Ok(update);
+            }
             let mut buffer = vec![0; 16 * 1024];
             loop {
                 if let Some(update) = self.decoder.poll_update()? {

@@ -1,7 +1,7 @@
 //! From the catalog that is wanted to the next step towards it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use ipalloc::{Key, Timestamp};
 use service_catalog::{Catalog, Protocol, Service, ServiceId};
 use tunnel_bridge::Target;
 
-use super::{ADDRESS_TRIES, Entry, IN_USE_PAUSE, PortEntry, PortKey, SessionState};
+use super::{CANDIDATES, DEGRADED_PAUSE, Entry, PortEntry, PortKey, SessionState};
 use crate::report::{Event, PortState};
 use crate::step::Step;
 
@@ -33,7 +33,21 @@ const UNREAD: [&str; 12] = [
 
 impl SessionState {
     pub(super) fn take_snapshot(&mut self, catalog: Catalog, now: Timestamp) {
-        self.environment = Some(catalog.environment);
+        if let Some(claimed) = self.environment.replace(catalog.environment.clone())
+            && claimed != catalog.environment
+        {
+            // Names, addresses and the claim hang on the environment.
+            let reason = format!(
+                "the gateway serves `{}` now, and this session is for `{claimed}`",
+                catalog.environment
+            );
+            self.environment = Some(claimed);
+            self.events.push_back(Event::CatalogStale {
+                reason: reason.clone(),
+            });
+            self.stale = Some(reason);
+            return;
+        }
         let gone: Vec<_> = self
             .entries
             .keys()
@@ -55,7 +69,8 @@ impl SessionState {
                 fresh.insert(service.id.clone());
                 Entry {
                     address: None,
-                    in_use: BTreeSet::new(),
+                    candidate: 0,
+                    all_in_use: false,
                     ports: BTreeMap::new(),
                     announced: false,
                 }
@@ -66,6 +81,8 @@ impl SessionState {
                 .map(|port| ((port.port, port.protocol), port))
                 .collect();
             let address = entry.address;
+            // A port that is new or gone is news of the service.
+            entry.announced &= entry.ports.keys().eq(wanted.keys());
             entry.ports.retain(|key, port| {
                 let stays = wanted.contains_key(key);
                 if !stays
@@ -107,8 +124,10 @@ impl SessionState {
                 .filter(|(_, port)| port.state == PortState::Listening);
             self.to_close
                 .extend(listening.map(|((number, _), _)| SocketAddr::new(address, number.get())));
-            if let Some(key) = self.key(id) {
-                self.addresses.release(&key, now);
+            for candidate in BTreeSet::from([0, entry.candidate]) {
+                if let Some(key) = self.key(id, candidate) {
+                    self.addresses.release(&key, now);
+                }
             }
         }
         self.hosts.stale = true;
@@ -121,7 +140,7 @@ impl SessionState {
     pub(super) fn lease(&mut self, services: BTreeSet<ServiceId>, now: Timestamp) {
         let mut keys = Vec::with_capacity(services.len());
         for id in services {
-            match self.key(&id) {
+            match self.key(&id, 0) {
                 Some(key) => keys.push((id, key)),
                 None => self.degrade(&id, "its name is too long for an address to be chosen by it"),
             }
@@ -131,45 +150,84 @@ impl SessionState {
             .assign(keys.iter().map(|(_, key)| key))
             .unwrap_or_default();
         for (id, key) in keys {
-            let Some(entry) = self.entries.get_mut(&id) else {
-                continue;
-            };
-            let in_use = &entry.in_use;
-            let usable = |address: &IpAddr| !in_use.contains(address);
-            let wanted = preferred.get(&key).filter(|address| usable(address));
-            // What the set gives it, unless a live lease stands there; then its next candidate.
+            // What the set gives it, unless a live lease stands there; then its next one.
             let leased = self
                 .addresses
-                .lease_where(&key, now, |address| {
-                    wanted.is_none_or(|wanted| *wanted == address) && usable(&address)
-                })
-                .or_else(|_| self.addresses.lease_where(&key, now, |address| usable(&address)));
-            match leased {
-                Ok(address) => entry.address = Some(address),
-                Err(error) => self.degrade(&id, &format!("no address is left for it: {error}")),
+                .lease_where(&key, now, |address| preferred.get(&key) == Some(&address))
+                .or_else(|_| self.addresses.lease(&key, now));
+            match (leased, self.entries.get_mut(&id)) {
+                (Ok(address), Some(entry)) => entry.address = Some(address),
+                (Err(error), _) => self.degrade(&id, &format!("no address is left for it: {error}")),
+                (Ok(_), None) => {}
             }
         }
     }
 
+    /// Gives a service its next candidate, for this session only: its own address stays leased to it. After the last one it
+    /// comes back to its own.
+    pub(super) fn move_on(&mut self, id: &ServiceId) {
+        let Some(from) = self.entries.get(id).map(|entry| entry.candidate) else {
+            return;
+        };
+        let to = (from + 1) % CANDIDATES;
+        self.settle_at(id, to);
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.all_in_use = to == 0;
+        }
+    }
+
+    /// Moves a service without listeners to one of its candidates.
+    fn settle_at(&mut self, id: &ServiceId, candidate: usize) {
+        let now = self.today;
+        let from = self.entries.get(id).map_or(0, |entry| entry.candidate);
+        if from != 0
+            && let Some(key) = self.key(id, from)
+        {
+            self.addresses.release(&key, now);
+        }
+        let leased = self.key(id, candidate).map(|key| self.addresses.lease(&key, now));
+        match (leased, self.entries.get_mut(id)) {
+            (Some(Ok(address)), Some(entry)) => {
+                entry.address = Some(address);
+                entry.candidate = candidate;
+            }
+            (Some(Err(error)), Some(entry)) => {
+                entry.candidate = 0;
+                self.degrade(id, &format!("no address is left for it: {error}"));
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a whole service as not offered.
     fn degrade(&mut self, id: &ServiceId, reason: &str) {
         self.to_open.remove(id);
+        self.degraded.insert(id.clone());
         let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
         for ((number, _), port) in &mut entry.ports {
             port.state = PortState::Degraded(reason.to_owned());
-            self.events.push_back(Event::PortDegraded {
-                service: id.clone(),
-                port: number.get(),
-                reason: reason.to_owned(),
-            });
+            if port.told.replace(reason.to_owned()).as_deref() != Some(reason) {
+                self.events.push_back(Event::PortDegraded {
+                    service: id.clone(),
+                    port: number.get(),
+                    reason: reason.to_owned(),
+                });
+            }
         }
     }
 
     /// The address of a service hangs on its full name, the environment included.
-    fn key(&self, id: &ServiceId) -> Option<Key> {
+    fn key(&self, id: &ServiceId, candidate: usize) -> Option<Key> {
         let environment = self.environment.as_ref()?;
-        Key::new(&format!("{environment}/{}/{}", id.namespace, id.name)).ok()
+        let own = format!("{environment}/{}/{}", id.namespace, id.name);
+        let text = if candidate == 0 {
+            own
+        } else {
+            format!("{own}/{candidate}")
+        };
+        Key::new(&text).ok()
     }
 
     pub(super) fn next_change(&mut self, now: Instant) -> Option<Step> {
@@ -178,7 +236,7 @@ impl SessionState {
                 environment: self.environment.clone()?,
             });
         }
-        self.retry_in_use(now);
+        self.retry_degraded(now);
         while let Some(id) = self.to_open.pop_first() {
             let Some(entry) = self.entries.get_mut(&id) else {
                 continue;
@@ -198,7 +256,7 @@ impl SessionState {
                 }
             }
             if !ports.is_empty() {
-                let all_or_none = entry.in_use.len() + 1 < ADDRESS_TRIES && !entry.has_listener();
+                let all_or_none = entry.may_move();
                 return Some(Step::Open {
                     service: id,
                     address,
@@ -225,13 +283,13 @@ impl SessionState {
         None
     }
 
-    /// Tries ports again that were in use.
-    fn retry_in_use(&mut self, now: Instant) {
-        match self.in_use_until {
-            None if !self.in_use.is_empty() => self.in_use_until = Some(now + IN_USE_PAUSE),
+    /// Tries again what could not be offered.
+    fn retry_degraded(&mut self, now: Instant) {
+        match self.degraded_until {
+            None if !self.degraded.is_empty() => self.degraded_until = Some(now + DEGRADED_PAUSE),
             Some(until) if until <= now => {
-                self.in_use_until = None;
-                for id in std::mem::take(&mut self.in_use) {
+                self.degraded_until = None;
+                for id in std::mem::take(&mut self.degraded) {
                     let Some(entry) = self.entries.get_mut(&id) else {
                         continue;
                     };
@@ -240,7 +298,13 @@ impl SessionState {
                             port.state = PortState::Opening;
                         }
                     }
-                    self.to_open.insert(id);
+                    let idle = !entry.has_listener();
+                    self.to_open.insert(id.clone());
+                    if idle {
+                        // Its own address may be free again, or there may be one at last.
+                        entry.all_in_use = false;
+                        self.settle_at(&id, 0);
+                    }
                 }
             }
             _ => {}

@@ -19,9 +19,10 @@ impl SessionState {
                     attempt: *attempt,
                     reason: reason.clone(),
                 },
-                Link::Up => LinkState::Up,
+                Link::Up { .. } => LinkState::Up,
             },
-            ready: self.ready,
+            // One that is about to end is not to be joined.
+            ready: self.ready && self.stop.is_none(),
             stale: self.stale.clone(),
             services: self
                 .entries
