@@ -354,6 +354,7 @@ impl<'m> UpOptions<'m> {
 pub struct Up<'a> {
     scene: &'a Scene,
     process: Process,
+    environment: String,
     hosts: PathBuf,
     caller: Caller,
     machine: Option<&'a Machine>,
@@ -409,6 +410,7 @@ impl<'a> Up<'a> {
         Ok(Up {
             scene,
             process,
+            environment: gateway.catalog().environment().to_owned(),
             hosts,
             caller,
             machine: options.machine,
@@ -481,7 +483,25 @@ impl<'a> Up<'a> {
         }
     }
 
-    /// `devbox status|down|cleanup` of the same caller, in the same place.
+    /// `devbox status`, asked for this session's environment alone: the user of the tests may have sessions of their own.
+    ///
+    /// # Errors
+    /// When the program is not there.
+    pub fn status(&self, arguments: &[&str]) -> crate::Result<Invocation<'a>> {
+        Ok(self
+            .devbox(&["status", "--env", &self.environment])?
+            .args(arguments.iter().copied()))
+    }
+
+    /// `devbox down`, for this session's environment alone.
+    ///
+    /// # Errors
+    /// When the program is not there.
+    pub fn down(&self) -> crate::Result<Invocation<'a>> {
+        self.devbox(&["down", "--env", &self.environment])
+    }
+
+    /// Another verb of the same caller, in the same place.
     ///
     /// # Errors
     /// When the program is not there.

@@ -393,7 +393,7 @@ fn a_port_that_somebody_holds_is_degraded_and_the_holder_named() -> Outcome {
             hosts::lookup(up.hosts(), "held.demo").is_none(),
             "a name without a listener"
         );
-        let out = up.devbox(&["status"])?.run(wait::SOON)?.expect_success()?;
+        let out = up.status(&[])?.run(wait::SOON)?.expect_success()?;
         out.expect_text(&["held.demo", &port.to_string(), "in use"])?;
         Ok(())
     })

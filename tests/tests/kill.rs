@@ -156,11 +156,11 @@ fn under_sudo_only_the_helper_stays_root() -> Outcome {
         stream.read_exact(&mut back)?;
         ensure!(&back == b"low");
         // The session is the caller's: they see it and end it without sudo.
-        up.devbox(&["status"])?
+        up.status(&[])?
             .run(wait::SOON)?
             .expect_success()?
             .expect_text(&["echo.demo"])?;
-        up.devbox(&["down"])?.run(wait::SOON)?.expect_success()?;
+        up.down()?.run(wait::SOON)?.expect_success()?;
         hosts::expect_original(&machine.hosts())?;
         up.process_mut().wait(wait::SOON)?;
         let foreign = files_below(&scene.home(Caller::Ordinary)?)

@@ -89,11 +89,7 @@ fn a_catalog_cannot_take_names_that_are_somebodys() -> Outcome {
         ] {
             ensure!(!names.contains(taken), "{taken} was taken: {names:?}");
         }
-        for ours in [
-            "localhost.demo",
-            "github.com.svc",
-            "web.localhost.svc.cluster.local",
-        ] {
+        for ours in ["github.com.svc", "web.localhost.svc.cluster.local"] {
             ensure!(names.contains(ours), "{ours} is not there: {names:?}");
         }
         ensure!(hosts::address_of(up.hosts(), "localhost")?.to_string() == "127.0.0.1");
@@ -156,7 +152,7 @@ fn nothing_is_dialled_before_a_program_connects() -> Outcome {
         let catalog = scene.catalog(&[Service::new("echo", "demo", PORT, echo.address())])?;
         let gateway = Gateway::start(scene, &catalog)?;
         let up = Up::start(&gateway, Caller::Ordinary)?;
-        up.devbox(&["status"])?.run(wait::SOON)?.expect_success()?;
+        up.status(&[])?.run(wait::SOON)?.expect_success()?;
         ensure!(
             echo.accepted() == 0,
             "the service was connected to by nobody's wish"

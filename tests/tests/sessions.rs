@@ -19,11 +19,11 @@ fn status_and_down_with_no_session_say_so() -> Outcome {
     scenario(|scene| {
         for verb in ["status", "down"] {
             let out = scene
-                .devbox([verb])?
+                .devbox([verb, "--env", scene.environment()])?
                 .by(Caller::Ordinary)
                 .run(wait::SOON)?
                 .expect_code(1)?;
-            out.expect_text(&["no session"])?;
+            out.expect_text(&["no session", scene.environment()])?;
         }
         Ok(())
     })
@@ -39,19 +39,16 @@ fn status_shows_the_session_and_down_ends_it() -> Outcome {
             let address = up.address_of("echo.demo")?;
             Echo::ask(SocketAddr::new(address, PORT))?;
             let file = up.hosts().display().to_string();
-            up.devbox(&["status"])?
-                .run(wait::SOON)?
-                .expect_success()?
-                .expect_text(&[
-                    scene.environment(),
-                    &gateway.address().to_string(),
-                    "echo.demo",
-                    &address.to_string(),
-                    &PORT.to_string(),
-                    &file,
-                ])?;
+            up.status(&[])?.run(wait::SOON)?.expect_success()?.expect_text(&[
+                scene.environment(),
+                &gateway.address().to_string(),
+                "echo.demo",
+                &address.to_string(),
+                &PORT.to_string(),
+                &file,
+            ])?;
             let json = up
-                .devbox(&["status", "--output", "json"])?
+                .status(&["--output", "json"])?
                 .run(wait::SOON)?
                 .expect_success()?
                 .json()?;
@@ -60,7 +57,7 @@ fn status_shows_the_session_and_down_ends_it() -> Outcome {
                 text.contains("\"echo.demo\"") && text.contains(&format!("\"{address}\"")),
                 "{text}"
             );
-            up.devbox(&["down"])?.run(wait::SOON)?.expect_success()?;
+            up.down()?.run(wait::SOON)?.expect_success()?;
             // All is undone when `down` answers, not some time later.
             hosts::expect_original(up.hosts())?;
             ensure!(is_closed(SocketAddr::new(address, PORT)));
@@ -102,7 +99,7 @@ fn the_control_socket_is_its_users_alone() -> Outcome {
             .and_then(std::path::Path::parent)
             .context("no folder")?;
         let other = scene
-            .devbox(["status"])?
+            .devbox(["status", "--env", scene.environment()])?
             .by(Caller::Other)
             .env("XDG_RUNTIME_DIR", runtime);
         other.run(wait::SOON)?.expect_code(1)?;
@@ -264,15 +261,17 @@ fn sessions_with_different_hosts_files_do_not_displace_each_other() -> Outcome {
         }
         // The address is taken by the first, so the second has another.
         ensure!(first.address_of("echo.demo")? != second.address_of("echo.demo")?);
-        first
-            .devbox(&["down"])?
-            .run(wait::SOON)?
-            .expect_code(1)?
-            .expect_text(&["2 sessions", "--all"])?;
-        first
-            .devbox(&["down", "--all"])?
-            .run(2 * wait::SOON)?
-            .expect_success()?;
+        // Which of the two is meant, is not guessed.
+        let out = first.down()?.run(wait::SOON)?.expect_code(1)?;
+        out.expect_text(&[
+            "2 sessions",
+            &first.process().pid().to_string(),
+            &second.process().pid().to_string(),
+        ])?;
+        for up in [&mut first, &mut second] {
+            up.process().signal(Signal::TERM)?;
+            up.process_mut().wait(wait::SOON)?;
+        }
         hosts::expect_original(first.hosts())?;
         hosts::expect_original(second.hosts())
     })
@@ -289,7 +288,7 @@ fn two_users_have_each_their_own_session() -> Outcome {
             ensure!(up.process_mut().ended()?.is_none(), "one displaced the other");
             Echo::ask(SocketAddr::new(up.address_of("echo.demo")?, PORT))?;
         }
-        second.devbox(&["down"])?.run(2 * wait::SOON)?.expect_success()?;
+        second.down()?.run(2 * wait::SOON)?.expect_success()?;
         ensure!(first.process_mut().ended()?.is_none());
         hosts::expect_original(second.hosts())?;
         Echo::ask(SocketAddr::new(first.address_of("echo.demo")?, PORT))

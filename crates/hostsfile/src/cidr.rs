@@ -32,8 +32,18 @@ impl Cidr {
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address) {
-            (IpAddr::V4(net), IpAddr::V4(a)) => (net.to_bits() ^ a.to_bits()).checked_shr(32 - u32::from(self.prefix)).unwrap_or(0) == 0,
-            (IpAddr::V6(net), IpAddr::V6(a)) => (net.to_bits() ^ a.to_bits()).checked_shr(128 - u32::from(self.prefix)).unwrap_or(0) == 0,
+            (IpAddr::V4(net), IpAddr::V4(a)) => {
+                (net.to_bits() ^ a.to_bits())
+                    .checked_shr(32 - u32::from(self.prefix))
+                    .unwrap_or(0)
+                    == 0
+            }
+            (IpAddr::V6(net), IpAddr::V6(a)) => {
+                (net.to_bits() ^ a.to_bits())
+                    .checked_shr(128 - u32::from(self.prefix))
+                    .unwrap_or(0)
+                    == 0
+            }
             _ => false,
         }
     }
@@ -43,13 +53,18 @@ impl FromStr for Cidr {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let refuse = |reason| Error::InvalidCidr { text: text.to_owned(), reason };
+        let refuse = |reason| Error::InvalidCidr {
+            text: text.to_owned(),
+            reason,
+        };
         let (address, prefix) = text.split_once('/').ok_or_else(|| refuse("there is no slash"))?;
         let address = address.parse().map_err(|_| refuse("the address is invalid"))?;
         if prefix.is_empty() || prefix.len() > 3 || !prefix.bytes().all(|b| b.is_ascii_digit()) {
             return Err(refuse("the prefix is no number"));
         }
-        let prefix = prefix.parse().map_err(|_| refuse("the prefix is longer than the address"))?;
+        let prefix = prefix
+            .parse()
+            .map_err(|_| refuse("the prefix is longer than the address"))?;
         Cidr::new(address, prefix).map_err(|_| refuse("the prefix is longer than the address"))
     }
 }

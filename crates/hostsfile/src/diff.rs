@@ -35,15 +35,33 @@ impl Diff {
         Diff::with_hunks(label, &self.bytes[self.hunks.clone()])
     }
 
+    /// The difference of two texts as one change: from the first line that differs to the last.
+    #[must_use]
+    pub fn between(old: &[u8], new: &[u8]) -> Diff {
+        let whole = Splice {
+            range: 0..old.len(),
+            text: new.to_vec(),
+        };
+        Diff::of(old, std::slice::from_ref(&whole))
+    }
+
     pub(crate) fn of(old: &[u8], splices: &[Splice]) -> Diff {
         let changes = changed_lines(old, splices);
         let mut hunks = Vec::new();
         let mut at = 0;
-        let mut lines = LineCounter { bytes: old, offset: 0, number: 1 };
+        let mut lines = LineCounter {
+            bytes: old,
+            offset: 0,
+            number: 1,
+        };
         let mut shift: isize = 0;
         while at < changes.len() {
             let mut last = at;
-            let from = context_before(old, changes[at].old.start, at.checked_sub(1).map_or(0, |i| changes[i].old.end));
+            let from = context_before(
+                old,
+                changes[at].old.start,
+                at.checked_sub(1).map_or(0, |i| changes[i].old.end),
+            );
             let mut to = context_after(old, changes[at].old.end);
             while let Some(next) = changes.get(last + 1)
                 && context_before(old, next.old.start, 0) <= to
@@ -66,7 +84,10 @@ impl Diff {
         }
         let start = bytes.len();
         bytes.extend_from_slice(hunks);
-        Diff { hunks: start..bytes.len(), bytes }
+        Diff {
+            hunks: start..bytes.len(),
+            bytes,
+        }
     }
 }
 
@@ -88,7 +109,10 @@ pub(crate) fn changed_lines(old: &[u8], splices: &[Splice]) -> Vec<Change> {
     for (index, splice) in splices.iter().enumerate() {
         let start = memchr::memrchr(b'\n', &old[..splice.range.start]).map_or(0, |at| at + 1);
         let old_ends_line = splice.range.end == 0 || old[splice.range.end - 1] == b'\n';
-        let new_ends_line = splice.text.last().map_or(start == splice.range.start, |last| *last == b'\n');
+        let new_ends_line = splice
+            .text
+            .last()
+            .map_or(start == splice.range.start, |last| *last == b'\n');
         let end = if old_ends_line && new_ends_line {
             splice.range.end
         } else {
@@ -122,7 +146,9 @@ pub(crate) fn changed_lines(old: &[u8], splices: &[Splice]) -> Vec<Change> {
 impl Change {
     fn trim(&mut self, old: &[u8]) {
         let (a, b) = (&old[self.old.clone()], self.new.as_slice());
-        let same = scan::lines_of(a, 0).zip(scan::lines_of(b, 0)).take_while(|(x, y)| a[x.clone()] == b[y.clone()]);
+        let same = scan::lines_of(a, 0)
+            .zip(scan::lines_of(b, 0))
+            .take_while(|(x, y)| a[x.clone()] == b[y.clone()]);
         let head = same.last().map_or(0, |(x, _)| x.end);
         let (a, b) = (&a[head..], &b[head..]);
         let mut tail = 0;
@@ -144,14 +170,26 @@ fn last_line(bytes: &[u8]) -> &[u8] {
 }
 
 fn context_before(old: &[u8], at: usize, not_before: usize) -> usize {
-    (0..CONTEXT).fold(at, |at, _| at - last_line(&old[..at]).len()).max(not_before)
+    (0..CONTEXT)
+        .fold(at, |at, _| at - last_line(&old[..at]).len())
+        .max(not_before)
 }
 
 fn context_after(old: &[u8], at: usize) -> usize {
-    scan::lines_of(old, at).take(CONTEXT).last().map_or(at, |line| line.end)
+    scan::lines_of(old, at)
+        .take(CONTEXT)
+        .last()
+        .map_or(at, |line| line.end)
 }
 
-fn write_hunk(into: &mut Vec<u8>, old: &[u8], range: Range<usize>, first: usize, changes: &[Change], shift: isize) -> isize {
+fn write_hunk(
+    into: &mut Vec<u8>,
+    old: &[u8],
+    range: Range<usize>,
+    first: usize,
+    changes: &[Change],
+    shift: isize,
+) -> isize {
     let mut body = Vec::new();
     let (mut old_lines, mut new_lines) = (0_usize, 0_usize);
     let mut at = range.start;
@@ -169,7 +207,9 @@ fn write_hunk(into: &mut Vec<u8>, old: &[u8], range: Range<usize>, first: usize,
     let new_first = first.saturating_add_signed(shift) - usize::from(new_lines == 0);
     into.extend_from_slice(format!("@@ -{old_first},{old_lines} +{new_first},{new_lines} @@\n").as_bytes());
     into.extend_from_slice(&body);
-    shift.saturating_add_unsigned(new_lines).saturating_sub_unsigned(old_lines)
+    shift
+        .saturating_add_unsigned(new_lines)
+        .saturating_sub_unsigned(old_lines)
 }
 
 fn write_lines(into: &mut Vec<u8>, sign: u8, text: &[u8]) -> usize {

@@ -30,18 +30,22 @@ use crate::scan::{self, Markers, Span};
 #[derive(Debug, Clone)]
 pub struct Document {
     bytes: Vec<u8>,
-    /// Lower-case name to the offsets and numbers of the lines that have it; made at the first lookup.
+    /// Made at the first lookup.
     by_name: OnceLock<NameIndex>,
 }
 
-/// Offsets and numbers of lines by name.
-type NameIndex = HashMap<Box<str>, Vec<(usize, usize)>>;
+/// For each name of each entry a hash of it, and the offset and number of the line; sorted. A lookup reads the lines
+/// again, so that two names of one hash are no matter.
+type NameIndex = Vec<(u64, usize, usize)>;
 
 impl Document {
     /// Takes any bytes as a document.
     #[must_use]
     pub fn parse(bytes: impl Into<Vec<u8>>) -> Self {
-        Document { bytes: bytes.into(), by_name: OnceLock::new() }
+        Document {
+            bytes: bytes.into(),
+            by_name: OnceLock::new(),
+        }
     }
 
     /// The document's bytes: those that were parsed.
@@ -67,7 +71,11 @@ impl Document {
         let first = scan::body_start(&self.bytes);
         // A file that is a byte order mark alone has one line, an empty one.
         let bom_only = (first > 0 && first == self.bytes.len()).then_some(first..first);
-        bom_only.into_iter().chain(scan::lines_of(&self.bytes, first)).enumerate().map(|(index, span)| self.read_line(index + 1, span))
+        bom_only
+            .into_iter()
+            .chain(scan::lines_of(&self.bytes, first))
+            .enumerate()
+            .map(|(index, span)| self.read_line(index + 1, span))
     }
 
     /// The line with this number, from 1.
@@ -81,7 +89,7 @@ impl Document {
     /// How most lines end; `None` if no line ends.
     #[must_use]
     pub fn line_ending(&self) -> Option<scan::LineEnding> {
-        scan::LineEnding::majority(&self.bytes)
+        Markers::of(&self.bytes).line_ending()
     }
 
     /// The entries that resolvers see, in order: those of the user and of enabled blocks.
@@ -113,22 +121,32 @@ impl Document {
     /// The first IPv4 address of a name.
     #[must_use]
     pub fn lookup_v4(&self, name: &str) -> Option<std::net::Ipv4Addr> {
-        self.lookup(name).into_iter().find_map(|a| if let IpAddr::V4(a) = a { Some(a) } else { None })
+        self.lookup(name)
+            .into_iter()
+            .find_map(|a| if let IpAddr::V4(a) = a { Some(a) } else { None })
     }
 
     /// The first IPv6 address of a name.
     #[must_use]
     pub fn lookup_v6(&self, name: &str) -> Option<std::net::Ipv6Addr> {
-        self.lookup(name).into_iter().find_map(|a| if let IpAddr::V6(a) = a { Some(a) } else { None })
+        self.lookup(name)
+            .into_iter()
+            .find_map(|a| if let IpAddr::V6(a) = a { Some(a) } else { None })
     }
 
     /// The entries that have a name, in any case, in file order. The first call builds an index; the others use it.
     #[must_use]
     pub fn lines_with_name(&self, name: &str) -> Vec<EntryLine<'_>> {
-        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let name = undotted(name);
         let index = self.by_name.get_or_init(|| self.index());
-        let found = index.get(name.as_str()).map_or(&[][..], Vec::as_slice);
-        found.iter().filter_map(|&(start, number)| self.entry_at(start, number)).collect()
+        let hash = hash(name);
+        let from = index.partition_point(|(h, ..)| *h < hash);
+        index[from..]
+            .iter()
+            .take_while(|(h, ..)| *h == hash)
+            .filter_map(|&(_, start, number)| self.entry_at(start, number))
+            .filter(|entry| entry.names.iter().any(|n| undotted(n).eq_ignore_ascii_case(name)))
+            .collect()
     }
 
     /// The names at an address, in file order and each once (by case-insensitive comparison); the first is canonical.
@@ -149,7 +167,13 @@ impl Document {
         let part = part.to_ascii_lowercase();
         let mut found = Vec::new();
         for entry in self.entries() {
-            found.extend(entry.names.iter().filter(|n| n.to_ascii_lowercase().contains(&part)).map(|n| (*n, entry.address)));
+            found.extend(
+                entry
+                    .names
+                    .iter()
+                    .filter(|n| n.to_ascii_lowercase().contains(&part))
+                    .map(|n| (*n, entry.address)),
+            );
         }
         found
     }
@@ -164,7 +188,11 @@ impl Document {
     /// The whole blocks, in order.
     #[must_use]
     pub fn blocks(&self) -> Vec<BlockView<'_>> {
-        Markers::of(&self.bytes).spans().into_iter().map(|span| self.view(&span)).collect()
+        Markers::of(&self.bytes)
+            .spans()
+            .into_iter()
+            .map(|span| self.view(&span))
+            .collect()
     }
 
     /// The whole block of a tag; `None` if there is none.
@@ -172,7 +200,9 @@ impl Document {
     /// # Errors
     /// [`Error::DamagedBlock`].
     pub fn block(&self, tag: &Tag) -> Result<Option<BlockView<'_>>, Error> {
-        Ok(Markers::of(&self.bytes).locate_checked(tag)?.map(|span| self.view(&span)))
+        Ok(Markers::of(&self.bytes)
+            .locate_checked(tag)?
+            .map(|span| self.view(&span)))
     }
 
     /// The tags whose markers form no whole block or more than one, with what is wrong and the lines of the markers.
@@ -195,11 +225,17 @@ impl Document {
         let mut places: HashMap<(String, IpAddr), Vec<usize>> = HashMap::new();
         for entry in self.entries() {
             for name in &entry.names {
-                places.entry((name.to_ascii_lowercase(), entry.address)).or_default().push(entry.line);
+                places
+                    .entry((name.to_ascii_lowercase(), entry.address))
+                    .or_default()
+                    .push(entry.line);
             }
         }
-        let mut found: Vec<_> =
-            places.into_iter().filter(|(_, lines)| lines.len() > 1).map(|((name, address), lines)| (name, address, lines)).collect();
+        let mut found: Vec<_> = places
+            .into_iter()
+            .filter(|(_, lines)| lines.len() > 1)
+            .map(|((name, address), lines)| (name, address, lines))
+            .collect();
         found.sort_by(|a, b| a.2.cmp(&b.2).then_with(|| a.0.cmp(&b.0)));
         found
     }
@@ -261,10 +297,17 @@ impl Document {
                 match (on_conflict, of_user) {
                     (OnConflict::Allow, _) => {}
                     (OnConflict::Move, Ok(at)) => {
-                        edits.push(Edit::RemoveNames { line: user[at].0.reference(), names: vec![name.to_string()] });
+                        edits.push(Edit::RemoveNames {
+                            line: user[at].0.reference(),
+                            names: vec![name.to_string()],
+                        });
                     }
                     (OnConflict::Refuse, _) | (OnConflict::Move, Err(_)) => {
-                        return Err(Error::NameTaken { name: name.to_string(), address: other.address, line: other.line });
+                        return Err(Error::NameTaken {
+                            name: name.to_string(),
+                            address: other.address,
+                            line: other.line,
+                        });
                     }
                 }
             }
@@ -274,9 +317,18 @@ impl Document {
             return Ok(edits);
         }
         let wanted = comment.map_or("", Comment::as_str).as_bytes();
-        match user.iter().rfind(|(_, e)| e.address == address && e.zone.is_none() && e.comment == wanted) {
-            Some((line, _)) => edits.push(Edit::AddNames { line: line.reference(), names: missing }),
-            None => edits.push(Edit::AppendLine(Entry { names: missing, ..entry })),
+        match user
+            .iter()
+            .rfind(|(_, e)| e.address == address && e.zone.is_none() && e.comment == wanted)
+        {
+            Some((line, _)) => edits.push(Edit::AddNames {
+                line: line.reference(),
+                names: missing,
+            }),
+            None => edits.push(Edit::AppendLine(Entry {
+                names: missing,
+                ..entry
+            })),
         }
         Ok(edits)
     }
@@ -287,10 +339,17 @@ impl Document {
         let wanted: HashSet<String> = names.iter().map(|n| n.as_ref().to_ascii_lowercase()).collect();
         let mut edits = Vec::new();
         for (line, entry) in self.user_lines() {
-            let here: Vec<String> =
-                entry.names.iter().map(|n| n.to_ascii_lowercase()).filter(|n| wanted.contains(n)).collect();
+            let here: Vec<String> = entry
+                .names
+                .iter()
+                .map(|n| n.to_ascii_lowercase())
+                .filter(|n| wanted.contains(n))
+                .collect();
             if !here.is_empty() {
-                edits.push(Edit::RemoveNames { line: line.reference(), names: here });
+                edits.push(Edit::RemoveNames {
+                    line: line.reference(),
+                    names: here,
+                });
             }
         }
         edits
@@ -315,7 +374,11 @@ impl Document {
     }
 
     fn removing(&self, which: impl Fn(&EntryLine<'_>) -> bool) -> Vec<Edit> {
-        self.user_lines().iter().filter(|(_, e)| which(e)).map(|(line, _)| Edit::RemoveLine(line.reference())).collect()
+        self.user_lines()
+            .iter()
+            .filter(|(_, e)| which(e))
+            .map(|(line, _)| Edit::RemoveLine(line.reference()))
+            .collect()
     }
 
     /// The lines with an entry outside all blocks.
@@ -335,7 +398,12 @@ impl Document {
 
     fn read_line(&self, number: usize, span: Range<usize>) -> Line<'_> {
         let bytes = &self.bytes[span.clone()];
-        Line { number, kind: line::read(number, bytes), span, bytes }
+        Line {
+            number,
+            kind: line::read(number, bytes),
+            span,
+            bytes,
+        }
     }
 
     fn entry_at(&self, start: usize, number: usize) -> Option<EntryLine<'_>> {
@@ -347,17 +415,20 @@ impl Document {
     }
 
     fn index(&self) -> NameIndex {
-        let mut index: NameIndex = HashMap::new();
+        let mut index = NameIndex::new();
         for line in self.lines() {
-            let LineKind::Entry(entry) = line.kind else { continue };
-            for name in entry.names {
-                let name = name.strip_suffix('.').unwrap_or(name);
-                let lines = index.entry(name.to_ascii_lowercase().into_boxed_str()).or_default();
-                if lines.last() != Some(&(line.span.start, line.number)) {
-                    lines.push((line.span.start, line.number));
-                }
+            if let LineKind::Entry(entry) = line.kind {
+                index.extend(
+                    entry
+                        .names
+                        .iter()
+                        .map(|name| (hash(undotted(name)), line.span.start, line.number)),
+                );
             }
         }
+        index.sort_unstable();
+        // A line that has a name twice is one line.
+        index.dedup();
         index
     }
 
@@ -377,7 +448,8 @@ impl Document {
                 _ => {}
             }
         }
-        let last = first + memchr::memchr_iter(b'\n', &self.bytes[span.range.start..span.range.end - 1]).count();
+        let last =
+            first + memchr::memchr_iter(b'\n', &self.bytes[span.range.start..span.range.end - 1]).count();
         BlockView {
             tag: span.tag,
             owner: span.owner(),
@@ -421,6 +493,17 @@ impl BlockView<'_> {
     pub fn names(&self) -> Vec<&str> {
         distinct(self.entries.iter().chain(&self.disabled).cloned())
     }
+}
+
+fn undotted(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+/// FNV-1a of the lower-case name.
+fn hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, b| {
+        (hash ^ u64::from(b.to_ascii_lowercase())).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 fn distinct<'a>(entries: impl Iterator<Item = EntryLine<'a>>) -> Vec<&'a str> {

@@ -36,8 +36,16 @@ impl Entry {
         N: TryInto<HostName>,
         N::Error: Into<Error>,
     {
-        let names = names.into_iter().map(|n| n.try_into().map_err(Into::into)).collect::<Result<Vec<_>, Error>>()?;
-        let entry = Entry { address, zone: None, names, comment: None };
+        let names = names
+            .into_iter()
+            .map(|n| n.try_into().map_err(Into::into))
+            .collect::<Result<Vec<_>, Error>>()?;
+        let entry = Entry {
+            address,
+            zone: None,
+            names,
+            comment: None,
+        };
         entry.check()?;
         Ok(entry)
     }
@@ -55,7 +63,9 @@ impl Entry {
             Some((text, zone)) => (text, Some(Zone::new(zone)?)),
             None => (address, None),
         };
-        let parsed = text.parse().map_err(|_| Error::InvalidAddress { text: address.to_owned() })?;
+        let parsed = text.parse().map_err(|_| Error::InvalidAddress {
+            text: address.to_owned(),
+        })?;
         let mut entry = Entry::new(parsed, names)?;
         entry.zone = zone;
         entry.check()?;
@@ -80,13 +90,20 @@ impl Entry {
         if let IpAddr::V6(v6) = self.address
             && v6.to_ipv4_mapped().is_some()
         {
-            return Err(Error::MappedAddress { address: self.address });
+            return Err(Error::MappedAddress {
+                address: self.address,
+            });
         }
         if self.names.is_empty() {
-            return Err(Error::NoNames { address: self.address });
+            return Err(Error::NoNames {
+                address: self.address,
+            });
         }
         if let (IpAddr::V4(_), Some(zone)) = (self.address, &self.zone) {
-            return Err(Error::InvalidZone { zone: zone.to_string(), reason: "an IPv4 address has no zone" });
+            return Err(Error::InvalidZone {
+                zone: zone.to_string(),
+                reason: "an IPv4 address has no zone",
+            });
         }
         Ok(())
     }
@@ -135,7 +152,11 @@ impl Block {
     /// A block without owner and entries.
     #[must_use]
     pub fn new(tag: Tag) -> Self {
-        Block { tag, owner: None, entries: Vec::new() }
+        Block {
+            tag,
+            owner: None,
+            entries: Vec::new(),
+        }
     }
 
     /// The same block with an owner.

@@ -53,7 +53,9 @@ pub enum Error {
         reason: &'static str,
     },
     /// The text is no IP address in its full form.
-    #[error("invalid address {text:?}: short, octal and hexadecimal forms mean different hosts to different resolvers")]
+    #[error(
+        "invalid address {text:?}: short, octal and hexadecimal forms mean different hosts to different resolvers"
+    )]
     InvalidAddress {
         /// The text that was given.
         text: String,

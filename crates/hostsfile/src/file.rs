@@ -13,7 +13,10 @@ mod replace;
 mod sys;
 #[cfg(windows)]
 #[path = "file/windows.rs"]
-#[expect(unsafe_code, reason = "ReplaceFileW and the registry have no safe wrapper in std")]
+#[expect(
+    unsafe_code,
+    reason = "ReplaceFileW and the registry have no safe wrapper in std"
+)]
 mod sys;
 mod target;
 
@@ -95,7 +98,11 @@ impl HostsFile {
     }
 
     pub(crate) fn with_options(path: PathBuf, options: FileOptions) -> Result<Self, Error> {
-        let file = HostsFile { path, options, backed_up: AtomicBool::new(false) };
+        let file = HostsFile {
+            path,
+            options,
+            backed_up: AtomicBool::new(false),
+        };
         file.target()?;
         Ok(file)
     }
@@ -137,11 +144,18 @@ impl HostsFile {
     ///
     /// # Errors
     /// Those of the function and those of [`edit`](Self::edit).
-    pub fn edit_with<E: From<Error>>(&self, mut edits: impl FnMut(&Document) -> Result<Vec<Edit>, E>) -> Result<Outcome, E> {
+    pub fn edit_with<E: From<Error>>(
+        &self,
+        mut edits: impl FnMut(&Document) -> Result<Vec<Edit>, E>,
+    ) -> Result<Outcome, E> {
         self.change(|bytes| {
             let document = Document::parse(bytes);
             let edits = edits(&document)?;
-            Ok(plan_bytes(Cow::Owned(document.into_bytes()), &edits, &self.options.plan)?)
+            Ok(plan_bytes(
+                Cow::Owned(document.into_bytes()),
+                &edits,
+                &self.options.plan,
+            )?)
         })
     }
 
@@ -154,7 +168,10 @@ impl HostsFile {
             if bytes == plan.old_bytes() {
                 Ok(plan.borrowed())
             } else {
-                Err(Error::Changed { path: self.path.clone(), attempts: 1 })
+                Err(Error::Changed {
+                    path: self.path.clone(),
+                    attempts: 1,
+                })
             }
         })?;
         Ok(outcome)
@@ -177,9 +194,32 @@ impl HostsFile {
                     Tag::new(block.tag).ok().map(|tag| (tag, owner))
                 })
                 .collect();
-            Ok(removed.iter().map(|(tag, _)| Edit::RemoveBlock(tag.clone())).collect())
+            Ok(removed
+                .iter()
+                .map(|(tag, _)| Edit::RemoveBlock(tag.clone()))
+                .collect())
         })?;
         Ok(Swept { removed, outcome })
+    }
+
+    /// Holds the lock that every change takes, for a caller that does several things at once or keeps others out. A change
+    /// through this crate meanwhile gives [`Error::Locked`], also one by the holder. Dropping it gives it back.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] and what making the lock file may give.
+    pub fn lock(&self) -> Result<HeldLock, Error> {
+        Ok(HeldLock {
+            _lock: Lock::take(&self.target()?, &self.options)?,
+        })
+    }
+
+    /// The path of the lock file, which is there only while somebody holds the lock. Where no file can be made beside a hosts
+    /// file, the hosts file itself is locked.
+    ///
+    /// # Errors
+    /// What opening may give.
+    pub fn lock_path(&self) -> Result<PathBuf, Error> {
+        Ok(Lock::path(&self.target()?, &self.options))
     }
 
     /// Puts the content of another file, normally a backup, in the place of this one's.
@@ -201,11 +241,18 @@ impl HostsFile {
         if !journal::has_leftovers(&target, &self.options) {
             return Ok(());
         }
-        let lock = Lock::take(&target, &self.options)?;
-        journal::recover(&target, &lock)
+        match Lock::take(&target, &self.options) {
+            Ok(lock) => journal::recover(&target, &lock),
+            // Whoever holds it does this before they write.
+            Err(Error::Locked { .. }) => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 
-    fn change<E: From<Error>>(&self, make: impl FnMut(Vec<u8>) -> Result<Plan<'static>, E>) -> Result<Outcome, E> {
+    fn change<E: From<Error>>(
+        &self,
+        make: impl FnMut(Vec<u8>) -> Result<Plan<'static>, E>,
+    ) -> Result<Outcome, E> {
         let (plan, mut outcome) = self.change_to(make)?;
         outcome.plan = Some(plan);
         Ok(outcome)
@@ -219,12 +266,15 @@ impl HostsFile {
     ) -> Result<(Plan<'p>, Outcome), E> {
         let target = self.target()?;
         // A plan that cannot be made may come from a file that is being written in place: the lock will tell.
-        let mut planned = make(target.read()?).ok();
+        let (bytes, stamp) = target.read_stamped()?;
+        let mut planned = make(bytes).ok();
         if let Some(plan) = planned.take_if(|plan| !plan.changed() && target.exists()) {
             return Ok((plan, Outcome::new(self.path.clone(), Method::Unchanged)));
         }
         let lock = Lock::take(&target, &self.options)?;
         journal::recover(&target, &lock)?;
+        // The one who had the lock before has most likely changed the file.
+        planned = planned.filter(|_| target.stamp() == stamp);
         let mut verified = true;
         for _ in 0..ATTEMPTS {
             let target = self.target()?;
@@ -243,9 +293,16 @@ impl HostsFile {
             }
         }
         if !verified {
-            return Err(Error::NotVerified { path: self.path.clone() }.into());
+            return Err(Error::NotVerified {
+                path: self.path.clone(),
+            }
+            .into());
         }
-        Err(Error::Changed { path: self.path.clone(), attempts: ATTEMPTS }.into())
+        Err(Error::Changed {
+            path: self.path.clone(),
+            attempts: ATTEMPTS,
+        }
+        .into())
     }
 
     fn back_up_once(&self) -> Result<(), Error> {
@@ -256,6 +313,17 @@ impl HostsFile {
             backup::back_up(&self.path, rules)?;
         }
         Ok(())
+    }
+}
+
+/// The lock of a hosts file, held until it is dropped.
+pub struct HeldLock {
+    _lock: Lock,
+}
+
+impl std::fmt::Debug for HeldLock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HeldLock")
     }
 }
 
@@ -274,7 +342,12 @@ pub struct Outcome {
 
 impl Outcome {
     fn new(path: PathBuf, method: Method) -> Self {
-        Outcome { path, changed: method != Method::Unchanged, method, plan: None }
+        Outcome {
+            path,
+            changed: method != Method::Unchanged,
+            method,
+            plan: None,
+        }
     }
 
     /// What there is to say about the file as it was written; see [`Plan::diagnostics`]. Found when first called; empty

@@ -1,5 +1,7 @@
 //! How entries become lines.
 
+use std::io::Write as _;
+
 use crate::entry::Entry;
 use crate::lint::Resolver;
 
@@ -14,14 +16,18 @@ pub struct Layout {
 
 impl Layout {
     /// Up to nine names a line.
-    pub const GROUPED: Layout = Layout { names_per_line: MAX_NAMES };
+    pub const GROUPED: Layout = Layout {
+        names_per_line: MAX_NAMES,
+    };
     /// Each name on a line of its own, which every resolver reads alike.
     pub const ONE_PER_LINE: Layout = Layout { names_per_line: 1 };
 
     /// Up to this many names a line; at least one, at most nine.
     #[must_use]
     pub fn names_per_line(names: usize) -> Self {
-        Layout { names_per_line: names.clamp(1, MAX_NAMES) }
+        Layout {
+            names_per_line: names.clamp(1, MAX_NAMES),
+        }
     }
 
     /// What suits a resolver.
@@ -40,38 +46,77 @@ impl Layout {
     }
 
     /// Splits an entry's names (given without doubles) into lines, without line ends.
-    pub(crate) fn lines<'n>(self, place: &Entry, names: impl Iterator<Item = &'n str>, style: Style<'_>) -> Vec<String> {
-        let mut head = place.address.to_string();
-        if let Some(zone) = &place.zone {
-            head.push('%');
-            head.push_str(zone.as_str());
-        }
-        let tail = place.comment.as_ref().map(|c| format!("{}# {c}", style.comment_gap)).unwrap_or_default();
-        let room = MAX_LINE - tail.len();
-        let mut lines = Vec::new();
-        let mut line = String::new();
+    pub(crate) fn lines<'n>(
+        self,
+        place: &Entry,
+        names: impl Iterator<Item = &'n str>,
+        style: Style<'_>,
+    ) -> Vec<String> {
+        let mut text = Vec::new();
+        self.write(&mut text, place, names, style, "", "\n");
+        // What is written is names, addresses and comments, which are ASCII.
+        text.split(|b| *b == b'\n')
+            .filter(|l| !l.is_empty())
+            .map(|l| String::from_utf8_lossy(l).into_owned())
+            .collect()
+    }
+
+    /// Writes an entry's names (given without doubles) as lines that begin and end with these texts.
+    pub(crate) fn write<'n>(
+        self,
+        into: &mut Vec<u8>,
+        place: &Entry,
+        names: impl Iterator<Item = &'n str>,
+        style: Style<'_>,
+        before: &str,
+        after: &str,
+    ) {
+        let comment = place.comment.as_ref().map_or("", |c| c.as_str());
+        let tail = if comment.is_empty() {
+            0
+        } else {
+            style.comment_gap.len() + "# ".len() + comment.len()
+        };
+        let finish = |into: &mut Vec<u8>| {
+            if tail > 0 {
+                for part in [style.comment_gap, "# ", comment] {
+                    into.extend_from_slice(part.as_bytes());
+                }
+            }
+            into.extend_from_slice(after.as_bytes());
+        };
+        let mut start = into.len();
         let mut count = 0;
         for name in names {
-            if count > 0 && (count == self.names_per_line || line.len() + 1 + name.len() > room) {
-                line.push_str(&tail);
-                lines.push(std::mem::take(&mut line));
+            if count > 0
+                && (count == self.names_per_line || into.len() - start + 1 + name.len() + tail > MAX_LINE)
+            {
+                finish(into);
                 count = 0;
             }
             if count == 0 {
-                line.push_str(&head);
-                line.push_str(style.address_gap);
+                into.extend_from_slice(before.as_bytes());
+                start = into.len();
+                write_address(into, place);
+                into.extend_from_slice(style.address_gap.as_bytes());
             } else {
-                line.push(' ');
+                into.push(b' ');
             }
-            line.push_str(name);
+            into.extend_from_slice(name.as_bytes());
             count += 1;
         }
         if count > 0 {
-            line.push_str(&tail);
-            lines.push(line);
+            finish(into);
         }
-        lines
     }
+}
+
+fn write_address(into: &mut Vec<u8>, place: &Entry) {
+    // Writing to memory does not fail.
+    let _infallible = match &place.zone {
+        Some(zone) => write!(into, "{}%{zone}", place.address),
+        None => write!(into, "{}", place.address),
+    };
 }
 
 impl Default for Layout {
@@ -88,8 +133,14 @@ pub(crate) struct Style<'a> {
     pub(crate) comment_gap: &'a str,
 }
 
-pub(crate) const BLOCK_STYLE: Style<'static> = Style { address_gap: " ", comment_gap: " " };
-pub(crate) const MANAGED_STYLE: Style<'static> = Style { address_gap: "    ", comment_gap: "    " };
+pub(crate) const BLOCK_STYLE: Style<'static> = Style {
+    address_gap: " ",
+    comment_gap: " ",
+};
+pub(crate) const MANAGED_STYLE: Style<'static> = Style {
+    address_gap: "    ",
+    comment_gap: "    ",
+};
 
 const MAX_NAMES: usize = 9;
 /// 510, less the longest line end, the comment sign of a disabled block and the tab of a managed line.

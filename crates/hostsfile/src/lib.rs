@@ -24,7 +24,7 @@ pub use entry::{Block, Entry};
 pub use error::{Damage, Error};
 pub use file::backup::{Backup, BackupRules};
 pub use file::flush::{FlushError, Flushed, flush};
-pub use file::{FileOptions, HostsFile, Method, Outcome, Swept, system_path};
+pub use file::{FileOptions, HeldLock, HostsFile, Method, Outcome, Swept, system_path};
 pub use layout::Layout;
 pub use line::{EntryLine, Line, LineKind, LineRef, Oddity};
 pub use lint::{Diagnostic, Finding, Resolver};

@@ -30,7 +30,10 @@ impl Line<'_> {
     /// The line as an edit names it: its number and its bytes, so that another line in its place is noticed.
     #[must_use]
     pub fn reference(&self) -> LineRef {
-        LineRef { number: self.number, text: self.text().to_vec() }
+        LineRef {
+            number: self.number,
+            text: self.text().to_vec(),
+        }
     }
 }
 
@@ -45,7 +48,10 @@ impl LineRef {
     /// Names the line with this number, from 1, if it holds this text (without line end).
     #[must_use]
     pub fn new(number: usize, text: impl Into<Vec<u8>>) -> Self {
-        LineRef { number, text: text.into() }
+        LineRef {
+            number,
+            text: text.into(),
+        }
     }
 
     /// The line's number, from 1.
@@ -97,7 +103,9 @@ impl fmt::Display for Oddity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Oddity::NotAnAddress => "the line does not begin with an address",
-            Oddity::OddAddress => "the address is in a short, octal or hexadecimal form, which resolvers read differently",
+            Oddity::OddAddress => {
+                "the address is in a short, octal or hexadecimal form, which resolvers read differently"
+            }
             Oddity::NoName => "the address has no name",
             Oddity::AddressAsName => "an address stands where a name belongs",
             Oddity::Nul => "the line holds a NUL byte",
@@ -162,12 +170,21 @@ pub(crate) fn entry(number: usize, text: &[u8]) -> Result<EntryLine<'_>, Oddity>
         None => (text, &text[text.len()..]),
     };
     let mut words_left = words.split(|b| is_blank(*b)).filter(|w| !w.is_empty());
-    let word = words_left.next().and_then(|w| std::str::from_utf8(w).ok()).ok_or(Oddity::NotAnAddress)?;
+    let word = words_left
+        .next()
+        .and_then(|w| std::str::from_utf8(w).ok())
+        .ok_or(Oddity::NotAnAddress)?;
     let (address, zone) = match word.split_once('%') {
         Some((address, zone)) => (address, Some(zone)),
         None => (word, None),
     };
-    let address: IpAddr = address.parse().map_err(|_| if is_odd_address(word) { Oddity::OddAddress } else { Oddity::NotAnAddress })?;
+    let address: IpAddr = address.parse().map_err(|_| {
+        if is_odd_address(word) {
+            Oddity::OddAddress
+        } else {
+            Oddity::NotAnAddress
+        }
+    })?;
     if zone.is_some_and(|z| z.is_empty() || address.is_ipv4()) {
         return Err(Oddity::NotAnAddress);
     }
@@ -178,8 +195,11 @@ pub(crate) fn entry(number: usize, text: &[u8]) -> Result<EntryLine<'_>, Oddity>
     let mut some = false;
     for word in words_left {
         some = true;
-        let Ok(name) = std::str::from_utf8(word) else { continue };
-        if name.contains(':') || name.parse::<IpAddr>().is_ok() {
+        let Ok(name) = std::str::from_utf8(word) else {
+            continue;
+        };
+        // An IPv6 address has a colon; an IPv4 address begins with a digit.
+        if name.contains(':') || (name.as_bytes()[0].is_ascii_digit() && name.parse::<IpAddr>().is_ok()) {
             return Err(Oddity::AddressAsName);
         }
         names.push(name);
@@ -187,17 +207,25 @@ pub(crate) fn entry(number: usize, text: &[u8]) -> Result<EntryLine<'_>, Oddity>
     match (some, names.is_empty()) {
         (false, _) => Err(Oddity::NoName),
         (true, true) => Err(Oddity::NotUtf8),
-        (true, false) => Ok(EntryLine { line: number, address, zone, names, comment }),
+        (true, false) => Ok(EntryLine {
+            line: number,
+            address,
+            zone,
+            names,
+            comment,
+        }),
     }
 }
 
 /// Whether inet_aton(3) would take the word for an address: up to four decimal, octal or hexadecimal numbers.
 fn is_odd_address(word: &str) -> bool {
     word.split('.').count() <= 4
-        && word.split('.').all(|part| match part.strip_prefix("0x").or(part.strip_prefix("0X")) {
-            Some(hex) => hex.bytes().all(|b| b.is_ascii_hexdigit()),
-            None => !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()),
-        })
+        && word
+            .split('.')
+            .all(|part| match part.strip_prefix("0x").or(part.strip_prefix("0X")) {
+                Some(hex) => hex.bytes().all(|b| b.is_ascii_hexdigit()),
+                None => !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()),
+            })
 }
 
 fn trim(text: &[u8]) -> &[u8] {

@@ -31,8 +31,14 @@ pub enum Resolver {
 
 impl Resolver {
     /// All of them.
-    pub const ALL: [Resolver; 6] =
-        [Resolver::Glibc, Resolver::Musl, Resolver::SystemdResolved, Resolver::MacOs, Resolver::Windows, Resolver::FreeBsd];
+    pub const ALL: [Resolver; 6] = [
+        Resolver::Glibc,
+        Resolver::Musl,
+        Resolver::SystemdResolved,
+        Resolver::MacOs,
+        Resolver::Windows,
+        Resolver::FreeBsd,
+    ];
 
     /// The resolver of the system this runs on.
     #[must_use]
@@ -64,7 +70,12 @@ impl std::str::FromStr for Resolver {
     type Err = crate::Error;
 
     fn from_str(text: &str) -> Result<Self, crate::Error> {
-        Resolver::ALL.into_iter().find(|r| r.as_str() == text).ok_or(crate::Error::Unsupported { what: "this resolver" })
+        Resolver::ALL
+            .into_iter()
+            .find(|r| r.as_str() == text)
+            .ok_or(crate::Error::Unsupported {
+                what: "this resolver",
+            })
     }
 }
 

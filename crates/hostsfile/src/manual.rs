@@ -20,7 +20,11 @@ impl Shell {
     /// The usual one of the system this runs on.
     #[must_use]
     pub fn platform() -> Self {
-        if crate::file::PLATFORM_RESOLVER == crate::Resolver::Windows { Shell::PowerShell } else { Shell::Posix }
+        if crate::file::PLATFORM_RESOLVER == crate::Resolver::Windows {
+            Shell::PowerShell
+        } else {
+            Shell::Posix
+        }
     }
 }
 
@@ -67,7 +71,9 @@ impl<'a> Numbered<'a> {
         Numbered {
             first: crate::scan::line_number(old, change.old.start),
             removed: crate::scan::lines_of(&old[..change.old.end], change.old.start).count(),
-            added: crate::scan::lines_of(&change.new, 0).map(|line| &change.new[line]).collect(),
+            added: crate::scan::lines_of(&change.new, 0)
+                .map(|line| &change.new[line])
+                .collect(),
         }
     }
 }
@@ -95,30 +101,51 @@ fn posix(path: &str, append: Option<&[u8]>, changes: &[Numbered<'_>]) -> String 
         next = change.first + change.removed;
     }
     let _infallible = writeln!(text, "  sed -n '{next},$p' {path}");
-    let _infallible = writeln!(text, "}} >\"$copy\" && sudo tee {path} <\"$copy\" >/dev/null && rm \"$copy\"");
+    let _infallible = writeln!(
+        text,
+        "}} >\"$copy\" && sudo tee {path} <\"$copy\" >/dev/null && rm \"$copy\""
+    );
     text
 }
 
 fn power_shell(path: &str, append: Option<&[u8]>, changes: &[Numbered<'_>]) -> String {
     let path = single_quoted(path, "''");
     if let Some(text) = append.filter(|text| text.is_ascii() && text.ends_with(b"\r\n")) {
-        let lines: Vec<String> = String::from_utf8_lossy(text).lines().map(|l| single_quoted(l, "''")).collect();
+        let lines: Vec<String> = String::from_utf8_lossy(text)
+            .lines()
+            .map(|l| single_quoted(l, "''"))
+            .collect();
         return format!(
             "# In a PowerShell that was started as administrator: adds these lines to the end of the file.\n\
              Add-Content -LiteralPath {path} -Encoding Ascii -Value @(\n  {}\n)\n",
             lines.join(",\n  ")
         );
     }
-    let mut text = String::from("# In a PowerShell that was started as administrator: changes these lines of the file.\n");
+    let mut text = String::from(
+        "# In a PowerShell that was started as administrator: changes these lines of the file.\n",
+    );
     text.push_str("$bytes = [Text.Encoding]::GetEncoding(28591)  # each byte one character\n");
-    let _infallible = writeln!(text, "$lines = [Collections.Generic.List[string]]([IO.File]::ReadAllText({path}, $bytes) -split '(?<=\\n)')");
+    let _infallible = writeln!(
+        text,
+        "$lines = [Collections.Generic.List[string]]([IO.File]::ReadAllText({path}, $bytes) -split '(?<=\\n)')"
+    );
     // From the end, so that line numbers stay right.
     for change in changes.iter().rev() {
         if change.removed > 0 {
-            let _infallible = writeln!(text, "$lines.RemoveRange({}, {})", change.first - 1, change.removed);
+            let _infallible = writeln!(
+                text,
+                "$lines.RemoveRange({}, {})",
+                change.first - 1,
+                change.removed
+            );
         }
         for line in change.added.iter().rev() {
-            let _infallible = writeln!(text, "$lines.Insert({}, \"{}\")", change.first - 1, power_shell_quoted(line));
+            let _infallible = writeln!(
+                text,
+                "$lines.Insert({}, \"{}\")",
+                change.first - 1,
+                power_shell_quoted(line)
+            );
         }
     }
     let _infallible = writeln!(text, "[IO.File]::WriteAllText({path}, -join $lines, $bytes)");

@@ -62,7 +62,12 @@ impl HostName {
     }
 
     fn check(name: &str, underscore: bool) -> Result<Self, Error> {
-        let refuse = |reason| Err(Error::InvalidName { name: name.to_owned(), reason });
+        let refuse = |reason| {
+            Err(Error::InvalidName {
+                name: name.to_owned(),
+                reason,
+            })
+        };
         if name.is_empty() {
             return refuse("it is empty");
         }
@@ -80,14 +85,20 @@ impl HostName {
             if label.starts_with('-') || label.ends_with('-') {
                 return refuse("a label begins or ends with a hyphen");
             }
-            if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || (underscore && b == b'_')) {
+            if !label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || (underscore && b == b'_'))
+            {
                 return refuse("only letters, digits, hyphens and dots are allowed");
             }
             last = label;
         }
         // 10.1, 0x7f.1 and 123 are addresses to inet_aton(3), and so to musl.
         let numeric = last.bytes().all(|b| b.is_ascii_digit())
-            || last.strip_prefix("0x").or(last.strip_prefix("0X")).is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+            || last
+                .strip_prefix("0x")
+                .or(last.strip_prefix("0X"))
+                .is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
         if numeric {
             return refuse("its last label is a number, so that it reads as an address");
         }
@@ -105,7 +116,12 @@ impl Tag {
     /// # Errors
     /// [`Error::InvalidTag`] with the rule that is broken.
     pub fn new(tag: &str) -> Result<Self, Error> {
-        let refuse = |reason| Err(Error::InvalidTag { tag: tag.to_owned(), reason });
+        let refuse = |reason| {
+            Err(Error::InvalidTag {
+                tag: tag.to_owned(),
+                reason,
+            })
+        };
         if !is_tag(tag.as_bytes()) {
             return refuse("one to 64 characters of A-Z a-z 0-9 . _ - are wanted");
         }
@@ -140,7 +156,9 @@ impl Owner {
     /// [`Error::InvalidOwner`].
     pub fn new(owner: &str) -> Result<Self, Error> {
         if !is_attribute_value(owner.as_bytes()) {
-            return Err(Error::InvalidOwner { owner: owner.to_owned() });
+            return Err(Error::InvalidOwner {
+                owner: owner.to_owned(),
+            });
         }
         Ok(Owner(owner.into()))
     }
@@ -165,7 +183,12 @@ impl Comment {
     /// # Errors
     /// [`Error::InvalidComment`]: empty, too long, or with a character that is not printable ASCII (a line break, above all).
     pub fn new(comment: &str) -> Result<Self, Error> {
-        let refuse = |reason| Err(Error::InvalidComment { comment: comment.to_owned(), reason });
+        let refuse = |reason| {
+            Err(Error::InvalidComment {
+                comment: comment.to_owned(),
+                reason,
+            })
+        };
         if !comment.bytes().all(|b| (0x20..0x7f).contains(&b)) {
             return refuse("only printable ASCII characters are allowed");
         }
@@ -264,12 +287,17 @@ macro_rules! text_like {
 text_like!(HostName, Tag, Owner, Comment, Zone);
 
 pub(crate) fn is_tag(text: &[u8]) -> bool {
-    (1..=64).contains(&text.len()) && text.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    (1..=64).contains(&text.len())
+        && text
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 pub(crate) fn is_attribute_value(text: &[u8]) -> bool {
     (1..=64).contains(&text.len())
-        && text.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
+        && text
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
 }
 
 const MAX_LABEL: usize = 63;

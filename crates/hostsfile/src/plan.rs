@@ -47,7 +47,11 @@ pub fn plan<'a>(bytes: &'a [u8], edits: &[Edit], options: &Options) -> Result<Pl
     plan_bytes(Cow::Borrowed(bytes), edits, options)
 }
 
-pub(crate) fn plan_bytes<'a>(bytes: Cow<'a, [u8]>, edits: &[Edit], options: &Options) -> Result<Plan<'a>, Error> {
+pub(crate) fn plan_bytes<'a>(
+    bytes: Cow<'a, [u8]>,
+    edits: &[Edit],
+    options: &Options,
+) -> Result<Plan<'a>, Error> {
     if edits.is_empty() {
         return Ok(Plan::new(bytes, Vec::new()));
     }
@@ -90,7 +94,14 @@ impl<'a> Plan<'a> {
 
     /// A plan that puts other bytes in the place of all.
     pub(crate) fn replace_all(original: Cow<'a, [u8]>, new: Vec<u8>) -> Self {
-        let splices = if *original == *new { Vec::new() } else { vec![Splice { range: 0..original.len(), text: new }] };
+        let splices = if *original == *new {
+            Vec::new()
+        } else {
+            vec![Splice {
+                range: 0..original.len(),
+                text: new,
+            }]
+        };
         Plan::new(original, splices)
     }
 
@@ -170,9 +181,21 @@ impl<'a> Plan<'a> {
     /// The new bytes as parts of the old ones and of the changes.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let starts = std::iter::once(0).chain(self.splices.iter().map(|s| s.range.end));
-        let ends = self.splices.iter().map(|s| s.range.start).chain(std::iter::once(self.original.len()));
-        let texts = self.splices.iter().map(|s| s.text.as_slice()).chain(std::iter::once(&[][..]));
-        starts.zip(ends).zip(texts).flat_map(|((start, end), text)| [&self.original[start..end], text]).filter(|p| !p.is_empty())
+        let ends = self
+            .splices
+            .iter()
+            .map(|s| s.range.start)
+            .chain(std::iter::once(self.original.len()));
+        let texts = self
+            .splices
+            .iter()
+            .map(|s| s.text.as_slice())
+            .chain(std::iter::once(&[][..]));
+        starts
+            .zip(ends)
+            .zip(texts)
+            .flat_map(|((start, end), text)| [&self.original[start..end], text])
+            .filter(|p| !p.is_empty())
     }
 
     /// The same plan, with the old bytes borrowed.
@@ -199,7 +222,11 @@ impl<'a> Plan<'a> {
     /// The offset of the first byte that differs, as far as the splices tell.
     pub(crate) fn first_change(&self) -> usize {
         self.splices.first().map_or(self.original.len(), |s| {
-            let same = self.original[s.range.clone()].iter().zip(&s.text).take_while(|(a, b)| a == b).count();
+            let same = self.original[s.range.clone()]
+                .iter()
+                .zip(&s.text)
+                .take_while(|(a, b)| a == b)
+                .count();
             s.range.start + same
         })
     }
@@ -214,10 +241,18 @@ impl<'a> Plan<'a> {
                 .map(|c| Diagnostic {
                     line: Some(c.line),
                     resolver,
-                    finding: Finding::Shadowed { name: c.name.to_string(), line: c.line, address: c.address },
+                    finding: Finding::Shadowed {
+                        name: c.name.to_string(),
+                        line: c.line,
+                        address: c.address,
+                    },
                 })
                 .collect();
-            diagnostics.extend(new.lint(resolver).into_iter().filter(|d| !matches!(d.finding, Finding::Shadowed { .. })));
+            diagnostics.extend(
+                new.lint(resolver)
+                    .into_iter()
+                    .filter(|d| !matches!(d.finding, Finding::Shadowed { .. })),
+            );
             (conflicts, diagnostics)
         })
     }
@@ -228,14 +263,23 @@ impl<'a> Plan<'a> {
         let is_managed = |comment: &[u8]| self.markers.iter().any(|m| m.as_str().as_bytes() == comment);
         let mut names: HashMap<String, bool> = self.left_out.iter().map(|n| (n.to_string(), true)).collect();
         let spans = markers.spans();
-        let own = Inside::new(spans.iter().filter(|s| ours.contains(s.tag)).map(|s| s.range.clone()));
+        let own = Inside::new(
+            spans
+                .iter()
+                .filter(|s| ours.contains(s.tag))
+                .map(|s| s.range.clone()),
+        );
         let all = Inside::new(spans.iter().map(|s| s.range.clone()));
         let (mut own, mut all) = (own.walk(), all.walk());
         let mut of_user = Vec::new();
         for line in new.lines() {
-            let LineKind::Entry(entry) = line.kind else { continue };
+            let LineKind::Entry(entry) = line.kind else {
+                continue;
+            };
             let inside = all.holds(line.span.start);
-            if own.holds(line.span.start) || (!inside && !entry.comment.is_empty() && is_managed(entry.comment)) {
+            if own.holds(line.span.start)
+                || (!inside && !entry.comment.is_empty() && is_managed(entry.comment))
+            {
                 for name in entry.names {
                     names.entry(name.to_ascii_lowercase()).or_default();
                 }
@@ -250,7 +294,12 @@ impl<'a> Plan<'a> {
                 if let Some((name, left_out)) = names.remove_entry(&name.to_ascii_lowercase())
                     && let Ok(name) = HostName::with_underscore(&name)
                 {
-                    conflicts.push(Conflict { name, line: entry.line, address: entry.address, left_out });
+                    conflicts.push(Conflict {
+                        name,
+                        line: entry.line,
+                        address: entry.address,
+                        left_out,
+                    });
                 }
             }
         }

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use memchr::memmem;
-
 use crate::error::{Damage, Error};
 use crate::name::{Owner, Tag, is_attribute_value, is_tag};
 
@@ -29,17 +27,6 @@ impl LineEnding {
             LineEnding::CrLf => "\r\n",
         }
     }
-
-    /// What most lines of the text end with; `None` where no line ends.
-    pub(crate) fn majority(bytes: &[u8]) -> Option<Self> {
-        let lines = memchr::memchr_iter(b'\n', bytes).count();
-        let crlf = memchr::memchr_iter(b'\r', bytes).filter(|&at| bytes.get(at + 1) == Some(&b'\n')).count();
-        match lines {
-            0 => None,
-            _ if crlf * 2 > lines => Some(LineEnding::CrLf),
-            _ => Some(LineEnding::Lf),
-        }
-    }
 }
 
 /// Where the first line's text begins: behind a byte order mark.
@@ -54,14 +41,18 @@ pub(crate) fn line_number(bytes: &[u8], offset: usize) -> usize {
 
 /// The text of a line without blanks and line end behind it.
 pub(crate) fn trim_end(line: &[u8]) -> &[u8] {
-    let end = line.iter().rposition(|b| !is_blank(*b) && *b != b'\n').map_or(0, |at| at + 1);
+    let end = line
+        .iter()
+        .rposition(|b| !is_blank(*b) && *b != b'\n')
+        .map_or(0, |at| at + 1);
     &line[..end]
 }
 
-/// The text of a line without its line end.
+/// The text of a line without its line end. A CR alone ends no line.
 pub(crate) fn chomp(line: &[u8]) -> &[u8] {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    line.strip_suffix(b"\r").unwrap_or(line)
+    line.strip_suffix(b"\r\n")
+        .or_else(|| line.strip_suffix(b"\n"))
+        .unwrap_or(line)
 }
 
 /// What separates words: blank, tab, and the odd ones that isspace(3) takes, which glibc and musl both use.
@@ -116,7 +107,11 @@ pub(crate) fn marker(text: &[u8]) -> Option<(MarkerKind, &str, Attributes<'_>)> 
     let text = trim_end(text);
     let mut attributes = Attributes::default();
     if let Some(tag) = text.strip_prefix(END) {
-        return is_tag(tag).then(|| std::str::from_utf8(tag).ok().map(|tag| (MarkerKind::End, tag, attributes)))?;
+        return is_tag(tag).then(|| {
+            std::str::from_utf8(tag)
+                .ok()
+                .map(|tag| (MarkerKind::End, tag, attributes))
+        })?;
     }
     let rest = std::str::from_utf8(text.strip_prefix(BEGIN)?).ok()?;
     let (tag, rest) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
@@ -125,7 +120,10 @@ pub(crate) fn marker(text: &[u8]) -> Option<(MarkerKind, &str, Attributes<'_>)> 
     }
     for word in rest.split([' ', '\t']).filter(|w| !w.is_empty()) {
         let (key, value) = word.split_once('=')?;
-        if key.is_empty() || !key.bytes().all(|b| b.is_ascii_lowercase()) || !is_attribute_value(value.as_bytes()) {
+        if key.is_empty()
+            || !key.bytes().all(|b| b.is_ascii_lowercase())
+            || !is_attribute_value(value.as_bytes())
+        {
             return None;
         }
         match (key, value) {
@@ -144,26 +142,57 @@ pub(crate) struct Markers<'a> {
     bytes: &'a [u8],
     pub(crate) lines: Vec<MarkerLine<'a>>,
     by_tag: HashMap<&'a str, Vec<usize>>,
+    /// How many lines end with CRLF.
+    crlf: usize,
 }
 
 impl<'a> Markers<'a> {
+    /// One pass over the bytes, which stops at `#` and CR alone.
     pub(crate) fn of(bytes: &'a [u8]) -> Self {
-        let mut starts: Vec<usize> = memmem::find_iter(bytes, BEGIN).chain(memmem::find_iter(bytes, END)).collect();
-        starts.sort_unstable();
         let first = body_start(bytes);
         let mut lines = Vec::new();
         let mut by_tag: HashMap<&str, Vec<usize>> = HashMap::new();
-        for start in starts {
-            if start != first && (start == 0 || bytes[start - 1] != b'\n') {
+        let mut crlf = 0;
+        for start in memchr::memchr2_iter(b'#', b'\r', bytes) {
+            if bytes[start] == b'\r' {
+                crlf += usize::from(bytes.get(start + 1) == Some(&b'\n'));
                 continue;
             }
-            let end = memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |at| start + at + 1);
+            let text = &bytes[start..];
+            let starts_line = start == first || (start > 0 && bytes[start - 1] == b'\n');
+            if !starts_line || !(text.starts_with(BEGIN) || text.starts_with(END)) {
+                continue;
+            }
+            let end = memchr::memchr(b'\n', text).map_or(bytes.len(), |at| start + at + 1);
             if let Some((kind, tag, attributes)) = marker(&bytes[start..end]) {
                 by_tag.entry(tag).or_default().push(lines.len());
-                lines.push(MarkerLine { kind, tag, range: start..end, attributes });
+                lines.push(MarkerLine {
+                    kind,
+                    tag,
+                    range: start..end,
+                    attributes,
+                });
             }
         }
-        Markers { bytes, lines, by_tag }
+        Markers {
+            bytes,
+            lines,
+            by_tag,
+            crlf,
+        }
+    }
+
+    /// What most lines end with; `None` where no line ends.
+    pub(crate) fn line_ending(&self) -> Option<LineEnding> {
+        if self.crlf == 0 {
+            return memchr::memchr(b'\n', self.bytes).map(|_| LineEnding::Lf);
+        }
+        let lines = memchr::memchr_iter(b'\n', self.bytes).count();
+        Some(if self.crlf * 2 > lines {
+            LineEnding::CrLf
+        } else {
+            LineEnding::Lf
+        })
     }
 
     /// The tags in the order of their first marker.
@@ -188,15 +217,15 @@ impl<'a> Markers<'a> {
             [MarkerKind::End, ..] => Err(Damage::BeginMissing),
             [MarkerKind::Begin] => Err(Damage::EndMissing),
             [MarkerKind::Begin, MarkerKind::Begin, ..] => Err(Damage::Nested),
-            [MarkerKind::Begin, MarkerKind::End, rest @ ..] => {
-                Err(if rest.len().is_multiple_of(2) && rest.first() == Some(&MarkerKind::Begin) {
+            [MarkerKind::Begin, MarkerKind::End, rest @ ..] => Err(
+                if rest.len().is_multiple_of(2) && rest.first() == Some(&MarkerKind::Begin) {
                     Damage::Doubled
                 } else if rest.first() == Some(&MarkerKind::End) {
                     Damage::BeginMissing
                 } else {
                     Damage::EndMissing
-                })
-            }
+                },
+            ),
         }
     }
 
@@ -205,13 +234,21 @@ impl<'a> Markers<'a> {
         self.locate(tag.as_str()).map_err(|damage| Error::DamagedBlock {
             tag: tag.clone(),
             damage,
-            lines: self.of_tag(tag.as_str()).iter().map(|&i| line_number(self.bytes, self.lines[i].range.start)).collect(),
+            lines: self
+                .of_tag(tag.as_str())
+                .iter()
+                .map(|&i| line_number(self.bytes, self.lines[i].range.start))
+                .collect(),
         })
     }
 
     /// All whole blocks, in the order in which they begin.
     pub(crate) fn spans(&self) -> Vec<Span<'a>> {
-        let mut spans: Vec<_> = self.by_tag.keys().filter_map(|tag| self.locate(tag).ok().flatten()).collect();
+        let mut spans: Vec<_> = self
+            .by_tag
+            .keys()
+            .filter_map(|tag| self.locate(tag).ok().flatten())
+            .collect();
         spans.sort_unstable_by_key(|s| s.range.start);
         spans
     }
@@ -229,7 +266,10 @@ impl<'a> Markers<'a> {
                 MarkerKind::End => None,
                 MarkerKind::Begin => {
                     let here = of_tag.partition_point(|&i| i <= at);
-                    of_tag.get(here).copied().filter(|&i| self.lines[i].kind == MarkerKind::End)
+                    of_tag
+                        .get(here)
+                        .copied()
+                        .filter(|&i| self.lines[i].kind == MarkerKind::End)
                 }
             };
             match closing {
@@ -291,7 +331,11 @@ impl<'a> Span<'a> {
 
     /// How the block's own lines end, by its BEGIN.
     pub(crate) fn line_ending(&self, bytes: &[u8]) -> LineEnding {
-        if bytes[self.begin.clone()].ends_with(b"\r\n") { LineEnding::CrLf } else { LineEnding::Lf }
+        if bytes[self.begin.clone()].ends_with(b"\r\n") {
+            LineEnding::CrLf
+        } else {
+            LineEnding::Lf
+        }
     }
 
     /// The line end in front of the block, where `eol=0` says that it is the block's own and it is still there.
@@ -305,7 +349,9 @@ impl<'a> Span<'a> {
 
 /// The line end that stands directly before an offset.
 pub(crate) fn separator_before(bytes: &[u8], at: usize, ending: LineEnding) -> Option<Range<usize>> {
-    bytes[..at].ends_with(ending.as_str().as_bytes()).then(|| at - ending.as_str().len()..at)
+    bytes[..at]
+        .ends_with(ending.as_str().as_bytes())
+        .then(|| at - ending.as_str().len()..at)
 }
 
 pub(crate) const BEGIN: &[u8] = b"# BEGIN ";

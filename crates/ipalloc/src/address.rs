@@ -26,7 +26,10 @@ impl Family {
     /// The address with this number.
     pub(crate) fn address(self, number: u128) -> IpAddr {
         match self {
-            #[expect(clippy::cast_possible_truncation, reason = "the numbers of a v4 pool are those of its addresses")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the numbers of a v4 pool are those of its addresses"
+            )]
             Self::V4 => IpAddr::V4(Ipv4Addr::from_bits(number as u32)),
             Self::V6 => IpAddr::V6(Ipv6Addr::from_bits(number)),
         }
@@ -85,13 +88,19 @@ impl AddressRange {
 
 impl From<IpAddr> for AddressRange {
     fn from(address: IpAddr) -> Self {
-        Self { first: address, last: address }
+        Self {
+            first: address,
+            last: address,
+        }
     }
 }
 
 impl From<IpNet> for AddressRange {
     fn from(net: IpNet) -> Self {
-        Self { first: net.network(), last: net.broadcast() }
+        Self {
+            first: net.network(),
+            last: net.broadcast(),
+        }
     }
 }
 
@@ -105,7 +114,11 @@ impl TryFrom<RangeInclusive<IpAddr>> for AddressRange {
 
 impl fmt::Display for AddressRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
     }
 }
 
@@ -139,7 +152,9 @@ impl Runs {
     }
 
     pub(crate) fn remove(&mut self, number: u128) {
-        let Some((&first, &last)) = self.0.range(..=number).next_back() else { return };
+        let Some((&first, &last)) = self.0.range(..=number).next_back() else {
+            return;
+        };
         if last < number {
             return;
         }
@@ -162,7 +177,11 @@ impl Runs {
 
     /// The parts of the runs that lie from `first` to `last`.
     pub(crate) fn within(&self, first: u128, last: u128) -> impl Iterator<Item = (u128, u128)> {
-        let reach = self.0.range(..=first).next_back().map_or(first, |(&start, _)| start);
+        let reach = self
+            .0
+            .range(..=first)
+            .next_back()
+            .map_or(first, |(&start, _)| start);
         self.0
             .range(reach..=last)
             .map(move |(&start, &end)| (start.max(first), end.min(last)))

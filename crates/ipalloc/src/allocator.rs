@@ -7,21 +7,21 @@ mod index;
 mod ports;
 mod replay;
 mod slots;
+mod upkeep;
 mod views;
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
+pub use self::assign::{Difference, Reason};
 pub(crate) use self::fixed::Fixed;
 pub(crate) use self::ports::{Hold, Ports};
 pub(crate) use self::slots::{Entry, Kind, Slot, Slots};
-pub use self::assign::{Difference, Reason};
 pub use self::views::{Lease, Rest, Stats};
-use crate::address::{AddressRange, Family, Runs, number};
-use crate::free::{BitTree, Free};
+use crate::address::{AddressRange, Runs, number};
+use crate::free::Free;
 use crate::lockfile::LockFile;
 use crate::record::Record;
-use crate::pool::Aim;
 use crate::{Error, Key, Pool, Strategy, Timestamp};
 
 /// The leases of a pool: which key holds which address, what is at rest, what is pinned, locked and reserved.
@@ -79,7 +79,8 @@ impl Allocator {
         &self.pool
     }
 
-    /// Leases an address to a key. A key that holds one keeps it: the call may be repeated.
+    /// Leases an address to a key. A key that holds one keeps it: the call may be repeated. (Where its endpoints
+    /// [share](crate::PoolBuilder::share_by_port) the address with others, its lease stays that of its endpoints.)
     ///
     /// By hash, the key gets its pin, or its locked address, or the first address from its [first choice](Pool::first_choice) upwards
     /// (going round at the end of the pool) that is not held, at rest, reserved or fixed for another key. Lowest free, it
@@ -91,12 +92,7 @@ impl Allocator {
     pub fn lease(&mut self, key: &Key, now: Timestamp) -> Result<IpAddr, Error> {
         let aim = self.pool.aim(key);
         self.expire(now);
-        if let Some(number) = aim.number
-            && self.free.is_surely_free(aim.place)
-            && !self.fixed.any()
-            && self.slots.elsewhere(aim, key).is_none()
-        {
-            // The common case by hash: nobody is, was or is to be at the first choice, and the key is nowhere else.
+        if let Some(number) = self.untouched_first_choice(key, aim) {
             self.put_lease(key, aim, number, now, Kind::Whole);
             return Ok(self.pool.family().address(number));
         }
@@ -159,7 +155,11 @@ impl Allocator {
                 let number = self.slots.entry(slot).number();
                 if let Some(owner) = self.ports.barred(number, port, key, now, self.pool.quarantine()) {
                     let address = self.pool.family().address(number);
-                    return Err(Error::PortTaken { address, port: port.get(), key: owner.clone() });
+                    return Err(Error::PortTaken {
+                        address,
+                        port: port.get(),
+                        key: owner.clone(),
+                    });
                 }
                 number
             }
@@ -180,11 +180,21 @@ impl Allocator {
     ///
     /// # Errors
     /// [`Error::PortNotHeld`]
-    pub fn release_port(&mut self, key: &Key, port: NonZeroU16, now: Timestamp) -> Result<Option<IpAddr>, Error> {
+    pub fn release_port(
+        &mut self,
+        key: &Key,
+        port: NonZeroU16,
+        now: Timestamp,
+    ) -> Result<Option<IpAddr>, Error> {
         let aim = self.pool.aim(key);
-        let held = self.live_slot(key, aim).map(|slot| (slot, self.slots.entry(slot).number()));
+        let held = self
+            .live_slot(key, aim)
+            .map(|slot| (slot, self.slots.entry(slot).number()));
         let Some((slot, number)) = held.filter(|(_, number)| self.ports.count(*number, port, key) > 0) else {
-            return Err(Error::PortNotHeld { key: key.clone(), port: port.get() });
+            return Err(Error::PortNotHeld {
+                key: key.clone(),
+                port: port.get(),
+            });
         };
         let count = self.ports.count(number, port, key) - 1;
         self.hold(key, number, port, count, now);
@@ -200,8 +210,12 @@ impl Allocator {
         let aim = self.pool.aim(key);
         let slot = self.live_slot(key, aim)?;
         let number = self.slots.entry(slot).number();
-        self.ports.release_key(number, key, now, self.pool.shares_by_port());
-        self.note(|| Record::Release { key: key.clone(), at: now });
+        self.ports
+            .release_key(number, key, now, self.pool.shares_by_port());
+        self.note(|| Record::Release {
+            key: key.clone(),
+            at: now,
+        });
         let shared = self.slots.at_number(number).nth(1).is_some();
         if shared {
             self.slots.remove(aim, slot);
@@ -215,7 +229,8 @@ impl Allocator {
 
     /// The address that a key holds.
     pub fn get(&self, key: &Key) -> Option<IpAddr> {
-        self.live_slot(key, self.pool.aim(key)).map(|slot| self.address_at(slot))
+        self.live_slot(key, self.pool.aim(key))
+            .map(|slot| self.address_at(slot))
     }
 
     /// The key that holds an address, or the v4 address that a v6 address [stands beside](Pool::beside). Where several do, one of them; see [`Allocator::holders`].
@@ -226,8 +241,14 @@ impl Allocator {
 
     /// Every key that holds an address: several where endpoints share it.
     pub fn holders(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
-        let slots = self.own_number(address).into_iter().flat_map(|number| self.slots.at_number(number));
-        slots.map(|slot| self.slots.entry(slot)).filter(|entry| entry.is_live()).map(|entry| &entry.key)
+        let slots = self
+            .own_number(address)
+            .into_iter()
+            .flat_map(|number| self.slots.at_number(number));
+        slots
+            .map(|slot| self.slots.entry(slot))
+            .filter(|entry| entry.is_live())
+            .map(|entry| &entry.key)
     }
 
     /// Fixes the address of a key: it gets this one, and nobody else does, whether it is leased or not.
@@ -237,29 +258,53 @@ impl Allocator {
     pub fn pin(&mut self, key: &Key, address: IpAddr, now: Timestamp) -> Result<(), Error> {
         let number = self.given_number(address)?;
         if let Some(owner) = self.fixed.owner(number).filter(|owner| *owner != key) {
-            return Err(Error::AddressTaken { address, key: owner.clone() });
+            return Err(Error::AddressTaken {
+                address,
+                key: owner.clone(),
+            });
         }
         self.expire(now);
         if let Some(at) = self.get(key).filter(|at| *at != address) {
-            return Err(Error::KeyLive { key: key.clone(), address: at });
+            return Err(Error::KeyLive {
+                key: key.clone(),
+                address: at,
+            });
         }
         if let Some(slot) = self.slots.by_number(number) {
             let entry = self.slots.entry(slot);
             let key_there = entry.key.clone();
             if entry.is_live() {
-                if self.slots.at_number(number).any(|slot| self.slots.entry(slot).key != *key) {
-                    let key_there = self.holders(address).find(|other| *other != key).cloned().unwrap_or(key_there);
-                    return Err(Error::AddressTaken { address, key: key_there });
+                if self
+                    .slots
+                    .at_number(number)
+                    .any(|slot| self.slots.entry(slot).key != *key)
+                {
+                    let key_there = self
+                        .holders(address)
+                        .find(|other| *other != key)
+                        .cloned()
+                        .unwrap_or(key_there);
+                    return Err(Error::AddressTaken {
+                        address,
+                        key: key_there,
+                    });
                 }
             } else if key_there != *key {
                 let until = entry.at.plus(self.pool.quarantine());
                 if until > now {
-                    return Err(Error::AddressResting { address, key: key_there, until });
+                    return Err(Error::AddressResting {
+                        address,
+                        key: key_there,
+                        until,
+                    });
                 }
             }
         }
         self.put_pin(key, number);
-        self.note(|| Record::Pin { key: key.clone(), address });
+        self.note(|| Record::Pin {
+            key: key.clone(),
+            address,
+        });
         Ok(())
     }
 
@@ -280,7 +325,10 @@ impl Allocator {
         for (key, address) in lock.iter() {
             let number = self.given_number(address)?;
             if let Some(owner) = self.fixed.pinned_to(number).filter(|owner| *owner != key) {
-                return Err(Error::AddressTaken { address, key: owner.clone() });
+                return Err(Error::AddressTaken {
+                    address,
+                    key: owner.clone(),
+                });
             }
         }
         self.put_lock(lock.iter());
@@ -296,10 +344,16 @@ impl Allocator {
         if range.family() == self.pool.family()
             && let Some((number, key)) = self.fixed.within(number(range.first()), number(range.last()))
         {
-            return Err(Error::AddressTaken { address: self.pool.family().address(number), key: key.clone() });
+            return Err(Error::AddressTaken {
+                address: self.pool.family().address(number),
+                key: key.clone(),
+            });
         }
         if self.put_reservation(range) {
-            self.note(|| Record::Reserve { first: range.first(), last: range.last() });
+            self.note(|| Record::Reserve {
+                first: range.first(),
+                last: range.last(),
+            });
         }
         Ok(())
     }
@@ -310,11 +364,18 @@ impl Allocator {
         let found = self.reservations.remove(&range);
         if found {
             self.reserved = self.pool.reserved().clone();
-            for range in self.reservations.iter().filter(|range| range.family() == self.pool.family()) {
+            for range in self
+                .reservations
+                .iter()
+                .filter(|range| range.family() == self.pool.family())
+            {
                 self.reserved.insert(number(range.first()), number(range.last()));
             }
             self.rebuild_free(false);
-            self.note(|| Record::Unreserve { first: range.first(), last: range.last() });
+            self.note(|| Record::Unreserve {
+                first: range.first(),
+                last: range.last(),
+            });
         }
         found
     }
@@ -324,7 +385,11 @@ impl Allocator {
     /// Lowest free, the last 65,536 released addresses are remembered beyond that, so that they are given again in the order in
     /// which they were released.
     pub fn expire(&mut self, now: Timestamp) {
-        let keep = if self.pool.strategy() == Strategy::LowestFree { REMEMBERED } else { 0 };
+        let keep = if self.pool.strategy() == Strategy::LowestFree {
+            REMEMBERED
+        } else {
+            0
+        };
         while self.slots.resting() > keep
             && let Some(slot) = self.slots.longest_resting()
             && self.slots.entry(slot).at.plus(self.pool.quarantine()) <= now
@@ -338,178 +403,10 @@ impl Allocator {
         self.slots.reserve(more);
     }
 
-    /// Where the key is live: its address, and the lease is that of the whole key from now on.
-    fn keep(&mut self, key: &Key, aim: Aim, now: Timestamp) -> Option<IpAddr> {
-        let slot = self.live_slot(key, aim)?;
-        let number = self.slots.entry(slot).number();
-        if self.slots.entry(slot).kind == Kind::Ports {
-            self.make_whole(slot, number);
-            let address = self.pool.family().address(number);
-            self.note(|| Record::Lease { key: key.clone(), address, at: now, whole: true });
-        }
-        Some(self.pool.family().address(number))
-    }
-
-    fn make_whole(&mut self, slot: Slot, number: u128) {
-        self.slots.entry_mut(slot).kind = Kind::Whole;
-        self.mark_shareable(number);
-    }
-
-    /// Gives an address to a key that holds none; what rests there is forgotten.
-    fn settle(&mut self, key: &Key, aim: Aim, number: u128, now: Timestamp, kind: Kind) {
-        let before = self.slots.by_key(aim, key);
-        if let Some(slot) = self.slots.by_number(number).filter(|slot| !self.slots.entry(*slot).is_live()) {
-            if Some(slot) == before {
-                self.slots.wake(slot, now, kind);
-                return self.settled(key, number, now, kind);
-            }
-            self.forget(slot);
-        }
-        if let Some(before) = before {
-            self.slots.unlink_key(aim, before);
-        }
-        self.put_lease(key, aim, number, now, kind);
-    }
-
-    fn put_lease(&mut self, key: &Key, aim: Aim, number: u128, now: Timestamp, kind: Kind) {
-        self.slots.insert(aim, key, number, now, kind);
-        let place = if aim.number == Some(number) { Some(aim.place) } else { self.pool.space().place(number) };
-        if let Some(place) = place {
-            self.free.set(place, true);
-        }
-        self.settled(key, number, now, kind);
-        if self.free.outgrown(self.slots.addresses()) {
-            self.rebuild_free(true);
-        }
-    }
-
-    fn settled(&mut self, key: &Key, number: u128, now: Timestamp, kind: Kind) {
-        if self.pool.shares_by_port() {
-            self.mark_shareable(number);
-        }
-        let address = self.pool.family().address(number);
-        self.note(|| Record::Lease { key: key.clone(), address, at: now, whole: kind == Kind::Whole });
-    }
-
-    fn hold(&mut self, key: &Key, number: u128, port: NonZeroU16, count: u32, now: Timestamp) {
-        self.ports.set(number, port, key, count, now, self.pool.shares_by_port());
-        self.note(|| Record::Hold { key: key.clone(), port, count, at: now });
-    }
-
-    fn held_ports(&self, key: &Key, address: IpAddr) -> Vec<(NonZeroU16, u32)> {
-        let ports = self.ports.at(number(address)).filter(|(_, hold)| hold.count > 0 && hold.key == *key);
-        ports.map(|(port, hold)| (port, hold.count)).collect()
-    }
-
-    fn put_pin(&mut self, key: &Key, number: u128) {
-        if let Some(before) = self.fixed.pin(key, number) {
-            self.mark(before);
-        }
-        self.mark(number);
-    }
-
-    fn put_lock<'l>(&mut self, lines: impl IntoIterator<Item = (&'l Key, IpAddr)>) {
-        let locks: Vec<_> = lines.into_iter().map(|(key, address)| (key.clone(), number(address))).collect();
-        let now: Vec<_> = locks.iter().map(|(_, number)| *number).collect();
-        let before = self.fixed.set_locks(locks.into_iter());
-        for number in before.into_iter().chain(now) {
-            self.mark(number);
-        }
-    }
-
-    /// The lines of a lock file that no pin contradicts, as another process may have pinned since it was put in force.
-    pub(crate) fn set_lock_where_possible(&mut self, lock: &LockFile) {
-        let fits = |(key, address): &(&Key, IpAddr)| {
-            self.given_number(*address)
-                .is_ok_and(|number| self.fixed.pinned_to(number).is_none_or(|owner| owner == *key))
-        };
-        let lines: Vec<_> = lock.iter().filter(fits).collect();
-        self.put_lock(lines);
-    }
-
-    pub(crate) fn put_reservation(&mut self, range: AddressRange) -> bool {
-        let new = self.reservations.insert(range);
-        if new && range.family() == self.pool.family() {
-            let mut added = Runs::default();
-            added.insert(number(range.first()), number(range.last()));
-            self.reserved.insert(number(range.first()), number(range.last()));
-            for (first, last) in self.pool.space().places(&added) {
-                self.free.reserve(first, last);
-            }
-        }
-        new
-    }
-
-    /// Takes a resting entry out.
-    fn forget(&mut self, slot: Slot) {
-        let entry = self.slots.entry(slot);
-        let (number, aim) = (entry.number(), self.pool.aim(&entry.key));
-        self.slots.remove(aim, slot);
-        self.ports.forget(number);
-        self.mark(number);
-    }
-
-    fn live_slot(&self, key: &Key, aim: Aim) -> Option<Slot> {
-        self.slots.by_key(aim, key).filter(|slot| self.slots.entry(*slot).is_live())
-    }
-
-    fn address_at(&self, slot: Slot) -> IpAddr {
-        self.pool.family().address(self.slots.entry(slot).number())
-    }
-
-    /// The number of an address of the pool's family, or of the one that it stands beside.
-    fn own_number(&self, address: IpAddr) -> Option<u128> {
-        let address = self.pool.besides_whom(address).unwrap_or(address);
-        (Family::of(address) == self.pool.family()).then(|| number(address))
-    }
-
-    fn given_number(&self, address: IpAddr) -> Result<u128, Error> {
-        if self.pool.place(address).is_some() && !self.reserved.contains(number(address)) {
-            Ok(number(address))
-        } else {
-            Err(Error::OutOfPool { address, pool: self.pool.to_string() })
-        }
-    }
-
-    fn is_taken(&self, number: u128) -> bool {
-        self.slots.by_number(number).is_some() || self.fixed.owner(number).is_some() || self.reserved.contains(number)
-    }
-
-    /// Brings the free places up to date with what is known of an address.
-    fn mark(&mut self, number: u128) {
-        if let Some(place) = self.pool.space().place(number) {
-            let taken = self.is_taken(number);
-            self.free.set(place, taken);
-        }
-    }
-
-    /// Brings the addresses that endpoints may join up to date.
-    fn mark_shareable(&mut self, number: u128) {
-        if self.pool.shares_by_port() {
-            let mut there = self.slots.at_number(number).map(|slot| self.slots.entry(slot).kind).peekable();
-            let shareable = there.peek().is_some() && there.all(|kind| kind == Kind::Ports);
-            self.ports.set_shareable(number, shareable);
-        }
-    }
-
-    fn reserve_places(&mut self) {
-        for (first, last) in self.pool.space().places(&self.reserved) {
-            self.free.reserve(first, last);
-        }
-    }
-
-    fn rebuild_free(&mut self, outgrown: bool) {
-        self.free = if outgrown || matches!(self.free, Free::Bits(_)) {
-            Free::Bits(BitTree::new(self.pool.size()))
-        } else {
-            Free::new(self.pool.size(), self.pool.strategy() == Strategy::LowestFree)
-        };
-        self.reserve_places();
-        for number in self.slots.entries().map(Entry::number).chain(self.fixed.numbers()) {
-            if let Some(place) = self.pool.space().place(number) {
-                self.free.set(place, true);
-            }
-        }
+    /// How much memory the leases take, in bytes, beside the texts of their keys (and the 16 bytes with which each is counted): tables with the room that they have
+    /// for more, and places. Pins, locks, reservations and ports come on top.
+    pub fn memory_bytes(&self) -> usize {
+        self.slots.memory_bytes() + self.free.memory_bytes()
     }
 
     #[inline]

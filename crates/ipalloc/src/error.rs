@@ -82,7 +82,9 @@ pub enum Error {
     #[error("a salt or name of a pool has a NUL byte")]
     BadSalt,
     /// A prefix cannot stand beside the pool.
-    #[error("{prefix} cannot stand beside the pool: it takes a v4 pool and a v6 prefix of /96 or shorter without host bits")]
+    #[error(
+        "{prefix} cannot stand beside the pool: it takes a v4 pool and a v6 prefix of /96 or shorter without host bits"
+    )]
     BadBeside {
         /// The prefix.
         prefix: Ipv6Net,
@@ -164,7 +166,9 @@ pub enum Error {
         kept: Vec<String>,
     },
     /// A file was written by a newer version. It was left as it is.
-    #[error("{file} has version {version}, and this program reads up to {known}; use the newer program, or move the file away")]
+    #[error(
+        "{file} has version {version}, and this program reads up to {known}; use the newer program, or move the file away"
+    )]
     Newer {
         /// The file.
         file: String,

@@ -28,15 +28,33 @@ impl Free {
         if len <= ALWAYS_BITS {
             Self::Bits(BitTree::new(len))
         } else if lowest_first {
-            Self::Runs { taken: Runs::default(), len }
+            Self::Runs {
+                taken: Runs::default(),
+                len,
+            }
         } else {
-            Self::Scan { reserved: Runs::default(), len }
+            Self::Scan {
+                reserved: Runs::default(),
+                len,
+            }
         }
     }
 
     /// Whether the caller should make this one with a bit for each place, as so many places are taken.
     pub(crate) fn outgrown(&self, taken: usize) -> bool {
         matches!(self, Self::Scan { len, .. } if taken as u128 >= len / BITS_FROM_FILL)
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Bits(tree) => tree
+                .levels
+                .iter()
+                .map(|level| level.capacity() * size_of::<u64>())
+                .sum(),
+            // Runs are few.
+            Self::Runs { .. } | Self::Scan { .. } => 0,
+        }
     }
 
     /// Whether the place is free as far as this alone can tell.
@@ -85,7 +103,8 @@ impl Free {
 
     /// The next free place from `from` on, going round at the end.
     pub(crate) fn next_round(&self, from: u128, is_taken: impl Fn(u128) -> bool) -> Option<u128> {
-        self.next(from, &is_taken).or_else(|| self.next(0, &is_taken).filter(|place| *place < from))
+        self.next(from, &is_taken)
+            .or_else(|| self.next(0, &is_taken).filter(|place| *place < from))
     }
 }
 
@@ -104,7 +123,10 @@ pub(crate) struct BitTree {
 impl BitTree {
     pub(crate) fn new(len: u128) -> Self {
         let len = index(len);
-        let mut tree = Self { levels: Vec::new(), len };
+        let mut tree = Self {
+            levels: Vec::new(),
+            len,
+        };
         let mut bits = len;
         loop {
             let words = bits.div_ceil(64);
@@ -128,7 +150,9 @@ impl BitTree {
 
     pub(crate) fn set(&mut self, mut bit: usize, taken: bool) {
         for level in &mut self.levels {
-            let Some(word) = level.get_mut(bit / 64) else { return };
+            let Some(word) = level.get_mut(bit / 64) else {
+                return;
+            };
             let was_full = *word == u64::MAX;
             if taken {
                 *word |= 1 << (bit % 64);

@@ -38,7 +38,10 @@ impl Key {
         match fault(text) {
             None => Ok(Self(Arc::from(text))),
             // A key from a damaged file may be anything and of any length.
-            Some(why) => Err(Error::BadKey { key: text.chars().take(80).collect(), why }),
+            Some(why) => Err(Error::BadKey {
+                key: text.chars().take(80).collect(),
+                why,
+            }),
         }
     }
 
@@ -65,8 +68,14 @@ fn fault(text: &str) -> Option<&'static str> {
     if text.len() > Key::MAX_BYTES {
         return Some("is longer than 512 bytes");
     }
-    let allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'=' | b'#' | b'"' | b'\\' | b'<' | b'>' | b'|');
-    if text.bytes().all(allowed) { None } else { Some("has a byte that is not visible ASCII, or one of = # \" \\ < > |") }
+    let allowed = |byte: u8| {
+        byte.is_ascii_graphic() && !matches!(byte, b'=' | b'#' | b'"' | b'\\' | b'<' | b'>' | b'|')
+    };
+    if text.bytes().all(allowed) {
+        None
+    } else {
+        Some("has a byte that is not visible ASCII, or one of = # \" \\ < > |")
+    }
 }
 
 impl FromStr for Key {

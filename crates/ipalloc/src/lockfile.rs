@@ -91,17 +91,41 @@ impl fmt::Display for LockFault {
         match self {
             Self::ConflictMarker { line } => write!(f, "line {line}: a merge conflict is not solved"),
             Self::BadLine { line, why } => write!(f, "line {line}: {why}"),
-            Self::DuplicateKey { line, first, key, addresses: [one, other] } if one == other => {
+            Self::DuplicateKey {
+                line,
+                first,
+                key,
+                addresses: [one, other],
+            } if one == other => {
                 write!(f, "line {line}: {key} stands in line {first} already")
             }
-            Self::DuplicateKey { line, first, key, addresses: [one, other] } => {
-                write!(f, "line {line}: {key} is given {other}, and in line {first} {one}")
+            Self::DuplicateKey {
+                line,
+                first,
+                key,
+                addresses: [one, other],
+            } => {
+                write!(
+                    f,
+                    "line {line}: {key} is given {other}, and in line {first} {one}"
+                )
             }
-            Self::DuplicateAddress { line, first, address, keys: [one, other] } => {
-                write!(f, "line {line}: {address} is given to {other}, and in line {first} to {one}")
+            Self::DuplicateAddress {
+                line,
+                first,
+                address,
+                keys: [one, other],
+            } => {
+                write!(
+                    f,
+                    "line {line}: {address} is given to {other}, and in line {first} to {one}"
+                )
             }
             Self::Newer { line, version } => {
-                write!(f, "line {line}: the file has version {version}, and this program reads version {VERSION}")
+                write!(
+                    f,
+                    "line {line}: the file has version {version}, and this program reads version {VERSION}"
+                )
             }
         }
     }
@@ -139,17 +163,30 @@ impl LockFile {
             match read_line(line) {
                 Line::Nothing => {}
                 Line::Title(VERSION) => {}
-                Line::Title(version) => faults.push(LockFault::Newer { line: line_no, version }),
+                Line::Title(version) => faults.push(LockFault::Newer {
+                    line: line_no,
+                    version,
+                }),
                 Line::ConflictMarker => faults.push(LockFault::ConflictMarker { line: line_no }),
                 Line::Bad(why) => faults.push(LockFault::BadLine { line: line_no, why }),
                 Line::Lease(key, address) => {
                     let first_of = |key: &Key| lines.get(key).copied().unwrap_or(0);
                     if let Some(before) = lock.get(&key) {
                         let (first, addresses) = (first_of(&key), [before, address]);
-                        faults.push(LockFault::DuplicateKey { line: line_no, first, key, addresses });
+                        faults.push(LockFault::DuplicateKey {
+                            line: line_no,
+                            first,
+                            key,
+                            addresses,
+                        });
                     } else if let Some(other) = lock.holder(address) {
                         let (first, keys) = (first_of(other), [other.clone(), key]);
-                        faults.push(LockFault::DuplicateAddress { line: line_no, first, address, keys });
+                        faults.push(LockFault::DuplicateAddress {
+                            line: line_no,
+                            first,
+                            address,
+                            keys,
+                        });
                     } else {
                         lines.insert(key.clone(), line_no);
                         lock.put(key, address);
@@ -157,7 +194,11 @@ impl LockFile {
                 }
             }
         }
-        if faults.is_empty() { Ok(lock) } else { Err(Error::LockFile { path: None, faults }) }
+        if faults.is_empty() {
+            Ok(lock)
+        } else {
+            Err(Error::LockFile { path: None, faults })
+        }
     }
 
     /// Reads a lock file. One that is not there has no lines.
@@ -168,10 +209,19 @@ impl LockFile {
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::new()),
-            Err(source) => return Err(Error::Io { verb: "read", file: path.display().to_string(), source }),
+            Err(source) => {
+                return Err(Error::Io {
+                    verb: "read",
+                    file: path.display().to_string(),
+                    source,
+                });
+            }
         };
         Self::parse(&bytes).map_err(|error| match error {
-            Error::LockFile { faults, .. } => Error::LockFile { path: Some(path.to_owned()), faults },
+            Error::LockFile { faults, .. } => Error::LockFile {
+                path: Some(path.to_owned()),
+                faults,
+            },
             other => other,
         })
     }
@@ -202,7 +252,11 @@ impl LockFile {
         write().map(|()| true).map_err(|source| {
             // What could not be written is of no use; why it could not is the news.
             drop(fs::remove_file(&beside));
-            Error::Io { verb: "write", file: path.display().to_string(), source }
+            Error::Io {
+                verb: "write",
+                file: path.display().to_string(),
+                source,
+            }
         })
     }
 
@@ -238,8 +292,14 @@ impl LockFile {
     pub fn insert(&mut self, key: &Key, address: IpAddr) -> Result<(), Error> {
         match (self.get(key), self.holder(address)) {
             (Some(before), _) if before == address => Ok(()),
-            (Some(before), _) => Err(Error::KeyLive { key: key.clone(), address: before }),
-            (None, Some(other)) => Err(Error::AddressTaken { address, key: other.clone() }),
+            (Some(before), _) => Err(Error::KeyLive {
+                key: key.clone(),
+                address: before,
+            }),
+            (None, Some(other)) => Err(Error::AddressTaken {
+                address,
+                key: other.clone(),
+            }),
             (None, None) => {
                 self.put(key.clone(), address);
                 Ok(())
@@ -274,8 +334,12 @@ impl LockFile {
 
 impl fmt::Display for LockFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{TITLE}{VERSION}: addresses that stay. Written by `devbox ip lock`; commit this file.")?;
-        self.iter().try_for_each(|(key, address)| writeln!(f, "{key} = {address}"))
+        writeln!(
+            f,
+            "{TITLE}{VERSION}: addresses that stay. Written by `devbox ip lock`; commit this file."
+        )?;
+        self.iter()
+            .try_for_each(|(key, address)| writeln!(f, "{key} = {address}"))
     }
 }
 
@@ -297,26 +361,40 @@ enum Line {
 
 fn read_line(line: &[u8]) -> Line {
     // git writes seven of them at the start of a line.
-    if [b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>"].iter().any(|marker| line.starts_with(*marker)) {
+    if [b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>"]
+        .iter()
+        .any(|marker| line.starts_with(*marker))
+    {
         return Line::ConflictMarker;
     }
-    let Ok(line) = str::from_utf8(line) else { return Line::Bad("is not UTF-8".to_owned()) };
+    let Ok(line) = str::from_utf8(line) else {
+        return Line::Bad("is not UTF-8".to_owned());
+    };
     let line = line.trim_ascii();
     if let Some(title) = line.strip_prefix(TITLE) {
         let digits = title.bytes().take_while(u8::is_ascii_digit).count();
         let version = title.get(..digits).unwrap_or_default();
-        return if version.is_empty() { Line::Nothing } else { Line::Title(version.parse().unwrap_or(u64::MAX)) };
+        return if version.is_empty() {
+            Line::Nothing
+        } else {
+            Line::Title(version.parse().unwrap_or(u64::MAX))
+        };
     }
     if line.is_empty() || line.starts_with('#') {
         return Line::Nothing;
     }
-    let Some((key, address)) = line.split_once('=') else { return Line::Bad("is not `key = address`".to_owned()) };
+    let Some((key, address)) = line.split_once('=') else {
+        return Line::Bad("is not `key = address`".to_owned());
+    };
     let key = match Key::new(key.trim_ascii()) {
         Ok(key) => key,
         Err(error) => return Line::Bad(error.to_string()),
     };
     match address.trim_ascii().parse() {
         Ok(address) => Line::Lease(key, address),
-        Err(_) => Line::Bad(format!("{:?} is no address", address.trim_ascii().chars().take(80).collect::<String>())),
+        Err(_) => Line::Bad(format!(
+            "{:?} is no address",
+            address.trim_ascii().chars().take(80).collect::<String>()
+        )),
     }
 }

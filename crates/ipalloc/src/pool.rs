@@ -34,7 +34,7 @@ pub enum Strategy {
 ///
 /// let key = Key::new("dev/backend/orders")?;
 /// assert_eq!(Pool::default().size(), 65_024);
-/// assert_eq!(Pool::default().first_choice(&key).to_string(), "127.77.108.216");
+/// assert_eq!(Pool::default().first_choice(&key).to_string(), "127.77.45.67");
 ///
 /// // A v6 pool chooses by the same hash.
 /// let v6 = Pool::builder().prefix("fd77:6465:7662::/64".parse().unwrap()).build()?;
@@ -133,7 +133,9 @@ impl Pool {
     /// The v6 address that stands beside a v4 address of this pool, which it holds in its last 32 bits; see [`PoolBuilder::beside`].
     pub fn beside(&self, address: IpAddr) -> Option<Ipv6Addr> {
         match (self.beside, address) {
-            (Some(net), IpAddr::V4(v4)) => Some(Ipv6Addr::from_bits(net.network().to_bits() | u128::from(v4.to_bits()))),
+            (Some(net), IpAddr::V4(v4)) => Some(Ipv6Addr::from_bits(
+                net.network().to_bits() | u128::from(v4.to_bits()),
+            )),
             _ => None,
         }
     }
@@ -142,7 +144,10 @@ impl Pool {
     pub(crate) fn besides_whom(&self, address: IpAddr) -> Option<IpAddr> {
         match (self.beside, address) {
             (Some(net), IpAddr::V6(v6)) if net.contains(&v6) => {
-                #[expect(clippy::cast_possible_truncation, reason = "the v4 address is the last 32 bits")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "the v4 address is the last 32 bits"
+                )]
                 let v4 = IpAddr::V4(Ipv4Addr::from_bits(v6.to_bits() as u32));
                 (self.beside(v4) == Some(v6)).then_some(v4)
             }
@@ -164,9 +169,17 @@ impl Pool {
         match self.strategy {
             Strategy::ByHash => {
                 let place = self.first_place(hash);
-                Aim { hash, place, number: Some(self.space.number(place)) }
+                Aim {
+                    hash,
+                    place,
+                    number: Some(self.space.number(place)),
+                }
             }
-            Strategy::LowestFree => Aim { hash, place: 0, number: None },
+            Strategy::LowestFree => Aim {
+                hash,
+                place: 0,
+                number: None,
+            },
         }
     }
 
@@ -188,7 +201,11 @@ impl Pool {
     }
 
     pub(crate) fn place(&self, address: IpAddr) -> Option<u128> {
-        if Family::of(address) == self.family() { self.space.place(number(address)) } else { None }
+        if Family::of(address) == self.family() {
+            self.space.place(number(address))
+        } else {
+            None
+        }
     }
 
     /// Whether the address lies in one of the prefixes, given or not.
@@ -210,7 +227,10 @@ impl Default for Pool {
     /// `127.77.0.0/16` by hash.
     fn default() -> Self {
         let prefix = Ipv4Net::new_assert(Ipv4Addr::new(127, 77, 0, 0), 16);
-        #[expect(clippy::expect_used, reason = "the pool's rules are kept, as the tests of this crate see")]
+        #[expect(
+            clippy::expect_used,
+            reason = "the pool's rules are kept, as the tests of this crate see"
+        )]
         Self::new([prefix.into()]).expect("the default pool is a pool")
     }
 }
@@ -361,19 +381,32 @@ impl PoolBuilder {
     pub fn build(self) -> Result<Pool, Error> {
         let mut prefixes = self.prefixes;
         prefixes.sort_unstable();
-        let Some(first) = prefixes.first() else { return Err(Error::EmptyPool { pool: "(no prefix)".to_owned() }) };
+        let Some(first) = prefixes.first() else {
+            return Err(Error::EmptyPool {
+                pool: "(no prefix)".to_owned(),
+            });
+        };
         let family = Family::of(first.addr());
         for prefix in &prefixes {
             if Family::of(prefix.addr()) != family {
-                return Err(Error::MixedFamilies { one: *first, other: *prefix });
+                return Err(Error::MixedFamilies {
+                    one: *first,
+                    other: *prefix,
+                });
             }
             if prefix.addr() != prefix.network() {
-                return Err(Error::HostBits { prefix: *prefix, network: prefix.trunc() });
+                return Err(Error::HostBits {
+                    prefix: *prefix,
+                    network: prefix.trunc(),
+                });
             }
         }
         for (one, other) in prefixes.iter().zip(prefixes.iter().skip(1)) {
             if one.contains(other) || other.contains(one) {
-                return Err(Error::Overlap { one: *one, other: *other });
+                return Err(Error::Overlap {
+                    one: *one,
+                    other: *other,
+                });
             }
         }
         if self.salt.contains('\0') || self.name.contains('\0') {
@@ -387,11 +420,17 @@ impl PoolBuilder {
         let by_hash = self.strategy == Strategy::ByHash;
         let avoid_edge_octets = self.avoid_edge_octets.unwrap_or(by_hash);
         let mut reserved = Runs::default();
-        for range in always_reserved().chain(self.reserved).filter(|range| range.family() == family) {
+        for range in always_reserved()
+            .chain(self.reserved)
+            .filter(|range| range.family() == family)
+        {
             reserved.insert(number(range.first()), number(range.last()));
         }
         if self.reserve_gateway.unwrap_or(!by_hash) {
-            for prefix in prefixes.iter().filter(|prefix| prefix.max_prefix_len() - prefix.prefix_len() >= 2) {
+            for prefix in prefixes
+                .iter()
+                .filter(|prefix| prefix.max_prefix_len() - prefix.prefix_len() >= 2)
+            {
                 let gateway = number(prefix.network()) + 1;
                 reserved.insert(gateway, gateway);
             }
@@ -411,7 +450,9 @@ impl PoolBuilder {
             reserved,
         };
         if pool.usable() == 0 {
-            return Err(Error::EmptyPool { pool: pool.to_string() });
+            return Err(Error::EmptyPool {
+                pool: pool.to_string(),
+            });
         }
         Ok(pool)
     }

@@ -12,11 +12,21 @@ use crate::{Key, Timestamp};
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Record {
     /// A key has an address from now on: as a whole, or for as long as it holds ports.
-    Lease { key: Key, address: IpAddr, at: Timestamp, whole: bool },
+    Lease {
+        key: Key,
+        address: IpAddr,
+        at: Timestamp,
+        whole: bool,
+    },
     /// A key has its address no longer.
     Release { key: Key, at: Timestamp },
     /// A key holds a port of its address so many times.
-    Hold { key: Key, port: NonZeroU16, count: u32, at: Timestamp },
+    Hold {
+        key: Key,
+        port: NonZeroU16,
+        count: u32,
+        at: Timestamp,
+    },
     /// A key is pinned.
     Pin { key: Key, address: IpAddr },
     /// A key is pinned no longer.

@@ -15,6 +15,8 @@
 //! A file that does not fit its checksum or contradicts itself is moved aside, whole, and named in [`Error::Damaged`](crate::Error::Damaged).
 
 mod file;
+#[doc(hidden)]
+pub mod fuzzing;
 mod journal;
 mod memory;
 mod persistent;
@@ -78,13 +80,4 @@ pub trait Store {
 /// A checksum of bytes: SipHash-2-4 (64 bits) with a key of zeros.
 fn checksum(bytes: &[u8]) -> u64 {
     siphasher::sip::SipHasher24::new().hash(bytes)
-}
-
-/// Reads the bytes of a snapshot or a journal the way a store does, for a fuzzer: neither may panic. Tells whether both were accepted.
-#[doc(hidden)]
-pub fn accepts(pool: crate::Pool, snapshot: &[u8], journal: &[u8]) -> bool {
-    let loaded = snapshot::decode(snapshot, pool);
-    let Ok((mut allocator, generation)) = loaded else { return false };
-    let Ok(tail) = journal::decode(journal, generation) else { return false };
-    tail.records.into_iter().all(|record| allocator.replay(record).is_ok())
 }

@@ -46,7 +46,10 @@ impl Timestamp {
 impl From<SystemTime> for Timestamp {
     /// A time before the epoch is taken as the epoch.
     fn from(time: SystemTime) -> Self {
-        Self(time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+        Self(
+            time.duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+        )
     }
 }
 

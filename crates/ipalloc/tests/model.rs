@@ -1,5 +1,6 @@
 //! Any sequence of operations against a model that is slow and plain: a map of leases, a list of what rests, and a walk
 //! over every address. The store is a memory that dies at a chosen write, in the middle of it.
+#![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,7 +63,10 @@ fn port(number: u16) -> NonZeroU16 {
 fn pool(choice: Choice) -> Pool {
     // 14 addresses, and 4 of a prefix that touches nothing.
     Pool::builder()
-        .prefixes(["10.107.5.128/28".parse().unwrap(), "10.107.9.4/31".parse().unwrap()])
+        .prefixes([
+            "10.107.5.128/28".parse().unwrap(),
+            "10.107.9.4/31".parse().unwrap(),
+        ])
         .strategy(choice)
         .reserve_gateway(false)
         .quarantine(Duration::from_secs(QUARANTINE))
@@ -96,19 +100,31 @@ impl Mortal {
     }
 
     fn dead() -> Error {
-        Error::Io { verb: "reach", file: "the store".to_owned(), source: std::io::Error::other("died") }
+        Error::Io {
+            verb: "reach",
+            file: "the store".to_owned(),
+            source: std::io::Error::other("died"),
+        }
     }
 }
 
 impl Store for Mortal {
     fn lock(&mut self) -> Result<(), Error> {
-        if self.is_dead.get() { Err(Self::dead()) } else { self.memory.lock() }
+        if self.is_dead.get() {
+            Err(Self::dead())
+        } else {
+            self.memory.lock()
+        }
     }
 
     fn unlock(&mut self) {}
 
     fn read(&mut self, part: Part, from: u64, limit: u64) -> Result<Option<Vec<u8>>, Error> {
-        if self.is_dead.get() { Err(Self::dead()) } else { self.memory.read(part, from, limit) }
+        if self.is_dead.get() {
+            Err(Self::dead())
+        } else {
+            self.memory.read(part, from, limit)
+        }
     }
 
     fn append(&mut self, at: u64, bytes: &[u8]) -> Result<(), Error> {
@@ -164,35 +180,65 @@ struct Model {
 impl Model {
     /// As the allocator tells of itself.
     fn of(allocator: &Allocator) -> Self {
-        let live: BTreeMap<Key, IpAddr> = allocator.iter().map(|lease| (lease.key.clone(), lease.address)).collect();
-        let ports = live.keys().flat_map(|key| allocator.ports(key).map(|(port, n)| ((key.clone(), port.get()), n)));
+        let live: BTreeMap<Key, IpAddr> = allocator
+            .iter()
+            .map(|lease| (lease.key.clone(), lease.address))
+            .collect();
+        let ports = live.keys().flat_map(|key| {
+            allocator
+                .ports(key)
+                .map(|(port, n)| ((key.clone(), port.get()), n))
+        });
         Self {
             ports: ports.collect(),
             live,
             whole: BTreeSet::new(),
-            resting: allocator.resting().map(|rest| (rest.key.clone(), rest.address, rest.since.as_secs())).collect(),
-            pins: allocator.pins().map(|(key, address)| (key.clone(), address)).collect(),
+            resting: allocator
+                .resting()
+                .map(|rest| (rest.key.clone(), rest.address, rest.since.as_secs()))
+                .collect(),
+            pins: allocator
+                .pins()
+                .map(|(key, address)| (key.clone(), address))
+                .collect(),
             reserved: allocator.reservations().map(|range| range.first()).collect(),
         }
     }
 
     /// What both can tell of themselves; what has rested long enough may be forgotten or not.
     fn seen(&self, now: u64) -> Self {
-        let mut seen = Self { whole: BTreeSet::new(), ..self.clone() };
+        let mut seen = Self {
+            whole: BTreeSet::new(),
+            ..self.clone()
+        };
         seen.resting.retain(|(_, _, at)| at + QUARANTINE > now);
         seen
     }
 
     fn holder(&self, address: IpAddr) -> Option<&Key> {
-        self.live.iter().find(|(_, at)| **at == address).map(|(key, _)| key)
+        self.live
+            .iter()
+            .find(|(_, at)| **at == address)
+            .map(|(key, _)| key)
     }
 
     fn pinned_to(&self, address: IpAddr) -> Option<&Key> {
-        self.pins.iter().find(|(_, at)| **at == address).map(|(key, _)| key)
+        self.pins
+            .iter()
+            .find(|(_, at)| **at == address)
+            .map(|(key, _)| key)
     }
 
+    /// The address that a key left last, unless it has another.
     fn own_rest(&self, key: &Key) -> Option<IpAddr> {
-        self.resting.iter().rev().find(|(whose, ..)| whose == key).map(|(_, at, _)| *at)
+        if self.live.contains_key(key) {
+            return None;
+        }
+        self.resting
+            .iter()
+            .rev()
+            .find(|(whose, ..)| whose == key)
+            .map(|(_, at, _)| *at)
     }
 
     /// Whether a key that holds nothing may have the address.
@@ -201,7 +247,11 @@ impl Model {
         self.holder(address).is_none()
             && self.pinned_to(address).is_none_or(|owner| owner == key)
             && !self.reserved.contains(&address)
-            && rests.is_none_or(|(_, at, since)| since + QUARANTINE <= now || self.own_rest(key) == Some(*at))
+            && rests.is_none_or(|(whose, at, since)| {
+                // Of the addresses that a key left, it has the last one back, and the one that is pinned to it.
+                let own = self.own_rest(key) == Some(*at) || (whose == key && self.pins.get(key) == Some(at));
+                own || since + QUARANTINE <= now
+            })
     }
 
     /// The addresses of a key that holds none, best first.
@@ -216,7 +266,10 @@ impl Model {
                 offers.extend(self.resting.iter().map(|(_, at, _)| at));
             }
             _ => {
-                let first = all.iter().position(|address| *address == pool.first_choice(key)).unwrap();
+                let first = all
+                    .iter()
+                    .position(|address| *address == pool.first_choice(key))
+                    .unwrap();
                 offers.extend(all[first..].iter().chain(&all[..first]));
             }
         }
@@ -251,12 +304,26 @@ struct World {
 impl World {
     fn new(choice: Choice) -> Self {
         let pool = pool(choice);
-        let store = Mortal { memory: MemoryStore::new(), fate: Rc::default(), is_dead: Rc::default() };
+        let store = Mortal {
+            memory: MemoryStore::new(),
+            fate: Rc::default(),
+            is_dead: Rc::default(),
+        };
         let hosts: Vec<IpAddr> = pool.prefixes().iter().flat_map(|prefix| prefix.hosts()).collect();
-        let all: Vec<_> = hosts.into_iter().filter(|address| pool.contains(*address)).collect();
+        let all: Vec<_> = hosts
+            .into_iter()
+            .filter(|address| pool.contains(*address))
+            .collect();
         assert_eq!(all.len() as u128, pool.size());
         let leases = Persistent::open(store.clone(), pool.clone()).unwrap();
-        Self { pool, all, store, leases, model: Model::default(), now: 1000 }
+        Self {
+            pool,
+            all,
+            store,
+            leases,
+            model: Model::default(),
+            now: 1000,
+        }
     }
 
     fn at(&self) -> Timestamp {
@@ -265,7 +332,10 @@ impl World {
 
     fn address(&self, place: u8) -> IpAddr {
         // The last ones are in no pool.
-        self.all.get(usize::from(place)).copied().unwrap_or_else(|| IpAddr::from([10, 0, 0, place]))
+        self.all
+            .get(usize::from(place))
+            .copied()
+            .unwrap_or_else(|| IpAddr::from([10, 0, 0, place]))
     }
 
     fn restart(&mut self) {
@@ -286,7 +356,11 @@ impl World {
                 self.restart();
                 let found = Model::of(self.leases.allocator());
                 let subject = match op {
-                    Op::Lease(k) | Op::LeaseWhere(k, _) | Op::Release(k) | Op::LeasePort(k, _) | Op::ReleasePort(k, _) => Some(key(*k)),
+                    Op::Lease(k)
+                    | Op::LeaseWhere(k, _)
+                    | Op::Release(k)
+                    | Op::LeasePort(k, _)
+                    | Op::ReleasePort(k, _) => Some(key(*k)),
                     _ => None,
                 };
                 for (key, address) in &before.live {
@@ -295,9 +369,16 @@ impl World {
                     }
                 }
                 prop_assert!(found.live.len().abs_diff(before.live.len()) <= 1);
-                let whole = before.whole.iter().filter(|key| found.live.contains_key(*key)).cloned().collect();
+                let whole = before
+                    .whole
+                    .iter()
+                    .filter(|key| found.live.contains_key(*key))
+                    .cloned()
+                    .collect();
                 self.model = Model { whole, ..found };
-                if let Op::Lease(k) = op && self.model.live.contains_key(&key(*k)) {
+                if let Op::Lease(k) = op
+                    && self.model.live.contains_key(&key(*k))
+                {
                     // Whether the word that it is a whole lease now was written cannot be seen from outside; say it again.
                     self.step(op)?;
                 }
@@ -319,24 +400,43 @@ impl World {
     fn act(&mut self, op: &Op) -> Result<(), Option<TestCaseError>> {
         let now = self.at();
         let check = |holds: bool, what: &str| {
-            if holds { Ok(()) } else { Err(Some(TestCaseError::fail(format!("{what} in {op:?}")))) }
+            if holds {
+                Ok(())
+            } else {
+                Err(Some(TestCaseError::fail(format!("{what} in {op:?}"))))
+            }
         };
-        let alive = |error: Error| if matches!(error, Error::Io { .. }) { Err(None) } else { Ok(error) };
+        let alive = |error: Error| {
+            if matches!(error, Error::Io { .. }) {
+                Err(None)
+            } else {
+                Ok(error)
+            }
+        };
         match op {
             Op::Lease(k) => {
                 let key = key(*k);
                 let held = self.model.live.get(&key).copied();
-                let expected =
-                    held.or_else(|| self.model.offers(&self.pool, &self.all, &key, self.now).first().copied());
+                let expected = held.or_else(|| {
+                    self.model
+                        .offers(&self.pool, &self.all, &key, self.now)
+                        .first()
+                        .copied()
+                });
                 match self.leases.lease(&key, now) {
                     Ok(address) => {
-                        check(Some(address) == expected, &format!("got {address}, not {expected:?},"))?;
+                        check(
+                            Some(address) == expected,
+                            &format!("got {address}, not {expected:?},"),
+                        )?;
                         self.model.lease(&key, address);
                         self.model.whole.insert(key);
                     }
                     Err(error) => {
                         let error = alive(error)?;
-                        let Error::PoolExhausted { leased, .. } = error else { return check(false, &error.to_string()) };
+                        let Error::PoolExhausted { leased, .. } = error else {
+                            return check(false, &error.to_string());
+                        };
                         check(expected.is_none() && leased == self.model.live.len(), "exhausted")?;
                     }
                 }
@@ -352,7 +452,10 @@ impl World {
                 let expected = held.into_iter().chain(offers).find(|address| usable(*address));
                 match self.leases.lease_where(&key, now, usable) {
                     Ok(address) => {
-                        check(Some(address) == expected, &format!("got {address}, not {expected:?},"))?;
+                        check(
+                            Some(address) == expected,
+                            &format!("got {address}, not {expected:?},"),
+                        )?;
                         if held.is_some() && held != Some(address) {
                             let ports = self.model.ports.clone();
                             self.model.release(&key, self.now);
@@ -363,7 +466,10 @@ impl World {
                     }
                     Err(error) => {
                         let error = alive(error)?;
-                        check(matches!(error, Error::NoneUsable { .. } | Error::PoolExhausted { .. }), "other error")?;
+                        check(
+                            matches!(error, Error::NoneUsable { .. } | Error::PoolExhausted { .. }),
+                            "other error",
+                        )?;
                         check(expected.is_none(), "none usable")?;
                     }
                 }
@@ -371,15 +477,22 @@ impl World {
             Op::Release(k) => {
                 let key = key(*k);
                 let expected = self.model.live.get(&key).copied();
-                let released = self.leases.release(&key, now).or_else(|error| alive(error).map(|_| None))?;
+                let released = self
+                    .leases
+                    .release(&key, now)
+                    .or_else(|error| alive(error).map(|_| None))?;
                 check(released == expected, "released")?;
                 self.model.release(&key, self.now);
             }
             Op::LeasePort(k, p) => {
                 let key = key(*k);
                 let held = self.model.live.get(&key).copied();
-                let expected =
-                    held.or_else(|| self.model.offers(&self.pool, &self.all, &key, self.now).first().copied());
+                let expected = held.or_else(|| {
+                    self.model
+                        .offers(&self.pool, &self.all, &key, self.now)
+                        .first()
+                        .copied()
+                });
                 match self.leases.lease_port(&key, port(*p), now) {
                     Ok(address) => {
                         check(Some(address) == expected, "address")?;
@@ -387,7 +500,10 @@ impl World {
                         *self.model.ports.entry((key, *p)).or_default() += 1;
                     }
                     Err(error) => {
-                        check(matches!(alive(error)?, Error::PoolExhausted { .. }) && expected.is_none(), "exhausted")?;
+                        check(
+                            matches!(alive(error)?, Error::PoolExhausted { .. }) && expected.is_none(),
+                            "exhausted",
+                        )?;
                     }
                 }
             }
@@ -412,7 +528,10 @@ impl World {
                         }
                     }
                     Err(error) => {
-                        check(matches!(alive(error)?, Error::PortNotHeld { .. }) && held.is_none(), "not held")?;
+                        check(
+                            matches!(alive(error)?, Error::PortNotHeld { .. }) && held.is_none(),
+                            "not held",
+                        )?;
                     }
                 }
             }
@@ -439,7 +558,10 @@ impl World {
             }
             Op::Unpin(k) => {
                 let expected = self.model.pins.get(&key(*k)).copied();
-                let unpinned = self.leases.unpin(&key(*k)).or_else(|error| alive(error).map(|_| None))?;
+                let unpinned = self
+                    .leases
+                    .unpin(&key(*k))
+                    .or_else(|error| alive(error).map(|_| None))?;
                 check(unpinned == expected, "unpinned")?;
                 self.model.pins.remove(&key(*k));
             }
@@ -458,7 +580,10 @@ impl World {
             }
             Op::Unreserve(place) => {
                 let address = self.address(*place);
-                let found = self.leases.unreserve(address).or_else(|error| alive(error).map(|_| false))?;
+                let found = self
+                    .leases
+                    .unreserve(address)
+                    .or_else(|error| alive(error).map(|_| false))?;
                 check(found == self.model.reserved.remove(&address), "reserved")?;
             }
             Op::Wait(seconds) => self.now += seconds,

@@ -20,7 +20,10 @@ impl BackupRules {
     /// Backups in this directory, which must be there. The first one of all and the last nine are kept.
     #[must_use]
     pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
-        BackupRules { directory: directory.into(), keep: 10 }
+        BackupRules {
+            directory: directory.into(),
+            keep: 10,
+        }
     }
 
     /// Keeps this many: the first of all, which is the file before anybody here touched it, and the newest. At least two.
@@ -55,7 +58,10 @@ impl HostsFile {
     /// # Errors
     /// What listing the directory may give.
     pub fn backups(&self, rules: &BackupRules) -> Result<Vec<PathBuf>, Error> {
-        Ok(list(self.path(), rules)?.into_iter().map(|(_, path)| path).collect())
+        Ok(list(self.path(), rules)?
+            .into_iter()
+            .map(|(_, path)| path)
+            .collect())
     }
 }
 
@@ -65,11 +71,19 @@ pub(super) fn back_up(hosts: &Path, rules: &BackupRules) -> Result<Backup, Error
     if let Some((_, newest)) = there.last() {
         let file = File::open(newest).map_err(|e| read_error(newest, e))?;
         if holds(file, std::iter::once(content.as_slice())).map_err(|e| read_error(newest, e))? {
-            return Ok(Backup { path: newest.clone(), created: false });
+            return Ok(Backup {
+                path: newest.clone(),
+                created: false,
+            });
         }
     }
     let day = today();
-    let mut number = there.iter().filter(|((d, _), _)| *d == day).map(|((_, n), _)| n + 1).max().unwrap_or(0);
+    let mut number = there
+        .iter()
+        .filter(|((d, _), _)| *d == day)
+        .map(|((_, n), _)| n + 1)
+        .max()
+        .unwrap_or(0);
     loop {
         let path = rules.directory.join(backup_name(hosts, day, number));
         let mut options = OpenOptions::new();
@@ -120,7 +134,9 @@ fn list(hosts: &Path, rules: &BackupRules) -> Result<Vec<(DayAndNumber, PathBuf)
 }
 
 fn order_of(hosts: &Path, name: &str) -> Option<DayAndNumber> {
-    let rest = name.strip_prefix(&*hosts.file_name()?.to_string_lossy())?.strip_prefix('.')?;
+    let rest = name
+        .strip_prefix(&*hosts.file_name()?.to_string_lossy())?
+        .strip_prefix('.')?;
     let (day, number) = rest.split_once('.').unwrap_or((rest, "0"));
     (day.len() == 8).then_some(())?;
     Some((day.parse().ok()?, number.parse().ok()?))
@@ -137,7 +153,9 @@ fn backup_name(hosts: &Path, day: u32, number: u32) -> std::ffi::OsString {
 
 /// The day as YYYYMMDD, in UTC.
 fn today() -> u32 {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
     date(seconds / 86_400)
 }
 
@@ -149,7 +167,11 @@ fn date(days: u64) -> u32 {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_shifted + 2) / 5 + 1;
-    let month = if month_shifted < 10 { month_shifted + 3 } else { month_shifted - 9 };
+    let month = if month_shifted < 10 {
+        month_shifted + 3
+    } else {
+        month_shifted - 9
+    };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     u32::try_from(year * 10_000 + month * 100 + day).unwrap_or(99_991_231)
 }
@@ -158,7 +180,12 @@ fn date(days: u64) -> u32 {
 mod tests {
     #[test]
     fn dates_are_civil() {
-        for (days, date) in [(0, 19_700_101), (59, 19_700_301), (11_016, 20_000_229), (20_778, 20_261_121)] {
+        for (days, date) in [
+            (0, 19_700_101),
+            (59, 19_700_301),
+            (11_016, 20_000_229),
+            (20_778, 20_261_121),
+        ] {
             assert_eq!(super::date(days), date);
         }
     }

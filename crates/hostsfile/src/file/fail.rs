@@ -5,7 +5,8 @@
 pub(super) fn point(name: &str) {
     if std::env::var("HOSTSFILE_DIE_AT").is_ok_and(|at| at == name) {
         #[cfg(unix)]
-        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).expect("a process may kill itself");
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
+            .expect("a process may kill itself");
         std::process::abort();
     }
 }

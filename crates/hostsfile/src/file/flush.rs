@@ -45,7 +45,10 @@ pub fn flush() -> Result<Flushed, FlushError> {
     let mut ran = Vec::new();
     for &(argv, optional) in COMMANDS {
         let command = argv.join(" ");
-        let output = Command::new(argv[0]).args(&argv[1..]).stdin(Stdio::null()).output();
+        let output = Command::new(argv[0])
+            .args(&argv[1..])
+            .stdin(Stdio::null())
+            .output();
         match output {
             Err(e) if optional && e.kind() == ErrorKind::NotFound => {}
             Err(source) => return Err(FlushError::NotStarted { command, source }),
@@ -53,8 +56,17 @@ pub fn flush() -> Result<Flushed, FlushError> {
             // The program is installed, the daemon does not run.
             Ok(_) if optional => {}
             Ok(output) => {
-                let text = String::from_utf8_lossy(&output.stderr).trim().lines().last().unwrap_or_default().to_owned();
-                let message = if text.is_empty() { output.status.to_string() } else { text };
+                let text = String::from_utf8_lossy(&output.stderr)
+                    .trim()
+                    .lines()
+                    .last()
+                    .unwrap_or_default()
+                    .to_owned();
+                let message = if text.is_empty() {
+                    output.status.to_string()
+                } else {
+                    text
+                };
                 return Err(FlushError::Failed { command, message });
             }
         }
@@ -66,8 +78,14 @@ pub fn flush() -> Result<Flushed, FlushError> {
 type Commands = &'static [(&'static [&'static str], bool)];
 
 #[cfg(target_vendor = "apple")]
-const COMMANDS: Commands = &[(&["dscacheutil", "-flushcache"], false), (&["killall", "-HUP", "mDNSResponder"], false)];
+const COMMANDS: Commands = &[
+    (&["dscacheutil", "-flushcache"], false),
+    (&["killall", "-HUP", "mDNSResponder"], false),
+];
 #[cfg(windows)]
 const COMMANDS: Commands = &[(&["ipconfig", "/flushdns"], false)];
 #[cfg(not(any(windows, target_vendor = "apple")))]
-const COMMANDS: Commands = &[(&["resolvectl", "flush-caches"], true), (&["nscd", "-i", "hosts"], true)];
+const COMMANDS: Commands = &[
+    (&["resolvectl", "flush-caches"], true),
+    (&["nscd", "-i", "hosts"], true),
+];

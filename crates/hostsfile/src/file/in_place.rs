@@ -15,7 +15,10 @@ use crate::plan::Plan;
 ///
 /// A process that dies between is what the [`Journal`] is for: the next change finishes the write.
 pub(super) fn write(target: &Target, plan: &Plan<'_>, lock: &Lock) -> Result<Attempt, Error> {
-    let mut file = target.directory.open_for_writing(&target.name).map_err(|e| sys::open_error(target, e))?;
+    let mut file = target
+        .directory
+        .open_for_writing(&target.name)
+        .map_err(|e| sys::open_error(target, e))?;
     if !holds(&mut file, std::iter::once(plan.old_bytes())).map_err(|e| read_error(&target.shown, e))? {
         return Ok(Attempt::Stale);
     }
@@ -27,7 +30,10 @@ pub(super) fn write(target: &Target, plan: &Plan<'_>, lock: &Lock) -> Result<Att
 
     // No space is found out before the first byte is written.
     if new_tail.len() > old_tail.len() {
-        let (start, more) = (plan.old_bytes().len() as u64, (new_tail.len() - old_tail.len()) as u64);
+        let (start, more) = (
+            plan.old_bytes().len() as u64,
+            (new_tail.len() - old_tail.len()) as u64,
+        );
         sys::reserve(&file, start, more).map_err(|e| os_error(&target.shown, "reserve space for", e))?;
     }
     if let Err(e) = write_tail(&mut file, from, &new_tail) {
@@ -35,10 +41,16 @@ pub(super) fn write(target: &Target, plan: &Plan<'_>, lock: &Lock) -> Result<Att
         return Err(os_error(&target.shown, "write", e));
     }
     fail::point("in-place-written");
-    let verified = file.seek(SeekFrom::Start(0)).and_then(|_| holds(&mut file, plan.pieces()));
+    let verified = file
+        .seek(SeekFrom::Start(0))
+        .and_then(|_| holds(&mut file, plan.pieces()));
     let verified = verified.map_err(|e| read_error(&target.shown, e))?;
     journal.remove();
-    Ok(if verified { Attempt::Written(Method::InPlace) } else { Attempt::NotVerified })
+    Ok(if verified {
+        Attempt::Written(Method::InPlace)
+    } else {
+        Attempt::NotVerified
+    })
 }
 
 /// Makes a file end with these bytes at an offset.

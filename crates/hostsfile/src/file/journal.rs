@@ -17,7 +17,13 @@ use crate::error::Error;
 pub(super) struct Journal(Option<(Directory, OsString)>);
 
 impl Journal {
-    pub(super) fn write(target: &Target, lock: &Lock, from: usize, old: &[u8], new: &[u8]) -> Result<Self, Error> {
+    pub(super) fn write(
+        target: &Target,
+        lock: &Lock,
+        from: usize,
+        old: &[u8],
+        new: &[u8],
+    ) -> Result<Self, Error> {
         let name = target.beside(REDO);
         for directory in directories(target, lock) {
             let temp = match Temp::create_in(&directory, target) {
@@ -30,10 +36,18 @@ impl Journal {
                         .map_err(|e| os_error(&target.shown, "write a file beside", e))?;
                     temp
                 }
-                Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => continue,
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+                    ) =>
+                {
+                    continue;
+                }
                 Err(e) => return Err(os_error(&target.shown, "write a file beside", e)),
             };
-            temp.rename_to(&name).map_err(|e| os_error(&target.shown, "write a file beside", e))?;
+            temp.rename_to(&name)
+                .map_err(|e| os_error(&target.shown, "write a file beside", e))?;
             return Ok(Journal(Some((directory, name))));
         }
         Ok(Journal(None))
@@ -54,6 +68,7 @@ pub(super) fn has_leftovers(target: &Target, options: &FileOptions) -> bool {
         .into_iter()
         .flatten()
         .any(|directory| leftovers(directory, target).next().is_some())
+        || target.directory.names().contains(&target.beside(sys::LOCK_NAME))
 }
 
 /// Finishes writes in place that were cut off, and removes files that killed writers left.
@@ -63,49 +78,79 @@ pub(super) fn recover(target: &Target, lock: &Lock) -> Result<(), Error> {
             if name == target.beside(REDO) {
                 redo(target, &directory, &name)?;
             }
-            directory.remove(&name).map_err(|e| os_error(&target.shown, "remove a file beside", e))?;
+            directory
+                .remove(&name)
+                .map_err(|e| os_error(&target.shown, "remove a file beside", e))?;
         }
     }
     Ok(())
 }
 
 fn directories(target: &Target, lock: &Lock) -> Vec<Directory> {
-    let private = lock.private_directory.as_ref().and_then(|path| Directory::open(path).ok());
-    target.directory.try_clone().ok().into_iter().chain(private).collect()
+    let private = lock
+        .private_directory
+        .as_ref()
+        .and_then(|path| Directory::open(path).ok());
+    target
+        .directory
+        .try_clone()
+        .ok()
+        .into_iter()
+        .chain(private)
+        .collect()
 }
 
 /// The files of ours in a directory: no other writer is at work while the lock is held.
 fn leftovers<'d>(directory: &'d Directory, target: &Target) -> impl Iterator<Item = OsString> + 'd {
     let (prefix, redo) = (target.beside(""), target.beside(REDO));
-    directory.names().into_iter().filter(move |name| *name == redo || is_temp(name, &prefix))
+    directory
+        .names()
+        .into_iter()
+        .filter(move |name| *name == redo || is_temp(name, &prefix))
 }
 
 fn is_temp(name: &OsStr, prefix: &OsStr) -> bool {
     let rest = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes());
-    rest.and_then(|rest| rest.strip_suffix(b".tmp")).is_some_and(|id| id.len() == 16 && id.iter().all(u8::is_ascii_hexdigit))
+    rest.and_then(|rest| rest.strip_suffix(b".tmp"))
+        .is_some_and(|id| id.len() == 16 && id.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// Completes the write that a journal tells of, if the file holds a mixture of its two ends and nothing else.
 fn redo(target: &Target, directory: &Directory, name: &OsStr) -> Result<(), Error> {
     let mut bytes = Vec::new();
-    let read = directory.open_file(name).and_then(|mut file| file.read_to_end(&mut bytes));
+    let read = directory
+        .open_file(name)
+        .and_then(|mut file| file.read_to_end(&mut bytes));
     read.map_err(|e| read_error(&target.shown, e))?;
-    let Some((from, old, new)) = parse(&bytes) else { return Ok(()) };
+    let Some((from, old, new)) = parse(&bytes) else {
+        return Ok(());
+    };
     let current = target.read()?;
-    let Some(tail) = current.get(from..) else { return Ok(()) };
+    let Some(tail) = current.get(from..) else {
+        return Ok(());
+    };
     if !is_mixture(tail, old, new) {
         return Ok(());
     }
-    let mut file: File = target.directory.open_for_writing(&target.name).map_err(|e| sys::open_error(target, e))?;
+    let mut file: File = target
+        .directory
+        .open_for_writing(&target.name)
+        .map_err(|e| sys::open_error(target, e))?;
     write_tail(&mut file, from, new).map_err(|e| os_error(&target.shown, "finish writing", e))
 }
-
 
 fn parse(bytes: &[u8]) -> Option<(usize, &[u8], &[u8])> {
     let rest = bytes.strip_prefix(MAGIC.as_bytes())?;
     let end = memchr::memchr(b'\n', rest)?;
-    let mut numbers = std::str::from_utf8(&rest[..end]).ok()?.split(' ').map(str::parse::<usize>);
-    let (from, old, new) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+    let mut numbers = std::str::from_utf8(&rest[..end])
+        .ok()?
+        .split(' ')
+        .map(str::parse::<usize>);
+    let (from, old, new) = (
+        numbers.next()?.ok()?,
+        numbers.next()?.ok()?,
+        numbers.next()?.ok()?,
+    );
     let ends = &rest[end + 1..];
     if ends.len() != old.checked_add(new)? {
         return None;
@@ -127,7 +172,12 @@ fn is_mixture(text: &[u8], old: &[u8], new: &[u8]) -> bool {
     if text.len() > old.len() {
         return written == text.len();
     }
-    let kept = text.iter().rev().zip(old.iter().rev()).take_while(|(a, b)| a == b).count();
+    let kept = text
+        .iter()
+        .rev()
+        .zip(old.iter().rev())
+        .take_while(|(a, b)| a == b)
+        .count();
     written + kept >= text.len()
 }
 
@@ -140,12 +190,22 @@ mod tests {
 
     #[test]
     fn every_state_of_a_cut_off_write_is_a_mixture() {
-        for (old, new) in [("abc", "xyz"), ("abc", "abcdef"), ("abcdef", "xy"), ("", "abc"), ("aaa", "aab")] {
+        for (old, new) in [
+            ("abc", "xyz"),
+            ("abc", "abcdef"),
+            ("abcdef", "xy"),
+            ("", "abc"),
+            ("aaa", "aab"),
+        ] {
             for written in 0..=new.len() {
                 let mut text = new.as_bytes()[..written].to_vec();
                 text.extend_from_slice(old.as_bytes().get(written..).unwrap_or_default());
                 let whole = text == old.as_bytes() || text == new.as_bytes();
-                assert_eq!(is_mixture(&text, old.as_bytes(), new.as_bytes()), !whole, "{old} {new} {written}");
+                assert_eq!(
+                    is_mixture(&text, old.as_bytes(), new.as_bytes()),
+                    !whole,
+                    "{old} {new} {written}"
+                );
             }
         }
         assert!(!is_mixture(b"foreign", b"abcdefg", b"xyz"));

@@ -17,6 +17,10 @@ pub(super) struct Lock {
 }
 
 impl Lock {
+    pub(super) fn path(target: &Target, options: &FileOptions) -> PathBuf {
+        sys::LockPlace::of(target, options).shown(target)
+    }
+
     /// Waits for the lock: a first attempt and three retries, each waiting twice as long as the one before.
     pub(super) fn take(target: &Target, options: &FileOptions) -> Result<Self, Error> {
         let began = Instant::now();
@@ -28,7 +32,10 @@ impl Lock {
             wait *= 2;
             loop {
                 if let Some(held) = place.try_take(target)? {
-                    return Ok(Lock { _held: held, private_directory: place.private_directory() });
+                    return Ok(Lock {
+                        _held: held,
+                        private_directory: place.private_directory(),
+                    });
                 }
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
@@ -38,7 +45,10 @@ impl Lock {
                 std::thread::sleep(left.min(Duration::from_micros(fastrand::u64(500..4000))));
             }
         }
-        Err(Error::Locked { path: place.shown(target), waited: began.elapsed() })
+        Err(Error::Locked {
+            path: place.shown(target),
+            waited: began.elapsed(),
+        })
     }
 }
 

@@ -22,8 +22,17 @@ pub(super) enum Attempt {
 }
 
 /// Writes the plan.
-pub(super) fn replace(target: &Target, plan: &Plan<'_>, lock: &Lock, options: &FileOptions) -> Result<Attempt, Error> {
-    let old = if target.exists() { Some(target.open()?) } else { None };
+pub(super) fn replace(
+    target: &Target,
+    plan: &Plan<'_>,
+    lock: &Lock,
+    options: &FileOptions,
+) -> Result<Attempt, Error> {
+    let old = if target.exists() {
+        Some(target.open()?)
+    } else {
+        None
+    };
     if let Some(old) = &old {
         sys::check_writable(target, old, options.override_read_only)?;
     }
@@ -33,13 +42,17 @@ pub(super) fn replace(target: &Target, plan: &Plan<'_>, lock: &Lock, options: &F
     }
     let (temp, file) = match Temp::create_in(&target.directory, target) {
         Ok(made) => made,
-        Err(e) if old.is_some() && (e.kind() == ErrorKind::PermissionDenied || e.kind() == ErrorKind::ReadOnlyFilesystem) => {
+        Err(e)
+            if old.is_some()
+                && (e.kind() == ErrorKind::PermissionDenied || e.kind() == ErrorKind::ReadOnlyFilesystem) =>
+        {
             return in_place::write(target, plan, lock);
         }
         Err(e) => return Err(os_error(&target.shown, "write a file beside", e)),
     };
     fail::point("temp-created");
-    plan.write_to(&file).map_err(|e| os_error(&target.shown, "write a file beside", e))?;
+    plan.write_to(&file)
+        .map_err(|e| os_error(&target.shown, "write a file beside", e))?;
     fail::point("temp-written");
     match &old {
         Some(old) => match sys::copy_attributes(old, &file) {
@@ -54,7 +67,8 @@ pub(super) fn replace(target: &Target, plan: &Plan<'_>, lock: &Lock, options: &F
         None => sys::set_default_mode(&file).map_err(|e| os_error(&target.shown, "set the mode of", e))?,
     }
     fail::point("attributes-copied");
-    file.sync_all().map_err(|e| os_error(&target.shown, "sync a file beside", e))?;
+    file.sync_all()
+        .map_err(|e| os_error(&target.shown, "sync a file beside", e))?;
     fail::point("temp-synced");
     drop(old);
     if !target.holds(plan.old_bytes())? {
@@ -70,7 +84,10 @@ pub(super) fn replace(target: &Target, plan: &Plan<'_>, lock: &Lock, options: &F
         Err((_, e)) => return Err(sys::rename_error(target, e)),
     }
     fail::point("renamed");
-    target.directory.sync().map_err(|e| os_error(&target.shown, "sync the directory of", e))?;
+    target
+        .directory
+        .sync()
+        .map_err(|e| os_error(&target.shown, "sync the directory of", e))?;
     Ok(Attempt::Written(Method::Renamed))
 }
 
@@ -87,7 +104,16 @@ impl<'d> Temp<'d> {
         for _ in 0..TRIES {
             let name = target.beside(&format!("{:016x}.tmp", fastrand::u64(..)));
             match directory.create_file(&name) {
-                Ok(file) => return Ok((Temp { directory, name, there: true }, file)),
+                Ok(file) => {
+                    return Ok((
+                        Temp {
+                            directory,
+                            name,
+                            there: true,
+                        },
+                        file,
+                    ));
+                }
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e),
             }

@@ -24,17 +24,35 @@ impl Target {
         let (real, exists) = match std::fs::canonicalize(path) {
             Ok(real) => (real, true),
             Err(e) if e.kind() == ErrorKind::NotFound && may_be_missing => (missing_target(path)?, false),
-            Err(e) if sys::is_symlink_loop(&e) => return Err(Error::SymlinkLoop { path: path.to_owned() }),
+            Err(e) if sys::is_symlink_loop(&e) => {
+                return Err(Error::SymlinkLoop {
+                    path: path.to_owned(),
+                });
+            }
             Err(e) => return Err(read_error(path, e)),
         };
         let (Some(parent), Some(name)) = (real.parent(), real.file_name()) else {
-            return Err(Error::NotAFile { path: path.to_owned() });
+            return Err(Error::NotAFile {
+                path: path.to_owned(),
+            });
         };
-        if exists && !std::fs::metadata(&real).map_err(|e| read_error(path, e))?.is_file() {
-            return Err(Error::NotAFile { path: path.to_owned() });
+        if exists
+            && !std::fs::metadata(&real)
+                .map_err(|e| read_error(path, e))?
+                .is_file()
+        {
+            return Err(Error::NotAFile {
+                path: path.to_owned(),
+            });
         }
         let directory = Directory::open(parent).map_err(|e| read_error(parent, e))?;
-        Ok(Target { shown: path.to_owned(), name: name.to_owned(), directory, real, exists })
+        Ok(Target {
+            shown: path.to_owned(),
+            name: name.to_owned(),
+            directory,
+            real,
+            exists,
+        })
     }
 
     /// False for a file that is to be created.
@@ -43,26 +61,47 @@ impl Target {
     }
 
     pub(super) fn read(&self) -> Result<Vec<u8>, Error> {
+        self.read_stamped().map(|(bytes, _)| bytes)
+    }
+
+    /// The content, and what tells at once that it is another one later. What it does not tell, a comparison does.
+    pub(super) fn read_stamped(&self) -> Result<(Vec<u8>, Option<sys::Stamp>), Error> {
         let mut bytes = Vec::new();
+        let mut stamp = None;
         if self.exists {
             let mut file = self.open()?;
+            stamp = sys::stamp(&file).ok();
             // One page more than its length, so that the end is found without growing.
-            let length = file.metadata().map_or(0, |m| usize::try_from(m.len()).unwrap_or(0));
+            let length = file
+                .metadata()
+                .map_or(0, |m| usize::try_from(m.len()).unwrap_or(0));
             bytes.reserve_exact(length + 1);
-            file.read_to_end(&mut bytes).map_err(|e| read_error(&self.shown, e))?;
+            file.read_to_end(&mut bytes)
+                .map_err(|e| read_error(&self.shown, e))?;
         }
-        Ok(bytes)
+        Ok((bytes, stamp))
+    }
+
+    pub(super) fn stamp(&self) -> Option<sys::Stamp> {
+        self.directory
+            .open_file(&self.name)
+            .and_then(|file| sys::stamp(&file))
+            .ok()
     }
 
     /// Opens the file for reading.
     pub(super) fn open(&self) -> Result<File, Error> {
-        self.directory.open_file(&self.name).map_err(|e| read_error(&self.shown, e))
+        self.directory
+            .open_file(&self.name)
+            .map_err(|e| read_error(&self.shown, e))
     }
 
     /// Whether the file holds these bytes at this moment, compared to the last byte.
     pub(super) fn holds(&self, expected: &[u8]) -> Result<bool, Error> {
         match self.directory.open_file(&self.name) {
-            Ok(mut file) => holds(&mut file, std::iter::once(expected)).map_err(|e| read_error(&self.shown, e)),
+            Ok(mut file) => {
+                holds(&mut file, std::iter::once(expected)).map_err(|e| read_error(&self.shown, e))
+            }
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(!self.exists && expected.is_empty()),
             // Somebody put a link in its place.
             Err(e) if sys::is_symlink_loop(&e) => Ok(false),
@@ -126,7 +165,9 @@ fn missing_target(path: &Path) -> Result<PathBuf, Error> {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let Some(name) = path.file_name() else { return Err(Error::NotAFile { path }) };
+        let Some(name) = path.file_name() else {
+            return Err(Error::NotAFile { path });
+        };
         let real = std::fs::canonicalize(parent).map_err(|e| read_error(parent, e))?;
         let candidate = real.join(name);
         match std::fs::read_link(&candidate) {
@@ -146,7 +187,10 @@ pub(super) fn read_error(path: &Path, source: io::Error) -> Error {
 pub(super) fn os_error(path: &Path, doing: &'static str, source: io::Error) -> Error {
     let path = path.to_owned();
     if sys::is_held_by_other(&source) {
-        return Error::Locked { path, waited: sys::PATIENCE };
+        return Error::Locked {
+            path,
+            waited: sys::PATIENCE,
+        };
     }
     match source.kind() {
         ErrorKind::NotFound => Error::NotFound { path },
@@ -159,4 +203,4 @@ pub(super) fn os_error(path: &Path, doing: &'static str, source: io::Error) -> E
 
 const MAX_LINKS: usize = 40;
 /// What stays in a core's cache.
-const COMPARE_BYTES: usize = 128 * 1024;
+const COMPARE_BYTES: usize = 64 * 1024;

@@ -21,7 +21,12 @@ pub(crate) const PLATFORM_LINE_ENDING: LineEnding = LineEnding::Lf;
 
 pub(crate) const PLATFORM_RESOLVER: Resolver = if cfg!(target_vendor = "apple") {
     Resolver::MacOs
-} else if cfg!(any(target_os = "freebsd", target_os = "dragonfly", target_os = "netbsd", target_os = "openbsd")) {
+} else if cfg!(any(
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd",
+    target_os = "openbsd"
+)) {
     Resolver::FreeBsd
 } else if cfg!(target_env = "musl") {
     Resolver::Musl
@@ -29,7 +34,11 @@ pub(crate) const PLATFORM_RESOLVER: Resolver = if cfg!(target_vendor = "apple") 
     Resolver::Glibc
 };
 
-const LOCK_DIRECTORY: &str = if cfg!(target_os = "linux") { "/run/hostsfile" } else { "/var/run/hostsfile" };
+const LOCK_DIRECTORY: &str = if cfg!(target_os = "linux") {
+    "/run/hostsfile"
+} else {
+    "/var/run/hostsfile"
+};
 
 pub(super) fn system_path() -> PathBuf {
     PathBuf::from("/etc/hosts")
@@ -42,12 +51,18 @@ pub(super) struct Directory {
 
 impl Directory {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let fd = rustix::fs::open(
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         Ok(Directory { fd })
     }
 
     pub(super) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Directory { fd: self.fd.try_clone()? })
+        Ok(Directory {
+            fd: self.fd.try_clone()?,
+        })
     }
 
     pub(super) fn open_file(&self, name: &OsStr) -> io::Result<File> {
@@ -59,7 +74,11 @@ impl Directory {
     }
 
     pub(super) fn create_file(&self, name: &OsStr) -> io::Result<File> {
-        self.open_with(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR)
+        self.open_with(
+            name,
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL,
+            Mode::RUSR | Mode::WUSR,
+        )
     }
 
     pub(super) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
@@ -80,8 +99,13 @@ impl Directory {
 
     /// The names in it; none if it cannot be listed.
     pub(super) fn names(&self) -> Vec<OsString> {
-        let Ok(entries) = rustix::fs::Dir::read_from(&self.fd) else { return Vec::new() };
-        entries.filter_map(Result::ok).map(|e| OsStr::from_bytes(e.file_name().to_bytes()).to_owned()).collect()
+        let Ok(entries) = rustix::fs::Dir::read_from(&self.fd) else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(Result::ok)
+            .map(|e| OsStr::from_bytes(e.file_name().to_bytes()).to_owned())
+            .collect()
     }
 
     fn open_with(&self, name: &OsStr, flags: OFlags, mode: Mode) -> io::Result<File> {
@@ -98,6 +122,20 @@ impl Directory {
 
 fn identity(file: &File) -> io::Result<(u64, u64)> {
     file.metadata().map(|m| (m.dev(), m.ino()))
+}
+
+/// Device, inode, length, and times of the last change of content and of attributes.
+pub(super) type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
+
+pub(super) fn stamp(file: &File) -> io::Result<Stamp> {
+    let m = file.metadata()?;
+    Ok((
+        m.dev(),
+        m.ino(),
+        m.size(),
+        (m.mtime(), m.mtime_nsec()),
+        (m.ctime(), m.ctime_nsec()),
+    ))
 }
 
 pub(super) fn is_symlink_loop(e: &io::Error) -> bool {
@@ -119,13 +157,19 @@ pub(super) fn is_held_by_other(_: &io::Error) -> bool {
 
 /// Whether an attribute cannot be set by this caller or on this file system.
 pub(super) fn is_refused(e: &io::Error) -> bool {
-    matches!(Errno::from_io_error(e), Some(Errno::PERM | Errno::ACCESS | Errno::NOTSUP))
+    matches!(
+        Errno::from_io_error(e),
+        Some(Errno::PERM | Errno::ACCESS | Errno::NOTSUP)
+    )
 }
 
 /// Finds out what would make a change fail, or go through although the user marked the file.
 pub(super) fn check_writable(target: &Target, file: &File, override_read_only: bool) -> Result<(), Error> {
     if target.real.starts_with("/nix/store") {
-        return Err(Error::ManagedByNix { path: target.shown.clone(), target: target.real.clone() });
+        return Err(Error::ManagedByNix {
+            path: target.shown.clone(),
+            target: target.real.clone(),
+        });
     }
     if override_read_only {
         return Ok(());
@@ -133,10 +177,16 @@ pub(super) fn check_writable(target: &Target, file: &File, override_read_only: b
     if let Some(error) = immutable(target, file) {
         return Err(error);
     }
-    let mode = file.metadata().map_err(|e| os_error(&target.shown, "look at", e))?.mode();
+    let mode = file
+        .metadata()
+        .map_err(|e| os_error(&target.shown, "look at", e))?
+        .mode();
     if mode & 0o222 == 0 {
         let clear = format!("make it writable with: chmod u+w {}", target.real.display());
-        return Err(Error::ReadOnlyFile { path: target.shown.clone(), clear });
+        return Err(Error::ReadOnlyFile {
+            path: target.shown.clone(),
+            clear,
+        });
     }
     Ok(())
 }
@@ -145,7 +195,11 @@ pub(super) fn check_writable(target: &Target, file: &File, override_read_only: b
 fn immutable(target: &Target, file: &File) -> Option<Error> {
     let (flag, clear) = flags::immutable(file)?;
     let clear = format!("{clear} {}", target.real.display());
-    Some(Error::Immutable { path: target.shown.clone(), flag, clear })
+    Some(Error::Immutable {
+        path: target.shown.clone(),
+        flag,
+        clear,
+    })
 }
 
 /// Takes marks against changes off the target until the result is dropped.
@@ -154,14 +208,23 @@ pub(super) fn clear_marks(target: &Target, override_read_only: bool) -> Result<O
         return Ok(None);
     }
     let file = target.open()?;
-    let flags = flags::clear_immutable(&file).map_err(|e| os_error(&target.shown, "clear the flags of", e))?;
-    let mode = file.metadata().map_err(|e| os_error(&target.shown, "look at", e))?.mode();
+    let flags =
+        flags::clear_immutable(&file).map_err(|e| os_error(&target.shown, "clear the flags of", e))?;
+    let mode = file
+        .metadata()
+        .map_err(|e| os_error(&target.shown, "look at", e))?
+        .mode();
     let read_only = mode & 0o222 == 0;
     if read_only {
         let writable = Mode::from_raw_mode(raw_mode(mode & 0o7777 | 0o200));
-        rustix::fs::fchmod(&file, writable).map_err(|e| os_error(&target.shown, "change the mode of", e.into()))?;
+        rustix::fs::fchmod(&file, writable)
+            .map_err(|e| os_error(&target.shown, "change the mode of", e.into()))?;
     }
-    Ok(Some(Marks { target, mode: read_only.then_some(mode), flags }))
+    Ok(Some(Marks {
+        target,
+        mode: read_only.then_some(mode),
+        flags,
+    }))
 }
 
 /// Marks to be set again.
@@ -203,7 +266,13 @@ fn raw_mode(mode: u32) -> rustix::fs::RawMode {
     rustix::fs::RawMode::try_from(mode & 0o7777).unwrap_or(0o600)
 }
 
-pub(super) fn replace_file(directory: &Directory, temp: &OsStr, _open: File, target: &OsStr, exists: bool) -> io::Result<()> {
+pub(super) fn replace_file(
+    directory: &Directory,
+    temp: &OsStr,
+    _open: File,
+    target: &OsStr,
+    exists: bool,
+) -> io::Result<()> {
     if exists {
         return directory.rename(temp, target);
     }
@@ -220,7 +289,10 @@ pub(super) fn rename_error(target: &Target, source: io::Error) -> Error {
         return error;
     }
     if source.kind() == ErrorKind::AlreadyExists {
-        return Error::Changed { path: target.shown.clone(), attempts: 1 };
+        return Error::Changed {
+            path: target.shown.clone(),
+            attempts: 1,
+        };
     }
     os_error(&target.shown, "replace", source)
 }
@@ -286,7 +358,10 @@ impl LockPlace {
                 opened => (opened?, OsString::from(LOCK_NAME), Some(path.clone())),
             },
             LockPlace::Beside => {
-                let directory = target.directory.try_clone().map_err(|e| os_error(&target.real, "open the directory of", e))?;
+                let directory = target
+                    .directory
+                    .try_clone()
+                    .map_err(|e| os_error(&target.real, "open the directory of", e))?;
                 (directory, target.beside(LOCK_NAME), None)
             }
         };
@@ -297,7 +372,13 @@ impl LockPlace {
                 open_to_owner(target, &file);
                 (file, Some(name))
             }
-            Err(e) if private.is_none() && matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+            Err(e)
+                if private.is_none()
+                    && matches!(
+                        e.kind(),
+                        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+                    ) =>
+            {
                 if directory.exists(&name) {
                     return Ok(None);
                 }
@@ -314,7 +395,12 @@ impl LockPlace {
         }
         // The one who had it may have removed the file: then this lock holds back nobody.
         let under_name = directory.identity(name.as_deref().unwrap_or(&target.name)).ok();
-        let held = HeldLock { file, directory, name, private };
+        let held = HeldLock {
+            file,
+            directory,
+            name,
+            private,
+        };
         if under_name.is_none() || under_name != identity(&held.file).ok() {
             held.forget();
             return Ok(None);
@@ -331,7 +417,9 @@ pub(super) fn private_lock_directory(target: &Target, options: &FileOptions) -> 
     let directory = Path::new(LOCK_DIRECTORY);
     let system = rustix::process::geteuid().is_root()
         && std::fs::canonicalize(system_path()).is_ok_and(|path| path == target.real)
-        && directory.parent().is_some_and(|parent| rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_ok());
+        && directory
+            .parent()
+            .is_some_and(|parent| rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_ok());
     system.then(|| directory.to_owned())
 }
 
@@ -342,21 +430,31 @@ fn open_private(path: &Path) -> Result<Directory, Error> {
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = match rustix::fs::open(path, flags, Mode::empty()) {
-        Err(Errno::LOOP | Errno::NOTDIR) => return Err(Error::UnsafeLockDirectory { path: path.to_owned() }),
+        Err(Errno::LOOP | Errno::NOTDIR) => {
+            return Err(Error::UnsafeLockDirectory {
+                path: path.to_owned(),
+            });
+        }
         opened => opened.map_err(|e| os_error(path, "open", e.into()))?,
     };
     let stat = rustix::fs::fstat(&fd).map_err(|e| os_error(path, "look at", e.into()))?;
     let owner = rustix::process::geteuid().as_raw();
     if (stat.st_uid != owner && stat.st_uid != 0) || stat.st_mode & 0o077 != 0 {
-        return Err(Error::UnsafeLockDirectory { path: path.to_owned() });
+        return Err(Error::UnsafeLockDirectory {
+            path: path.to_owned(),
+        });
     }
     Ok(Directory { fd })
 }
 
 /// Lets those who may write the hosts file use the lock as well, where root made it for a file of theirs.
 fn open_to_owner(target: &Target, lock: &File) {
-    let (Ok(hosts), Ok(made)) = (target.open().and_then(|f| f.metadata().map_err(|e| os_error(&target.shown, "look at", e))), lock.metadata())
-    else {
+    let (Ok(hosts), Ok(made)) = (
+        target
+            .open()
+            .and_then(|f| f.metadata().map_err(|e| os_error(&target.shown, "look at", e))),
+        lock.metadata(),
+    ) else {
         return;
     };
     let write = hosts.mode() & 0o222;
@@ -405,7 +503,7 @@ impl Directory {
     }
 }
 
-const LOCK_NAME: &str = "lock";
+pub(super) const LOCK_NAME: &str = "lock";
 
 /// Flags against changes.
 #[cfg(target_os = "linux")]
@@ -429,7 +527,9 @@ mod flags {
     }
 
     pub(super) fn clear_immutable(file: &File) -> io::Result<Option<Saved>> {
-        let Ok(flags) = ioctl_getflags(file) else { return Ok(None) };
+        let Ok(flags) = ioctl_getflags(file) else {
+            return Ok(None);
+        };
         let against = IFlags::IMMUTABLE | IFlags::APPEND;
         if !flags.intersects(against) {
             return Ok(None);
@@ -505,7 +605,10 @@ mod xattr {
             fsetxattr(to, name.as_c_str(), &value, XattrFlags::empty())?;
         }
         // A default ACL of the directory, for instance; labels that the system gives are its own business.
-        for name in there.iter().filter(|n| !wanted.contains(n) && !n.to_bytes().starts_with(b"security.")) {
+        for name in there
+            .iter()
+            .filter(|n| !wanted.contains(n) && !n.to_bytes().starts_with(b"security."))
+        {
             fremovexattr(to, name.as_c_str())?;
         }
         Ok(())
@@ -524,16 +627,12 @@ mod xattr {
         Ok(read(|buffer| fgetxattr(file, name.as_c_str(), buffer))?)
     }
 
-    /// Asks for the size first, and again if it grew meanwhile.
+    /// Asks with a buffer that grows until it is large enough; the kernel's bound is 64 KiB.
     fn read(mut call: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+        let mut buffer = vec![0; 256];
         loop {
-            let size = call(&mut [])?;
-            let mut buffer = vec![0; size];
-            if size == 0 {
-                return Ok(buffer);
-            }
             match call(&mut buffer) {
-                Err(Errno::RANGE) => {}
+                Err(Errno::RANGE) if buffer.len() < MAX_BYTES => buffer.resize(buffer.len() * 4, 0),
                 Err(e) => return Err(e),
                 Ok(length) => {
                     buffer.truncate(length);
@@ -542,6 +641,8 @@ mod xattr {
             }
         }
     }
+
+    const MAX_BYTES: usize = 1024 * 1024;
 }
 
 /// The BSDs' extended attributes have calls of their own, which are not used here.

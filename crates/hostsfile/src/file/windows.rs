@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use windows_sys::Win32::Foundation::{
-    ERROR_ACCESS_DENIED, ERROR_CANT_RESOLVE_FILENAME, ERROR_LOCK_VIOLATION, ERROR_SHARING_VIOLATION, ERROR_SUCCESS,
-    ERROR_UNABLE_TO_REMOVE_REPLACED, GENERIC_WRITE,
+    ERROR_ACCESS_DENIED, ERROR_CANT_RESOLVE_FILENAME, ERROR_LOCK_VIOLATION, ERROR_SHARING_VIOLATION,
+    ERROR_SUCCESS, ERROR_UNABLE_TO_REMOVE_REPLACED, GENERIC_WRITE,
 };
-use windows_sys::Win32::Storage::FileSystem::{DELETE, FILE_FLAG_DELETE_ON_CLOSE, REPLACEFILE_WRITE_THROUGH, ReplaceFileW};
+use windows_sys::Win32::Storage::FileSystem::{
+    DELETE, FILE_FLAG_DELETE_ON_CLOSE, REPLACEFILE_WRITE_THROUGH, ReplaceFileW,
+};
 use windows_sys::Win32::System::Registry::{HKEY_LOCAL_MACHINE, RRF_RT_REG_SZ, RegGetValueW};
 
 use super::options::FileOptions;
@@ -66,11 +68,19 @@ pub(super) struct Directory {
 
 impl Directory {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        if std::fs::metadata(path)?.is_dir() { Ok(Directory { path: path.to_owned() }) } else { Err(ErrorKind::NotADirectory.into()) }
+        if std::fs::metadata(path)?.is_dir() {
+            Ok(Directory {
+                path: path.to_owned(),
+            })
+        } else {
+            Err(ErrorKind::NotADirectory.into())
+        }
     }
 
     pub(super) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Directory { path: self.path.clone() })
+        Ok(Directory {
+            path: self.path.clone(),
+        })
     }
 
     pub(super) fn open_file(&self, name: &OsStr) -> io::Result<File> {
@@ -78,15 +88,25 @@ impl Directory {
     }
 
     pub(super) fn open_for_writing(&self, name: &OsStr) -> io::Result<File> {
-        patiently(is_held_by_other, || OpenOptions::new().read(true).write(true).open(self.path.join(name)))
+        patiently(is_held_by_other, || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(self.path.join(name))
+        })
     }
 
     pub(super) fn create_file(&self, name: &OsStr) -> io::Result<File> {
-        OpenOptions::new().write(true).create_new(true).open(self.path.join(name))
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(self.path.join(name))
     }
 
     pub(super) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
-        patiently(is_held_by_other, || std::fs::rename(self.path.join(from), self.path.join(to)))
+        patiently(is_held_by_other, || {
+            std::fs::rename(self.path.join(from), self.path.join(to))
+        })
     }
 
     pub(super) fn remove(&self, name: &OsStr) -> io::Result<()> {
@@ -99,14 +119,19 @@ impl Directory {
     }
 
     pub(super) fn names(&self) -> Vec<OsString> {
-        let Ok(entries) = std::fs::read_dir(&self.path) else { return Vec::new() };
+        let Ok(entries) = std::fs::read_dir(&self.path) else {
+            return Vec::new();
+        };
         entries.filter_map(Result::ok).map(|e| e.file_name()).collect()
     }
 }
 
 /// Repeats what fails because another program has the file open, with growing pauses: the DNS client, virus scanners
 /// and Docker Desktop read the file right after each change.
-fn patiently<T>(is_passing: impl Fn(&io::Error) -> bool, mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+fn patiently<T>(
+    is_passing: impl Fn(&io::Error) -> bool,
+    mut call: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(10);
     loop {
@@ -118,6 +143,14 @@ fn patiently<T>(is_passing: impl Fn(&io::Error) -> bool, mut call: impl FnMut() 
             done => return done,
         }
     }
+}
+
+/// Length and time of the last change.
+pub(super) type Stamp = (u64, Option<std::time::SystemTime>);
+
+pub(super) fn stamp(file: &File) -> io::Result<Stamp> {
+    let m = file.metadata()?;
+    Ok((m.len(), m.modified().ok()))
 }
 
 pub(super) fn is_symlink_loop(e: &io::Error) -> bool {
@@ -141,18 +174,36 @@ pub(super) fn must_stay(e: &io::Error) -> bool {
 }
 
 fn may_pass_by_itself(e: &io::Error) -> bool {
-    is_code(e, &[ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION, ERROR_UNABLE_TO_REMOVE_REPLACED])
+    is_code(
+        e,
+        &[
+            ERROR_ACCESS_DENIED,
+            ERROR_SHARING_VIOLATION,
+            ERROR_LOCK_VIOLATION,
+            ERROR_UNABLE_TO_REMOVE_REPLACED,
+        ],
+    )
 }
 
 fn is_code(e: &io::Error, codes: &[u32]) -> bool {
-    e.raw_os_error().and_then(|code| u32::try_from(code).ok()).is_some_and(|code| codes.contains(&code))
+    e.raw_os_error()
+        .and_then(|code| u32::try_from(code).ok())
+        .is_some_and(|code| codes.contains(&code))
 }
 
 pub(super) fn check_writable(target: &Target, file: &File, override_read_only: bool) -> Result<(), Error> {
-    let metadata = file.metadata().map_err(|e| os_error(&target.shown, "look at", e))?;
+    let metadata = file
+        .metadata()
+        .map_err(|e| os_error(&target.shown, "look at", e))?;
     if metadata.permissions().readonly() && !override_read_only {
-        let clear = format!("clear the attribute with: attrib -R \"{}\"", target.shown.display());
-        return Err(Error::ReadOnlyFile { path: target.shown.clone(), clear });
+        let clear = format!(
+            "clear the attribute with: attrib -R \"{}\"",
+            target.shown.display()
+        );
+        return Err(Error::ReadOnlyFile {
+            path: target.shown.clone(),
+            clear,
+        });
     }
     Ok(())
 }
@@ -163,7 +214,11 @@ pub(super) fn clear_marks(target: &Target, override_read_only: bool) -> Result<O
         return Ok(None);
     }
     let failed = |e| os_error(&target.shown, "clear the read-only attribute of", e);
-    if !std::fs::metadata(&target.real).map_err(failed)?.permissions().readonly() {
+    if !std::fs::metadata(&target.real)
+        .map_err(failed)?
+        .permissions()
+        .readonly()
+    {
         return Ok(None);
     }
     set_read_only(&target.real, false).map_err(failed)?;
@@ -198,7 +253,13 @@ pub(super) fn set_default_mode(_file: &File) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) fn replace_file(directory: &Directory, temp: &OsStr, open: File, target: &OsStr, exists: bool) -> io::Result<()> {
+pub(super) fn replace_file(
+    directory: &Directory,
+    temp: &OsStr,
+    open: File,
+    target: &OsStr,
+    exists: bool,
+) -> io::Result<()> {
     drop(open);
     let (temp, target) = (directory.path.join(temp), directory.path.join(target));
     if !exists {
@@ -219,13 +280,20 @@ pub(super) fn replace_file(directory: &Directory, temp: &OsStr, open: File, targ
                 std::ptr::null(),
             )
         };
-        if done == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if done == 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     })
 }
 
 pub(super) fn rename_error(target: &Target, source: io::Error) -> Error {
     if source.kind() == ErrorKind::AlreadyExists {
-        return Error::Changed { path: target.shown.clone(), attempts: 1 };
+        return Error::Changed {
+            path: target.shown.clone(),
+            attempts: 1,
+        };
     }
     os_error(&target.shown, "replace", source)
 }
@@ -283,7 +351,10 @@ impl LockPlace {
             .custom_flags(FILE_FLAG_DELETE_ON_CLOSE)
             .open(&self.path);
         match opened {
-            Ok(file) => Ok(Some(HeldLock { file: Some(file), private: self.private.clone() })),
+            Ok(file) => Ok(Some(HeldLock {
+                file: Some(file),
+                private: self.private.clone(),
+            })),
             Err(e) if is_held_by_other(&e) => Ok(None),
             // Access is also denied for a moment while the last one's file goes.
             Err(e) if is_code(&e, &[ERROR_ACCESS_DENIED]) && self.path.exists() => Ok(None),
@@ -318,4 +389,4 @@ fn wide(text: &OsStr) -> Vec<u16> {
     text.encode_wide().chain(std::iter::once(0)).collect()
 }
 
-const LOCK_NAME: &str = "lock";
+pub(super) const LOCK_NAME: &str = "lock";

@@ -11,14 +11,22 @@ use crate::scan;
 
 pub(super) fn check(document: &Document, resolver: Resolver) -> Vec<Diagnostic> {
     let bytes = document.render();
-    let mut found = Findings { resolver, list: Vec::new() };
+    let mut found = Findings {
+        resolver,
+        list: Vec::new(),
+    };
     if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
         found.add(None, Finding::Utf16);
         return found.list;
     }
     let bom = bytes.starts_with(scan::BOM);
     // Reports disagree about Windows; systemd-resolved takes it for a part of an invalid address.
-    if bom && document.lines().next().is_some_and(|l| matches!(l.kind, LineKind::Entry(_))) {
+    if bom
+        && document
+            .lines()
+            .next()
+            .is_some_and(|l| matches!(l.kind, LineKind::Entry(_)))
+    {
         found.add(Some(1), Finding::ByteOrderMark);
     }
     let mut seen = Seen::default();
@@ -55,7 +63,11 @@ struct Findings {
 
 impl Findings {
     fn add(&mut self, line: Option<usize>, finding: Finding) {
-        self.list.push(Diagnostic { line, resolver: self.resolver, finding });
+        self.list.push(Diagnostic {
+            line,
+            resolver: self.resolver,
+            finding,
+        });
     }
 }
 
@@ -65,12 +77,23 @@ fn check_length(found: &mut Findings, line: &Line<'_>) {
         Resolver::Musl => 511,
         Resolver::FreeBsd | Resolver::MacOs => 1023,
         Resolver::SystemdResolved if line.bytes.len() > 1024 * 1024 => {
-            return found.add(Some(line.number), Finding::FileRejected { bytes: line.bytes.len() });
+            return found.add(
+                Some(line.number),
+                Finding::FileRejected {
+                    bytes: line.bytes.len(),
+                },
+            );
         }
         _ => return,
     };
     if line.bytes.len() > limit {
-        found.add(Some(line.number), Finding::LongLine { bytes: line.bytes.len(), limit });
+        found.add(
+            Some(line.number),
+            Finding::LongLine {
+                bytes: line.bytes.len(),
+                limit,
+            },
+        );
     }
 }
 
@@ -85,7 +108,12 @@ fn check_entry(found: &mut Findings, line: &Line<'_>, entry: &EntryLine<'_>) {
         found.add(number, Finding::LeadingBlank);
     }
     if matches!(resolver, MacOs | FreeBsd) && line.bytes.ends_with(b"\r\n") && !line.bytes.contains(&b'#') {
-        found.add(number, Finding::CarriageReturn { name: last_name.to_owned() });
+        found.add(
+            number,
+            Finding::CarriageReturn {
+                name: last_name.to_owned(),
+            },
+        );
     }
     let limit = match resolver {
         Windows => 9,
@@ -93,10 +121,21 @@ fn check_entry(found: &mut Findings, line: &Line<'_>, entry: &EntryLine<'_>) {
         _ => usize::MAX,
     };
     if entry.names.len() > limit {
-        found.add(number, Finding::ManyNames { names: entry.names.len(), limit });
+        found.add(
+            number,
+            Finding::ManyNames {
+                names: entry.names.len(),
+                limit,
+            },
+        );
     }
     if resolver == MacOs && entry.names.len() > 10 {
-        found.add(number, Finding::SlowLine { names: entry.names.len() });
+        found.add(
+            number,
+            Finding::SlowLine {
+                names: entry.names.len(),
+            },
+        );
     }
     if entry.zone.is_some() {
         match resolver {
@@ -108,7 +147,12 @@ fn check_entry(found: &mut Findings, line: &Line<'_>, entry: &EntryLine<'_>) {
     match (resolver, entry.address) {
         (Glibc, IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => found.add(number, Finding::MappedAddress),
         (SystemdResolved, address) if address.is_unspecified() => {
-            found.add(number, Finding::NoAddress { name: first_name.to_owned() });
+            found.add(
+                number,
+                Finding::NoAddress {
+                    name: first_name.to_owned(),
+                },
+            );
         }
         _ => {}
     }
@@ -119,7 +163,12 @@ fn check_entry(found: &mut Findings, line: &Line<'_>, entry: &EntryLine<'_>) {
         && let Some(at) = line.text().iter().position(|b| *b == b'#')
     {
         if at > 0 && !scan::is_blank(line.text()[at - 1]) {
-            found.add(number, Finding::HashInName { name: last_name.to_owned() });
+            found.add(
+                number,
+                Finding::HashInName {
+                    name: last_name.to_owned(),
+                },
+            );
         } else {
             // Libinfo's file module; mDNSResponder cuts the comment.
             found.add(number, Finding::CommentRead);
@@ -152,20 +201,36 @@ fn check_name(found: &mut Findings, line: usize, name: &str) {
 
 /// musl hands the first word to inet_aton(3); the others skip the line.
 fn check_odd_address(found: &mut Findings, line: &Line<'_>) {
-    let word = line.text().split(|b| scan::is_blank(*b)).find(|w| !w.is_empty()).unwrap_or_default();
+    let word = line
+        .text()
+        .split(|b| scan::is_blank(*b))
+        .find(|w| !w.is_empty())
+        .unwrap_or_default();
     let read = std::str::from_utf8(word).ok().and_then(inet_aton);
     match (found.resolver, read) {
-        (Resolver::Musl, Some(address)) => found.add(Some(line.number), Finding::ReadAsAddress { address: address.into() }),
-        _ => found.add(Some(line.number), Finding::NotRead { oddity: Oddity::OddAddress }),
+        (Resolver::Musl, Some(address)) => found.add(
+            Some(line.number),
+            Finding::ReadAsAddress {
+                address: address.into(),
+            },
+        ),
+        _ => found.add(
+            Some(line.number),
+            Finding::NotRead {
+                oddity: Oddity::OddAddress,
+            },
+        ),
     }
 }
 
 fn inet_aton(word: &str) -> Option<Ipv4Addr> {
-    let parts = word.split('.').map(|part| match part.strip_prefix("0x").or(part.strip_prefix("0X")) {
-        Some(hex) => u32::from_str_radix(hex, 16).ok(),
-        None if part.len() > 1 && part.starts_with('0') => u32::from_str_radix(part, 8).ok(),
-        None => part.parse().ok(),
-    });
+    let parts = word
+        .split('.')
+        .map(|part| match part.strip_prefix("0x").or(part.strip_prefix("0X")) {
+            Some(hex) => u32::from_str_radix(hex, 16).ok(),
+            None if part.len() > 1 && part.starts_with('0') => u32::from_str_radix(part, 8).ok(),
+            None => part.parse().ok(),
+        });
     let parts: Vec<u32> = parts.collect::<Option<_>>()?;
     let (last, head) = parts.split_last()?;
     let mut address = 0_u32;
@@ -187,7 +252,12 @@ fn check_end(found: &mut Findings, document: &Document, last: usize) {
     if let (LineKind::Entry(entry), false) = (&line.kind, line.bytes.contains(&b'#'))
         && let Some(name) = entry.names.last()
     {
-        found.add(Some(last), Finding::NoFinalNewline { name: (*name).to_owned() });
+        found.add(
+            Some(last),
+            Finding::NoFinalNewline {
+                name: (*name).to_owned(),
+            },
+        );
     }
 }
 
@@ -226,21 +296,34 @@ impl Seen {
                     found.add(Some(line), Finding::LocalPair { name: name.clone() });
                 }
                 Resolver::Musl if addresses.len() > 48 => {
-                    let finding = Finding::ManyAddresses { name: name.clone(), addresses: addresses.len(), limit: 48 };
+                    let finding = Finding::ManyAddresses {
+                        name: name.clone(),
+                        addresses: addresses.len(),
+                        limit: 48,
+                    };
                     found.add(Some(line), finding);
                 }
                 _ => {}
             }
             // glibc with `multi off`, its default, FreeBSD and Libinfo give the first line of the family.
-            if !matches!(found.resolver, Resolver::Glibc | Resolver::FreeBsd | Resolver::MacOs) {
+            if !matches!(
+                found.resolver,
+                Resolver::Glibc | Resolver::FreeBsd | Resolver::MacOs
+            ) {
                 continue;
             }
             for (at, (address, line)) in addresses.iter().enumerate() {
-                let earlier = addresses[..at].iter().find(|(a, _)| a.is_ipv4() == address.is_ipv4());
+                let earlier = addresses[..at]
+                    .iter()
+                    .find(|(a, _)| a.is_ipv4() == address.is_ipv4());
                 if let Some((first, first_line)) = earlier
                     && first != address
                 {
-                    let finding = Finding::Shadowed { name: name.clone(), line: *first_line, address: *first };
+                    let finding = Finding::Shadowed {
+                        name: name.clone(),
+                        line: *first_line,
+                        address: *first,
+                    };
                     found.add(Some(*line), finding);
                 }
             }

@@ -9,7 +9,7 @@ use crate::entry::{Block, Entry};
 use crate::layout::BLOCK_STYLE;
 use crate::line::{self, LineKind};
 use crate::name::{HostName, Owner, Tag};
-use crate::scan::{LineEnding, MarkerKind, Markers, Span};
+use crate::scan::{LineEnding, MarkerKind, Markers, Span, chomp, trim_end};
 
 /// A block that edits name: where it stands, and what it is to hold.
 pub(super) struct BlockWork<'a> {
@@ -35,7 +35,10 @@ impl<'a> BlockWork<'a> {
             items: None,
             owner: span.as_ref().and_then(Span::owner),
             off: span.as_ref().is_some_and(|s| s.attributes.off),
-            other: span.as_ref().map(|s| s.attributes.other.clone()).unwrap_or_default(),
+            other: span
+                .as_ref()
+                .map(|s| s.attributes.other.clone())
+                .unwrap_or_default(),
             span,
         }
     }
@@ -130,7 +133,10 @@ impl<'a> BlockWork<'a> {
         }
         stray.append(&mut open);
         pairs.sort_unstable();
-        let spans: Vec<Span<'a>> = pairs.iter().map(|&(begin, end)| markers.span(begin, end)).collect();
+        let spans: Vec<Span<'a>> = pairs
+            .iter()
+            .map(|&(begin, end)| markers.span(begin, end))
+            .collect();
         let mut spans = spans.into_iter();
         let mut work = BlockWork::new(tag, spans.next());
         work.extra = stray.iter().map(|&at| markers.lines[at].range.clone()).collect();
@@ -173,8 +179,29 @@ impl<'a> BlockWork<'a> {
     }
 
     /// The block's text with BEGIN and END.
-    pub(super) fn render(&self, ending: LineEnding, no_eol: bool, options: &Options) -> Vec<u8> {
+    pub(super) fn render(&self, old: &[u8], ending: LineEnding, no_eol: bool, options: &Options) -> Vec<u8> {
         let eol = ending.as_str();
+        let mut bytes = self.begin(old, no_eol);
+        bytes.extend_from_slice(eol.as_bytes());
+        if let Some(items) = &self.items {
+            items.render(&mut bytes, eol, options);
+        }
+        match &self.span {
+            Some(span) => bytes.extend_from_slice(chomp(&old[span.body.end..span.range.end])),
+            None => bytes.extend_from_slice(format!("# END {}", self.tag).as_bytes()),
+        }
+        bytes.extend_from_slice(eol.as_bytes());
+        bytes
+    }
+
+    /// The BEGIN line without its end: as it stands, if it says what is to be said.
+    fn begin(&self, old: &[u8], no_eol: bool) -> Vec<u8> {
+        if let Some(span) = &self.span
+            && (no_eol, self.off) == (span.attributes.no_eol, span.attributes.off)
+            && self.owner == span.owner()
+        {
+            return chomp(&old[span.begin.clone()]).to_vec();
+        }
         let mut text = format!("# BEGIN {}", self.tag);
         if no_eol {
             text.push_str(" eol=0");
@@ -190,15 +217,12 @@ impl<'a> BlockWork<'a> {
             text.push(' ');
             text.push_str(other);
         }
-        text.push_str(eol);
-        let mut bytes = text.into_bytes();
-        if let Some(items) = &self.items {
-            items.render(&mut bytes, eol, options);
+        let mut text = text.into_bytes();
+        if let Some(span) = &self.span {
+            let line = chomp(&old[span.begin.clone()]);
+            text.extend_from_slice(&line[trim_end(line).len()..]);
         }
-        bytes.extend_from_slice(b"# END ");
-        bytes.extend_from_slice(self.tag.as_str().as_bytes());
-        bytes.extend_from_slice(eol.as_bytes());
-        bytes
+        text
     }
 
     /// The parts of the old block that belong to others.
@@ -231,8 +255,16 @@ struct Held {
 
 impl Held {
     fn entry(&self) -> Entry {
-        let names = self.names.iter().filter(|(_, there)| *there).map(|(n, _)| n.clone()).collect();
-        Entry { names, ..self.place.clone() }
+        let names = self
+            .names
+            .iter()
+            .filter(|(_, there)| *there)
+            .map(|(n, _)| n.clone())
+            .collect();
+        Entry {
+            names,
+            ..self.place.clone()
+        }
     }
 }
 
@@ -245,14 +277,21 @@ struct Index {
 impl<'a> Items<'a> {
     fn load(&mut self, bytes: &'a [u8], span: &Span<'a>) {
         for range in span.own_lines(bytes) {
-            let raw = crate::scan::chomp(&bytes[range]);
-            self.list.push(Item { raw: Some(Cow::Borrowed(raw)), entry: held(raw) });
+            let raw = chomp(&bytes[range]);
+            self.list.push(Item {
+                raw: Some(Cow::Borrowed(raw)),
+                entry: held(raw),
+            });
         }
     }
 
     /// Adds an entry behind the others; shares the last one's lines where it can.
     fn push_entry(&mut self, entry: &Entry, leave_out: &HashSet<HostName>) {
-        let names = entry.names.iter().filter(|n| !leave_out.contains(*n)).map(|n| (n.clone(), true));
+        let names = entry
+            .names
+            .iter()
+            .filter(|n| !leave_out.contains(*n))
+            .map(|n| (n.clone(), true));
         if let Some(last) = self.list.last_mut().and_then(|i| i.entry.as_mut())
             && last.place.same_place(entry)
         {
@@ -261,8 +300,18 @@ impl<'a> Items<'a> {
         }
         let names: Vec<_> = names.collect();
         if !names.is_empty() {
-            let place = Entry { names: Vec::new(), ..entry.clone() };
-            self.list.push(Item { raw: None, entry: Some(Held { place, names, disabled: false }) });
+            let place = Entry {
+                names: Vec::new(),
+                ..entry.clone()
+            };
+            self.list.push(Item {
+                raw: None,
+                entry: Some(Held {
+                    place,
+                    names,
+                    disabled: false,
+                }),
+            });
         }
     }
 
@@ -272,24 +321,44 @@ impl<'a> Items<'a> {
             let held_at = index.by_name.get(name).map_or(&[][..], Vec::as_slice);
             let there = held_at.iter().any(|&(item, at)| {
                 let held = self.list[item].entry.as_ref();
-                held.is_some_and(|h| h.names[at].1 && h.place.address == entry.address && h.place.zone == entry.zone)
+                held.is_some_and(|h| {
+                    h.names[at].1 && h.place.address == entry.address && h.place.zone == entry.zone
+                })
             });
             if there {
                 continue;
             }
-            let place = Entry { names: Vec::new(), ..entry.clone() };
+            let place = Entry {
+                names: Vec::new(),
+                ..entry.clone()
+            };
             // A name that has another address keeps the order of its addresses: a new line, behind those there are.
-            let home = if held_at.is_empty() { index.by_place.get(&place).copied() } else { None };
+            let home = if held_at.is_empty() {
+                index.by_place.get(&place).copied()
+            } else {
+                None
+            };
             let item = home.unwrap_or_else(|| {
-                let held = Held { place: place.clone(), names: Vec::new(), disabled };
-                self.list.push(Item { raw: None, entry: Some(held) });
+                let held = Held {
+                    place: place.clone(),
+                    names: Vec::new(),
+                    disabled,
+                };
+                self.list.push(Item {
+                    raw: None,
+                    entry: Some(held),
+                });
                 index.by_place.insert(place, self.list.len() - 1);
                 self.list.len() - 1
             });
             self.list[item].raw = None;
             if let Some(held) = &mut self.list[item].entry {
                 held.names.push((name.clone(), true));
-                index.by_name.entry(name.clone()).or_default().push((item, held.names.len() - 1));
+                index
+                    .by_name
+                    .entry(name.clone())
+                    .or_default()
+                    .push((item, held.names.len() - 1));
             }
         }
     }
@@ -311,7 +380,10 @@ impl<'a> Items<'a> {
     }
 
     fn has_names(&self) -> bool {
-        self.list.iter().filter_map(|i| i.entry.as_ref()).any(|h| h.names.iter().any(|(_, there)| *there))
+        self.list
+            .iter()
+            .filter_map(|i| i.entry.as_ref())
+            .any(|h| h.names.iter().any(|(_, there)| *there))
     }
 
     fn all_disabled(&self) -> bool {
@@ -330,15 +402,18 @@ impl<'a> Items<'a> {
                 into.extend_from_slice(raw);
                 into.extend_from_slice(eol.as_bytes());
             } else if let Some(held) = &item.entry {
+                let many = held.names.len() > 1;
                 seen.clear();
-                let names = held.names.iter().filter(|(_, there)| *there).map(|(n, _)| n.as_str());
-                for line in options.layout.lines(&held.place, names.filter(|n| seen.insert(n)), BLOCK_STYLE) {
-                    if held.disabled {
-                        into.extend_from_slice(b"# ");
-                    }
-                    into.extend_from_slice(line.as_bytes());
-                    into.extend_from_slice(eol.as_bytes());
-                }
+                let names = held
+                    .names
+                    .iter()
+                    .filter(|(_, there)| *there)
+                    .map(|(n, _)| n.as_str());
+                let names = names.filter(|n| !many || seen.insert(n));
+                let before = if held.disabled { "# " } else { "" };
+                options
+                    .layout
+                    .write(into, &held.place, names, BLOCK_STYLE, before, eol);
             }
         }
     }
@@ -346,7 +421,11 @@ impl<'a> Items<'a> {
 
 impl Item<'_> {
     fn is_active(&self) -> bool {
-        self.entry.as_ref().is_some_and(|h| !h.disabled) || self.raw.as_ref().is_some_and(|r| matches!(line::read(0, r), LineKind::Entry(_)))
+        self.entry.as_ref().is_some_and(|h| !h.disabled)
+            || self
+                .raw
+                .as_ref()
+                .is_some_and(|r| matches!(line::read(0, r), LineKind::Entry(_)))
     }
 
     fn disable(&mut self, any_line: bool) {
@@ -367,7 +446,10 @@ impl Item<'_> {
                 raw.to_mut().drain(..2);
             } else if entry {
                 let sign = raw.iter().position(|b| *b == b'#').map_or(0, |at| at + 1);
-                let blanks = raw[sign..].iter().take_while(|b| crate::scan::is_blank(**b)).count();
+                let blanks = raw[sign..]
+                    .iter()
+                    .take_while(|b| crate::scan::is_blank(**b))
+                    .count();
                 raw.to_mut().drain(..sign + blanks);
             }
             self.entry = held(raw);
@@ -380,7 +462,11 @@ impl Item<'_> {
 impl Index {
     fn of(list: &[Item<'_>]) -> Self {
         let mut index = Index::default();
-        for (item, held) in list.iter().enumerate().filter_map(|(at, i)| i.entry.as_ref().map(|h| (at, h))) {
+        for (item, held) in list
+            .iter()
+            .enumerate()
+            .filter_map(|(at, i)| i.entry.as_ref().map(|h| (at, h)))
+        {
             for (at, (name, there)) in held.names.iter().enumerate() {
                 if *there {
                     index.by_name.entry(name.clone()).or_default().push((item, at));
@@ -399,10 +485,28 @@ fn held(raw: &[u8]) -> Option<Held> {
         LineKind::Disabled(entry) => (entry, true),
         _ => return None,
     };
-    let names = entry.names.iter().map(|n| HostName::with_underscore(n)).collect::<Result<Vec<_>, _>>().ok()?;
+    let names = entry
+        .names
+        .iter()
+        .map(|n| HostName::with_underscore(n))
+        .collect::<Result<Vec<_>, _>>()
+        .ok()?;
     let comment = std::str::from_utf8(entry.comment).ok()?;
-    let comment = if comment.is_empty() { None } else { Some(crate::name::Comment::new(comment).ok()?) };
+    let comment = if comment.is_empty() {
+        None
+    } else {
+        Some(crate::name::Comment::new(comment).ok()?)
+    };
     let zone = entry.zone.map(crate::name::Zone::new).transpose().ok()?;
-    let place = Entry { address: entry.address, zone, names: Vec::new(), comment };
-    Some(Held { place, names: names.into_iter().map(|n| (n, true)).collect(), disabled })
+    let place = Entry {
+        address: entry.address,
+        zone,
+        names: Vec::new(),
+        comment,
+    };
+    Some(Held {
+        place,
+        names: names.into_iter().map(|n| (n, true)).collect(),
+        disabled,
+    })
 }

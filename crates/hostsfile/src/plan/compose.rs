@@ -29,7 +29,10 @@ pub(super) struct Composed {
 
 pub(super) fn compose(bytes: &[u8], edits: &[Edit], options: &Options) -> Result<Composed, Error> {
     let markers = Markers::of(bytes);
-    let ending = LineEnding::majority(bytes).or(options.line_ending).unwrap_or(file::PLATFORM_LINE_ENDING);
+    let ending = markers
+        .line_ending()
+        .or(options.line_ending)
+        .unwrap_or(file::PLATFORM_LINE_ENDING);
     let mut batch = Batch {
         bytes,
         options,
@@ -78,7 +81,9 @@ impl<'a> Batch<'a, '_> {
                 block.entries.iter().try_for_each(Entry::check)?;
                 self.with_block(&block.tag, |work, left_out| work.add(bytes, block, left_out))
             }
-            Edit::RemoveFromBlock { tag, names } => self.with_block(tag, |work, _| work.remove_names(bytes, names)),
+            Edit::RemoveFromBlock { tag, names } => {
+                self.with_block(tag, |work, _| work.remove_names(bytes, names))
+            }
             Edit::RemoveBlock(tag) => self.with_block(tag, |work, _| work.remove()),
             Edit::EnableBlock(tag) => self.with_present(tag, |work| work.enable(bytes)),
             Edit::DisableBlock(tag) => self.with_present(tag, |work| work.disable(bytes)),
@@ -125,7 +130,11 @@ impl<'a> Batch<'a, '_> {
         }
     }
 
-    fn with_block(&mut self, tag: &Tag, change: impl FnOnce(&mut BlockWork<'a>, &HashSet<HostName>)) -> Result<(), Error> {
+    fn with_block(
+        &mut self,
+        tag: &Tag,
+        change: impl FnOnce(&mut BlockWork<'a>, &HashSet<HostName>),
+    ) -> Result<(), Error> {
         let work = match self.blocks.entry(tag.clone()) {
             std::collections::btree_map::Entry::Occupied(there) => there.into_mut(),
             std::collections::btree_map::Entry::Vacant(new) => {
@@ -149,7 +158,11 @@ impl<'a> Batch<'a, '_> {
                 change(work);
             }
         })?;
-        if there { Ok(()) } else { Err(Error::NoSuchBlock { tag: tag.clone() }) }
+        if there {
+            Ok(())
+        } else {
+            Err(Error::NoSuchBlock { tag: tag.clone() })
+        }
     }
 
     fn finish(self) -> Result<Composed, Error> {
@@ -158,12 +171,20 @@ impl<'a> Batch<'a, '_> {
         let tail = self.tail;
         for work in self.lines.into_works() {
             let text = work.render(self.bytes, eol);
-            splices.push(Splice { range: work.range.clone(), text });
+            splices.push(Splice {
+                range: work.range.clone(),
+                text,
+            });
         }
         splices.retain(|s| self.bytes[s.range.clone()] != *s.text);
         splices.sort_by_key(|s| (s.range.start, s.range.end));
-        if let Some(pair) = splices.windows(2).find(|pair| pair[0].range.end > pair[1].range.start) {
-            return Err(Error::Overlap { line: scan::line_number(self.bytes, pair[1].range.start) });
+        if let Some(pair) = splices
+            .windows(2)
+            .find(|pair| pair[0].range.end > pair[1].range.start)
+        {
+            return Err(Error::Overlap {
+                line: scan::line_number(self.bytes, pair[1].range.start),
+            });
         }
         let mut text = Vec::new();
         let mut open_end = !ends_line(self.bytes, &splices);
@@ -174,13 +195,22 @@ impl<'a> Batch<'a, '_> {
             let before = text.len();
             match item {
                 Tail::Block(tag) => {
-                    let Some(work) = self.blocks.get(&tag).filter(|w| w.exists() && written.insert(tag)) else { continue };
+                    let Some(work) = self
+                        .blocks
+                        .get(&tag)
+                        .filter(|w| w.exists() && written.insert(tag))
+                    else {
+                        continue;
+                    };
                     start_line(&mut text, no_eol, eol);
-                    text.extend(work.render(self.ending, no_eol, self.options));
+                    text.extend(work.render(self.bytes, self.ending, no_eol, self.options));
                 }
                 Tail::Managed(marker) => {
-                    let Some(work) = self.managed.get(&marker) else { continue };
-                    if !work.existing.is_empty() || work.wanted.is_empty() || !written_markers.insert(marker) {
+                    let Some(work) = self.managed.get(&marker) else {
+                        continue;
+                    };
+                    if !work.existing.is_empty() || work.wanted.is_empty() || !written_markers.insert(marker)
+                    {
                         continue;
                     }
                     start_line(&mut text, no_eol, eol);
@@ -195,22 +225,38 @@ impl<'a> Batch<'a, '_> {
                 Tail::Line(entry) => {
                     start_line(&mut text, no_eol, eol);
                     let mut seen = HashSet::new();
-                    let names = entry.names.iter().map(HostName::as_str).filter(|n| seen.insert(*n));
-                    for line in self.options.layout.lines(&entry, names, BLOCK_STYLE) {
-                        text.extend_from_slice(line.as_bytes());
-                        text.extend_from_slice(eol.as_bytes());
-                    }
+                    let names = entry
+                        .names
+                        .iter()
+                        .map(HostName::as_str)
+                        .filter(|n| seen.insert(*n));
+                    self.options
+                        .layout
+                        .write(&mut text, &entry, names, BLOCK_STYLE, "", eol);
                 }
             }
             open_end &= text.len() == before;
         }
         if !text.is_empty() {
-            splices.push(Splice { range: self.bytes.len()..self.bytes.len(), text });
+            splices.push(Splice {
+                range: self.bytes.len()..self.bytes.len(),
+                text,
+            });
         }
         Ok(Composed {
             splices,
-            tags: self.blocks.into_iter().filter(|(_, work)| work.exists()).map(|(tag, _)| tag).collect(),
-            markers: self.managed.into_iter().filter(|(_, work)| !work.wanted.is_empty()).map(|(marker, _)| marker).collect(),
+            tags: self
+                .blocks
+                .into_iter()
+                .filter(|(_, work)| work.exists())
+                .map(|(tag, _)| tag)
+                .collect(),
+            markers: self
+                .managed
+                .into_iter()
+                .filter(|(_, work)| !work.wanted.is_empty())
+                .map(|(marker, _)| marker)
+                .collect(),
             left_out: self.left_out,
         })
     }
@@ -219,16 +265,28 @@ impl<'a> Batch<'a, '_> {
     fn splices_in_place(&self) -> Vec<Splice> {
         let mut elements = self.elements();
         let dropped = settle_line_ends(&mut elements, self.bytes.len());
-        let mut splices: Vec<Splice> = dropped.into_iter().map(|range| Splice { range, text: Vec::new() }).collect();
+        let mut splices: Vec<Splice> = dropped
+            .into_iter()
+            .map(|range| Splice {
+                range,
+                text: Vec::new(),
+            })
+            .collect();
         for work in self.blocks.values() {
-            splices.extend(work.extra.iter().map(|range| Splice { range: range.clone(), text: Vec::new() }));
+            splices.extend(work.extra.iter().map(|range| Splice {
+                range: range.clone(),
+                text: Vec::new(),
+            }));
         }
         for element in elements {
             match &element.what {
                 What::Block(span, work) => splices.extend(self.block_splice(&element, span, *work)),
                 What::Managed(work, index) => {
                     if let Some(text) = self.managed_text(&element, work, *index) {
-                        splices.push(Splice { range: element.range.clone(), text });
+                        splices.push(Splice {
+                            range: element.range.clone(),
+                            text,
+                        });
                     }
                 }
             }
@@ -236,28 +294,45 @@ impl<'a> Batch<'a, '_> {
         splices
     }
 
-    fn block_splice(&self, element: &Element<'_, 'a>, span: &Span<'a>, work: Option<&BlockWork<'a>>) -> Option<Splice> {
+    fn block_splice(
+        &self,
+        element: &Element<'_, 'a>,
+        span: &Span<'a>,
+        work: Option<&BlockWork<'a>>,
+    ) -> Option<Splice> {
         let bytes = self.bytes;
         match work {
-            Some(work) if !work.exists() => Some(Splice { range: span.range.clone(), text: work.foreign(bytes) }),
+            Some(work) if !work.exists() => Some(Splice {
+                range: span.range.clone(),
+                text: work.foreign(bytes),
+            }),
             Some(work) if work.is_rendered() => {
                 let no_eol = (span.attributes.no_eol && !element.loses) || element.gains;
                 let ending = span.line_ending(bytes);
-                let mut text = work.render(ending, no_eol, self.options);
+                let mut text = work.render(bytes, ending, no_eol, self.options);
                 let foreign = work.foreign(bytes);
                 if foreign.is_empty() && !bytes[span.range.clone()].ends_with(b"\n") {
                     text.truncate(text.len() - ending.as_str().len());
                 }
                 text.extend(foreign);
-                Some(Splice { range: span.range.clone(), text })
+                Some(Splice {
+                    range: span.range.clone(),
+                    text,
+                })
             }
             _ if element.gains => {
                 let at = span.begin.start + scan::BEGIN.len() + span.tag.len();
-                Some(Splice { range: at..at, text: b" eol=0".to_vec() })
+                Some(Splice {
+                    range: at..at,
+                    text: b" eol=0".to_vec(),
+                })
             }
             _ if element.loses => {
                 let at = memchr::memmem::find(&bytes[span.begin.clone()], b"eol=0")? + span.begin.start;
-                Some(Splice { range: at - 1..at + b"eol=0".len(), text: Vec::new() })
+                Some(Splice {
+                    range: at - 1..at + b"eol=0".len(),
+                    text: Vec::new(),
+                })
             }
             _ => None,
         }
@@ -268,7 +343,9 @@ impl<'a> Batch<'a, '_> {
         let old = &self.bytes[element.range.clone()];
         let text = scan::chomp(old);
         let ending = &old[text.len()..];
-        let Some(wanted) = work.wanted.get(index) else { return Some(Vec::new()) };
+        let Some(wanted) = work.wanted.get(index) else {
+            return Some(Vec::new());
+        };
         let last = index + 1 == work.existing.len();
         let more = if last { &work.wanted[index + 1..] } else { &[] };
         let flagged = (managed::owns_line_end(old) && !element.loses) || element.gains;
@@ -279,7 +356,11 @@ impl<'a> Batch<'a, '_> {
         if flagged {
             new.push(NO_EOL);
         }
-        let separator = if ending.is_empty() { self.ending.as_str().as_bytes() } else { ending };
+        let separator = if ending.is_empty() {
+            self.ending.as_str().as_bytes()
+        } else {
+            ending
+        };
         for line in more {
             new.extend_from_slice(separator);
             new.extend_from_slice(line.as_bytes());
@@ -303,14 +384,23 @@ impl<'a> Batch<'a, '_> {
             let work = self.blocks.get(span.tag);
             elements.push(block(span, work));
         }
-        for work in self.blocks.values().filter(|w| self.markers.locate(w.tag.as_str()).is_err()) {
+        for work in self
+            .blocks
+            .values()
+            .filter(|w| self.markers.locate(w.tag.as_str()).is_err())
+        {
             elements.extend(work.span.clone().map(|span| block(span, Some(work))));
         }
         for work in self.managed.values() {
             for (index, range) in work.existing.iter().enumerate() {
                 let line = &self.bytes[range.clone()];
-                let ending = if line.ends_with(b"\r\n") { LineEnding::CrLf } else { LineEnding::Lf };
-                let own = managed::owns_line_end(line).then(|| scan::separator_before(self.bytes, range.start, ending));
+                let ending = if line.ends_with(b"\r\n") {
+                    LineEnding::CrLf
+                } else {
+                    LineEnding::Lf
+                };
+                let own = managed::owns_line_end(line)
+                    .then(|| scan::separator_before(self.bytes, range.start, ending));
                 elements.push(Element {
                     range: range.clone(),
                     removed: index >= work.wanted.len(),
@@ -373,7 +463,12 @@ fn settle_line_ends(elements: &mut [Element<'_, '_>], len: usize) -> Vec<Range<u
 }
 
 /// The names of the batch's blocks that the user has in a line of their own, if such names are to be left out.
-fn left_out<'e>(bytes: &[u8], markers: &Markers<'_>, edits: &'e [Edit], options: &Options) -> HashSet<HostName> {
+fn left_out<'e>(
+    bytes: &[u8],
+    markers: &Markers<'_>,
+    edits: &'e [Edit],
+    options: &Options,
+) -> HashSet<HostName> {
     let mut left_out = HashSet::new();
     if options.user_names == UserNames::Write {
         return left_out;
@@ -401,7 +496,10 @@ fn left_out<'e>(bytes: &[u8], markers: &Markers<'_>, edits: &'e [Edit], options:
             continue;
         }
         if let LineKind::Entry(entry) = line::read(0, &bytes[range]) {
-            let taken = entry.names.iter().filter_map(|n| wanted.get(n.to_ascii_lowercase().as_str()));
+            let taken = entry
+                .names
+                .iter()
+                .filter_map(|n| wanted.get(n.to_ascii_lowercase().as_str()));
             left_out.extend(taken.map(|name| (*name).clone()));
         }
     }

@@ -37,7 +37,13 @@ impl LineWorks {
                 if wanted.peek() == Some(&(index + 1)) {
                     wanted.next();
                     let original = scan::chomp(&bytes[range.clone()]).to_vec();
-                    let work = LineWork { number: index + 1, range, text: Some(original.clone()), original, below: Vec::new() };
+                    let work = LineWork {
+                        number: index + 1,
+                        range,
+                        text: Some(original.clone()),
+                        original,
+                        below: Vec::new(),
+                    };
                     works.insert(index + 1, work);
                 } else if wanted.peek().is_none() {
                     break;
@@ -80,10 +86,14 @@ impl LineWork {
             address: entry.address,
             zone: entry.zone.and_then(|z| Zone::new(z).ok()),
             names: Vec::new(),
-            comment: std::str::from_utf8(entry.comment).ok().and_then(|c| Comment::new(c).ok()),
+            comment: std::str::from_utf8(entry.comment)
+                .ok()
+                .and_then(|c| Comment::new(c).ok()),
         };
         let missing: Vec<HostName> = names.iter().filter(|n| !entry.has(n.as_str())).cloned().collect();
-        let Some(text) = &mut self.text else { return Err(Error::NotAnEntry { line: number }) };
+        let Some(text) = &mut self.text else {
+            return Err(Error::NotAnEntry { line: number });
+        };
         let mut missing = missing.iter().peekable();
         let mut at = names_end(text);
         while let Some(name) = missing.peek() {
@@ -96,13 +106,20 @@ impl LineWork {
             count += 1;
             missing.next();
         }
-        let below = options.layout.lines(&place, missing.map(HostName::as_str), BLOCK_STYLE);
+        let below = options
+            .layout
+            .lines(&place, missing.map(HostName::as_str), BLOCK_STYLE);
         self.below.extend(below);
         Ok(())
     }
 
     pub(super) fn remove_names(&mut self, names: &[String]) -> Result<(), Error> {
-        let left = self.entry()?.names.iter().filter(|n| !names.iter().any(|r| r.eq_ignore_ascii_case(n))).count();
+        let left = self
+            .entry()?
+            .names
+            .iter()
+            .filter(|n| !names.iter().any(|r| r.eq_ignore_ascii_case(n)))
+            .count();
         if left == 0 {
             self.text = None;
             return Ok(());
@@ -115,7 +132,11 @@ impl LineWork {
         // Each word goes with the blanks in front of it; the first word is the address.
         while at < end {
             let start = at + text[at..end].iter().take_while(|b| scan::is_blank(**b)).count();
-            let stop = start + text[start..end].iter().take_while(|b| !scan::is_blank(**b)).count();
+            let stop = start
+                + text[start..end]
+                    .iter()
+                    .take_while(|b| !scan::is_blank(**b))
+                    .count();
             let word = &text[start..stop];
             if words == 0 || !names.iter().any(|n| n.as_bytes().eq_ignore_ascii_case(word)) {
                 kept.extend_from_slice(&text[at..stop]);
@@ -132,7 +153,11 @@ impl LineWork {
     pub(super) fn render(&self, bytes: &[u8], eol: &str) -> Vec<u8> {
         let ending = &bytes[self.range.start + self.original.len()..self.range.end];
         let separator = if ending.is_empty() { eol.as_bytes() } else { ending };
-        let lines = self.text.iter().map(Vec::as_slice).chain(self.below.iter().map(String::as_bytes));
+        let lines = self
+            .text
+            .iter()
+            .map(Vec::as_slice)
+            .chain(self.below.iter().map(String::as_bytes));
         let mut text = lines.collect::<Vec<_>>().join(separator);
         if self.text.is_some() || !self.below.is_empty() {
             text.extend_from_slice(ending);
@@ -158,9 +183,10 @@ fn names_end(text: &[u8]) -> usize {
 
 fn named_line(edit: &Edit) -> Option<&LineRef> {
     match edit {
-        Edit::AddNames { line, .. } | Edit::RemoveNames { line, .. } | Edit::ReplaceLine { line, .. } | Edit::RemoveLine(line) => {
-            Some(line)
-        }
+        Edit::AddNames { line, .. }
+        | Edit::RemoveNames { line, .. }
+        | Edit::ReplaceLine { line, .. }
+        | Edit::RemoveLine(line) => Some(line),
         _ => None,
     }
 }

@@ -27,14 +27,22 @@ pub(super) fn works(bytes: &[u8], markers: &Markers<'_>, edits: &[Edit]) -> BTre
     let mut works = BTreeMap::new();
     for edit in edits {
         if let Edit::SetManaged { marker, .. } | Edit::RemoveManaged(marker) = edit {
-            works.insert(marker.clone(), ManagedWork { existing: Vec::new(), wanted: Vec::new() });
+            works.insert(
+                marker.clone(),
+                ManagedWork {
+                    existing: Vec::new(),
+                    wanted: Vec::new(),
+                },
+            );
         }
     }
     if works.is_empty() {
         return works;
     }
-    let mut by_comment: HashMap<&[u8], &mut ManagedWork> =
-        works.iter_mut().map(|(marker, work)| (marker.as_str().as_bytes(), work)).collect();
+    let mut by_comment: HashMap<&[u8], &mut ManagedWork> = works
+        .iter_mut()
+        .map(|(marker, work)| (marker.as_str().as_bytes(), work))
+        .collect();
     let blocks = Inside::new(markers.spans().into_iter().map(|s| s.range));
     let mut blocks = blocks.walk();
     let mut at = scan::body_start(bytes);
@@ -56,12 +64,20 @@ pub(super) fn works(bytes: &[u8], markers: &Markers<'_>, edits: &[Edit]) -> BTre
 pub(super) fn render(marker: &Marker, entries: &[Entry], options: &Options) -> Vec<String> {
     let mut by_place: BTreeMap<Entry, BTreeSet<&HostName>> = BTreeMap::new();
     for entry in entries {
-        let place = Entry { names: Vec::new(), comment: Some(marker.clone()), ..entry.clone() };
+        let place = Entry {
+            names: Vec::new(),
+            comment: Some(marker.clone()),
+            ..entry.clone()
+        };
         by_place.entry(place).or_default().extend(&entry.names);
     }
     by_place
         .iter()
-        .flat_map(|(place, names)| options.layout.lines(place, names.iter().map(|n| n.as_str()), MANAGED_STYLE))
+        .flat_map(|(place, names)| {
+            options
+                .layout
+                .lines(place, names.iter().map(|n| n.as_str()), MANAGED_STYLE)
+        })
         .collect()
 }
 

@@ -67,14 +67,17 @@ impl Allocator {
     ///
     /// # Errors
     /// [`Error::PoolExhausted`]
-    pub fn assign<'k>(&self, keys: impl IntoIterator<Item = &'k Key>) -> Result<BTreeMap<Key, IpAddr>, Error> {
+    pub fn assign<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k Key>,
+    ) -> Result<BTreeMap<Key, IpAddr>, Error> {
         let by_hash = self.pool.strategy() == Strategy::ByHash;
         let family = self.pool.family();
-        let mut assigned = BTreeMap::new();
+        let mut assigned = Vec::new();
         let mut rest = Vec::new();
         for key in keys {
             match self.fixed.of(key) {
-                Some(number) => drop(assigned.insert(key.clone(), family.address(number))),
+                Some(number) => assigned.push((key.clone(), family.address(number))),
                 None => rest.push((if by_hash { self.pool.hash(key) } else { 0 }, key)),
             }
         }
@@ -99,15 +102,19 @@ impl Allocator {
             let from = if by_hash { self.pool.first_place(hash) } else { 0 };
             let Some(place) = free.next_round(from, |place| taken.contains_key(&place)) else {
                 let (pool, leased) = (self.pool.to_string(), assigned.len());
-                return Err(Error::PoolExhausted { pool, leased, resting: 0 });
+                return Err(Error::PoolExhausted {
+                    pool,
+                    leased,
+                    resting: 0,
+                });
             };
             free.set(place, true);
             if matches!(free, Free::Scan { .. }) {
                 taken.insert(place, ());
             }
-            assigned.insert(key.clone(), family.address(space.number(place)));
+            assigned.push((key.clone(), family.address(space.number(place))));
         }
-        Ok(assigned)
+        Ok(assigned.into_iter().collect())
     }
 
     /// Where the live map differs from the one that [`assign`](Self::assign) gives for the live keys, by key. A lease is never moved for it:
@@ -121,7 +128,12 @@ impl Allocator {
         let differs = |(key, assigned): (Key, IpAddr)| {
             let live = live.get(&key).copied().filter(|live| *live != assigned)?;
             let reason = self.reason(&key, assigned);
-            Some(Difference { key, live, assigned, reason })
+            Some(Difference {
+                key,
+                live,
+                assigned,
+                reason,
+            })
         };
         Ok(assigned.into_iter().filter_map(differs).collect())
     }
@@ -130,9 +142,14 @@ impl Allocator {
         if let Some(by) = self.lookup(assigned) {
             return Reason::Held { by: by.clone() };
         }
-        let there = self.slots.by_number(crate::address::number(assigned)).map(|slot| self.slots.entry(slot));
+        let there = self
+            .slots
+            .by_number(crate::address::number(assigned))
+            .map(|slot| self.slots.entry(slot));
         match there {
-            Some(entry) if entry.key != *key => Reason::Resting { after: entry.key.clone() },
+            Some(entry) if entry.key != *key => Reason::Resting {
+                after: entry.key.clone(),
+            },
             _ if self.fixed.of(key).is_some() => Reason::Fixed,
             _ => Reason::Free,
         }

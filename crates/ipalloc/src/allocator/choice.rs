@@ -17,7 +17,9 @@ impl Allocator {
         usable: impl FnMut(IpAddr) -> bool,
     ) -> Result<u128, Error> {
         let fixed = self.fixed.of(key);
-        let own = self.own_rest(key, aim).filter(|number| Some(*number) != fixed);
+        let own = self
+            .own_rest(key, aim, now)
+            .filter(|number| Some(*number) != fixed);
         let first = fixed.filter(|number| self.is_open_to(*number, key, now));
         match self.pool.strategy() {
             Strategy::ByHash => self.pick(key, first.into_iter().chain(self.by_hash(aim, own)), usable),
@@ -42,10 +44,17 @@ impl Allocator {
             tried += 1;
         }
         if tried > 0 {
-            return Err(Error::NoneUsable { key: key.clone(), tried });
+            return Err(Error::NoneUsable {
+                key: key.clone(),
+                tried,
+            });
         }
         let resting = self.slots.resting();
-        Err(Error::PoolExhausted { pool: self.pool.to_string(), leased: self.slots.addresses() - resting, resting })
+        Err(Error::PoolExhausted {
+            pool: self.pool.to_string(),
+            leased: self.slots.addresses() - resting,
+            resting,
+        })
     }
 
     /// The number of an address for an endpoint of a key that holds none.
@@ -72,14 +81,19 @@ impl Allocator {
                 }
                 self.choose(key, aim, now, |_| true).or_else(|exhausted| {
                     let round = self.ports.joinable_from(first).chain(self.ports.joinable_from(0));
-                    round.into_iter().find(|number| self.can_join(*number, key, port, now)).ok_or(exhausted)
+                    round
+                        .into_iter()
+                        .find(|number| self.can_join(*number, key, port, now))
+                        .ok_or(exhausted)
                 })
             }
             Strategy::LowestFree => {
                 if self.fixed.of(key).is_none()
                     && let Some(lowest) = self.ports.lowest_without(port)
-                    && let Some(number) =
-                        self.ports.joinable_from(lowest).find(|number| self.can_join(*number, key, port, now))
+                    && let Some(number) = self
+                        .ports
+                        .joinable_from(lowest)
+                        .find(|number| self.can_join(*number, key, port, now))
                 {
                     return Ok(number);
                 }
@@ -92,23 +106,40 @@ impl Allocator {
         self.ports.is_shareable(number)
             && self.fixed.owner(number).is_none_or(|owner| owner == key)
             && !self.reserved.contains(number)
-            && self.ports.barred(number, port, key, now, self.pool.quarantine()).is_none()
+            && self
+                .ports
+                .barred(number, port, key, now, self.pool.quarantine())
+                .is_none()
     }
 
     /// From the first choice upwards and round: the free addresses, and the one where the key's own rests.
     fn by_hash(&self, aim: Aim, own: Option<u128>) -> impl Iterator<Item = u128> {
         let (first, len) = (aim.place, self.pool.size());
-        let distance = move |place: u128| if place >= first { place - first } else { place + (len - first) };
-        let place_at = move |distance: u128| {
-            if distance < len - first { first + distance } else { distance - (len - first) }
+        let distance = move |place: u128| {
+            if place >= first {
+                place - first
+            } else {
+                place + (len - first)
+            }
         };
-        let own = own.and_then(|number| self.pool.space().place(number)).map(distance);
+        let place_at = move |distance: u128| {
+            if distance < len - first {
+                first + distance
+            } else {
+                distance - (len - first)
+            }
+        };
+        let own = own
+            .and_then(|number| self.pool.space().place(number))
+            .map(distance);
         let mut at = 0;
         std::iter::from_fn(move || {
             if at >= len {
                 return None;
             }
-            let free = self.free.next_round(place_at(at), |place| self.is_taken(self.pool.space().number(place)));
+            let free = self.free.next_round(place_at(at), |place| {
+                self.is_taken(self.pool.space().number(place))
+            });
             // Once round, what is found lies before.
             let free = free.map(distance).filter(|found| *found >= at);
             // `None` is less than any distance, so the two are chained and not compared.
@@ -126,21 +157,29 @@ impl Allocator {
             from = place.checked_add(1);
             Some(self.pool.space().number(place))
         });
-        let rested = self.slots.resting_entries().take_while(move |entry| self.has_rested(entry, now));
-        let rested = rested.map(Entry::number).filter(move |number| Some(*number) != own);
+        let rested = self
+            .slots
+            .resting_entries()
+            .take_while(move |entry| self.has_rested(entry, now));
+        let rested = rested
+            .map(Entry::number)
+            .filter(move |number| Some(*number) != own);
         let key = key.clone();
-        own.into_iter().chain(free).chain(rested.filter(move |number| self.is_open_to(*number, &key, now)))
+        own.into_iter()
+            .chain(free)
+            .chain(rested.filter(move |number| self.is_open_to(*number, &key, now)))
     }
 
     /// The address of the key that rests, where the key may have it back.
-    fn own_rest(&self, key: &Key, aim: Aim) -> Option<u128> {
+    fn own_rest(&self, key: &Key, aim: Aim, now: Timestamp) -> Option<u128> {
         if self.slots.resting() == 0 {
             return None;
         }
         let entry = self.slots.entry(self.slots.by_key(aim, key)?);
         let number = entry.number();
-        let kept = self.fixed.owner(number).is_some_and(|owner| owner != key) || self.reserved.contains(number);
-        (!entry.is_live() && !kept).then_some(number)
+        let kept =
+            self.fixed.owner(number).is_some_and(|owner| owner != key) || self.reserved.contains(number);
+        (!entry.is_live() && !kept && self.is_back_open_to(number, key, now)).then_some(number)
     }
 
     /// Whether the key, which holds no lease, may have this address.
@@ -149,7 +188,20 @@ impl Allocator {
             return false;
         }
         let there = self.slots.by_number(number).map(|slot| self.slots.entry(slot));
-        there.is_none_or(|entry| !entry.is_live() && (entry.key == *key || self.has_rested(entry, now)))
+        there.is_none_or(|entry| {
+            let is_own = entry.key == *key && self.is_back_open_to(number, key, now);
+            !entry.is_live() && (is_own || self.has_rested(entry, now))
+        })
+    }
+
+    /// Whether a key may have its own address back before its rest is over: not where a port of another key rests, which shared it.
+    fn is_back_open_to(&self, number: u128, key: &Key, now: Timestamp) -> bool {
+        let barred = |port| {
+            self.ports
+                .barred(number, port, key, now, self.pool.quarantine())
+                .is_some()
+        };
+        !self.pool.shares_by_port() || !self.ports.at(number).any(|(port, _)| barred(port))
     }
 
     fn has_rested(&self, entry: &Entry, now: Timestamp) -> bool {

@@ -36,7 +36,9 @@ impl Fixed {
     /// A kept address from `first` to `last`.
     pub(crate) fn within(&self, first: u128, last: u128) -> Option<(u128, &Key)> {
         let pinned = self.pinned.range(first..=last).next();
-        pinned.or_else(|| self.locked.range(first..=last).next()).map(|(number, key)| (*number, key))
+        pinned
+            .or_else(|| self.locked.range(first..=last).next())
+            .map(|(number, key)| (*number, key))
     }
 
     /// Every kept address.
@@ -72,7 +74,11 @@ impl Fixed {
     pub(crate) fn set_locks(&mut self, locks: impl Iterator<Item = (Key, u128)>) -> Vec<u128> {
         let before = std::mem::take(&mut self.locked).into_keys().collect();
         self.locks = locks.collect();
-        self.locked = self.locks.iter().map(|(key, number)| (*number, key.clone())).collect();
+        self.locked = self
+            .locks
+            .iter()
+            .map(|(key, number)| (*number, key.clone()))
+            .collect();
         before
     }
 }

@@ -76,6 +76,10 @@ impl Index {
         self.cells[hole] = 0;
     }
 
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.cells.capacity() * size_of::<u64>()
+    }
+
     /// Makes room for so many more.
     pub(crate) fn reserve(&mut self, more: usize) {
         let needed = (self.len + more) * FULL.1 / FULL.0 + 1;

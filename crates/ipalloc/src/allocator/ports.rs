@@ -30,7 +30,10 @@ pub(crate) struct Ports {
 impl Ports {
     /// How often the key holds this port.
     pub(crate) fn count(&self, number: u128, port: NonZeroU16, key: &Key) -> u32 {
-        self.holds.get(&(number, port)).filter(|hold| hold.key == *key).map_or(0, |hold| hold.count)
+        self.holds
+            .get(&(number, port))
+            .filter(|hold| hold.key == *key)
+            .map_or(0, |hold| hold.count)
     }
 
     /// Another key whose port this is: held, or not rested long enough.
@@ -48,16 +51,21 @@ impl Ports {
 
     /// Whether the key holds any port of the address.
     pub(crate) fn holds_any(&self, number: u128, key: &Key) -> bool {
-        self.at(number).any(|(_, hold)| hold.count > 0 && hold.key == *key)
+        self.at(number)
+            .any(|(_, hold)| hold.count > 0 && hold.key == *key)
     }
 
     /// The ports of an address.
     pub(crate) fn at(&self, number: u128) -> impl Iterator<Item = (NonZeroU16, &Hold)> {
-        self.holds.range((number, NonZeroU16::MIN)..=(number, NonZeroU16::MAX)).map(|((_, port), hold)| (*port, hold))
+        self.holds
+            .range((number, NonZeroU16::MIN)..=(number, NonZeroU16::MAX))
+            .map(|((_, port), hold)| (*port, hold))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u128, NonZeroU16, &Hold)> {
-        self.holds.iter().map(|((number, port), hold)| (*number, *port, hold))
+        self.holds
+            .iter()
+            .map(|((number, port), hold)| (*number, *port, hold))
     }
 
     /// Sets how often a port is held. A port that nobody holds rests, if it is to.
@@ -76,13 +84,22 @@ impl Ports {
         if count == 0 && !rests {
             self.holds.remove(&(number, port));
         } else {
-            self.holds.insert((number, port), Hold { key: key.clone(), count, at: now });
+            self.holds.insert(
+                (number, port),
+                Hold {
+                    key: key.clone(),
+                    count,
+                    at: now,
+                },
+            );
         }
     }
 
     /// The key gives all ports of the address back.
     pub(crate) fn release_key(&mut self, number: u128, key: &Key, now: Timestamp, rests: bool) {
-        let held = self.at(number).filter(|(_, hold)| hold.count > 0 && hold.key == *key);
+        let held = self
+            .at(number)
+            .filter(|(_, hold)| hold.count > 0 && hold.key == *key);
         for port in held.map(|(port, _)| port).collect::<Vec<_>>() {
             self.set(number, port, key, 0, now, rests);
         }
@@ -118,10 +135,16 @@ impl Ports {
     /// The lowest address where the port may be free. Passes over those where it is held.
     pub(crate) fn lowest_without(&mut self, port: NonZeroU16) -> Option<u128> {
         let from = self.taken_below.get(&port).copied().unwrap_or(0);
-        let held = |number: &u128| self.holds.get(&(*number, port)).is_some_and(|hold| hold.count > 0);
+        let held = |number: &u128| {
+            self.holds
+                .get(&(*number, port))
+                .is_some_and(|hold| hold.count > 0)
+        };
         let found = self.shareable.range(from..).find(|number| !held(number)).copied();
         // Behind the last one everything that is there is taken; a new one lowers the mark.
-        let mark = found.or_else(|| self.shareable.last().map(|last| last.saturating_add(1))).unwrap_or(0);
+        let mark = found
+            .or_else(|| self.shareable.last().map(|last| last.saturating_add(1)))
+            .unwrap_or(0);
         self.taken_below.insert(port, mark);
         found
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use super::{Allocator, Hold, Kind};
+use super::{Allocator, Entry, Hold, Kind};
 use crate::address::{AddressRange, number};
 use crate::record::Record;
 use crate::{Key, Timestamp};
@@ -15,7 +15,12 @@ impl Allocator {
     /// Why it contradicts what went before.
     pub(crate) fn replay(&mut self, record: Record) -> Result<(), String> {
         match record {
-            Record::Lease { key, address, at, whole } => self.replay_lease(&key, address, at, whole),
+            Record::Lease {
+                key,
+                address,
+                at,
+                whole,
+            } => self.replay_lease(&key, address, at, whole),
             Record::Release { key, at } => {
                 if self.get(&key).is_none() {
                     return Err(format!("{key} is released without a lease"));
@@ -24,13 +29,16 @@ impl Allocator {
                 Ok(())
             }
             Record::Hold { key, port, count, at } => {
-                let address = self.get(&key).ok_or_else(|| format!("{key} holds a port without a lease"))?;
+                let address = self
+                    .get(&key)
+                    .ok_or_else(|| format!("{key} holds a port without a lease"))?;
                 self.replay_hold(&key, address, port, count, at)
             }
             Record::Pin { key, address } => self.replay_pin(&key, address),
-            Record::Unpin { key } => {
-                self.unpin(&key).map(drop).ok_or_else(|| format!("{key} is unpinned without a pin"))
-            }
+            Record::Unpin { key } => self
+                .unpin(&key)
+                .map(drop)
+                .ok_or_else(|| format!("{key} is unpinned without a pin")),
             Record::Reserve { first, last } => {
                 let range = AddressRange::new(first, last).map_err(|error| error.to_string())?;
                 self.put_reservation(range);
@@ -38,35 +46,51 @@ impl Allocator {
             }
             Record::Unreserve { first, last } => {
                 let range = AddressRange::new(first, last).map_err(|error| error.to_string())?;
-                if self.unreserve(range) { Ok(()) } else { Err(format!("{range} was not reserved")) }
+                if self.unreserve(range) {
+                    Ok(())
+                } else {
+                    Err(format!("{range} was not reserved"))
+                }
             }
         }
     }
 
-    /// A key has this address, live.
-    pub(crate) fn replay_lease(
+    fn replay_lease(&mut self, key: &Key, address: IpAddr, at: Timestamp, whole: bool) -> Result<(), String> {
+        let number = self.known(address)?;
+        if let Some(slot) = self.live_slot(key, self.pool.aim(key)) {
+            if self.slots.entry(slot).number() != number || !whole {
+                return Err(format!("{key} is leased twice"));
+            }
+            self.make_whole(slot, number);
+            return Ok(());
+        }
+        let there = self.slots.at_number(number).map(|slot| self.slots.entry(slot));
+        let excludes = |other: &&Entry| other.is_live() && (whole || other.kind == Kind::Whole);
+        if let Some(other) = { there }.find(excludes) {
+            return Err(format!("{address} is leased to {} and to {key}", other.key));
+        }
+        self.load_lease(key, address, at, whole)
+    }
+
+    /// A key has this address, live, as a snapshot tells: whether all that stand there may is seen [at its end](Self::unbacked_share).
+    pub(crate) fn load_lease(
         &mut self,
         key: &Key,
         address: IpAddr,
         at: Timestamp,
         whole: bool,
     ) -> Result<(), String> {
-        let (number, kind) = (self.known(address)?, if whole { Kind::Whole } else { Kind::Ports });
-        let aim = self.pool.aim(key);
-        if let Some(slot) = self.live_slot(key, aim) {
-            if self.slots.entry(slot).number() != number || kind != Kind::Whole {
-                return Err(format!("{key} is leased twice"));
-            }
-            self.make_whole(slot, number);
-            return Ok(());
+        let (number, aim) = (self.known(address)?, self.pool.aim(key));
+        if self.live_slot(key, aim).is_some() {
+            return Err(format!("{key} is leased twice"));
         }
-        let other = self.slots.at_number(number).map(|slot| self.slots.entry(slot)).find(|entry| entry.is_live());
-        if let Some(other) = other
-            && (other.kind == Kind::Whole || whole)
-        {
-            return Err(format!("{address} is leased to {} and to {key}", other.key));
-        }
-        self.settle(key, aim, number, at, kind);
+        self.settle(
+            key,
+            aim,
+            number,
+            at,
+            if whole { Kind::Whole } else { Kind::Ports },
+        );
         Ok(())
     }
 
@@ -92,13 +116,21 @@ impl Allocator {
     }
 
     /// A port of an address, held or at rest.
-    pub(crate) fn replay_port(&mut self, address: IpAddr, port: NonZeroU16, hold: &Hold) -> Result<(), String> {
+    pub(crate) fn replay_port(
+        &mut self,
+        address: IpAddr,
+        port: NonZeroU16,
+        hold: &Hold,
+    ) -> Result<(), String> {
         let number = self.known(address)?;
         if self.slots.by_number(number).is_none() {
             return Err(format!("port {port} of {address} belongs to no lease"));
         }
         if hold.count > 0 && self.get(&hold.key) != Some(address) {
-            return Err(format!("{} holds port {port} of {address} without a lease there", hold.key));
+            return Err(format!(
+                "{} holds port {port} of {address} without a lease there",
+                hold.key
+            ));
         }
         if self.ports.at(number).any(|(other, _)| other == port) {
             return Err(format!("port {port} of {address} stands twice"));
@@ -107,11 +139,14 @@ impl Allocator {
         Ok(())
     }
 
-    /// A key that shares an address and holds no port of it: endpoints share, keys do not.
+    /// A key that shares an address as a whole, or holds no port of it: endpoints share, keys do not.
     pub(crate) fn unbacked_share(&self) -> Option<&Key> {
         let shares = |number| self.slots.at_number(number).nth(1).is_some();
-        let mut live = self.slots.live_entries().filter(|entry| entry.kind == Kind::Ports);
-        live.find(|entry| shares(entry.number()) && !self.ports.holds_any(entry.number(), &entry.key)).map(|it| &it.key)
+        let mut live = self.slots.live_entries();
+        let backed =
+            |entry: &Entry| entry.kind == Kind::Ports && self.ports.holds_any(entry.number(), &entry.key);
+        live.find(|entry| shares(entry.number()) && !backed(entry))
+            .map(|it| &it.key)
     }
 
     pub(crate) fn replay_pin(&mut self, key: &Key, address: IpAddr) -> Result<(), String> {
@@ -132,10 +167,16 @@ impl Allocator {
         at: Timestamp,
     ) -> Result<(), String> {
         let number = number(address);
-        if let Some((_, hold)) = self.ports.at(number).find(|(other, hold)| *other == port && hold.count > 0)
+        if let Some((_, hold)) = self
+            .ports
+            .at(number)
+            .find(|(other, hold)| *other == port && hold.count > 0)
             && hold.key != *key
         {
-            return Err(format!("port {port} of {address} belongs to {} and to {key}", hold.key));
+            return Err(format!(
+                "port {port} of {address} belongs to {} and to {key}",
+                hold.key
+            ));
         }
         self.hold(key, number, port, count, at);
         Ok(())

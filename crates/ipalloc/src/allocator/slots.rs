@@ -99,6 +99,11 @@ impl Slots {
         self.addresses
     }
 
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let entries: usize = self.chunks.iter().map(Vec::capacity).sum();
+        entries * size_of::<Entry>() + self.by_key.memory_bytes() + self.by_number.memory_bytes()
+    }
+
     /// Makes room for so many more entries.
     pub(crate) fn reserve(&mut self, more: usize) {
         self.by_number.reserve(more);
@@ -129,13 +134,15 @@ impl Slots {
     /// The entry that a key leads to, unless it is at the first choice of the key.
     #[inline]
     pub(crate) fn elsewhere(&self, aim: Aim, key: &Key) -> Option<Slot> {
-        self.by_key.find(key_tag(aim.hash), |slot| self.entry(slot).key.is(key))
+        self.by_key
+            .find(key_tag(aim.hash), |slot| self.entry(slot).key.is(key))
     }
 
     /// The first entry at an address, live or resting.
     #[inline]
     pub(crate) fn by_number(&self, number: u128) -> Option<Slot> {
-        self.by_number.find(number_tag(number), |slot| self.entry(slot).number() == number)
+        self.by_number
+            .find(number_tag(number), |slot| self.entry(slot).number() == number)
     }
 
     /// The entries at an address.
@@ -216,7 +223,11 @@ impl Slots {
         self.resting += 1;
         // In the order of release times goes up, whatever the caller's clock did.
         let newest = self.newest;
-        let at = if newest == NONE { at } else { at.max(self.entry(newest).at) };
+        let at = if newest == NONE {
+            at
+        } else {
+            at.max(self.entry(newest).at)
+        };
         let entry = self.entry_mut(slot);
         entry.kind = Kind::Resting;
         entry.at = at;
@@ -266,7 +277,10 @@ impl Slots {
 
     /// Every entry.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.chunks.iter().flatten().filter(|entry| entry.kind != Kind::Vacant)
+        self.chunks
+            .iter()
+            .flatten()
+            .filter(|entry| entry.kind != Kind::Vacant)
     }
 
     fn unlink_rest(&mut self, slot: Slot) {
@@ -291,7 +305,11 @@ impl Slots {
         }
         if self.used.is_multiple_of(CHUNK) {
             // The first chunk grows from small, as most users have few keys.
-            self.chunks.push(if self.used == 0 { Vec::new() } else { Vec::with_capacity(CHUNK) });
+            self.chunks.push(if self.used == 0 {
+                Vec::new()
+            } else {
+                Vec::with_capacity(CHUNK)
+            });
         }
         let slot = self.used;
         self.chunks[slot / CHUNK].push(entry);
@@ -301,12 +319,18 @@ impl Slots {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "32 of the bits; which of them is all one")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "32 of the bits; which of them is all one"
+)]
 fn key_tag(hash: u128) -> u32 {
     hash as u32
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "folded; a v4 address stays what it is")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "folded; a v4 address stays what it is"
+)]
 fn number_tag(number: u128) -> u32 {
     let folded = (number >> 64) as u64 ^ number as u64;
     (folded >> 32) as u32 ^ folded as u32

@@ -85,12 +85,18 @@ impl Allocator {
 
     /// The pins, by key.
     pub fn pins(&self) -> impl Iterator<Item = (&Key, IpAddr)> {
-        self.fixed.pins().iter().map(|(key, number)| (key, self.pool.family().address(*number)))
+        self.fixed
+            .pins()
+            .iter()
+            .map(|(key, number)| (key, self.pool.family().address(*number)))
     }
 
     /// The lines of the lock file in force, by key.
     pub fn locked(&self) -> impl Iterator<Item = (&Key, IpAddr)> {
-        self.fixed.locks().iter().map(|(key, number)| (key, self.pool.family().address(*number)))
+        self.fixed
+            .locks()
+            .iter()
+            .map(|(key, number)| (key, self.pool.family().address(*number)))
     }
 
     /// What was reserved beside what the pool itself reserves.
@@ -100,7 +106,10 @@ impl Allocator {
 
     /// The ports that a key holds at its address, and how often each.
     pub fn ports(&self, key: &Key) -> impl Iterator<Item = (NonZeroU16, u32)> {
-        self.get(key).map(|address| self.held_ports(key, address)).unwrap_or_default().into_iter()
+        self.get(key)
+            .map(|address| self.held_ports(key, address))
+            .unwrap_or_default()
+            .into_iter()
     }
 
     pub(crate) fn live(&self) -> impl Iterator<Item = &Entry> {
@@ -116,7 +125,9 @@ impl Allocator {
     }
 
     pub(crate) fn all_ports(&self) -> impl Iterator<Item = (IpAddr, NonZeroU16, &Hold)> {
-        self.ports.iter().map(|(number, port, hold)| (self.pool.family().address(number), port, hold))
+        self.ports
+            .iter()
+            .map(|(number, port, hold)| (self.pool.family().address(number), port, hold))
     }
 
     /// How full the pool is. Looks at every lease.
@@ -134,8 +145,16 @@ impl Allocator {
             pinned: self.fixed.pins().len(),
             locked: self.fixed.locks().len(),
             fill: self.slots.addresses() as f64 / usable as f64,
-            collision_odds: if by_hash { collision_odds(keys, self.pool.size()) } else { 0.0 },
-            displaced: if by_hash { self.iter().filter(displaced).count() } else { 0 },
+            collision_odds: if by_hash {
+                collision_odds(keys, self.pool.size())
+            } else {
+                0.0
+            },
+            displaced: if by_hash {
+                self.iter().filter(displaced).count()
+            } else {
+                0
+            },
         }
     }
 }
@@ -143,7 +162,7 @@ impl Allocator {
 /// The chance that of `keys` hashed into `size` addresses any two have the same first choice.
 fn collision_odds(keys: usize, size: u128) -> f64 {
     let keys = keys as f64;
-    -(-keys * (keys - 1.0) / (2.0 * size as f64)).exp_m1()
+    (-keys * (keys - 1.0) / (2.0 * size as f64)).exp_m1().abs()
 }
 
 #[cfg(test)]
@@ -158,6 +177,7 @@ mod tests {
         assert_eq!(odds(100, 65_024), 0.073);
         assert_eq!(odds(250, 65_024), 0.38);
         assert_eq!(odds(250, 16_646_144), 0.002);
+        assert!(odds(0, 254).is_sign_positive());
         assert_eq!(odds(0, 254), 0.0);
         assert_eq!(odds(1, 254), 0.0);
     }

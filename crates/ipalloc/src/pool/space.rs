@@ -39,9 +39,15 @@ impl Segment {
 
     /// How many of its addresses have a number below this one.
     fn below(&self, number: u128) -> u128 {
-        let Some(at) = number.checked_sub(self.base) else { return 0 };
+        let Some(at) = number.checked_sub(self.base) else {
+            return 0;
+        };
         let inner = u128::from(INNER);
-        let below = if self.skips_edges { at / 256 * inner + (at % 256).saturating_sub(1).min(inner) } else { at };
+        let below = if self.skips_edges {
+            at / 256 * inner + (at % 256).saturating_sub(1).min(inner)
+        } else {
+            at
+        };
         below.min(self.len)
     }
 
@@ -54,7 +60,11 @@ impl Segment {
 impl Space {
     /// The addresses of `prefixes`, which are sorted and disjoint, without network and broadcast.
     pub(crate) fn new(family: Family, prefixes: &[IpNet], avoid_edge_octets: bool) -> Self {
-        let mut space = Self { family, segments: Vec::new(), len: 0 };
+        let mut space = Self {
+            family,
+            segments: Vec::new(),
+            len: 0,
+        };
         for prefix in prefixes {
             let host_bits = prefix.max_prefix_len() - prefix.prefix_len();
             let (mut first, mut last) = (number(prefix.network()), number(prefix.broadcast()));
@@ -81,7 +91,12 @@ impl Space {
     }
 
     fn push(&mut self, base: u128, len: u128, skips_edges: bool) {
-        self.segments.push(Segment { start: self.len, len, base, skips_edges });
+        self.segments.push(Segment {
+            start: self.len,
+            len,
+            base,
+            skips_edges,
+        });
         self.len += len;
     }
 
@@ -97,7 +112,9 @@ impl Space {
     /// The number of the address at a place.
     pub(crate) fn number(&self, place: u128) -> u128 {
         let after = self.segments.partition_point(|segment| segment.start <= place);
-        self.segments.get(after.saturating_sub(1)).map_or(0, |segment| segment.number(place))
+        self.segments
+            .get(after.saturating_sub(1))
+            .map_or(0, |segment| segment.number(place))
     }
 
     /// The place of the address with this number.
@@ -115,12 +132,14 @@ impl Space {
     pub(crate) fn places(&self, numbers: &Runs) -> impl Iterator<Item = (u128, u128)> {
         self.segments.iter().flat_map(move |segment| {
             let end = segment.number(segment.start + segment.len - 1);
-            numbers.within(segment.base, end).filter_map(move |(first, last)| {
-                let (from, to) = (segment.below(first), segment.below(last.saturating_add(1)));
-                // The highest v6 address has no number after it.
-                let to = if last == u128::MAX { segment.len } else { to };
-                (from < to).then(|| (segment.start + from, segment.start + to - 1))
-            })
+            numbers
+                .within(segment.base, end)
+                .filter_map(move |(first, last)| {
+                    let (from, to) = (segment.below(first), segment.below(last.saturating_add(1)));
+                    // The highest v6 address has no number after it.
+                    let to = if last == u128::MAX { segment.len } else { to };
+                    (from < to).then(|| (segment.start + from, segment.start + to - 1))
+                })
         })
     }
 }

@@ -25,7 +25,12 @@ impl FileStore {
 
     /// The store in this directory. Nothing is touched yet.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), patience: Self::PATIENCE, lock: None, journal: None }
+        Self {
+            directory: directory.into(),
+            patience: Self::PATIENCE,
+            lock: None,
+            journal: None,
+        }
     }
 
     /// Waits so long for the lock instead of [`FileStore::PATIENCE`].
@@ -77,7 +82,13 @@ impl FileStore {
         let path = self.path(Part::Journal);
         let journal = match &mut self.journal {
             Some(journal) => journal,
-            none => none.insert(OpenOptions::new().write(true).create(true).truncate(false).open(path)?),
+            none => none.insert(
+                OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .open(path)?,
+            ),
         };
         if journal.metadata()?.len() != at {
             journal.set_len(at)?;
@@ -126,14 +137,27 @@ impl Store for FileStore {
     fn lock(&mut self) -> Result<(), Error> {
         let path = self.directory.join("lock");
         let name = path.display().to_string();
-        let failed = |source| Error::Io { verb: "lock", file: name.clone(), source };
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).or_else(|error| {
-            if error.kind() != io::ErrorKind::NotFound {
-                return Err(error);
-            }
-            fs::create_dir_all(&self.directory)?;
-            OpenOptions::new().write(true).create(true).truncate(false).open(&path)
-        });
+        let failed = |source| Error::Io {
+            verb: "lock",
+            file: name.clone(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .or_else(|error| {
+                if error.kind() != io::ErrorKind::NotFound {
+                    return Err(error);
+                }
+                fs::create_dir_all(&self.directory)?;
+                OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .open(&path)
+            });
         let file = file.map_err(failed)?;
         let started = Instant::now();
         let mut pause = Duration::from_micros(50);
@@ -142,7 +166,10 @@ impl Store for FileStore {
                 Ok(()) => break,
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
                 Err(TryLockError::WouldBlock) if started.elapsed() >= self.patience => {
-                    return Err(Error::Locked { file: name, waited: started.elapsed() });
+                    return Err(Error::Locked {
+                        file: name,
+                        waited: started.elapsed(),
+                    });
                 }
                 Err(TryLockError::WouldBlock) => thread::sleep(pause),
             }
@@ -163,7 +190,8 @@ impl Store for FileStore {
     }
 
     fn append(&mut self, at: u64, bytes: &[u8]) -> Result<(), Error> {
-        self.try_append(at, bytes).map_err(self.io("append to", Part::Journal))
+        self.try_append(at, bytes)
+            .map_err(self.io("append to", Part::Journal))
     }
 
     fn replace(&mut self, part: Part, bytes: &[u8]) -> Result<(), Error> {

@@ -27,7 +27,8 @@ pub(super) enum Fault {
 }
 
 pub(super) fn header(generation: u64) -> String {
-    let body = format!(r#"{{"format":"ipalloc-journal","version":{VERSION},"generation":"{generation:016x}"}}"#);
+    let body =
+        format!(r#"{{"format":"ipalloc-journal","version":{VERSION},"generation":"{generation:016x}"}}"#);
     format!("{} {body}\n", sum_text(body.as_bytes()))
 }
 
@@ -47,7 +48,11 @@ pub(super) fn encode(records: &[Record]) -> String {
 
 /// A whole journal.
 pub(super) fn decode(bytes: &[u8], generation: u64) -> Result<Tail, Fault> {
-    let outdated = Tail { records: Vec::new(), whole_bytes: 0, outdated: true };
+    let outdated = Tail {
+        records: Vec::new(),
+        whole_bytes: 0,
+        outdated: true,
+    };
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
         // A header is renamed into its place as a whole.
         return Err(Fault::Damaged("its header is cut off".to_owned()));
@@ -58,19 +63,32 @@ pub(super) fn decode(bytes: &[u8], generation: u64) -> Result<Tail, Fault> {
         return Ok(outdated);
     }
     if found > generation {
-        return Err(Fault::Damaged(format!("it continues snapshot {found}, and there is snapshot {generation}")));
+        return Err(Fault::Damaged(format!(
+            "it continues snapshot {found}, and there is snapshot {generation}"
+        )));
     }
     let (records, whole) = decode_lines(rest)?;
-    Ok(Tail { records, whole_bytes: (first.len() + whole) as u64, outdated: false })
+    Ok(Tail {
+        records,
+        whole_bytes: (first.len() + whole) as u64,
+        outdated: false,
+    })
 }
 
 /// Lines behind the header, and how many bytes are whole lines.
 pub(super) fn decode_lines(bytes: &[u8]) -> Result<(Vec<Record>, usize), Fault> {
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    let lines = bytes.get(..whole).unwrap_or_default().split_inclusive(|byte| *byte == b'\n');
+    let whole = bytes
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1);
+    let lines = bytes
+        .get(..whole)
+        .unwrap_or_default()
+        .split_inclusive(|byte| *byte == b'\n');
     let decode = |(index, line): (usize, &[u8])| {
         let body = checked(line.strip_suffix(b"\n").unwrap_or(line));
-        let body = body.ok_or_else(|| Fault::Damaged(format!("line {} does not fit its checksum", index + 2)))?;
+        let body =
+            body.ok_or_else(|| Fault::Damaged(format!("line {} does not fit its checksum", index + 2)))?;
         serde_json::from_slice(body).map_err(|error| Fault::Damaged(format!("line {}: {error}", index + 2)))
     };
     Ok((lines.enumerate().map(decode).collect::<Result<_, _>>()?, whole))
@@ -87,7 +105,11 @@ struct Header<'a> {
 fn read_header(line: &[u8]) -> Result<u64, Fault> {
     let damaged = || Fault::Damaged("its header is damaged".to_owned());
     // A newer version may sum otherwise, so its number is looked at first.
-    let json = line.iter().position(|byte| *byte == b'{').and_then(|start| line.get(start..)).ok_or_else(damaged)?;
+    let json = line
+        .iter()
+        .position(|byte| *byte == b'{')
+        .and_then(|start| line.get(start..))
+        .ok_or_else(damaged)?;
     let header: Header<'_> = serde_json::from_slice(json).map_err(|_| damaged())?;
     if header.format != "ipalloc-journal" {
         return Err(damaged());
@@ -95,8 +117,15 @@ fn read_header(line: &[u8]) -> Result<u64, Fault> {
     if header.version > VERSION {
         return Err(Fault::Newer(header.version));
     }
-    let generation = header.generation.and_then(|text| u64::from_str_radix(text, 16).ok()).ok_or_else(damaged)?;
-    if header.version == VERSION && checked(line).is_some() { Ok(generation) } else { Err(damaged()) }
+    let generation = header
+        .generation
+        .and_then(|text| u64::from_str_radix(text, 16).ok())
+        .ok_or_else(damaged)?;
+    if header.version == VERSION && checked(line).is_some() {
+        Ok(generation)
+    } else {
+        Err(damaged())
+    }
 }
 
 fn sum_text(body: &[u8]) -> String {
@@ -118,7 +147,12 @@ mod tests {
     fn the_header_has_its_length() {
         for generation in [0, 1, u64::MAX] {
             assert_eq!(header(generation).len() as u64, HEADER_BYTES);
-            assert_eq!(decode(header(generation).as_bytes(), generation).unwrap().whole_bytes, HEADER_BYTES);
+            assert_eq!(
+                decode(header(generation).as_bytes(), generation)
+                    .unwrap()
+                    .whole_bytes,
+                HEADER_BYTES
+            );
         }
     }
 }

@@ -35,7 +35,9 @@ impl MemoryStore {
 
     /// A store with its own copy of the files, as a disk image is.
     pub fn copy(&self) -> Self {
-        Self { files: Arc::new(Mutex::new(self.with(|files| files.clone()))) }
+        Self {
+            files: Arc::new(Mutex::new(self.with(|files| files.clone()))),
+        }
     }
 
     /// The bytes of a file.
@@ -69,7 +71,10 @@ impl Store for MemoryStore {
         Ok(self.with(|files| {
             let bytes = files.part(part).as_deref()?;
             let from = usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len());
-            let to = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(from).min(bytes.len());
+            let to = usize::try_from(limit)
+                .unwrap_or(usize::MAX)
+                .saturating_add(from)
+                .min(bytes.len());
             Some(bytes.get(from..to).unwrap_or_default().to_vec())
         }))
     }

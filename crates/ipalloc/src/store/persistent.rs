@@ -147,7 +147,12 @@ impl<S: Store> Persistent<S> {
     ///
     /// # Errors
     /// As [`Allocator::release_port`] and [`open`](Self::open).
-    pub fn release_port(&mut self, key: &Key, port: NonZeroU16, now: Timestamp) -> Result<Option<IpAddr>, Error> {
+    pub fn release_port(
+        &mut self,
+        key: &Key,
+        port: NonZeroU16,
+        now: Timestamp,
+    ) -> Result<Option<IpAddr>, Error> {
         self.update(|allocator| allocator.release_port(key, port, now))
     }
 
@@ -219,11 +224,21 @@ impl<S: Store> Persistent<S> {
             return self.load();
         }
         // From the end of the last line that was seen, to see that it is still there.
-        let news = self.store.read(Part::Journal, self.journal_bytes - 1, u64::MAX)?.unwrap_or_default();
-        let Some(news) = news.strip_prefix(b"\n") else { return self.load() };
+        let news = self
+            .store
+            .read(Part::Journal, self.journal_bytes - 1, u64::MAX)?
+            .unwrap_or_default();
+        let Some(news) = news.strip_prefix(b"\n") else {
+            return self.load();
+        };
         // Whatever is wrong with the news, loading all of it finds it again and says where.
-        let Ok((records, whole)) = journal::decode_lines(news) else { return self.load() };
-        if !records.into_iter().all(|record| self.allocator.replay(record).is_ok()) {
+        let Ok((records, whole)) = journal::decode_lines(news) else {
+            return self.load();
+        };
+        if !records
+            .into_iter()
+            .all(|record| self.allocator.replay(record).is_ok())
+        {
             return self.load();
         }
         // These are in the journal already.
@@ -247,14 +262,20 @@ impl<S: Store> Persistent<S> {
         };
         let (mut allocator, generation) = match snapshot::decode(&snapshot, self.pool.clone()) {
             Ok(loaded) => loaded,
-            Err(Refusal::Newer(version)) => return Err(self.newer(Part::Snapshot, version, snapshot::VERSION)),
+            Err(Refusal::Newer(version)) => {
+                return Err(self.newer(Part::Snapshot, version, snapshot::VERSION));
+            }
             Err(Refusal::OtherPool(stored)) => {
                 let (file, given) = (self.store.name(Part::Snapshot), self.pool.to_string());
                 return Err(Error::OtherPool { file, stored, given });
             }
             Err(Refusal::Damaged(why)) => return Err(self.damaged(Part::Snapshot, &why)),
         };
-        let tail = match journal.as_deref().map(|bytes| journal::decode(bytes, generation)).transpose() {
+        let tail = match journal
+            .as_deref()
+            .map(|bytes| journal::decode(bytes, generation))
+            .transpose()
+        {
             Ok(tail) => tail.filter(|tail| !tail.outdated),
             Err(Fault::Newer(version)) => return Err(self.newer(Part::Journal, version, journal::VERSION)),
             Err(Fault::Damaged(why)) => return Err(self.damaged(Part::Journal, &why)),
@@ -270,7 +291,8 @@ impl<S: Store> Persistent<S> {
             }
             // A fold was cut short between the snapshot and the journal, or somebody brought a snapshot alone.
             None => {
-                self.store.replace(Part::Journal, journal::header(generation).as_bytes())?;
+                self.store
+                    .replace(Part::Journal, journal::header(generation).as_bytes())?;
                 HEADER_BYTES
             }
         };
@@ -292,7 +314,8 @@ impl<S: Store> Persistent<S> {
         allocator.set_lock_where_possible(&self.lock);
         allocator.start_log();
         self.allocator = allocator;
-        (self.generation, self.snapshot_bytes, self.journal_bytes) = (generation, snapshot_bytes, journal_bytes);
+        (self.generation, self.snapshot_bytes, self.journal_bytes) =
+            (generation, snapshot_bytes, journal_bytes);
         self.is_loaded = true;
     }
 
@@ -321,14 +344,20 @@ impl<S: Store> Persistent<S> {
         let generation = self.generation + 1;
         let snapshot = snapshot::encode(&self.allocator, generation);
         self.store.replace(Part::Snapshot, &snapshot)?;
-        self.store.replace(Part::Journal, journal::header(generation).as_bytes())?;
-        (self.generation, self.snapshot_bytes, self.journal_bytes) = (generation, snapshot.len() as u64, HEADER_BYTES);
+        self.store
+            .replace(Part::Journal, journal::header(generation).as_bytes())?;
+        (self.generation, self.snapshot_bytes, self.journal_bytes) =
+            (generation, snapshot.len() as u64, HEADER_BYTES);
         self.is_loaded = true;
         Ok(())
     }
 
     fn newer(&self, part: Part, version: u64, known: u64) -> Error {
-        Error::Newer { file: self.store.name(part), version, known }
+        Error::Newer {
+            file: self.store.name(part),
+            version,
+            known,
+        }
     }
 
     /// Moves both files aside: the journal means nothing without its snapshot, and the snapshot without its journal is half of the truth.
@@ -342,6 +371,10 @@ impl<S: Store> Persistent<S> {
                 Err(error) => return error,
             }
         }
-        Error::Damaged { file, why: why.to_owned(), kept }
+        Error::Damaged {
+            file,
+            why: why.to_owned(),
+            kept,
+        }
     }
 }

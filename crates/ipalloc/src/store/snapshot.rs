@@ -13,6 +13,8 @@ use crate::allocator::{Hold, Kind};
 use crate::{Allocator, Key, Pool, Timestamp};
 
 pub(super) const VERSION: u64 = 1;
+/// There is always one after it.
+const LAST_GENERATION: u64 = u64::MAX / 2;
 const SUM: &str = "\"checksum\":\"";
 /// The checksum, and what follows it.
 const END_BYTES: usize = SUM.len() + 16 + "\"}\n".len();
@@ -47,7 +49,12 @@ struct Document<'a> {
 
 /// Key, address, since when; and the word `ports` where the lease lasts as long as its ports.
 #[derive(Deserialize)]
-struct Row<'a>(#[serde(borrow)] &'a str, &'a str, Timestamp, #[serde(default)] Option<Cow<'a, str>>);
+struct Row<'a>(
+    #[serde(borrow)] &'a str,
+    &'a str,
+    Timestamp,
+    #[serde(default)] Option<Cow<'a, str>>,
+);
 
 #[derive(Deserialize)]
 struct Head {
@@ -71,24 +78,62 @@ pub(super) fn encode(allocator: &Allocator, generation: u64) -> Vec<u8> {
 /// What stands behind the title. Keys and addresses need no escapes in JSON.
 fn write_document(text: &mut String, allocator: &Allocator, generation: u64) -> fmt::Result {
     let prefixes = allocator.pool().prefix_texts().join("\",\"");
-    write!(text, "\n\"generation\":{generation},\n\"prefixes\":[\"{prefixes}\"],\n")?;
+    write!(
+        text,
+        "\n\"generation\":{generation},\n\"prefixes\":[\"{prefixes}\"],\n"
+    )?;
     let family = allocator.pool().family();
     write_rows(text, "leases", allocator.live(), |text, entry| {
-        let ports = if entry.kind == Kind::Ports { ",\"ports\"" } else { "" };
-        write!(text, "[\"{}\",\"{}\",{}{ports}]", entry.key.as_str(), family.address(entry.number()), entry.at)
+        let ports = if entry.kind == Kind::Ports {
+            ",\"ports\""
+        } else {
+            ""
+        };
+        write!(
+            text,
+            "[\"{}\",\"{}\",{}{ports}]",
+            entry.key.as_str(),
+            family.address(entry.number()),
+            entry.at
+        )
     })?;
     write_rows(text, "resting", allocator.at_rest(), |text, entry| {
-        write!(text, "[\"{}\",\"{}\",{}]", entry.key.as_str(), family.address(entry.number()), entry.at)
+        write!(
+            text,
+            "[\"{}\",\"{}\",{}]",
+            entry.key.as_str(),
+            family.address(entry.number()),
+            entry.at
+        )
     })?;
-    write_rows(text, "pins", allocator.pins(), |text, (key, address)| write!(text, "[\"{key}\",\"{address}\"]"))?;
+    write_rows(text, "pins", allocator.pins(), |text, (key, address)| {
+        write!(text, "[\"{key}\",\"{address}\"]")
+    })?;
     write_rows(text, "reserved", allocator.reservations(), |text, range| {
         write!(text, "[\"{}\",\"{}\"]", range.first(), range.last())
     })?;
-    write_rows(text, "ports", allocator.all_ports(), |text, (address, port, hold)| {
-        write!(text, "[\"{address}\",{port},\"{}\",{},{}]", hold.key, hold.count, hold.at)
-    })?;
+    write_rows(
+        text,
+        "ports",
+        allocator.all_ports(),
+        |text, (address, port, hold)| {
+            write!(
+                text,
+                "[\"{address}\",{port},\"{}\",{},{}]",
+                hold.key, hold.count, hold.at
+            )
+        },
+    )?;
     let sum = checksum(text.as_bytes());
     writeln!(text, "{SUM}{sum:016x}\"}}")
+}
+
+/// Bytes between a title and their true checksum.
+pub(super) fn with_title_and_sum(bytes: &[u8]) -> Vec<u8> {
+    let mut text = [title().as_bytes(), bytes].concat();
+    let sum = checksum(&text);
+    text.extend(format!("{SUM}{sum:016x}\"}}\n").bytes());
+    text
 }
 
 fn write_rows<T>(
@@ -113,11 +158,16 @@ pub(super) fn decode(bytes: &[u8], pool: Pool) -> Result<(Allocator, u64), Refus
     if !text.starts_with(&title()) {
         // A newer version may be anything but for these two fields.
         return Err(match serde_json::from_str::<Head>(text) {
-            Ok(head) if head.format == "ipalloc-snapshot" && head.version > VERSION => Refusal::Newer(head.version),
+            Ok(head) if head.format == "ipalloc-snapshot" && head.version > VERSION => {
+                Refusal::Newer(head.version)
+            }
             _ => damaged("it does not begin as a snapshot does"),
         });
     }
-    let sum_at = text.len().checked_sub(END_BYTES).filter(|at| text.is_char_boundary(*at));
+    let sum_at = text
+        .len()
+        .checked_sub(END_BYTES)
+        .filter(|at| text.is_char_boundary(*at));
     let (body, end) = text.split_at(sum_at.ok_or_else(|| damaged("it is cut off"))?);
     if end != format!("{SUM}{:016x}\"}}\n", checksum(body.as_bytes())) {
         return Err(damaged("it does not fit its checksum"));
@@ -127,6 +177,9 @@ pub(super) fn decode(bytes: &[u8], pool: Pool) -> Result<(Allocator, u64), Refus
         return Err(Refusal::OtherPool(document.prefixes.join(", ")));
     }
     let generation = document.generation;
+    if generation > LAST_GENERATION {
+        return Err(damaged("its generation is none that was ever reached"));
+    }
     let mut allocator = Allocator::new(pool);
     load(&mut allocator, document).map_err(Refusal::Damaged)?;
     Ok((allocator, generation))
@@ -146,10 +199,7 @@ fn load(allocator: &mut Allocator, document: Document<'_>) -> Result<(), String>
             Some("ports") => false,
             Some(other) => return Err(format!("{other:?} is no kind of lease")),
         };
-        if allocator.get(&key).is_some() {
-            return Err(format!("{key} is leased twice"));
-        }
-        allocator.replay_lease(&key, address, row.2, whole)?;
+        allocator.load_lease(&key, address, row.2, whole)?;
     }
     for row in &document.resting {
         let (key, address) = parse(row)?;
@@ -165,7 +215,9 @@ fn load(allocator: &mut Allocator, document: Document<'_>) -> Result<(), String>
     for (address, port, key, count, at) in document.ports {
         allocator.replay_port(address, port, &Hold { key, count, at })?;
     }
-    allocator.unbacked_share().map_or(Ok(()), |key| Err(format!("{key} shares its address without a port of its own")))
+    allocator.unbacked_share().map_or(Ok(()), |key| {
+        Err(format!("{key} shares its address without a port of its own"))
+    })
 }
 
 impl From<Fault> for Refusal {

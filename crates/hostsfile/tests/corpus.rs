@@ -1,0 +1,45 @@
+//! What the fuzz targets began with and found: every file of the corpus, by the same checks.
+#![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "the checks are shared with the fuzz targets"
+)]
+
+#[path = "fuzz/laws.rs"]
+mod laws;
+#[path = "fuzz/plans.rs"]
+mod plans;
+
+use std::path::Path;
+
+/// Calls `check` with every file of a folder of the corpus. There are some.
+fn replay(folder: &str, check: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/corpus")
+        .join(folder);
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "{} is empty", folder.display());
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(
+            std::panic::catch_unwind(|| check(&bytes)).is_ok(),
+            "by {}",
+            file.display()
+        );
+    }
+}
+
+#[test]
+fn the_laws_hold_for_the_corpus() {
+    replay("hosts_laws", laws::check);
+}
+
+#[test]
+fn plans_of_the_corpus_are_consistent() {
+    replay("hosts_plan", plans::check);
+}

@@ -1,0 +1,99 @@
+//! Many processes at one file: no update is lost, and no reader sees a part of a file.
+
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hostsfile::{Block, Edit, Entry, FileOptions, HostsFile, Tag};
+
+const PROCESSES: usize = 8;
+const ADDS: usize = 100;
+const BEFORE: &str = "127.0.0.1 localhost\n# the user's own\n10.0.0.1 printer\n";
+
+#[test]
+fn eight_processes_lose_nothing_and_readers_see_whole_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hosts");
+    std::fs::write(&path, BEFORE).unwrap();
+    let done = AtomicBool::new(false);
+    let seen = std::thread::scope(|threads| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                threads.spawn(|| {
+                    let mut contents = 0_usize;
+                    let mut last = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        let text = std::fs::read_to_string(&path).expect("the file is there at all times");
+                        assert!(text.starts_with(BEFORE), "torn: {text:?}");
+                        assert!(
+                            text == BEFORE || text.ends_with("# END shared\n"),
+                            "torn: {text:?}"
+                        );
+                        let names = text.lines().filter(|l| l.starts_with("127.77.")).count();
+                        assert!(names >= last, "names were lost: {last} -> {names}");
+                        last = names;
+                        contents += 1;
+                    }
+                    contents
+                })
+            })
+            .collect();
+        let workers: Vec<_> = (0..PROCESSES)
+            .map(|worker| {
+                Command::new(std::env::current_exe().unwrap())
+                    .args(["--exact", "adds_its_names", "--ignored"])
+                    .env("HOSTSFILE_TEST_PATH", &path)
+                    .env("HOSTSFILE_TEST_WORKER", worker.to_string())
+                    .stdout(Stdio::null())
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        let outcomes: Vec<bool> = workers
+            .into_iter()
+            .map(|mut w| w.wait().unwrap().success())
+            .collect();
+        done.store(true, Ordering::Relaxed);
+        assert!(outcomes.iter().all(|ok| *ok), "{outcomes:?}");
+        readers.into_iter().map(|r| r.join().unwrap()).sum::<usize>()
+    });
+    let hosts = HostsFile::open(&path).unwrap();
+    let doc = hosts.read().unwrap();
+    for worker in 0..PROCESSES {
+        for n in 0..ADDS {
+            assert_eq!(
+                doc.lookup(&format!("w{worker}-n{n}.test")).len(),
+                1,
+                "w{worker}-n{n} is lost"
+            );
+        }
+    }
+    assert!(seen > 0);
+    println!("the readers saw {seen} whole files");
+    hosts
+        .edit(&[Edit::RemoveBlock(Tag::new("shared").unwrap())])
+        .unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), BEFORE);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+#[ignore = "run by the test of the race, in processes of its own"]
+fn adds_its_names() {
+    let (Some(path), Ok(worker)) = (
+        std::env::var_os("HOSTSFILE_TEST_PATH"),
+        std::env::var("HOSTSFILE_TEST_WORKER"),
+    ) else {
+        return;
+    };
+    // Eight writers keep one another waiting longer than one would wait by default.
+    let hosts = FileOptions::new()
+        .first_lock_wait(Duration::from_secs(10))
+        .open(path)
+        .unwrap();
+    for n in 0..ADDS {
+        let entry = Entry::parse(&format!("127.77.{worker}.{n}"), [format!("w{worker}-n{n}.test")]).unwrap();
+        let block = Block::new(Tag::new("shared").unwrap()).with_entries([entry]);
+        assert!(hosts.edit(&[Edit::AddToBlock(block)]).unwrap().changed);
+    }
+}
