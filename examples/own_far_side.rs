@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use devbox_session::{
-    BindFault, ConnectFailure, Event, FarSide, Host, Identity, NamesPolicy, Provider, Session, Settings, StopReason,
+    BindFault, ConnectFailure, Event, FarSide, Host, Identity, NamesPolicy, Provider, Session, Settings,
+    StopReason,
 };
 use futures_util::future::{BoxFuture, pending, ready};
 use helper_client::{HelperError, HostsEntry, HostsReport};
@@ -31,10 +32,19 @@ struct Fixed {
 
 impl Provider for Fixed {
     fn connect(&mut self, _generation: u64) -> BoxFuture<'static, Result<FarSide, ConnectFailure>> {
-        let source = FixedSource { first: Some(self.catalog.clone()) };
-        let dialer: Arc<dyn Dialer> = Arc::new(FixedDialer { service_at: self.service_at, tcp: TcpDialer::default() });
+        let source = FixedSource {
+            first: Some(self.catalog.clone()),
+        };
+        let dialer: Arc<dyn Dialer> = Arc::new(FixedDialer {
+            service_at: self.service_at,
+            tcp: TcpDialer::default(),
+        });
         let close = Box::new(|| -> BoxFuture<'static, ()> { Box::pin(ready(())) });
-        Box::pin(ready(Ok(FarSide { source: Box::new(source), dialer, close })))
+        Box::pin(ready(Ok(FarSide {
+            source: Box::new(source),
+            dialer,
+            close,
+        })))
     }
 }
 
@@ -63,7 +73,10 @@ impl Dialer for FixedDialer {
         Box::pin(async move {
             let refused = |kind, message: String| Refusal { kind, message };
             if target.as_str() != "tcp/backend/echo/4000" {
-                return Err(refused(RefusalKind::NotFound, format!("there is no {}", target.as_str())));
+                return Err(refused(
+                    RefusalKind::NotFound,
+                    format!("there is no {}", target.as_str()),
+                ));
             }
             let at = Target::new(&self.service_at.to_string())
                 .map_err(|error| refused(RefusalKind::Internal, error.to_string()))?;
@@ -83,7 +96,10 @@ impl Host for Talking {
 
     fn bind(&mut self, address: SocketAddr) -> BoxFuture<'_, Result<TcpListener, BindFault>> {
         let bound = tunnel_bridge::listener::bind(address);
-        let bound = bound.map_err(|error| BindFault::Other { address, message: error.to_string() });
+        let bound = bound.map_err(|error| BindFault::Other {
+            address,
+            message: error.to_string(),
+        });
         Box::pin(ready(bound))
     }
 
@@ -144,7 +160,12 @@ async fn main() -> anyhow::Result<()> {
         seed: 1,
     };
     let provider = Box::new(Fixed { catalog, service_at });
-    let (session, handle) = Session::new(settings, Allocator::new(Pool::default()), provider, Box::new(Talking));
+    let (session, handle) = Session::new(
+        settings,
+        Allocator::new(Pool::default()),
+        provider,
+        Box::new(Talking),
+    );
     let mut events = handle.events();
     let running = tokio::spawn(session.run());
     let status = loop {
@@ -152,15 +173,26 @@ async fn main() -> anyhow::Result<()> {
             break status;
         }
     };
-    let address = status.services.first().and_then(|service| service.address).context("no address")?;
+    let address = status
+        .services
+        .first()
+        .and_then(|service| service.address)
+        .context("no address")?;
     let start = Instant::now();
     let mut stream = tokio::net::TcpStream::connect((address, 4000)).await?;
     stream.write_all(b"hello").await?;
     stream.shutdown().await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    println!("{address}:4000 echoed `{answer}` in {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
-    handle.stop(StopReason::Requested { by: "the example is over".to_owned() }).await;
+    println!(
+        "{address}:4000 echoed `{answer}` in {:.1} ms",
+        start.elapsed().as_secs_f64() * 1e3
+    );
+    handle
+        .stop(StopReason::Requested {
+            by: "the example is over".to_owned(),
+        })
+        .await;
     running.await?;
     Ok(())
 }

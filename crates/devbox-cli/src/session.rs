@@ -208,7 +208,7 @@ async fn sweep(helper: &AsyncClient) {
         }
         // Whether the file can be written is told when the block is.
         Err(error) => {
-            tracing::debug!(error = %format!("{:#}", anyhow::Error::new(error)), "nothing was swept")
+            tracing::debug!(error = %format!("{:#}", anyhow::Error::new(error)), "nothing was swept");
         }
     }
 }

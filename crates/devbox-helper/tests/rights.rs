@@ -1,6 +1,10 @@
 //! Under sudo the helper is root and its caller is not: no file but the system's own is touched with root's rights.
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "also outside the functions marked as tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "also outside the functions marked as tests"
+)]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
