@@ -114,14 +114,39 @@ fn by_hash(report: &mut Report, prefix: &str, keys: &[Key]) -> Result<()> {
     let by_key: HashMap<&Key, IpAddr> = asked.iter().copied().zip(addresses.iter().copied()).collect();
     let by_address: HashMap<IpAddr, &Key> = addresses.iter().copied().zip(asked.iter().copied()).collect();
     let row = format!("address of a key, in order, {prefix}");
-    report.figure(&row, OURS, each(keys, |key| allocator.get(key)), Unit::NANOSECONDS);
+    report.figure(
+        &row,
+        OURS,
+        each(keys, |key| allocator.get(key)),
+        Unit::NANOSECONDS,
+    );
     report.figure(&row, FLOOR, each(keys, |key| by_key.get(key)), Unit::NANOSECONDS);
     let row = format!("address of a key, shuffled, {prefix}");
-    report.figure(&row, OURS, each(&asked, |key| allocator.get(key)), Unit::NANOSECONDS);
-    report.figure(&row, FLOOR, each(&asked, |key| by_key.get(*key)), Unit::NANOSECONDS);
+    report.figure(
+        &row,
+        OURS,
+        each(&asked, |key| allocator.get(key)),
+        Unit::NANOSECONDS,
+    );
+    report.figure(
+        &row,
+        FLOOR,
+        each(&asked, |key| by_key.get(*key)),
+        Unit::NANOSECONDS,
+    );
     let row = format!("key of an address, shuffled, {prefix}");
-    report.figure(&row, OURS, each(&addresses, |at| allocator.lookup(*at)), Unit::NANOSECONDS);
-    report.figure(&row, FLOOR, each(&addresses, |at| by_address.get(at)), Unit::NANOSECONDS);
+    report.figure(
+        &row,
+        OURS,
+        each(&addresses, |at| allocator.lookup(*at)),
+        Unit::NANOSECONDS,
+    );
+    report.figure(
+        &row,
+        FLOOR,
+        each(&addresses, |at| by_address.get(at)),
+        Unit::NANOSECONDS,
+    );
     // A key is a text and 16 bytes of counts before it.
     let bytes = allocator.memory_bytes() as f64 / keys.len() as f64 + 16.0;
     report.figure(
@@ -212,7 +237,12 @@ fn on_disk(report: &mut Report, keys: &[Key]) -> Result<()> {
             .try_for_each(|key| allocator.lease(key, NOW).map(drop))
     })?;
     let seconds = best(|| Ok(leases.fold()?))?;
-    report.figure("snapshot of 1 M leases, written and synced", OURS, seconds, SECONDS);
+    report.figure(
+        "snapshot of 1 M leases, written and synced",
+        OURS,
+        seconds,
+        SECONDS,
+    );
     let seconds = best(|| {
         black_box(open()?);
         Ok(())

@@ -151,7 +151,6 @@ impl<'a> Invocation<'a> {
         let mut process = self.start()?;
         let exit = process.wait(within)?;
         let took = started.elapsed();
-        process.drain();
         Ok(Finished {
             label: process.label().to_owned(),
             exit,

@@ -193,7 +193,7 @@ impl Process {
         Ok(self.exit)
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for the rest of its output.
     ///
     /// # Errors
     /// When it still runs after `within`; it is then ended by force.
@@ -201,7 +201,10 @@ impl Process {
         let what = format!("end of `{}`", self.label());
         let waited = wait::until(&what, within, || self.ended().transpose());
         match waited {
-            Ok(exit) => exit,
+            Ok(exit) => {
+                self.drain();
+                exit
+            }
             Err(error) => {
                 self.end_by_force();
                 Err(error)
@@ -247,7 +250,7 @@ impl Process {
 
     /// Waits a little for the rest of the output of an ended program. Not without end: a program of its own that it left
     /// behind may hold the pipe.
-    pub(crate) fn drain(&self) {
+    fn drain(&self) {
         let deadline = Instant::now() + Duration::from_secs(2);
         let mut state = self.log.lock();
         while state.open_streams > 0 && Instant::now() < deadline {

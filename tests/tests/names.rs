@@ -26,7 +26,7 @@ fn block(up: &Up<'_>) -> Result<Vec<Vec<String>>> {
 }
 
 #[test]
-fn a_hundred_services_are_one_write_and_short_lines() -> Outcome {
+fn a_hundred_services_are_few_writes_and_short_lines() -> Outcome {
     scenario(|scene| {
         let echo = Echo::start(scene)?;
         let services: Vec<Service> = (0..100)
@@ -38,7 +38,8 @@ fn a_hundred_services_are_one_write_and_short_lines() -> Outcome {
         let watch = hosts::Watch::start(&file)?;
         let mut up = Up::start_with(&gateway, &UpOptions::new(Caller::Ordinary).hosts(&file))?;
         let writes = watch.changes()?;
-        ensure!((1..=2).contains(&writes), "{writes} writes for one catalog");
+        // One for each batch of some ten milliseconds; a slow machine has several, but never one for each name.
+        ensure!((1..=6).contains(&writes), "{writes} writes for one catalog");
         let lines = block(&up)?;
         let addresses: BTreeSet<&String> = lines.iter().filter_map(|line| line.first()).collect();
         ensure!(addresses.len() == 100, "{} addresses", addresses.len());
@@ -52,7 +53,7 @@ fn a_hundred_services_are_one_write_and_short_lines() -> Outcome {
         up.process().signal(Signal::TERM)?;
         up.process_mut().wait(wait::SOON)?;
         let writes = watch.changes()?;
-        ensure!((1..=2).contains(&writes), "{writes} writes to undo it");
+        ensure!((1..=6).contains(&writes), "{writes} writes to undo it");
         hosts::expect_original(&file)
     })
 }

@@ -194,10 +194,7 @@ fn a_process_and_its_group_end_with_the_test() -> Outcome {
         process.wait_for_line("its start", wait::SOON, |line| line == "started")?;
         let pid = process.pid();
         let mut pids = proc::descendants(pid);
-        ensure!(
-            pids.len() == 1 && proc::command_line(pids[0]) == "sleep 1000",
-            "{pids:?}"
-        );
+        ensure!(pids.len() == 1, "{pids:?}");
         pids.push(pid);
         drop(process);
         proc::wait_until_gone(&pids, wait::SOON)

@@ -1,17 +1,18 @@
 //! A hosts file as bytes, and what can be asked of it.
 
+mod own_lines;
+
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::cidr::Cidr;
-use crate::edit::{Edit, OnConflict, Options};
-use crate::entry::Entry;
+use crate::edit::{Edit, Options};
 use crate::error::{Damage, Error};
 use crate::line::{self, EntryLine, Line, LineKind};
 use crate::lint::{Diagnostic, Resolver, lint};
-use crate::name::{Comment, HostName, Owner, Tag};
+use crate::name::{Owner, Tag};
 use crate::plan::{Plan, plan};
 use crate::scan::{self, Markers, Span};
 
@@ -260,125 +261,6 @@ impl Document {
     /// Those of [`plan`].
     pub fn edited(&self, edits: &[Edit], options: &Options) -> Result<Document, Error> {
         Ok(Document::parse(self.plan(edits, options)?.new_bytes()))
-    }
-
-    /// The edits that give an address these names, on the user's own lines: on a line that has the address and the same
-    /// comment already, else on a new one at the end. Nothing for names that the address has.
-    /// ```
-    /// use hostsfile::{Document, HostName, OnConflict, Options};
-    /// let doc = Document::parse("10.0.0.1 a\n");
-    /// let edits = doc.adding("10.0.0.1".parse()?, &[HostName::new("b")?], None, OnConflict::Refuse)?;
-    /// assert_eq!(doc.edited(&edits, &Options::new())?.render(), b"10.0.0.1 a b\n");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::NameTaken`] where a name is at another address of the family and `on_conflict` says to refuse, or the other
-    /// place is inside a block; [`Error::MappedAddress`].
-    pub fn adding(
-        &self,
-        address: IpAddr,
-        names: &[HostName],
-        comment: Option<&Comment>,
-        on_conflict: OnConflict,
-    ) -> Result<Vec<Edit>, Error> {
-        let entry = Entry::new(address, names)?.with_comment(comment.cloned());
-        let user = self.user_lines();
-        let mut edits = Vec::new();
-        let mut missing: Vec<HostName> = Vec::new();
-        let mut seen = HashSet::new();
-        for name in names {
-            let found = self.lines_with_name(name.as_str());
-            if !seen.insert(name) || found.iter().any(|e| e.address == address) {
-                continue;
-            }
-            for other in found.iter().filter(|e| e.address.is_ipv4() == address.is_ipv4()) {
-                let of_user = user.binary_search_by_key(&other.line, |(line, _)| line.number);
-                match (on_conflict, of_user) {
-                    (OnConflict::Allow, _) => {}
-                    (OnConflict::Move, Ok(at)) => {
-                        edits.push(Edit::RemoveNames {
-                            line: user[at].0.reference(),
-                            names: vec![name.to_string()],
-                        });
-                    }
-                    (OnConflict::Refuse, _) | (OnConflict::Move, Err(_)) => {
-                        return Err(Error::NameTaken {
-                            name: name.to_string(),
-                            address: other.address,
-                            line: other.line,
-                        });
-                    }
-                }
-            }
-            missing.push(name.clone());
-        }
-        if missing.is_empty() {
-            return Ok(edits);
-        }
-        let wanted = comment.map_or("", Comment::as_str).as_bytes();
-        match user
-            .iter()
-            .rfind(|(_, e)| e.address == address && e.zone.is_none() && e.comment == wanted)
-        {
-            Some((line, _)) => edits.push(Edit::AddNames {
-                line: line.reference(),
-                names: missing,
-            }),
-            None => edits.push(Edit::AppendLine(Entry {
-                names: missing,
-                ..entry
-            })),
-        }
-        Ok(edits)
-    }
-
-    /// The edits that take names, in any case, out of the user's own lines.
-    #[must_use]
-    pub fn removing_names<S: AsRef<str>>(&self, names: &[S]) -> Vec<Edit> {
-        let wanted: HashSet<String> = names.iter().map(|n| n.as_ref().to_ascii_lowercase()).collect();
-        let mut edits = Vec::new();
-        for (line, entry) in self.user_lines() {
-            let here: Vec<String> = entry
-                .names
-                .iter()
-                .map(|n| n.to_ascii_lowercase())
-                .filter(|n| wanted.contains(n))
-                .collect();
-            if !here.is_empty() {
-                edits.push(Edit::RemoveNames {
-                    line: line.reference(),
-                    names: here,
-                });
-            }
-        }
-        edits
-    }
-
-    /// The edits that remove the user's own lines of an address.
-    #[must_use]
-    pub fn removing_address(&self, address: IpAddr) -> Vec<Edit> {
-        self.removing(|e| e.address == address)
-    }
-
-    /// The edits that remove the user's own lines whose address lies in a network.
-    #[must_use]
-    pub fn removing_within(&self, network: &Cidr) -> Vec<Edit> {
-        self.removing(|e| network.contains(e.address))
-    }
-
-    /// The edits that remove the user's own lines that have this whole comment.
-    #[must_use]
-    pub fn removing_comment(&self, comment: &Comment) -> Vec<Edit> {
-        self.removing(|e| e.comment == comment.as_str().as_bytes())
-    }
-
-    fn removing(&self, which: impl Fn(&EntryLine<'_>) -> bool) -> Vec<Edit> {
-        self.user_lines()
-            .iter()
-            .filter(|(_, e)| which(e))
-            .map(|(line, _)| Edit::RemoveLine(line.reference()))
-            .collect()
     }
 
     /// The lines with an entry outside all blocks.

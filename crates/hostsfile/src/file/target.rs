@@ -203,4 +203,4 @@ pub(super) fn os_error(path: &Path, doing: &'static str, source: io::Error) -> E
 
 const MAX_LINKS: usize = 40;
 /// What stays in a core's cache.
-const COMPARE_BYTES: usize = 64 * 1024;
+const COMPARE_BYTES: usize = 128 * 1024;

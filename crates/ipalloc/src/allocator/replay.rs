@@ -141,6 +141,10 @@ impl Allocator {
 
     /// A key that shares an address as a whole, or holds no port of it: endpoints share, keys do not.
     pub(crate) fn unbacked_share(&self) -> Option<&Key> {
+        // With as many entries as addresses, nobody shares.
+        if self.slots.addresses() == self.entry_count() {
+            return None;
+        }
         let shares = |number| self.slots.at_number(number).nth(1).is_some();
         let mut live = self.slots.live_entries();
         let backed =

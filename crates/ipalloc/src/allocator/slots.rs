@@ -66,7 +66,7 @@ pub(crate) struct Slots {
 }
 
 /// Entries a chunk: chunks grow without moving and without slack.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 4096;
 
 impl Slots {
     pub(crate) fn new() -> Self {

@@ -1,0 +1,249 @@
+//! What Unix systems alone have: modes, owners, extended attributes, links, shells.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+
+use hostsfile::Document;
+
+use super::*;
+
+#[test]
+fn mode_owner_and_extended_attributes_are_kept() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    let dir = tempfile::tempdir().unwrap();
+    let path = hosts_in(dir.path());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        chown(&path, Some(1234), Some(2345)).unwrap();
+    }
+    let has_xattr = setxattr(&path, "user.devbox", b"kept", XattrFlags::empty()).is_ok();
+    // A POSIX ACL: owner rw, user 4321 r, group r, mask r, others nothing.
+    let acl: &[u8] = &[
+        2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 0xE1, 0x10, 0, 0, 4, 0, 4, 0, 255, 255, 255,
+        255, 16, 0, 4, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
+    ];
+    let has_acl = setxattr(&path, "system.posix_acl_access", acl, XattrFlags::empty()).is_ok();
+    let look = || {
+        let m = std::fs::metadata(&path).unwrap();
+        let value = |name: &str| {
+            let mut buffer = [0_u8; 256];
+            getxattr(&path, name, &mut buffer[..])
+                .ok()
+                .map(|n| buffer[..n].to_vec())
+        };
+        (
+            m.mode(),
+            m.uid(),
+            m.gid(),
+            value("user.devbox"),
+            value("system.posix_acl_access"),
+        )
+    };
+    let (before, inode) = (look(), std::fs::metadata(&path).unwrap().ino());
+    let hosts = HostsFile::open(&path).unwrap();
+    assert_eq!(hosts.edit(&[set("a", "x.test")]).unwrap().method, Method::Renamed);
+    assert_ne!(std::fs::metadata(&path).unwrap().ino(), inode);
+    assert_eq!(look(), before);
+    assert_eq!(before.3.is_some(), has_xattr);
+    assert_eq!(before.4.is_some(), has_acl);
+}
+
+#[test]
+fn a_narrow_umask_does_not_narrow_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = hosts_in(dir.path());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let status = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "umask 077; exec \"$0\" --exact unix::edits_as_asked --ignored",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .env("HOSTSFILE_TEST_PATH", &path)
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert_eq!(
+        HostsFile::open(&path)
+            .unwrap()
+            .read()
+            .unwrap()
+            .lookup("x.test")
+            .len(),
+        1
+    );
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
+}
+
+#[test]
+#[ignore = "run by the test of the umask, in a process of its own"]
+fn edits_as_asked() {
+    let Some(path) = std::env::var_os("HOSTSFILE_TEST_PATH") else {
+        return;
+    };
+    HostsFile::open(path)
+        .unwrap()
+        .edit(&[set("a", "x.test")])
+        .unwrap();
+}
+
+#[test]
+fn a_symbolic_link_stays_one_and_its_target_is_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let real = dir.path().join("store");
+    std::fs::create_dir(&real).unwrap();
+    let path = hosts_in(&real);
+    let link = dir.path().join("hosts");
+    symlink("store/hosts", &link).unwrap();
+    let hosts = HostsFile::open(&link).unwrap();
+    assert_eq!(hosts.edit(&[set("a", "x.test")]).unwrap().method, Method::Renamed);
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(std::fs::read_to_string(&path).unwrap().contains("x.test"));
+    assert_eq!(files_in(&real), ["hosts"]);
+    assert_eq!(files_in(dir.path()), ["hosts", "store"]);
+}
+
+#[test]
+fn links_in_a_circle_and_directories_are_errors_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    symlink(&b, &a).unwrap();
+    symlink(&a, &b).unwrap();
+    assert!(matches!(HostsFile::open(&a), Err(Error::SymlinkLoop { .. })));
+    assert!(matches!(HostsFile::open(dir.path()), Err(Error::NotAFile { .. })));
+    let dangling = dir.path().join("dangling");
+    symlink("made", &dangling).unwrap();
+    let hosts = FileOptions::new().create_missing(true).open(&dangling).unwrap();
+    hosts.edit(&[set("a", "x.test")]).unwrap();
+    assert!(dir.path().join("made").is_file());
+}
+
+#[test]
+fn writing_in_place_keeps_the_inode() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = hosts_in(dir.path());
+    let inode = std::fs::metadata(&path).unwrap().ino();
+    let hosts = FileOptions::new().in_place(true).open(&path).unwrap();
+    hosts.edit(&[set("a", "x.test")]).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().ino(), inode);
+}
+
+#[test]
+fn a_lock_directory_that_others_can_use_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = hosts_in(dir.path());
+    let open_to_all = dir.path().join("locks");
+    std::fs::create_dir(&open_to_all).unwrap();
+    std::fs::set_permissions(&open_to_all, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let hosts = FileOptions::new()
+        .lock_directory(&open_to_all)
+        .open(&path)
+        .unwrap();
+    assert!(matches!(
+        hosts.edit(&[set("a", "x.test")]),
+        Err(Error::UnsafeLockDirectory { .. })
+    ));
+    symlink(dir.path(), dir.path().join("link")).unwrap();
+    let hosts = FileOptions::new()
+        .lock_directory(dir.path().join("link"))
+        .open(&path)
+        .unwrap();
+    assert!(matches!(
+        hosts.edit(&[set("a", "x.test")]),
+        Err(Error::UnsafeLockDirectory { .. })
+    ));
+}
+
+#[test]
+fn leftovers_of_killed_writers_go_and_files_of_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = hosts_in(dir.path());
+    for name in [
+        ".hosts.hostsfile-0123456789abcdef.tmp",
+        ".hosts.hostsfile-lock",
+        ".hosts.hostsfile-notes.tmp",
+        "hosts.tmp",
+    ] {
+        std::fs::write(dir.path().join(name), "left").unwrap();
+    }
+    HostsFile::open(&path).unwrap().sweep(|_| true).unwrap();
+    assert_eq!(
+        files_in(dir.path()),
+        [".hosts.hostsfile-notes.tmp", "hosts", "hosts.tmp"]
+    );
+}
+
+#[test]
+fn the_manual_instructions_do_what_the_plan_says() {
+    use hostsfile::{Shell, manual_instructions};
+    let cases: [(&[u8], Vec<Edit>); 5] = [
+        (BEFORE, vec![set("a", "x.test")]),
+        (
+            b"127.0.0.1 localhost\n# BEGIN a\n10.0.0.1 x\n# END a\n10.0.0.2 'it''s' 50%\\n\n",
+            vec![remove("a")],
+        ),
+        (
+            b"127.0.0.1 caf\xE9\r\n# BEGIN a\r\n10.0.0.1 x\r\n# END a\r\nlast\r\n",
+            vec![set("a", "y.test"), set("b", "z.test")],
+        ),
+        (b"no final line end", vec![set("a", "x.test")]),
+        (b"x\n# BEGIN a eol=0\n10.0.0.1 x\n# END a\n", vec![remove("a")]),
+    ];
+    for (before, edits) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ho'sts");
+        std::fs::write(&path, before).unwrap();
+        let planned = plan(before, &edits, &Options::new()).unwrap();
+        let script = manual_instructions(&planned, &path, Shell::Posix).replace("sudo ", "");
+        let status = std::process::Command::new("sh")
+            .arg("-ec")
+            .arg(&script)
+            .status()
+            .unwrap();
+        assert!(status.success(), "{script}");
+        let after = std::fs::read(&path).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&after),
+            String::from_utf8_lossy(&planned.new_bytes()),
+            "{script}"
+        );
+    }
+}
+
+#[test]
+fn patch_accepts_the_diff() {
+    let before: Vec<u8> = (0..40)
+        .flat_map(|n| format!("10.0.0.{n} n{n}\n").into_bytes())
+        .collect();
+    let doc = Document::parse(before.clone());
+    let edits = vec![
+        Edit::RemoveLine(doc.line(3).unwrap().reference()),
+        Edit::AddNames {
+            line: doc.line(20).unwrap().reference(),
+            names: vec!["more".parse().unwrap()],
+        },
+        set("a", "x.test"),
+    ];
+    let planned = doc.plan(&edits, &Options::new()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hosts");
+    std::fs::write(&path, &before).unwrap();
+    let child = std::process::Command::new("patch")
+        .arg("-s")
+        .arg(&path)
+        .stdin(std::process::Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        std::io::Write::write_all(
+            &mut std::io::stderr(),
+            b"SKIPPED patch_accepts_the_diff: no patch(1)
+",
+        )
+        .unwrap();
+        return;
+    };
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), planned.diff().as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(std::fs::read(&path).unwrap(), planned.new_bytes());
+}
