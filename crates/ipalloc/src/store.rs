@@ -12,7 +12,7 @@
 //!
 //! Once the journal outgrows the snapshot (and 64 KiB), it is folded into a new one. Each file is written beside, made durable and
 //! renamed; a journal of an older generation than the snapshot's is a fold that was cut short, and means nothing any more.
-//! A file that does not fit its checksum or contradicts itself is moved aside, whole, and named in [`Error::Damaged`](crate::Error::Damaged).
+//! A file that does not fit its checksum or contradicts itself is moved aside, whole, and named in [`Error::Damaged`].
 
 mod file;
 #[doc(hidden)]
