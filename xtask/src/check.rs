@@ -41,11 +41,8 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
     steps.step("build", |_| {
         done(cargo().args(["build", "--release", "-p", "devbox-cli", "--locked"]))
     });
-    steps.loud_step("tests", "unit, property and end-to-end", |skips| {
-        tests(&["--all-targets"], filters, skips)
-    });
-    steps.loud_step("doc tests", "the examples in the documentation", |skips| {
-        tests(&["--doc"], filters, skips)
+    steps.loud_step("tests", "unit, property, end-to-end, documentation", |skips| {
+        tests(filters, skips)
     });
     if filters.is_empty() {
         steps.step("doc", |_| {
@@ -108,11 +105,10 @@ fn architecture() -> Result<Done> {
     )
 }
 
-fn tests(kind: &[&str], filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
+fn tests(filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
     let mut command = cargo();
-    command
-        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
-        .args(kind);
+    // No `--all-targets`: it would build the examples as tests, and some tests run an example.
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     command.args(["--", "--show-output"]).args(filters);
     command.env("DEVBOX_BIN", devbox());
     let mut output = TestOutput::default();
