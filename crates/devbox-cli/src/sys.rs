@@ -28,7 +28,7 @@ pub(crate) use ids::{as_caller, caller, drop_to_caller, is_root, may_make_files,
 #[cfg(not(unix))]
 pub(crate) use other::{
     ControlListener, ExecSignals, Signals, as_caller, caller, connect_control, control_sockets,
-    drop_to_caller, is_root, raise_open_files, remove_dead_control_sockets,
+    drop_to_caller, is_root, may_make_files, own_identity, raise_open_files, remove_dead_control_sockets,
 };
 pub(crate) use ports::{first_free_port, port_holder};
 #[cfg(unix)]
