@@ -53,7 +53,7 @@ pub(crate) fn check(input: &[u8]) {
             .edited(&repairs, &options)
             .expect("a part of the batch can be done too");
         let after = Document::parse(new);
-        let left: Vec<Vec<u8>> = after.lines().map(|l| without_cr(l.text())).collect();
+        let left: Vec<Vec<u8>> = after.lines().map(|l| plain(l.text())).collect();
         let mut left = left.iter();
         for line in outside(&before) {
             assert!(
@@ -65,8 +65,10 @@ pub(crate) fn check(input: &[u8]) {
     }
 }
 
-/// A CR at the very end of a file becomes a part of the line end when a line is added below it.
-fn without_cr(text: &[u8]) -> Vec<u8> {
+/// A CR at the very end of a file becomes a part of the line end when a line is added below it, and the bytes of a byte order
+/// mark are one only at the start, where a line may come when a block before it goes.
+fn plain(text: &[u8]) -> Vec<u8> {
+    let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
     let end = text.iter().rposition(|b| *b != b'\r').map_or(0, |at| at + 1);
     text[..end].to_vec()
 }
@@ -87,7 +89,7 @@ fn outside(document: &Document) -> Vec<Vec<u8>> {
             LineKind::Entry(entry) => !MARKERS.iter().any(|m| entry.comment == m.as_bytes()),
             _ => true,
         })
-        .map(|line| without_cr(line.text()))
+        .map(|line| plain(line.text()))
         .collect()
 }
 
