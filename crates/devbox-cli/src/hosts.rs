@@ -330,9 +330,22 @@ impl<'a> Hosts<'a> {
             self.show_diff(&diff);
             return Ok(ExitCode::SUCCESS);
         }
-        // Any bytes may be in a copy, which is more than the helper does for anybody: the caller's own right has to do.
-        let outcome = self.file.restore(&copy).map_err(told)?;
-        self.done(outcome.changed, outcome.method == hostsfile::Method::InPlace);
+        if self.is_system {
+            let report = self
+                .helper()?
+                .restore_hosts(content)
+                .map_err(|error| match error {
+                    helper_client::Error::Helper(error) => {
+                        let by_hand = format!("sudo cp '{}' '{}'", copy.display(), self.path.display());
+                        helper_said(&error, &by_hand)
+                    }
+                    error => Failure::because(error),
+                })?;
+            self.done(report.changed, report.in_place);
+        } else {
+            let outcome = self.file.replace(&content).map_err(told)?;
+            self.done(outcome.changed, outcome.method == hostsfile::Method::InPlace);
+        }
         Ok(ExitCode::SUCCESS)
     }
 

@@ -86,10 +86,27 @@ impl Hosts {
         Ok(report)
     }
 
-    pub(crate) fn edit_by_hand(&self, edits: &[UserEdit]) -> Result<HostsReport, HelperError> {
-        if !self.policy.allow_user_edits {
-            return Err(not_allowed("an edit by hand", "this helper serves a session"));
+    pub(crate) fn restore_by_hand(&self, content: &[u8]) -> Result<HostsReport, HelperError> {
+        self.check_by_hand()?;
+        let path = &self.policy.hosts_file;
+        self.with_rights(|| {
+            let outcome = open(path)?.replace(content);
+            outcome
+                .map(|outcome| report(&outcome))
+                .map_err(|error| hosts_error(path, &error))
+        })
+    }
+
+    fn check_by_hand(&self) -> Result<(), HelperError> {
+        if self.policy.allow_user_edits {
+            Ok(())
+        } else {
+            Err(not_allowed("an edit by hand", "this helper serves a session"))
         }
+    }
+
+    pub(crate) fn edit_by_hand(&self, edits: &[UserEdit]) -> Result<HostsReport, HelperError> {
+        self.check_by_hand()?;
         let edits = by_hand::from_wire(edits)?;
         self.with_rights(|| self.edit(&edits, Options::new(), None))
     }

@@ -99,6 +99,7 @@ impl Service {
             Request::SetHosts { block } => self.hosts.set(&block).map(Reply::Hosts),
             Request::ClearHosts => self.hosts.clear().map(Reply::Hosts),
             Request::EditHosts { edits } => self.hosts.edit_by_hand(&edits).map(Reply::Hosts),
+            Request::RestoreHosts { content } => self.hosts.restore_by_hand(&content).map(Reply::Hosts),
             Request::Sweep => self.hosts.sweep().map(Reply::Swept),
             Request::Release => self.hosts.release().map(Reply::Released),
             Request::Bind { address } => match self.bind(address) {

@@ -379,6 +379,9 @@ fn edits_by_hand_need_a_helper_for_them() {
         ]
     };
     assert!(is_refused(&session.edit_hosts(edits())));
+    assert!(is_refused(
+        &session.restore_hosts(b"10.0.0.1 all.mine\n".to_vec())
+    ));
     assert_eq!(fs::read(&file).unwrap(), ORIGINAL);
 
     let options = StartOptions::new(env!("CARGO_BIN_EXE_devbox-helper")).args(helper_args(&file));
@@ -394,6 +397,14 @@ fn edits_by_hand_need_a_helper_for_them() {
         text.contains("10.9.9.9 web") && !text.contains("other"),
         "an edit by hand stays: {text}"
     );
+
+    let options = StartOptions::new(env!("CARGO_BIN_EXE_devbox-helper")).args(helper_args(&file));
+    let mut by_hand = Client::start_with(&options.args(["--allow-user-edits"])).unwrap();
+    let backup = b"127.0.0.1 localhost\r\n\xE9\0no line end";
+    assert!(by_hand.restore_hosts(backup.to_vec()).unwrap().changed);
+    assert!(!by_hand.restore_hosts(backup.to_vec()).unwrap().changed);
+    assert!(by_hand.close().unwrap().success());
+    assert_eq!(fs::read(&file).unwrap(), backup, "what was put back stays");
 }
 
 #[test]

@@ -184,6 +184,14 @@ impl Client {
         hosts(self.request(&Request::EditHosts { edits })?)
     }
 
+    /// Makes these bytes the whole file, as a user asked for by hand; they stay.
+    ///
+    /// # Errors
+    /// As [`Client::request`]; [`Error::Frame`] for more than fits into a message, which is about 1 MB.
+    pub fn restore_hosts(&mut self, content: Vec<u8>) -> Result<HostsReport, Error> {
+        hosts(self.request(&Request::RestoreHosts { content })?)
+    }
+
     /// Has the helper bind a listener, as for a port below 1024, and takes it over.
     ///
     /// # Errors

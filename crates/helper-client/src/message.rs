@@ -41,6 +41,11 @@ pub enum Request {
         /// Applied in this order, as one write.
         edits: Vec<UserEdit>,
     },
+    /// Makes these bytes the whole file, as a user asked for by hand: a backup that is put back. Permanent as well.
+    RestoreHosts {
+        /// Any bytes.
+        content: Vec<u8>,
+    },
 }
 
 /// A named block of the hosts file.

@@ -228,7 +228,15 @@ impl HostsFile {
     /// Those of [`edit`](Self::edit), and what reading the other file may give.
     pub fn restore(&self, from: &Path) -> Result<Outcome, Error> {
         let content = std::fs::read(from).map_err(|source| target::read_error(from, source))?;
-        self.change(|bytes| Ok(Plan::replace_all(Cow::Owned(bytes), content.clone())))
+        self.replace(&content)
+    }
+
+    /// Makes these bytes the whole content, whatever was there.
+    ///
+    /// # Errors
+    /// Those of [`edit`](Self::edit).
+    pub fn replace(&self, content: &[u8]) -> Result<Outcome, Error> {
+        self.change(|bytes| Ok(Plan::replace_all(Cow::Owned(bytes), content.to_vec())))
     }
 
     fn target(&self) -> Result<Target, Error> {
