@@ -138,6 +138,7 @@ struct Keeper {
 
 impl Keeper {
     fn start(mut store: Persistent<FileStore>) -> Self {
+        // Without a bound, for nobody may wait for a disk: one message a catalog change, which are seconds apart.
         let (changes, told) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("addresses".to_owned())
