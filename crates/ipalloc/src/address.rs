@@ -16,6 +16,7 @@ pub(crate) enum Family {
 }
 
 impl Family {
+    #[inline]
     pub(crate) fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(_) => Self::V4,
@@ -24,6 +25,7 @@ impl Family {
     }
 
     /// The address with this number.
+    #[inline]
     pub(crate) fn address(self, number: u128) -> IpAddr {
         match self {
             #[expect(
@@ -37,6 +39,7 @@ impl Family {
 }
 
 /// The number of an address, within its family.
+#[inline]
 pub(crate) fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => u128::from(v4.to_bits()),

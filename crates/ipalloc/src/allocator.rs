@@ -84,23 +84,22 @@ impl Allocator {
     ///
     /// By hash, the key gets its pin, or its locked address, or the first address from its [first choice](Pool::first_choice) upwards
     /// (going round at the end of the pool) that is not held, at rest, reserved or fixed for another key. Lowest free, it
-    /// gets its pin or lock, or the address it had last, or the lowest one that was never used, or the one that
+    /// gets its pin or lock, or the address it had last (of those that no other key got since), or the lowest one that was never used, or the one that
     /// has rested longest beyond its quarantine.
     ///
     /// # Errors
     /// [`Error::PoolExhausted`]
     pub fn lease(&mut self, key: &Key, now: Timestamp) -> Result<IpAddr, Error> {
-        let aim = self.pool.aim(key);
         self.expire(now);
-        if let Some(number) = self.untouched_first_choice(key, aim) {
-            self.put_lease(key, aim, number, now, Kind::Whole);
+        if let Some(number) = self.untouched_first_choice(key) {
+            self.put_lease(key, number, now, Kind::Whole);
             return Ok(self.pool.family().address(number));
         }
-        if let Some(address) = self.keep(key, aim, now) {
+        if let Some(address) = self.keep(key, now) {
             return Ok(address);
         }
-        let number = self.choose(key, aim, now, |_| true)?;
-        self.settle(key, aim, number, now, Kind::Whole);
+        let number = self.choose(key, now, |_| true)?;
+        self.settle(key, number, now, Kind::Whole);
         Ok(self.pool.family().address(number))
     }
 
@@ -118,18 +117,17 @@ impl Allocator {
         now: Timestamp,
         mut usable: impl FnMut(IpAddr) -> bool,
     ) -> Result<IpAddr, Error> {
-        let aim = self.pool.aim(key);
-        let held = self.live_slot(key, aim).map(|slot| self.address_at(slot));
+        let held = self.live_slot(key).map(|slot| self.address_at(slot));
         if let Some(address) = held
             && usable(address)
         {
-            return Ok(self.keep(key, aim, now).unwrap_or(address));
+            return Ok(self.keep(key, now).unwrap_or(address));
         }
         self.expire(now);
-        let number = self.choose(key, aim, now, usable)?;
+        let number = self.choose(key, now, usable)?;
         let ports = held.map(|held| self.held_ports(key, held)).unwrap_or_default();
         self.release(key, now);
-        self.settle(key, aim, number, now, Kind::Whole);
+        self.settle(key, number, now, Kind::Whole);
         for (port, count) in ports {
             self.hold(key, number, port, count, now);
         }
@@ -149,8 +147,7 @@ impl Allocator {
     /// # Errors
     /// [`Error::PortTaken`] where the key has an address and another key's endpoint stands there at this port; [`Error::PoolExhausted`]
     pub fn lease_port(&mut self, key: &Key, port: NonZeroU16, now: Timestamp) -> Result<IpAddr, Error> {
-        let aim = self.pool.aim(key);
-        let number = match self.live_slot(key, aim) {
+        let number = match self.live_slot(key) {
             Some(slot) => {
                 let number = self.slots.entry(slot).number();
                 if let Some(owner) = self.ports.barred(number, port, key, now, self.pool.quarantine()) {
@@ -165,8 +162,8 @@ impl Allocator {
             }
             None => {
                 self.expire(now);
-                let number = self.choose_shared(key, aim, port, now)?;
-                self.settle(key, aim, number, now, Kind::Ports);
+                let number = self.choose_shared(key, port, now)?;
+                self.settle(key, number, now, Kind::Ports);
                 number
             }
         };
@@ -186,9 +183,8 @@ impl Allocator {
         port: NonZeroU16,
         now: Timestamp,
     ) -> Result<Option<IpAddr>, Error> {
-        let aim = self.pool.aim(key);
         let held = self
-            .live_slot(key, aim)
+            .live_slot(key)
             .map(|slot| (slot, self.slots.entry(slot).number()));
         let Some((slot, number)) = held.filter(|(_, number)| self.ports.count(*number, port, key) > 0) else {
             return Err(Error::PortNotHeld {
@@ -207,8 +203,7 @@ impl Allocator {
     /// Ends the lease of a key with all its endpoints, and puts the address to rest unless other keys stand there. Tells the address if nobody holds
     /// it any more; a key without a lease is nothing to do.
     pub fn release(&mut self, key: &Key, now: Timestamp) -> Option<IpAddr> {
-        let aim = self.pool.aim(key);
-        let slot = self.live_slot(key, aim)?;
+        let slot = self.live_slot(key)?;
         let number = self.slots.entry(slot).number();
         self.ports
             .release_key(number, key, now, self.pool.shares_by_port());
@@ -218,7 +213,7 @@ impl Allocator {
         });
         let shared = self.slots.at_number(number).nth(1).is_some();
         if shared {
-            self.slots.remove(aim, slot);
+            self.slots.remove(slot);
         } else {
             self.slots.rest(slot, now);
         }
@@ -228,12 +223,15 @@ impl Allocator {
     }
 
     /// The address that a key holds.
+    #[inline]
     pub fn get(&self, key: &Key) -> Option<IpAddr> {
-        self.live_slot(key, self.pool.aim(key))
-            .map(|slot| self.address_at(slot))
+        let entry = self.slots.entry(self.slots.by_key(key)?);
+        let address = || self.pool.family().address(entry.number());
+        entry.is_live().then(address)
     }
 
     /// The key that holds an address, or the v4 address that a v6 address [stands beside](Pool::beside). Where several do, one of them; see [`Allocator::holders`].
+    #[inline]
     pub fn lookup(&self, address: IpAddr) -> Option<&Key> {
         let entry = self.slots.entry(self.slots.by_number(self.own_number(address)?)?);
         entry.is_live().then_some(&entry.key)
@@ -403,8 +401,8 @@ impl Allocator {
         self.slots.reserve(more);
     }
 
-    /// How much memory the leases take, in bytes, beside the texts of their keys (and the 16 bytes with which each is counted): tables with the room that they have
-    /// for more, and places. Pins, locks, reservations and ports come on top.
+    /// How much memory the leases take, in bytes: tables with the room that they have for more, places, and the texts of the keys up to 48 bytes,
+    /// which stand in the tables. A longer text takes its length and 16 bytes besides, once for all clones of its key. Pins, locks, reservations and ports come on top.
     pub fn memory_bytes(&self) -> usize {
         self.slots.memory_bytes() + self.free.memory_bytes()
     }

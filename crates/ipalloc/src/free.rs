@@ -57,9 +57,13 @@ impl Free {
         }
     }
 
-    /// Whether the place is free as far as this alone can tell.
-    pub(crate) fn is_surely_free(&self, place: u128) -> bool {
-        matches!(self, Self::Bits(tree) if tree.is_clear(index(place)))
+    /// Whether the place is free. Only [`Free::Scan`] asks whether it is taken.
+    pub(crate) fn is_free(&self, place: u128, is_taken: impl FnOnce() -> bool) -> bool {
+        match self {
+            Self::Bits(tree) => tree.is_clear(index(place)),
+            Self::Runs { taken, .. } => !taken.contains(place),
+            Self::Scan { reserved, .. } => !reserved.contains(place) && !is_taken(),
+        }
     }
 
     pub(crate) fn set(&mut self, place: u128, taken: bool) {

@@ -1,15 +1,18 @@
 //! The name that an address is leased to.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use arrayvec::ArrayString;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Error;
 
-/// The name that an address is leased to, such as `dev/backend/orders`. Cheap to clone.
+/// The name that an address is leased to, such as `dev/backend/orders`. Cheap to clone: up to 48 bytes are copied, more are shared.
 ///
 /// 1 to [`Key::MAX_BYTES`] bytes of visible ASCII without `=`, `#`, `"`, `\`, `<`, `>` and `|`, so that a key
 /// stands in a lock file, in a merge conflict and in JSON as it is. What the parts of a key mean is the caller's affair; two keys
@@ -23,8 +26,15 @@ use crate::Error;
 /// assert!(Key::new("two words").is_err());
 /// # Ok::<(), ipalloc::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Arc<str>);
+#[derive(Clone)]
+pub struct Key(Text);
+
+/// Most keys stand where they are kept, so that finding one looks at one place of the memory; long ones are shared.
+#[derive(Clone)]
+enum Text {
+    Short(ArrayString<48>),
+    Long(Arc<str>),
+}
 
 impl Key {
     /// The longest key.
@@ -36,7 +46,9 @@ impl Key {
     /// [`Error::BadKey`]
     pub fn new(text: &str) -> Result<Self, Error> {
         match fault(text) {
-            None => Ok(Self(Arc::from(text))),
+            None => Ok(Self(
+                ArrayString::from(text).map_or_else(|_| Text::Long(Arc::from(text)), Text::Short),
+            )),
             // A key from a damaged file may be anything and of any length.
             Some(why) => Err(Error::BadKey {
                 key: text.chars().take(80).collect(),
@@ -46,18 +58,17 @@ impl Key {
     }
 
     /// The key as text.
+    #[inline]
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            Text::Short(text) => text,
+            Text::Long(text) => text,
+        }
     }
 
     /// What stands in a place that holds no key. No checked key is empty.
     pub(crate) fn vacant() -> Self {
-        Self(Arc::default())
-    }
-
-    /// Equality that is quick for clones of one key, whose text is in one place.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+        Self(Text::Short(ArrayString::new_const()))
     }
 }
 
@@ -78,6 +89,34 @@ fn fault(text: &str) -> Option<&'static str> {
     }
 }
 
+impl PartialEq for Key {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // As its text does, which it can be looked up by.
+        self.as_str().hash(state);
+    }
+}
+
 impl FromStr for Key {
     type Err = Error;
 
@@ -88,31 +127,31 @@ impl FromStr for Key {
 
 impl AsRef<str> for Key {
     fn as_ref(&self) -> &str {
-        &self.0
+        self.as_str()
     }
 }
 
 impl Borrow<str> for Key {
     fn borrow(&self) -> &str {
-        &self.0
+        self.as_str()
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(self.as_str())
     }
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({})", self.0)
+        write!(f, "Key({self})")
     }
 }
 
 impl Serialize for Key {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
+        serializer.serialize_str(self.as_str())
     }
 }
 

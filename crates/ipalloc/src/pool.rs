@@ -127,7 +127,7 @@ impl Pool {
     /// The address that the hash of a key points at, whoever holds it. With
     /// [`Strategy::LowestFree`] it says nothing.
     pub fn first_choice(&self, key: &Key) -> IpAddr {
-        self.address(self.first_place(self.hash(key)))
+        self.address(self.first_place(key))
     }
 
     /// The v6 address that stands beside a v4 address of this pool, which it holds in its last 32 bits; see [`PoolBuilder::beside`].
@@ -141,6 +141,7 @@ impl Pool {
     }
 
     /// The v4 address that a v6 address stands beside.
+    #[inline]
     pub(crate) fn besides_whom(&self, address: IpAddr) -> Option<IpAddr> {
         match (self.beside, address) {
             (Some(net), IpAddr::V6(v6)) if net.contains(&v6) => {
@@ -155,6 +156,7 @@ impl Pool {
         }
     }
 
+    #[inline]
     pub(crate) fn family(&self) -> Family {
         self.space.family()
     }
@@ -163,28 +165,14 @@ impl Pool {
         self.hasher.number(key)
     }
 
+    /// By hash, where the search for an address of this key begins.
     #[inline]
-    pub(crate) fn aim(&self, key: &Key) -> Aim {
-        let hash = self.hash(key);
-        match self.strategy {
-            Strategy::ByHash => {
-                let place = self.first_place(hash);
-                Aim {
-                    hash,
-                    place,
-                    number: Some(self.space.number(place)),
-                }
-            }
-            Strategy::LowestFree => Aim {
-                hash,
-                place: 0,
-                number: None,
-            },
-        }
+    pub(crate) fn first_place(&self, key: &Key) -> u128 {
+        self.place_of_hash(self.hash(key))
     }
 
-    /// Where the search for an address of this key begins.
-    pub(crate) fn first_place(&self, hash: u128) -> u128 {
+    /// By hash, where the search for an address of a key with this hash begins.
+    pub(crate) fn place_of_hash(&self, hash: u128) -> u128 {
         scale(hash, self.space.len())
     }
 
@@ -240,16 +228,6 @@ impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.prefix_texts().join(", "))
     }
-}
-
-/// What a pool says of a key.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Aim {
-    pub(crate) hash: u128,
-    /// By hash, where the search for an address begins; else 0.
-    pub(crate) place: u128,
-    /// By hash, the number of the address there.
-    pub(crate) number: Option<u128>,
 }
 
 /// Builds a [`Pool`]. What changes which addresses there are to hash into (prefixes, [`avoid_edge_octets`](Self::avoid_edge_octets)), the

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use ipalloc::store::{FileStore, MemoryStore, Part, Persistent, Store as _};
-use ipalloc::{Error, Key, LockFile, Pool, Timestamp};
+use ipalloc::{Error, Key, LockFile, Pool, Strategy, Timestamp};
 use proptest::prelude::*;
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -77,6 +77,32 @@ fn a_restart_changes_nothing_and_tombstones_survive_it() {
     leases.release(&other, NOW).unwrap();
     let later = NOW.plus(Pool::DEFAULT_QUARANTINE);
     assert_eq!(open().lease(&other, later).unwrap(), rested);
+}
+
+#[test]
+fn a_key_has_the_last_address_that_is_left_to_it_with_and_without_a_restart() {
+    let pool = Pool::builder()
+        .prefix("10.107.5.0/28".parse().unwrap())
+        .strategy(Strategy::LowestFree)
+        .build()
+        .unwrap();
+    let later = NOW.plus(pool.quarantine());
+    let (moving, pinned) = (key("dev/moving"), key("dev/pinned"));
+    for restart in [false, true] {
+        let memory = MemoryStore::new();
+        let open = || Persistent::open(memory.clone(), pool.clone()).unwrap();
+        let mut leases = open();
+        let first = leases.lease(&moving, NOW).unwrap();
+        let second = leases.lease_where(&moving, NOW, |it| it != first).unwrap();
+        leases.release(&moving, NOW).unwrap();
+        // Another key gets the address that the first key had last.
+        leases.pin(&pinned, second, later).unwrap();
+        assert_eq!(leases.lease(&pinned, later).unwrap(), second);
+        if restart {
+            leases = open();
+        }
+        assert_eq!(leases.lease(&moving, later).unwrap(), first, "{restart}");
+    }
 }
 
 #[test]

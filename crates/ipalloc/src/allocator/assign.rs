@@ -99,7 +99,7 @@ impl Allocator {
             taken.insert(place, ());
         }
         for (hash, key) in rest {
-            let from = if by_hash { self.pool.first_place(hash) } else { 0 };
+            let from = if by_hash { self.pool.place_of_hash(hash) } else { 0 };
             let Some(place) = free.next_round(from, |place| taken.contains_key(&place)) else {
                 let (pool, leased) = (self.pool.to_string(), assigned.len());
                 return Err(Error::PoolExhausted {

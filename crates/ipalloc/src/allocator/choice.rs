@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use super::{Allocator, Entry};
-use crate::pool::Aim;
 use crate::{Error, Key, Strategy, Timestamp};
 
 impl Allocator {
@@ -12,17 +11,14 @@ impl Allocator {
     pub(super) fn choose(
         &self,
         key: &Key,
-        aim: Aim,
         now: Timestamp,
         usable: impl FnMut(IpAddr) -> bool,
     ) -> Result<u128, Error> {
         let fixed = self.fixed.of(key);
-        let own = self
-            .own_rest(key, aim, now)
-            .filter(|number| Some(*number) != fixed);
+        let own = self.own_rest(key, now).filter(|number| Some(*number) != fixed);
         let first = fixed.filter(|number| self.is_open_to(*number, key, now));
         match self.pool.strategy() {
-            Strategy::ByHash => self.pick(key, first.into_iter().chain(self.by_hash(aim, own)), usable),
+            Strategy::ByHash => self.pick(key, first.into_iter().chain(self.by_hash(key, own)), usable),
             Strategy::LowestFree => {
                 let lowest = self.lowest(key, own, now).filter(|number| Some(*number) != fixed);
                 self.pick(key, first.into_iter().chain(lowest), usable)
@@ -61,12 +57,11 @@ impl Allocator {
     pub(super) fn choose_shared(
         &mut self,
         key: &Key,
-        aim: Aim,
         port: NonZeroU16,
         now: Timestamp,
     ) -> Result<u128, Error> {
         if !self.pool.shares_by_port() {
-            return self.choose(key, aim, now, |_| true);
+            return self.choose(key, now, |_| true);
         }
         if let Some(fixed) = self.fixed.of(key)
             && self.can_join(fixed, key, port, now)
@@ -75,11 +70,11 @@ impl Allocator {
         }
         match self.pool.strategy() {
             Strategy::ByHash => {
-                let first = self.pool.space().number(aim.place);
+                let first = self.pool.space().number(self.pool.first_place(key));
                 if self.fixed.of(key).is_none() && self.can_join(first, key, port, now) {
                     return Ok(first);
                 }
-                self.choose(key, aim, now, |_| true).or_else(|exhausted| {
+                self.choose(key, now, |_| true).or_else(|exhausted| {
                     let round = self.ports.joinable_from(first).chain(self.ports.joinable_from(0));
                     round
                         .into_iter()
@@ -97,7 +92,7 @@ impl Allocator {
                 {
                     return Ok(number);
                 }
-                self.choose(key, aim, now, |_| true)
+                self.choose(key, now, |_| true)
             }
         }
     }
@@ -113,8 +108,8 @@ impl Allocator {
     }
 
     /// From the first choice upwards and round: the free addresses, and the one where the key's own rests.
-    fn by_hash(&self, aim: Aim, own: Option<u128>) -> impl Iterator<Item = u128> {
-        let (first, len) = (aim.place, self.pool.size());
+    fn by_hash(&self, key: &Key, own: Option<u128>) -> impl Iterator<Item = u128> {
+        let (first, len) = (self.pool.first_place(key), self.pool.size());
         let distance = move |place: u128| {
             if place >= first {
                 place - first
@@ -171,11 +166,11 @@ impl Allocator {
     }
 
     /// The address of the key that rests, where the key may have it back.
-    fn own_rest(&self, key: &Key, aim: Aim, now: Timestamp) -> Option<u128> {
+    fn own_rest(&self, key: &Key, now: Timestamp) -> Option<u128> {
         if self.slots.resting() == 0 {
             return None;
         }
-        let entry = self.slots.entry(self.slots.by_key(aim, key)?);
+        let entry = self.slots.entry(self.slots.by_key(key)?);
         let number = entry.number();
         let kept =
             self.fixed.owner(number).is_some_and(|owner| owner != key) || self.reserved.contains(number);

@@ -57,7 +57,7 @@ impl Allocator {
 
     fn replay_lease(&mut self, key: &Key, address: IpAddr, at: Timestamp, whole: bool) -> Result<(), String> {
         let number = self.known(address)?;
-        if let Some(slot) = self.live_slot(key, self.pool.aim(key)) {
+        if let Some(slot) = self.live_slot(key) {
             if self.slots.entry(slot).number() != number || !whole {
                 return Err(format!("{key} is leased twice"));
             }
@@ -80,35 +80,29 @@ impl Allocator {
         at: Timestamp,
         whole: bool,
     ) -> Result<(), String> {
-        let (number, aim) = (self.known(address)?, self.pool.aim(key));
-        if self.live_slot(key, aim).is_some() {
+        let number = self.known(address)?;
+        if self.live_slot(key).is_some() {
             return Err(format!("{key} is leased twice"));
         }
-        self.settle(
-            key,
-            aim,
-            number,
-            at,
-            if whole { Kind::Whole } else { Kind::Ports },
-        );
+        self.settle(key, number, at, if whole { Kind::Whole } else { Kind::Ports });
         Ok(())
     }
 
     /// A key had this address, which rests. Those that were released first come first.
     pub(crate) fn replay_rest(&mut self, key: &Key, address: IpAddr, at: Timestamp) -> Result<(), String> {
-        let (number, aim) = (self.known(address)?, self.pool.aim(key));
+        let number = self.known(address)?;
         if self.slots.by_number(number).is_some() {
             return Err(format!("{address} rests and is in use, or rests twice"));
         }
         // A key may have had several addresses, and leads to the one that it has or had last.
-        let before = self.slots.by_key(aim, key);
+        let before = self.slots.by_key(key);
         let leads = before.is_none_or(|slot| !self.slots.entry(slot).is_live());
         if let Some(before) = before.filter(|_| leads) {
-            self.slots.unlink_key(aim, before);
+            self.slots.unlink_key(before);
         }
-        let slot = self.slots.insert(aim, key, number, at, Kind::Whole);
+        let slot = self.slots.insert(key, number, at, Kind::Whole);
         if !leads {
-            self.slots.unlink_key(aim, slot);
+            self.slots.unlink_key(slot);
         }
         self.slots.rest(slot, at);
         self.mark(number);

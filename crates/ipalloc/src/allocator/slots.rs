@@ -1,30 +1,32 @@
 //! Who has which address: entries found by key and by address, and the order in which released ones came to rest.
 
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, Hasher as _};
+
+use foldhash::fast::{FoldHasher, RandomState};
+
 use super::index::Index;
-use crate::pool::Aim;
 use crate::{Key, Timestamp};
 
 /// Names an entry for as long as it is there.
 pub(crate) type Slot = u32;
 const NONE: Slot = Slot::MAX;
 
-/// An address with its key: one line of the cache.
+/// An address with its key, in one line of the cache or in two beside one another: what a lookup reads comes first.
 #[derive(Clone, Debug)]
-#[repr(align(64))]
+#[repr(C, align(32))]
 pub(crate) struct Entry {
-    pub(crate) key: Key,
     // Two halves, as a u128 would be aligned to 16 bytes.
     high: u64,
     low: u64,
+    pub(crate) kind: Kind,
+    pub(crate) key: Key,
     /// Since when it is leased, or released.
     pub(crate) at: Timestamp,
     /// In a live entry `next` leads to another key at the same address. In a resting one both lead through the order of release, in a
     /// vacant one `next` leads to the next vacant one.
     prev: Slot,
     next: Slot,
-    pub(crate) kind: Kind,
-    /// Whether the key leads here: an entry that rests does not once its key has another.
-    pub(crate) linked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +53,13 @@ impl Entry {
 /// Entries by key and by address.
 #[derive(Clone, Debug)]
 pub(crate) struct Slots {
-    chunks: Vec<Vec<Entry>>,
-    used: usize,
-    vacant: Slot,
-    /// By the key, only those that are not at the address that the hash of their key points at: the others are found there.
+    entries: Entries,
+    /// The one that a key holds, or else that it held last.
     by_key: Index,
+    /// Those that rest beside that one, first released first. Few keys have any.
+    former: HashMap<Key, VecDeque<Slot>, RandomState>,
     by_number: Index,
+    hashes: Hashes,
     addresses: usize,
     live: usize,
     resting: usize,
@@ -65,17 +68,14 @@ pub(crate) struct Slots {
     newest: Slot,
 }
 
-/// Entries a chunk: chunks grow without moving and without slack.
-const CHUNK: usize = 4096;
-
 impl Slots {
     pub(crate) fn new() -> Self {
         Self {
-            chunks: Vec::new(),
-            used: 0,
-            vacant: NONE,
+            entries: Entries::default(),
             by_key: Index::default(),
+            former: HashMap::default(),
             by_number: Index::default(),
+            hashes: Hashes::default(),
             addresses: 0,
             live: 0,
             resting: 0,
@@ -100,49 +100,39 @@ impl Slots {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        let entries: usize = self.chunks.iter().map(Vec::capacity).sum();
-        entries * size_of::<Entry>() + self.by_key.memory_bytes() + self.by_number.memory_bytes()
+        self.entries.memory_bytes() + self.by_key.memory_bytes() + self.by_number.memory_bytes()
     }
 
     /// Makes room for so many more entries.
     pub(crate) fn reserve(&mut self, more: usize) {
+        self.by_key.reserve(more);
         self.by_number.reserve(more);
     }
 
     #[inline]
     pub(crate) fn entry(&self, slot: Slot) -> &Entry {
-        let slot = slot as usize;
-        &self.chunks[slot / CHUNK][slot % CHUNK]
+        self.entries.get(slot)
     }
 
     pub(crate) fn entry_mut(&mut self, slot: Slot) -> &mut Entry {
-        let slot = slot as usize;
-        &mut self.chunks[slot / CHUNK][slot % CHUNK]
+        self.entries.get_mut(slot)
     }
 
     /// The entry that a key leads to, live or resting.
     #[inline]
-    pub(crate) fn by_key(&self, aim: Aim, key: &Key) -> Option<Slot> {
-        let leads = |slot: &Slot| {
-            let entry = self.entry(*slot);
-            entry.linked && entry.key.is(key)
-        };
-        let at_first = aim.number.and_then(|number| self.at_number(number).find(leads));
-        at_first.or_else(|| self.elsewhere(aim, key))
-    }
-
-    /// The entry that a key leads to, unless it is at the first choice of the key.
-    #[inline]
-    pub(crate) fn elsewhere(&self, aim: Aim, key: &Key) -> Option<Slot> {
-        self.by_key
-            .find(key_tag(aim.hash), |slot| self.entry(slot).key.is(key))
+    pub(crate) fn by_key(&self, key: &Key) -> Option<Slot> {
+        let key = key.as_str();
+        self.by_key.find(self.hashes.of_key(key), |slot| {
+            self.entry(slot).key.as_str() == key
+        })
     }
 
     /// The first entry at an address, live or resting.
     #[inline]
     pub(crate) fn by_number(&self, number: u128) -> Option<Slot> {
-        self.by_number
-            .find(number_tag(number), |slot| self.entry(slot).number() == number)
+        self.by_number.find(self.hashes.of_number(number), |slot| {
+            self.entry(slot).number() == number
+        })
     }
 
     /// The entries at an address.
@@ -155,38 +145,35 @@ impl Slots {
     }
 
     /// Adds a live entry of a key that has none. Another live one may stand at the address, a resting one may not.
-    pub(crate) fn insert(&mut self, aim: Aim, key: &Key, number: u128, at: Timestamp, kind: Kind) -> Slot {
-        let slot = self.put(Entry {
+    pub(crate) fn insert(&mut self, key: &Key, number: u128, at: Timestamp, kind: Kind) -> Slot {
+        // First of all, so that the processor fetches both lines while it does the rest.
+        let (key_hash, number_hash) = (self.hashes.of_key(key.as_str()), self.hashes.of_number(number));
+        let first = self.by_number(number);
+        let second = first.map_or(NONE, |first| self.entry(first).next);
+        let slot = self.entries.add(Entry {
             key: key.clone(),
             high: (number >> 64) as u64,
             #[expect(clippy::cast_possible_truncation, reason = "the low half")]
             low: number as u64,
             at,
             prev: NONE,
-            next: NONE,
+            next: second,
             kind,
-            linked: true,
         });
-        if aim.number != Some(number) {
-            self.by_key.insert(key_tag(aim.hash), slot);
-        }
-        match self.by_number(number) {
-            Some(first) => {
-                let second = std::mem::replace(&mut self.entry_mut(first).next, slot);
-                self.entry_mut(slot).next = second;
-            }
-            None => {
-                self.by_number.insert(number_tag(number), slot);
-                self.addresses += 1;
-            }
+        self.by_key.insert(key_hash, slot);
+        if let Some(first) = first {
+            self.entry_mut(first).next = slot;
+        } else {
+            self.by_number.insert(number_hash, slot);
+            self.addresses += 1;
         }
         self.live += 1;
         slot
     }
 
     /// Takes an entry out, live or resting.
-    pub(crate) fn remove(&mut self, aim: Aim, slot: Slot) {
-        self.unlink_key(aim, slot);
+    pub(crate) fn remove(&mut self, slot: Slot) {
+        self.forget_key(slot);
         let entry = self.entry(slot);
         let (number, kind, next) = (entry.number(), entry.kind, entry.next);
         if kind == Kind::Resting {
@@ -197,11 +184,11 @@ impl Slots {
         let first = self.by_number(number);
         let successor = if kind == Kind::Resting { NONE } else { next };
         if first == Some(slot) {
-            self.by_number.remove(number_tag(number), slot);
+            self.by_number.remove(self.hashes.of_number(number), slot);
             if successor == NONE {
                 self.addresses -= 1;
             } else {
-                self.by_number.insert(number_tag(number), successor);
+                self.by_number.insert(self.hashes.of_number(number), successor);
             }
         } else {
             let before = self.at_number(number).find(|it| self.entry(*it).next == slot);
@@ -209,12 +196,7 @@ impl Slots {
                 self.entry_mut(before).next = successor;
             }
         }
-        let vacant = self.vacant;
-        let entry = self.entry_mut(slot);
-        entry.key = Key::vacant();
-        entry.kind = Kind::Vacant;
-        entry.next = vacant;
-        self.vacant = slot;
+        self.entries.remove(slot);
     }
 
     /// Puts a live entry, the only one at its address, to rest.
@@ -251,11 +233,31 @@ impl Slots {
         entry.next = NONE;
     }
 
-    /// A key leads to this entry no longer.
-    pub(crate) fn unlink_key(&mut self, aim: Aim, slot: Slot) {
-        let entry = self.entry_mut(slot);
-        if std::mem::take(&mut entry.linked) && aim.number != Some(entry.number()) {
-            self.by_key.remove(key_tag(aim.hash), slot);
+    /// The key of this resting entry leads to another one from now on, or holds another.
+    pub(crate) fn unlink_key(&mut self, slot: Slot) {
+        let key = &self.entry(slot).key;
+        let (key, hash) = (key.clone(), self.hashes.of_key(key.as_str()));
+        self.by_key.remove(hash, slot);
+        self.former.entry(key).or_default().push_back(slot);
+    }
+
+    /// A key leads to this entry no longer: where it did, it leads to the one before.
+    fn forget_key(&mut self, slot: Slot) {
+        let key = &self.entries.get(slot).key;
+        let hash = self.hashes.of_key(key.as_str());
+        let led = self.by_key.remove(hash, slot);
+        let Some(former) = self.former.get_mut(key) else {
+            return;
+        };
+        if led {
+            if let Some(before) = former.pop_back() {
+                self.by_key.insert(hash, before);
+            }
+        } else if let Some(at) = former.iter().position(|it| *it == slot) {
+            former.remove(at);
+        }
+        if former.is_empty() {
+            self.former.remove(key);
         }
     }
 
@@ -272,15 +274,12 @@ impl Slots {
 
     /// The live entries.
     pub(crate) fn live_entries(&self) -> impl Iterator<Item = &Entry> {
-        self.chunks.iter().flatten().filter(|entry| entry.is_live())
+        self.entries().filter(|entry| entry.is_live())
     }
 
     /// Every entry.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.chunks
-            .iter()
-            .flatten()
-            .filter(|entry| entry.kind != Kind::Vacant)
+        self.entries.iter().filter(|entry| entry.kind != Kind::Vacant)
     }
 
     fn unlink_rest(&mut self, slot: Slot) {
@@ -295,12 +294,89 @@ impl Slots {
             _ => self.entry_mut(next).prev = prev,
         }
     }
+}
 
-    fn put(&mut self, entry: Entry) -> Slot {
+/// A fast hash, seeded anew in each process: computing the one that addresses are chosen by takes longer than finding an entry.
+#[derive(Clone, Debug, Default)]
+struct Hashes(RandomState);
+
+impl Hashes {
+    #[inline]
+    fn of_key(&self, key: &str) -> u32 {
+        self.of(|hasher| hasher.write(key.as_bytes()))
+    }
+
+    #[inline]
+    fn of_number(&self, number: u128) -> u32 {
+        self.of(|hasher| hasher.write_u128(number))
+    }
+
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "32 of the bits; which of them is all one"
+    )]
+    fn of(&self, write: impl FnOnce(&mut FoldHasher<'_>)) -> u32 {
+        let mut hasher = self.0.build_hasher();
+        write(&mut hasher);
+        hasher.finish() as u32
+    }
+}
+
+/// The entries by slot.
+#[derive(Clone, Debug)]
+struct Entries {
+    chunks: Vec<Vec<Entry>>,
+    used: usize,
+    vacant: Slot,
+}
+
+/// Entries a chunk: chunks grow without moving and without slack.
+const CHUNK: usize = 4096;
+
+impl Default for Entries {
+    fn default() -> Self {
+        Self {
+            chunks: Vec::new(),
+            used: 0,
+            vacant: NONE,
+        }
+    }
+}
+
+impl Entries {
+    #[inline]
+    fn get(&self, slot: Slot) -> &Entry {
+        let slot = slot as usize;
+        &self.chunks[slot / CHUNK][slot % CHUNK]
+    }
+
+    fn get_mut(&mut self, slot: Slot) -> &mut Entry {
+        let slot = slot as usize;
+        &mut self.chunks[slot / CHUNK][slot % CHUNK]
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.chunks.iter().flatten()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.chunks.iter().map(Vec::capacity).sum::<usize>() * size_of::<Entry>()
+    }
+
+    fn remove(&mut self, slot: Slot) {
+        let vacant = std::mem::replace(&mut self.vacant, slot);
+        let entry = self.get_mut(slot);
+        entry.key = Key::vacant();
+        entry.kind = Kind::Vacant;
+        entry.next = vacant;
+    }
+
+    fn add(&mut self, entry: Entry) -> Slot {
         if self.vacant != NONE {
             let slot = self.vacant;
-            self.vacant = self.entry(slot).next;
-            *self.entry_mut(slot) = entry;
+            self.vacant = self.get(slot).next;
+            *self.get_mut(slot) = entry;
             return slot;
         }
         if self.used.is_multiple_of(CHUNK) {
@@ -317,21 +393,4 @@ impl Slots {
         #[expect(clippy::cast_possible_truncation, reason = "2^32 entries would be 240 GB")]
         return slot as Slot;
     }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "32 of the bits; which of them is all one"
-)]
-fn key_tag(hash: u128) -> u32 {
-    hash as u32
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "folded; a v4 address stays what it is"
-)]
-fn number_tag(number: u128) -> u32 {
-    let folded = (number >> 64) as u64 ^ number as u64;
-    (folded >> 32) as u32 ^ folded as u32
 }

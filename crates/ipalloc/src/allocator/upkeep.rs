@@ -7,14 +7,13 @@ use super::{Allocator, Entry, Kind, Slot};
 use crate::address::{AddressRange, Family, Runs, number};
 use crate::free::{BitTree, Free};
 use crate::lockfile::LockFile;
-use crate::pool::Aim;
 use crate::record::Record;
 use crate::{Error, Key, Strategy, Timestamp};
 
 impl Allocator {
     /// Where the key is live: its address, and the lease is that of the whole key from now on.
-    pub(super) fn keep(&mut self, key: &Key, aim: Aim, now: Timestamp) -> Option<IpAddr> {
-        let slot = self.live_slot(key, aim)?;
+    pub(super) fn keep(&mut self, key: &Key, now: Timestamp) -> Option<IpAddr> {
+        let slot = self.live_slot(key)?;
         let number = self.slots.entry(slot).number();
         let shares = || self.slots.at_number(number).nth(1).is_some();
         if self.slots.entry(slot).kind == Kind::Ports && !shares() {
@@ -35,18 +34,22 @@ impl Allocator {
         self.mark_shareable(number);
     }
 
-    /// The first choice of a key, in the common case by hash: nobody is, was or is to be there, and the key is nowhere else.
+    /// The first choice of a key, in the common case by hash: the key is nowhere, and nobody is, was or is to be there.
     #[inline]
-    pub(super) fn untouched_first_choice(&self, key: &Key, aim: Aim) -> Option<u128> {
-        let untouched = self.free.is_surely_free(aim.place)
-            && !self.fixed.any()
-            && self.slots.elsewhere(aim, key).is_none();
-        aim.number.filter(|_| untouched)
+    pub(super) fn untouched_first_choice(&self, key: &Key) -> Option<u128> {
+        if self.pool.strategy() != Strategy::ByHash || self.fixed.any() {
+            return None;
+        }
+        let place = self.pool.first_place(key);
+        let number = self.pool.space().number(place);
+        let untouched =
+            self.slots.by_key(key).is_none() && self.free.is_free(place, || self.is_taken(number));
+        untouched.then_some(number)
     }
 
     /// Gives an address to a key that holds none; what rests there is forgotten.
-    pub(super) fn settle(&mut self, key: &Key, aim: Aim, number: u128, now: Timestamp, kind: Kind) {
-        let before = self.slots.by_key(aim, key);
+    pub(super) fn settle(&mut self, key: &Key, number: u128, now: Timestamp, kind: Kind) {
+        let before = self.slots.by_key(key);
         if let Some(slot) = self
             .slots
             .by_number(number)
@@ -59,19 +62,14 @@ impl Allocator {
             self.forget(slot);
         }
         if let Some(before) = before {
-            self.slots.unlink_key(aim, before);
+            self.slots.unlink_key(before);
         }
-        self.put_lease(key, aim, number, now, kind);
+        self.put_lease(key, number, now, kind);
     }
 
-    pub(super) fn put_lease(&mut self, key: &Key, aim: Aim, number: u128, now: Timestamp, kind: Kind) {
-        self.slots.insert(aim, key, number, now, kind);
-        let place = if aim.number == Some(number) {
-            Some(aim.place)
-        } else {
-            self.pool.space().place(number)
-        };
-        if let Some(place) = place {
+    pub(super) fn put_lease(&mut self, key: &Key, number: u128, now: Timestamp, kind: Kind) {
+        self.slots.insert(key, number, now, kind);
+        if let Some(place) = self.pool.space().place(number) {
             self.free.set(place, true);
         }
         self.settled(key, number, now, kind);
@@ -156,24 +154,26 @@ impl Allocator {
 
     /// Takes a resting entry out.
     pub(super) fn forget(&mut self, slot: Slot) {
-        let entry = self.slots.entry(slot);
-        let (number, aim) = (entry.number(), self.pool.aim(&entry.key));
-        self.slots.remove(aim, slot);
+        let number = self.slots.entry(slot).number();
+        self.slots.remove(slot);
         self.ports.forget(number);
         self.mark(number);
     }
 
-    pub(super) fn live_slot(&self, key: &Key, aim: Aim) -> Option<Slot> {
+    #[inline]
+    pub(super) fn live_slot(&self, key: &Key) -> Option<Slot> {
         self.slots
-            .by_key(aim, key)
+            .by_key(key)
             .filter(|slot| self.slots.entry(*slot).is_live())
     }
 
+    #[inline]
     pub(super) fn address_at(&self, slot: Slot) -> IpAddr {
         self.pool.family().address(self.slots.entry(slot).number())
     }
 
     /// The number of an address of the pool's family, or of the one that it stands beside.
+    #[inline]
     pub(super) fn own_number(&self, address: IpAddr) -> Option<u128> {
         let address = self.pool.besides_whom(address).unwrap_or(address);
         (Family::of(address) == self.pool.family()).then(|| number(address))
