@@ -249,55 +249,33 @@ impl Allocator {
             .map(|entry| &entry.key)
     }
 
-    /// Fixes the address of a key: it gets this one, and nobody else does, whether it is leased or not.
+    /// Leases this very address to a key, whichever it would get by itself: what another program or another machine chose.
     ///
     /// # Errors
     /// [`Error::OutOfPool`], [`Error::AddressTaken`], [`Error::AddressResting`], and [`Error::KeyLive`] where the key holds another address.
-    pub fn pin(&mut self, key: &Key, address: IpAddr, now: Timestamp) -> Result<(), Error> {
-        let number = self.given_number(address)?;
-        if let Some(owner) = self.fixed.owner(number).filter(|owner| *owner != key) {
-            return Err(Error::AddressTaken {
+    pub fn lease_at(&mut self, key: &Key, address: IpAddr, now: Timestamp) -> Result<(), Error> {
+        if self.get(key) == Some(address) {
+            self.keep(key, now);
+            return Ok(());
+        }
+        let number = self.open_number(key, address, now)?;
+        if let Some((_, hold)) = self.barring_port(number, key, now) {
+            return Err(Error::AddressResting {
                 address,
-                key: owner.clone(),
+                key: hold.key.clone(),
+                until: hold.at.plus(self.pool.quarantine()),
             });
         }
-        self.expire(now);
-        if let Some(at) = self.get(key).filter(|at| *at != address) {
-            return Err(Error::KeyLive {
-                key: key.clone(),
-                address: at,
-            });
-        }
-        if let Some(slot) = self.slots.by_number(number) {
-            let entry = self.slots.entry(slot);
-            let key_there = entry.key.clone();
-            if entry.is_live() {
-                if self
-                    .slots
-                    .at_number(number)
-                    .any(|slot| self.slots.entry(slot).key != *key)
-                {
-                    let key_there = self
-                        .holders(address)
-                        .find(|other| *other != key)
-                        .cloned()
-                        .unwrap_or(key_there);
-                    return Err(Error::AddressTaken {
-                        address,
-                        key: key_there,
-                    });
-                }
-            } else if key_there != *key {
-                let until = entry.at.plus(self.pool.quarantine());
-                if until > now {
-                    return Err(Error::AddressResting {
-                        address,
-                        key: key_there,
-                        until,
-                    });
-                }
-            }
-        }
+        self.settle(key, number, now, Kind::Whole);
+        Ok(())
+    }
+
+    /// Fixes the address of a key: it gets this one, and nobody else does, whether it is leased or not.
+    ///
+    /// # Errors
+    /// As [`lease_at`](Self::lease_at).
+    pub fn pin(&mut self, key: &Key, address: IpAddr, now: Timestamp) -> Result<(), Error> {
+        let number = self.open_number(key, address, now)?;
         self.put_pin(key, number);
         self.note(|| Record::Pin {
             key: key.clone(),

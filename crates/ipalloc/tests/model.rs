@@ -19,6 +19,7 @@ const QUARANTINE: u64 = 50;
 enum Op {
     Lease(u8),
     LeaseWhere(u8, u8),
+    LeaseAt(u8, u8),
     Release(u8),
     LeasePort(u8, u16),
     ReleasePort(u8, u16),
@@ -38,6 +39,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => key.clone().prop_map(Op::Lease),
         2 => (key.clone(), any::<u8>()).prop_map(|(key, mask)| Op::LeaseWhere(key, mask)),
+        2 => (key.clone(), 0u8..18).prop_map(|(key, place)| Op::LeaseAt(key, place)),
         6 => key.clone().prop_map(Op::Release),
         3 => (key.clone(), 1u16..4).prop_map(|(key, port)| Op::LeasePort(key, port)),
         3 => (key.clone(), 1u16..4).prop_map(|(key, port)| Op::ReleasePort(key, port)),
@@ -338,6 +340,18 @@ impl World {
             .unwrap_or_else(|| IpAddr::from([10, 0, 0, place]))
     }
 
+    /// Whether the key may have this address by name.
+    fn is_open(&self, key: &Key, address: IpAddr) -> bool {
+        let model = &self.model;
+        let rests = model.resting.iter().find(|(_, at, _)| *at == address);
+        self.all.contains(&address)
+            && !model.reserved.contains(&address)
+            && model.pinned_to(address).is_none_or(|owner| owner == key)
+            && model.holder(address).is_none_or(|holder| holder == key)
+            && model.live.get(key).is_none_or(|at| *at == address)
+            && rests.is_none_or(|(whose, _, since)| since + QUARANTINE <= self.now || whose == key)
+    }
+
     fn restart(&mut self) {
         self.store.fate.set(None);
         self.store.is_dead.set(false);
@@ -535,16 +549,25 @@ impl World {
                     }
                 }
             }
+            Op::LeaseAt(k, place) => {
+                let (key, address) = (key(*k), self.address(*place));
+                let is_there = self.model.live.get(&key) == Some(&address);
+                let may = is_there || self.is_open(&key, address);
+                match self.leases.lease_at(&key, address, now) {
+                    Ok(()) => {
+                        check(may, "may not be leased")?;
+                        self.model.lease(&key, address);
+                        self.model.whole.insert(key);
+                    }
+                    Err(error) => {
+                        let error = alive(error)?;
+                        check(!may, &format!("may be leased: {error}"))?;
+                    }
+                }
+            }
             Op::Pin(k, place) => {
                 let (key, address) = (key(*k), self.address(*place));
-                let live = self.model.live.get(&key).copied();
-                let rests = self.model.resting.iter().find(|(_, at, _)| *at == address);
-                let may = self.all.contains(&address)
-                    && !self.model.reserved.contains(&address)
-                    && self.model.pinned_to(address).is_none_or(|owner| *owner == key)
-                    && self.model.holder(address).is_none_or(|holder| *holder == key)
-                    && live.is_none_or(|at| at == address)
-                    && rests.is_none_or(|(whose, _, since)| since + QUARANTINE <= self.now || *whose == key);
+                let may = self.is_open(&key, address);
                 match self.leases.pin(&key, address, now) {
                     Ok(()) => {
                         check(may, "may not be pinned")?;

@@ -70,6 +70,30 @@ fn two_ports_may_share_an_address_and_one_port_may_not() {
 }
 
 #[test]
+fn a_whole_lease_at_an_address_waits_for_the_ports_of_others_there() {
+    let mut leases = Persistent::open(MemoryStore::new(), shared("10.0.0.4/31", Choice::LowestFree)).unwrap();
+    let at = leases.lease_port(&key("a"), port(80), NOW).unwrap();
+    leases.lease_port(&key("b"), port(443), NOW).unwrap();
+    let taken = leases.lease_at(&key("c"), at, NOW).unwrap_err();
+    assert!(matches!(taken, Error::AddressTaken { .. }), "{taken}");
+
+    // The entry that rests is that of a, and the port that rests is that of b.
+    leases.release(&key("b"), NOW).unwrap();
+    leases.release(&key("a"), NOW).unwrap();
+    for whose in ["a", "c"] {
+        let resting = leases.lease_at(&key(whose), at, NOW).unwrap_err();
+        assert!(matches!(resting, Error::AddressResting { .. }), "{resting}");
+    }
+    let later = NOW.plus(Duration::from_secs(60));
+    leases.lease_at(&key("c"), at, later).unwrap();
+    leases.lease_at(&key("c"), at, later).unwrap();
+    let other = leases
+        .lease_at(&key("c"), [10, 0, 0, 5].into(), later)
+        .unwrap_err();
+    assert!(matches!(other, Error::KeyLive { .. }), "{other}");
+}
+
+#[test]
 fn endpoints_are_counted() {
     let mut leases = Persistent::open(MemoryStore::new(), Pool::default()).unwrap();
     let orders = key("orders");

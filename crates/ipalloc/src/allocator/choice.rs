@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use super::{Allocator, Entry};
+use super::{Allocator, Entry, Hold};
 use crate::{Error, Key, Strategy, Timestamp};
 
 impl Allocator {
@@ -189,14 +189,53 @@ impl Allocator {
         })
     }
 
-    /// Whether a key may have its own address back before its rest is over: not where a port of another key rests, which shared it.
-    fn is_back_open_to(&self, number: u128, key: &Key, now: Timestamp) -> bool {
-        let barred = |port| {
-            self.ports
-                .barred(number, port, key, now, self.pool.quarantine())
-                .is_some()
+    /// The number of an address that is given by name: in the pool, and open to this key.
+    pub(super) fn open_number(&mut self, key: &Key, address: IpAddr, now: Timestamp) -> Result<u128, Error> {
+        let number = self.given_number(address)?;
+        let taken = |by: &Key| Error::AddressTaken {
+            address,
+            key: by.clone(),
         };
-        !self.pool.shares_by_port() || !self.ports.at(number).any(|(port, _)| barred(port))
+        if let Some(owner) = self.fixed.owner(number).filter(|owner| *owner != key) {
+            return Err(taken(owner));
+        }
+        self.expire(now);
+        if let Some(at) = self.get(key).filter(|at| *at != address) {
+            return Err(Error::KeyLive {
+                key: key.clone(),
+                address: at,
+            });
+        }
+        let there = self.slots.at_number(number).map(|slot| self.slots.entry(slot));
+        match { there }.find(|entry| entry.key != *key) {
+            Some(other) if other.is_live() => Err(taken(&other.key)),
+            Some(other) if !self.has_rested(other, now) => Err(Error::AddressResting {
+                address,
+                key: other.key.clone(),
+                until: other.at.plus(self.pool.quarantine()),
+            }),
+            _ => Ok(number),
+        }
+    }
+
+    /// Whether a key may have its own address back before its rest is over.
+    fn is_back_open_to(&self, number: u128, key: &Key, now: Timestamp) -> bool {
+        self.barring_port(number, key, now).is_none()
+    }
+
+    /// A port of an address at which another key, which shared it, stands or rests.
+    pub(super) fn barring_port(
+        &self,
+        number: u128,
+        key: &Key,
+        now: Timestamp,
+    ) -> Option<(NonZeroU16, &Hold)> {
+        let quarantine = self.pool.quarantine();
+        let bars = |(port, _): &(NonZeroU16, &Hold)| {
+            self.ports.barred(number, *port, key, now, quarantine).is_some()
+        };
+        let ports = self.pool.shares_by_port().then(|| self.ports.at(number));
+        ports.into_iter().flatten().find(bars)
     }
 
     fn has_rested(&self, entry: &Entry, now: Timestamp) -> bool {

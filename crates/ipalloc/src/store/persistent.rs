@@ -127,6 +127,14 @@ impl<S: Store> Persistent<S> {
         self.update(|allocator| allocator.lease_where(key, now, usable))
     }
 
+    /// See [`Allocator::lease_at`].
+    ///
+    /// # Errors
+    /// As [`Allocator::lease_at`] and [`open`](Self::open).
+    pub fn lease_at(&mut self, key: &Key, address: IpAddr, now: Timestamp) -> Result<(), Error> {
+        self.update(|allocator| allocator.lease_at(key, address, now))
+    }
+
     /// See [`Allocator::lease_port`].
     ///
     /// # Errors
