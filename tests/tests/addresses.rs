@@ -89,6 +89,43 @@ fn a_pin_is_kept() -> Outcome {
 }
 
 #[test]
+fn each_pool_keeps_what_is_its_own() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let project = scene.folder_of("project", Caller::Ordinary)?;
+        let folder = scene.working_directory(Caller::Ordinary)?;
+        std::fs::write(project.join("devbox.yaml"), "pool: [127.88.4.0/24]\n")?;
+        let small = |arguments: &[&str]| -> Result<String> {
+            let run = ip(scene, arguments)?.in_folder(&project).run(wait::SOON)?;
+            Ok(run.expect_success()?.output())
+        };
+        let large = |arguments: &[&str]| -> Result<String> {
+            Ok(ip(scene, arguments)?.run(wait::SOON)?.expect_success()?.output())
+        };
+
+        let pinned = format!("127.88.4.{}", fastrand::u8(2..=250));
+        small(&["pin", &key(scene), &pinned])?;
+        let address = address_in_session(&gateway, &project)?;
+        ensure!(address.to_string() == pinned, "{address} in place of {pinned}");
+        let address = address_in_session(&gateway, &folder)?;
+        ensure!(address.to_string().starts_with("127.77."), "{address}");
+
+        // Both are kept, each with its own.
+        let (small, large) = (small(&["list"])?, large(&["list"])?);
+        ensure!(
+            small.contains(&pinned) && small.contains("live, pinned"),
+            "{small}"
+        );
+        ensure!(
+            large.contains(&address.to_string()) && !large.contains("pinned"),
+            "{large}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
 fn the_teams_lock_file_decides() -> Outcome {
     scenario(|scene| {
         let echo = Echo::start(scene)?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::SystemTime;
@@ -38,9 +38,7 @@ impl Addresses {
             None => LockFile::new(),
         };
         let store = match state {
-            Some(folder) => {
-                Persistent::open(FileStore::new(folder), pool.clone()).map_err(|error| error.to_string())
-            }
+            Some(folder) => store(&folder, pool.clone()).map_err(|error| error.to_string()),
             None => Err("there is no home folder".to_owned()),
         };
         let (mut allocator, keeper) = match store {
@@ -148,12 +146,12 @@ impl Keeper {
                     let done = match change {
                         // One batch, one sync.
                         Change::Lease(leases) => store.update(|allocator| {
+                            let now = Timestamp::from(SystemTime::now());
                             for (key, address) in leases {
-                                allocator.lease_where(
-                                    &key,
-                                    Timestamp::from(SystemTime::now()),
-                                    |offered| offered == address,
-                                )?;
+                                // Another session of this user may have let another key have it meanwhile.
+                                if let Err(error) = allocator.lease_at(&key, address, now) {
+                                    tracing::debug!(%error, "an address is kept in memory only");
+                                }
                             }
                             Ok(())
                         }),
@@ -192,6 +190,16 @@ impl Drop for Keeper {
             tracing::debug!("the store's thread panicked");
         }
     }
+}
+
+/// The leases of this pool: each pool has a store of its own, so that going to another one and back loses nothing.
+pub(crate) fn store(state: &Path, pool: Pool) -> Result<Persistent<FileStore>, ipalloc::Error> {
+    // `127.77.0.0_16`, or `10.0.0.0_24+fd77--_64`: names that a file may have on every system. A store knows its
+    // pool besides, so that a name that is cut short leads to no wrong one.
+    let prefixes: Vec<String> = pool.prefixes().iter().map(ToString::to_string).collect();
+    let name = prefixes.join("+").replace('/', "_").replace(':', "-");
+    let folder = state.join("ip").join(name.chars().take(200).collect::<String>());
+    Persistent::open(FileStore::new(folder), pool)
 }
 
 /// The lock file that counts: beside the configuration, else from the working folder upward.

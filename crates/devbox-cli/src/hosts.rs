@@ -355,7 +355,7 @@ impl<'a> Hosts<'a> {
             return Ok(folder.to_owned());
         }
         let caller = sys::caller().map_err(Failure::because)?;
-        let state = session::state_folder(&caller).and_then(|folder| folder.parent().map(Path::to_owned));
+        let state = session::state_folder(&caller);
         let Some(state) = state else {
             return Err(
                 Failure::new(code::FAILED, "there is no home folder to keep backups in")

@@ -88,14 +88,14 @@ pub(crate) fn run(args: &IpArgs) -> Result<ExitCode, Failure> {
         ..ConnectArgs::default()
     };
     let config = Config::load(&connect, caller.home.as_deref())?;
-    let Some(folder) = session::state_folder(&caller) else {
+    let Some(state) = session::state_folder(&caller) else {
         return Err(
             Failure::new(code::FAILED, "there is no home folder to keep addresses in")
                 .help("set XDG_STATE_HOME to a folder of yours"),
         );
     };
     let pool = Pool::new(config.pool.iter().copied()).map_err(Failure::because)?;
-    let mut leases = Persistent::open(FileStore::new(folder), pool).map_err(told)?;
+    let mut leases = addresses::store(&state, pool).map_err(told)?;
     let lock_path = lock_path(&config)?;
     // A pin that contradicts the lock file must be one that can be taken away.
     let lock = match &args.command {

@@ -297,7 +297,7 @@ fn refused(failure: &ConnectFailure) -> Failure {
     }
 }
 
-/// Where this user's addresses are kept.
+/// Where what outlives a session is kept for this user.
 pub(crate) fn state_folder(caller: &Caller) -> Option<PathBuf> {
     let own = std::env::var_os("XDG_STATE_HOME")
         .map(PathBuf::from)
@@ -305,5 +305,5 @@ pub(crate) fn state_folder(caller: &Caller) -> Option<PathBuf> {
     // Under sudo the variable is root's, if it is there at all.
     let own = own.filter(|_| std::env::var_os("SUDO_UID").is_none());
     let folder = own.or_else(|| caller.home.as_ref().map(|home| home.join(".local/state")))?;
-    Some(folder.join("devbox").join("ip"))
+    Some(folder.join("devbox"))
 }
