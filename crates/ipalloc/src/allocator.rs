@@ -249,7 +249,8 @@ impl Allocator {
             .map(|entry| &entry.key)
     }
 
-    /// Leases this very address to a key, whichever it would get by itself: what another program or another machine chose.
+    /// Leases this very address to a key, whichever it would get by itself: what another program or another machine chose. As with [`lease`](Self::lease), a
+    /// key whose endpoints share this address keeps the lease of its endpoints.
     ///
     /// # Errors
     /// [`Error::OutOfPool`], [`Error::AddressTaken`], [`Error::AddressResting`], and [`Error::KeyLive`] where the key holds another address.
@@ -380,7 +381,7 @@ impl Allocator {
     }
 
     /// How much memory the leases take, in bytes: tables with the room that they have for more, places, and the texts of the keys up to 48 bytes,
-    /// which stand in the tables. A longer text takes its length and 16 bytes besides, once for all clones of its key. Pins, locks, reservations and ports come on top.
+    /// which stand in the tables. A longer text takes its length and 16 bytes besides, once for all clones of its key. Pins, locks, reservations, ports and what a key had before its last address come on top.
     pub fn memory_bytes(&self) -> usize {
         self.slots.memory_bytes() + self.free.memory_bytes()
     }

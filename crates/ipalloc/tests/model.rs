@@ -372,6 +372,7 @@ impl World {
                 let subject = match op {
                     Op::Lease(k)
                     | Op::LeaseWhere(k, _)
+                    | Op::LeaseAt(k, _)
                     | Op::Release(k)
                     | Op::LeasePort(k, _)
                     | Op::ReleasePort(k, _) => Some(key(*k)),
@@ -390,7 +391,7 @@ impl World {
                     .cloned()
                     .collect();
                 self.model = Model { whole, ..found };
-                if let Op::Lease(k) = op
+                if let Op::Lease(k) | Op::LeaseWhere(k, _) | Op::LeaseAt(k, _) = op
                     && self.model.live.contains_key(&key(*k))
                 {
                     // Whether the word that it is a whole lease now was written cannot be seen from outside; say it again.

@@ -223,7 +223,7 @@ impl Allocator {
         self.barring_port(number, key, now).is_none()
     }
 
-    /// A port of an address at which another key, which shared it, stands or rests.
+    /// The port of an address at which another key, which shared it, stands or rests; of several, the one that rests longest.
     pub(super) fn barring_port(
         &self,
         number: u128,
@@ -235,7 +235,11 @@ impl Allocator {
             self.ports.barred(number, *port, key, now, quarantine).is_some()
         };
         let ports = self.pool.shares_by_port().then(|| self.ports.at(number));
-        ports.into_iter().flatten().find(bars)
+        ports
+            .into_iter()
+            .flatten()
+            .filter(bars)
+            .max_by_key(|(_, hold)| hold.at)
     }
 
     fn has_rested(&self, entry: &Entry, now: Timestamp) -> bool {

@@ -199,9 +199,9 @@ mod tests {
 
     use super::*;
 
-    /// Hashes of one line and of many, with one tag and with several.
+    /// Hashes of many lines and many of the last one, behind which comes the first; with one tag and with several.
     fn hash_of(slot: Slot) -> u32 {
-        slot % 20 * 0x0800_0000 + slot % 3
+        (31 - slot % 20 / 2) * 0x0800_0000 + slot % 3
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _};
 
-use foldhash::fast::{FoldHasher, RandomState};
+use foldhash::quality::{FoldHasher, RandomState};
 
 use super::index::Index;
 use crate::{Key, Timestamp};
@@ -296,7 +296,7 @@ impl Slots {
     }
 }
 
-/// A fast hash, seeded anew in each process: computing the one that addresses are chosen by takes longer than finding an entry.
+/// A fast hash with a seed of its own: computing the one that addresses are chosen by takes longer than finding an entry.
 #[derive(Clone, Debug, Default)]
 struct Hashes(RandomState);
 
@@ -390,7 +390,7 @@ impl Entries {
         let slot = self.used;
         self.chunks[slot / CHUNK].push(entry);
         self.used += 1;
-        #[expect(clippy::cast_possible_truncation, reason = "2^32 entries would be 240 GB")]
+        #[expect(clippy::cast_possible_truncation, reason = "2^32 entries would be 400 GB")]
         return slot as Slot;
     }
 }
