@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, ensure};
 use devbox_tests::peers::Echo;
 use devbox_tests::{
-    Caller, Gateway, Invocation, Outcome, Result, Scene, Signal, files_below, hosts, scenario, wait,
+    Caller, Gateway, Invocation, Outcome, Result, Scene, Service, Signal, Up, files_below, hosts, scenario,
+    wait,
 };
 
 const PORT: u16 = 7900;
@@ -84,6 +85,43 @@ fn a_pin_is_kept() -> Outcome {
             .expect_success()?;
         let address = address_in_session(&gateway, &folder)?;
         ensure!(address.to_string() == second, "{address} in place of {second}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_service_that_goes_rests_and_holds_its_address_again_when_it_comes_back() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let catalog = |names: &[&str]| -> Vec<Service> {
+            let service = |name: &&str| Service::new(name, "demo", PORT, echo.address());
+            names.iter().map(service).collect()
+        };
+        let gateway = Gateway::start(scene, &scene.catalog(&catalog(&["echo", "same"]))?)?;
+        // Known from a session before this one.
+        address_in_session(&gateway, &scene.working_directory(Caller::Ordinary)?)?;
+        let up = Up::start(&gateway, Caller::Ordinary)?;
+        let address = up.address_of("echo.demo")?;
+        let becomes = |state: &str| {
+            wait::until(&format!("the key {state}"), wait::SOON, || {
+                let list = ip(scene, &["list"])
+                    .and_then(|ip| ip.run(wait::SOON))
+                    .ok()?
+                    .output();
+                let mut lines = list.lines().filter(|line| line.contains(&key(scene)));
+                lines.find(|line| line.contains(&address.to_string()) && line.contains(state))?;
+                Some(())
+            })
+        };
+        becomes("live")?;
+        gateway.catalog().edit_in_place(&catalog(&["same"]))?;
+        becomes("resting")?;
+        gateway.catalog().edit_in_place(&catalog(&["echo", "same"]))?;
+        becomes("live")?;
+        ensure!(
+            up.address_of("echo.demo")? == address,
+            "the service came back elsewhere"
+        );
         Ok(())
     })
 }

@@ -94,6 +94,8 @@ impl Record {
             Event::ServiceUp { service } => self.keep(std::slice::from_ref(service)),
             Event::ServiceRemoved { service } => {
                 if let (Some(keeper), Some(key)) = (&self.keeper, self.key(service)) {
+                    // So that it is kept again when the service comes back.
+                    self.first.release(&key, Timestamp::from(SystemTime::now()));
                     keeper.tell(Change::Release(key));
                 }
             }
@@ -148,7 +150,7 @@ impl Keeper {
                         Change::Lease(leases) => store.update(|allocator| {
                             let now = Timestamp::from(SystemTime::now());
                             for (key, address) in leases {
-                                // Another session of this user may have let another key have it meanwhile.
+                                // Another session of this user may have given it to another key, or this key another one.
                                 if let Err(error) = allocator.lease_at(&key, address, now) {
                                     tracing::debug!(%error, "an address is kept in memory only");
                                 }
@@ -194,7 +196,7 @@ impl Drop for Keeper {
 
 /// The leases of this pool: each pool has a store of its own, so that going to another one and back loses nothing.
 pub(crate) fn store(state: &Path, pool: Pool) -> Result<Persistent<FileStore>, ipalloc::Error> {
-    // `127.77.0.0_16`, or `10.0.0.0_24+fd77--_64`: names that a file may have on every system. A store knows its
+    // `127.77.0.0_16`, `10.0.0.0_24+10.0.2.0_24`, `fd77--_64`: names that a file may have on every system. A store knows its
     // pool besides, so that a name that is cut short leads to no wrong one.
     let prefixes: Vec<String> = pool.prefixes().iter().map(ToString::to_string).collect();
     let name = prefixes.join("+").replace('/', "_").replace(':', "-");
