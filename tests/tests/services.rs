@@ -107,7 +107,7 @@ fn ssh_git_and_rsync_ride_on_sshd() -> Outcome {
             let script = format!(
                 "set -e; test \"$(echo to the far side | {ssh} shell.ops 'cat; exit 7' || echo $?)\" = 'to the far side\n7'; \
                  GIT_SSH_COMMAND='{ssh}' git clone -q ssh://shell.ops{here}/things.git {to}; \
-                 rsync -rt -e '{ssh}' shell.ops:{here}/work/noise {to}-noise; cmp {to}-noise {to}/noise"
+                 rsync -rt -e '{ssh}' shell.ops:{here}/source/noise {to}-noise; cmp {to}-noise {to}/noise"
             );
             road.command(["sh", "-c", &script])?
                 .run(3 * wait::SOON)?
@@ -132,7 +132,7 @@ fn git_and_rsync_reach_their_own_daemons() -> Outcome {
             let to = format!("clone-{}", scene.unique());
             let script = format!(
                 "set -e; git clone -q git://things.ops:{git_port}/things.git {to}; \
-                 rsync -rt rsync://things.ops:{rsync_port}/things/work/noise {to}-noise; cmp {to}-noise {to}/noise"
+                 rsync -rt rsync://things.ops:{rsync_port}/things/source/noise {to}-noise; cmp {to}-noise {to}/noise"
             );
             road.command(["sh", "-c", &script])?
                 .run(3 * wait::SOON)?

@@ -99,7 +99,7 @@ fn sshd_lets_the_key_in_and_git_and_rsync_ride_on_it() -> Outcome {
         let script = format!(
             "set -e; test \"$({ssh} shell.lan echo inside)\" = inside; \
              GIT_SSH_COMMAND='{ssh}' git clone -q ssh://shell.lan{here}/things.git cloned; \
-             rsync -rt -e '{ssh}' shell.lan:{here}/work/noise .; cmp noise cloned/noise"
+             rsync -rt -e '{ssh}' shell.lan:{here}/source/noise .; cmp noise cloned/noise"
         );
         let client = scene
             .command(["sh", "-c", &script])
@@ -117,7 +117,7 @@ fn git_daemon_and_rsyncd_serve_a_folder() -> Outcome {
         let git = GitDaemon::start(scene, &repository)?;
         let rsyncd = Rsyncd::start(scene, &repository)?;
         let script = format!(
-            "set -e; git clone -q git://{}/things.git cloned; rsync -rt rsync://{}/things/work/noise .; cmp noise cloned/noise",
+            "set -e; git clone -q git://{}/things.git cloned; rsync -rt rsync://{}/things/source/noise .; cmp noise cloned/noise",
             git.address(),
             rsyncd.address()
         );

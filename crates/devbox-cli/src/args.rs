@@ -68,7 +68,7 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) namespace: Option<Label>,
     /// The addresses to choose from; repeat for more [default: 127.77.0.0/16]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = prefix)]
     pub(crate) pool: Vec<IpNet>,
     /// Trust these certificate authorities (PEM) in place of the system's
     #[arg(long, value_name = "FILE")]
@@ -187,4 +187,10 @@ pub(crate) enum Output {
     Text,
     /// One JSON object a line
     Json,
+}
+
+/// Reads a prefix. The parser's own words tell of an address only.
+pub(crate) fn prefix(text: &str) -> Result<IpNet, &'static str> {
+    text.parse()
+        .map_err(|_| "expected an address and the length of its prefix, such as 127.77.0.0/16")
 }

@@ -14,12 +14,11 @@ use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::addresses;
-use crate::args::ConnectArgs;
+use crate::args::{self, ConnectArgs};
 use crate::config::Config;
 use crate::failure::{Failure, code};
 use crate::print::{self, Table};
-use crate::{session, sys};
+use crate::{addresses, session, sys};
 
 #[derive(Debug, Args)]
 pub(crate) struct IpArgs {
@@ -32,7 +31,7 @@ pub(crate) struct IpArgs {
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The addresses to choose from; repeat for more [default: 127.77.0.0/16]
-    #[arg(long, global = true, value_name = "CIDR")]
+    #[arg(long, global = true, value_name = "CIDR", value_parser = args::prefix)]
     pool: Vec<IpNet>,
 }
 
@@ -478,6 +477,9 @@ fn contradiction(error: Error, lock: &LockFile, path: &Path) -> Failure {
 fn told(error: Error) -> Failure {
     let help: &[&str] = match &error {
         Error::PoolExhausted { .. } => &["a larger pool is named with --pool, or as pool: in devbox.yaml"],
+        Error::OutOfPool { .. } => &[
+            "never given are network, broadcast and reserved addresses, and by hash those that end in .0 and .255",
+        ],
         Error::LockFile { .. } => {
             &["edit the lines that are named; `devbox ip lock` adds what is missing then"]
         }

@@ -18,17 +18,17 @@ use crate::wait;
 pub fn bare_repository(scene: &Scene, caller: Caller) -> crate::Result<PathBuf> {
     need_program("git", "git")?;
     let folder = scene.folder_of("git", caller)?;
-    let work = scene.folder_of("git/work", caller)?;
-    std::fs::write(work.join("README"), "things\n")?;
+    let source = scene.folder_of("git/source", caller)?;
+    std::fs::write(source.join("README"), "things\n")?;
     let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..))
         .take(3 << 20)
         .collect();
-    std::fs::write(work.join("noise"), noise)?;
+    std::fs::write(source.join("noise"), noise)?;
     let script = "git init -q -b main && git add . && git -c user.name=dev -c user.email=dev@localhost commit -q -m things \
                   && git clone -q --bare . ../things.git";
     scene
         .command(["sh", "-c", script])
-        .in_folder(work)
+        .in_folder(source)
         .by(caller)
         .run(2 * wait::SOON)?
         .expect_success()?;

@@ -176,7 +176,7 @@ fn reserved(facts: &Facts, table: &[Reserved], broken: &mut dyn FnMut(Place)) {
 
 /// A table of our own crates, which examples, tests and benches may use freely.
 fn ours_only(table: &[Reserved]) -> bool {
-    table.iter().all(|entry| law::of(entry.library).is_some())
+    table.iter().all(|entry| law::of(entry.name).is_some())
 }
 
 fn lints(facts: &Facts, broken: &mut dyn FnMut(Place)) {

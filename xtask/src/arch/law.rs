@@ -143,20 +143,20 @@ pub(crate) fn of(name: &str) -> Option<&'static Law> {
 /// A library of somebody else's that only some of our crates may name in their manifests.
 pub(crate) struct Reserved {
     /// Its name, or the beginning of its name and a `*`.
-    pub(crate) library: &'static str,
+    pub(crate) name: &'static str,
     pub(crate) to: &'static [&'static str],
 }
 
 impl Reserved {
     pub(crate) fn matches(&self, dependency: &str) -> bool {
-        self.library
+        self.name
             .strip_suffix('*')
-            .map_or(self.library == dependency, |start| dependency.starts_with(start))
+            .map_or(self.name == dependency, |start| dependency.starts_with(start))
     }
 }
 
-const fn reserved(library: &'static str, to: &'static [&'static str]) -> Reserved {
-    Reserved { library, to }
+const fn reserved(name: &'static str, to: &'static [&'static str]) -> Reserved {
+    Reserved { name, to }
 }
 
 /// Each outside body of knowledge has one owner.
