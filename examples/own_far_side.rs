@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use devbox_helper_client::{HelperError, HostsEntry, HostsReport};
 use devbox_session::{
     BindFault, ConnectFailure, Event, FarSide, Host, Identity, NamesPolicy, Provider, Session, Settings,
     StopReason,
 };
 use futures_util::future::{BoxFuture, pending, ready};
-use helper_client::{HelperError, HostsEntry, HostsReport};
 use ipalloc::{Allocator, Pool};
 use service_catalog::{Catalog, Label, Port, Service, Source, SourceError, Update};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

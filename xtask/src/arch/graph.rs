@@ -212,7 +212,7 @@ mod tests {
         };
         Package {
             name: name.to_owned(),
-            manifest: format!("crates/{name}/Cargo.toml"),
+            manifest: format!("{name}/Cargo.toml"),
             manifest_text: format!(
                 "[package]\nname = \"{name}\"\n[lints]\nworkspace = true\n[dependencies]\n{named}"
             ),
@@ -237,13 +237,16 @@ mod tests {
     fn a_lawful_workspace_has_no_breach() {
         let found = of(vec![
             package("hostsfile", &["thiserror"]),
-            package("helper-client", &["serde", "serde_json"]),
+            package("devbox-helper-client", &["serde", "serde_json"]),
             package(
                 "devbox-helper",
-                &["helper-client", "hostsfile", "ipnet", "rustix"],
+                &["devbox-helper-client", "hostsfile", "ipnet", "rustix"],
             ),
             package("tunnel-bridge", &["tunnel-proto", "tokio"]),
-            package("devbox-session", &["tunnel-bridge", "helper-client", "tokio"]),
+            package(
+                "devbox-session",
+                &["tunnel-bridge", "devbox-helper-client", "tokio"],
+            ),
             package(
                 "devbox-cli",
                 &["clap", "anyhow", "devbox-helper", "hostsfile", "devbox-session"],
@@ -259,7 +262,7 @@ mod tests {
         assert_eq!(found.len(), 1);
         let told = found[0].to_string();
         assert!(
-            told.starts_with("crates/ipalloc/Cargo.toml:7: [runtime] ipalloc has tokio in its tree"),
+            told.starts_with("ipalloc/Cargo.toml:7: [runtime] ipalloc has tokio in its tree"),
             "{told}"
         );
         assert!(told.contains("why: these crates are taken alone"), "{told}");

@@ -44,7 +44,7 @@ const EVERY: &[&str] = &[
     "devbox-gateway",
     "devbox-helper",
     "devbox-session",
-    "helper-client",
+    "devbox-helper-client",
     "hostsfile",
     "ipalloc",
     "nameserver",
@@ -83,17 +83,17 @@ pub(crate) const LAWS: &[Law] = &[
     library("tunnel-proto", &[]),
     library("service-catalog", &[]),
     library("nameserver", &[]),
-    library("helper-client", &[]),
+    library("devbox-helper-client", &[]),
     with_runtime(library("tunnel-bridge", &["tunnel-proto"])),
     Law {
         os_under: &["src/peer"],
         unsafe_under: &["src/peer", "src/sys"],
-        ..library("devbox-helper", &["helper-client", "hostsfile", "netif"])
+        ..library("devbox-helper", &["devbox-helper-client", "hostsfile", "netif"])
     },
     with_runtime(library(
         "devbox-session",
         &[
-            "helper-client",
+            "devbox-helper-client",
             "ipalloc",
             "nameserver",
             "service-catalog",
@@ -118,7 +118,7 @@ pub(crate) const LAWS: &[Law] = &[
             &[
                 "catalog-kube",
                 "devbox-session",
-                "helper-client",
+                "devbox-helper-client",
                 "hostsfile",
                 "ipalloc",
                 "service-catalog",
@@ -195,7 +195,7 @@ pub(crate) const RUNTIMES: &[&str] = &[
 
 /// What the privileged helper may name in its manifest. Nothing else runs as root.
 pub(crate) const HELPER_MAY_NAME: &[&str] = &[
-    "helper-client",
+    "devbox-helper-client",
     "hostsfile",
     "ipnet",
     "libc",
@@ -246,7 +246,7 @@ pub(crate) const GATEWAY_NEVER: &[&str] = &[
     "netif",
     "devbox-helper",
     "devbox-session",
-    "helper-client",
+    "devbox-helper-client",
     "ipalloc",
     "process-scope",
 ];

@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     fn of(package: &str, inside: &str, text: &str) -> Vec<Breach> {
-        let source = Source::new(package, &format!("crates/{package}/{inside}"), inside, text);
+        let source = Source::new(package, &format!("{package}/{inside}"), inside, text);
         breaches(&Facts {
             packages: Vec::new(),
             sources: vec![source],
@@ -247,7 +247,7 @@ mod tests {
         let found = of("ipalloc", "src/pool.rs", "fn a() {}\n\n#[cfg(unix)]\nfn f() {}");
         assert_eq!(
             (found[0].file.as_str(), found[0].line),
-            ("crates/ipalloc/src/pool.rs", 3)
+            ("ipalloc/src/pool.rs", 3)
         );
     }
 
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn a_root_says_that_there_is_no_unsafe_code() {
         let found = |name: &str, text: &str| {
-            let file = format!("crates/{name}/src/lib.rs");
+            let file = format!("{name}/src/lib.rs");
             let package = Package {
                 name: name.into(),
                 manifest_text: "[lints]\nworkspace = true\n".into(),

@@ -1,0 +1,333 @@
+//! The caller's one block in the hosts file. The block is its own journal: its BEGIN line names this process, so that
+//! whoever comes later knows whom it belonged to.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hostsfile::{
+    Block, Document, Edit, Entry, FileOptions, HostsFile, Method, Options, Outcome, Owner, Tag, UserNames,
+};
+
+use devbox_helper_client::{
+    Conflict, Diagnostic, HelperError, HostsBlock, HostsReport, ReleaseReport, SweepReport, SweptBlock,
+    UserEdit,
+};
+
+use crate::error::{Error, with_sources};
+use crate::policy::{Policy, not_allowed};
+use crate::{by_hand, names, owner, sys};
+
+/// Removes the blocks of sessions (`devbox-…`) whose owner lives no longer, byte for byte, with the rights of this
+/// process. Blocks without an owner are a user's, and stay.
+///
+/// # Errors
+/// [`HelperError::PermissionDenied`], [`HelperError::Locked`] and what else keeps the file from being written. A file
+/// that needs no change needs no right to change it.
+pub fn sweep(file: &Path) -> Result<SweepReport, HelperError> {
+    let hosts = open(file)?;
+    let document = hosts.read().map_err(|error| hosts_error(file, &error))?;
+    let sessions = document
+        .blocks()
+        .into_iter()
+        .filter(|block| block.tag.starts_with(SESSION_PREFIX));
+    let owners: BTreeSet<Owner> = sessions.filter_map(|block| block.owner).collect();
+    remove_owned(&hosts, |owner| {
+        owners.contains(owner) && !owner::is_alive(owner.as_str())
+    })
+}
+
+/// The hosts file of the policy, and this caller's block in it.
+pub(crate) struct Hosts {
+    policy: Policy,
+    owner: Owner,
+    /// The block that was written last.
+    held: Option<Tag>,
+    /// Whether there was a write that is not undone, even one that failed half-way.
+    touched: bool,
+}
+
+impl Hosts {
+    pub(crate) fn new(policy: Policy, owner: Owner) -> Self {
+        Self {
+            policy,
+            owner,
+            held: None,
+            touched: false,
+        }
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(crate) fn set(&mut self, block: &HostsBlock) -> Result<HostsReport, HelperError> {
+        let block = self.checked(block)?;
+        let tag = block.tag.clone();
+        let former = self
+            .held
+            .iter()
+            .filter(|held| **held != tag)
+            .cloned()
+            .map(Edit::RemoveBlock);
+        let edits: Vec<Edit> = former.chain([Edit::SetBlock(block)]).collect();
+        self.touched = true;
+        let options = Options::new().user_names(UserNames::LeaveOut);
+        let report = self.with_rights(|| self.edit(&edits, options, Some(&tag)))?;
+        self.held = Some(tag);
+        Ok(report)
+    }
+
+    pub(crate) fn clear(&mut self) -> Result<HostsReport, HelperError> {
+        let edits: Vec<Edit> = self.held.iter().cloned().map(Edit::RemoveBlock).collect();
+        let report = self.with_rights(|| self.edit(&edits, Options::new(), self.held.as_ref()))?;
+        self.held = None;
+        Ok(report)
+    }
+
+    pub(crate) fn restore_by_hand(&self, content: &[u8]) -> Result<HostsReport, HelperError> {
+        self.check_by_hand()?;
+        let path = &self.policy.hosts_file;
+        self.with_rights(|| {
+            let outcome = open(path)?.replace(content);
+            outcome
+                .map(|outcome| report(&outcome))
+                .map_err(|error| hosts_error(path, &error))
+        })
+    }
+
+    fn check_by_hand(&self) -> Result<(), HelperError> {
+        if self.policy.allow_user_edits {
+            Ok(())
+        } else {
+            Err(not_allowed("an edit by hand", "this helper serves a session"))
+        }
+    }
+
+    pub(crate) fn edit_by_hand(&self, edits: &[UserEdit]) -> Result<HostsReport, HelperError> {
+        self.check_by_hand()?;
+        let edits = by_hand::from_wire(edits)?;
+        self.with_rights(|| self.edit(&edits, Options::new(), None))
+    }
+
+    pub(crate) fn sweep(&self) -> Result<SweepReport, HelperError> {
+        self.with_rights(|| sweep(&self.policy.hosts_file))
+    }
+
+    /// Removes what this process owns, and nothing that somebody else made of a block of the same tag.
+    pub(crate) fn release(&mut self) -> Result<ReleaseReport, HelperError> {
+        if !self.touched {
+            return Ok(ReleaseReport { removed_block: None });
+        }
+        let swept =
+            self.with_rights(|| remove_owned(&open(&self.policy.hosts_file)?, |owner| *owner == self.owner))?;
+        self.held = None;
+        self.touched = false;
+        Ok(ReleaseReport {
+            removed_block: swept.removed.into_iter().next().map(|block| block.tag),
+        })
+    }
+
+    /// The last chance: a file that somebody holds or that is full may be free again soon.
+    pub(crate) fn undo_with_patience(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + UNDO_PATIENCE;
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match self.release() {
+                Ok(_) => return Ok(()),
+                Err(source) if Instant::now() >= deadline || !may_pass(&source) => {
+                    return Err(Error::Undo {
+                        file: self.policy.hosts_file.clone(),
+                        source,
+                    });
+                }
+                Err(_) => thread::sleep(pause),
+            }
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    fn checked(&self, block: &HostsBlock) -> Result<Block, HelperError> {
+        let what = || format!("the tag {:?}", block.tag);
+        if block.tag.strip_prefix(SESSION_PREFIX).is_none_or(str::is_empty) {
+            return Err(not_allowed(what(), "a session's block is called devbox-…"));
+        }
+        let tag = Tag::new(&block.tag).map_err(|error| not_allowed(what(), error.to_string()))?;
+        let mut entries = Vec::with_capacity(block.entries.len());
+        for entry in &block.entries {
+            self.policy.check_address(entry.address)?;
+            let names = entry
+                .names
+                .iter()
+                .map(|name| names::check(name))
+                .collect::<Result<Vec<_>, _>>()?;
+            let refused = |error: hostsfile::Error| {
+                not_allowed(format!("the entry {}", entry.address), error.to_string())
+            };
+            entries.push(Entry::new(entry.address, names).map_err(refused)?);
+        }
+        Ok(Block::new(tag)
+            .with_owner(self.owner.clone())
+            .with_entries(entries))
+    }
+
+    /// One write. `session` is the tag that must be free for this caller, at the moment of the write.
+    fn edit(
+        &self,
+        edits: &[Edit],
+        options: Options,
+        session: Option<&Tag>,
+    ) -> Result<HostsReport, HelperError> {
+        let path = &self.policy.hosts_file;
+        let opened = FileOptions::new().plan_options(options).open(path);
+        let file = opened.map_err(|error| hosts_error(path, &error))?;
+        let outcome = file.edit_with::<Refusal>(|document| {
+            if let Some(tag) = session {
+                self.check_free(document, tag)?;
+            }
+            Ok(edits.to_vec())
+        });
+        match outcome {
+            Ok(outcome) => Ok(report(&outcome)),
+            Err(Refusal::Hosts(error)) => Err(hosts_error(path, &error)),
+            Err(Refusal::TagTaken { pid }) => {
+                let tag = session.map(Tag::to_string).unwrap_or_default();
+                Err(HelperError::TagTaken {
+                    file: path.clone(),
+                    tag,
+                    pid,
+                })
+            }
+        }
+    }
+
+    /// A block of a living session, or of no process, is not this caller's to replace.
+    fn check_free(&self, document: &Document, tag: &Tag) -> Result<(), Refusal> {
+        let Some(block) = document.block(tag)? else {
+            return Ok(());
+        };
+        match block.owner {
+            Some(owner) if owner == self.owner || !owner::is_alive(owner.as_str()) => Ok(()),
+            owner => Err(Refusal::TagTaken {
+                pid: owner.and_then(|owner| owner::pid(owner.as_str())),
+            }),
+        }
+    }
+
+    /// The system's file is what the helper has its rights for. Any other is the caller's own business, and is touched
+    /// with the caller's rights.
+    fn with_rights<T>(&self, work: impl FnOnce() -> Result<T, HelperError>) -> Result<T, HelperError> {
+        match &self.policy.caller {
+            Some(caller) if self.policy.hosts_file != hostsfile::system_path() => {
+                sys::with_rights_of(caller, work).map_err(|error| HelperError::Rights {
+                    uid: caller.uid,
+                    message: error.to_string(),
+                })?
+            }
+            _ => work(),
+        }
+    }
+}
+
+/// Why an edit was given up.
+enum Refusal {
+    Hosts(hostsfile::Error),
+    TagTaken { pid: Option<u32> },
+}
+
+impl From<hostsfile::Error> for Refusal {
+    fn from(error: hostsfile::Error) -> Self {
+        Self::Hosts(error)
+    }
+}
+
+fn open(file: &Path) -> Result<HostsFile, HelperError> {
+    HostsFile::open(file).map_err(|error| hosts_error(file, &error))
+}
+
+fn remove_owned(file: &HostsFile, gone: impl Fn(&Owner) -> bool) -> Result<SweepReport, HelperError> {
+    let path = file.path();
+    let swept = file
+        .sweep(|owner| !gone(owner))
+        .map_err(|error| hosts_error(path, &error))?;
+    let block = |(tag, owner): (Tag, Owner)| SweptBlock {
+        tag: tag.to_string(),
+        owner: owner.to_string(),
+    };
+    Ok(SweepReport {
+        file: path.to_owned(),
+        removed: swept.removed.into_iter().map(block).collect(),
+    })
+}
+
+fn report(outcome: &Outcome) -> HostsReport {
+    let (diagnostics, conflicts) = (outcome.diagnostics(), outcome.conflicts());
+    let more = |count: usize| count.saturating_sub(MAX_FINDINGS);
+    HostsReport {
+        file: outcome.path.clone(),
+        changed: outcome.changed,
+        in_place: outcome.method == Method::InPlace,
+        diagnostics: diagnostics.iter().take(MAX_FINDINGS).map(diagnostic).collect(),
+        omitted: more(diagnostics.len()) + more(conflicts.len()),
+        conflicts: conflicts.iter().take(MAX_FINDINGS).map(conflict).collect(),
+    }
+}
+
+fn diagnostic(found: &hostsfile::Diagnostic) -> Diagnostic {
+    Diagnostic {
+        line: found.line,
+        message: found.finding.to_string(),
+        kind: found.kind().to_owned(),
+    }
+}
+
+fn conflict(found: &hostsfile::Conflict) -> Conflict {
+    Conflict {
+        name: found.name.to_string(),
+        line: found.line,
+        address: found.address,
+        left_out: found.left_out,
+    }
+}
+
+fn hosts_error(file: &Path, error: &hostsfile::Error) -> HelperError {
+    use hostsfile::Error as Hosts;
+    let file = file.to_owned();
+    let message = with_sources(error);
+    match error {
+        Hosts::PermissionDenied { .. } => HelperError::PermissionDenied { file, message },
+        Hosts::Locked { waited, .. } => HelperError::Locked {
+            file,
+            waited: *waited,
+        },
+        Hosts::ReadOnlyFile { .. }
+        | Hosts::ReadOnlyFileSystem { .. }
+        | Hosts::Immutable { .. }
+        | Hosts::ManagedByNix { .. } => HelperError::ReadOnly { file, message },
+        Hosts::DamagedBlock { lines, .. } => HelperError::Damaged {
+            file,
+            line: lines.first().copied().unwrap_or_default(),
+            message,
+        },
+        Hosts::NotFound { .. } => HelperError::NotFound { file },
+        _ => HelperError::Hosts { file, message },
+    }
+}
+
+/// What waiting may mend: a lock, a full disk, a writer in between. Not what only a person can.
+fn may_pass(error: &HelperError) -> bool {
+    !matches!(
+        error,
+        HelperError::Damaged { .. }
+            | HelperError::NotFound { .. }
+            | HelperError::PermissionDenied { .. }
+            | HelperError::ReadOnly { .. }
+            | HelperError::Unsupported { .. }
+    )
+}
+
+const SESSION_PREFIX: &str = "devbox-";
+const UNDO_PATIENCE: Duration = Duration::from_secs(10);
+/// More than anybody reads; 100,000 of them would not fit into an answer.
+const MAX_FINDINGS: usize = 1000;
