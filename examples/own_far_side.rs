@@ -53,11 +53,12 @@ struct FixedSource {
     first: Option<Catalog>,
 }
 
+#[async_trait::async_trait]
 impl Source for FixedSource {
-    fn next(&mut self) -> BoxFuture<'_, Result<Update, SourceError>> {
+    async fn next(&mut self) -> Result<Update, SourceError> {
         match self.first.take() {
-            Some(catalog) => Box::pin(ready(Ok(Update::Snapshot(catalog)))),
-            None => Box::pin(pending()),
+            Some(catalog) => Ok(Update::Snapshot(catalog)),
+            None => pending().await,
         }
     }
 }
@@ -68,9 +69,10 @@ struct FixedDialer {
     tcp: TcpDialer,
 }
 
+#[async_trait::async_trait]
 impl Dialer for FixedDialer {
-    fn dial<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Box<dyn ByteStream>, Refusal>> {
-        Box::pin(async move {
+    async fn dial(&self, target: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
+        {
             let refused = |kind, message: String| Refusal { kind, message };
             if target.as_str() != "tcp/backend/echo/4000" {
                 return Err(refused(
@@ -81,7 +83,7 @@ impl Dialer for FixedDialer {
             let at = Target::new(&self.service_at.to_string())
                 .map_err(|error| refused(RefusalKind::Internal, error.to_string()))?;
             self.tcp.dial(&at).await
-        })
+        }
     }
 }
 

@@ -151,13 +151,6 @@ impl CatalogFile {
                     &service_catalog::Error::DuplicateService { service: id },
                 ));
             }
-            if entry.ports.is_empty() {
-                return Err(at(
-                    path,
-                    referenced,
-                    &service_catalog::Error::NoPorts { service: id },
-                ));
-            }
             for Spanned {
                 value: port,
                 referenced,

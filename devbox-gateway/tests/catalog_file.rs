@@ -141,12 +141,6 @@ fn a_mistake_is_told_with_its_place() {
             (6, 5),
             "`orders.backend` is there twice",
         ),
-        (
-            "ports: [{name: pg, port: 5432, protocol: tcp, target: \"127.0.0.1:15432\"}]",
-            "ports: []",
-            (3, 5),
-            "has no port",
-        ),
         ("services:", "services", (2, 1), ""),
         ("[{name: pg", "[{name: pg, [", (5, 24), "mismatched bracket"),
     ];

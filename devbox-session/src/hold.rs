@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tunnel_bridge::{ByteStream, Dialer, Refusal, RefusalKind, Target};
 
@@ -23,9 +22,10 @@ impl HoldingDialer {
     }
 }
 
+#[async_trait::async_trait]
 impl Dialer for HoldingDialer {
-    fn dial<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Box<dyn ByteStream>, Refusal>> {
-        Box::pin(async move {
+    async fn dial(&self, target: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
+        {
             let mut current = self.current.clone();
             let waiting = tokio::time::timeout(self.patience, current.wait_for(Option::is_some));
             let dialer = match waiting.await {
@@ -39,6 +39,6 @@ impl Dialer for HoldingDialer {
                     message: format!("no link to the gateway for {} s", self.patience.as_secs()),
                 }),
             }
-        })
+        }
     }
 }

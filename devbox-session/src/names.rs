@@ -39,7 +39,7 @@ impl NamesPolicy {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn names(&self, service: &ServiceId, environment: &Label) -> Vec<String> {
-        let ServiceId { namespace, name } = service;
+        let ServiceId { namespace, name, .. } = service;
         let mut names = Vec::with_capacity(5);
         if self.active.as_ref() == Some(namespace) {
             names.push(name.to_string());

@@ -57,9 +57,10 @@ impl Provider for Feeds {
 
 struct Feed(mpsc::Receiver<Update>);
 
+#[async_trait::async_trait]
 impl Source for Feed {
-    fn next(&mut self) -> BoxFuture<'_, Result<Update, SourceError>> {
-        Box::pin(async move { self.0.recv().await.ok_or(SourceError::Ended) })
+    async fn next(&mut self) -> Result<Update, SourceError> {
+        self.0.recv().await.ok_or(SourceError::Ended)
     }
 }
 
@@ -67,13 +68,12 @@ struct Echo {
     at: SocketAddr,
 }
 
+#[async_trait::async_trait]
 impl Dialer for Echo {
-    fn dial<'a>(&'a self, _target: &'a Target) -> BoxFuture<'a, Result<Box<dyn ByteStream>, Refusal>> {
-        Box::pin(async move {
-            TcpDialer::default()
-                .dial(&Target::new(&self.at.to_string()).unwrap())
-                .await
-        })
+    async fn dial(&self, _target: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
+        TcpDialer::default()
+            .dial(&Target::new(&self.at.to_string()).unwrap())
+            .await
     }
 }
 

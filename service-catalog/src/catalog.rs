@@ -1,12 +1,10 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
+use crate::line::{line, one_line};
 use crate::{Error, Label, Port, Service, ServiceId, Target};
-
-/// The longest reason of [`Health::Stale`] in bytes.
-pub const MAX_REASON_BYTES: usize = 1024;
 
 /// All services of one environment.
 ///
@@ -152,7 +150,7 @@ pub enum Health {
     Live,
     /// The last good catalog is in force, because the far side cannot read a newer one.
     Stale {
-        /// Why, with the place: one line, at most [`MAX_REASON_BYTES`] bytes, no control characters.
+        /// Why, with the place: one line, at most [`MAX_REASON_BYTES`](crate::MAX_REASON_BYTES) bytes, no control characters.
         #[serde(deserialize_with = "one_line")]
         reason: String,
     },
@@ -160,25 +158,10 @@ pub enum Health {
 
 impl Health {
     /// [`Health::Stale`] with `reason` made fit for a terminal: control characters become spaces, and what
-    /// is over [`MAX_REASON_BYTES`] is cut.
+    /// is over [`MAX_REASON_BYTES`](crate::MAX_REASON_BYTES) is cut.
     #[must_use]
     pub fn stale(reason: &str) -> Self {
-        let mut line = String::with_capacity(reason.len().min(MAX_REASON_BYTES));
-        for c in reason.chars().map(|c| if c.is_control() { ' ' } else { c }) {
-            if line.len() + c.len_utf8() > MAX_REASON_BYTES {
-                break;
-            }
-            line.push(c);
-        }
-        Self::Stale { reason: line }
-    }
-}
-
-fn one_line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let reason = String::deserialize(deserializer)?;
-    match Health::stale(&reason) {
-        Health::Stale { reason } => Ok(reason),
-        Health::Live => Ok(reason),
+        Self::Stale { reason: line(reason) }
     }
 }
 

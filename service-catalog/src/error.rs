@@ -14,14 +14,14 @@ pub enum Error {
         /// Which rule it breaks.
         fault: LabelFault,
     },
-    /// The text is not `name.namespace`.
-    #[error("`{}` is not a service id: it must read `name.namespace`", text.escape_debug())]
+    /// The text is neither `name.namespace` nor `member.name.namespace`.
+    #[error("`{}` is not a service id: it must read `name.namespace` or `member.name.namespace`", text.escape_debug())]
     ServiceId {
         /// The text, cut to 160 characters.
         text: String,
     },
     /// The text is not a [`Target`](crate::Target).
-    #[error("`{}` is not a target: it must read `tcp/namespace/name/port`", text.escape_debug())]
+    #[error("`{}` is not a target: it must read `tcp/namespace/name/port` or `tcp/namespace/name/member/port`", text.escape_debug())]
     Target {
         /// The text, cut to 160 characters.
         text: String,
@@ -32,9 +32,15 @@ pub enum Error {
         /// The text, cut to 64 characters.
         text: String,
     },
-    /// A service without ports: nothing could be reached.
-    #[error("service `{service}` has no port")]
-    NoPorts {
+    /// A service that is another name for one has ports of its own.
+    #[error("service `{service}` is another name for a service, so it can have no ports of its own")]
+    AliasWithPorts {
+        /// The service.
+        service: ServiceId,
+    },
+    /// A service has an alias twice, its own name as an alias, or more than [`MAX_ALIASES`](crate::MAX_ALIASES).
+    #[error("the aliases of service `{service}` must be at most 16 different names other than its own")]
+    Aliases {
         /// The service.
         service: ServiceId,
     },

@@ -4,15 +4,17 @@
 mod catalog;
 mod error;
 mod label;
+mod line;
 mod service;
 mod source;
 mod target;
 pub mod wire;
 
-pub use catalog::{Catalog, Health, MAX_REASON_BYTES, Update};
+pub use catalog::{Catalog, Health, Update};
 pub use error::{Error, LabelFault};
 pub use label::{Label, MAX_LABEL_BYTES};
-pub use service::{MAX_TARGET_BYTES, Port, Protocol, Service, ServiceId};
+pub use line::MAX_REASON_BYTES;
+pub use service::{MAX_ALIASES, MAX_TARGET_BYTES, Port, Protocol, Readiness, Service, ServiceId};
 pub use source::{Source, SourceError};
 pub use target::Target;
 

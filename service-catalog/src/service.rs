@@ -7,18 +7,27 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::cut;
 use crate::label::from_text;
+use crate::line::{line, one_line};
 use crate::{Error, Label};
 
 /// The longest [`Port::target`] in bytes.
 pub const MAX_TARGET_BYTES: usize = 255;
 
-/// A service's full name inside its environment. Shown, parsed and serialized as `name.namespace`.
+/// The most aliases of one service.
+pub const MAX_ALIASES: usize = 16;
+
+/// A service's full name inside its environment. Shown, parsed and serialized as `name.namespace`, a single member of
+/// a headless service as `member.name.namespace`.
 ///
 /// ```
 /// use service_catalog::ServiceId;
 /// let id: ServiceId = "orders.backend".parse()?;
 /// assert_eq!((id.name.as_str(), id.namespace.as_str()), ("orders", "backend"));
 /// assert_eq!(id.to_string(), "orders.backend");
+///
+/// let member: ServiceId = "db-0.db.backend".parse()?;
+/// assert_eq!(member.member.as_ref().map(|label| label.as_str()), Some("db-0"));
+/// assert_eq!(member.to_string(), "db-0.db.backend");
 /// # Ok::<(), service_catalog::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,19 +36,42 @@ pub struct ServiceId {
     pub namespace: Label,
     /// The service's name inside the namespace.
     pub name: Label,
+    /// One member of the service, which is reached by a name and an address of its own: a pod of a headless service.
+    pub member: Option<Label>,
 }
 
 impl ServiceId {
-    /// Puts the two together.
+    /// A service.
     #[must_use]
     pub fn new(namespace: Label, name: Label) -> Self {
-        Self { namespace, name }
+        Self {
+            namespace,
+            name,
+            member: None,
+        }
+    }
+
+    /// One member of this service.
+    #[must_use]
+    pub fn with_member(self, member: Label) -> Self {
+        Self {
+            member: Some(member),
+            ..self
+        }
     }
 }
 
 impl fmt::Display for ServiceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}.{}", self.name.as_str(), self.namespace.as_str()))
+        let Self {
+            namespace,
+            name,
+            member,
+        } = self;
+        match member {
+            Some(member) => f.pad(&format!("{member}.{name}.{namespace}")),
+            None => f.pad(&format!("{name}.{namespace}")),
+        }
     }
 }
 
@@ -47,12 +79,16 @@ impl FromStr for ServiceId {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let (name, namespace) = text
-            .split_once('.')
-            .ok_or_else(|| Error::ServiceId { text: cut(text, 160) })?;
+        let mut labels = text.split('.');
+        let (first, second, third) = match (labels.next(), labels.next(), labels.next(), labels.next()) {
+            (Some(name), Some(namespace), None, None) => (None, name, namespace),
+            (Some(member), Some(name), Some(namespace), None) => (Some(member), name, namespace),
+            _ => return Err(Error::ServiceId { text: cut(text, 160) }),
+        };
         Ok(Self {
-            namespace: namespace.parse()?,
-            name: name.parse()?,
+            namespace: third.parse()?,
+            name: second.parse()?,
+            member: first.map(str::parse).transpose()?,
         })
     }
 }
@@ -137,37 +173,102 @@ impl Port {
     }
 }
 
-/// A service: its name and its ports.
+/// Whether a service can answer at the moment, as far as the far side knows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Readiness {
+    /// Nothing speaks against it.
+    #[default]
+    Ready,
+    /// Connections are expected to fail.
+    NotReady {
+        /// Why: one line, at most [`MAX_REASON_BYTES`](crate::MAX_REASON_BYTES) bytes, no control characters.
+        #[serde(deserialize_with = "one_line")]
+        reason: String,
+    },
+}
+
+impl Readiness {
+    /// [`Readiness::NotReady`] with `reason` made fit for a terminal, as [`Health::stale`](crate::Health::stale) does.
+    #[must_use]
+    pub fn not_ready(reason: &str) -> Self {
+        Self::NotReady { reason: line(reason) }
+    }
+
+    fn is_ready(&self) -> bool {
+        *self == Self::Ready
+    }
+}
+
+/// A service: its name, its ports, and by which further names it is known.
 ///
-/// [`Service::new`] and deserialization check the ports; whoever writes the fields asks [`Service::check`].
+/// [`Service::new`] and deserialization check it; code that writes the fields calls [`Service::check`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked")]
 pub struct Service {
     /// Its full name.
     pub id: ServiceId,
-    /// Its ports, in the order in which the far side tells them: at least one, none twice.
+    /// Its ports, in the order in which the far side lists them, none twice. A service without ports has a name and
+    /// an address, and nothing to connect to.
     pub ports: Vec<Port>,
+    /// Whether it can answer at the moment.
+    #[serde(default, skip_serializing_if = "Readiness::is_ready")]
+    pub readiness: Readiness,
+    /// Further names in its own namespace that its owner gave it: `db` for `orders-postgres`. At most
+    /// [`MAX_ALIASES`], none twice, none its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<Label>,
+    /// The service that this one is another name for. It has that one's address, and no ports of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias_of: Option<ServiceId>,
 }
 
 impl Service {
-    /// A checked service.
+    /// A ready service without aliases, checked.
     ///
     /// # Errors
     /// As [`check`](Self::check).
     pub fn new(id: ServiceId, ports: Vec<Port>) -> Result<Self, Error> {
-        let service = Self { id, ports };
+        let service = Self {
+            id,
+            ports,
+            readiness: Readiness::Ready,
+            aliases: Vec::new(),
+            alias_of: None,
+        };
         service.check()?;
         Ok(service)
     }
 
-    /// Whether the ports are in order.
+    /// Another name for `target`.
+    #[must_use]
+    pub fn alias(id: ServiceId, target: ServiceId) -> Self {
+        Self {
+            id,
+            ports: Vec::new(),
+            readiness: Readiness::Ready,
+            aliases: Vec::new(),
+            alias_of: Some(target),
+        }
+    }
+
+    /// Whether ports and aliases are in order.
     ///
     /// # Errors
-    /// [`Error::NoPorts`], [`Error::DuplicatePort`] (same number and protocol), [`Error::DuplicatePortName`],
-    /// [`Error::TargetText`].
+    /// [`Error::DuplicatePort`] (same number and protocol), [`Error::DuplicatePortName`], [`Error::TargetText`],
+    /// [`Error::AliasWithPorts`], [`Error::Aliases`].
     pub fn check(&self) -> Result<(), Error> {
-        if self.ports.is_empty() {
-            return Err(Error::NoPorts {
+        if self.alias_of.is_some() && !self.ports.is_empty() {
+            return Err(Error::AliasWithPorts {
+                service: self.id.clone(),
+            });
+        }
+        let distinct: BTreeSet<_> = self.aliases.iter().collect();
+        if distinct.len() != self.aliases.len()
+            || self.aliases.len() > MAX_ALIASES
+            || (self.id.member.is_none() && distinct.contains(&self.id.name))
+        {
+            return Err(Error::Aliases {
                 service: self.id.clone(),
             });
         }
@@ -222,12 +323,33 @@ fn is_target_text(text: &str) -> bool {
 struct Unchecked {
     id: ServiceId,
     ports: Vec<Port>,
+    #[serde(default)]
+    readiness: Readiness,
+    #[serde(default)]
+    aliases: Vec<Label>,
+    #[serde(default)]
+    alias_of: Option<ServiceId>,
 }
 
 impl TryFrom<Unchecked> for Service {
     type Error = Error;
 
-    fn try_from(Unchecked { id, ports }: Unchecked) -> Result<Self, Error> {
-        Self::new(id, ports)
+    fn try_from(unchecked: Unchecked) -> Result<Self, Error> {
+        let Unchecked {
+            id,
+            ports,
+            readiness,
+            aliases,
+            alias_of,
+        } = unchecked;
+        let service = Self {
+            id,
+            ports,
+            readiness,
+            aliases,
+            alias_of,
+        };
+        service.check()?;
+        Ok(service)
     }
 }

@@ -1,20 +1,39 @@
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 
 use crate::{Error, Update};
 
-/// Where a catalog comes from: one of the two traits that make a provider (the other dials its targets).
+/// Where a catalog comes from: what exists, and how that changes.
 ///
-/// The first update is a [`Update::Snapshot`], then come changes as they happen. A source that has to start
-/// over says another snapshot.
+/// The first update is an [`Update::Snapshot`]; changes follow as they happen. A source that has to start over sends
+/// another snapshot.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use service_catalog::{Catalog, Source, SourceError, Update};
+///
+/// /// A catalog that never changes.
+/// struct Fixed(Option<Catalog>);
+///
+/// #[async_trait]
+/// impl Source for Fixed {
+///     async fn next(&mut self) -> Result<Update, SourceError> {
+///         match self.0.take() {
+///             Some(catalog) => Ok(Update::Snapshot(catalog)),
+///             None => std::future::pending().await,
+///         }
+///     }
+/// }
+/// ```
+#[async_trait]
 pub trait Source: Send {
     /// Waits for the next update.
     ///
     /// # Errors
-    /// [`SourceError`]; a source that has failed goes on failing, its owner makes another one.
+    /// [`SourceError`]. A source that has failed keeps failing: its owner connects again and gets a new one.
     ///
     /// # Cancel safety
     /// Safe: an update that was not returned comes with the next call.
-    fn next(&mut self) -> BoxFuture<'_, Result<Update, SourceError>>;
+    async fn next(&mut self) -> Result<Update, SourceError>;
 }
 
 /// Why there are no more updates.
@@ -24,19 +43,39 @@ pub enum SourceError {
     /// The far side ended the catalog in an orderly way.
     #[error("the far side ended the catalog")]
     Ended,
-    /// The road to the far side failed.
-    #[error("the catalog's road to the far side failed")]
+    /// The far side is shutting down: connections that are open may finish, new ones need a new link.
+    #[error("the far side is shutting down{}", colon(.message))]
+    Leaving {
+        /// What it said; may be empty.
+        message: String,
+    },
+    /// Another connection of the same session has taken over. Whoever sees this must not connect again.
+    #[error("another connection of this session has taken over{}", colon(.message))]
+    Superseded {
+        /// What the far side said; may be empty.
+        message: String,
+    },
+    /// The connection to the far side failed.
+    #[error("the connection to the far side was lost")]
     Lost {
-        /// What happened on it.
+        /// What happened to it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The far side said something that is no catalog.
+    /// What the far side sent is not a catalog.
     #[error("the far side's catalog is not usable")]
     Malformed {
         /// What is wrong with it.
         #[from]
         source: Error,
     },
+}
+
+fn colon(message: &str) -> String {
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
+    }
 }
 
 impl SourceError {

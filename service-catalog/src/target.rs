@@ -10,7 +10,7 @@ use crate::{Error, Protocol, ServiceId};
 
 /// What a stream of the tunnel asks for: one port of one service of the catalog, never a free host and port.
 ///
-/// Shown, parsed and serialized as `tcp/backend/orders/5432`.
+/// Shown, parsed and serialized as `tcp/backend/orders/5432`, and as `tcp/backend/db/db-0/5432` for one member of a service.
 ///
 /// ```
 /// use service_catalog::{Protocol, Target};
@@ -33,8 +33,16 @@ pub struct Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ServiceId { namespace, name } = &self.service;
-        f.pad(&format!("{}/{namespace}/{name}/{}", self.protocol, self.port))
+        let ServiceId {
+            namespace,
+            name,
+            member,
+        } = &self.service;
+        let (protocol, port) = (self.protocol, self.port);
+        match member {
+            Some(member) => f.pad(&format!("{protocol}/{namespace}/{name}/{member}/{port}")),
+            None => f.pad(&format!("{protocol}/{namespace}/{name}/{port}")),
+        }
     }
 }
 
@@ -43,15 +51,11 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let malformed = || Error::Target { text: cut(text, 160) };
-        let mut parts = text.split('/');
-        let (Some(protocol), Some(namespace), Some(name), Some(port), None) = (
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-        ) else {
-            return Err(malformed());
+        let parts: Vec<_> = text.split('/').take(6).collect();
+        let (protocol, namespace, name, member, port) = match parts[..] {
+            [protocol, namespace, name, port] => (protocol, namespace, name, None, port),
+            [protocol, namespace, name, member, port] => (protocol, namespace, name, Some(member), port),
+            _ => return Err(malformed()),
         };
         // One text for one target: no `+80`, no `080`.
         if port.starts_with('0') || !port.bytes().all(|b| b.is_ascii_digit()) {
@@ -62,6 +66,7 @@ impl FromStr for Target {
             service: ServiceId {
                 namespace: namespace.parse()?,
                 name: name.parse()?,
+                member: member.map(str::parse).transpose()?,
             },
             port: port.parse().map_err(|_| malformed())?,
         })
@@ -76,6 +81,9 @@ impl Serialize for Target {
 
 impl<'de> Deserialize<'de> for Target {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, "a target: tcp/namespace/name/port")
+        from_text(
+            deserializer,
+            "a target: tcp/namespace/name/port or tcp/namespace/name/member/port",
+        )
     }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
@@ -77,12 +77,11 @@ impl Default for TcpDialer {
     }
 }
 
+#[async_trait]
 impl Dialer for TcpDialer {
-    fn dial<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Box<dyn ByteStream>, Refusal>> {
-        Box::pin(async move {
-            let stream = connect(target.as_str(), self.timeout).await?;
-            Ok(Box::new(DirectStream::from(stream)) as Box<dyn ByteStream>)
-        })
+    async fn dial(&self, target: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
+        let stream = connect(target.as_str(), self.timeout).await?;
+        Ok(Box::new(DirectStream::from(stream)))
     }
 }
 

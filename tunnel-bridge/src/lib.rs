@@ -32,7 +32,7 @@ pub use error::Error;
 pub use link::{Incoming, Link, LinkEnd};
 pub use mux::MuxStream;
 pub use splice::{End, Side, SpliceReport, splice};
-pub use stream::{ByteStream, Dialer, is_link_lost, refusal_of, reset_of};
+pub use stream::{ByteStream, DatagramFlow, Dialer, is_link_lost, refusal_of, reset_of};
 pub use target::{MAX_TARGET_BYTES, Target};
 pub use token::{MAX_TOKEN_BYTES, Token};
 pub use tunnel_proto::{GoAwayReason, Refusal, RefusalKind, ResetReason};

@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc, watch};
 use tunnel_proto::StreamId;
 
@@ -166,9 +166,10 @@ impl Link {
     }
 }
 
+#[async_trait]
 impl Dialer for Link {
-    fn dial<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Box<dyn ByteStream>, Refusal>> {
-        Box::pin(async move { Ok(Box::new(self.open(target).await?) as Box<dyn ByteStream>) })
+    async fn dial(&self, target: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
+        Ok(Box::new(self.open(target).await?))
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::any::Any;
 use std::io;
+use std::task::{Context, Poll};
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{Refusal, ResetReason, Target};
+use crate::{Refusal, RefusalKind, ResetReason, Target};
 
 /// A connection to a target: bytes both ways, each direction with an end of its own.
 ///
@@ -31,16 +33,49 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + Any> ByteStream for T {
     }
 }
 
-/// Gives byte streams to targets: the far side of a tunnel, or direct TCP ([`crate::direct`]).
+/// Connects to targets: through a tunnel, or directly ([`crate::direct`]).
+#[async_trait]
 pub trait Dialer: Send + Sync + 'static {
     /// A stream to `target`.
     ///
-    /// May return before the far side has connected (optimistic open): then a refusal arrives as an error of the
-    /// first read or write. Dropping the future gives the dial up.
+    /// May return before the far side has connected (optimistic open): a refusal then arrives as an error of the
+    /// first read or write.
     ///
     /// # Errors
     /// The [`Refusal`], where it is known at once.
-    fn dial<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Box<dyn ByteStream>, Refusal>>;
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the dial.
+    async fn dial(&self, target: &Target) -> Result<Box<dyn ByteStream>, Refusal>;
+
+    /// A flow of datagrams to `target`. Unless a dialer says otherwise it carries none.
+    ///
+    /// # Errors
+    /// The [`Refusal`]; [`RefusalKind::Unsupported`] where only byte streams are carried.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the dial.
+    async fn dial_datagrams(&self, target: &Target) -> Result<Box<dyn DatagramFlow>, Refusal> {
+        Err(Refusal::new(
+            RefusalKind::Unsupported,
+            format!("{target}: datagrams are not carried here"),
+        ))
+    }
+}
+
+/// Datagrams to and from one target: whole, unordered, and lost when there is no room for them.
+pub trait DatagramFlow: Send {
+    /// Sends one datagram, or drops it where the path has no room.
+    ///
+    /// # Errors
+    /// As [`ByteStream`]'s: the flow is over.
+    fn poll_send(&mut self, cx: &mut Context<'_>, datagram: &Bytes) -> Poll<io::Result<()>>;
+
+    /// The next datagram; `None` when the flow has ended.
+    ///
+    /// # Errors
+    /// As [`ByteStream`]'s: the flow is over.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>>;
 }
 
 /// The refusal inside an error of a stream, if it is one.

@@ -22,6 +22,8 @@ pub enum RefusalKind {
     LinkLost,
     /// Anything else, and every code that this version does not know. Code 8.
     Internal,
+    /// What carries the stream does not carry this kind of target. Code 9.
+    Unsupported,
 }
 
 impl RefusalKind {
@@ -37,6 +39,7 @@ impl RefusalKind {
             RefusalKind::TooMany => 6,
             RefusalKind::LinkLost => 7,
             RefusalKind::Internal => 8,
+            RefusalKind::Unsupported => 9,
         }
     }
 
@@ -51,6 +54,7 @@ impl RefusalKind {
             5 => RefusalKind::NotFound,
             6 => RefusalKind::TooMany,
             7 => RefusalKind::LinkLost,
+            9 => RefusalKind::Unsupported,
             _ => RefusalKind::Internal,
         }
     }
@@ -67,6 +71,7 @@ impl fmt::Display for RefusalKind {
             RefusalKind::TooMany => "too many streams",
             RefusalKind::LinkLost => "link lost",
             RefusalKind::Internal => "internal error",
+            RefusalKind::Unsupported => "unsupported",
         })
     }
 }

@@ -173,9 +173,10 @@ struct GatewaySource {
     first: Option<Update>,
 }
 
+#[async_trait::async_trait]
 impl Source for GatewaySource {
-    fn next(&mut self) -> BoxFuture<'_, Result<Update, SourceError>> {
-        Box::pin(async move {
+    async fn next(&mut self) -> Result<Update, SourceError> {
+        {
             if let Some(update) = self.first.take() {
                 return Ok(update);
             }
@@ -197,6 +198,6 @@ impl Source for GatewaySource {
                     }
                 }
             }
-        })
+        }
     }
 }

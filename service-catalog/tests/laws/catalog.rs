@@ -78,7 +78,7 @@ fn targets_that_are_none_are_refused() {
 }
 
 #[test]
-fn a_service_has_ports_and_none_twice() {
+fn a_service_has_no_port_twice() {
     let id: ServiceId = "orders.backend".parse().unwrap();
     let port = |number: u16, protocol, name: Option<&str>| Port {
         name: name.map(|name| name.parse().unwrap()),
@@ -88,7 +88,7 @@ fn a_service_has_ports_and_none_twice() {
     };
     let check = |ports: Vec<Port>| Service::new(id.clone(), ports).map(drop);
 
-    assert_eq!(check(vec![]), Err(Error::NoPorts { service: id.clone() }));
+    assert_eq!(check(vec![]), Ok(()), "a name without a port is still a name");
     assert_eq!(
         check(vec![port(53, Protocol::Tcp, None), port(53, Protocol::Udp, None)]),
         Ok(())
@@ -161,4 +161,50 @@ fn a_reason_is_one_line_of_limited_length() {
         reason.len()
     );
     assert!(!reason.contains('\n'));
+}
+
+#[test]
+fn another_name_for_a_service_has_no_ports_of_its_own() {
+    let mut alias = Service::alias("db.shop".parse().unwrap(), "postgres.shop".parse().unwrap());
+    assert_eq!(alias.check(), Ok(()));
+    alias.ports.push(Port::tcp(1.try_into().unwrap()));
+    assert_eq!(
+        alias.check(),
+        Err(Error::AliasWithPorts {
+            service: alias.id.clone()
+        })
+    );
+}
+
+#[test]
+fn aliases_are_few_and_different() {
+    let id: ServiceId = "orders.backend".parse().unwrap();
+    let check = |aliases: &[&str]| {
+        let service = Service {
+            aliases: aliases.iter().map(|alias| alias.parse().unwrap()).collect(),
+            ..Service::new(id.clone(), Vec::new()).unwrap()
+        };
+        service.check()
+    };
+    assert_eq!(check(&["shop", "store"]), Ok(()));
+    let many: Vec<String> = (0..17).map(|n| format!("a{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for bad in [&["shop", "shop"][..], &["orders"], &many] {
+        assert_eq!(check(bad), Err(Error::Aliases { service: id.clone() }), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_member_of_a_service_is_a_service_of_its_own() {
+    let id: ServiceId = "db-0.db.shop".parse().unwrap();
+    assert_eq!(id.member, Some("db-0".parse().unwrap()));
+    assert_eq!(id.to_string(), "db-0.db.shop");
+    let target: Target = "tcp/shop/db/db-0/5432".parse().unwrap();
+    assert_eq!(
+        (target.service.clone(), target.to_string().as_str()),
+        (id, "tcp/shop/db/db-0/5432")
+    );
+    for text in ["db", "a.b.c.d", ".db.shop", "db-0..shop", "db-0.db."] {
+        assert!(text.parse::<ServiceId>().is_err(), "{text}");
+    }
 }

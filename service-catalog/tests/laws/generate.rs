@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
-use service_catalog::{Catalog, Health, Label, Port, Protocol, Service, ServiceId, Update};
+use service_catalog::{Catalog, Health, Label, Port, Protocol, Readiness, Service, ServiceId, Update};
 
 fn label() -> impl Strategy<Value = Label> {
     // Few short ones, so that two catalogs share names; and some of any length.
@@ -13,7 +13,11 @@ fn label() -> impl Strategy<Value = Label> {
 }
 
 fn id() -> impl Strategy<Value = ServiceId> {
-    (label(), label()).prop_map(|(namespace, name)| ServiceId { namespace, name })
+    (label(), label(), option::weighted(0.2, label())).prop_map(|(namespace, name, member)| ServiceId {
+        namespace,
+        name,
+        member,
+    })
 }
 
 fn ports() -> impl Strategy<Value = Vec<Port>> {
@@ -31,20 +35,38 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
             };
         ports.into_iter().map(port).collect::<Vec<_>>()
     };
-    btree_map(key, rest, 1..4).prop_map(unique).prop_shuffle()
+    btree_map(key, rest, 0..4).prop_map(unique).prop_shuffle()
+}
+
+fn readiness() -> impl Strategy<Value = Readiness> {
+    prop_oneof![
+        3 => Just(Readiness::Ready),
+        1 => any::<String>().prop_map(|reason| Readiness::not_ready(&reason)),
+    ]
+}
+
+fn service_of(id: ServiceId) -> impl Strategy<Value = Service> {
+    let listed = (ports(), readiness(), btree_set(label(), 0..3));
+    prop_oneof![
+        6 => (Just(id.clone()), listed).prop_map(|(id, (ports, readiness, mut aliases))| {
+            aliases.remove(&id.name);
+            let aliases = aliases.into_iter().collect();
+            let service = Service { readiness, aliases, ..Service::new(id, ports).unwrap() };
+            service.check().unwrap();
+            service
+        }),
+        1 => (Just(id), self::id()).prop_map(|(id, target)| Service::alias(id, target)),
+    ]
 }
 
 fn service() -> impl Strategy<Value = Service> {
-    (id(), ports()).prop_map(|(id, ports)| Service::new(id, ports).unwrap())
+    id().prop_flat_map(service_of)
 }
 
 pub(super) fn catalog() -> impl Strategy<Value = Catalog> {
-    (label(), btree_map(id(), ports(), 0..6)).prop_map(|(environment, services)| {
-        let services = services
-            .into_iter()
-            .map(|(id, ports)| Service::new(id, ports).unwrap());
-        Catalog::new(environment, services).unwrap()
-    })
+    let services =
+        btree_set(id(), 0..6).prop_flat_map(|ids| ids.into_iter().map(service_of).collect::<Vec<_>>());
+    (label(), services).prop_map(|(environment, services)| Catalog::new(environment, services).unwrap())
 }
 
 pub(super) fn update() -> impl Strategy<Value = Update> {

@@ -166,8 +166,13 @@ fn fields_of_the_future_are_passed_over() {
 fn every_rule_is_checked_when_read() {
     let cases = [
         (
-            r#"{"snapshot":{"environment":"dev","services":[{"id":"a.b","ports":[]}]}}"#,
-            "has no port",
+            r#"{"snapshot":{"environment":"dev","services":[{"id":"a.b","alias_of":"c.d",
+                "ports":[{"port":1,"protocol":"tcp"}]}]}}"#,
+            "no ports of its own",
+        ),
+        (
+            r#"{"snapshot":{"environment":"dev","services":[{"id":"a.b","ports":[],"aliases":["a"]}]}}"#,
+            "names other than its own",
         ),
         (
             r#"{"snapshot":{"environment":"Dev","services":[]}}"#,
@@ -177,7 +182,10 @@ fn every_rule_is_checked_when_read() {
             r#"{"changed":{"upserted":[],"removed":["a\n127.0.0.1 bank.b"]}}"#,
             "is not a lower case letter",
         ),
-        (r#"{"changed":{"upserted":[],"removed":["a.b.c"]}}"#, "`.` is not"),
+        (
+            r#"{"changed":{"upserted":[],"removed":["a.b.c.d"]}}"#,
+            "is not a service id",
+        ),
         (
             r#"{"changed":{"upserted":[],"removed":["a.b","a.b"]}}"#,
             "`a.b` is there twice",

@@ -1,0 +1,118 @@
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use service_catalog::Source;
+use tunnel_bridge::Dialer;
+
+use crate::{ConnectError, Status};
+
+/// A kind of far side, and everything that is needed to get into one of them.
+///
+/// One value serves a whole session: [`connect`](Provider::connect) is called again after each loss of the link, and
+/// calls never overlap.
+#[async_trait]
+pub trait Provider: Send + Sync + 'static {
+    /// Connects. `generation` grows with each connect of one session, so that a far side can tell a connection that
+    /// was replaced from the one that replaced it.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; the session decides by its [`verdict`](ConnectError::verdict) whether to try again.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the attempt.
+    async fn connect(&self, generation: u64) -> Result<Connection, ConnectError>;
+
+    /// How the far side is reached at the moment. Never waits.
+    fn status(&self) -> Status;
+}
+
+type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A far side that answered.
+///
+/// Dropping it lets go of the far side without a goodbye. Streams that were dialed over it live on for as long as the
+/// far side keeps them: a link that is draining finishes what it carries.
+pub struct Connection {
+    /// What exists there. An error from it means that nothing new can be dialed over this connection.
+    pub source: Box<dyn Source>,
+    /// How to reach it.
+    pub dialer: Arc<dyn Dialer>,
+    close: Option<Box<dyn FnOnce() -> Closing + Send>>,
+}
+
+impl Connection {
+    /// A connection that needs no goodbye.
+    pub fn new(source: impl Source + 'static, dialer: Arc<dyn Dialer>) -> Self {
+        Self {
+            source: Box::new(source),
+            dialer,
+            close: None,
+        }
+    }
+
+    /// Says what [`close`](Connection::close) does.
+    #[must_use]
+    pub fn on_close<F, G>(mut self, goodbye: G) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+        G: FnOnce() -> F + Send + 'static,
+    {
+        self.close = Some(Box::new(|| Box::pin(goodbye())));
+        self
+    }
+
+    /// Says goodbye. A courtesy: a far side notices a closed socket as well. Put a deadline on it.
+    ///
+    /// # Cancel safety
+    /// Safe: the connection is gone either way.
+    pub async fn close(self) {
+        drop(self.source);
+        drop(self.dialer);
+        if let Some(close) = self.close {
+            close().await;
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use service_catalog::{SourceError, Update};
+    use tunnel_bridge::direct::TcpDialer;
+
+    use super::*;
+
+    struct Silent;
+
+    #[async_trait]
+    impl Source for Silent {
+        async fn next(&mut self) -> Result<Update, SourceError> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn the_goodbye_is_said_on_close_and_not_on_drop() {
+        for close in [false, true] {
+            let said = Arc::new(AtomicBool::new(false));
+            let ours = Arc::clone(&said);
+            let connection = Connection::new(Silent, Arc::new(TcpDialer::default()))
+                .on_close(move || async move { ours.store(true, Ordering::Relaxed) });
+            if close {
+                connection.close().await;
+            } else {
+                drop(connection);
+            }
+            assert_eq!(said.load(Ordering::Relaxed), close);
+        }
+    }
+}

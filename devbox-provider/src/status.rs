@@ -1,0 +1,65 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How a far side is reached at the moment, for people and for programs.
+///
+/// ```
+/// use devbox_provider::Status;
+/// let status = Status::new("kubernetes", "orders in minikube")
+///     .via("port-forward", "the cluster has no gateway");
+/// assert_eq!(
+///     status.to_string(),
+///     "orders in minikube via port-forward, because the cluster has no gateway"
+/// );
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The kind of far side: `gateway`, `direct`, `kubernetes`.
+    pub kind: String,
+    /// Where it is, without secrets: a URL, a file, a context and namespace.
+    pub far_side: String,
+    /// The way in, where there is more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<Via>,
+}
+
+/// One of several ways into a far side, and why it was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Via {
+    /// The way: `port-forward`, `gateway pod`.
+    pub way: String,
+    /// Why this one: one clause, to be read after "because".
+    pub because: String,
+}
+
+impl Status {
+    /// A far side with one way in.
+    pub fn new(kind: impl Into<String>, far_side: impl Into<String>) -> Self {
+        Self {
+            kind: kind.into(),
+            far_side: far_side.into(),
+            via: None,
+        }
+    }
+
+    /// Names the way in and why it was taken.
+    #[must_use]
+    pub fn via(mut self, way: impl Into<String>, because: impl Into<String>) -> Self {
+        self.via = Some(Via {
+            way: way.into(),
+            because: because.into(),
+        });
+        self
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.far_side)?;
+        match &self.via {
+            Some(Via { way, because }) => write!(f, " via {way}, because {because}"),
+            None => Ok(()),
+        }
+    }
+}
