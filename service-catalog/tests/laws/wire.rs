@@ -179,7 +179,7 @@ fn every_rule_is_checked_when_read() {
             "`D` is not",
         ),
         (
-            r#"{"changed":{"upserted":[],"removed":["a\n127.0.0.1 bank.b"]}}"#,
+            r#"{"changed":{"upserted":[],"removed":["a\n127 bank.b"]}}"#,
             "is not a lower case letter",
         ),
         (
