@@ -58,6 +58,9 @@ pub struct ScopedCommand {
     pub argv: Vec<OsString>,
     /// Variables to set on top of the caller's environment.
     pub env: Vec<(OsString, OsString)>,
+    /// The command's soft limit of open files (`ulimit -n`). `None`, the default, is the caller's own; a caller that
+    /// raised its own gives the one that it was started with, for programs that close every descriptor up to the limit.
+    pub open_files: Option<u64>,
 }
 
 impl ScopedCommand {
@@ -66,7 +69,15 @@ impl ScopedCommand {
         ScopedCommand {
             argv: argv.into_iter().map(Into::into).collect(),
             env: Vec::new(),
+            open_files: None,
         }
+    }
+
+    /// Sets [`ScopedCommand::open_files`].
+    #[must_use]
+    pub fn open_files(mut self, soft_limit: Option<u64>) -> ScopedCommand {
+        self.open_files = soft_limit;
+        self
     }
 
     /// Sets one variable in the command's environment.

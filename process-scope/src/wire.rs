@@ -14,6 +14,8 @@ pub(crate) struct Request {
     pub(crate) hosts: Vec<u8>,
     pub(crate) argv: Vec<OsString>,
     pub(crate) env: Vec<(OsString, OsString)>,
+    /// The soft limit of open files to run the command with.
+    pub(crate) open_files: Option<u64>,
 }
 
 /// A step that was refused.
@@ -71,6 +73,7 @@ steps! {
     Mask = "mount an empty folder over",
     HandOver = "hand over the private hosts file",
     Stdin = "take over the standard input",
+    OpenFiles = "set the limit of open files",
     NotFound = "find the command",
     NotExecutable = "run",
 }
@@ -83,6 +86,10 @@ impl Request {
         put(&mut out, &self.hosts);
         put_all(&mut out, self.argv.iter());
         put_all(&mut out, self.env.iter().flat_map(|(name, value)| [name, value]));
+        out.push(u8::from(self.open_files.is_some()));
+        if let Some(limit) = self.open_files {
+            out.extend_from_slice(&limit.to_le_bytes());
+        }
         let length = (out.len() - 8) as u64;
         out[..8].copy_from_slice(&length.to_le_bytes());
         out
@@ -100,12 +107,18 @@ impl Request {
         while let Some(name) = flat.next() {
             env.push((name, flat.next()?));
         }
+        let open_files = match take(&mut rest)? {
+            [0] => None,
+            [1] => Some(u64::from_le_bytes(take(&mut rest)?)),
+            _ => return None,
+        };
         rest.is_empty().then_some(Request {
             probe,
             parent,
             hosts,
             argv,
             env,
+            open_files,
         })
     }
 }
@@ -196,8 +209,9 @@ mod tests {
             hosts in proptest::collection::vec(any::<u8>(), 0..300),
             argv in proptest::collection::vec(text(), 0..5),
             env in proptest::collection::vec((text(), text()), 0..5),
+            open_files: Option<u64>,
         ) {
-            let request = Request { probe, parent, hosts, argv, env };
+            let request = Request { probe, parent, hosts, argv, env, open_files };
             let bytes = request.encode();
             prop_assert_eq!(u64::from_le_bytes(*bytes.first_chunk().unwrap()), bytes.len() as u64 - 8);
             for end in 8..bytes.len() {

@@ -37,6 +37,7 @@ pub(crate) fn spawn(scope: &Scope, command: &ScopedCommand) -> Result<Scoped, Er
         hosts: scope.hosts.clone(),
         argv: command.argv.clone(),
         env: command.env.clone(),
+        open_files: command.open_files,
     };
     let (child, hosts) = begin(&scope.program, &request, program)?;
     Ok(Scoped {
@@ -261,7 +262,8 @@ fn explain(failure: &Failure, command: &OsString) -> Error {
         | Step::DeathSignal
         | Step::Orphaned
         | Step::HandOver
-        | Step::Stdin => Error::Setup { step, source },
+        | Step::Stdin
+        | Step::OpenFiles => Error::Setup { step, source },
     }
 }
 

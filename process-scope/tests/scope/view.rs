@@ -113,6 +113,21 @@ fn directory_environment_input_and_descriptors_are_the_callers() {
 }
 
 #[test]
+fn the_command_gets_the_limit_of_open_files_that_is_asked_for() {
+    if !may_spawn() {
+        return;
+    }
+    let script = |limit: u64| format!("test \"$(ulimit -S -n)\" = {limit}");
+    for limit in [100, 200] {
+        let command = ScopedCommand::new(["sh", "-c", &script(limit)]).open_files(Some(limit));
+        let ended = process_scope::spawn(&scope("127.0.0.1 localhost\n"), &command)
+            .unwrap()
+            .wait();
+        assert_eq!(ended.unwrap(), ExitOutcome::Code(0), "limit {limit}");
+    }
+}
+
+#[test]
 fn a_closed_standard_input_does_no_harm() {
     for user in users() {
         let run = user

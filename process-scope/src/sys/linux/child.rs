@@ -11,7 +11,10 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use nix::sched::{CloneFlags, unshare};
-use rustix::process::{Gid, Signal, Uid, getegid, geteuid, getppid, set_parent_process_death_signal};
+use rustix::process::{
+    Gid, Resource, Rlimit, Signal, Uid, getegid, geteuid, getppid, getrlimit,
+    set_parent_process_death_signal, setrlimit,
+};
 
 use super::{mounts, receive_with, send_with, ssh};
 use crate::lookup::{Verdict, judge};
@@ -65,7 +68,19 @@ fn attempt(socket: &UnixStream, request: &Request, stdin: OwnedFd) -> Result<Opt
     if request.probe {
         return Ok(None);
     }
+    if let Some(soft_limit) = request.open_files {
+        limit_open_files(soft_limit)?;
+    }
     Err(become_command(request))
+}
+
+/// The hard limit stays: a process may lower that one for good only (getrlimit(2)).
+fn limit_open_files(soft_limit: u64) -> Result<(), Failure> {
+    let limit = Rlimit {
+        current: Some(soft_limit),
+        ..getrlimit(Resource::Nofile)
+    };
+    setrlimit(Resource::Nofile, limit).map_err(failed(Step::OpenFiles, ""))
 }
 
 /// Reads the request and the standard input that comes with its first byte.
