@@ -1,6 +1,6 @@
 //! `cargo xtask test`: the one list of checks, the same for a developer and for CI.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -148,12 +148,17 @@ fn readme_blocks(steps: &mut Steps) -> Result<()> {
 
 /// README.md of the project and of each crate, relative to the root.
 fn readmes() -> Result<Vec<PathBuf>> {
-    let mut files = vec![PathBuf::from("README.md")];
-    for folder in std::fs::read_dir(root().join("crates"))? {
-        files.push(Path::new("crates").join(folder?.file_name()).join("README.md"));
+    let root = root();
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&root)? {
+        let folder = PathBuf::from(entry?.file_name());
+        let readme = folder.join("README.md");
+        if root.join(&folder).join("Cargo.toml").is_file() && root.join(&readme).is_file() {
+            files.push(readme);
+        }
     }
-    files.retain(|file| root().join(file).is_file());
-    files.sort_by_key(|file| (file.components().count(), file.clone()));
+    files.sort();
+    files.insert(0, PathBuf::from("README.md"));
     Ok(files)
 }
 
@@ -193,4 +198,21 @@ fn deny() -> Result<Done> {
         ));
     }
     bail!("{}", text.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_readmes_of_the_project_and_its_crates_are_found() {
+        let found = readmes().unwrap();
+        assert_eq!(found[0], Path::new("README.md"));
+        for expected in ["hostsfile/README.md", "process-scope/README.md"] {
+            assert!(found.iter().any(|file| file == Path::new(expected)), "{found:?}");
+        }
+        assert!(found.iter().all(|file| root().join(file).is_file()), "{found:?}");
+    }
 }
