@@ -40,7 +40,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "owner",
-        why: "one crate owns what it takes from outside: arguments, bindings, Kubernetes, DNS, untyped errors",
+        why: "one crate of ours owns each outside library: arguments, bindings, Kubernetes, DNS, WebSocket, QUIC, TLS, untyped errors",
         look: owner,
     },
     Rule {
@@ -63,6 +63,10 @@ fn with_laws(facts: &Facts) -> impl Iterator<Item = (&Package, &'static Law)> {
         .packages
         .iter()
         .filter_map(|package| Some((package, law::of(&package.name)?)))
+}
+
+fn named<'a>(facts: &'a Facts, name: &'a str) -> impl Iterator<Item = &'a Package> {
+    facts.packages.iter().filter(move |package| package.name == name)
 }
 
 fn known(facts: &Facts, broken: &mut dyn FnMut(Place)) {
@@ -98,11 +102,7 @@ fn runtime(facts: &Facts, broken: &mut dyn FnMut(Place)) {
 }
 
 fn helper(facts: &Facts, broken: &mut dyn FnMut(Place)) {
-    for package in facts
-        .packages
-        .iter()
-        .filter(|package| package.name == "devbox-helper")
-    {
+    for package in named(facts, "devbox-helper") {
         for dependency in package
             .dependencies
             .iter()
@@ -119,11 +119,7 @@ fn helper(facts: &Facts, broken: &mut dyn FnMut(Place)) {
 }
 
 fn gateway(facts: &Facts, broken: &mut dyn FnMut(Place)) {
-    for package in facts
-        .packages
-        .iter()
-        .filter(|package| package.name == "devbox-gateway")
-    {
+    for package in named(facts, "devbox-gateway") {
         never_in_tree(package, GATEWAY_NEVER, "the gateway", broken);
     }
 }
@@ -243,14 +239,26 @@ mod tests {
                 &["devbox-helper-client", "hostsfile", "ipnet", "rustix"],
             ),
             package("tunnel-bridge", &["tunnel-proto", "tokio"]),
+            package("devbox-provider", &["service-catalog", "tunnel-bridge"]),
             package(
                 "devbox-session",
-                &["tunnel-bridge", "devbox-helper-client", "tokio"],
+                &["devbox-provider", "devbox-helper-client", "tokio"],
             ),
             package(
-                "devbox-cli",
-                &["clap", "anyhow", "devbox-helper", "hostsfile", "devbox-session"],
+                "devbox-engine",
+                &[
+                    "devbox-session",
+                    "devbox-gateway-client",
+                    "catalog-file",
+                    "hostsfile",
+                ],
             ),
+            package("devbox-gateway", &["catalog-file", "devbox-gateway-client"]),
+            package(
+                "devbox-cli",
+                &["clap", "anyhow", "devbox-helper", "hostsfile", "devbox-engine"],
+            ),
+            package("devbox-ffi", &["uniffi", "devbox-engine", "hostsfile"]),
             package("devbox-tests", &["anyhow", "hostsfile", "devbox-helper"]),
         ]);
         assert_eq!(found, []);
@@ -314,10 +322,18 @@ mod tests {
             rules(vec![package("devbox-session", &["hostsfile"])]),
             ["machine", "upward"]
         );
-        assert_eq!(
-            rules(vec![package("devbox-ffi", &["devbox-helper"])]),
-            ["machine", "upward"]
-        );
+        for who in ["devbox-ffi", "devbox-engine"] {
+            assert_eq!(
+                rules(vec![package(who, &["devbox-helper"])]),
+                ["machine", "upward"],
+                "{who}"
+            );
+            assert_eq!(
+                rules(vec![package(who, &["netif"])]),
+                ["machine", "upward"],
+                "{who}"
+            );
+        }
     }
 
     #[test]
@@ -328,6 +344,10 @@ mod tests {
             vec!["devbox-gateway".into(), "x".into(), "hostsfile".into()],
         );
         assert_eq!(rules(vec![gateway]), ["gateway"]);
+        assert_eq!(
+            rules(vec![package("devbox-gateway", &["devbox-engine"])]),
+            ["gateway", "upward"]
+        );
     }
 
     #[test]
@@ -339,10 +359,72 @@ mod tests {
             ("devbox-gateway", "kube-runtime"),
             ("devbox-cli", "uniffi"),
             ("devbox-session", "hickory-proto"),
+            ("devbox-gateway-client", "tokio-tungstenite"),
+            ("devbox-gateway", "tungstenite"),
+            ("devbox-gateway", "httparse"),
+            ("catalog-file", "quinn"),
+            ("catalog-file", "quinn-proto"),
+            ("devbox-gateway-client", "rustls"),
+            ("devbox-cli", "rustls-pki-types"),
+            ("devbox-engine", "tokio-rustls"),
+            ("devbox-provider", "native-tls"),
             ("tunnel-bridge", "anyhow"),
             ("devbox-tests", "clap"),
         ] {
             assert_eq!(rules(vec![package(who, &[what])]), ["owner"], "{who} {what}");
+        }
+    }
+
+    #[test]
+    fn an_owner_names_what_it_owns() {
+        for (who, what) in [
+            ("devbox-cli", "clap"),
+            ("devbox-ffi", "uniffi"),
+            ("catalog-kube", "kube"),
+            ("nameserver", "hickory-proto"),
+            ("nameserver", "rustls"),
+            ("tunnel-bridge", "tokio-tungstenite"),
+            ("tunnel-bridge", "httparse"),
+            ("tunnel-bridge", "quinn"),
+            ("tunnel-bridge", "rustls-platform-verifier"),
+            // Only `domain` itself is reserved, not every name that begins with it.
+            ("devbox-cli", "domain-list"),
+        ] {
+            assert_eq!(of(vec![package(who, &[what])]), [], "{who} {what}");
+        }
+    }
+
+    #[test]
+    fn each_kind_of_far_side_stands_beside_the_others() {
+        for one in ["devbox-gateway-client", "catalog-file", "catalog-kube"] {
+            assert_eq!(
+                of(vec![package(
+                    one,
+                    &["devbox-provider", "service-catalog", "tunnel-bridge", "tokio"]
+                )]),
+                []
+            );
+            for other in [
+                "devbox-gateway-client",
+                "catalog-file",
+                "catalog-kube",
+                "tunnel-proto",
+                "devbox-session",
+            ] {
+                if one != other {
+                    assert_eq!(rules(vec![package(one, &[other])]), ["upward"], "{one} {other}");
+                }
+                assert_eq!(
+                    rules(vec![package("devbox-provider", &[other])]),
+                    ["upward"],
+                    "{other}"
+                );
+            }
+            assert_eq!(
+                rules(vec![package("devbox-session", &[one])]),
+                ["upward"],
+                "{one}"
+            );
         }
     }
 

@@ -66,7 +66,8 @@ fn operating_system(facts: &Facts, broken: &mut dyn FnMut(Place)) {
             continue;
         }
         let code = source.text.code();
-        for name in ["cfg", "cfg_attr", "cfg_select", "cfg_if"] {
+        // The conditions of `cfg_if!` are `#[cfg]`s of their own.
+        for name in ["cfg", "cfg_attr", "cfg_select"] {
             for word in source.text.words(name) {
                 let after = word + name.len();
                 let after = next_is(code, after, b'!').map_or(after, |bang| bang + 1);
@@ -203,6 +204,7 @@ mod tests {
             "#[cfg_attr(windows, path = \"x.rs\")]\nmod x;",
             "fn f() -> bool { cfg!(target_os = \"macos\") }",
             "#![cfg(not(windows))]",
+            "cfg_if::cfg_if! { if #[cfg(unix)] { mod unix; } else { mod other; } }",
         ] {
             assert_eq!(rules("ipalloc", "src/pool.rs", text), ["os"], "{text}");
             assert_eq!(
