@@ -13,6 +13,7 @@ use std::fmt;
 use anyhow::Result;
 
 use self::facts::Facts;
+use self::law::Kind;
 
 /// How many rules there are.
 pub(crate) const RULES: usize = graph::RULES.len() + source::RULES.len();
@@ -55,6 +56,11 @@ struct Place {
     file: String,
     line: usize,
     what: String,
+}
+
+/// Whether a crate of the workspace is a library by its row, and not a program, a test or a bench.
+pub(crate) fn is_library(name: &str) -> bool {
+    law::of(name).is_some_and(|law| law.kind == Kind::Library)
 }
 
 /// Every place where the workspace breaks a rule.

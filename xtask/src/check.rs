@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::arch;
 use crate::command::{cargo, find_program, lines, output, root, succeed, target_dir};
 use crate::cross;
+use crate::package;
 use crate::programs::{self, FOR_TESTS};
 use crate::readme::{self, How};
 use crate::say::say;
@@ -55,6 +56,7 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
         readme_blocks(&mut steps)?;
         steps.step("fuzz", |_| fuzz_targets());
         steps.step("deny", |_| deny());
+        steps.step("package", |_| package::leaves_can_be_published());
         cross::steps(&mut steps, may_install);
     }
     Ok(steps.summary())

@@ -9,6 +9,7 @@ mod bench;
 mod check;
 mod command;
 mod cross;
+mod package;
 mod programs;
 mod readme;
 mod say;
