@@ -1,4 +1,4 @@
-//! `cargo xtask test`: the one list of checks, the same for a developer and for CI.
+//! `cargo xtask test`: the list of checks, the same for a developer and for CI.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -15,10 +15,10 @@ use crate::say::say;
 use crate::steps::{Done, Steps};
 use crate::test_output::TestOutput;
 
-/// All checks; with filters only the tests whose names contain one of them.
+/// Runs all checks; with filters, only the tests whose names contain one of them.
 pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
     let mut steps = Steps::default();
-    steps.loud_step("programs", "that the end-to-end tests speak with", |skips| {
+    steps.loud_step("programs", "that the end-to-end tests run", |skips| {
         provide(may_install, skips)
     });
     if filters.is_empty() {
@@ -38,7 +38,7 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
             ]))
         });
     }
-    // Release, as the README's first command builds it: what is tested is the program that is shipped.
+    // In release mode, as the README's first command builds it: the tests run the program that is shipped.
     steps.step("build", |_| {
         done(cargo().args(["build", "--release", "-p", "devbox-cli", "--locked"]))
     });
@@ -62,14 +62,14 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
     Ok(steps.summary())
 }
 
-/// Only the commands of the READMEs.
+/// Runs only the commands in the READMEs.
 pub(crate) fn readme_only() -> Result<ExitCode> {
     let mut steps = Steps::default();
     readme_blocks(&mut steps)?;
     Ok(steps.summary())
 }
 
-/// Only what concerns other systems.
+/// Runs only the checks for other operating systems.
 pub(crate) fn cross_only(may_install: bool) -> Result<ExitCode> {
     let mut steps = Steps::default();
     cross::steps(&mut steps, may_install);
@@ -84,7 +84,7 @@ fn done(command: &mut Command) -> Result<Done> {
 fn provide(may_install: bool, skips: &mut Vec<String>) -> Result<Done> {
     let absent = programs::provide(FOR_TESTS, may_install)?;
     let note = if absent.is_empty() {
-        "all there".to_owned()
+        "all installed".to_owned()
     } else {
         format!("{} missing", absent.len())
     };
@@ -109,7 +109,7 @@ fn architecture() -> Result<Done> {
 
 fn tests(filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
     let mut command = cargo();
-    // No `--all-targets`: it would build the examples as tests, and some tests run an example.
+    // Not `--all-targets`: it would build the examples as tests, but some tests run an example.
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     command.args(["--", "--show-output"]).args(filters);
     command.env("DEVBOX_BIN", devbox());
@@ -126,7 +126,7 @@ fn tests(filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
     Ok(Done::Passed(format!("{} tests passed", output.passed)))
 }
 
-/// The program that the end-to-end tests run.
+/// The `devbox` that the end-to-end tests run.
 fn devbox() -> PathBuf {
     target_dir()
         .join("release")
@@ -148,7 +148,7 @@ fn readme_blocks(steps: &mut Steps) -> Result<()> {
     Ok(())
 }
 
-/// README.md of the project and of each crate, relative to the root.
+/// The README.md of the project and of each crate, relative to the root.
 fn readmes() -> Result<Vec<PathBuf>> {
     let root = root();
     let mut files = Vec::new();
@@ -164,7 +164,7 @@ fn readmes() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The fuzz targets are a workspace of their own; here it is only seen that they still fit the crates.
+/// The fuzz targets are a workspace of their own; this only checks that they still compile against the crates.
 fn fuzz_targets() -> Result<Done> {
     let manifest = root().join("fuzz").join("Cargo.toml");
     if !manifest.is_file() {
@@ -172,7 +172,7 @@ fn fuzz_targets() -> Result<Done> {
     }
     if find_program("c++").is_none() {
         return Ok(Done::Skipped(
-            "libFuzzer wants a C++ compiler; apt-get install g++".into(),
+            "libFuzzer needs a C++ compiler; apt-get install g++".into(),
         ));
     }
     let mut command = cargo();
@@ -192,11 +192,11 @@ fn deny() -> Result<Done> {
     if status.success() {
         return Ok(Done::passed());
     }
-    // The list of advisories comes from the network; everything else is told by the graph alone.
+    // The list of advisories comes from the network; the other checks need only the graph.
     if text.contains("failed to fetch advisory database") {
         succeed(cargo().args(["deny", "--all-features", "check", "bans", "licenses", "sources"]))?;
         return Ok(Done::Passed(
-            "without advisories: their list cannot be fetched".into(),
+            "without advisories: the list cannot be downloaded".into(),
         ));
     }
     bail!("{}", text.trim_end())

@@ -1,4 +1,4 @@
-//! Can the libraries that stand alone be published? `cargo package` of each, built from the package's own files.
+//! Checks that the libraries that stand alone can be published: runs `cargo package` on each, which also builds the package.
 
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{Metadata, MetadataCommand};
@@ -7,14 +7,14 @@ use crate::arch;
 use crate::command::{cargo, output, root, target_dir};
 use crate::steps::Done;
 
-/// Packages every leaf library and builds it from its package. A warning, such as one about a missing description, fails.
+/// Packages every leaf library and builds the package. A warning is a failure, such as the one about a missing description.
 pub(crate) fn leaves_can_be_published() -> Result<Done> {
     let leaves = leaf_libraries(&metadata()?);
     let mut command = cargo();
     command
         .args(["package", "--locked", "--allow-dirty"])
         .args(leaves.iter().flat_map(|name| ["--package", name]))
-        // Not the folder of the other steps: what is verified here has other paths, and would push their builds out.
+        // A folder of its own, so that these builds and those of the other steps do not invalidate each other.
         .env("CARGO_TARGET_DIR", target_dir().join("package-check"));
     let (status, text) = output(&mut command)?;
     if !status.success() || text.contains("warning:") {
@@ -31,7 +31,7 @@ fn metadata() -> Result<Metadata> {
         .context("cargo metadata")
 }
 
-/// The libraries that depend on no other crate of ours. Cargo cannot verify the others before what they depend on is published.
+/// The libraries that depend on no other crate of ours. Cargo can verify the others only once those are published.
 fn leaf_libraries(metadata: &Metadata) -> Vec<String> {
     let mut names: Vec<_> = metadata
         .workspace_packages()

@@ -1,4 +1,4 @@
-//! Rules about who links whom.
+//! Rules about which crate links which.
 
 use super::facts::{Facts, Package};
 use super::law::{
@@ -10,27 +10,27 @@ use super::{Place, Rule};
 pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "known",
-        why: "the rules can only hold for a crate that has its row in xtask/src/arch/law.rs",
+        why: "the rules can only be checked for a crate that has a row in xtask/src/arch/law.rs",
         look: known,
     },
     Rule {
         name: "upward",
-        why: "what stands below must be usable alone, and must build when what stands above does not",
+        why: "a lower layer must be usable by itself, and must build when the layers above it do not",
         look: upward,
     },
     Rule {
         name: "runtime",
-        why: "these crates are taken alone by programs with another runtime, or with none",
+        why: "these crates are also used by themselves, in programs with another runtime or none",
         look: runtime,
     },
     Rule {
         name: "helper",
-        why: "the helper runs as root: little code, which can be read in an hour",
+        why: "the helper runs as root: it must stay small enough to be read in an hour",
         look: helper,
     },
     Rule {
         name: "machine",
-        why: "only the helper changes the machine, so that only it can leave something behind",
+        why: "only the helper changes the machine, so only the helper can leave something behind",
         look: machine,
     },
     Rule {
@@ -45,7 +45,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "lints",
-        why: "the workspace's lints hold for every crate",
+        why: "the workspace's lints apply to every crate",
         look: lints,
     },
 ];
@@ -126,13 +126,13 @@ fn gateway(facts: &Facts, broken: &mut dyn FnMut(Place)) {
 
 fn never_in_tree(package: &Package, never: &[&str], who: &str, broken: &mut dyn FnMut(Place)) {
     for name in never {
-        if let Some(way) = package.tree.get(*name) {
-            // The line of the direct dependency that the way begins with.
-            let first = way.get(1).map_or(*name, String::as_str);
+        if let Some(path) = package.tree.get(*name) {
+            // The direct dependency through which it comes in.
+            let first = path.get(1).map_or(*name, String::as_str);
             broken(at(
                 package,
                 first,
-                format!("{who} has {name} in its tree: {}", way.join(" > ")),
+                format!("{who} has {name} in its tree: {}", path.join(" > ")),
             ));
         }
     }
@@ -170,7 +170,7 @@ fn reserved(facts: &Facts, table: &[Reserved], broken: &mut dyn FnMut(Place)) {
     }
 }
 
-/// A table of our own crates, which examples, tests and benches may use freely.
+/// Whether a table lists our own crates, which examples, tests and benches may all use.
 fn ours_only(table: &[Reserved]) -> bool {
     table.iter().all(|entry| law::of(entry.name).is_some())
 }
@@ -183,7 +183,7 @@ fn lints(facts: &Facts, broken: &mut dyn FnMut(Place)) {
             broken(at(
                 package,
                 "name",
-                format!("{} does not take the workspace's lints", package.name),
+                format!("{} does not inherit the workspace's lints", package.name),
             ));
         }
     }
@@ -194,7 +194,7 @@ mod tests {
     use super::super::{Breach, breaches};
     use super::*;
 
-    /// A package whose tree is what it names.
+    /// A package whose tree consists of its direct dependencies.
     fn package(name: &str, dependencies: &[&str]) -> Package {
         let named: String = dependencies
             .iter()
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lawful_workspace_has_no_breach() {
+    fn a_workspace_that_keeps_the_rules_has_no_breach() {
         let found = of(vec![
             package("hostsfile", &["thiserror"]),
             package("devbox-helper-client", &["serde", "serde_json"]),
@@ -273,14 +273,17 @@ mod tests {
             told.starts_with("ipalloc/Cargo.toml:7: [runtime] ipalloc has tokio in its tree"),
             "{told}"
         );
-        assert!(told.contains("why: these crates are taken alone"), "{told}");
+        assert!(
+            told.contains("why: these crates are also used by themselves"),
+            "{told}"
+        );
     }
 
     #[test]
-    fn a_runtime_far_down_the_tree_is_found_with_the_way_to_it() {
+    fn a_runtime_deep_in_the_tree_is_found_with_the_path_to_it() {
         let mut hostsfile = package("hostsfile", &["innocent"]);
-        let way = ["hostsfile", "innocent", "mio"].map(str::to_owned).to_vec();
-        hostsfile.tree.insert("mio".into(), way);
+        let path = ["hostsfile", "innocent", "mio"].map(str::to_owned).to_vec();
+        hostsfile.tree.insert("mio".into(), path);
         let found = of(vec![hostsfile]);
         assert_eq!(found.len(), 1);
         assert!(
@@ -288,7 +291,10 @@ mod tests {
             "{}",
             found[0].what
         );
-        assert_eq!(found[0].line, 6, "the line of the dependency that brings it");
+        assert_eq!(
+            found[0].line, 6,
+            "the line of the dependency through which it comes in"
+        );
     }
 
     #[test]
@@ -351,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_outside_has_one_owner() {
+    fn an_outside_library_has_one_owner() {
         for (who, what) in [
             ("devbox-gateway", "clap"),
             ("devbox-session", "clap_complete"),
@@ -395,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_far_side_stands_beside_the_others() {
+    fn no_kind_of_far_side_links_another() {
         for one in ["devbox-gateway-client", "catalog-file", "catalog-kube"] {
             assert_eq!(
                 of(vec![package(
@@ -429,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crate_without_a_row_or_without_the_lints_is_told() {
+    fn a_crate_without_a_row_or_without_the_lints_is_reported() {
         assert_eq!(rules(vec![package("brand-new", &[])]), ["known"]);
         let mut lax = package("ipalloc", &[]);
         lax.manifest_text = "[package]\nname = \"ipalloc\"\n".into();
