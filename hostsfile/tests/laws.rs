@@ -29,7 +29,7 @@ proptest! {
 
     #[test]
     fn remove_after_add_gives_the_same_bytes(bytes in prop_oneof![document(), any_bytes()], entries in entries()) {
-        // `ours` stands in none of the generated documents.
+        // `ours` is in none of the generated documents.
         let block = Block::new(tag("ours")).with_entries(entries);
         match apply(&bytes, Edit::SetBlock(block.clone())) {
             Ok(added) => {
@@ -96,7 +96,7 @@ proptest! {
     #[test]
     fn user_lines_stay_in_order_whatever_happens_to_blocks(bytes in document(), edits in generate::block_edits()) {
         let Ok(planned) = plan(&bytes, &edits, &Options::new()) else { return Ok(()) };
-        // A repair makes a block of what it finds between markers; what is in it then is the block's.
+        // A repair makes a block of what it finds between markers, so those lines then belong to the block.
         let repairs: Vec<Edit> = edits.iter().filter(|e| matches!(e, Edit::RepairBlock(_))).cloned().collect();
         let before = Document::parse(bytes.as_slice()).edited(&repairs, &Options::new()).unwrap();
         let after = Document::parse(planned.new_bytes());

@@ -1,4 +1,4 @@
-//! Flags of a file that keep even root from changing it.
+//! File flags that prevent even root from changing a file.
 
 pub(super) use self::imp::*;
 
@@ -36,7 +36,7 @@ mod imp {
     }
 
     pub(in crate::file) fn restore(file: &File, flags: Saved) {
-        // The change itself is done; a flag that cannot be set again is no reason to undo it.
+        // The change itself is done, and failing to set the flag again is no reason to undo it.
         let _restored = ioctl_setflags(file, flags);
     }
 }

@@ -12,7 +12,7 @@ mod imp {
     use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
     use rustix::io::Errno;
 
-    /// Gives `to` the attributes of `from` and no others.
+    /// Gives `to` exactly the attributes of `from`.
     pub(in crate::file) fn copy(from: &File, to: &File) -> io::Result<()> {
         let (wanted, there) = (names(from)?, names(to)?);
         for name in &wanted {
@@ -22,7 +22,7 @@ mod imp {
             }
             fsetxattr(to, name.as_c_str(), &value, XattrFlags::empty())?;
         }
-        // A default ACL of the directory, for instance; labels that the system gives are its own business.
+        // Removes a default ACL of the directory, for example. Labels under security. are managed by the system.
         for name in there
             .iter()
             .filter(|n| !wanted.contains(n) && !n.to_bytes().starts_with(b"security."))
@@ -45,7 +45,7 @@ mod imp {
         Ok(read(|buffer| fgetxattr(file, name.as_c_str(), buffer))?)
     }
 
-    /// Asks with a buffer that grows until it is large enough; the kernel's bound is 64 KiB.
+    /// Calls with a buffer that grows until it is large enough; the kernel's limit is 64 KiB.
     fn read(mut call: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
         let mut buffer = vec![0; 256];
         loop {
@@ -63,7 +63,7 @@ mod imp {
     const MAX_BYTES: usize = 1024 * 1024;
 }
 
-/// The BSDs' extended attributes have calls of their own, which are not used here.
+/// The BSDs have different calls for extended attributes, which are not used here.
 #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
 mod imp {
     use std::fs::File;

@@ -1,4 +1,4 @@
-//! Instructions for a person who has the rights that this program lacks.
+//! Instructions for a person who has the permissions that this program lacks.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -6,18 +6,18 @@ use std::path::Path;
 use crate::diff::Change;
 use crate::plan::Plan;
 
-/// For whom the instructions are.
+/// The shell that the instructions are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shell {
     /// A POSIX shell with `sudo`: Linux, macOS, BSD.
     Posix,
-    /// PowerShell on Windows, started as administrator.
+    /// PowerShell on Windows, run as administrator.
     PowerShell,
 }
 
 impl Shell {
-    /// The usual one of the system this runs on.
+    /// The usual shell of the system this runs on.
     #[must_use]
     pub fn platform() -> Self {
         if crate::file::PLATFORM_RESOLVER == crate::Resolver::Windows {
@@ -28,10 +28,10 @@ impl Shell {
     }
 }
 
-/// The commands that make a plan's change to a file by hand; empty if the plan changes nothing.
+/// The commands with which a person can make a plan's change by hand; empty if the plan changes nothing.
 ///
-/// The text is shell source: comments say what it does. New lines are shown in full, so that they can also be pasted into
-/// an editor. A change that only adds to the end is an append; any other one names the lines of the file that the plan was made from.
+/// The text is shell source with comments. New lines are shown in full, so that they can also be pasted into an editor. A change
+/// that only adds to the end becomes an append; any other refers to lines of the file that the plan was made from.
 /// ```
 /// use hostsfile::{Block, Edit, Entry, Options, Shell, Tag, manual_instructions, plan};
 /// let block = Block::new(Tag::new("devbox")?).with_entries([Entry::new("127.77.0.1".parse()?, ["orders"])?]);
@@ -59,7 +59,7 @@ pub fn manual_instructions(plan: &Plan<'_>, path: &Path, shell: Shell) -> String
     }
 }
 
-/// A change by line numbers, from 1.
+/// A change given by line numbers, counted from 1.
 struct Numbered<'a> {
     first: usize,
     removed: usize,
@@ -86,8 +86,9 @@ fn posix(path: &str, append: Option<&[u8]>, changes: &[Numbered<'_>]) -> String 
             String::from_utf8_lossy(text)
         );
     }
-    // awk would know lines, but not every byte; printf and head do. Backwards, so that line numbers stay right.
-    let mut text = String::from("# Changes the file through a copy; owner, mode and links stay.\n");
+    // sed and printf can carry any bytes, which awk cannot.
+    let mut text =
+        String::from("# Changes the file through a copy, so that its owner, mode and links are kept.\n");
     text.push_str("copy=$(mktemp) && export LC_ALL=C\n");
     text.push_str("{\n");
     let mut next = 1;
@@ -116,20 +117,18 @@ fn power_shell(path: &str, append: Option<&[u8]>, changes: &[Numbered<'_>]) -> S
             .map(|l| single_quoted(l, "''"))
             .collect();
         return format!(
-            "# In a PowerShell that was started as administrator: adds these lines to the end of the file.\n\
+            "# In PowerShell, run as administrator: adds these lines to the end of the file.\n\
              Add-Content -LiteralPath {path} -Encoding Ascii -Value @(\n  {}\n)\n",
             lines.join(",\n  ")
         );
     }
-    let mut text = String::from(
-        "# In a PowerShell that was started as administrator: changes these lines of the file.\n",
-    );
-    text.push_str("$bytes = [Text.Encoding]::GetEncoding(28591)  # each byte one character\n");
+    let mut text = String::from("# In PowerShell, run as administrator: changes these lines of the file.\n");
+    text.push_str("$bytes = [Text.Encoding]::GetEncoding(28591)  # one character per byte\n");
     let _infallible = writeln!(
         text,
         "$lines = [Collections.Generic.List[string]]([IO.File]::ReadAllText({path}, $bytes) -split '(?<=\\n)')"
     );
-    // From the end, so that line numbers stay right.
+    // From the end, so that the line numbers stay valid.
     for change in changes.iter().rev() {
         if change.removed > 0 {
             let _infallible = writeln!(
@@ -160,7 +159,7 @@ fn single_quoted(text: &str, quote: &str) -> String {
     format!("'{}'", text.replace('\'', quote))
 }
 
-/// For the format of printf(1) between single quotes.
+/// Quotes a line for the format of printf(1), between single quotes.
 fn printf_quoted(line: &[u8]) -> String {
     let mut quoted = String::new();
     for byte in line {
@@ -178,7 +177,7 @@ fn printf_quoted(line: &[u8]) -> String {
     quoted
 }
 
-/// For a string between double quotes.
+/// Quotes a line for a string between double quotes.
 fn power_shell_quoted(line: &[u8]) -> String {
     let mut quoted = String::new();
     for byte in line {
