@@ -42,7 +42,7 @@ fn in_namespace(test: &str) -> bool {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    for line in text.lines().filter(|l| l.starts_with("SKIPPED")) {
+    for line in text.lines().filter(|l| l.starts_with("SKIP ")) {
         say(line);
     }
     assert!(output.status.success(), "{text}");
@@ -50,7 +50,7 @@ fn in_namespace(test: &str) -> bool {
 }
 
 fn skipped(test: &str, why: &str) {
-    say(&format!("SKIPPED {test}: {why}"));
+    say(&format!("SKIP {test}: {why}"));
 }
 
 /// Prints past the test harness, which would capture the line.

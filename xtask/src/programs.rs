@@ -115,6 +115,11 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
         "what musl's resolver reads",
     ),
     wanted(
+        Probe::InPath("patch"),
+        "patch",
+        "patch(1) accepts the diff of a hosts file",
+    ),
+    wanted(
         Probe::InPath("setfattr"),
         "attr",
         "a hosts file keeps its extended attributes",

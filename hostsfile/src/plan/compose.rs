@@ -292,6 +292,23 @@ impl<'a> Batch<'a, '_> {
             }
         }
         splices
+            .into_iter()
+            .map(|splice| self.without_line_end(splice))
+            .collect()
+    }
+
+    /// The same splice, but it leaves a final line end alone that it would write again. That line end may belong to the element
+    /// after it, and be removed with it.
+    fn without_line_end(&self, mut splice: Splice) -> Splice {
+        let kept = [LineEnding::CrLf, LineEnding::Lf].into_iter().find(|ending| {
+            let ending = ending.as_str().as_bytes();
+            self.bytes[splice.range.clone()].ends_with(ending) && splice.text.ends_with(ending)
+        });
+        if let Some(ending) = kept {
+            splice.range.end -= ending.as_str().len();
+            splice.text.truncate(splice.text.len() - ending.as_str().len());
+        }
+        splice
     }
 
     fn block_splice(

@@ -55,7 +55,8 @@ pub(crate) fn check(input: &[u8]) {
         let after = Document::parse(new);
         let left: Vec<Vec<u8>> = after.lines().map(|l| plain(l.text())).collect();
         let mut left = left.iter();
-        for line in outside(&before) {
+        // An empty line before a block with `eol=0` is nothing but the line end that belongs to the block.
+        for line in outside(&before).into_iter().filter(|l| !l.is_empty()) {
             assert!(
                 left.any(|l| *l == line),
                 "{:?} is gone",
