@@ -8,17 +8,18 @@ mod journal;
 mod lock;
 mod options;
 mod replace;
-#[cfg(unix)]
-#[path = "file/unix.rs"]
-mod sys;
-#[cfg(windows)]
-#[path = "file/windows.rs"]
-#[expect(
-    unsafe_code,
-    reason = "ReplaceFileW and the registry have no safe wrapper in std"
-)]
-mod sys;
 mod target;
+
+cfg_if::cfg_if! {
+    if #[cfg(unix)] {
+        mod unix;
+        use unix as sys;
+    } else if #[cfg(windows)] {
+        #[expect(unsafe_code, reason = "ReplaceFileW and the registry have no safe wrapper in std")]
+        mod windows;
+        use windows as sys;
+    }
+}
 
 #[cfg(all(test, unix))]
 mod crash_tests;

@@ -77,15 +77,18 @@ pub fn flush() -> Result<Flushed, FlushError> {
 /// Command lines, and whether the program may be missing.
 type Commands = &'static [(&'static [&'static str], bool)];
 
-#[cfg(target_vendor = "apple")]
-const COMMANDS: Commands = &[
-    (&["dscacheutil", "-flushcache"], false),
-    (&["killall", "-HUP", "mDNSResponder"], false),
-];
-#[cfg(windows)]
-const COMMANDS: Commands = &[(&["ipconfig", "/flushdns"], false)];
-#[cfg(not(any(windows, target_vendor = "apple")))]
-const COMMANDS: Commands = &[
-    (&["resolvectl", "flush-caches"], true),
-    (&["nscd", "-i", "hosts"], true),
-];
+cfg_if::cfg_if! {
+    if #[cfg(target_vendor = "apple")] {
+        const COMMANDS: Commands = &[
+            (&["dscacheutil", "-flushcache"], false),
+            (&["killall", "-HUP", "mDNSResponder"], false),
+        ];
+    } else if #[cfg(windows)] {
+        const COMMANDS: Commands = &[(&["ipconfig", "/flushdns"], false)];
+    } else {
+        const COMMANDS: Commands = &[
+            (&["resolvectl", "flush-caches"], true),
+            (&["nscd", "-i", "hosts"], true),
+        ];
+    }
+}

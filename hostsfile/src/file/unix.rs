@@ -1,10 +1,7 @@
 //! The calls for Unix systems.
 
-#[path = "unix/flags.rs"]
 mod flags;
-#[path = "unix/lock.rs"]
 mod lock;
-#[path = "unix/xattr.rs"]
 mod xattr;
 
 use std::ffi::{OsStr, OsString};
