@@ -85,7 +85,7 @@ pub enum Error {
     #[error("the hosts file is UTF-16 text, which resolvers do not read; save it as ASCII or UTF-8 first")]
     Utf16,
     /// The markers of the block being edited do not form one complete block.
-    #[error("block {tag} is damaged: {damage} (line {})", join(.lines))]
+    #[error("block {tag} is damaged: {damage} ({})", shown(.lines))]
     DamagedBlock {
         /// The block.
         tag: Tag,
@@ -274,12 +274,11 @@ impl From<std::convert::Infallible> for Error {
     }
 }
 
-fn join(lines: &[usize]) -> String {
-    let mut text = String::new();
-    for line in lines {
-        if !text.is_empty() {
-            text.push_str(", ");
-        }
+/// `line 3` or `lines 3, 7`.
+fn shown(lines: &[usize]) -> String {
+    let mut text = String::from(if lines.len() == 1 { "line" } else { "lines" });
+    for (index, line) in lines.iter().enumerate() {
+        text.push_str(if index == 0 { " " } else { ", " });
         text.push_str(&line.to_string());
     }
     text

@@ -113,6 +113,8 @@ fn tests(filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     command.args(["--", "--show-output"]).args(filters);
     command.env("DEVBOX_BIN", devbox());
+    // A snapshot that differs is a failure, here as in CI, and never updated.
+    command.env("INSTA_UPDATE", "no");
     let mut output = TestOutput::default();
     let status = lines(&mut command, |line| {
         if output.line(line) {

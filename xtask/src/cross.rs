@@ -34,6 +34,10 @@ const NOT_UNDER_WINE: &[(&str, &str)] = &[
         "every_case_holds",
         "the cases expect Unix line ends, and a file that is replaced in one step",
     ),
+    (
+        "snapshot_of_",
+        "insta runs cargo to find its snapshots, and there is no cargo under Wine",
+    ),
 ];
 
 /// Runs the steps; each is skipped, with the reason, if the machine lacks a tool.
