@@ -3,7 +3,7 @@
 use super::facts::{Facts, Package};
 use super::law::{
     self, CHANGES_THE_MACHINE, GATEWAY_NEVER, HELPER_MAY_NAME, HELPER_NEVER, Kind, Law, RESERVED, RUNTIMES,
-    Reserved,
+    Reserved, SESSION_NEVER,
 };
 use super::{Place, Rule};
 
@@ -37,6 +37,11 @@ pub(super) const RULES: &[Rule] = &[
         name: "gateway",
         why: "the far side knows nothing of the developer's machine",
         look: gateway,
+    },
+    Rule {
+        name: "session",
+        why: "a session works with any provider over any carrier, so it enables no WebSocket, QUIC or TLS",
+        look: session,
     },
     Rule {
         name: "owner",
@@ -121,6 +126,12 @@ fn helper(facts: &Facts, broken: &mut dyn FnMut(Place)) {
 fn gateway(facts: &Facts, broken: &mut dyn FnMut(Place)) {
     for package in named(facts, "devbox-gateway") {
         never_in_tree(package, GATEWAY_NEVER, "the gateway", broken);
+    }
+}
+
+fn session(facts: &Facts, broken: &mut dyn FnMut(Place)) {
+    for package in named(facts, "devbox-session") {
+        never_in_tree(package, SESSION_NEVER, "the session", broken);
     }
 }
 
@@ -354,6 +365,27 @@ mod tests {
             rules(vec![package("devbox-gateway", &["devbox-engine"])]),
             ["gateway", "upward"]
         );
+    }
+
+    #[test]
+    fn the_session_enables_no_carrier_and_no_tls() {
+        for deep in ["tokio-tungstenite", "rustls", "ring", "quinn"] {
+            let mut session = package("devbox-session", &["tunnel-bridge", "tokio"]);
+            let path = ["devbox-session", "tunnel-bridge", deep]
+                .map(str::to_owned)
+                .to_vec();
+            session.tree.insert(deep.into(), path);
+            let found = of(vec![session]);
+            assert_eq!(found.len(), 1, "{deep}");
+            assert_eq!(found[0].rule, "session");
+            assert!(
+                found[0]
+                    .what
+                    .contains(&format!("devbox-session > tunnel-bridge > {deep}")),
+                "{}",
+                found[0].what
+            );
+        }
     }
 
     #[test]

@@ -310,6 +310,20 @@ pub(crate) const GATEWAY_NEVER: &[&str] = &[
     "process-scope",
 ];
 
+/// What must not be anywhere in the session's tree: which carrier a link has, and its encryption, is for whoever composes a
+/// session to choose.
+pub(crate) const SESSION_NEVER: &[&str] = &[
+    "tungstenite",
+    "tokio-tungstenite",
+    "rustls",
+    "tokio-rustls",
+    "ring",
+    "aws-lc-rs",
+    "native-tls",
+    "openssl",
+    "quinn",
+];
+
 /// The crates that know how to change the machine, and who may link them: the helper, which does it; the engine, the command
 /// and the bindings, which render a private hosts file, plan and show.
 pub(crate) const CHANGES_THE_MACHINE: &[Reserved] = &[
