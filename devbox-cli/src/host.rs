@@ -4,7 +4,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use devbox_helper_client::{AsyncClient, BindFailure, HelperError, HostsBlock, HostsEntry, HostsReport};
+use devbox_helper_client::{
+    AsyncClient, BindFailure, Endpoint, HelperError, HostsBlock, HostsEntry, HostsReport,
+};
 use devbox_session::control::{Asking, Request};
 use devbox_session::{BindFault, Host};
 use futures_util::future::BoxFuture;
@@ -118,8 +120,10 @@ impl Host for MachineHost {
                 Err(error) => error,
             };
             match &self.helper {
-                Some(helper) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    helper.bind(address).await.map_err(|error| match error {
+                Some(helper) if error.kind() == io::ErrorKind::PermissionDenied => helper
+                    .bind(Endpoint::tcp(address))
+                    .await
+                    .map_err(|error| match error {
                         devbox_helper_client::Error::Helper(HelperError::Bind { kind, message, .. }) => {
                             match kind {
                                 BindFailure::AddrInUse => BindFault::InUse {
@@ -138,8 +142,7 @@ impl Host for MachineHost {
                             address,
                             message: error.to_string(),
                         },
-                    })
-                }
+                    }),
                 _ => Err(fault(address, &error)),
             }
         })

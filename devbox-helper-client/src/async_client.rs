@@ -1,7 +1,7 @@
 //! The same verbs for an async owner. Two threads hold the channel: one writes, one reads and reaps, so that the end
 //! of the helper is seen at once, also while nothing is asked.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::process::ExitStatus;
 use std::sync::mpsc as blocking;
 use std::thread;
@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::channel::{Receiver, Sender};
 use crate::client::{Client, HelperProcess, bound, hosts, released, swept};
+use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::message::{HostsBlock, HostsReport, ReleaseReport, Reply, Request, SweepReport, UserEdit};
 
@@ -103,8 +104,8 @@ impl AsyncClient {
     ///
     /// # Cancel safety
     /// The listener of a dropped call is closed.
-    pub async fn bind(&self, address: SocketAddr) -> Result<TcpListener, Error> {
-        let answer = self.ask(Request::Bind { address }).await?;
+    pub async fn bind(&self, endpoint: Endpoint) -> Result<TcpListener, Error> {
+        let answer = self.ask(Request::Bind { endpoint }).await?;
         bound(&answer.reply, answer.listener)
     }
 

@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::channel::Channel;
+use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::message::{
     HelperError, HostsBlock, HostsReport, ReleaseReport, Reply, Request, SweepReport, UserEdit, VERSION,
@@ -197,8 +198,8 @@ impl Client {
     /// # Errors
     /// [`HelperError::Bind`] in [`Error::Helper`] says why it could not be bound; `Unsupported` on Windows. Else as
     /// [`Client::request`].
-    pub fn bind(&mut self, address: SocketAddr) -> Result<TcpListener, Error> {
-        let reply = self.request(&Request::Bind { address })?;
+    pub fn bind(&mut self, endpoint: Endpoint) -> Result<TcpListener, Error> {
+        let reply = self.request(&Request::Bind { endpoint })?;
         bound(&reply, self.channel.receiver.take_listener())
     }
 

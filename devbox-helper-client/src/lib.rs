@@ -6,6 +6,7 @@ mod async_client;
 mod channel;
 mod client;
 mod codec;
+mod endpoint;
 mod error;
 mod message;
 mod names;
@@ -16,6 +17,7 @@ pub use async_client::AsyncClient;
 pub use channel::{Channel, Receiver, Sender};
 pub use client::{Client, StartOptions};
 pub use codec::{Decoder, FrameError, MAX_FRAME_BYTES, encode};
+pub use endpoint::{Endpoint, Protocol};
 pub use error::Error;
 pub use message::{
     BindFailure, Conflict, Diagnostic, HelperError, HostsBlock, HostsEntry, HostsReport, ReleaseReport,

@@ -1,11 +1,13 @@
 //! What is asked of the helper and what it answers. Strings here are unchecked: the helper parses them into the types
 //! of the `hostsfile` crate and holds them against its policy before it does anything.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::endpoint::Endpoint;
 
 /// The protocol's version. Both ends are the same program, so nothing older or newer is spoken.
 pub const VERSION: u32 = 1;
@@ -27,10 +29,10 @@ pub enum Request {
     },
     /// Removes the caller's block.
     ClearHosts,
-    /// Binds a TCP listener and hands it over.
+    /// Binds a TCP listener and hands it over. A UDP endpoint is answered with [`HelperError::Unsupported`].
     Bind {
         /// An address of the policy's pools, and a port from 1 to 65535.
-        address: SocketAddr,
+        endpoint: Endpoint,
     },
     /// Removes the blocks of owners that live no longer.
     Sweep,
@@ -358,10 +360,10 @@ pub enum HelperError {
         message: String,
     },
     /// The listener could not be made.
-    #[error("cannot listen on {address}: {message}")]
+    #[error("cannot listen on {endpoint}: {message}")]
     Bind {
-        /// The address asked for.
-        address: SocketAddr,
+        /// The endpoint asked for.
+        endpoint: Endpoint,
         /// Which failure it was.
         kind: BindFailure,
         /// The system's words.
@@ -375,10 +377,10 @@ pub enum HelperError {
         /// The system's words.
         message: String,
     },
-    /// This system cannot.
-    #[error("not possible on this system: {what}")]
+    /// This system, or this version of the helper, cannot do it.
+    #[error("not supported: {what}")]
     Unsupported {
-        /// What it lacks.
+        /// What is missing.
         what: String,
     },
 }

@@ -11,7 +11,7 @@ mod peer;
 
 use std::time::{Duration, Instant};
 
-use devbox_helper_client::{AsyncClient, Client, Error, HelperError, HostsBlock, VERSION};
+use devbox_helper_client::{AsyncClient, Client, Endpoint, Error, HelperError, HostsBlock, VERSION};
 use peer::script;
 
 #[test]
@@ -65,11 +65,13 @@ async fn answers_come_to_their_askers_in_order() {
 async fn a_dropped_call_puts_nothing_out_of_step() {
     let client = start();
     for _ in 0..5 {
-        let mut ask = Box::pin(client.bind("127.0.0.1:0".parse().unwrap()));
+        let mut ask = Box::pin(client.bind(Endpoint::tcp("127.0.0.1:0".parse().unwrap())));
         // Polled once, so that the request is under way, then dropped.
         std::future::poll_fn(|cx| std::task::Poll::Ready(ask.as_mut().poll(cx).is_ready())).await;
         drop(ask);
-        let listener = soon(client.bind("127.0.0.1:0".parse().unwrap())).await.unwrap();
+        let listener = soon(client.bind(Endpoint::tcp("127.0.0.1:0".parse().unwrap())))
+            .await
+            .unwrap();
         assert!(listener.local_addr().unwrap().ip().is_loopback());
         soon(client.sweep()).await.unwrap();
     }

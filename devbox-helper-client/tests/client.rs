@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use devbox_helper_client::{Client, Error, HelperError, HostsBlock, Request, VERSION};
+use devbox_helper_client::{Client, Endpoint, Error, HelperError, HostsBlock, Request, VERSION};
 use peer::script;
 
 #[test]
@@ -58,7 +58,9 @@ fn a_request_that_is_too_long_leaves_the_client_usable() {
 #[test]
 fn a_listener_comes_over_and_works() {
     let mut client = Client::start_with(&script("obliging")).unwrap();
-    let listener = client.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = client
+        .bind(Endpoint::tcp("127.0.0.1:0".parse().unwrap()))
+        .unwrap();
     let address = listener.local_addr().unwrap();
     assert!(client.close().unwrap().success());
     let mut there = TcpStream::connect(address).unwrap();

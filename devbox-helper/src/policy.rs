@@ -1,12 +1,12 @@
 //! What one caller may ask for. The policy is made by whoever starts the helper and cannot be changed over the channel.
 
 use std::ffi::{OsStr, OsString};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
 use ipnet::IpNet;
 
-use devbox_helper_client::HelperError;
+use devbox_helper_client::{Endpoint, HelperError};
 
 use crate::error::Error;
 
@@ -169,16 +169,16 @@ impl Policy {
     }
 
     /// Whether the caller may have a listener there.
-    pub(crate) fn check_listener(&self, address: SocketAddr) -> Result<(), HelperError> {
-        self.check_address(address.ip())?;
-        let why = if !address.ip().is_loopback() {
+    pub(crate) fn check_listener(&self, endpoint: Endpoint) -> Result<(), HelperError> {
+        self.check_address(endpoint.address)?;
+        let why = if !endpoint.address.is_loopback() {
             "it is not a loopback address"
-        } else if address.port() == 0 {
+        } else if endpoint.port == 0 {
             "the port is 0"
         } else {
             return Ok(());
         };
-        Err(not_allowed(format!("the listener {address}"), why))
+        Err(not_allowed(format!("the listener {endpoint}"), why))
     }
 }
 
@@ -315,7 +315,8 @@ mod tests {
     fn listeners_elsewhere_are_refused() {
         let mut policy = Policy::new("/etc/hosts").unwrap();
         policy.pools = vec!["127.77.0.0/16".parse().unwrap(), "10.107.0.0/16".parse().unwrap()];
-        policy.check_listener("127.77.3.4:80".parse().unwrap()).unwrap();
+        let check = |endpoint: Endpoint| policy.check_listener(endpoint);
+        check(Endpoint::tcp("127.77.3.4:80".parse().unwrap())).unwrap();
         for bad in [
             "127.77.3.4:0",
             "10.107.0.2:80",
@@ -324,10 +325,10 @@ mod tests {
             "[::1]:80",
             "192.168.1.1:22",
         ] {
-            assert!(
-                policy.check_listener(bad.parse().unwrap()).is_err(),
-                "{bad} was taken"
-            );
+            let bad = bad.parse().unwrap();
+            for endpoint in [Endpoint::tcp(bad), Endpoint::udp(bad)] {
+                assert!(check(endpoint).is_err(), "{endpoint} was taken");
+            }
         }
     }
 }

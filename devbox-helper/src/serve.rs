@@ -2,13 +2,13 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 
 use hostsfile::Owner;
 
 use devbox_helper_client::{
-    BindFailure, Channel, Error as ChannelError, FrameError, HelperError, Receiver, Reply, Request, Sender,
-    VERSION,
+    BindFailure, Channel, Endpoint, Error as ChannelError, FrameError, HelperError, Protocol, Receiver,
+    Reply, Request, Sender, VERSION,
 };
 
 use crate::error::{Error, with_sources};
@@ -102,7 +102,7 @@ impl Service {
             Request::RestoreHosts { content } => self.hosts.restore_by_hand(&content).map(Reply::Hosts),
             Request::Sweep => self.hosts.sweep().map(Reply::Swept),
             Request::Release => self.hosts.release().map(Reply::Released),
-            Request::Bind { address } => match self.bind(address) {
+            Request::Bind { endpoint } => match self.bind(endpoint) {
                 Ok(listener) => return Answer::Listener(listener),
                 Err(error) => Err(error),
             },
@@ -131,14 +131,19 @@ impl Service {
     }
 
     /// The bound socket is the caller's: nothing is kept here, and nothing is to be undone.
-    fn bind(&self, address: SocketAddr) -> Result<TcpListener, HelperError> {
-        self.hosts.policy().check_listener(address)?;
-        if !sys::PASSES_LISTENERS {
+    fn bind(&self, endpoint: Endpoint) -> Result<TcpListener, HelperError> {
+        self.hosts.policy().check_listener(endpoint)?;
+        if endpoint.protocol != Protocol::Tcp {
             return Err(HelperError::Unsupported {
-                what: "handing over a listener".into(),
+                what: format!("binding {endpoint}: this version binds TCP listeners only"),
             });
         }
-        sys::listen(address).map_err(|error| {
+        if !sys::PASSES_LISTENERS {
+            return Err(HelperError::Unsupported {
+                what: "handing over a listener on this system".into(),
+            });
+        }
+        sys::listen(endpoint.socket_addr()).map_err(|error| {
             let kind = match error.kind() {
                 io::ErrorKind::AddrInUse => BindFailure::AddrInUse,
                 io::ErrorKind::PermissionDenied => BindFailure::PermissionDenied,
@@ -146,7 +151,7 @@ impl Service {
                 _ => BindFailure::Other,
             };
             HelperError::Bind {
-                address,
+                endpoint,
                 kind,
                 message: error.to_string(),
             }

@@ -17,8 +17,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use devbox_helper_client::{
-    BindFailure, Client, Decoder, Error, HelperError, HostsBlock, HostsEntry, Reply, Request, StartOptions,
-    UserBlock, UserEdit, UserEntry, VERSION, encode,
+    BindFailure, Client, Decoder, Endpoint, Error, HelperError, HostsBlock, HostsEntry, Reply, Request,
+    StartOptions, UserBlock, UserEdit, UserEntry, VERSION, encode,
 };
 
 const ORIGINAL: &[u8] =
@@ -117,7 +117,7 @@ fn first_request_must_be_a_hello() {
         Request::Sweep,
         Request::Release,
         Request::Bind {
-            address: "127.77.0.2:80".parse().unwrap(),
+            endpoint: tcp("127.77.0.2:80"),
         },
     ] {
         let mut raw = Raw::start(&file);
@@ -176,7 +176,10 @@ fn frames_that_are_no_request_are_refused_and_the_next_is_served() {
         br#"{"set_hosts":{"block":{"tag":"devbox-a","entries":[],"owner":"1.2.3"}}}"#,
         br#"{"set_hosts":{"block":{"tag":7,"entries":[]}}}"#,
         br#"{"set_hosts":{"block":{"tag":"devbox-a","entries":[{"address":"127.1","names":["a"]}]}}}"#,
-        br#"{"bind":{"address":"127.77.0.2"}}"#,
+        br#"{"bind":{"address":"127.77.0.2:80"}}"#,
+        br#"{"bind":{"endpoint":{"address":"127.77.0.2","port":80}}}"#,
+        br#"{"bind":{"endpoint":{"address":"127.77.0.2","port":65536,"protocol":"tcp"}}}"#,
+        br#"{"bind":{"endpoint":{"address":"127.77.0.2","port":80,"protocol":"raw"}}}"#,
         b"\"sweep\"\"sweep\"",
         b"\xff\xfe\x00",
         &deep,
@@ -421,9 +424,24 @@ fn listeners_beyond_the_policy_are_refused() {
         "[::]:80",
         "192.168.0.1:22",
     ] {
-        let result = client.bind(address.parse().unwrap());
+        let result = client.bind(tcp(address));
         assert!(is_refused(&result), "{address}: {result:?}");
     }
+}
+
+#[test]
+fn udp_is_refused_as_unsupported_within_the_policy_and_as_forbidden_beyond_it() {
+    let (_dir, file) = hosts();
+    let mut client = client(&file);
+    let udp = |address: &str| Endpoint::udp(address.parse().unwrap());
+    match client.bind(udp("127.77.0.2:53")) {
+        Err(Error::Helper(HelperError::Unsupported { what })) => {
+            assert!(what.contains("127.77.0.2:53/udp"), "{what}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let result = client.bind(udp("127.0.0.53:53"));
+    assert!(is_refused(&result), "{result:?}");
 }
 
 #[test]
@@ -431,15 +449,15 @@ fn bound_listener_accepts_and_its_address_is_taken() {
     let (_dir, file) = hosts();
     let mut client = client(&file);
     let address = free_address();
-    let listener = once_free(|| client.bind(address), is_taken).unwrap();
+    let listener = once_free(|| client.bind(Endpoint::tcp(address)), is_taken).unwrap();
     assert_eq!(listener.local_addr().unwrap(), address);
-    match client.bind(address) {
+    match client.bind(Endpoint::tcp(address)) {
         Err(Error::Helper(HelperError::Bind {
-            address: told,
+            endpoint: told,
             kind: BindFailure::AddrInUse,
             ..
         })) => {
-            assert_eq!(told, address);
+            assert_eq!(told, Endpoint::tcp(address));
         }
         other => panic!("{other:?}"),
     }
@@ -490,7 +508,7 @@ fn low_port_is_bound_as_the_helpers_rights_allow() {
     for _ in 0..20 {
         let address = SocketAddr::from(([127, 77, random.u8(1..), random.u8(1..)], random.u16(1..1024)));
         let own = TcpListener::bind(address).map(drop).map_err(|error| error.kind());
-        match (own, client.bind(address)) {
+        match (own, client.bind(Endpoint::tcp(address))) {
             (Ok(()), Ok(listener)) => assert_eq!(listener.local_addr().unwrap(), address),
             (
                 Err(std::io::ErrorKind::PermissionDenied),
@@ -508,6 +526,10 @@ fn low_port_is_bound_as_the_helpers_rights_allow() {
         return;
     }
     panic!("twenty ports, all of them taken");
+}
+
+fn tcp(address: &str) -> Endpoint {
+    Endpoint::tcp(address.parse().unwrap())
 }
 
 fn free_address() -> SocketAddr {

@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use devbox_helper::{Caller, Policy};
-use devbox_helper_client::{Client, Error, HelperError, HostsBlock, HostsEntry, HostsReport};
+use devbox_helper_client::{Client, Endpoint, Error, HelperError, HostsBlock, HostsEntry, HostsReport};
 
 const ORIGINAL: &[u8] = b"127.0.0.1 localhost\n";
 /// Debian's and most others' `nobody`; any user without rights of its own does.
@@ -94,7 +94,9 @@ fn listener_is_still_bound_with_the_helpers_rights() {
     let mut random = fastrand::Rng::with_seed(7);
     let bound = (0..20).find_map(|_| {
         client
-            .bind(([127, 77, random.u8(1..), 9], random.u16(1..1024)).into())
+            .bind(Endpoint::tcp(
+                ([127, 77, random.u8(1..), 9], random.u16(1..1024)).into(),
+            ))
             .ok()
     });
     assert!(bound.is_some(), "root's rights came back after the edit");

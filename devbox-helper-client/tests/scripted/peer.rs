@@ -31,8 +31,8 @@ pub(crate) fn obliging(version: u32) {
                 file: format!("/{asked}").into(),
                 removed: Vec::new(),
             }),
-            Request::Bind { address } => {
-                let listener = TcpListener::bind(address).unwrap();
+            Request::Bind { endpoint } => {
+                let listener = TcpListener::bind(endpoint.socket_addr()).unwrap();
                 sender.send_with_listener(&Reply::Bound, &listener).unwrap();
                 continue;
             }
