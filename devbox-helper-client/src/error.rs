@@ -35,7 +35,8 @@ pub enum Error {
         /// How, when that is known.
         status: Option<ExitStatus>,
     },
-    /// No answer came in time. The client cannot be used further: a late answer would be taken for the next one.
+    /// No reply came in time. Whether the request was carried out, or still will be, is unknown. The client remains usable:
+    /// a late reply is recognized by its id and dropped.
     #[error("the helper did not answer within {after:?}")]
     TimedOut {
         /// How long was waited.

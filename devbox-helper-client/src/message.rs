@@ -1,5 +1,5 @@
-//! What is asked of the helper and what it answers. Strings here are unchecked: the helper parses them into the types
-//! of the `hostsfile` crate and holds them against its policy before it does anything.
+//! What is asked of the helper and what it replies. Strings here are unchecked: the helper parses them into the types
+//! of the `hostsfile` crate and checks them against its policy before it does anything.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,19 +9,61 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Endpoint;
 
-/// The protocol's version. Both ends are the same program, so nothing older or newer is spoken.
-pub const VERSION: u32 = 1;
+/// The protocol's version. Both ends are normally the same program, so each speaks exactly one.
+pub const VERSION: u32 = 2;
+
+/// The first message in each direction. Its form is the same in every version, so that two programs of different versions
+/// can tell each other so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Handshake {
+    /// From the caller: which version it speaks.
+    Hello {
+        /// See [`VERSION`].
+        version: u32,
+    },
+    /// From the helper, once it runs in a session of its own, out of reach of the terminal's signals.
+    Welcome {
+        /// See [`VERSION`].
+        version: u32,
+        /// The helper's process.
+        pid: u32,
+    },
+    /// From the helper, which then exits.
+    Error(HelperError),
+}
+
+/// A request with the id that its response repeats.
+///
+/// The caller chooses the ids. The helper serves requests one at a time in the order of their arrival and only repeats their
+/// ids, so an id used twice confuses nobody but the caller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Call<R = Request> {
+    /// The id.
+    pub id: u64,
+    /// What is asked.
+    pub request: R,
+}
+
+/// The reply to one [`Call`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Response {
+    /// The call's id; `None` when the helper could not read one.
+    pub id: Option<u64>,
+    /// Whether a listener's descriptor was sent along with this response. A descriptor that no response announces is closed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub listener: bool,
+    /// The reply.
+    pub reply: Reply,
+}
 
 /// What a caller may ask.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Request {
-    /// The first message: which version the caller speaks.
-    Hello {
-        /// See [`VERSION`].
-        version: u32,
-    },
     /// Makes this the caller's one block in the hosts file, in place of the one before it.
     SetHosts {
         /// The whole block.
@@ -70,27 +112,20 @@ pub struct HostsEntry {
     pub names: Vec<String>,
 }
 
-/// What the helper answers.
+/// What the helper replies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reply {
-    /// To `Hello`, once the helper is on its own: in its own session, deaf to the terminal's signals.
-    Welcome {
-        /// See [`VERSION`].
-        version: u32,
-        /// The helper's process.
-        pid: u32,
-    },
     /// To `SetHosts`, `ClearHosts` and `EditHosts`.
     Hosts(HostsReport),
-    /// To `Bind`; the listener came with it.
+    /// To `Bind`; the listener is passed along.
     Bound,
     /// To `Sweep`.
     Swept(SweepReport),
     /// To `Release`.
     Released(ReleaseReport),
-    /// It was not done.
+    /// To a request that was not carried out.
     Error(HelperError),
 }
 

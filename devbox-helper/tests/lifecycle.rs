@@ -301,6 +301,46 @@ fn file_that_is_locked_is_told_and_undone_later() {
     assert!(is_restored(&file), "{}", text(&file));
 }
 
+/// A helper that is stopped until this is dropped.
+struct Stopped(rustix::process::Pid);
+
+impl Stopped {
+    fn new(helper: &Client) -> Self {
+        let pid = rustix::process::Pid::from_raw(helper.pid().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::STOP).unwrap();
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        rustix::process::kill_process(self.0, Signal::CONT).unwrap();
+    }
+}
+
+#[test]
+fn stopped_helper_is_given_up_and_serves_again_when_it_goes_on() {
+    let (_dir, file) = hosts();
+    let mut options = helper(&file);
+    options.reply_timeout = Duration::from_millis(200);
+    let mut client = Client::start_with(&options).unwrap();
+    let stopped = Stopped::new(&client);
+    let web = || block("devbox-a", &[("127.77.0.2", &["web"])]);
+    assert!(matches!(client.set_hosts(web()), Err(Error::TimedOut { .. })));
+    assert!(is_restored(&file));
+    drop(stopped);
+    // The first request is carried out now; its reply is not taken for that to another.
+    until("it answers again", SOON, || match client.sweep() {
+        Ok(report) => report.removed.is_empty(),
+        Err(Error::TimedOut { .. }) => false,
+        Err(other) => panic!("{other:?}"),
+    });
+    assert!(text(&file).contains("127.77.0.2 web"), "{}", text(&file));
+    assert!(!client.set_hosts(web()).unwrap().changed);
+    assert!(client.close().unwrap().success());
+    assert!(is_restored(&file), "{}", text(&file));
+}
+
 /// Another program in the middle of an edit.
 struct Lock {
     let_go: mpsc::Sender<()>,
