@@ -10,6 +10,7 @@ mod slots;
 mod upkeep;
 mod views;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
@@ -101,6 +102,52 @@ impl Allocator {
         let number = self.choose(key, now, |_| true)?;
         self.settle(key, number, now, Kind::Whole);
         Ok(self.pool.family().address(number))
+    }
+
+    /// Leases addresses to all of these keys at once. Given the allocator's state, the result depends only on the set of keys, not on
+    /// their order, whichever of them are new and however full the pool is.
+    ///
+    /// A key that holds an address keeps it; a lease is never moved. The others lease one after the other as [`lease`](Self::lease) does, in
+    /// a fixed order: by hash in that of (hash, key), so that an allocator which holds nothing ends up with exactly what
+    /// [`assign`](Self::assign) gives; lowest free, keys whose last address is still remembered come first, then those without one, each
+    /// group in the order of the keys. A key that a former batch displaced gets its first choice if that has become free.
+    ///
+    /// Where the pool has too few addresses, those at the end of that order get [`Error::PoolExhausted`] and the others are leased.
+    ///
+    /// ```
+    /// use ipalloc::{Allocator, Key, Pool, Timestamp};
+    ///
+    /// let mut allocator = Allocator::new(Pool::default());
+    /// let keys = [Key::new("dev/backend/orders")?, Key::new("dev/backend/payments")?];
+    /// let leased = allocator.lease_all(&keys, Timestamp::from_secs(1_700_000_000));
+    /// for (key, address) in leased {
+    ///     assert_eq!(allocator.get(&key), Some(address?));
+    /// }
+    /// # Ok::<(), ipalloc::Error>(())
+    /// ```
+    pub fn lease_all<'k>(
+        &mut self,
+        keys: impl IntoIterator<Item = &'k Key>,
+        now: Timestamp,
+    ) -> BTreeMap<Key, Result<IpAddr, Error>> {
+        let by_hash = self.pool.strategy() == Strategy::ByHash;
+        self.expire(now);
+        let mut ordered: Vec<(bool, u128, &Key)> = keys
+            .into_iter()
+            .map(|key| {
+                if by_hash {
+                    (false, self.pool.hash(key), key)
+                } else {
+                    (self.own_rest(key, now).is_none(), 0, key)
+                }
+            })
+            .collect();
+        ordered.sort_unstable();
+        ordered.dedup();
+        let leased = ordered
+            .into_iter()
+            .map(|(_, _, key)| (key.clone(), self.lease(key, now)));
+        leased.collect()
     }
 
     /// Leases an address that the caller finds usable: `usable` is asked for one address of the key after the other, up to

@@ -138,26 +138,18 @@ impl SessionState {
     /// Gives services their addresses. All of a batch are leased together, so that the outcome is a function of the
     /// set of names and not of their order.
     pub(super) fn lease(&mut self, services: BTreeSet<ServiceId>, now: Timestamp) {
-        let mut keys = Vec::with_capacity(services.len());
+        let mut keys = BTreeMap::new();
         for id in services {
             match self.key(&id, 0) {
-                Some(key) => keys.push((id, key)),
+                Some(key) => drop(keys.insert(key, id)),
                 None => self.degrade(&id, "its name is too long for an address to be chosen by it"),
             }
         }
-        let preferred = self
-            .addresses
-            .assign(keys.iter().map(|(_, key)| key))
-            .unwrap_or_default();
-        for (id, key) in keys {
-            // What the set gives it, unless a live lease stands there; then its next one.
-            let leased = self
-                .addresses
-                .lease_where(&key, now, |address| preferred.get(&key) == Some(&address))
-                .or_else(|_| self.addresses.lease(&key, now));
-            match (leased, self.entries.get_mut(&id)) {
+        let leased = self.addresses.lease_all(keys.keys(), now);
+        for (id, leased) in keys.values().zip(leased.into_values()) {
+            match (leased, self.entries.get_mut(id)) {
                 (Ok(address), Some(entry)) => entry.address = Some(address),
-                (Err(error), _) => self.degrade(&id, &format!("no address is left for it: {error}")),
+                (Err(error), _) => self.degrade(id, &format!("no address is left for it: {error}")),
                 (Ok(_), None) => {}
             }
         }
