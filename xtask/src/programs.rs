@@ -115,6 +115,16 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
         "what musl's resolver reads",
     ),
     wanted(
+        Probe::InPath("patch"),
+        "patch",
+        "patch(1) applies a hosts file's diff",
+    ),
+    wanted(
+        Probe::InPath("python3"),
+        "python3",
+        "a resolver of another language in a scope",
+    ),
+    wanted(
         Probe::InPath("setfattr"),
         "attr",
         "extended attributes of a hosts file are kept",

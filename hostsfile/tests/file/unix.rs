@@ -237,8 +237,7 @@ fn patch_accepts_the_diff() {
     let Ok(mut child) = child else {
         std::io::Write::write_all(
             &mut std::io::stderr(),
-            b"SKIPPED patch_accepts_the_diff: no patch(1)
-",
+            b"SKIP patch_accepts_the_diff: patch is not installed\n",
         )
         .unwrap();
         return;
