@@ -3,8 +3,6 @@
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
         mod unix;
-        #[cfg(test)]
-        pub(crate) use unix::halves;
         pub(crate) use unix::{Reader, Writer, inherited, spawn};
     } else if #[cfg(windows)] {
         mod windows;

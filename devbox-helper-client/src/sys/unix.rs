@@ -38,7 +38,7 @@ pub(crate) fn inherited() -> io::Result<(Writer, Reader)> {
     }
 }
 
-pub(crate) fn halves(stream: UnixStream) -> io::Result<(Writer, Reader)> {
+fn halves(stream: UnixStream) -> io::Result<(Writer, Reader)> {
     #[cfg(target_vendor = "apple")]
     rustix::net::sockopt::set_socket_nosigpipe(&stream, true)?;
     let reader = stream.try_clone()?;
@@ -142,3 +142,6 @@ fn close_on_exec(fd: &OwnedFd) -> io::Result<()> {
 fn close_on_exec(_: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -195,6 +195,7 @@ pub(crate) const RUNTIMES: &[&str] = &[
 
 /// What the privileged helper may name in its manifest. Nothing else runs as root.
 pub(crate) const HELPER_MAY_NAME: &[&str] = &[
+    "cfg-if",
     "devbox-helper-client",
     "hostsfile",
     "ipnet",
