@@ -1,4 +1,4 @@
-//! What the system says of another process.
+//! What the system tells about another process.
 
 #![cfg_attr(
     any(target_vendor = "apple", windows),
@@ -24,8 +24,8 @@ cfg_if::cfg_if! {
 /// What is known of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Started {
-    /// It lives, and started then, in a unit of the system's own, where that is told.
+    /// It is alive. Its start time is in a unit of the system's own, if the system tells.
     Lives(Option<u64>),
-    /// No such process lives.
+    /// No such process is alive.
     Never,
 }

@@ -10,7 +10,7 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command};
@@ -271,6 +271,8 @@ fn frames_without_a_usable_id_are_answered_without_one() {
 #[cfg(target_os = "linux")]
 #[test]
 fn descriptors_that_come_with_requests_are_closed() {
+    use std::os::fd::AsFd;
+
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
     let (_dir, file) = hosts();

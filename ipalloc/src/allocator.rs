@@ -80,8 +80,8 @@ impl Allocator {
         &self.pool
     }
 
-    /// Leases an address to a key. A key that holds one keeps it: the call may be repeated. (Where its endpoints
-    /// [share](crate::PoolBuilder::share_by_port) the address with others, its lease stays that of its endpoints.)
+    /// Leases an address to a key. A key that holds one keeps it, so the call may be repeated. (If its endpoints
+    /// [share](crate::PoolBuilder::share_by_port) the address with other keys, the lease remains that of its endpoints.)
     ///
     /// By hash, the key gets its pin, or its locked address, or the first address from its [first choice](Pool::first_choice) upwards
     /// (going round at the end of the pool) that is not held, at rest, reserved or fixed for another key. Lowest free, it
@@ -150,11 +150,11 @@ impl Allocator {
         leased.collect()
     }
 
-    /// Leases an address that the caller finds usable: `usable` is asked for one address of the key after the other, up to
-    /// [`Allocator::MAX_OFFERS`], first for the one that the key holds.
+    /// Leases an address that the caller finds usable: `usable` is asked about one candidate after the other, up to
+    /// [`Allocator::MAX_OFFERS`], beginning with the address that the key holds.
     ///
-    /// Where the key holds an address that is not usable, that address comes to rest and the key gets another. It is the only call that
-    /// takes a live lease elsewhere, and only when its own holder has no use for it.
+    /// If the key holds an address that is not usable, that address is put to rest and the key gets another. This is the only call
+    /// that moves a live lease, and only because its own holder cannot use the address.
     ///
     /// # Errors
     /// [`Error::NoneUsable`], and then a live lease stays as it is; [`Error::PoolExhausted`]
@@ -247,8 +247,8 @@ impl Allocator {
         Ok(None)
     }
 
-    /// Ends the lease of a key with all its endpoints, and puts the address to rest unless other keys stand there. Tells the address if nobody holds
-    /// it any more; a key without a lease is nothing to do.
+    /// Ends the lease of a key with all its endpoints, and puts the address to rest unless other keys share it. Returns the address if
+    /// nobody holds it any more. Does nothing for a key without a lease.
     pub fn release(&mut self, key: &Key, now: Timestamp) -> Option<IpAddr> {
         let slot = self.live_slot(key)?;
         let number = self.slots.entry(slot).number();
@@ -318,7 +318,7 @@ impl Allocator {
         Ok(())
     }
 
-    /// Fixes the address of a key: it gets this one, and nobody else does, whether it is leased or not.
+    /// Pins a key to an address: the key gets it and nobody else does, whether it is leased or not.
     ///
     /// # Errors
     /// As [`lease_at`](Self::lease_at).
@@ -332,7 +332,7 @@ impl Allocator {
         Ok(())
     }
 
-    /// Takes a pin away. A live lease stays where it is. Tells the address that was pinned.
+    /// Removes a pin and returns its address. A live lease stays where it is.
     pub fn unpin(&mut self, key: &Key) -> Option<IpAddr> {
         let number = self.fixed.unpin(key)?;
         self.mark(number);
@@ -359,7 +359,7 @@ impl Allocator {
         Ok(())
     }
 
-    /// Keeps addresses from being given from now on, beside those that the pool reserves. A live lease among them stays.
+    /// Keeps addresses from being leased from now on, in addition to those that the pool reserves. A live lease among them stays.
     ///
     /// # Errors
     /// [`Error::AddressTaken`] where a pin or the lock file gives one of them to a key.
@@ -382,7 +382,7 @@ impl Allocator {
         Ok(())
     }
 
-    /// Takes back a reservation that was made with [`reserve`](Self::reserve). Tells whether there was one of exactly this range.
+    /// Removes a reservation made with [`reserve`](Self::reserve). Returns whether there was one of exactly this range.
     pub fn unreserve(&mut self, range: impl Into<AddressRange>) -> bool {
         let range = range.into();
         let found = self.reservations.remove(&range);
@@ -404,7 +404,7 @@ impl Allocator {
         found
     }
 
-    /// Forgets what has rested long enough, so that it is free again. Every call that gives an address does so first.
+    /// Frees the addresses that have rested long enough. Every call that leases an address does so first.
     ///
     /// Lowest free, the last 65,536 released addresses are remembered beyond that, so that they are given again in the order in
     /// which they were released.
@@ -422,7 +422,7 @@ impl Allocator {
         }
     }
 
-    /// Makes room for so many more leases, which saves growing step by step.
+    /// Reserves memory for this many more leases.
     pub fn reserve_room(&mut self, more: usize) {
         self.slots.reserve(more);
     }

@@ -141,7 +141,7 @@ fn a_system_without_a_hosts_file_gets_a_clear_error() {
     };
     let run = arranged(&user, "mount -t tmpfs t /etc", GETENT);
     assert_eq!(run.status.code(), Some(125));
-    assert!(text(&run.stderr).contains("/etc/hosts is not there"), "{run:?}");
+    assert!(text(&run.stderr).contains("/etc/hosts does not exist"), "{run:?}");
 }
 
 #[test]

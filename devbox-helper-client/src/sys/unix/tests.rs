@@ -1,5 +1,4 @@
 //! A channel whose two ends are in one process, so that what arrives in one read is decided by the test.
-#![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
