@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderValue, Request, Response};
 use url::Url;
 
 use crate::server::is_session;
-use crate::{Link, Token, driver, http, sys};
+use crate::{Link, Token, WebSocketCarrier, carrier, http, sys};
 
 /// The WebSocket subprotocol of this tunnel, and its version.
 pub const SUBPROTOCOL: &str = "devbox-tunnel.1";
@@ -278,9 +278,12 @@ impl Gateway {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let config = Some(driver::web_socket_config());
+        let config = Some(carrier::web_socket_config());
         match client_async_with_config(self.request, stream, config).await {
-            Ok((socket, _)) => Ok(driver::spawn(socket, tunnel_proto::Role::Client)),
+            Ok((socket, _)) => Ok(Link::over(
+                WebSocketCarrier::new(socket),
+                tunnel_proto::Role::Client,
+            )),
             Err(tungstenite::Error::Http(response)) => Err(refused(&response)),
             Err(tungstenite::Error::Io(source)) => Err(ConnectError::Unreachable {
                 address: self.address,

@@ -8,7 +8,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol;
 
 use crate::http::{self, Request};
-use crate::{Link, Token, driver, sys};
+use crate::{Link, Token, WebSocketCarrier, carrier, sys};
 
 /// How long a client may take for its request.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -191,7 +191,7 @@ where
         return Err(ServerError::Rejected { status, message });
     }
     http::switch_protocols(&mut stream, key).await?;
-    let config = Some(driver::web_socket_config());
+    let config = Some(carrier::web_socket_config());
     let socket =
         WebSocketStream::from_partially_read(stream, request.rest.clone(), protocol::Role::Server, config)
             .await;
@@ -200,7 +200,10 @@ where
         environment: offer.environment,
         generation,
     };
-    Ok((driver::spawn(socket, tunnel_proto::Role::Server), admitted))
+    Ok((
+        Link::over(WebSocketCarrier::new(socket), tunnel_proto::Role::Server),
+        admitted,
+    ))
 }
 
 /// Prepares the socket under a link as its other end does: small writes at once, a dead peer noticed, and little
