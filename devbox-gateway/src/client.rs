@@ -96,7 +96,11 @@ fn take(
     };
     let span = debug_span!("stream", %target, %address);
     let carry = async move {
-        match dial(&address, dial_timeout).await {
+        let dialled = tokio::select! {
+            dialled = dial(&address, dial_timeout) => dialled,
+            () = incoming.abandoned() => return debug!("given up by the client before it was connected"),
+        };
+        match dialled {
             Ok(connection) => {
                 let report = splice(connection, Box::new(incoming.accept())).await;
                 // Seen from here the target is the local side, and what it sent goes to the client.

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::future::BoxFuture;
 use ipalloc::{Allocator, Timestamp};
 use service_catalog::{Label, ServiceId, SourceError, Update};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tunnel_bridge::listener::{ConnectionEvent, Listener, ListenerOptions};
+use tunnel_bridge::listener::{Listener, ListenerOptions};
 use tunnel_bridge::{Dialer, Target};
 
 use crate::hold::{CurrentDialer, HoldingDialer};
@@ -26,8 +26,6 @@ use crate::step::{Settings, Step, StopReason};
 
 /// Events kept for a listener that does not keep up; the oldest are dropped for it, the session never waits.
 const EVENT_BACKLOG: usize = 1024;
-/// Connection events under way to the state machine. A connection never waits: counts are lost first.
-const CONNECTION_BACKLOG: usize = 4096;
 /// Commands under way; who sends one waits when it is full.
 const COMMAND_BACKLOG: usize = 16;
 /// For how long a new connection is held while there is no link.
@@ -47,7 +45,8 @@ pub struct Session {
     current: watch::Sender<CurrentDialer>,
     listeners: HashMap<SocketAddr, Listener>,
     draining: JoinSet<()>,
-    connections: (mpsc::Sender<ConnectionEvent>, mpsc::Receiver<ConnectionEvent>),
+    /// Notified by the listeners when their counts change.
+    connections: Arc<Notify>,
     commands: mpsc::Receiver<Command>,
     events: broadcast::Sender<Event>,
     reports: watch::Sender<Option<StatusReport>>,
@@ -90,7 +89,7 @@ impl Session {
             current,
             listeners: HashMap::new(),
             draining: JoinSet::new(),
-            connections: mpsc::channel(CONNECTION_BACKLOG),
+            connections: Arc::new(Notify::new()),
             commands,
             events: events.clone(),
             reports,
@@ -158,12 +157,7 @@ impl Session {
                     self.state.handle_link_lost(reason, now());
                 }
             },
-            Some(event) = self.connections.1.recv() => {
-                self.state.handle_connection(&event);
-                while let Ok(event) = self.connections.1.try_recv() {
-                    self.state.handle_connection(&event);
-                }
-            }
+            () = self.connections.notified() => self.read_counts(),
             Some(_) = self.draining.join_next() => {}
             () = self.host.lost() => self.state.handle_helper_lost(),
             () = until(timer) => {}
@@ -268,14 +262,13 @@ impl Session {
         target: Target,
         at: SocketAddr,
     ) -> Result<(), BindFault> {
-        let (dialer, events) = (Arc::clone(&self.dialer), self.connections.0.clone());
-        let listener =
-            Listener::spawn(socket, target, dialer, ListenerOptions::default(), events).map_err(|error| {
-                BindFault::Other {
-                    address: at,
-                    message: with_causes(&error),
-                }
-            })?;
+        let (dialer, changed) = (Arc::clone(&self.dialer), Arc::clone(&self.connections));
+        let listener = Listener::spawn(socket, target, dialer, ListenerOptions::default(), changed).map_err(
+            |error| BindFault::Other {
+                address: at,
+                message: with_causes(&error),
+            },
+        )?;
         tracing::debug!(%service, addr = %at, "listening");
         self.listeners.insert(at, listener);
         Ok(())
@@ -297,7 +290,14 @@ impl Session {
         }
     }
 
+    fn read_counts(&mut self) {
+        for (at, listener) in &self.listeners {
+            self.state.handle_counts(at, listener.counts());
+        }
+    }
+
     fn handle_command(&mut self, command: Command) {
+        self.read_counts();
         match command {
             // Who asked may have gone meanwhile; then nobody misses the answer.
             Command::Status(reply) => drop(reply.send(self.state.report())),

@@ -17,8 +17,7 @@ use std::time::{Duration, Instant};
 use devbox_helper_client::{HelperError, HostsEntry, HostsReport};
 use ipalloc::{Allocator, Timestamp};
 use service_catalog::{Health, Label, Protocol, ServiceId, Update};
-use tunnel_bridge::End;
-use tunnel_bridge::listener::ConnectionEvent;
+use tunnel_bridge::listener::ConnectionCounts;
 
 use crate::host::BindFault;
 use crate::provider::ConnectFailure;
@@ -118,16 +117,7 @@ struct PortEntry {
     state: PortState,
     /// The fault that was told last.
     told: Option<String>,
-    counts: Counts,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    connections: u64,
-    active: u64,
-    sent_bytes: u64,
-    received_bytes: u64,
-    last_failure: Option<String>,
+    counts: ConnectionCounts,
 }
 
 impl SessionState {
@@ -468,40 +458,17 @@ impl SessionState {
         self.stop(StopReason::HelperLost { hosts_file });
     }
 
-    /// A connection began or ended.
-    pub fn handle_connection(&mut self, event: &ConnectionEvent) {
-        let listener = match event {
-            ConnectionEvent::Opened { listener, .. } | ConnectionEvent::Closed { listener, .. } => listener,
-            _ => return,
-        };
+    /// The counts of a listener, as they stand.
+    pub fn handle_counts(&mut self, listener: &SocketAddr, counts: ConnectionCounts) {
         let Some((service, port)) = self.listeners.get(listener) else {
             return;
         };
-        let Some(port) = self
+        if let Some(port) = self
             .entries
             .get_mut(service)
             .and_then(|entry| entry.ports.get_mut(&(*port, Protocol::Tcp)))
-        else {
-            return;
-        };
-        let counts = &mut port.counts;
-        match event {
-            ConnectionEvent::Opened { .. } => {
-                counts.connections += 1;
-                counts.active += 1;
-            }
-            ConnectionEvent::Closed {
-                sent, received, end, ..
-            } => {
-                counts.active = counts.active.saturating_sub(1);
-                counts.sent_bytes += sent;
-                counts.received_bytes += received;
-                counts.last_failure = match end {
-                    End::Finished => None,
-                    failure => Some(failure.to_string()),
-                };
-            }
-            _ => {}
+        {
+            port.counts = counts;
         }
     }
 
@@ -564,7 +531,7 @@ impl PortEntry {
             target: None,
             state,
             told: None,
-            counts: Counts::default(),
+            counts: ConnectionCounts::default(),
         }
     }
 }

@@ -6,11 +6,11 @@
 use std::io::{Read, Result, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc as events;
+use tokio::sync::Notify;
 use tunnel_bridge::client::{ConnectOptions, connect};
 use tunnel_bridge::listener::{Listener, ListenerOptions, bind};
 use tunnel_bridge::{Target, Token, direct, server, splice};
@@ -104,7 +104,12 @@ fn road(target: SocketAddr) -> Result<SocketAddr> {
             .map_err(std::io::Error::other)?;
         while let Some(incoming) = link.accept().await {
             tokio::spawn(async move {
-                match direct::connect(incoming.target().as_str().to_owned(), direct::DIAL_TIMEOUT).await {
+                let address = incoming.target().as_str().to_owned();
+                let dialled = tokio::select! {
+                    dialled = direct::connect(address, direct::DIAL_TIMEOUT) => dialled,
+                    () = incoming.abandoned() => return,
+                };
+                match dialled {
                     Ok(stream) => drop(splice(stream, Box::new(incoming.accept())).await),
                     Err(refusal) => incoming.refuse(refusal),
                 }
@@ -121,13 +126,13 @@ fn road(target: SocketAddr) -> Result<SocketAddr> {
             .await
             .map_err(std::io::Error::other)?;
         let target = Target::new(&target.to_string()).map_err(std::io::Error::other)?;
-        let (told, _ignored) = events::channel(1);
+        let changed = Arc::new(Notify::new());
         let listener = Listener::spawn(
             bind(ANY)?,
             target,
             link.dialer(),
             ListenerOptions::default(),
-            told,
+            changed,
         )
         .map_err(std::io::Error::other)?;
         address_out

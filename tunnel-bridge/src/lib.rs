@@ -22,6 +22,7 @@ mod http;
 mod link;
 pub mod listener;
 mod mux;
+mod program;
 #[cfg(feature = "websocket")]
 pub mod server;
 mod splice;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -231,6 +232,19 @@ impl Incoming {
     #[must_use]
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Resolves when the other end no longer wants the stream: its program gave up, or the link is gone. Whoever
+    /// connects a target should stop then.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn abandoned(&self) {
+        std::future::poll_fn(|cx| match &self.stream {
+            Some(stream) => stream.poll_reset(cx),
+            None => Poll::Ready(()),
+        })
+        .await;
     }
 
     /// Says that the target is connected and gives the stream out. Bytes that were sent behind the request are in it.

@@ -147,6 +147,15 @@ impl MuxStream {
         self.read_finished && self.write_finished
     }
 
+    /// Resolves when the stream has ended early. Shares the waker of whoever writes.
+    pub(crate) fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.flow.writer.register(cx.waker());
+        match self.flow.broken.get() {
+            Some(_) => Poll::Ready(()),
+            None => Poll::Pending,
+        }
+    }
+
     fn hand_over(&mut self, bytes: Bytes) {
         if bytes.is_empty() {
             return;

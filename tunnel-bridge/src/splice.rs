@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -12,7 +13,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use crate::{ByteStream, Refusal, buffer, is_link_lost, refusal_of, sys};
+use crate::{ByteStream, Refusal, buffer, is_link_lost, program, refusal_of, sys};
 
 /// How many bytes one direction carries before the task gives way to the others on its thread.
 const TURN_BYTES: usize = 1024 * 1024;
@@ -79,14 +80,30 @@ pub struct SpliceReport {
 /// alone (half-close). When a side fails, the other one is reset: an RST on the TCP side (`SO_LINGER` 0), a drop on
 /// the stream's side. Nagle's delay is switched off on `local`. While nothing moves, no buffer is held.
 ///
+/// While the stream is not connected yet (see [`ByteStream::is_connected`]), a program on the local side that closes
+/// its connection or resets it ends the splice; one that only half-closes does not. Closing is noticed on Linux only,
+/// where the system tells it from a half-close.
+///
 /// # Cancel safety
 /// Dropping it resets both sides.
 pub async fn splice(local: TcpStream, remote: Box<dyn ByteStream>) -> SpliceReport {
-    splice_until(local, remote, std::future::pending()).await
+    splice_until(local, remote, std::future::pending(), &Traffic::default()).await
 }
 
-/// [`splice`], given up when `abort` resolves.
-pub(crate) async fn splice_until<F>(local: TcpStream, remote: Box<dyn ByteStream>, abort: F) -> SpliceReport
+/// Bytes carried, counted while they move.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) sent: AtomicU64,
+    pub(crate) received: AtomicU64,
+}
+
+/// [`splice`], given up when `abort` resolves. What is carried is added to `traffic`.
+pub(crate) async fn splice_until<F>(
+    local: TcpStream,
+    remote: Box<dyn ByteStream>,
+    abort: F,
+    traffic: &Traffic,
+) -> SpliceReport
 where
     F: Future<Output = ()>,
 {
@@ -101,18 +118,22 @@ where
         let stream = &local.stream;
         let mut abort = pin!(abort);
         let mut failed = pin!(stream.ready(Interest::ERROR));
+        let mut closed = pin!(program::closed(stream));
+        let mut counted = (0, 0);
         poll_fn(|cx| {
             if abort.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Reset { by: Side::Neither });
             }
             // Down first: an answer, or a refusal, should not wait behind more of the request.
-            let down_done = match down.poll(cx, stream, &mut *remote) {
-                Poll::Ready(Err(end)) => return Poll::Ready(end),
-                done => done.is_ready(),
+            let down_polled = down.poll(cx, stream, &mut *remote);
+            let up_polled = match &down_polled {
+                Poll::Ready(Err(_)) => Poll::Pending,
+                _ => up.poll(cx, stream, &mut *remote),
             };
-            let up_done = match up.poll(cx, stream, &mut *remote) {
-                Poll::Ready(Err(end)) => return Poll::Ready(end),
-                done => done.is_ready(),
+            traffic.add(&mut counted, up.carried, down.carried);
+            let (down_done, up_done) = match (down_polled, up_polled) {
+                (Poll::Ready(Err(end)), _) | (_, Poll::Ready(Err(end))) => return Poll::Ready(end),
+                (down, up) => (down.is_ready(), up.is_ready()),
             };
             if down_done && up_done {
                 return Poll::Ready(End::Finished);
@@ -120,6 +141,10 @@ where
             // Its end has been read, so only this shows a reset that comes later.
             if down_done && let Poll::Ready(error) = remote.poll_broken(cx) {
                 return Poll::Ready(remote_end(&error));
+            }
+            // A program that no longer waits for its answer: the far side should stop looking for one.
+            if !remote.is_connected() && closed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Reset { by: Side::Local });
             }
             // While its reads rest (that direction ended, or the far side takes nothing), only this shows a reset.
             if failed.as_mut().poll(cx).is_ready() {
@@ -134,6 +159,16 @@ where
         sent: up.carried,
         received: down.carried,
         end,
+    }
+}
+
+impl Traffic {
+    fn add(&self, counted: &mut (u64, u64), sent: u64, received: u64) {
+        if *counted != (sent, received) {
+            self.sent.fetch_add(sent - counted.0, Ordering::Relaxed);
+            self.received.fetch_add(received - counted.1, Ordering::Relaxed);
+            *counted = (sent, received);
+        }
     }
 }
 

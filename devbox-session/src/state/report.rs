@@ -77,7 +77,7 @@ impl PortEntry {
             active: self.counts.active,
             sent_bytes: self.counts.sent_bytes,
             received_bytes: self.counts.received_bytes,
-            last_failure: self.counts.last_failure.clone(),
+            last_failure: self.counts.last_failure.as_ref().map(ToString::to_string),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! From a local port to a target: the ends of connections as programs see them.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tunnel_bridge::listener::{ConnectionEvent, Listener, ListenerOptions, bind};
+use tokio::sync::{Notify, mpsc};
+use tunnel_bridge::listener::{Listener, ListenerOptions, bind};
 use tunnel_bridge::{End, RefusalKind, Side};
 
 use crate::support::{
@@ -28,35 +29,28 @@ over_each_carrier! {
     fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure,
 }
 
-async fn closed(events: &mut mpsc::Receiver<ConnectionEvent>) -> (u64, u64, End) {
-    loop {
-        match soon("an event", events.recv()).await {
-            Some(ConnectionEvent::Closed {
-                sent, received, end, ..
-            }) => return (sent, received, end),
-            Some(_) => {}
-            None => panic!("no more events"),
-        }
-    }
-}
-
 async fn a_request_and_its_answer_go_through_and_are_counted(over: Over) {
     let echo = echo_service().await;
-    let mut road = road(over, echo).await;
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
-    let peer = program.local_addr().unwrap();
+    let road = road(over, echo).await;
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     request(&mut program, b"ping").await;
     let mut answer = [0; 4];
     soon("the answer", program.read_exact(&mut answer)).await.unwrap();
     assert_eq!(&answer, b"ping");
-    let listener = road.listener.local_addr();
+    // Bytes are counted while the connection is open.
+    let open = road.listening.counts.read();
     assert_eq!(
-        road.events.recv().await,
-        Some(ConnectionEvent::Opened { listener, peer })
+        (
+            open.connections,
+            open.active,
+            open.sent_bytes,
+            open.received_bytes
+        ),
+        (1, 1, 4, 4)
     );
     program.shutdown().await.unwrap();
     assert!(soon("the end", read_all(&mut program)).await.unwrap().is_empty());
-    assert_eq!(closed(&mut road.events).await, (4, 4, End::Finished));
+    assert_eq!(road.listening.closed(1).await, (4, 4, None));
 }
 
 async fn a_megabyte_comes_back_after_the_request_was_half_closed(over: Over) {
@@ -71,19 +65,19 @@ async fn a_megabyte_comes_back_after_the_request_was_half_closed(over: Over) {
         }
     })
     .await;
-    let mut road = road(over, to).await;
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let road = road(over, to).await;
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     request(&mut program, b"all of it, please").await;
     program.shutdown().await.unwrap();
     assert!(soon("the answer", read_all(&mut program)).await.unwrap() == wanted);
-    assert_eq!(closed(&mut road.events).await, (17, 1024 * 1024, End::Finished));
+    assert_eq!(road.listening.closed(1).await, (17, 1024 * 1024, None));
 }
 
 async fn a_refused_target_resets_the_program_within_a_second(over: Over) {
     let (_refuses, port) = refusing_port();
-    let mut road = road(over, port).await;
+    let road = road(over, port).await;
     let since = Instant::now();
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     let error = soon("the reset", program.read_u8()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert!(
@@ -91,8 +85,8 @@ async fn a_refused_target_resets_the_program_within_a_second(over: Over) {
         "took {:?}",
         since.elapsed()
     );
-    match closed(&mut road.events).await {
-        (0, 0, End::Refused(refusal)) => assert_eq!(refusal.kind, RefusalKind::Refused),
+    match road.listening.closed(1).await {
+        (0, 0, Some(End::Refused(refusal))) => assert_eq!(refusal.kind, RefusalKind::Refused),
         other => panic!("{other:?}"),
     }
 }
@@ -105,15 +99,18 @@ async fn a_reset_by_the_target_is_a_reset_for_the_program(over: Over) {
         stream.set_zero_linger().unwrap();
     })
     .await;
-    let mut road = road(over, to).await;
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let road = road(over, to).await;
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     request(&mut program, b"hello").await;
     let mut bytes = Vec::new();
     let error = soon("the reset", program.read_to_end(&mut bytes))
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    assert_eq!(closed(&mut road.events).await.2, End::Reset { by: Side::Remote });
+    assert_eq!(
+        road.listening.closed(1).await.2,
+        Some(End::Reset { by: Side::Remote })
+    );
 }
 
 async fn a_reset_by_the_program_is_a_reset_for_the_target(over: Over) {
@@ -127,17 +124,22 @@ async fn a_reset_by_the_program_is_a_reset_for_the_target(over: Over) {
         }
     })
     .await;
-    let mut road = road(over, to).await;
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let road = road(over, to).await;
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     request(&mut program, b"hello").await;
-    soon("opened", road.events.recv()).await.unwrap();
+    road.listening
+        .until("the connection", |counts| counts.active == 1)
+        .await;
     program.set_zero_linger().unwrap();
     drop(program);
     assert_eq!(
         soon("the reset", seen.recv()).await,
         Some(Err(ErrorKind::ConnectionReset))
     );
-    assert_eq!(closed(&mut road.events).await.2, End::Reset { by: Side::Local });
+    assert_eq!(
+        road.listening.closed(1).await.2,
+        Some(End::Reset { by: Side::Local })
+    );
 }
 
 /// The program has half-closed, so that nobody reads from it any more, and is reset then.
@@ -154,14 +156,17 @@ async fn a_reset_after_half_close_is_noticed_as_well(over: Over) {
         }
     })
     .await;
-    let mut road = road(over, to).await;
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let road = road(over, to).await;
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     program.shutdown().await.unwrap();
     soon("the half-close", seen.recv()).await.unwrap();
     program.set_zero_linger().unwrap();
     drop(program);
     soon("the reset", seen.recv()).await.unwrap();
-    assert_eq!(closed(&mut road.events).await.2, End::Reset { by: Side::Local });
+    assert_eq!(
+        road.listening.closed(1).await.2,
+        Some(End::Reset { by: Side::Local })
+    );
 }
 
 async fn a_lost_link_resets_programs_in_the_middle_of_a_download(over: Over) {
@@ -172,8 +177,8 @@ async fn a_lost_link_resets_programs_in_the_middle_of_a_download(over: Over) {
     .await;
     let (near, far, relay) = pair_to_cut(over).await;
     serve(far);
-    let (listener, mut events) = listen(&near, to);
-    let mut program = TcpStream::connect(listener.local_addr()).await.unwrap();
+    let listening = listen(&near, to);
+    let mut program = TcpStream::connect(listening.address()).await.unwrap();
     let mut some = vec![0; 1024 * 1024];
     soon("the first megabyte", program.read_exact(&mut some))
         .await
@@ -184,18 +189,18 @@ async fn a_lost_link_resets_programs_in_the_middle_of_a_download(over: Over) {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    assert_eq!(closed(&mut events).await.2, End::LinkLost);
+    assert_eq!(listening.closed(1).await.2, Some(End::LinkLost));
     // While there is no link, programs are reset as well; the port stays.
-    let mut program = TcpStream::connect(listener.local_addr()).await.unwrap();
+    let mut program = TcpStream::connect(listening.address()).await.unwrap();
     let error = soon("the reset", program.read_u8()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    assert_eq!(closed(&mut events).await.2, End::LinkLost);
+    assert_eq!(listening.closed(2).await.2, Some(End::LinkLost));
 }
 
 async fn two_hundred_programs_at_once_have_their_own_bytes_back(over: Over) {
     let echo = echo_service().await;
     let road = road(over, echo).await;
-    let address = road.listener.local_addr();
+    let address = road.listening.address();
     let mut all = tokio::task::JoinSet::new();
     for number in 0..200u64 {
         all.spawn(async move {
@@ -225,7 +230,7 @@ async fn two_hundred_programs_at_once_have_their_own_bytes_back(over: Over) {
 async fn sixteen_kibibytes_go_and_come_without_nagles_delay(over: Over) {
     let echo = echo_service().await;
     let road = road(over, echo).await;
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     program.set_nodelay(true).unwrap();
     let mut buffer = vec![7; 16 * 1024];
     let mut fastest = Duration::MAX;
@@ -240,15 +245,15 @@ async fn sixteen_kibibytes_go_and_come_without_nagles_delay(over: Over) {
 
 async fn closing_lets_connections_finish_and_resets_the_rest_at_the_deadline(over: Over) {
     let echo = echo_service().await;
-    let mut road = road(over, echo).await;
-    let address = road.listener.local_addr();
+    let road = road(over, echo).await;
+    let address = road.listening.address();
     let mut finishing = TcpStream::connect(address).await.unwrap();
     let mut staying = TcpStream::connect(address).await.unwrap();
     for program in [&mut finishing, &mut staying] {
         request(program, b"x").await;
         soon("the echo", program.read_u8()).await.unwrap();
     }
-    let closing = tokio::spawn(road.listener.close(Duration::from_millis(300)));
+    let closing = tokio::spawn(road.listening.listener.close(Duration::from_millis(300)));
     // The port is closed at once: a new program is refused, or reset if it came before the close.
     soon("the port's end", async {
         loop {
@@ -272,9 +277,9 @@ async fn closing_lets_connections_finish_and_resets_the_rest_at_the_deadline(ove
     let error = soon("the reset", staying.read_u8()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     soon("closing", closing).await.unwrap();
-    let mut ends = vec![closed(&mut road.events).await.2, closed(&mut road.events).await.2];
-    ends.retain(|end| *end != End::Finished);
-    assert_eq!(ends.last(), Some(&End::Reset { by: Side::Neither }));
+    let counts = road.listening.counts.read();
+    assert_eq!((counts.connections, counts.active), (2, 0));
+    assert_eq!(counts.last_failure, Some(End::Reset { by: Side::Neither }));
     assert!(!road.near.is_closed());
 }
 
@@ -282,7 +287,7 @@ async fn fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure(over
     let echo = echo_service().await;
     let (near, far) = pair(over).await;
     serve(far);
-    let (events, _ignored) = mpsc::channel(1);
+    let changed = Arc::new(Notify::new());
     let mut addresses = vec![any_port_aside(); 50];
     for round in 0..20 {
         let mut listeners = Vec::new();
@@ -291,7 +296,7 @@ async fn fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure(over
             *address = socket.local_addr().unwrap();
             let options = ListenerOptions::default();
             let listener =
-                Listener::spawn(socket, target(echo), dialer(&near), options, events.clone()).unwrap();
+                Listener::spawn(socket, target(echo), dialer(&near), options, Arc::clone(&changed)).unwrap();
             listeners.push(listener);
         }
         // Some live connections, left in different states.

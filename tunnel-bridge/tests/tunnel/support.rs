@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tunnel_bridge::client::{self, ConnectError, ConnectOptions};
 use tunnel_bridge::direct;
-use tunnel_bridge::listener::{ConnectionEvent, Listener, ListenerOptions, bind};
+use tunnel_bridge::listener::{ConnectionCounts, Listener, ListenerCounts, ListenerOptions, bind};
 use tunnel_bridge::server::{self, Offer, Rejection};
-use tunnel_bridge::{Link, Refusal, RefusalKind, Role, StreamCarrier, Target, Token, prepare_socket, splice};
+use tunnel_bridge::{
+    End, Link, Refusal, RefusalKind, Role, StreamCarrier, Target, Token, prepare_socket, splice,
+};
 
 pub(crate) const TOKEN: &str = "s3cret-of-the-tests";
 
@@ -140,7 +142,12 @@ pub(crate) fn serve(far: Link) -> JoinHandle<()> {
     tokio::spawn(async move {
         while let Some(incoming) = far.accept().await {
             tokio::spawn(async move {
-                match direct::connect(incoming.target().as_str().to_owned(), Duration::from_secs(5)).await {
+                let address = incoming.target().as_str().to_owned();
+                let dialled = tokio::select! {
+                    dialled = direct::connect(address, Duration::from_secs(5)) => dialled,
+                    () = incoming.abandoned() => return,
+                };
+                match dialled {
                     Ok(stream) => {
                         splice(stream, Box::new(incoming.accept())).await;
                     }
@@ -203,37 +210,78 @@ pub(crate) async fn echo_service() -> SocketAddr {
     .await
 }
 
+/// A listener, and what tells that its counts have changed.
+pub(crate) struct Listening {
+    pub(crate) listener: Listener,
+    pub(crate) counts: Arc<ListenerCounts>,
+    pub(crate) changed: Arc<Notify>,
+}
+
 /// A listener whose connections run over a link to `to`.
-pub(crate) fn listen(link: &Link, to: SocketAddr) -> (Listener, mpsc::Receiver<ConnectionEvent>) {
-    let (events, receiver) = mpsc::channel(1024);
-    let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+pub(crate) fn listen(link: &Link, to: impl std::fmt::Display) -> Listening {
+    let changed = Arc::new(Notify::new());
     let listener = Listener::spawn(
-        socket,
+        bind("127.0.0.1:0".parse().unwrap()).unwrap(),
         target(to),
         link.dialer(),
         ListenerOptions::default(),
-        events,
+        Arc::clone(&changed),
     )
     .unwrap();
-    (listener, receiver)
+    let counts = listener.shared_counts();
+    Listening {
+        listener,
+        counts,
+        changed,
+    }
+}
+
+impl Listening {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener.local_addr()
+    }
+
+    /// Waits until the counts are as wanted, hearing of changes only.
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&ConnectionCounts) -> bool,
+    ) -> ConnectionCounts {
+        soon(what, async {
+            loop {
+                let counts = self.counts.read();
+                assert!(counts.active <= counts.connections, "{counts:?}");
+                if wanted(&counts) {
+                    return counts;
+                }
+                self.changed.notified().await;
+            }
+        })
+        .await
+    }
+
+    /// Waits for the end of `connections` connections, with none left; what they carried, and how the last one failed.
+    pub(crate) async fn closed(&self, connections: u64) -> (u64, u64, Option<End>) {
+        let counts = self
+            .until("the connections' end", |counts| {
+                (counts.connections, counts.active) == (connections, 0)
+            })
+            .await;
+        (counts.sent_bytes, counts.received_bytes, counts.last_failure)
+    }
 }
 
 /// The whole road: program, listener, link, far end, target.
 pub(crate) struct Road {
     pub(crate) near: Link,
-    pub(crate) listener: Listener,
-    pub(crate) events: mpsc::Receiver<ConnectionEvent>,
+    pub(crate) listening: Listening,
 }
 
 pub(crate) async fn road(over: Over, to: SocketAddr) -> Road {
     let (near, far) = pair(over).await;
     serve(far);
-    let (listener, events) = listen(&near, to);
-    Road {
-        near,
-        listener,
-        events,
-    }
+    let listening = listen(&near, to);
+    Road { near, listening }
 }
 
 pub(crate) async fn connect_error(options: &ConnectOptions) -> ConnectError {
