@@ -321,11 +321,12 @@ impl Connection {
     /// [`Error::NotOpen`] when it is over already.
     pub fn reset(&mut self, id: StreamId, reason: ResetReason) -> Result<(), Error> {
         self.check_alive()?;
-        let stream = self.forget(id.0).ok_or(Error::NotOpen { id })?;
-        // What the peer never heard of needs no end.
+        let stream = self.streams.of_owner(id)?;
+        // What the peer never heard of needs no end. The end goes out before the OPEN that it makes room for.
         if stream.phase != Phase::Held {
             frame::put_code(&mut self.control, frame::RESET, stream.wire, reason.code(), "");
         }
+        self.forget(id.0);
         Ok(())
     }
 

@@ -232,6 +232,19 @@ fn streams_that_were_overtaken_keep_their_bytes_and_their_ends() {
     assert_eq!((near.stream_count(), far.stream_count()), (0, 0));
 }
 
+/// The RESET of an unanswered stream goes out before the OPEN that it makes room for, which would be refused otherwise.
+#[test]
+fn who_gives_up_makes_room_before_the_next_one_is_sent() {
+    let mut pair = Pair::up(small(), small());
+    pair.accept_at_once = false;
+    let ids = [(); 4].map(|()| pair.open(NEAR));
+    pair.settle();
+    pair.ends[NEAR].reset(ids[0], ResetReason::Cancelled).unwrap();
+    pair.settle();
+    assert_eq!(pair.seen[NEAR][&ids[3]].refused, None);
+    assert!(pair.seen[FAR].contains_key(&ids[3]));
+}
+
 /// However many targets are silent: each has some of the places, and a place is left for one more.
 #[test]
 fn many_silent_targets_share_what_the_other_end_allows() {
