@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::splice::{End, Side, Traffic, splice_until};
 use crate::{Dialer, Error, Refusal, RefusalKind, Target, program, sys};
 
-/// First wait after a failed accept (out of descriptors, say); doubles up to [`LONGEST_BACKOFF`].
+/// First wait after a failed accept, for example when out of descriptors; doubles up to [`LONGEST_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -25,8 +25,8 @@ const BACKLOG: i32 = 1024;
 /// How a [`Listener`] treats its connections.
 #[derive(Debug, Clone)]
 pub struct ListenerOptions {
-    /// How long a dial may take, waiting for the link to come back included. Default 15 s; then the local
-    /// connection is reset.
+    /// How long a dial may take, including waiting for the link to come back. Default 15 s; then the local connection is
+    /// reset.
     pub dial_timeout: Duration,
     /// How many connections may be open at once; more are reset at once. Default 4096.
     pub max_connections: usize,
@@ -263,7 +263,7 @@ impl Listener {
     /// Stops accepting; the port is free when this returns. Connections that are open go on.
     ///
     /// # Cancel safety
-    /// Safe: it stops all the same.
+    /// The listener stops even if the future is dropped after its first poll.
     pub async fn stop(&self) {
         self.stop.cancel();
         self.stopped.cancelled().await;
@@ -273,7 +273,7 @@ impl Listener {
     /// is free at the latest when this returns.
     ///
     /// # Cancel safety
-    /// Dropping it before its end resets what is left at once.
+    /// Dropping the future resets what is left at once.
     pub async fn close(mut self, drain: Duration) {
         self.stop.cancel();
         let Some(mut task) = self.task.take() else { return };
@@ -311,7 +311,7 @@ struct Context {
 
 impl Accepting {
     async fn run(mut self, socket: TcpListener) {
-        // However this ends: nobody waits for a port that nobody holds.
+        // However this ends, whoever waits for the port hears that it is free.
         let stopped = self.stopped.clone().drop_guard();
         let counts = Arc::clone(&self.context.counts);
         let mut backoff = FIRST_BACKOFF;
@@ -328,7 +328,7 @@ impl Accepting {
                     counts.set_out_of_descriptors(false);
                     self.start(stream, peer);
                 }
-                // The program left before we came (accept(2)).
+                // The program left before it was accepted (accept(2)).
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     tracing::debug!(listener = %self.context.local, %error, wait = ?backoff, "cannot accept");
@@ -377,6 +377,8 @@ impl Context {
         let active = self.counts.open();
         let dial = tokio::time::timeout(self.options.dial_timeout, self.dialer.dial(&self.target));
         let dialled = tokio::select! {
+            // Most dials are done at once, and then nothing else needs watching.
+            biased;
             dialled = dial => dialled
                 .unwrap_or_else(|_| Err(self.took_too_long()))
                 .map_err(|refusal| match refusal.kind {

@@ -21,12 +21,12 @@ pub(crate) async fn gave_up(stream: &TcpStream) {
 
 /// Resolves when the program has closed its connection, which does not show as an error of ours.
 pub(crate) async fn closed(stream: &TcpStream) {
-    let (Ok(listener), Ok(program)) = (stream.local_addr(), stream.peer_addr()) else {
-        return;
-    };
     loop {
         tokio::time::sleep(CHECK_EVERY).await;
-        if has_finished(stream) && sys::has_closed(listener, program) {
+        if has_finished(stream)
+            && let (Ok(listener), Ok(program)) = (stream.local_addr(), stream.peer_addr())
+            && sys::has_closed(listener, program)
+        {
             return;
         }
     }

@@ -1,13 +1,40 @@
 //! Programs that do not wait for their answer, and targets that never give one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tunnel_bridge::{End, Incoming, Link, Side};
+use tunnel_bridge::{ByteStream, Dialer, End, Incoming, Link, Refusal, Side, Target};
 
-use crate::support::{Over, listen, over_each_carrier, pair, read_all, request, soon};
+use crate::support::{Over, listen, listen_with, over_each_carrier, pair, read_all, request, soon};
+
+/// Dials for ever, as one does that waits for a link.
+struct Waiting;
+
+#[async_trait::async_trait]
+impl Dialer for Waiting {
+    async fn dial(&self, _: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_leaves_while_there_is_no_link_is_not_carried_on() {
+    let listening = listen_with(Arc::new(Waiting), "x");
+    let mut program = TcpStream::connect(listening.address()).await.unwrap();
+    request(&mut program, b"hello?").await;
+    listening
+        .until("the connection", |counts| counts.active == 1)
+        .await;
+    program.set_zero_linger().unwrap();
+    drop(program);
+    assert_eq!(
+        listening.closed(1).await,
+        (0, 0, Some(End::Reset { by: Side::Local }))
+    );
+}
 
 over_each_carrier! {
     three_hundred_clients_of_a_silent_target_delay_nobody_else,

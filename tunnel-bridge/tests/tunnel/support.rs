@@ -13,7 +13,7 @@ use tunnel_bridge::direct;
 use tunnel_bridge::listener::{ConnectionCounts, Listener, ListenerCounts, ListenerOptions, bind};
 use tunnel_bridge::server::{self, Offer, Rejection};
 use tunnel_bridge::{
-    End, Link, Refusal, RefusalKind, Role, StreamCarrier, Target, Token, prepare_socket, splice,
+    Dialer, End, Link, Refusal, RefusalKind, Role, StreamCarrier, Target, Token, prepare_socket, splice,
 };
 
 pub(crate) const TOKEN: &str = "s3cret-of-the-tests";
@@ -219,11 +219,15 @@ pub(crate) struct Listening {
 
 /// A listener whose connections run over a link to `to`.
 pub(crate) fn listen(link: &Link, to: impl std::fmt::Display) -> Listening {
+    listen_with(link.dialer(), to)
+}
+
+pub(crate) fn listen_with(dialer: Arc<dyn Dialer>, to: impl std::fmt::Display) -> Listening {
     let changed = Arc::new(Notify::new());
     let listener = Listener::spawn(
         bind("127.0.0.1:0".parse().unwrap()).unwrap(),
         target(to),
-        link.dialer(),
+        dialer,
         ListenerOptions::default(),
         Arc::clone(&changed),
     )
@@ -315,7 +319,7 @@ pub(crate) fn refused() -> Refusal {
 }
 
 /// A dialer for tests that want none.
-pub(crate) fn dialer(link: &Link) -> Arc<dyn tunnel_bridge::Dialer> {
+pub(crate) fn dialer(link: &Link) -> Arc<dyn Dialer> {
     link.dialer()
 }
 
