@@ -1,4 +1,9 @@
-#![doc = include_str!("../README.md")]
+// The examples of the README need a WebSocket.
+#![cfg_attr(feature = "websocket", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "websocket"),
+    doc = "TCP connections carried over one link, here without WebSocket."
+)]
 //!
 //! # What this crate knows
 //! Carrying TCP over one link: the carriers under it, the task that drives it, listeners, and joining two connections

@@ -29,7 +29,7 @@ pub(crate) enum Command {
     Close { reason: GoAwayReason, message: String },
 }
 
-/// One end of a tunnel that is up. Cloning is cheap; all clones stand for the same link.
+/// One end of a tunnel that is up. Cloning is cheap; all clones are the same link.
 ///
 /// One task drives the link for as long as there is a `Link` or a stream of it. Either end may open streams; the
 /// other one takes them with [`Link::accept`].
@@ -75,8 +75,8 @@ impl Link {
         Arc::new(self.clone())
     }
 
-    /// Opens a stream to `target`, without waiting for the far side: what is written goes right behind the request.
-    /// Whether the far side has connected it, [`MuxStream::accepted`] tells, and otherwise the first read.
+    /// Opens a stream to `target` without waiting for the far side: what is written goes right behind the request.
+    /// [`MuxStream::accepted`], or the first read, tells whether the far side has connected it.
     ///
     /// # Errors
     /// Kind [`RefusalKind::LinkLost`] when the link is gone, and when the other end has said that it leaves: then
@@ -171,7 +171,7 @@ impl Link {
     /// [`Link::drain`] and wait for them. Resolves when the link is gone.
     ///
     /// # Cancel safety
-    /// The link closes also when the future is dropped after its first poll.
+    /// Once polled, the link closes even if the future is dropped.
     pub async fn shutdown(&self) {
         self.close(GoAwayReason::Leaving, "").await;
     }
@@ -203,7 +203,7 @@ impl Dialer for Link {
     }
 }
 
-/// A stream that the other end asks for. Dropping it refuses it.
+/// A stream that the other end requests. Dropping it refuses it.
 #[derive(Debug)]
 pub struct Incoming {
     target: Target,
@@ -228,7 +228,7 @@ impl Incoming {
         }
     }
 
-    /// What it asks for.
+    /// The target it requests.
     #[must_use]
     pub fn target(&self) -> &Target {
         &self.target
@@ -247,7 +247,7 @@ impl Incoming {
         .await;
     }
 
-    /// Says that the target is connected and gives the stream out. Bytes that were sent behind the request are in it.
+    /// Accepts: the target is connected. Bytes that were sent behind the request can be read from the stream.
     #[must_use]
     #[expect(
         clippy::expect_used,
@@ -262,7 +262,7 @@ impl Incoming {
         stream
     }
 
-    /// Says why there is no such stream.
+    /// Refuses, and says why.
     pub fn refuse(mut self, refusal: Refusal) {
         self.refuse_with(refusal);
     }
@@ -318,7 +318,7 @@ pub enum LinkEnd {
         /// What the system said.
         message: String,
     },
-    /// Nothing was received for too long, though the other end was asked.
+    /// Nothing was received for too long, although the other end was pinged.
     #[error("nothing was received for {} s", .silent_for.as_secs())]
     PingTimeout {
         /// For how long.

@@ -1,4 +1,4 @@
-//! Two byte streams joined: what one side says, the other side hears, its ends included.
+//! Two byte streams joined: what one side sends, the other receives, including how it ends.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 
 use crate::{ByteStream, Refusal, buffer, is_link_lost, program, refusal_of, sys};
 
-/// How many bytes one direction carries before the task gives way to the others on its thread.
+/// How many bytes one direction carries before the task yields to others on its thread.
 const TURN_BYTES: usize = 1024 * 1024;
 
 /// What one vectored write to the local side gathers.
@@ -37,9 +37,9 @@ pub enum Side {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum End {
-    /// Both directions came to their end.
+    /// Both directions ended.
     Finished,
-    /// The far side did not give the stream its target.
+    /// The far side did not connect the stream to its target.
     Refused(Refusal),
     /// One side was reset or failed; the other one was reset for it.
     Reset {
@@ -138,7 +138,7 @@ where
             if down_done && up_done {
                 return Poll::Ready(End::Finished);
             }
-            // Its end has been read, so only this shows a reset that comes later.
+            // Its end has been read, so only this shows a later reset.
             if down_done && let Poll::Ready(error) = remote.poll_broken(cx) {
                 return Poll::Ready(remote_end(&error));
             }
@@ -146,7 +146,7 @@ where
             if !remote.is_connected() && closed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Reset { by: Side::Local });
             }
-            // While its reads rest (that direction ended, or the far side takes nothing), only this shows a reset.
+            // While it is not read (that direction ended, or the far side takes nothing), only this shows a reset.
             if failed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Reset { by: Side::Local });
             }
@@ -172,7 +172,7 @@ impl Traffic {
     }
 }
 
-/// The TCP side. Closed with RST unless both directions came to their end.
+/// The TCP side. Closed with RST unless both directions have ended.
 struct Local {
     stream: TcpStream,
     finished: bool,
@@ -274,7 +274,7 @@ impl Down {
                     }
                     Poll::Ready(Ok(None)) => self.ended = true,
                     Poll::Ready(Err(error)) => {
-                        // What came before the error was sent before it; the local side may have it if it can take it.
+                        // What arrived before the error belongs to the local side, if it can take it at once.
                         let _unsent = self.write(local);
                         return Poll::Ready(Err(remote_end(&error)));
                     }

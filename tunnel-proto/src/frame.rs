@@ -53,7 +53,7 @@ pub(crate) struct Control {
     pub(crate) payload: Bytes,
 }
 
-/// What the bytes of a link turn out to be.
+/// What was found in the bytes of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Piece {
     Control(Control),
@@ -70,12 +70,12 @@ pub(crate) struct Data {
     pub(crate) whole: bool,
 }
 
-/// Finds the frames in the bytes of a link, however those are cut.
+/// Finds the frames in the bytes of a link, however they are cut.
 #[derive(Debug)]
 pub(crate) struct Reader {
     max_frame: u32,
     state: Reading,
-    /// Start of a head or of a control frame's payload, when the rest has not come.
+    /// The start of a head or of a control frame's payload whose rest has not arrived.
     partial: BytesMut,
 }
 
@@ -181,7 +181,7 @@ impl Reader {
         Ok(())
     }
 
-    /// `len` bytes in one piece, once they are there; what there is of them is kept until then.
+    /// `len` bytes in one piece, once they have arrived; what has arrived of them is kept until then.
     fn gather(&mut self, bytes: &mut Bytes, len: usize) -> Option<Bytes> {
         if self.partial.is_empty() && bytes.len() >= len {
             return Some(bytes.split_to(len));
@@ -209,7 +209,7 @@ fn head_bytes(kind: u8, len: usize, stream: u32) -> [u8; HEAD_BYTES] {
 pub(crate) fn put_hello(out: &mut BytesMut, hello: &Hello) {
     head(out, HELLO, 20, 0);
     out.put_u16(VERSION);
-    // Features that are offered: none so far.
+    // No features are offered.
     out.put_u16(0);
     out.put_u32(hello.initial_window);
     out.put_u32(hello.max_frame);
@@ -294,7 +294,7 @@ impl Control {
             .map_err(|_| Violation::BadPayload { kind: self.kind })
     }
 
-    /// A code and a message; of the message what can be shown in one line.
+    /// A code and a message, the latter made fit for one line.
     pub(crate) fn code(mut self) -> Result<(u16, String), Violation> {
         let code = self
             .payload

@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 //!
 //! # What this crate knows
-//! Frames, streams, credit, open and refuse, ping: the wire protocol of `docs/protocol.md`, as a state machine that is
-//! given bytes and the time and says what to send and what happened.
+//! Frames, streams, credit, open and refuse, ping: the wire protocol of `docs/protocol.md`, as a state machine that takes
+//! bytes and the time, and returns what to send and what happened.
 //!
 //! # What it must not know
 //! Sockets, TLS, WebSocket, the clock, a runtime, and what a target means.

@@ -1,4 +1,4 @@
-//! What the peer said, checked.
+//! What the peer sent, checked.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::{Error, Event, GoAwayReason, Refusal, RefusalKind, ResetReason, Viola
 /// Payloads below this size are copied out of what was received.
 const COPY_BELOW: usize = 4 * 1024;
 
-/// Answers that may wait for a peer that does not read, in bytes.
+/// Most bytes of answers that are queued for a peer that does not read.
 const MAX_CONTROL_BACKLOG: usize = 4 * 1024 * 1024;
 
 impl Connection {
@@ -109,7 +109,7 @@ impl Connection {
         }
         if let Some(asked) = self.ping.asked.take() {
             let sample = now.saturating_duration_since(asked);
-            // A path that became slower is believed step by step: a sample may only have waited behind bulk.
+            // The estimate rises slowly: a long sample may only have waited behind bulk.
             self.ping.rtt = Some(self.ping.rtt.map_or(sample, |rtt| sample.min(rtt + rtt / 4)));
         }
     }

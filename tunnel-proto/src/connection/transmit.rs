@@ -1,5 +1,5 @@
-//! What goes on the wire, and in which order: control first, then streams in turn, a frame each, those with little
-//! to send before those with much.
+//! What goes on the wire, and in which order: control first, then streams in turn, a frame each, those with little to
+//! send before those with much.
 
 use super::stream::Fin;
 use super::{Connection, StreamId};
@@ -8,7 +8,7 @@ use crate::{Event, TransmitSink, frame};
 /// A stream with no more than this to send is brief: a request or an answer, not bulk.
 const BRIEF_BYTES: usize = 4 * 1024;
 
-/// After so many turns of brief streams a bulk one gets its turn.
+/// After this many turns of brief streams a bulk stream gets its turn.
 const BRIEF_TURNS: u32 = 16;
 
 impl Connection {
@@ -40,7 +40,7 @@ impl Connection {
         put > 0
     }
 
-    /// Whether [`poll_transmit`](Connection::poll_transmit) has something.
+    /// Whether [`poll_transmit`](Connection::poll_transmit) has anything to send.
     #[must_use]
     pub fn wants_transmit(&self) -> bool {
         let data = !self.brief.is_empty() || !self.bulk.is_empty();
