@@ -282,8 +282,7 @@ impl Connection {
             return Err(Error::WrongState { id, what: "send" });
         }
         if !bytes.is_empty() {
-            stream.queued += bytes.len();
-            stream.queue.push_back(bytes);
+            stream.queue.push(bytes);
             self.enter_ring(id.0);
         }
         Ok(())

@@ -194,10 +194,15 @@ impl Reader {
 }
 
 fn head(out: &mut BytesMut, kind: u8, len: usize, stream: u32) {
+    out.put_slice(&head_bytes(kind, len, stream));
+}
+
+fn head_bytes(kind: u8, len: usize, stream: u32) -> [u8; HEAD_BYTES] {
     // Payloads are bounded by `max_frame` or MAX_CONTROL_BYTES, both below 2^24.
     let len = u32::try_from(len).unwrap_or(u32::MAX) & 0x00FF_FFFF;
-    out.put_u32(u32::from(kind) << 24 | len);
-    out.put_u32(stream);
+    let [a, b, c, d] = (u32::from(kind) << 24 | len).to_be_bytes();
+    let [e, f, g, h] = stream.to_be_bytes();
+    [a, b, c, d, e, f, g, h]
 }
 
 pub(crate) fn put_hello(out: &mut BytesMut, hello: &Hello) {
@@ -242,8 +247,8 @@ pub(crate) fn put_credit(out: &mut BytesMut, stream: u32, bytes: u32) {
     out.put_u32(bytes);
 }
 
-pub(crate) fn put_data_head(out: &mut BytesMut, kind: u8, stream: u32, len: usize) {
-    head(out, kind, len, stream);
+pub(crate) fn data_head(kind: u8, stream: u32, len: usize) -> [u8; HEAD_BYTES] {
+    head_bytes(kind, len, stream)
 }
 
 fn cut(message: &str) -> &str {

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chunks;
 mod config;
 mod connection;
 mod error;
@@ -16,6 +17,7 @@ mod event;
 mod frame;
 mod reason;
 
+pub use chunks::{ChunkQueue, TransmitSink};
 pub use config::Config;
 pub use connection::{Connection, Role, StreamId};
 pub use error::{Error, Violation};

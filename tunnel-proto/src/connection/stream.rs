@@ -1,9 +1,10 @@
 //! What a connection keeps of one stream.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
+
+use crate::ChunkQueue;
 
 /// How far a stream has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +34,7 @@ pub(crate) struct Stream {
     pub(crate) target: Bytes,
 
     /// Given to us, not yet sent.
-    pub(crate) queue: VecDeque<Bytes>,
-    pub(crate) queued: usize,
+    pub(crate) queue: ChunkQueue,
     /// What the peer lets us send.
     pub(crate) credit: u32,
     pub(crate) fin: Fin,
@@ -56,8 +56,7 @@ impl Stream {
         Stream {
             phase,
             target: Bytes::new(),
-            queue: VecDeque::new(),
-            queued: 0,
+            queue: ChunkQueue::new(),
             credit,
             fin: Fin::No,
             in_ring: false,
@@ -72,8 +71,8 @@ impl Stream {
     /// Whether it has something that it may send.
     pub(crate) fn may_send(&self) -> bool {
         let started = matches!(self.phase, Phase::AwaitAnswer | Phase::Open);
-        let bytes = self.queued > 0 && self.credit > 0;
-        let fin = self.queued == 0 && self.fin == Fin::Wanted;
+        let bytes = !self.queue.is_empty() && self.credit > 0;
+        let fin = self.queue.is_empty() && self.fin == Fin::Wanted;
         started && (bytes || fin)
     }
 
