@@ -1,15 +1,14 @@
-//! Read buffers that nobody holds while nothing is read: a few per thread, lent for one read.
+//! Read buffers, lent for one read: a few are kept per thread, and an idle connection holds none.
 
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
-
-use crate::ByteStream;
 
 /// Reads start at this size, double while they come back full, and stop growing where larger ones gain nothing.
 const SMALLEST: usize = 16 * 1024;
@@ -56,11 +55,11 @@ pub(crate) fn read(stream: &TcpStream, size: &mut ReadSize, limit: usize) -> io:
     finish(buffer, read)
 }
 
-/// The next bytes of a stream of unknown type; `None` at the end.
-pub(crate) fn poll_chunk(
-    cx: &mut Context<'_>,
-    stream: &mut Box<dyn ByteStream>,
-) -> Poll<io::Result<Option<Bytes>>> {
+/// The next bytes of a stream; `None` at the end.
+pub(crate) fn poll_chunk<S>(stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>>
+where
+    S: AsyncRead + Unpin + ?Sized,
+{
     let mut buffer = take(SMALLEST * 4);
     let read = match poll_read_buf(Pin::new(stream), cx, &mut buffer) {
         Poll::Ready(read) => read,
@@ -69,7 +68,7 @@ pub(crate) fn poll_chunk(
             return Poll::Pending;
         }
     };
-    let bytes = ready!(Poll::Ready(finish(buffer, read)))?;
+    let bytes = finish(buffer, read)?;
     Poll::Ready(Ok(if bytes.is_empty() { None } else { Some(bytes) }))
 }
 
@@ -85,7 +84,7 @@ fn finish(mut buffer: BytesMut, read: io::Result<usize>) -> io::Result<Bytes> {
 
 fn take(size: usize) -> BytesMut {
     let mut buffer = KEPT_BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
-    // Takes the whole allocation back when nobody reads from it any more, and makes another one otherwise.
+    // Reclaims the whole allocation once nothing refers to it, and makes another one otherwise.
     buffer.reserve(size);
     buffer
 }

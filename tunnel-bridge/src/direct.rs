@@ -1,4 +1,4 @@
-//! Direct TCP: the far side of a tunnel uses it to reach targets, and a session without a tunnel dials with it.
+//! Direct TCP: how the far side of a tunnel reaches targets, and how a session without a tunnel dials.
 
 use std::io;
 use std::pin::Pin;
@@ -11,17 +11,18 @@ use tokio::net::{TcpStream, ToSocketAddrs};
 
 use crate::{ByteStream, Dialer, Refusal, RefusalKind, Target, sys};
 
-/// How long a dial may take unless told otherwise.
+/// How long a dial may take by default.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects to an address (`host:port` or a socket address), ready for use: no Nagle delay, keepalive, death noticed.
+/// Connects to an address (`host:port` or a socket address) with Nagle's delay off and keepalive on.
 ///
 /// # Errors
 /// [`RefusalKind::Refused`], [`RefusalKind::Unreachable`] (no route, or the name has no address),
-/// [`RefusalKind::TimedOut`] after `timeout`, [`RefusalKind::Internal`] for the rest; the message names the address.
+/// [`RefusalKind::TimedOut`] after `timeout`, [`RefusalKind::NotAllowed`] where the system forbids it,
+/// [`RefusalKind::Internal`] for the rest; the message names the address.
 ///
 /// # Cancel safety
-/// Dropping it gives the connection up.
+/// Dropping the future abandons the connection.
 pub async fn connect<A>(address: A, timeout: Duration) -> Result<TcpStream, Refusal>
 where
     A: ToSocketAddrs + std::fmt::Display,
@@ -48,22 +49,22 @@ fn kind_of(error: &io::Error) -> RefusalKind {
             RefusalKind::Unreachable
         }
         K::PermissionDenied => RefusalKind::NotAllowed,
-        // What getaddrinfo(3) says has no kind, and no error number of the system either.
+        // Errors of getaddrinfo(3) have neither a kind nor an error number.
         _ if error.raw_os_error().is_none() => RefusalKind::Unreachable,
         _ => RefusalKind::Internal,
     }
 }
 
-/// A [`Dialer`] that connects by TCP to the target's text, taken as `host:port`.
+/// A [`Dialer`] that takes the target's text as `host:port` and connects to it by TCP.
 ///
-/// It connects to whatever it is asked for. Where targets come from another machine, look them up first.
+/// It connects to whatever it is asked for. Where targets come from another machine, check them first.
 #[derive(Debug, Clone, Copy)]
 pub struct TcpDialer {
     timeout: Duration,
 }
 
 impl TcpDialer {
-    /// Dials for at most `timeout`.
+    /// A dialer that gives up after `timeout`.
     #[must_use]
     pub const fn new(timeout: Duration) -> TcpDialer {
         TcpDialer { timeout }
@@ -85,7 +86,7 @@ impl Dialer for TcpDialer {
     }
 }
 
-/// A TCP connection with the ends of a [`ByteStream`]: dropped before both directions are finished, it is reset.
+/// A TCP connection that ends as a [`ByteStream`] should: dropped before both directions are finished, it is reset.
 #[derive(Debug)]
 pub struct DirectStream {
     stream: TcpStream,
@@ -133,6 +134,8 @@ impl AsyncWrite for DirectStream {
         Poll::Ready(Ok(()))
     }
 }
+
+impl ByteStream for DirectStream {}
 
 impl Drop for DirectStream {
     fn drop(&mut self) {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::link::Command;
 use crate::stream::Broken;
-use crate::{Refusal, RefusalKind, ResetReason};
+use crate::{ByteStream, Refusal, RefusalKind, ResetReason};
 
 /// How many bytes of one stream may wait for the driver to put them on the wire. More than a frame, so that the
 /// driver always finds a full one; no more than a window, since they would only wait.
@@ -137,61 +137,6 @@ impl MuxStream {
         self.read_finished && self.write_finished
     }
 
-    /// The next bytes, without copying them; `None` at the end. They count as consumed once they are given out.
-    pub(crate) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        ready!(self.poll_current(cx))?;
-        if self.current.is_empty() {
-            return Poll::Ready(Ok(None));
-        }
-        let chunk = std::mem::take(&mut self.current);
-        self.consumed(chunk.len());
-        Poll::Ready(Ok(Some(chunk)))
-    }
-
-    /// Hands over as much of `bytes` as may wait for the wire, without copying.
-    pub(crate) fn poll_write_bytes(
-        &mut self,
-        cx: &mut Context<'_>,
-        bytes: &mut Bytes,
-    ) -> Poll<io::Result<usize>> {
-        let room = ready!(self.poll_room(cx))?;
-        let part = bytes.split_to(room.min(bytes.len()));
-        let n = part.len();
-        self.hand_over(part);
-        Poll::Ready(Ok(n))
-    }
-
-    /// Waits until something may be written; how much that is.
-    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.write_finished {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        for registered in [false, true] {
-            if let Some(broken) = self.flow.broken.get() {
-                return Poll::Ready(Err(broken.to_error()));
-            }
-            let room = SEND_ALLOWANCE.saturating_sub(self.flow.queued.load(Ordering::Acquire));
-            if room > 0 {
-                return Poll::Ready(Ok(room));
-            }
-            if !registered {
-                self.flow.writer.register(cx.waker());
-            }
-        }
-        Poll::Pending
-    }
-
-    /// Resolves when the stream has ended before its time. For the task that writes: it shares that task's waker.
-    pub(crate) fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.flow.broken.get().is_none() {
-            self.flow.writer.register(cx.waker());
-        }
-        self.flow
-            .broken
-            .get()
-            .map_or(Poll::Pending, |broken| Poll::Ready(broken.to_error()))
-    }
-
     fn hand_over(&mut self, bytes: Bytes) {
         if bytes.is_empty() {
             return;
@@ -303,6 +248,61 @@ impl AsyncWrite for MuxStream {
             });
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl ByteStream for MuxStream {
+    /// Gives out what arrived, as it arrived. It counts as consumed from then on.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        ready!(self.poll_current(cx))?;
+        if self.current.is_empty() {
+            return Poll::Ready(Ok(None));
+        }
+        let chunk = std::mem::take(&mut self.current);
+        self.consumed(chunk.len());
+        Poll::Ready(Ok(Some(chunk)))
+    }
+
+    /// Hands over as much of `bytes` as may wait for the wire, without copying.
+    fn poll_write_chunk(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+        let room = ready!(self.poll_room(cx))?;
+        let part = bytes.split_to(room.min(bytes.len()));
+        let n = part.len();
+        self.hand_over(part);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.write_finished {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        for registered in [false, true] {
+            if let Some(broken) = self.flow.broken.get() {
+                return Poll::Ready(Err(broken.to_error()));
+            }
+            let room = SEND_ALLOWANCE.saturating_sub(self.flow.queued.load(Ordering::Acquire));
+            if room > 0 {
+                return Poll::Ready(Ok(room));
+            }
+            if !registered {
+                self.flow.writer.register(cx.waker());
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.flow.broken.get().is_none() {
+            self.flow.writer.register(cx.waker());
+        }
+        self.flow
+            .broken
+            .get()
+            .map_or(Poll::Pending, |broken| Poll::Ready(broken.to_error()))
+    }
+
+    fn is_connected(&self) -> bool {
+        self.accepted
     }
 }
 

@@ -1,6 +1,5 @@
 //! Two byte streams joined: what one side says, the other side hears, its ends included.
 
-use std::any::TypeId;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -10,10 +9,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
-use tokio::io::{AsyncWrite, Interest};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use crate::{ByteStream, MuxStream, Refusal, buffer, is_link_lost, refusal_of, sys};
+use crate::{ByteStream, Refusal, buffer, is_link_lost, refusal_of, sys};
 
 /// How many bytes one direction carries before the task gives way to the others on its thread.
 const TURN_BYTES: usize = 1024 * 1024;
@@ -96,7 +95,7 @@ where
         stream: local,
         finished: false,
     };
-    let mut remote = Remote::from(remote);
+    let mut remote = remote;
     let (mut up, mut down) = (Up::default(), Down::default());
     let end = {
         let stream = &local.stream;
@@ -107,11 +106,11 @@ where
                 return Poll::Ready(End::Reset { by: Side::Neither });
             }
             // Down first: an answer, or a refusal, should not wait behind more of the request.
-            let down_done = match down.poll(cx, stream, &mut remote) {
+            let down_done = match down.poll(cx, stream, &mut *remote) {
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 done => done.is_ready(),
             };
-            let up_done = match up.poll(cx, stream, &mut remote) {
+            let up_done = match up.poll(cx, stream, &mut *remote) {
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 done => done.is_ready(),
             };
@@ -168,19 +167,19 @@ impl Up {
         &mut self,
         cx: &mut Context<'_>,
         local: &TcpStream,
-        remote: &mut Remote,
+        remote: &mut dyn ByteStream,
     ) -> Poll<Result<(), End>> {
         let mut turn = 0;
         while !self.done {
             while !self.pending.is_empty() {
-                let n =
-                    ready!(remote.poll_write(cx, &mut self.pending)).map_err(|error| remote_end(&error))?;
+                let n = ready!(remote.poll_write_chunk(cx, &mut self.pending))
+                    .map_err(|error| remote_end(&error))?;
                 self.carried += n as u64;
                 self.unflushed = true;
                 turn += n;
             }
             if self.ended {
-                ready!(remote.poll_shutdown(cx)).map_err(|error| remote_end(&error))?;
+                ready!(Pin::new(&mut *remote).poll_shutdown(cx)).map_err(|error| remote_end(&error))?;
                 self.done = true;
                 break;
             }
@@ -192,7 +191,7 @@ impl Up {
             match local.poll_read_ready(cx) {
                 Poll::Pending => {
                     if self.unflushed {
-                        ready!(remote.poll_flush(cx)).map_err(|error| remote_end(&error))?;
+                        ready!(Pin::new(&mut *remote).poll_flush(cx)).map_err(|error| remote_end(&error))?;
                         self.unflushed = false;
                     }
                     return Poll::Pending;
@@ -226,7 +225,7 @@ impl Down {
         &mut self,
         cx: &mut Context<'_>,
         local: &TcpStream,
-        remote: &mut Remote,
+        remote: &mut dyn ByteStream,
     ) -> Poll<Result<(), End>> {
         let mut turn = 0;
         while !self.done {
@@ -289,78 +288,6 @@ impl Down {
             self.pending.pop_front();
         }
         Ok(n)
-    }
-}
-
-/// The stream's side: whole buffers are handed over where its type is known.
-enum Remote {
-    Mux(MuxStream),
-    Other(Box<dyn ByteStream>),
-}
-
-impl From<Box<dyn ByteStream>> for Remote {
-    fn from(stream: Box<dyn ByteStream>) -> Remote {
-        if !(*stream).type_is(TypeId::of::<MuxStream>()) {
-            return Remote::Other(stream);
-        }
-        #[expect(clippy::expect_used, reason = "its type was looked at above")]
-        let mux = <dyn ByteStream>::into_any(stream)
-            .downcast()
-            .expect("a MuxStream");
-        Remote::Mux(*mux)
-    }
-}
-
-impl Remote {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        match self {
-            Remote::Mux(stream) => stream.poll_chunk(cx),
-            Remote::Other(stream) => buffer::poll_chunk(cx, stream),
-        }
-    }
-
-    /// Resolves when the stream is reset. Of a stream of unknown type only reads and writes tell.
-    fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        match self {
-            Remote::Mux(stream) => stream.poll_broken(cx),
-            Remote::Other(_) => Poll::Pending,
-        }
-    }
-
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        match self {
-            Remote::Mux(stream) => stream.poll_room(cx),
-            Remote::Other(_) => Poll::Ready(Ok(usize::MAX)),
-        }
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
-        match self {
-            Remote::Mux(stream) => stream.poll_write_bytes(cx, bytes),
-            Remote::Other(stream) => {
-                let n = ready!(Pin::new(stream).poll_write(cx, bytes))?;
-                if n == 0 {
-                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-                }
-                bytes.advance(n);
-                Poll::Ready(Ok(n))
-            }
-        }
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            // Its driver sends without being asked.
-            Remote::Mux(_) => Poll::Ready(Ok(())),
-            Remote::Other(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Remote::Mux(stream) => Pin::new(stream).poll_shutdown(cx),
-            Remote::Other(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }
 

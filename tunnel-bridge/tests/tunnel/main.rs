@@ -10,3 +10,5 @@ mod raw;
 mod streams;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod wrapped;
