@@ -3,7 +3,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use service_catalog::Source;
+use service_catalog::{Label, Source};
 use tunnel_bridge::Dialer;
 
 use crate::{ConnectError, Status};
@@ -14,18 +14,27 @@ use crate::{ConnectError, Status};
 /// calls never overlap.
 #[async_trait]
 pub trait Provider: Send + Sync + 'static {
-    /// Connects. `generation` grows with each connect of one session, so that a far side can tell a connection that
-    /// was replaced from the one that replaced it.
+    /// Connects.
     ///
     /// # Errors
     /// [`ConnectError`]; the session decides by its [`verdict`](ConnectError::verdict) whether to try again.
     ///
     /// # Cancel safety
     /// Dropping the future abandons the attempt.
-    async fn connect(&self, generation: u64) -> Result<Connection, ConnectError>;
+    async fn connect(&self, wanted: Wanted) -> Result<Connection, ConnectError>;
 
     /// How the far side is reached at the moment. Never waits.
     fn status(&self) -> Status;
+}
+
+/// What a connect asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// Grows with each connect of one session, so that a far side can tell a connection that was replaced from the one
+    /// that replaced it.
+    pub generation: u64,
+    /// The environment; `None` takes the one that the far side serves.
+    pub environment: Option<Label>,
 }
 
 type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
