@@ -89,7 +89,8 @@ impl Dialer for TcpDialer {
 /// A TCP connection that ends as a [`ByteStream`] should: dropped before both directions are finished, it is reset.
 #[derive(Debug)]
 pub struct DirectStream {
-    stream: TcpStream,
+    /// Empty only once it was given out.
+    stream: Option<TcpStream>,
     read_finished: bool,
     write_finished: bool,
 }
@@ -97,10 +98,17 @@ pub struct DirectStream {
 impl From<TcpStream> for DirectStream {
     fn from(stream: TcpStream) -> DirectStream {
         DirectStream {
-            stream,
+            stream: Some(stream),
             read_finished: false,
             write_finished: false,
         }
+    }
+}
+
+impl DirectStream {
+    fn pinned(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Pin::new(stream))
     }
 }
 
@@ -111,7 +119,7 @@ impl AsyncRead for DirectStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        ready!(self.pinned()?.poll_read(cx, buf))?;
         if buf.filled().len() == before && buf.remaining() > 0 {
             self.read_finished = true;
         }
@@ -121,26 +129,32 @@ impl AsyncRead for DirectStream {
 
 impl AsyncWrite for DirectStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        self.pinned()?.poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.pinned()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        ready!(self.pinned()?.poll_shutdown(cx))?;
         self.write_finished = true;
         Poll::Ready(Ok(()))
     }
 }
 
-impl ByteStream for DirectStream {}
+impl ByteStream for DirectStream {
+    fn take_tcp(&mut self) -> Option<TcpStream> {
+        self.stream.take()
+    }
+}
 
 impl Drop for DirectStream {
     fn drop(&mut self) {
-        if !(self.read_finished && self.write_finished) {
-            sys::reset_on_close(&self.stream);
+        if let Some(stream) = &self.stream
+            && !(self.read_finished && self.write_finished)
+        {
+            sys::reset_on_close(stream);
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod direct;
 mod driver;
 mod error;
 mod http;
+mod join;
 mod link;
 pub mod listener;
 mod mux;
@@ -29,6 +30,7 @@ pub mod tls;
 mod token;
 
 pub use error::Error;
+pub use join::splice_streams;
 pub use link::{Incoming, Link, LinkEnd};
 pub use mux::MuxStream;
 pub use splice::{End, Side, SpliceReport, splice};

@@ -130,6 +130,13 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
     fn is_connected(&self) -> bool {
         true
     }
+
+    /// Gives out the TCP connection of a stream that is one and nothing else, so that whoever carries it can use the
+    /// socket itself; the stream has ended for its user then. A type that wraps another byte stream does not delegate
+    /// this, and keeps seeing what passes. Unless overridden, there is none.
+    fn take_tcp(&mut self) -> Option<TcpStream> {
+        None
+    }
 }
 
 impl<S: ByteStream + ?Sized> ByteStream for Box<S> {
@@ -151,6 +158,10 @@ impl<S: ByteStream + ?Sized> ByteStream for Box<S> {
 
     fn is_connected(&self) -> bool {
         (**self).is_connected()
+    }
+
+    fn take_tcp(&mut self) -> Option<TcpStream> {
+        (**self).take_tcp()
     }
 }
 
