@@ -7,16 +7,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use devbox_gateway::{CatalogSource, Gateway, GatewayConfig, demo};
+use catalog_file::LiveCatalog;
+use devbox_gateway::{Gateway, GatewayConfig, TokenAdmission, demo_services as demo};
+use devbox_gateway_client::{GatewayProvider, Token, TokenSource};
 use devbox_helper_client::AsyncClient;
-use devbox_session::provider::gateway::{GatewayProvider, TokenSource};
 use devbox_session::{Event, Handle, StatusReport, StopReason};
 use process_scope::{Scope, ScopedCommand};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tunnel_bridge::Token;
 
 use crate::addresses::Addresses;
 use crate::args::{DemoArgs, Output};
@@ -94,14 +94,8 @@ async fn attempt(
         ..Config::defaults()
     };
     let id = session::new_id(&config)?;
-    let provider = GatewayProvider {
-        gateway: url,
-        token: TokenSource::Fixed(token),
-        session: id.clone(),
-        environment: Some("demo".to_owned()),
-        tls_ca: None,
-        connect_timeout: Duration::from_secs(5),
-    };
+    let mut provider = GatewayProvider::new(url, TokenSource::Fixed(token), id.clone());
+    provider.connect_timeout = Duration::from_secs(5);
     let helper_pid = helper.as_ref().map(AsyncClient::pid);
     let hosts_file = file.filter(|_| names == Names::System);
     let identity = session::identity(id, provider.gateway.to_string(), hosts_file, helper_pid);
@@ -110,7 +104,7 @@ async fn attempt(
     let run = Run {
         settings,
         addresses,
-        provider: Box::new(provider),
+        provider: crate::provider::boxed(provider, config.environment.clone()),
         helper,
         helper_is_root: names == Names::System,
         output: Output::Text,
@@ -166,11 +160,13 @@ async fn far_side() -> Result<(Token, Gateway, demo::DemoServices), Failure> {
     let catalog = services
         .catalog(free_port(demo::WEB_PORT), free_port(demo::ECHO_PORT))
         .map_err(Failure::because)?;
-    let config = GatewayConfig::new(
-        CatalogSource::Fixed(catalog),
-        SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        devbox_gateway::TokenSource::Fixed(token.clone()),
-    );
+    let admission = TokenAdmission::open(
+        TokenSource::Fixed(token.clone()),
+        std::sync::Arc::new(LiveCatalog::new(catalog)),
+    )
+    .await
+    .map_err(Failure::because)?;
+    let config = GatewayConfig::new(admission, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let gateway = Gateway::bind(config).await.map_err(Failure::because)?;
     Ok((token, gateway, services))
 }

@@ -67,7 +67,7 @@ fn run_inside(args: &ExecArgs) -> Result<Option<ExitOutcome>, Failure> {
             dry_run::run(
                 settings,
                 addresses.allocator,
-                Box::new(provider),
+                crate::provider::boxed(provider, config.environment.clone()),
                 Some(&base_file),
                 sys::is_root(),
                 args.up.output,
@@ -78,7 +78,12 @@ fn run_inside(args: &ExecArgs) -> Result<Option<ExitOutcome>, Failure> {
         let (content, contents) = watch::channel(base.clone());
         let (allocator, mut record) = addresses.split();
         let host = PrivateHost { base, content };
-        let (session, handle) = Session::new(settings, allocator, Box::new(provider), Box::new(host));
+        let (session, handle) = Session::new(
+            settings,
+            allocator,
+            crate::provider::boxed(provider, config.environment.clone()),
+            Box::new(host),
+        );
         let mut events = handle.events();
         let mut session = tokio::spawn(session.run());
         // Nothing is said while all is well: the terminal is the command's.

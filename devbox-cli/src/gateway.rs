@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use devbox_gateway::{CatalogSource, Gateway, GatewayConfig, TlsFiles, TokenSource};
+use std::sync::Arc;
+
+use catalog_file::CatalogFile;
+use devbox_gateway::{Gateway, GatewayConfig, TlsFiles, TokenAdmission, TokenSource};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ServeArgs;
@@ -16,11 +19,12 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     runtime::run(args.verbose, async {
         // Before anybody can connect: a signal from then on ends it in good order.
         let mut signals = Signals::new().map_err(Failure::because)?;
-        let mut config = GatewayConfig::new(
-            CatalogSource::File(args.catalog.clone()),
-            args.listen,
-            TokenSource::File(args.token_file.clone()),
-        );
+        let catalog = CatalogFile::open(&args.catalog).await.map_err(Failure::because)?;
+        let tokens = TokenSource::File(args.token_file.clone());
+        let admission = TokenAdmission::open(tokens, Arc::new(catalog))
+            .await
+            .map_err(Failure::because)?;
+        let mut config = GatewayConfig::new(admission, args.listen);
         config.insecure = args.insecure;
         config.tls = match (&args.tls_cert, &args.tls_key) {
             (Some(certificate), Some(key)) => Some(TlsFiles {

@@ -27,6 +27,7 @@ mod ip;
 mod manual;
 mod print;
 mod private_hosts;
+mod provider;
 mod runtime;
 mod session;
 mod status;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use devbox_gateway_client::{GatewayProvider, Token, TokenSource};
 use devbox_helper::Policy;
 use devbox_helper_client::{AsyncClient, Client, HelperError, StartOptions};
-use devbox_session::provider::gateway::{GatewayProvider, TokenSource};
 use devbox_session::{
     ConnectFailure, Event, Handle, Identity, NamesPolicy, Provider, Session, Settings, StopReason,
 };
@@ -116,17 +116,13 @@ pub(crate) fn settings(config: &Config, identity: Identity, write_hosts: bool) -
 pub(crate) fn provider(config: &Config, session: &str) -> Result<GatewayProvider, Failure> {
     let (gateway, token_file) = config.gateway()?;
     // A file that is not there is told before anything is started.
-    tunnel_bridge::Token::read(&token_file).map_err(|error| {
+    Token::read(&token_file).map_err(|error| {
         Failure::because(error).help("the file holds the gateway's token and nothing else")
     })?;
-    Ok(GatewayProvider {
-        gateway,
-        token: TokenSource::File(token_file),
-        session: session.to_owned(),
-        environment: config.environment.as_ref().map(ToString::to_string),
-        tls_ca: config.tls_ca.clone(),
-        connect_timeout: CONNECT_TIMEOUT,
-    })
+    let mut provider = GatewayProvider::new(gateway, TokenSource::File(token_file), session);
+    provider.tls_ca.clone_from(&config.tls_ca);
+    provider.connect_timeout = CONNECT_TIMEOUT;
+    Ok(provider)
 }
 
 /// A session of the machine, from its first connect to the last thing undone.

@@ -48,7 +48,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
             return dry_run::run(
                 settings,
                 addresses.allocator,
-                Box::new(provider),
+                crate::provider::boxed(provider, config.environment.clone()),
                 hosts_file.as_deref(),
                 root,
                 args.output,
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
         let run = Run {
             settings,
             addresses,
-            provider: Box::new(provider),
+            provider: crate::provider::boxed(provider, config.environment.clone()),
             helper,
             helper_is_root,
             output: args.output,

@@ -4,7 +4,7 @@
 mod gateway {
     mod admission;
     mod catalog;
-    mod demo;
+    mod demo_services;
     mod listen;
     mod streams;
     mod support;

@@ -8,6 +8,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use devbox_provider::with_causes;
 use futures_util::future::BoxFuture;
 use ipalloc::{Allocator, Timestamp};
 use service_catalog::{Label, ServiceId, SourceError, Update};
@@ -18,7 +19,6 @@ use tunnel_bridge::{Dialer, Target};
 
 use crate::hold::{CurrentDialer, HoldingDialer};
 use crate::host::{BindFault, Host};
-use crate::provider::gateway::with_causes;
 use crate::provider::{ConnectFailure, FarSide, Provider};
 use crate::report::{Event, StatusReport};
 use crate::state::SessionState;

@@ -9,8 +9,6 @@ use service_catalog::Source;
 use thiserror::Error;
 use tunnel_bridge::Dialer;
 
-pub mod gateway;
-
 /// A kind of far side. A new one is one module that implements this.
 pub trait Provider: Send + 'static {
     /// Connects. `generation` counts up with each connect of one session, so that a far side can tell a connection

@@ -11,9 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc as events;
-use tunnel_bridge::client::{ConnectOptions, connect};
 use tunnel_bridge::listener::{Listener, ListenerOptions, bind};
-use tunnel_bridge::{Target, Token, direct, server, splice};
+use tunnel_bridge::ws::{self, ConnectOptions, Upgrade, connect};
+use tunnel_bridge::{Target, direct, splice};
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -98,10 +98,9 @@ fn road(target: SocketAddr) -> Result<SocketAddr> {
             .send(socket.local_addr()?)
             .map_err(std::io::Error::other)?;
         let (stream, _) = socket.accept().await?;
-        server::prepare_socket(&stream);
-        let (link, _) = server::accept(stream, |_| Ok(()))
-            .await
-            .map_err(std::io::Error::other)?;
+        ws::prepare_socket(&stream);
+        let upgrade = Upgrade::read(stream).await.map_err(std::io::Error::other)?;
+        let link = upgrade.accept("measure.1").await.map_err(std::io::Error::other)?;
         while let Some(incoming) = link.accept().await {
             tokio::spawn(async move {
                 match direct::connect(incoming.target().as_str().to_owned(), direct::DIAL_TIMEOUT).await {
@@ -116,8 +115,7 @@ fn road(target: SocketAddr) -> Result<SocketAddr> {
     let (address_out, address) = mpsc::channel();
     runtime_thread("near", async move {
         let url = format!("ws://{gateway}").parse().map_err(std::io::Error::other)?;
-        let token = Token::new("unused").map_err(std::io::Error::other)?;
-        let link = connect(&ConnectOptions::new(url, token, "measure"))
+        let link = connect(&ConnectOptions::new(url, "measure.1"))
             .await
             .map_err(std::io::Error::other)?;
         let target = Target::new(&target.to_string()).map_err(std::io::Error::other)?;

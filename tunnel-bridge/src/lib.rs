@@ -11,23 +11,21 @@
 #![forbid(unsafe_code)]
 
 mod buffer;
-pub mod client;
 pub mod direct;
 mod driver;
 mod error;
-mod http;
 mod join;
 mod link;
 pub mod listener;
 mod mux;
-pub mod server;
 mod splice;
 mod stream;
 mod sys;
 mod target;
 #[cfg(feature = "tls")]
 pub mod tls;
-mod token;
+#[cfg(feature = "websocket")]
+pub mod ws;
 
 pub use error::Error;
 pub use join::splice_streams;
@@ -36,5 +34,4 @@ pub use mux::MuxStream;
 pub use splice::{End, Side, SpliceReport, splice};
 pub use stream::{ByteStream, DatagramFlow, Dialer, is_link_lost, refusal_of, reset_of};
 pub use target::{MAX_TARGET_BYTES, Target};
-pub use token::{MAX_TOKEN_BYTES, Token};
 pub use tunnel_proto::{GoAwayReason, Refusal, RefusalKind, ResetReason};

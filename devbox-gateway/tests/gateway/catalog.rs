@@ -13,7 +13,7 @@ const AT_ONCE: Duration = Duration::from_millis(900);
 
 async fn serving(services: &str) -> (Files, super::support::Running, Client, Updates) {
     let files = Files::new(services);
-    let gateway = start(files.config()).await;
+    let gateway = start(files.config().await).await;
     let client = gateway.client("laptop").await;
     let mut updates = client.updates().await;
     assert!(matches!(updates.next().await, Update::Snapshot(_)));
@@ -180,7 +180,7 @@ async fn an_update_leaves_live_connections_and_refuses_what_is_gone() {
     assert_eq!(updates.services(), ["moves.x", "stays.x"]);
 
     let refusal = client.refusal("tcp/x/goes/80").await;
-    assert_eq!(refusal.kind, RefusalKind::NotAllowed, "{refusal}");
+    assert_eq!(refusal.kind, RefusalKind::NotFound, "{refusal}");
     for (stream, text) in [(&mut stays, "two"), (&mut goes, "three"), (&mut moves, "four")] {
         ping(stream, text).await;
     }

@@ -4,17 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tunnel_bridge::client::{self, ConnectError, ConnectOptions};
 use tunnel_bridge::direct;
 use tunnel_bridge::listener::{ConnectionEvent, Listener, ListenerOptions, bind};
-use tunnel_bridge::server::{self, Offer, Rejection};
-use tunnel_bridge::{Link, Refusal, RefusalKind, Target, Token, splice};
+use tunnel_bridge::ws::{self, AcceptError, ConnectError, ConnectOptions, Upgrade};
+use tunnel_bridge::{Link, Refusal, RefusalKind, Target, splice};
 
-pub(crate) const TOKEN: &str = "s3cret-of-the-tests";
+pub(crate) const SUBPROTOCOL: &str = "test-tunnel.1";
 
 /// Everything here must happen within this time; on a loaded machine it takes well below a second.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -30,25 +29,17 @@ pub(crate) fn target(text: impl std::fmt::Display) -> Target {
     Target::new(&format!("{text}")).unwrap()
 }
 
-pub(crate) fn options(gateway: SocketAddr) -> ConnectOptions {
-    let url = format!("ws://{gateway}/mounted/here/").parse().unwrap();
-    ConnectOptions::new(url, Token::new(TOKEN).unwrap(), "session-1")
+pub(crate) fn options(server: SocketAddr) -> ConnectOptions {
+    let url = format!("ws://{server}/mounted/here").parse().unwrap();
+    ConnectOptions::new(url, SUBPROTOCOL)
 }
 
-/// Lets in who has the token and knows the one environment there is.
-pub(crate) fn check(offer: &Offer) -> Result<(), Rejection> {
-    if offer.token.as_ref().is_none_or(|token| token.expose() != TOKEN) {
-        return Err(Rejection::token("this token opens nothing here"));
-    }
-    match offer.environment.as_deref() {
-        None | Some("dev") => {}
-        Some(other) => return Err(Rejection::unknown_environment(format!("no environment {other}"))),
-    }
-    if offer.generation == 7 {
-        Err(Rejection::superseded("8 is up"))
-    } else {
-        Ok(())
-    }
+/// The server's end of a link, for whoever asks.
+pub(crate) async fn accept<S>(stream: S) -> Result<Link, AcceptError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    Upgrade::read(stream).await?.accept(SUBPROTOCOL).await
 }
 
 /// Two ends of a link over a TCP connection.
@@ -67,10 +58,10 @@ where
     let address = socket.local_addr().unwrap();
     let far = tokio::spawn(async move {
         let (stream, _) = socket.accept().await.unwrap();
-        server::prepare_socket(&stream);
-        server::accept(stream, check).await.unwrap().0
+        ws::prepare_socket(&stream);
+        accept(stream).await.unwrap()
     });
-    let near = client::connect(&options(road(address).await)).await.unwrap();
+    let near = ws::connect(&options(road(address).await)).await.unwrap();
     (near, far.await.unwrap(), address)
 }
 
@@ -176,7 +167,7 @@ pub(crate) async fn road(to: SocketAddr) -> Road {
 }
 
 pub(crate) async fn connect_error(options: &ConnectOptions) -> ConnectError {
-    match client::connect(options).await {
+    match ws::connect(options).await {
         Ok(_) => panic!("connected, against all expectation"),
         Err(error) => error,
     }

@@ -40,8 +40,11 @@ const fn with_runtime(law: Law) -> Law {
 }
 
 const EVERY: &[&str] = &[
+    "catalog-file",
     "catalog-kube",
     "devbox-gateway",
+    "devbox-gateway-client",
+    "devbox-provider",
     "devbox-helper",
     "devbox-session",
     "devbox-helper-client",
@@ -85,6 +88,7 @@ pub(crate) const LAWS: &[Law] = &[
     library("nameserver", &[]),
     library("devbox-helper-client", &[]),
     with_runtime(library("tunnel-bridge", &["tunnel-proto"])),
+    with_runtime(library("devbox-provider", &["service-catalog", "tunnel-bridge"])),
     Law {
         os_under: &["src/peer"],
         unsafe_under: &["src/peer", "src/sys"],
@@ -94,16 +98,35 @@ pub(crate) const LAWS: &[Law] = &[
         "devbox-session",
         &[
             "devbox-helper-client",
+            "devbox-provider",
             "ipalloc",
             "nameserver",
             "service-catalog",
             "tunnel-bridge",
         ],
     )),
-    with_runtime(library("catalog-kube", &["service-catalog", "tunnel-bridge"])),
+    with_runtime(library(
+        "catalog-kube",
+        &["devbox-provider", "service-catalog", "tunnel-bridge"],
+    )),
+    with_runtime(library(
+        "catalog-file",
+        &["devbox-provider", "service-catalog", "tunnel-bridge"],
+    )),
+    with_runtime(library(
+        "devbox-gateway-client",
+        &["devbox-provider", "service-catalog", "tunnel-bridge"],
+    )),
     with_runtime(library(
         "devbox-gateway",
-        &["catalog-kube", "service-catalog", "tunnel-bridge"],
+        &[
+            "catalog-file",
+            "catalog-kube",
+            "devbox-gateway-client",
+            "devbox-provider",
+            "service-catalog",
+            "tunnel-bridge",
+        ],
     )),
     Law {
         kind: Kind::Program,

@@ -1,6 +1,6 @@
 //! What a catalog file may say, and how a mistake in it is told.
 
-use devbox_gateway::{Error, StaticCatalog};
+use catalog_file::{Error, StaticCatalog};
 use service_catalog::{Protocol, Target};
 
 const GOOD: &str = r#"environment: dev

@@ -6,13 +6,12 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
+use catalog_file::{Error, StaticCatalog};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-
-use crate::{Error, StaticCatalog};
 
 /// The page that the HTTP service answers.
 pub const PAGE: &str =

@@ -1,7 +1,7 @@
-//! Files that are read again while the gateway runs.
+//! Following a small file by its content.
 //!
-//! Contents are compared, and neither time stamps nor notices of the system are trusted: a file may be edited in place,
-//! replaced by a rename, touched back to an older time, or lie on a network file system.
+//! Contents are compared; neither time stamps nor notifications of the system are trusted: a file may be edited in
+//! place, replaced by a rename, set back to an older time, or be on a network file system.
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -9,20 +9,37 @@ use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// What a look at a file gave. No `Debug`: it may be a token.
+/// What a look at a file gave. There is no `Debug`: it may be a secret.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) enum Reading {
+pub enum Reading {
+    /// Its bytes.
     Content(Vec<u8>),
     /// It has more bytes than the limit.
     TooLarge,
+    /// It cannot be read.
     Failed {
+        /// The kind of the error.
         kind: io::ErrorKind,
+        /// What the system says.
         message: String,
     },
 }
 
 impl Reading {
-    pub(crate) fn of(path: &Path, max_bytes: usize) -> Self {
+    /// Looks at a file, off the async threads: it may be on a network file system.
+    ///
+    /// # Cancel safety
+    /// Safe: dropped, the look is finished for nobody.
+    pub async fn now(path: &Path, max_bytes: usize) -> Self {
+        let path = path.to_owned();
+        let looked = tokio::task::spawn_blocking(move || Self::of(&path, max_bytes)).await;
+        looked.unwrap_or_else(|error| Self::Failed {
+            kind: io::ErrorKind::Other,
+            message: error.to_string(),
+        })
+    }
+
+    fn of(path: &Path, max_bytes: usize) -> Self {
         let mut content = Vec::new();
         let read = std::fs::File::open(path)
             .and_then(|file| file.take(max_bytes as u64 + 1).read_to_end(&mut content));
@@ -62,8 +79,8 @@ impl Settling {
     }
 }
 
-/// Looks at a file again and again.
-pub(crate) struct Follower {
+/// Looks at a file at intervals and tells its changes.
+pub struct Follower {
     path: PathBuf,
     max_bytes: usize,
     settling: Settling,
@@ -71,7 +88,10 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    pub(crate) fn new(path: PathBuf, max_bytes: usize, in_force: Reading, every: Duration) -> Self {
+    /// Follows `path`, of which at most `max_bytes` are read and `in_force` is known, by a look each `every` (at least
+    /// 1 ms).
+    #[must_use]
+    pub fn new(path: PathBuf, max_bytes: usize, in_force: Reading, every: Duration) -> Self {
         let mut ticks = interval(every.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -82,11 +102,11 @@ impl Follower {
         }
     }
 
-    /// Waits for a change; `None` when the runtime is shutting down.
+    /// Waits for a change that two looks in a row agree on; `None` when the runtime is shutting down.
     ///
     /// # Cancel safety
     /// Safe: a look that was not finished is made again.
-    pub(crate) async fn next_change(&mut self) -> Option<Reading> {
+    pub async fn next_change(&mut self) -> Option<Reading> {
         loop {
             self.ticks.tick().await;
             let (path, max_bytes) = (self.path.clone(), self.max_bytes);

@@ -1,11 +1,12 @@
 //! The demo's services, directly and through a gateway.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use devbox_gateway::{CatalogSource, GatewayConfig, TokenSource, demo};
+use catalog_file::LiveCatalog;
+use devbox_gateway::{GatewayConfig, Token, TokenAdmission, TokenSource, demo_services as demo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tunnel_bridge::Token;
 
 use super::support::{TOKEN, ping, soon, start};
 
@@ -101,11 +102,10 @@ async fn the_echo_gives_back_each_line_and_the_rest() {
 #[tokio::test]
 async fn both_are_reached_through_a_gateway() {
     let services = demo::start().await.unwrap();
-    let config = GatewayConfig::new(
-        CatalogSource::Fixed(services.catalog(demo::WEB_PORT, demo::ECHO_PORT).unwrap()),
-        "127.0.0.1:0".parse().unwrap(),
-        TokenSource::Fixed(Token::new(TOKEN).unwrap()),
-    );
+    let catalog = LiveCatalog::new(services.catalog(demo::WEB_PORT, demo::ECHO_PORT).unwrap());
+    let tokens = TokenSource::Fixed(Token::new(TOKEN).unwrap());
+    let admission = TokenAdmission::open(tokens, Arc::new(catalog)).await.unwrap();
+    let config = GatewayConfig::new(admission, "127.0.0.1:0".parse().unwrap());
     let gateway = start(config).await;
     let client = gateway.client("demo").await;
     let mut updates = client.updates().await;

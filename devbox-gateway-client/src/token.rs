@@ -1,23 +1,19 @@
-//! The secret that a client shows a gateway.
-
 use std::fmt;
 use std::path::Path;
 
 use crate::Error;
 
-/// Longest token, in bytes.
+/// The longest token, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 4096;
 
 /// A bearer token: 1 to [`MAX_TOKEN_BYTES`] visible ASCII characters. It is never printed.
 ///
-/// There is no `PartialEq`: whoever checks a token compares [`Token::expose`]d bytes in constant time.
+/// There is no `PartialEq`: whoever checks a token compares [`expose`](Token::expose)d bytes in constant time.
 ///
 /// ```
-/// # fn main() -> Result<(), tunnel_bridge::Error> {
-/// let token = tunnel_bridge::Token::new("s3cret")?;
+/// let token = devbox_gateway_client::Token::new("s3cret")?;
 /// assert_eq!(format!("{token:?}"), "Token(..)");
-/// # Ok(())
-/// # }
+/// # Ok::<(), devbox_gateway_client::Error>(())
 /// ```
 #[derive(Clone)]
 pub struct Token(Box<str>);
@@ -40,21 +36,20 @@ impl Token {
         Err(Error::BadToken { path: None, why })
     }
 
-    /// Reads a token from a file; white space around it (an editor's last newline) is not part of it.
+    /// Reads a token from a file. White space around it (an editor's last newline) is not part of it.
     ///
     /// # Errors
-    /// [`Error::File`] when the file cannot be read, [`Error::BadToken`] when what it holds is no token.
+    /// [`Error::ReadToken`] when the file cannot be read, [`Error::BadToken`] when what it holds is no token.
     pub fn read(path: impl AsRef<Path>) -> Result<Token, Error> {
         let path = path.as_ref();
-        let file = |source| Error::File {
-            what: "token",
+        let failed = |source| Error::ReadToken {
             path: path.into(),
             source,
         };
-        let opened = std::fs::File::open(path).map_err(file)?;
+        let file = std::fs::File::open(path).map_err(failed)?;
         let mut text = String::new();
         let limit = 2 * MAX_TOKEN_BYTES as u64;
-        std::io::Read::read_to_string(&mut std::io::Read::take(opened, limit), &mut text).map_err(file)?;
+        std::io::Read::read_to_string(&mut std::io::Read::take(file, limit), &mut text).map_err(failed)?;
         Token::new(text.trim()).map_err(|error| match error {
             Error::BadToken { why, .. } => Error::BadToken {
                 path: Some(path.into()),
@@ -74,5 +69,34 @@ impl Token {
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_visible_ascii() {
+        for bad in ["", "two words", "ü", "tab\t", &"x".repeat(4097)] {
+            assert!(matches!(Token::new(bad), Err(Error::BadToken { .. })), "{bad:?}");
+        }
+        assert_eq!(Token::new(&"x".repeat(4096)).unwrap().expose().len(), 4096);
+    }
+
+    #[test]
+    fn a_token_file_holds_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "  abc\r\n").unwrap();
+        assert_eq!(Token::read(&path).unwrap().expose(), "abc");
+        std::fs::write(&path, "a b").unwrap();
+        let error = Token::read(&path).unwrap_err().to_string();
+        assert!(
+            error.contains(path.to_str().unwrap()) && !error.contains("a b"),
+            "{error}"
+        );
+        let missing = Token::read(dir.path().join("none"));
+        assert!(matches!(missing, Err(Error::ReadToken { .. })));
     }
 }

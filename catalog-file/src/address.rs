@@ -5,16 +5,16 @@ use std::str::FromStr;
 
 use crate::Error;
 
-/// Where the gateway connects to for a port of a service: `host:port`, the host an IP address (IPv6 in brackets) or a
-/// name that this machine can resolve.
+/// What is dialed for a port of a service: `host:port`, where the host is an IP address (IPv6 in brackets) or a name that
+/// this machine can resolve.
 ///
 /// ```
-/// use devbox_gateway::DialAddress;
+/// use catalog_file::DialAddress;
 /// for text in ["127.0.0.1:15432", "[::1]:80", "db.internal:5432"] {
 ///     assert_eq!(text.parse::<DialAddress>()?.to_string(), text);
 /// }
 /// assert!("db.internal".parse::<DialAddress>().is_err());
-/// # Ok::<(), devbox_gateway::Error>(())
+/// # Ok::<(), catalog_file::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DialAddress {
