@@ -1,7 +1,7 @@
 //! What a catalog file may say, and how a mistake in it is told.
 
 use catalog_file::{Error, StaticCatalog};
-use service_catalog::{Protocol, Target};
+use service_catalog::{Catalog, Port, Protocol, Service, Target};
 
 const GOOD: &str = r#"environment: dev
 services:
@@ -51,6 +51,89 @@ fn the_format_of_the_documentation_is_read() {
             None,
             "{absent}"
         );
+    }
+}
+
+#[test]
+fn services_may_have_aliases_members_and_no_ports() {
+    let text = r#"environment: dev
+services:
+  - {name: db, namespace: backend, member: db-0, ports: [{port: 5432, target: "127.0.0.1:1"}]}
+  - {name: db, namespace: backend, aliases: [orders, stock], ports: [{port: 5432, target: "127.0.0.1:2"}]}
+  - {name: old, namespace: backend, alias_of: db.backend}
+  - {name: older, namespace: backend, alias_of: db-0.db.backend, ports: []}
+  - {name: idle, namespace: backend, ports: []}
+"#;
+    let catalog = StaticCatalog::parse(text, "c.yaml").unwrap();
+    let services: Vec<_> = catalog
+        .catalog()
+        .services
+        .values()
+        .map(|service| {
+            let aliases: Vec<_> = service.aliases.iter().map(ToString::to_string).collect();
+            let of = service.alias_of.as_ref().map(ToString::to_string);
+            (
+                service.id.to_string(),
+                service.ports.len(),
+                aliases.join(","),
+                of.unwrap_or_default(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("db.backend", 1, "orders,stock", ""),
+        ("db-0.db.backend", 1, "", ""),
+        ("idle.backend", 0, "", ""),
+        ("old.backend", 0, "", "db.backend"),
+        ("older.backend", 0, "", "db-0.db.backend"),
+    ];
+    let expected =
+        expected.map(|(id, ports, aliases, of)| (id.to_owned(), ports, aliases.to_owned(), of.to_owned()));
+    assert_eq!(services, expected);
+    for (target, address) in [
+        ("tcp/backend/db/5432", "127.0.0.1:2"),
+        ("tcp/backend/db/db-0/5432", "127.0.0.1:1"),
+    ] {
+        let target = target.parse().unwrap();
+        assert_eq!(catalog.dial_address(&target).unwrap().to_string(), address);
+    }
+}
+
+#[test]
+fn a_catalog_from_elsewhere_says_what_to_dial_in_its_targets() {
+    let port = |number: u16, protocol, target: Option<&str>| Port {
+        name: None,
+        port: number.try_into().unwrap(),
+        protocol,
+        target: target.map(str::to_owned),
+    };
+    let catalog = |port| {
+        let service = Service::new("a.x".parse().unwrap(), vec![port]).unwrap();
+        Catalog::new("dev".parse().unwrap(), [service]).unwrap()
+    };
+    let good =
+        StaticCatalog::from_targets(catalog(port(80, Protocol::Tcp, Some("web.internal:8080")))).unwrap();
+    let target = "tcp/x/a/80".parse().unwrap();
+    assert_eq!(
+        good.dial_address(&target).unwrap().to_string(),
+        "web.internal:8080"
+    );
+    for (bad, says) in [
+        (
+            port(80, Protocol::Tcp, None),
+            "port 80/tcp of `a.x`: it does not say what to dial",
+        ),
+        (
+            port(80, Protocol::Tcp, Some("pod web-1")),
+            "port 80/tcp of `a.x`: `pod web-1` is not an address",
+        ),
+        (
+            port(53, Protocol::Udp, Some("127.0.0.1:53")),
+            "port 53/udp of `a.x`: only `tcp`",
+        ),
+    ] {
+        let error = StaticCatalog::from_targets(catalog(bad)).unwrap_err().to_string();
+        assert!(error.starts_with(says), "{error}");
     }
 }
 
@@ -140,6 +223,42 @@ fn a_mistake_is_told_with_its_place() {
             "name: orders\n    namespace: backend",
             (6, 5),
             "`orders.backend` is there twice",
+        ),
+        (
+            "ports: [{name: pg, port: 5432, protocol: tcp, target: \"127.0.0.1:15432\"}]",
+            "aliases: []",
+            (3, 5),
+            "`ports: []`",
+        ),
+        (
+            "    ports: [{name: pg",
+            "    alias_of: web.shop\n    ports: [{name: pg",
+            (6, 13),
+            "no ports of its own",
+        ),
+        (
+            "ports: [{name: pg, port: 5432, protocol: tcp, target: \"127.0.0.1:15432\"}]",
+            "alias_of: web.shopping",
+            (5, 15),
+            "no service `web.shopping`",
+        ),
+        (
+            "ports: [{name: pg, port: 5432, protocol: tcp, target: \"127.0.0.1:15432\"}]",
+            "alias_of: orders.backend",
+            (5, 15),
+            "an alias itself",
+        ),
+        (
+            "namespace: backend",
+            "namespace: backend\n    aliases: [orders]",
+            (3, 5),
+            "aliases of service",
+        ),
+        (
+            "namespace: backend",
+            "namespace: backend\n    member: a.b",
+            (5, 13),
+            "`.` is not",
         ),
         ("services:", "services", (2, 1), ""),
         ("[{name: pg", "[{name: pg, [", (5, 24), "mismatched bracket"),

@@ -48,13 +48,17 @@ pub(crate) async fn receive(mut stream: MuxStream, live: &LiveCatalog) {
             return debug!(%error, "push stream ended");
         }
         if !go_on {
-            // Lets the answer arrive, where a reset could overtake it.
-            if let Err(error) = stream.shutdown().await {
-                debug!(%error, "push stream ended");
-            }
-            return;
+            return drain(stream, &mut buffer).await;
         }
     }
+}
+
+/// Lets the last answer arrive: a reset could overtake it while the client still sends.
+async fn drain(mut stream: MuxStream, buffer: &mut [u8]) {
+    if let Err(error) = stream.shutdown().await {
+        return debug!(%error, "push stream ended");
+    }
+    while stream.read(buffer).await.is_ok_and(|count| count > 0) {}
 }
 
 fn put(live: &LiveCatalog, update: &Update, encoder: &mut wire::Encoder) -> Result<(), String> {

@@ -7,7 +7,7 @@ use bytes::{Buf as _, Bytes};
 use devbox_gateway_client::handshake::PUSH_STREAM;
 use devbox_provider::{Connection, Wanted, with_causes};
 use service_catalog::{CATALOG_STREAM, SourceError, Update, wire};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -67,8 +67,8 @@ impl Client {
                 Some(done) = served.streams.join_next(), if !served.streams.is_empty() => note_panic(&done),
                 Some(done) = served.pushes.join_next(), if !served.pushes.is_empty() => note_panic(&done),
                 Some(done) = served.catalogs.join_next(), if !served.catalogs.is_empty() => {
-                    if let Some((reason, message)) = served.handle_told(done) {
-                        leave(&link, reason, &message).await;
+                    if let Some(ended) = served.handle_told(done) {
+                        leave(&link, ended.reason(), &with_causes(&ended.error)).await;
                         break;
                     }
                 }
@@ -124,7 +124,7 @@ impl Served {
         match self.untold.take() {
             Some((connection, first)) => {
                 let stream = incoming.accept();
-                let tell = async move { Told::OfTheClient(tell_catalog(stream, connection, first).await) };
+                let tell = tell_catalog(stream, connection, first, Whose::TheDialers);
                 self.catalogs.spawn(tell.in_current_span());
             }
             None => {
@@ -132,13 +132,11 @@ impl Served {
                 let tell = async move {
                     match provider.connect(wanted).await {
                         Ok(connection) => {
-                            let (connection, ended) = tell_catalog(incoming.accept(), connection, None).await;
-                            connection.close().await;
-                            Told::Another(ended)
+                            tell_catalog(incoming.accept(), connection, None, Whose::ItsOwn).await
                         }
                         Err(error) => {
                             incoming.refuse(Refusal::new(RefusalKind::Unreachable, with_causes(&error)));
-                            Told::Another(Ok(()))
+                            Told::Nothing
                         }
                     }
                 };
@@ -148,23 +146,18 @@ impl Served {
     }
 
     /// A catalog stream is over. Gives out why the client must connect again, if it must.
-    fn handle_told(&mut self, done: Result<Told, tokio::task::JoinError>) -> Option<(GoAwayReason, String)> {
+    fn handle_told(&mut self, done: Result<Told, tokio::task::JoinError>) -> Option<Ended> {
         note_panic(&done);
-        let ended = match done.ok()? {
-            Told::OfTheClient((connection, ended)) => {
-                self.spent = Some(connection);
-                ended
+        match done.ok()? {
+            Told::Nothing => None,
+            Told::LetGo(connection, whose) => {
+                if whose == Whose::TheDialers {
+                    self.spent = Some(connection);
+                }
+                None
             }
-            Told::Another(ended) => ended,
-        };
-        let error = ended.err()?;
-        info!(%error, "the provider ended");
-        let reason = match error {
-            SourceError::Superseded { .. } => GoAwayReason::Superseded,
-            // The client connects again, and so does its view.
-            _ => GoAwayReason::Leaving,
-        };
-        Some((reason, with_causes(&error)))
+            Told::Ended(ended) => Some(ended),
+        }
     }
 
     fn take_push(&mut self, incoming: Incoming) {
@@ -241,11 +234,39 @@ impl Served {
     }
 }
 
-/// How a catalog stream ended: in good order, or with its source's error.
+/// How a catalog stream ended.
 enum Told {
-    /// The client's first one, with the connection that its dialer belongs to.
-    OfTheClient((Connection, Result<(), SourceError>)),
-    Another(Result<(), SourceError>),
+    /// The client let go of it.
+    LetGo(Connection, Whose),
+    /// The source ended.
+    Ended(Ended),
+    /// It never began.
+    Nothing,
+}
+
+/// What else a catalog stream's connection is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// The client's streams are dialed over it.
+    TheDialers,
+    ItsOwn,
+}
+
+struct Ended {
+    error: SourceError,
+    /// Kept until the client knows why it ends: dropped, it is reset.
+    _stream: (ReadHalf<MuxStream>, WriteHalf<MuxStream>),
+}
+
+impl Ended {
+    fn reason(&self) -> GoAwayReason {
+        info!(error = %self.error, "the provider ended");
+        match self.error {
+            SourceError::Superseded { .. } => GoAwayReason::Superseded,
+            // The client connects again, and so does its view.
+            _ => GoAwayReason::Leaving,
+        }
+    }
 }
 
 /// Says goodbye, to whoever still reads.
@@ -263,7 +284,8 @@ async fn tell_catalog(
     stream: MuxStream,
     mut connection: Connection,
     first: Option<Update>,
-) -> (Connection, Result<(), SourceError>) {
+    whose: Whose,
+) -> Told {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut encoder = wire::Encoder::new();
     let mut pending = PendingUpdates::default();
@@ -274,40 +296,45 @@ async fn tell_catalog(
     let mut client_may_write = true;
     // What a client writes here means nothing, but its reset does.
     let mut ignored = [0; 256];
-    loop {
+    let error = loop {
         if unsent.is_empty()
             && let Some(update) = pending.poll_update()
         {
             match encoder.encode(&update) {
                 Ok(message) => unsent = message.into(),
-                Err(source) => {
-                    error!(error = %source, "catalog cannot be told");
-                    return (connection, Err(source.into()));
-                }
+                Err(source) => break source.into(),
             }
         }
-        tokio::select! {
+        let lost = tokio::select! {
             update = connection.source.next() => match update {
-                Ok(update) => pending.handle_update(update),
-                Err(error) => return (connection, Err(error)),
+                Ok(update) => {
+                    pending.handle_update(update);
+                    continue;
+                }
+                Err(error) => break error,
             },
             written = writer.write(&unsent), if !unsent.is_empty() => match written {
-                Ok(count) => unsent.advance(count),
-                Err(error) => {
-                    debug!(%error, "catalog stream ended");
-                    return (connection, Ok(()));
+                Ok(count) => {
+                    unsent.advance(count);
+                    continue;
                 }
+                Err(error) => error,
             },
             read = reader.read(&mut ignored), if client_may_write => match read {
-                Ok(0) => client_may_write = false,
-                Ok(_) => {}
-                Err(error) => {
-                    debug!(%error, "catalog stream ended");
-                    return (connection, Ok(()));
+                Ok(count) => {
+                    client_may_write = count > 0;
+                    continue;
                 }
+                Err(error) => error,
             },
-        }
-    }
+        };
+        debug!(error = %lost, "catalog stream ended");
+        return Told::LetGo(connection, whose);
+    };
+    Told::Ended(Ended {
+        error,
+        _stream: (reader, writer),
+    })
 }
 
 fn note_panic<T>(done: &Result<T, tokio::task::JoinError>) {

@@ -6,6 +6,8 @@ mod gateway {
     mod catalog;
     mod demo_services;
     mod listen;
+    mod providers;
+    mod push;
     mod streams;
     mod support;
 }
