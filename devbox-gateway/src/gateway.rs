@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
+use tunnel_bridge::Link;
 use tunnel_bridge::tls::Acceptor;
-use tunnel_bridge::{Link, ws};
 
 use crate::handshake::{Asked, NotLetIn};
 use crate::seat::Seats;
@@ -200,7 +200,7 @@ impl Shared {
     }
 
     async fn admit(&self, stream: TcpStream, peer: SocketAddr) -> Result<(Link, Client, String), NotLetIn> {
-        ws::prepare_socket(&stream);
+        tunnel_bridge::prepare_socket(&stream);
         match &self.acceptor {
             None => self.admit_over(stream, peer).await,
             Some(acceptor) => self.admit_over(acceptor.accept(stream).await?, peer).await,

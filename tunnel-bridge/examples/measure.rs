@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc as events;
 use tunnel_bridge::listener::{Listener, ListenerOptions, bind};
-use tunnel_bridge::ws::{self, ConnectOptions, Upgrade, connect};
+use tunnel_bridge::ws::{ConnectOptions, Upgrade, connect};
 use tunnel_bridge::{Target, direct, splice};
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -98,7 +98,7 @@ fn road(target: SocketAddr) -> Result<SocketAddr> {
             .send(socket.local_addr()?)
             .map_err(std::io::Error::other)?;
         let (stream, _) = socket.accept().await?;
-        ws::prepare_socket(&stream);
+        tunnel_bridge::prepare_socket(&stream);
         let upgrade = Upgrade::read(stream).await.map_err(std::io::Error::other)?;
         let link = upgrade.accept("measure.1").await.map_err(std::io::Error::other)?;
         while let Some(incoming) = link.accept().await {

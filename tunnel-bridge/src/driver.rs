@@ -1,40 +1,29 @@
-//! The one task that owns a link: it moves bytes between the WebSocket and the state machine, and between that and
-//! the streams. It never waits for a stream.
+//! The task that owns a link: it moves bytes between the carrier and the state machine, and between that and the
+//! streams. It never waits for a stream.
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{Sink, Stream};
-use tokio::io::{AsyncRead, AsyncWrite};
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode};
-use tokio_tungstenite::tungstenite::{self, Message};
-use tunnel_proto::{Config, Connection, Error, Event, Role, StreamId};
+use tunnel_proto::{ChunkQueue, Config, Connection, Error, Event, Role, StreamId};
 
+use crate::carrier::Carrier;
 use crate::link::{Command, Incoming, Link, LinkEnd};
 use crate::mux::{Flow, Inbound, MuxStream};
 use crate::stream::Broken;
 use crate::{GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
-/// What one WebSocket message gathers, about.
+/// About how much is handed to the carrier at once.
 const MESSAGE_BYTES: usize = 64 * 1024;
 
-/// Messages that wait for one write to the socket.
-const WRITE_BYTES: usize = 256 * 1024;
-
-/// Largest message that is taken: the other end may gather more than we do.
-const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-
-/// Commands and messages handled before the other ones, and what is to be sent, get their turn.
+/// Commands and messages handled before the others, and sending, get their turn.
 const COMMANDS_PER_ROUND: usize = 256;
 const MESSAGES_PER_ROUND: usize = 8;
 
@@ -47,20 +36,9 @@ const CLOSING_TIME: Duration = Duration::from_secs(1);
 /// Streams that the other end opened and nobody has taken yet. As many as may wait for an answer; more are refused.
 const INCOMING_QUEUE: usize = 256;
 
-/// The settings of the WebSocket under a link.
-pub(crate) fn web_socket_config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .write_buffer_size(WRITE_BYTES)
-        .max_message_size(Some(MAX_MESSAGE_BYTES))
-        .max_frame_size(Some(MAX_MESSAGE_BYTES))
-}
-
 /// Starts the driver of a link. Its task ends with the link, which [`Link::closed`] waits for, and with its last
 /// handle and stream; it is stopped by the runtime's end otherwise.
-pub(crate) fn spawn<S>(socket: WebSocketStream<S>, role: Role) -> Link
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
     #[expect(
         clippy::expect_used,
         reason = "a test of tunnel-proto holds the default limits to be sound"
@@ -71,7 +49,7 @@ where
     let (incoming_sender, incoming) = mpsc::channel(INCOMING_QUEUE);
     let (end_sender, end) = watch::channel(None);
     let mut driver = Driver {
-        socket,
+        carrier,
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         timer_due: None,
         connection,
@@ -79,7 +57,7 @@ where
         sender: sender.downgrade(),
         incoming: incoming_sender,
         streams: HashMap::new(),
-        out: BytesMut::new(),
+        out: ChunkQueue::new(),
         peer_said: None,
         closing: None,
     };
@@ -93,8 +71,8 @@ where
     Link::new(sender, incoming, end)
 }
 
-struct Driver<S> {
-    socket: WebSocketStream<S>,
+struct Driver<C> {
+    carrier: C,
     connection: Connection,
     timer: Pin<Box<Sleep>>,
     timer_due: Option<Instant>,
@@ -103,7 +81,7 @@ struct Driver<S> {
     sender: mpsc::WeakUnboundedSender<Command>,
     incoming: mpsc::Sender<Incoming>,
     streams: HashMap<StreamId, Entry>,
-    out: BytesMut,
+    out: ChunkQueue,
     /// What the other end gave as its reason to leave.
     peer_said: Option<(GoAwayReason, String)>,
     closing: Option<Closing>,
@@ -120,10 +98,7 @@ struct Closing {
     deadline: Pin<Box<Sleep>>,
 }
 
-impl<S> Driver<S>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+impl<C: Carrier> Driver<C> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
         for _ in 0..ROUNDS {
             let now = clock();
@@ -237,25 +212,9 @@ where
     /// Reads what has come. An error is the link's end.
     fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, LinkEnd> {
         for taken in 0..MESSAGES_PER_ROUND {
-            let message = match Pin::new(&mut self.socket).poll_next(cx) {
+            match self.carrier.poll_receive(cx) {
                 Poll::Pending => return Ok(taken > 0),
-                Poll::Ready(None) => return Err(lost(&io::ErrorKind::UnexpectedEof.into())),
-                Poll::Ready(Some(message)) => message.map_err(|error| end_of(&error))?,
-            };
-            match message {
-                Message::Binary(bytes) => self.take_bytes(bytes, now),
-                // The answer waits inside the WebSocket and goes with the next flush (RFC 6455 §5.5.2).
-                Message::Ping(_) => {}
-                // Other programs on the path may send these; they are not ours and no reason to fail.
-                Message::Pong(_) | Message::Text(_) | Message::Frame(_) => {}
-                Message::Close(frame) => {
-                    // The answer to it, if the socket takes it at once; nobody waits for it longer.
-                    if let Poll::Ready(Err(error)) = Pin::new(&mut self.socket).poll_flush(cx) {
-                        tracing::trace!(%error, "the other end did not wait for our close");
-                    }
-                    let message = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
-                    return Err(LinkEnd::PeerClosed { message });
-                }
+                Poll::Ready(bytes) => self.take_bytes(bytes?, now),
             }
         }
         Ok(true)
@@ -368,27 +327,21 @@ where
         }
     }
 
-    /// Puts what there is on the wire, as far as the socket takes it.
+    /// Puts what there is on the wire, as far as the carrier takes it.
     fn transmit(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
-        let mut socket = Pin::new(&mut self.socket);
         let mut blocked = false;
         loop {
-            match socket.as_mut().poll_ready(cx) {
-                Poll::Ready(ready) => ready.map_err(|error| end_of(&error))?,
+            match self.carrier.poll_ready(cx) {
+                Poll::Ready(ready) => ready?,
                 Poll::Pending => {
                     blocked = true;
                     break;
                 }
             }
-            self.out.reserve(MESSAGE_BYTES);
             if !self.connection.poll_transmit(&mut self.out, MESSAGE_BYTES) {
                 break;
             }
-            let message = Message::Binary(self.out.split().freeze());
-            socket
-                .as_mut()
-                .start_send(message)
-                .map_err(|error| end_of(&error))?;
+            self.carrier.start_send(&mut self.out)?;
         }
         if let Some(closing) = &mut self.closing
             && !blocked
@@ -396,23 +349,16 @@ where
             && self.connection.stream_count() == 0
         {
             closing.close_sent = true;
-            let frame = CloseFrame {
-                code: CloseCode::Away,
-                reason: "".into(),
-            };
-            socket
-                .as_mut()
-                .start_send(Message::Close(Some(frame)))
-                .map_err(|error| end_of(&error))?;
+            self.carrier.start_close()?;
         }
-        if let Poll::Ready(flushed) = socket.as_mut().poll_flush(cx) {
-            flushed.map_err(|error| end_of(&error))?;
+        if let Poll::Ready(flushed) = self.carrier.poll_flush(cx) {
+            flushed?;
         }
         // What was sent makes room for those who wait to write.
         self.deliver_events()
     }
 
-    /// Begins to leave: streams fail now, what was finished may still go out, then the WebSocket closes.
+    /// Begins to leave: streams fail now, what was finished may still go out, then the carrier closes.
     fn leave(&mut self, reason: GoAwayReason, message: &str, end: LinkEnd) {
         if self.closing.is_some() {
             return;
@@ -459,7 +405,7 @@ impl Entry {
     }
 }
 
-impl<S> Drop for Driver<S> {
+impl<C> Drop for Driver<C> {
     fn drop(&mut self) {
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
@@ -480,31 +426,4 @@ fn clock() -> Instant {
 
 fn id_of(flow: &Flow) -> StreamId {
     StreamId::from_number(flow.id.load(Ordering::Acquire))
-}
-
-fn lost(error: &io::Error) -> LinkEnd {
-    LinkEnd::Lost {
-        kind: error.kind(),
-        message: error.to_string(),
-    }
-}
-
-fn end_of(error: &tungstenite::Error) -> LinkEnd {
-    use tungstenite::error::ProtocolError;
-    match error {
-        tungstenite::Error::Io(error) => lost(error),
-        tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => LinkEnd::PeerClosed {
-            message: String::new(),
-        },
-        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            let message = "the connection ended without a word".to_owned();
-            LinkEnd::Lost {
-                kind: io::ErrorKind::UnexpectedEof,
-                message,
-            }
-        }
-        other => LinkEnd::Protocol {
-            message: other.to_string(),
-        },
-    }
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{Mutex, mpsc, watch};
-use tunnel_proto::StreamId;
+use tunnel_proto::{Role, StreamId};
 
+use crate::carrier::{Carrier, CarrierEnd};
+use crate::driver;
 use crate::mux::{Flow, Inbound, MuxStream};
 use crate::{ByteStream, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
@@ -70,6 +72,19 @@ impl Link {
             incoming: Arc::new(Mutex::new(incoming)),
             end,
         }
+    }
+
+    /// One end of a link over `carrier`. The two ends have different roles; which one is which decides only how
+    /// streams are numbered.
+    ///
+    /// The task that drives it ends with the link, which [`Link::closed`] waits for, with the last handle and stream,
+    /// or with the runtime.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn over<C: Carrier>(carrier: C, role: Role) -> Link {
+        driver::spawn(carrier, role)
     }
 
     /// A [`Dialer`] whose streams run over this link.
@@ -137,7 +152,7 @@ impl Link {
         self.end.borrow().is_some() || self.end.has_changed().is_err()
     }
 
-    /// Leaves: tells the other end, closes the WebSocket and resets what streams there are. To let streams end
+    /// Leaves: tells the other end, closes the carrier and resets what streams there are. To let streams end
     /// first, wait for them before. Resolves when the link is gone.
     ///
     /// # Cancel safety
@@ -288,7 +303,20 @@ pub enum LinkEnd {
     Drained,
 }
 
-fn colon(message: &str) -> String {
+impl From<CarrierEnd> for LinkEnd {
+    fn from(end: CarrierEnd) -> LinkEnd {
+        match end {
+            CarrierEnd::Closed { message } => LinkEnd::PeerClosed { message },
+            CarrierEnd::Lost(error) => LinkEnd::Lost {
+                kind: error.kind(),
+                message: error.to_string(),
+            },
+            CarrierEnd::Broken { message } => LinkEnd::Protocol { message },
+        }
+    }
+}
+
+pub(crate) fn colon(message: &str) -> String {
     if message.is_empty() {
         String::new()
     } else {

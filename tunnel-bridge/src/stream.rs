@@ -90,7 +90,7 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
     /// # Errors
     /// As [`AsyncRead`]'s.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        buffer::poll_chunk(self, cx)
+        buffer::poll_chunk(self, &mut buffer::ReadSize::fixed(), cx)
     }
 
     /// Takes bytes from the front of `bytes`, at least one unless it is empty, and returns how many. Unless

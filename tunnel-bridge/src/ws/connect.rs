@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::http;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Request};
 use url::Url;
 
-use crate::{Link, driver, sys, ws};
+use crate::{Link, WebSocketCarrier, carrier, ws};
 
 /// Where to connect to, and what to say there.
 #[derive(Debug, Clone)]
@@ -262,7 +262,7 @@ impl Attempt {
                 address: self.address.clone(),
                 source,
             })?;
-        sys::prepare_link(&tcp);
+        carrier::prepare_socket(&tcp);
         if !self.tls {
             return self.upgrade(tcp).await;
         }
@@ -299,9 +299,12 @@ impl Attempt {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let address = self.address;
-        let config = Some(driver::web_socket_config());
+        let config = Some(carrier::web_socket_config());
         match client_async_with_config(self.request, stream, config).await {
-            Ok((socket, _)) => Ok(driver::spawn(socket, tunnel_proto::Role::Client)),
+            Ok((socket, _)) => Ok(Link::over(
+                WebSocketCarrier::new(socket),
+                tunnel_proto::Role::Client,
+            )),
             Err(tungstenite::Error::Http(response)) => Err(ConnectError::Rejected {
                 address,
                 response: response_of(&response),

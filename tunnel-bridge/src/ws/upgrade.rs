@@ -8,7 +8,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol;
 
-use crate::{Link, driver, sys, ws};
+use crate::{Link, WebSocketCarrier, carrier, ws};
 
 /// How long a client may take to send its request.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -152,10 +152,13 @@ where
         );
         self.stream.write_all(head.as_bytes()).await?;
         self.stream.flush().await?;
-        let config = Some(driver::web_socket_config());
+        let config = Some(carrier::web_socket_config());
         let role = protocol::Role::Server;
         let socket = WebSocketStream::from_partially_read(self.stream, self.rest, role, config).await;
-        Ok(driver::spawn(socket, tunnel_proto::Role::Server))
+        Ok(Link::over(
+            WebSocketCarrier::new(socket),
+            tunnel_proto::Role::Server,
+        ))
     }
 
     /// Answers with a short text and closes the connection. What cannot stand in a header becomes `?`.
@@ -193,13 +196,6 @@ where
             .flat_map(|(_, value)| value.split(','))
             .any(|part| part.trim().eq_ignore_ascii_case(item))
     }
-}
-
-/// Prepares the socket under a link as [`connect`](super::connect) does on its side: small writes go at once, a dead
-/// peer is noticed, and little queues in the kernel, so that small requests overtake bulk. Call it on what was
-/// accepted, before TLS.
-pub fn prepare_socket(stream: &tokio::net::TcpStream) {
-    sys::prepare_link(stream);
 }
 
 struct Head {

@@ -10,9 +10,23 @@ use tunnel_bridge::listener::{ConnectionEvent, Listener, ListenerOptions, bind};
 use tunnel_bridge::{End, RefusalKind, Side};
 
 use crate::support::{
-    Relay, any_port_aside, dialer, echo_service, listen, pair, pair_through, pattern, read_all,
-    refusing_port, request, road, serve, service, soon, target,
+    Over, any_port_aside, dialer, echo_service, listen, over_each_carrier, pair, pair_to_cut, pattern,
+    read_all, refusing_port, request, road, serve, service, soon, target,
 };
+
+over_each_carrier! {
+    a_request_and_its_answer_go_through_and_are_counted,
+    a_megabyte_comes_back_after_the_request_was_half_closed,
+    a_refused_target_resets_the_program_within_a_second,
+    a_reset_by_the_target_is_a_reset_for_the_program,
+    a_reset_by_the_program_is_a_reset_for_the_target,
+    a_reset_after_half_close_is_noticed_as_well,
+    a_lost_link_resets_programs_in_the_middle_of_a_download,
+    two_hundred_programs_at_once_have_their_own_bytes_back,
+    sixteen_kibibytes_go_and_come_without_nagles_delay,
+    closing_lets_connections_finish_and_resets_the_rest_at_the_deadline,
+    fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure,
+}
 
 async fn closed(events: &mut mpsc::Receiver<ConnectionEvent>) -> (u64, u64, End) {
     loop {
@@ -26,10 +40,9 @@ async fn closed(events: &mut mpsc::Receiver<ConnectionEvent>) -> (u64, u64, End)
     }
 }
 
-#[tokio::test]
-async fn a_request_and_its_answer_go_through_and_are_counted() {
+async fn a_request_and_its_answer_go_through_and_are_counted(over: Over) {
     let echo = echo_service().await;
-    let mut road = road(echo).await;
+    let mut road = road(over, echo).await;
     let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
     let peer = program.local_addr().unwrap();
     request(&mut program, b"ping").await;
@@ -46,8 +59,7 @@ async fn a_request_and_its_answer_go_through_and_are_counted() {
     assert_eq!(closed(&mut road.events).await, (4, 4, End::Finished));
 }
 
-#[tokio::test]
-async fn a_megabyte_comes_back_after_the_request_was_half_closed() {
+async fn a_megabyte_comes_back_after_the_request_was_half_closed(over: Over) {
     let answer = pattern(1024 * 1024, 11);
     let wanted = answer.clone();
     let to = service(move |mut stream| {
@@ -59,7 +71,7 @@ async fn a_megabyte_comes_back_after_the_request_was_half_closed() {
         }
     })
     .await;
-    let mut road = road(to).await;
+    let mut road = road(over, to).await;
     let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
     request(&mut program, b"all of it, please").await;
     program.shutdown().await.unwrap();
@@ -67,10 +79,9 @@ async fn a_megabyte_comes_back_after_the_request_was_half_closed() {
     assert_eq!(closed(&mut road.events).await, (17, 1024 * 1024, End::Finished));
 }
 
-#[tokio::test]
-async fn a_refused_target_resets_the_program_within_a_second() {
+async fn a_refused_target_resets_the_program_within_a_second(over: Over) {
     let (_refuses, port) = refusing_port();
-    let mut road = road(port).await;
+    let mut road = road(over, port).await;
     let since = Instant::now();
     let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
     let error = soon("the reset", program.read_u8()).await.unwrap_err();
@@ -86,8 +97,7 @@ async fn a_refused_target_resets_the_program_within_a_second() {
     }
 }
 
-#[tokio::test]
-async fn a_reset_by_the_target_is_a_reset_for_the_program() {
+async fn a_reset_by_the_target_is_a_reset_for_the_program(over: Over) {
     let to = service(|mut stream| async move {
         let mut some = [0; 5];
         stream.read_exact(&mut some).await.unwrap();
@@ -95,7 +105,7 @@ async fn a_reset_by_the_target_is_a_reset_for_the_program() {
         stream.set_zero_linger().unwrap();
     })
     .await;
-    let mut road = road(to).await;
+    let mut road = road(over, to).await;
     let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
     request(&mut program, b"hello").await;
     let mut bytes = Vec::new();
@@ -106,8 +116,7 @@ async fn a_reset_by_the_target_is_a_reset_for_the_program() {
     assert_eq!(closed(&mut road.events).await.2, End::Reset { by: Side::Remote });
 }
 
-#[tokio::test]
-async fn a_reset_by_the_program_is_a_reset_for_the_target() {
+async fn a_reset_by_the_program_is_a_reset_for_the_target(over: Over) {
     let (ends, mut seen) = mpsc::channel(1);
     let to = service(move |mut stream| {
         let ends = ends.clone();
@@ -118,7 +127,7 @@ async fn a_reset_by_the_program_is_a_reset_for_the_target() {
         }
     })
     .await;
-    let mut road = road(to).await;
+    let mut road = road(over, to).await;
     let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
     request(&mut program, b"hello").await;
     soon("opened", road.events.recv()).await.unwrap();
@@ -132,8 +141,7 @@ async fn a_reset_by_the_program_is_a_reset_for_the_target() {
 }
 
 /// The program has half-closed, so that nobody reads from it any more, and is reset then.
-#[tokio::test]
-async fn a_reset_after_half_close_is_noticed_as_well() {
+async fn a_reset_after_half_close_is_noticed_as_well(over: Over) {
     let (ends, mut seen) = mpsc::channel(1);
     let to = service(move |mut stream| {
         let ends = ends.clone();
@@ -146,7 +154,7 @@ async fn a_reset_after_half_close_is_noticed_as_well() {
         }
     })
     .await;
-    let mut road = road(to).await;
+    let mut road = road(over, to).await;
     let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
     program.shutdown().await.unwrap();
     soon("the half-close", seen.recv()).await.unwrap();
@@ -156,21 +164,13 @@ async fn a_reset_after_half_close_is_noticed_as_well() {
     assert_eq!(closed(&mut road.events).await.2, End::Reset { by: Side::Local });
 }
 
-#[tokio::test]
-async fn a_lost_link_resets_programs_in_the_middle_of_a_download() {
+async fn a_lost_link_resets_programs_in_the_middle_of_a_download(over: Over) {
     let to = service(|mut stream| async move {
         let bytes = pattern(256 * 1024, 2);
         while stream.write_all(&bytes).await.is_ok() {}
     })
     .await;
-    let (relay_out, relay_in) = tokio::sync::oneshot::channel();
-    let (near, far, _) = pair_through(|gateway| async move {
-        let relay = Relay::to(gateway).await;
-        let address = relay.address;
-        relay_out.send(relay).map_err(drop).unwrap();
-        address
-    })
-    .await;
+    let (near, far, relay) = pair_to_cut(over).await;
     serve(far);
     let (listener, mut events) = listen(&near, to);
     let mut program = TcpStream::connect(listener.local_addr()).await.unwrap();
@@ -178,7 +178,7 @@ async fn a_lost_link_resets_programs_in_the_middle_of_a_download() {
     soon("the first megabyte", program.read_exact(&mut some))
         .await
         .unwrap();
-    relay_in.await.unwrap().cut();
+    relay.cut();
     let mut rest = Vec::new();
     let error = soon("the loss", program.read_to_end(&mut rest))
         .await
@@ -192,10 +192,9 @@ async fn a_lost_link_resets_programs_in_the_middle_of_a_download() {
     assert_eq!(closed(&mut events).await.2, End::LinkLost);
 }
 
-#[tokio::test]
-async fn two_hundred_programs_at_once_have_their_own_bytes_back() {
+async fn two_hundred_programs_at_once_have_their_own_bytes_back(over: Over) {
     let echo = echo_service().await;
-    let road = road(echo).await;
+    let road = road(over, echo).await;
     let address = road.listener.local_addr();
     let mut all = tokio::task::JoinSet::new();
     for number in 0..200u64 {
@@ -223,10 +222,9 @@ async fn two_hundred_programs_at_once_have_their_own_bytes_back() {
 }
 
 /// With Nagle's delay on any leg this takes 40 ms a round (its other half is the delayed acknowledgement).
-#[tokio::test]
-async fn sixteen_kibibytes_go_and_come_without_nagles_delay() {
+async fn sixteen_kibibytes_go_and_come_without_nagles_delay(over: Over) {
     let echo = echo_service().await;
-    let road = road(echo).await;
+    let road = road(over, echo).await;
     let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
     program.set_nodelay(true).unwrap();
     let mut buffer = vec![7; 16 * 1024];
@@ -240,10 +238,9 @@ async fn sixteen_kibibytes_go_and_come_without_nagles_delay() {
     assert!(fastest < Duration::from_millis(20), "{fastest:?}");
 }
 
-#[tokio::test]
-async fn closing_lets_connections_finish_and_resets_the_rest_at_the_deadline() {
+async fn closing_lets_connections_finish_and_resets_the_rest_at_the_deadline(over: Over) {
     let echo = echo_service().await;
-    let mut road = road(echo).await;
+    let mut road = road(over, echo).await;
     let address = road.listener.local_addr();
     let mut finishing = TcpStream::connect(address).await.unwrap();
     let mut staying = TcpStream::connect(address).await.unwrap();
@@ -281,10 +278,9 @@ async fn closing_lets_connections_finish_and_resets_the_rest_at_the_deadline() {
     assert!(!road.near.is_closed());
 }
 
-#[tokio::test]
-async fn fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure() {
+async fn fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure(over: Over) {
     let echo = echo_service().await;
-    let (near, far) = pair().await;
+    let (near, far) = pair(over).await;
     serve(far);
     let (events, _ignored) = mpsc::channel(1);
     let mut addresses = vec![any_port_aside(); 50];

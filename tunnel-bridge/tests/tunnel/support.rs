@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tunnel_bridge::direct;
 use tunnel_bridge::listener::{ConnectionEvent, Listener, ListenerOptions, bind};
 use tunnel_bridge::ws::{self, AcceptError, ConnectError, ConnectOptions, Upgrade};
-use tunnel_bridge::{Link, Refusal, RefusalKind, Target, splice};
+use tunnel_bridge::{Link, Refusal, RefusalKind, Role, StreamCarrier, Target, prepare_socket, splice};
 
 pub(crate) const SUBPROTOCOL: &str = "test-tunnel.1";
 
@@ -42,14 +42,51 @@ where
     Upgrade::read(stream).await?.accept(SUBPROTOCOL).await
 }
 
-/// Two ends of a link over a TCP connection.
-pub(crate) async fn pair() -> (Link, Link) {
-    let (near, far, _) = pair_through(|address| async move { address }).await;
-    (near, far)
+/// What a test's link runs over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Over {
+    /// WebSocket over TCP, with the whole handshake.
+    WebSocket,
+    /// The bytes of the link as they are: in memory, and over TCP where a test needs a connection to cut.
+    Plain,
 }
 
-/// As [`pair`], by way of what `road` puts before the gateway's address. The accepted half is kept by the task.
-pub(crate) async fn pair_through<R, F>(road: R) -> (Link, Link, SocketAddr)
+/// Runs each of these tests over each kind of carrier.
+macro_rules! over_each_carrier {
+    ($($(#[$attribute:meta])* $test:ident),* $(,)?) => {
+        mod over_websocket {
+            $(#[tokio::test] $(#[$attribute])* async fn $test() {
+                super::$test($crate::support::Over::WebSocket).await;
+            })*
+        }
+        mod over_a_plain_stream {
+            $(#[tokio::test] $(#[$attribute])* async fn $test() {
+                super::$test($crate::support::Over::Plain).await;
+            })*
+        }
+    };
+}
+pub(crate) use over_each_carrier;
+
+/// Two ends of a link.
+pub(crate) async fn pair(over: Over) -> (Link, Link) {
+    match over {
+        Over::WebSocket => pair_through(over, |address| async move { address }).await,
+        Over::Plain => plain_pair(),
+    }
+}
+
+/// Two ends of a link inside this process.
+pub(crate) fn plain_pair() -> (Link, Link) {
+    let (near, far) = tokio::io::duplex(256 * 1024);
+    (
+        Link::over(StreamCarrier::new(near), Role::Client),
+        Link::over(StreamCarrier::new(far), Role::Server),
+    )
+}
+
+/// Two ends of a link over TCP, by way of what `road` puts before the far end's address.
+pub(crate) async fn pair_through<R, F>(over: Over, road: R) -> (Link, Link)
 where
     R: FnOnce(SocketAddr) -> F,
     F: Future<Output = SocketAddr>,
@@ -58,11 +95,35 @@ where
     let address = socket.local_addr().unwrap();
     let far = tokio::spawn(async move {
         let (stream, _) = socket.accept().await.unwrap();
-        ws::prepare_socket(&stream);
-        accept(stream).await.unwrap()
+        prepare_socket(&stream);
+        match over {
+            Over::WebSocket => accept(stream).await.unwrap(),
+            Over::Plain => Link::over(StreamCarrier::new(stream), Role::Server),
+        }
     });
-    let near = ws::connect(&options(road(address).await)).await.unwrap();
-    (near, far.await.unwrap(), address)
+    let address = road(address).await;
+    let near = match over {
+        Over::WebSocket => ws::connect(&options(address)).await.unwrap(),
+        Over::Plain => {
+            let stream = TcpStream::connect(address).await.unwrap();
+            prepare_socket(&stream);
+            Link::over(StreamCarrier::new(stream), Role::Client)
+        }
+    };
+    (near, far.await.unwrap())
+}
+
+/// As [`pair_through`], by way of a relay that can be cut.
+pub(crate) async fn pair_to_cut(over: Over) -> (Link, Link, Relay) {
+    let (relay_out, relay_in) = tokio::sync::oneshot::channel();
+    let (near, far) = pair_through(over, |gateway| async move {
+        let relay = Relay::to(gateway).await;
+        let address = relay.address;
+        relay_out.send(relay).map_err(drop).unwrap();
+        address
+    })
+    .await;
+    (near, far, relay_in.await.unwrap())
 }
 
 /// Connects what the far end is asked for, `host:port`, as a gateway does for its catalog's targets.
@@ -155,8 +216,8 @@ pub(crate) struct Road {
     pub(crate) events: mpsc::Receiver<ConnectionEvent>,
 }
 
-pub(crate) async fn road(to: SocketAddr) -> Road {
-    let (near, far) = pair().await;
+pub(crate) async fn road(over: Over, to: SocketAddr) -> Road {
+    let (near, far) = pair(over).await;
     serve(far);
     let (listener, events) = listen(&near, to);
     Road {

@@ -11,7 +11,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tunnel_bridge::{ByteStream, End, MuxStream, ResetReason, Side, reset_of, splice};
 
-use crate::support::{pair, pattern, read_all, soon, target};
+use crate::support::{Over, over_each_carrier, pair, pattern, read_all, soon, target};
+
+over_each_carrier! {
+    a_wrapped_stream_is_spliced_without_copies_and_half_closes,
+    dropping_a_wrapper_resets_the_far_side,
+    a_reset_of_a_wrapped_stream_reaches_a_program_that_only_waits,
+}
 
 #[derive(Default)]
 struct Counts {
@@ -91,9 +97,8 @@ async fn local() -> (TcpStream, TcpStream) {
     (program, socket.accept().await.unwrap().0)
 }
 
-#[tokio::test]
-async fn a_wrapped_stream_is_spliced_without_copies_and_half_closes() {
-    let (near, far) = pair().await;
+async fn a_wrapped_stream_is_spliced_without_copies_and_half_closes(over: Over) {
+    let (near, far) = pair(over).await;
     let counts = Arc::new(Counts::default());
     let inner = near.open(&target("x")).await.unwrap();
     // Twice wrapped: the box is a byte stream as well.
@@ -131,9 +136,8 @@ async fn a_wrapped_stream_is_spliced_without_copies_and_half_closes() {
     );
 }
 
-#[tokio::test]
-async fn dropping_a_wrapper_resets_the_far_side() {
-    let (near, far) = pair().await;
+async fn dropping_a_wrapper_resets_the_far_side(over: Over) {
+    let (near, far) = pair(over).await;
     let wrapped = Counted {
         inner: near.open(&target("x")).await.unwrap(),
         counts: Arc::default(),
@@ -144,9 +148,8 @@ async fn dropping_a_wrapper_resets_the_far_side() {
     assert_eq!(reset_of(&error), Some(ResetReason::Cancelled));
 }
 
-#[tokio::test]
-async fn a_reset_of_a_wrapped_stream_reaches_a_program_that_only_waits() {
-    let (near, far) = pair().await;
+async fn a_reset_of_a_wrapped_stream_reaches_a_program_that_only_waits(over: Over) {
+    let (near, far) = pair(over).await;
     let wrapped = Counted {
         inner: near.open(&target("x")).await.unwrap(),
         counts: Arc::default(),
