@@ -16,7 +16,7 @@ use tunnel_proto::{ChunkQueue, Config, Connection, Error, Event, Role, StreamId}
 
 use crate::carrier::Carrier;
 use crate::link::{Command, Incoming, Link, LinkEnd};
-use crate::mux::{Flow, Inbound, MuxStream};
+use crate::mux::{Flow, MuxStream};
 use crate::stream::Broken;
 use crate::{GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
@@ -80,16 +80,11 @@ struct Driver<C> {
     /// For the streams that the other end opens.
     sender: mpsc::WeakUnboundedSender<Command>,
     incoming: mpsc::Sender<Incoming>,
-    streams: HashMap<StreamId, Entry>,
+    streams: HashMap<StreamId, Arc<Flow>>,
     out: ChunkQueue,
     /// What the other end gave as its reason to leave.
     peer_said: Option<(GoAwayReason, String)>,
     closing: Option<Closing>,
-}
-
-struct Entry {
-    flow: Arc<Flow>,
-    inbound: mpsc::UnboundedSender<Inbound>,
 }
 
 struct Closing {
@@ -147,12 +142,8 @@ impl<C: Carrier> Driver<C> {
 
     fn obey(&mut self, command: Command, now: Instant) {
         let result = match command {
-            Command::Open {
-                target,
-                flow,
-                inbound,
-            } => {
-                self.open(&target, flow, inbound, now);
+            Command::Open { target, flow } => {
+                self.open(&target, flow, now);
                 Ok(())
             }
             Command::Accept { id } => self.connection.accept(id),
@@ -179,22 +170,15 @@ impl<C: Carrier> Driver<C> {
         }
     }
 
-    fn open(
-        &mut self,
-        target: &Target,
-        flow: Arc<Flow>,
-        inbound: mpsc::UnboundedSender<Inbound>,
-        now: Instant,
-    ) {
-        let entry = Entry { flow, inbound };
+    fn open(&mut self, target: &Target, flow: Arc<Flow>, now: Instant) {
         let kind = match self.connection.open(target.as_str().as_bytes(), now) {
             Ok(id) => {
-                entry.flow.id.store(id.number(), Ordering::Release);
-                self.streams.insert(id, entry);
+                flow.id.store(id.number(), Ordering::Release);
+                self.streams.insert(id, flow);
                 return;
             }
             Err(Error::TooManyStreams { limit }) => {
-                entry.fail(Broken::Refused(Refusal::new(
+                flow.break_with(Broken::Refused(Refusal::new(
                     RefusalKind::TooMany,
                     format!("{limit} streams are open on this link"),
                 )));
@@ -203,7 +187,7 @@ impl<C: Carrier> Driver<C> {
             Err(Error::GoingAway | Error::StreamIdsUsedUp | Error::Violation(_)) => RefusalKind::LinkLost,
             Err(_) => RefusalKind::Internal,
         };
-        entry.fail(Broken::Refused(Refusal::new(
+        flow.break_with(Broken::Refused(Refusal::new(
             kind,
             "the link takes no new streams",
         )));
@@ -256,16 +240,12 @@ impl<C: Carrier> Driver<C> {
         while let Some(event) = self.connection.poll_event() {
             match event {
                 Event::Opened { id, target } => self.offer(id, &target),
-                Event::Accepted { id } => self.tell(id, Inbound::Accepted),
-                Event::Data { id, bytes } => self.tell(id, Inbound::Data(bytes)),
-                Event::Finished { id } => self.tell(id, Inbound::Fin),
+                Event::Accepted { id } => self.tell(id, Flow::accept),
+                Event::Data { id, bytes } => self.tell(id, |flow| flow.receive(bytes)),
+                Event::Finished { id } => self.tell(id, Flow::finish),
+                Event::Sent { id, bytes } => self.tell(id, |flow| flow.sent(bytes)),
                 Event::Refused { id, refusal } => self.fail(id, Broken::Refused(refusal)),
                 Event::Reset { id, reason } => self.fail(id, Broken::Reset(reason)),
-                Event::Sent { id, bytes } => {
-                    if let Some(entry) = self.streams.get(&id) {
-                        entry.flow.sent(bytes);
-                    }
-                }
                 Event::Closed { id } => {
                     self.streams.remove(&id);
                 }
@@ -288,10 +268,8 @@ impl<C: Carrier> Driver<C> {
             (Ok(Ok(target)), Some(sender)) => {
                 let flow = Arc::new(Flow::default());
                 flow.id.store(id.number(), Ordering::Release);
-                // No bound: see `MuxStream::inbound`.
-                let (inbound, receiver) = mpsc::unbounded_channel();
-                let stream = MuxStream::new(Arc::clone(&flow), sender.clone(), receiver);
-                self.streams.insert(id, Entry { flow, inbound });
+                let stream = MuxStream::new(Arc::clone(&flow), sender.clone());
+                self.streams.insert(id, flow);
                 match self.incoming.try_send(Incoming::new(target, id, stream, sender)) {
                     // A request that is dropped here refuses itself, so it is put right below.
                     Err(mpsc::error::TrySendError::Full(incoming)) => {
@@ -312,18 +290,16 @@ impl<C: Carrier> Driver<C> {
         }
     }
 
-    fn tell(&self, id: StreamId, inbound: Inbound) {
-        // A stream that was dropped has its reset on the way to us.
-        if let Some(entry) = self.streams.get(&id)
-            && entry.inbound.send(inbound).is_err()
-        {
-            tracing::trace!(%id, "nobody reads this stream any more");
+    /// A stream that was dropped has its reset on the way to us, and is told nothing.
+    fn tell(&self, id: StreamId, what: impl FnOnce(&Flow)) {
+        if let Some(flow) = self.streams.get(&id) {
+            what(flow);
         }
     }
 
     fn fail(&mut self, id: StreamId, broken: Broken) {
-        if let Some(entry) = self.streams.remove(&id) {
-            entry.fail(broken);
+        if let Some(flow) = self.streams.remove(&id) {
+            flow.break_with(broken);
         }
     }
 
@@ -364,13 +340,13 @@ impl<C: Carrier> Driver<C> {
             return;
         }
         self.connection.go_away(reason, message);
-        for (id, entry) in self.streams.drain() {
+        for (id, flow) in self.streams.drain() {
             if !self.connection.is_ending(id) {
                 // Fails only for a stream that is over.
                 if self.connection.reset(id, ResetReason::Leaving).is_err() {
                     tracing::trace!(%id, "over before we left");
                 }
-                entry.fail(Broken::LinkLost);
+                flow.break_with(Broken::LinkLost);
             }
         }
         let deadline = Box::pin(tokio::time::sleep(CLOSING_TIME));
@@ -396,15 +372,6 @@ impl<C: Carrier> Driver<C> {
     }
 }
 
-impl Entry {
-    fn fail(&self, broken: Broken) {
-        self.flow.break_with(broken.clone());
-        if self.inbound.send(Inbound::Broken(broken)).is_err() {
-            tracing::trace!("nobody reads this stream any more");
-        }
-    }
-}
-
 impl<C> Drop for Driver<C> {
     fn drop(&mut self) {
         self.commands.close();
@@ -413,8 +380,8 @@ impl<C> Drop for Driver<C> {
                 flow.break_with(Broken::LinkLost);
             }
         }
-        for (_, entry) in self.streams.drain() {
-            entry.fail(Broken::LinkLost);
+        for (_, flow) in self.streams.drain() {
+            flow.break_with(Broken::LinkLost);
         }
     }
 }

@@ -10,44 +10,21 @@ use tunnel_proto::{Role, StreamId};
 
 use crate::carrier::{Carrier, CarrierEnd};
 use crate::driver;
-use crate::mux::{Flow, Inbound, MuxStream};
+use crate::mux::{Flow, MuxStream};
 use crate::{ByteStream, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
 /// What handles and streams ask of the driver. The channel has no bound of its own: data in it is bounded by each
 /// stream's allowance, opens by the limit on streams, the rest by both.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Open {
-        target: Target,
-        flow: Arc<Flow>,
-        inbound: mpsc::UnboundedSender<Inbound>,
-    },
-    Accept {
-        id: StreamId,
-    },
-    Refuse {
-        id: StreamId,
-        refusal: Refusal,
-    },
-    Data {
-        flow: Arc<Flow>,
-        bytes: Bytes,
-    },
-    Finish {
-        flow: Arc<Flow>,
-    },
-    Reset {
-        flow: Arc<Flow>,
-        reason: ResetReason,
-    },
-    Consumed {
-        flow: Arc<Flow>,
-        bytes: u32,
-    },
-    Close {
-        reason: GoAwayReason,
-        message: String,
-    },
+    Open { target: Target, flow: Arc<Flow> },
+    Accept { id: StreamId },
+    Refuse { id: StreamId, refusal: Refusal },
+    Data { flow: Arc<Flow>, bytes: Bytes },
+    Finish { flow: Arc<Flow> },
+    Reset { flow: Arc<Flow>, reason: ResetReason },
+    Consumed { flow: Arc<Flow>, bytes: u32 },
+    Close { reason: GoAwayReason, message: String },
 }
 
 /// One end of a tunnel that is up. Cloning is cheap; all clones stand for the same link.
@@ -111,15 +88,12 @@ impl Link {
 
     fn open_now(&self, target: &Target) -> Result<MuxStream, Refusal> {
         let flow = Arc::new(Flow::default());
-        // No bound: see `MuxStream::inbound`.
-        let (inbound, receiver) = mpsc::unbounded_channel();
         let command = Command::Open {
             target: target.clone(),
             flow: Arc::clone(&flow),
-            inbound,
         };
         self.commands.send(command).map_err(|_| link_lost())?;
-        Ok(MuxStream::new(flow, self.commands.clone(), receiver))
+        Ok(MuxStream::new(flow, self.commands.clone()))
     }
 
     /// The next stream that the other end opens; `None` once the link is gone.

@@ -1,6 +1,7 @@
 //! The state machine of one side of a link.
 
 mod credit;
+mod events;
 mod receive;
 mod stream;
 mod transmit;
@@ -14,6 +15,8 @@ use bytes::{Bytes, BytesMut};
 use crate::config::Config;
 use crate::frame::{self, Hello, MAX_TARGET_BYTES, Reader};
 use crate::{Error, Event, GoAwayReason, Refusal, ResetReason, Violation};
+use credit::Memory;
+use events::Events;
 use stream::{Fin, Phase, Stream};
 
 /// A stream's number on the wire: odd for streams that the client opened, even for the server's. Never used twice.
@@ -102,7 +105,7 @@ pub struct Connection {
     streams: HashMap<u32, Stream>,
     next_id: u32,
     last_peer_id: u32,
-    events: VecDeque<Event>,
+    events: Events,
 
     /// Frames that go before all data, encoded.
     control: BytesMut,
@@ -118,10 +121,7 @@ pub struct Connection {
     brief: VecDeque<u32>,
     bulk: VecDeque<u32>,
 
-    /// Received and not consumed, of all streams.
-    unread: u64,
-    /// What windows have grown beyond their initial size, of all streams.
-    grown: u64,
+    memory: Memory,
 
     ping: Ping,
     leaving: bool,
@@ -175,7 +175,7 @@ impl Connection {
             streams: HashMap::new(),
             next_id: if role == Role::Client { 1 } else { 2 },
             last_peer_id: 0,
-            events: VecDeque::new(),
+            events: Events::default(),
             control,
             pong: None,
             held: VecDeque::new(),
@@ -183,8 +183,7 @@ impl Connection {
             unanswered_by_us: 0,
             brief: VecDeque::new(),
             bulk: VecDeque::new(),
-            unread: 0,
-            grown: 0,
+            memory: Memory::default(),
             ping,
             leaving: false,
             peer_leaving: false,
@@ -330,27 +329,42 @@ impl Connection {
 
     /// What happened; `None` when that is all.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.pop()
     }
 
     /// When to call [`handle_timeout`](Connection::handle_timeout) next; `None` once the link is dead.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        (!self.ping.dead && self.violation.is_none()).then_some(self.ping.due)
+        let alive = !self.ping.dead && self.violation.is_none();
+        let due = self
+            .memory
+            .due()
+            .map_or(self.ping.due, |due| due.min(self.ping.due));
+        alive.then_some(due)
     }
 
-    /// Lets time pass: asks whether the peer is there, and tells when it is not ([`Event::Dead`]).
+    /// Lets time pass: asks whether the peer is there and reports when it is not ([`Event::Dead`]), and shrinks the
+    /// windows of streams that have been quiet.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_none_or(|due| now < due) {
             return;
         }
+        if self.memory.due().is_some_and(|due| now >= due) {
+            self.shrink_quiet(now);
+        }
+        if now >= self.ping.due {
+            self.check_peer(now);
+        }
+    }
+
+    fn check_peer(&mut self, now: Instant) {
         self.ping.due = now + self.config.ping_interval;
         self.ping.missed = if self.ping.heard { 0 } else { self.ping.missed + 1 };
         self.ping.heard = false;
         if self.ping.missed >= self.config.missed_pings {
             self.ping.dead = true;
             let silent_for = now.saturating_duration_since(self.ping.last_received);
-            self.events.push_back(Event::Dead { silent_for });
+            self.events.push(Event::Dead { silent_for });
         } else {
             self.ask(now);
         }
@@ -391,8 +405,7 @@ impl Connection {
     /// Takes a stream out of the tables. The rings forget it when its turn comes.
     fn forget(&mut self, id: u32) -> Option<Stream> {
         let stream = self.streams.remove(&id)?;
-        self.unread -= u64::from(stream.unread);
-        self.grown -= u64::from(stream.window.saturating_sub(self.config.initial_window));
+        self.memory.forget(id, &stream);
         match stream.phase {
             Phase::AwaitAnswer => {
                 self.unanswered -= 1;
@@ -408,7 +421,7 @@ impl Connection {
     fn close_if_over(&mut self, id: u32) {
         if self.streams.get(&id).is_some_and(Stream::is_over) {
             self.forget(id);
-            self.events.push_back(Event::Closed { id: StreamId(id) });
+            self.events.push(Event::Closed { id: StreamId(id) });
         }
     }
 

@@ -6,14 +6,20 @@ use bytes::Bytes;
 
 use super::stream::{Phase, Stream};
 use super::{Connection, Role, StreamId};
-use crate::frame::{self, Control, Piece};
+use crate::frame::{self, Control, Data, Piece};
 use crate::{Error, Event, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
+
+/// Payloads below this size are copied out of what was received.
+const COPY_BELOW: usize = 4 * 1024;
 
 /// Answers that may wait for a peer that does not read, in bytes.
 const MAX_CONTROL_BACKLOG: usize = 4 * 1024 * 1024;
 
 impl Connection {
     /// Takes bytes of the link, cut anywhere.
+    ///
+    /// Large payloads are handed on as slices of `bytes`. The buffer behind `bytes` should therefore not be several
+    /// times their size: who reads slowly keeps it.
     ///
     /// # Errors
     /// [`Error::Violation`] when the peer broke the protocol; the connection is over then, and what was in `bytes`
@@ -35,15 +41,11 @@ impl Connection {
     }
 
     fn handle_pieces(&mut self, bytes: &mut Bytes, now: Instant) -> Result<(), Violation> {
+        let buffer = bytes.len();
         while let Some(piece) = self.reader.next(bytes)? {
             match piece {
                 Piece::Control(control) => self.handle_control(control, now)?,
-                Piece::Data {
-                    kind,
-                    stream,
-                    bytes,
-                    whole,
-                } => self.handle_data(kind, stream, bytes, whole)?,
+                Piece::Data(data) => self.handle_data(data, buffer)?,
             }
             if self.control.len() > MAX_CONTROL_BACKLOG {
                 return Err(Violation::Flood);
@@ -59,7 +61,7 @@ impl Connection {
         match control.kind {
             frame::HELLO => {
                 self.peer = Some(control.hello()?);
-                self.events.push_back(Event::Ready);
+                self.events.push(Event::Ready);
                 self.release_held();
             }
             frame::PING => self.pong = Some(control.number()?),
@@ -67,7 +69,7 @@ impl Connection {
             frame::GOAWAY => {
                 let (code, message) = control.code()?;
                 self.peer_leaving = true;
-                self.events.push_back(Event::GoingAway {
+                self.events.push(Event::GoingAway {
                     reason: GoAwayReason::from_code(code),
                     message,
                 });
@@ -77,6 +79,18 @@ impl Connection {
             frame::REFUSE => self.handle_refuse(control)?,
             frame::RESET => self.handle_reset(control)?,
             frame::CREDIT => self.handle_credit(control)?,
+            frame::RECLAIM => {
+                let (id, keep) = (control.stream, control.credit()?);
+                if self.known(frame::RECLAIM, id)?.is_some() {
+                    self.give_back(id, keep);
+                }
+            }
+            frame::RETURN => {
+                let (id, bytes) = (control.stream, control.credit()?);
+                if self.known(frame::RETURN, id)?.is_some() {
+                    self.take_back(id, bytes, now)?;
+                }
+            }
             // The reader gives out no other kinds.
             kind => return Err(Violation::UnknownKind { kind }),
         }
@@ -129,7 +143,7 @@ impl Connection {
             self.unanswered_by_us += 1;
             // A target is short: it must not keep the buffer that it came in.
             let target = Bytes::copy_from_slice(&target);
-            self.events.push_back(Event::Opened {
+            self.events.push(Event::Opened {
                 id: StreamId(id),
                 target,
             });
@@ -157,7 +171,7 @@ impl Connection {
         }
         stream.phase = Phase::Open;
         self.unanswered -= 1;
-        self.events.push_back(Event::Accepted { id: StreamId(id) });
+        self.events.push(Event::Accepted { id: StreamId(id) });
         self.release_held();
         Ok(())
     }
@@ -176,7 +190,7 @@ impl Connection {
             kind: RefusalKind::from_code(code),
             message,
         };
-        self.events.push_back(Event::Refused {
+        self.events.push(Event::Refused {
             id: StreamId(id),
             refusal,
         });
@@ -189,7 +203,7 @@ impl Connection {
         if self.known(kind, id)?.is_some() {
             self.forget(id);
             let reason = ResetReason::from_code(code);
-            self.events.push_back(Event::Reset {
+            self.events.push(Event::Reset {
                 id: StreamId(id),
                 reason,
             });
@@ -212,33 +226,47 @@ impl Connection {
         Ok(())
     }
 
-    fn handle_data(&mut self, kind: u8, id: u32, bytes: Bytes, whole: bool) -> Result<(), Violation> {
+    /// Takes a payload that is part of a buffer of `buffer` bytes.
+    fn handle_data(&mut self, data: Data, buffer: usize) -> Result<(), Violation> {
+        let Data {
+            kind,
+            stream: id,
+            bytes,
+            whole,
+        } = data;
         if self.peer.is_none() {
             return Err(Violation::HelloMisplaced);
         }
-        let Some(stream) = self.known(kind, id)? else {
+        if self.known(kind, id)?.is_none() {
+            return Ok(());
+        }
+        let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
         if stream.phase == Phase::AwaitAnswer || stream.peer_finished {
             return Err(Violation::OutOfPlace { kind, id });
         }
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        stream.granted = stream
-            .granted
-            .checked_sub(len)
-            .ok_or(Violation::CreditExceeded { id })?;
-        stream.unread += len;
+        if len > stream.granted {
+            return Err(Violation::CreditExceeded { id });
+        }
+        // A part of a buffer keeps all of it alive: a small one is copied, a large one counts as the whole.
+        let copy = bytes.len() < COPY_BELOW || bytes.len() < buffer / 4;
+        let pins = if copy { bytes.len() } else { buffer };
+        self.memory.receive(stream, len, pins as u64);
         let finished = kind == frame::FIN && whole;
         stream.peer_finished = finished;
-        self.unread += u64::from(len);
         if !bytes.is_empty() {
-            self.events.push_back(Event::Data {
-                id: StreamId(id),
-                bytes,
+            self.events.add_data(StreamId(id), &mut stream.place, |waiting| {
+                if copy {
+                    waiting.push_slice(&bytes);
+                } else {
+                    waiting.push(bytes);
+                }
             });
         }
         if finished {
-            self.events.push_back(Event::Finished { id: StreamId(id) });
+            self.events.push(Event::Finished { id: StreamId(id) });
             self.close_if_over(id);
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::events::Place;
 use crate::ChunkQueue;
 
 /// How far a stream has come.
@@ -47,7 +48,15 @@ pub(crate) struct Stream {
     pub(crate) granted: u32,
     /// Received and not consumed.
     pub(crate) unread: u32,
+    /// What the unread bytes keep alive, which is more than they are where they are slices of a larger buffer.
+    pub(crate) held: u64,
+    /// How far the stream exceeds its initial window, as counted for the connection.
+    pub(crate) reserved: u32,
     pub(crate) last_grant: Instant,
+    /// The peer was asked to give credit back, and has been granted none since.
+    pub(crate) asked_back: bool,
+    /// Where data wait for the owner.
+    pub(super) place: Place,
     pub(crate) peer_finished: bool,
 }
 
@@ -63,7 +72,11 @@ impl Stream {
             window,
             granted: window,
             unread: 0,
+            held: 0,
+            reserved: 0,
             last_grant: now,
+            asked_back: false,
+            place: Place::default(),
             peer_finished: false,
         }
     }
@@ -74,6 +87,11 @@ impl Stream {
         let bytes = !self.queue.is_empty() && self.credit > 0;
         let fin = self.queue.is_empty() && self.fin == Fin::Wanted;
         started && (bytes || fin)
+    }
+
+    /// The most that may have to be held for it at once.
+    pub(crate) fn exposure(&self) -> u32 {
+        self.window.max(self.granted.saturating_add(self.unread))
     }
 
     pub(crate) fn is_over(&self) -> bool {

@@ -77,7 +77,7 @@ impl Connection {
             stream.fin = Fin::Sent;
         }
         if len > 0 {
-            self.events.push_back(Event::Sent {
+            self.events.push(Event::Sent {
                 id: StreamId(id),
                 bytes: len,
             });

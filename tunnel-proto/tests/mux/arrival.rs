@@ -44,6 +44,8 @@ fn config() -> impl Strategy<Value = Config> {
             receive_budget: budget_kib * 1024,
             max_pending_opens: pending,
             max_streams: 20,
+            // Time passes here without the other end's answers.
+            ping_interval: std::time::Duration::from_secs(3600),
             ..Config::default()
         }
     })
@@ -102,6 +104,9 @@ fn run(pair: &mut Pair, steps: Vec<Step>) {
             Step::Deliver(end, n) => pair.deliver(end, n).unwrap(),
             Step::Pass(millis) => {
                 pair.pass(std::time::Duration::from_millis(millis));
+                for end in [NEAR, FAR] {
+                    pair.ends[end].handle_timeout(pair.now);
+                }
             }
         }
     }

@@ -12,3 +12,5 @@ mod sink;
 mod support;
 #[cfg(test)]
 mod time;
+#[cfg(test)]
+mod windows;

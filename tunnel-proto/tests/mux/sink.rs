@@ -62,7 +62,7 @@ enum Queue {
 }
 
 fn queue_step() -> impl Strategy<Value = Queue> {
-    let bytes = || prop_oneof![0..40usize, 3000..5000usize, 0..100_000usize];
+    let bytes = || prop_oneof![0..40usize, 3000..5000usize, 0..20_000usize];
     prop_oneof![
         4 => bytes().prop_map(Queue::Push),
         2 => bytes().prop_map(Queue::Slice),
@@ -73,7 +73,7 @@ fn queue_step() -> impl Strategy<Value = Queue> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn a_sink_that_copies_and_one_that_does_not_get_the_same_bytes(
