@@ -28,6 +28,9 @@ pub struct Config {
     pub max_streams: u32,
     /// Opens that may wait for the other side's answer. More wait here, unsent. Default 256.
     pub max_pending_opens: u32,
+    /// Opens of one target that may wait for the other side's answer, so that a target that does not answer leaves
+    /// room for others. Default 32.
+    pub max_pending_opens_per_target: u32,
     /// How often to ask whether the other side is there. Default 10 s.
     pub ping_interval: Duration,
     /// After how many such intervals in a row without a byte the link is dead. Default 2, so that it takes 20 to 30 s.
@@ -43,6 +46,7 @@ impl Default for Config {
             receive_budget: 64 * 1024 * 1024,
             max_streams: 4096,
             max_pending_opens: 256,
+            max_pending_opens_per_target: 32,
             ping_interval: Duration::from_secs(10),
             missed_pings: 2,
         }
@@ -88,6 +92,12 @@ impl Config {
             self.max_pending_opens.into(),
             1,
             self.max_streams.into(),
+        )?;
+        within(
+            "max_pending_opens_per_target",
+            self.max_pending_opens_per_target.into(),
+            1,
+            u64::from(u32::MAX),
         )?;
         within("missed_pings", self.missed_pings.into(), 1, 1000)?;
         let millis = u64::try_from(self.ping_interval.as_millis()).unwrap_or(u64::MAX);

@@ -2,11 +2,13 @@
 
 mod credit;
 mod events;
+mod opens;
 mod receive;
 mod stream;
+mod streams;
 mod transmit;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -14,12 +16,16 @@ use bytes::{Bytes, BytesMut};
 
 use crate::config::Config;
 use crate::frame::{self, Hello, MAX_TARGET_BYTES, Reader};
-use crate::{Error, Event, GoAwayReason, Refusal, ResetReason, Violation};
+use crate::{Error, Event, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
 use credit::Memory;
 use events::Events;
+use opens::Opens;
 use stream::{Fin, Phase, Stream};
+use streams::Streams;
 
-/// A stream's number on the wire: odd for streams that the client opened, even for the server's. Never used twice.
+/// A stream's number: odd for streams that the client opened, even for the server's. Never used twice.
+///
+/// It is also the number on the wire, except for a stream of ours whose OPEN had to wait for longer than a later one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(u32);
 
@@ -98,23 +104,17 @@ pub enum Role {
 #[derive(Debug)]
 pub struct Connection {
     config: Config,
-    role: Role,
     /// Nothing of streams is sent before it is known what the peer takes.
     peer: Option<Hello>,
     reader: Reader,
-    streams: HashMap<u32, Stream>,
-    next_id: u32,
-    last_peer_id: u32,
+    streams: Streams,
     events: Events,
 
     /// Frames that go before all data, encoded.
     control: BytesMut,
     /// The answer to the latest PING.
     pong: Option<u64>,
-    /// Streams of ours whose OPEN is held, in the order of their numbers.
-    held: VecDeque<u32>,
-    /// Opens of ours that the peer has not answered.
-    unanswered: u32,
+    opens: Opens,
     /// Opens of the peer that our owner has not answered.
     unanswered_by_us: u32,
     /// Streams with little to send, and with much; each in one of them at most, once.
@@ -169,17 +169,13 @@ impl Connection {
             rtt: None,
         };
         let mut connection = Connection {
-            role,
             peer: None,
             reader: Reader::new(config.max_frame),
-            streams: HashMap::new(),
-            next_id: if role == Role::Client { 1 } else { 2 },
-            last_peer_id: 0,
+            streams: Streams::new(role),
             events: Events::default(),
             control,
             pong: None,
-            held: VecDeque::new(),
-            unanswered: 0,
+            opens: Opens::default(),
             unanswered_by_us: 0,
             brief: VecDeque::new(),
             bulk: VecDeque::new(),
@@ -216,13 +212,12 @@ impl Connection {
         if self.streams.len() >= limit as usize {
             return Err(Error::TooManyStreams { limit });
         }
-        let id = self.next_id;
-        self.next_id = id.checked_add(2).ok_or(Error::StreamIdsUsedUp)?;
+        let id = self.streams.next_id()?;
         // Its credit is known with the peer's HELLO; OPEN waits for that in any case.
-        let mut stream = Stream::new(Phase::Held, 0, self.config.initial_window, now);
+        let mut stream = Stream::new(Phase::Held, 0, 0, self.config.initial_window, now);
         stream.target = Bytes::copy_from_slice(target);
+        self.opens.hold(stream.target.clone(), id);
         self.streams.insert(id, stream);
-        self.held.push_back(id);
         self.release_held();
         Ok(StreamId(id))
     }
@@ -233,7 +228,7 @@ impl Connection {
     /// [`Error::NotOpen`] when it is over, [`Error::WrongState`] when it has been answered.
     pub fn accept(&mut self, id: StreamId) -> Result<(), Error> {
         self.check_alive()?;
-        let stream = self.streams.get_mut(&id.0).ok_or(Error::NotOpen { id })?;
+        let stream = self.streams.of_owner(id)?;
         if stream.phase != Phase::AwaitOwner {
             return Err(Error::WrongState {
                 id,
@@ -242,7 +237,7 @@ impl Connection {
         }
         stream.phase = Phase::Open;
         self.unanswered_by_us -= 1;
-        frame::put_accept(&mut self.control, id.0);
+        frame::put_accept(&mut self.control, stream.wire);
         Ok(())
     }
 
@@ -252,18 +247,19 @@ impl Connection {
     /// [`Error::NotOpen`] when it is over already, [`Error::WrongState`] when it has been answered.
     pub fn refuse(&mut self, id: StreamId, refusal: &Refusal) -> Result<(), Error> {
         self.check_alive()?;
-        let stream = self.streams.get(&id.0).ok_or(Error::NotOpen { id })?;
+        let stream = self.streams.of_owner(id)?;
         if stream.phase != Phase::AwaitOwner {
             return Err(Error::WrongState {
                 id,
                 what: "be refused",
             });
         }
+        let wire = stream.wire;
         self.forget(id.0);
         frame::put_code(
             &mut self.control,
             frame::REFUSE,
-            id.0,
+            wire,
             refusal.kind.code(),
             &refusal.message,
         );
@@ -276,7 +272,7 @@ impl Connection {
     /// [`Error::NotOpen`] when it is over, [`Error::WrongState`] when it is not accepted or our direction has ended.
     pub fn send(&mut self, id: StreamId, bytes: Bytes) -> Result<(), Error> {
         self.check_alive()?;
-        let stream = self.streams.get_mut(&id.0).ok_or(Error::NotOpen { id })?;
+        let stream = self.streams.of_owner(id)?;
         if stream.phase == Phase::AwaitOwner || stream.fin != Fin::No {
             return Err(Error::WrongState { id, what: "send" });
         }
@@ -293,7 +289,7 @@ impl Connection {
     /// As [`send`](Connection::send).
     pub fn finish(&mut self, id: StreamId) -> Result<(), Error> {
         self.check_alive()?;
-        let stream = self.streams.get_mut(&id.0).ok_or(Error::NotOpen { id })?;
+        let stream = self.streams.of_owner(id)?;
         if stream.phase == Phase::AwaitOwner || stream.fin != Fin::No {
             return Err(Error::WrongState {
                 id,
@@ -314,7 +310,7 @@ impl Connection {
         let stream = self.forget(id.0).ok_or(Error::NotOpen { id })?;
         // What the peer never heard of needs no end.
         if stream.phase != Phase::Held {
-            frame::put_code(&mut self.control, frame::RESET, id.0, reason.code(), "");
+            frame::put_code(&mut self.control, frame::RESET, stream.wire, reason.code(), "");
         }
         Ok(())
     }
@@ -380,7 +376,7 @@ impl Connection {
     #[must_use]
     pub fn is_ending(&self, id: StreamId) -> bool {
         self.streams
-            .get(&id.0)
+            .get(id.0)
             .is_some_and(|stream| stream.peer_finished && stream.fin != Fin::No)
     }
 
@@ -404,22 +400,23 @@ impl Connection {
 
     /// Takes a stream out of the tables. The rings forget it when its turn comes.
     fn forget(&mut self, id: u32) -> Option<Stream> {
-        let stream = self.streams.remove(&id)?;
+        let stream = self.streams.remove(id)?;
         self.memory.forget(id, &stream);
         match stream.phase {
+            Phase::Held => self.opens.withdraw(&stream.target, id),
             Phase::AwaitAnswer => {
-                self.unanswered -= 1;
+                self.opens.answered(&stream.target);
                 self.release_held();
             }
             Phase::AwaitOwner => self.unanswered_by_us -= 1,
-            Phase::Held | Phase::Open => {}
+            Phase::Open => {}
         }
         Some(stream)
     }
 
     /// Forgets a stream that has come to its end both ways.
     fn close_if_over(&mut self, id: u32) {
-        if self.streams.get(&id).is_some_and(Stream::is_over) {
+        if self.streams.get(id).is_some_and(Stream::is_over) {
             self.forget(id);
             self.events.push(Event::Closed { id: StreamId(id) });
         }
@@ -429,17 +426,26 @@ impl Connection {
     fn release_held(&mut self) {
         let Some(peer) = self.peer else { return };
         let limit = self.config.max_pending_opens.min(peer.max_pending_opens);
-        while self.unanswered < limit {
-            let Some(id) = self.held.pop_front() else { break };
-            // One that was reset while it was held is gone.
-            let Some(stream) = self.streams.get_mut(&id) else {
-                continue;
-            };
-            stream.phase = Phase::AwaitAnswer;
-            stream.credit = peer.initial_window;
-            frame::put_open(&mut self.control, id, &std::mem::take(&mut stream.target));
-            self.unanswered += 1;
-            self.enter_ring(id);
+        let per_target = self.config.max_pending_opens_per_target;
+        while let Some(id) = self.opens.next(limit, per_target) {
+            match self.streams.send(id) {
+                Ok(Some(stream)) => {
+                    stream.credit = peer.initial_window;
+                    frame::put_open(&mut self.control, stream.wire, &stream.target);
+                    self.enter_ring(id);
+                }
+                Ok(None) => {}
+                Err(error) => self.refuse_held(id, &error.to_string()),
+            }
         }
+    }
+
+    /// Refuses a stream of ours whose OPEN is not sent any more: another connection can take it.
+    fn refuse_held(&mut self, id: u32, why: &str) {
+        self.forget(id);
+        self.events.push(Event::Refused {
+            id: StreamId(id),
+            refusal: Refusal::new(RefusalKind::LinkLost, why),
+        });
     }
 }

@@ -72,7 +72,7 @@ impl Connection {
         let rtt = self.ping.rtt;
         let initial = self.config.initial_window;
         let budget = self.config.receive_budget;
-        let stream = self.streams.get_mut(&id.0).ok_or(Error::NotOpen { id })?;
+        let stream = self.streams.of_owner(id)?;
         let left = stream.unread.checked_sub(bytes).ok_or(Error::WrongState {
             id,
             what: "consume more than it received",
@@ -112,7 +112,7 @@ impl Connection {
             stream.granted += grant;
             stream.last_grant = now;
             stream.asked_back = false;
-            frame::put_credit(&mut self.control, frame::CREDIT, id.0, grant);
+            frame::put_credit(&mut self.control, frame::CREDIT, stream.wire, grant);
         }
         Ok(())
     }
@@ -122,7 +122,7 @@ impl Connection {
     pub(super) fn shrink_quiet(&mut self, now: Instant) {
         let initial = self.config.initial_window;
         for id in self.memory.large.iter().copied().collect::<Vec<_>>() {
-            let Some(stream) = self.streams.get_mut(&id) else {
+            let Some(stream) = self.streams.get_mut(id) else {
                 continue;
             };
             if now.saturating_duration_since(stream.last_grant) < QUIET {
@@ -131,7 +131,7 @@ impl Connection {
             stream.window = initial;
             if stream.granted > initial && !stream.asked_back {
                 stream.asked_back = true;
-                frame::put_credit(&mut self.control, frame::RECLAIM, id, initial);
+                frame::put_credit(&mut self.control, frame::RECLAIM, stream.wire, initial);
             }
             self.memory.settle(id, stream, initial, now);
         }
@@ -140,11 +140,16 @@ impl Connection {
 
     /// The peer asks for the credit above `keep` of a stream. It gets that when nothing waits to be sent.
     pub(super) fn give_back(&mut self, id: u32, keep: u32) {
-        if let Some(stream) = self.streams.get_mut(&id)
+        if let Some(stream) = self.streams.get_mut(id)
             && stream.queue.is_empty()
             && stream.credit > keep
         {
-            frame::put_credit(&mut self.control, frame::RETURN, id, stream.credit - keep);
+            frame::put_credit(
+                &mut self.control,
+                frame::RETURN,
+                stream.wire,
+                stream.credit - keep,
+            );
             stream.credit = keep;
         }
     }
@@ -152,7 +157,7 @@ impl Connection {
     /// The peer gives credit back.
     pub(super) fn take_back(&mut self, id: u32, bytes: u32, now: Instant) -> Result<(), Violation> {
         let initial = self.config.initial_window;
-        if let Some(stream) = self.streams.get_mut(&id) {
+        if let Some(stream) = self.streams.get_mut(id) {
             stream.granted = stream
                 .granted
                 .checked_sub(bytes)

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::stream::{Phase, Stream};
-use super::{Connection, Role, StreamId};
+use super::{Connection, StreamId};
 use crate::frame::{self, Control, Data, Piece};
 use crate::{Error, Event, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
 
@@ -80,14 +80,14 @@ impl Connection {
             frame::RESET => self.handle_reset(control)?,
             frame::CREDIT => self.handle_credit(control)?,
             frame::RECLAIM => {
-                let (id, keep) = (control.stream, control.credit()?);
-                if self.known(frame::RECLAIM, id)?.is_some() {
+                let (wire, keep) = (control.stream, control.credit()?);
+                if let Some((id, _)) = self.streams.of_peer(frame::RECLAIM, wire)? {
                     self.give_back(id, keep);
                 }
             }
             frame::RETURN => {
-                let (id, bytes) = (control.stream, control.credit()?);
-                if self.known(frame::RETURN, id)?.is_some() {
+                let (wire, bytes) = (control.stream, control.credit()?);
+                if let Some((id, _)) = self.streams.of_peer(frame::RETURN, wire)? {
                     self.take_back(id, bytes, now)?;
                 }
             }
@@ -114,14 +114,10 @@ impl Connection {
             stream: id,
             payload: target,
         } = control;
-        let theirs = id % 2 == if self.role == Role::Client { 0 } else { 1 };
-        if !theirs || id <= self.last_peer_id {
-            return Err(Violation::OpenedOutOfTurn { id });
-        }
+        self.streams.open_by_peer(id)?;
         if target.is_empty() || target.len() > frame::MAX_TARGET_BYTES {
             return Err(Violation::BadPayload { kind });
         }
-        self.last_peer_id = id;
         let refusal = if self.leaving {
             Refusal::new(RefusalKind::Internal, "leaving")
         } else if self.streams.len() >= self.config.max_streams as usize {
@@ -138,7 +134,7 @@ impl Connection {
             let credit = self.peer.map_or(0, |peer| peer.initial_window);
             self.streams.insert(
                 id,
-                Stream::new(Phase::AwaitOwner, credit, self.config.initial_window, now),
+                Stream::new(Phase::AwaitOwner, id, credit, self.config.initial_window, now),
             );
             self.unanswered_by_us += 1;
             // A target is short: it must not keep the buffer that it came in.
@@ -159,31 +155,30 @@ impl Connection {
         Ok(())
     }
 
-    fn handle_accept(&mut self, id: u32) -> Result<(), Violation> {
-        let Some(stream) = self.known(frame::ACCEPT, id)? else {
+    fn handle_accept(&mut self, wire: u32) -> Result<(), Violation> {
+        let kind = frame::ACCEPT;
+        let Some((id, stream)) = self.streams.of_peer(kind, wire)? else {
             return Ok(());
         };
         if stream.phase != Phase::AwaitAnswer {
-            return Err(Violation::OutOfPlace {
-                kind: frame::ACCEPT,
-                id,
-            });
+            return Err(Violation::OutOfPlace { kind, id: wire });
         }
         stream.phase = Phase::Open;
-        self.unanswered -= 1;
+        let target = std::mem::take(&mut stream.target);
+        self.opens.answered(&target);
         self.events.push(Event::Accepted { id: StreamId(id) });
         self.release_held();
         Ok(())
     }
 
     fn handle_refuse(&mut self, control: Control) -> Result<(), Violation> {
-        let (kind, id) = (control.kind, control.stream);
+        let (kind, wire) = (control.kind, control.stream);
         let (code, message) = control.code()?;
-        let Some(stream) = self.known(kind, id)? else {
+        let Some((id, stream)) = self.streams.of_peer(kind, wire)? else {
             return Ok(());
         };
         if stream.phase != Phase::AwaitAnswer {
-            return Err(Violation::OutOfPlace { kind, id });
+            return Err(Violation::OutOfPlace { kind, id: wire });
         }
         self.forget(id);
         let refusal = Refusal {
@@ -198,9 +193,9 @@ impl Connection {
     }
 
     fn handle_reset(&mut self, control: Control) -> Result<(), Violation> {
-        let (kind, id) = (control.kind, control.stream);
+        let (kind, wire) = (control.kind, control.stream);
         let (code, _) = control.code()?;
-        if self.known(kind, id)?.is_some() {
+        if let Some((id, _)) = self.streams.of_peer(kind, wire)? {
             self.forget(id);
             let reason = ResetReason::from_code(code);
             self.events.push(Event::Reset {
@@ -212,16 +207,16 @@ impl Connection {
     }
 
     fn handle_credit(&mut self, control: Control) -> Result<(), Violation> {
-        let (kind, id) = (control.kind, control.stream);
+        let (kind, wire) = (control.kind, control.stream);
         let bytes = control.credit()?;
-        let Some(stream) = self.known(kind, id)? else {
+        let Some((id, stream)) = self.streams.of_peer(kind, wire)? else {
             return Ok(());
         };
         let credit = stream
             .credit
             .checked_add(bytes)
             .filter(|&credit| credit <= i32::MAX as u32);
-        stream.credit = credit.ok_or(Violation::CreditOverflow { id })?;
+        stream.credit = credit.ok_or(Violation::CreditOverflow { id: wire })?;
         self.enter_ring(id);
         Ok(())
     }
@@ -230,25 +225,22 @@ impl Connection {
     fn handle_data(&mut self, data: Data, buffer: usize) -> Result<(), Violation> {
         let Data {
             kind,
-            stream: id,
+            stream: wire,
             bytes,
             whole,
         } = data;
         if self.peer.is_none() {
             return Err(Violation::HelloMisplaced);
         }
-        if self.known(kind, id)?.is_none() {
-            return Ok(());
-        }
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some((id, stream)) = self.streams.of_peer(kind, wire)? else {
             return Ok(());
         };
         if stream.phase == Phase::AwaitAnswer || stream.peer_finished {
-            return Err(Violation::OutOfPlace { kind, id });
+            return Err(Violation::OutOfPlace { kind, id: wire });
         }
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         if len > stream.granted {
-            return Err(Violation::CreditExceeded { id });
+            return Err(Violation::CreditExceeded { id: wire });
         }
         // A part of a buffer keeps all of it alive: a small one is copied, a large one counts as the whole.
         let copy = bytes.len() < COPY_BELOW || bytes.len() < buffer / 4;
@@ -270,24 +262,5 @@ impl Connection {
             self.close_if_over(id);
         }
         Ok(())
-    }
-
-    /// The stream of a frame; `None` when it is over, in which case frames that crossed its end are ignored.
-    fn known(&mut self, kind: u8, id: u32) -> Result<Option<&mut Stream>, Violation> {
-        let ours = id % 2 == if self.role == Role::Client { 1 } else { 0 };
-        let opened = if ours {
-            id < self.next_id
-                && self
-                    .streams
-                    .get(&id)
-                    .is_none_or(|stream| stream.phase != Phase::Held)
-        } else {
-            id <= self.last_peer_id
-        };
-        if opened {
-            Ok(self.streams.get_mut(&id))
-        } else {
-            Err(Violation::NeverOpened { kind, id })
-        }
     }
 }

@@ -10,7 +10,7 @@ use crate::ChunkQueue;
 /// How far a stream has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Ours; OPEN has not been sent, since too many wait for their answer.
+    /// Ours; OPEN has not been sent, since too many others are unanswered.
     Held,
     /// Ours; OPEN is on its way, the answer is awaited.
     AwaitAnswer,
@@ -31,7 +31,9 @@ pub(crate) enum Fin {
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) phase: Phase,
-    /// Kept while OPEN is held.
+    /// Its number on the wire; 0 while its OPEN is held.
+    pub(crate) wire: u32,
+    /// Kept until OPEN is answered.
     pub(crate) target: Bytes,
 
     /// Given to us, not yet sent.
@@ -61,9 +63,10 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(phase: Phase, credit: u32, window: u32, now: Instant) -> Stream {
+    pub(crate) fn new(phase: Phase, wire: u32, credit: u32, window: u32, now: Instant) -> Stream {
         Stream {
             phase,
+            wire,
             target: Bytes::new(),
             queue: ChunkQueue::new(),
             credit,

@@ -53,7 +53,7 @@ impl Connection {
             .config
             .max_frame
             .min(self.peer.map_or(0, |peer| peer.max_frame));
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.streams.get_mut(id) else {
             return 0;
         };
         stream.in_ring = false;
@@ -63,7 +63,7 @@ impl Connection {
         let queued = stream.queue.len();
         let len = queued.min(stream.credit as usize).min(max_frame as usize);
         let last = len == queued && stream.fin == Fin::Wanted;
-        let head = frame::data_head(if last { frame::FIN } else { frame::DATA }, id, len);
+        let head = frame::data_head(if last { frame::FIN } else { frame::DATA }, stream.wire, len);
         out.put_slice(&head);
         let mut left = len;
         while left > 0
@@ -91,7 +91,7 @@ impl Connection {
 
     /// Lets a stream wait for its turn, if it may send and does not wait yet.
     pub(super) fn enter_ring(&mut self, id: u32) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.streams.get_mut(id) else {
             return;
         };
         if !stream.in_ring && stream.may_send() {
