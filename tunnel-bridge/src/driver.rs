@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 use tunnel_proto::{ChunkQueue, Config, Connection, Error, Event, Role, StreamId};
 
 use crate::carrier::Carrier;
-use crate::link::{Command, Incoming, Link, LinkEnd};
+use crate::link::{Command, Incoming, Leaving, Link, LinkEnd};
 use crate::mux::{Flow, MuxStream};
 use crate::stream::Broken;
 use crate::{GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
@@ -47,6 +47,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
     // No bound: see `Command`.
     let (sender, commands) = mpsc::unbounded_channel();
     let (incoming_sender, incoming) = mpsc::channel(INCOMING_QUEUE);
+    let (leaving_sender, leaving) = watch::channel(None);
     let (end_sender, end) = watch::channel(None);
     let mut driver = Driver {
         carrier,
@@ -58,7 +59,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
         incoming: incoming_sender,
         streams: HashMap::new(),
         out: ChunkQueue::new(),
-        peer_said: None,
+        leaving: leaving_sender,
         closing: None,
     };
     tokio::spawn(async move {
@@ -68,7 +69,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
         drop(driver);
         end_sender.send_replace(Some(end));
     });
-    Link::new(sender, incoming, end)
+    Link::new(sender, incoming, leaving, end)
 }
 
 struct Driver<C> {
@@ -82,8 +83,8 @@ struct Driver<C> {
     incoming: mpsc::Sender<Incoming>,
     streams: HashMap<StreamId, Arc<Flow>>,
     out: ChunkQueue,
-    /// What the other end gave as its reason to leave.
-    peer_said: Option<(GoAwayReason, String)>,
+    /// What the other end said about its leaving.
+    leaving: watch::Sender<Option<Leaving>>,
     closing: Option<Closing>,
 }
 
@@ -158,6 +159,10 @@ impl<C: Carrier> Driver<C> {
                 self.connection.reset(id_of(&flow), reason)
             }
             Command::Consumed { flow, bytes } => self.connection.consumed(id_of(&flow), bytes, now),
+            Command::Drain { message } => {
+                self.connection.drain(&message, now);
+                Ok(())
+            }
             Command::Close { reason, message } => {
                 self.leave(reason, &message, LinkEnd::Drained);
                 Ok(())
@@ -249,7 +254,9 @@ impl<C: Carrier> Driver<C> {
                 Event::Closed { id } => {
                     self.streams.remove(&id);
                 }
-                Event::GoingAway { reason, message } => self.peer_said = Some((reason, message)),
+                Event::GoingAway { reason, message } => {
+                    self.leaving.send_replace(Some(Leaving { reason, message }));
+                }
                 // Nothing that we send would arrive.
                 Event::Dead { silent_for } => return Err(LinkEnd::PingTimeout { silent_for }),
                 Event::Ready => tracing::debug!("the other end speaks the tunnel's protocol"),
@@ -359,14 +366,16 @@ impl<C: Carrier> Driver<C> {
 
     /// The link's end as its owners see it: our own leaving and the other end's words count for more than how the
     /// socket ended.
-    fn final_end(&mut self, end: LinkEnd) -> LinkEnd {
+    fn final_end(&self, end: LinkEnd) -> LinkEnd {
         if let Some(closing) = &self.closing {
             return closing.end.clone();
         }
-        match self.peer_said.take() {
-            Some((GoAwayReason::Superseded, message)) => LinkEnd::Superseded { message },
-            Some((GoAwayReason::Protocol, message)) => LinkEnd::Protocol { message },
-            Some((_, message)) => LinkEnd::PeerClosed { message },
+        match self.leaving.borrow().clone() {
+            Some(Leaving { reason, message }) => match reason {
+                GoAwayReason::Superseded => LinkEnd::Superseded { message },
+                GoAwayReason::Protocol => LinkEnd::Protocol { message },
+                _ => LinkEnd::PeerClosed { message },
+            },
             None => end,
         }
     }

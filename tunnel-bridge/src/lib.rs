@@ -37,7 +37,7 @@ pub use carrier::WebSocketCarrier;
 pub use carrier::{Carrier, CarrierEnd, StreamCarrier, prepare_socket};
 pub use error::Error;
 pub use join::splice_streams;
-pub use link::{Incoming, Link, LinkEnd};
+pub use link::{Incoming, Leaving, Link, LinkEnd};
 pub use mux::MuxStream;
 pub use splice::{End, Side, SpliceReport, splice};
 pub use stream::{ByteStream, DatagramFlow, Dialer, is_link_lost, refusal_of, reset_of};

@@ -24,6 +24,7 @@ pub(crate) enum Command {
     Finish { flow: Arc<Flow> },
     Reset { flow: Arc<Flow>, reason: ResetReason },
     Consumed { flow: Arc<Flow>, bytes: u32 },
+    Drain { message: String },
     Close { reason: GoAwayReason, message: String },
 }
 
@@ -35,6 +36,7 @@ pub(crate) enum Command {
 pub struct Link {
     commands: mpsc::UnboundedSender<Command>,
     incoming: Arc<Mutex<mpsc::Receiver<Incoming>>>,
+    leaving: watch::Receiver<Option<Leaving>>,
     end: watch::Receiver<Option<LinkEnd>>,
 }
 
@@ -42,11 +44,13 @@ impl Link {
     pub(crate) fn new(
         commands: mpsc::UnboundedSender<Command>,
         incoming: mpsc::Receiver<Incoming>,
+        leaving: watch::Receiver<Option<Leaving>>,
         end: watch::Receiver<Option<LinkEnd>>,
     ) -> Link {
         Link {
             commands,
             incoming: Arc::new(Mutex::new(incoming)),
+            leaving,
             end,
         }
     }
@@ -74,7 +78,8 @@ impl Link {
     /// Whether the far side has connected it, [`MuxStream::accepted`] tells, and otherwise the first read.
     ///
     /// # Errors
-    /// Kind [`RefusalKind::LinkLost`] when the link is gone.
+    /// Kind [`RefusalKind::LinkLost`] when the link is gone, and when the other end has said that it leaves: then
+    /// another link can take the connection.
     ///
     /// # Cancel safety
     /// Never waits.
@@ -87,6 +92,10 @@ impl Link {
     }
 
     fn open_now(&self, target: &Target) -> Result<MuxStream, Refusal> {
+        if self.is_leaving() {
+            let message = "the far side is leaving and takes no new connections on this link";
+            return Err(Refusal::new(RefusalKind::LinkLost, message));
+        }
         let flow = Arc::new(Flow::default());
         let command = Command::Open {
             target: target.clone(),
@@ -102,6 +111,37 @@ impl Link {
     /// No stream is lost when it is dropped.
     pub async fn accept(&self) -> Option<Incoming> {
         self.incoming.lock().await.recv().await
+    }
+
+    /// Resolves when the other end has said that it leaves, with what it said: it takes no new streams on this link,
+    /// while those that are open go on, and it will close the link before long. The latest word counts. `None` when
+    /// the link is gone without such a word.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn leaving(&self) -> Option<Leaving> {
+        let mut leaving = self.leaving.clone();
+        // Its sender is gone with the driver; the last word stays readable.
+        match leaving.wait_for(Option::is_some).await {
+            Ok(word) => word.clone(),
+            Err(_) => self.leaving.borrow().clone(),
+        }
+    }
+
+    /// Whether the other end has said that it leaves.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.borrow().is_some()
+    }
+
+    /// Announces that this end leaves, so that the other end opens no new streams here, and goes on serving those that
+    /// are open and those that it opened before it heard of this. To be followed by [`Link::shutdown`] when they have
+    /// ended, or at a deadline. Does not wait.
+    pub fn drain(&self, message: &str) {
+        let message = message.to_owned();
+        if self.commands.send(Command::Drain { message }).is_err() {
+            tracing::trace!("a link that is gone cannot drain");
+        }
     }
 
     /// Resolves when the link is gone, with the reason. All its streams have failed by then.
@@ -126,8 +166,8 @@ impl Link {
         self.end.borrow().is_some() || self.end.has_changed().is_err()
     }
 
-    /// Leaves: tells the other end, closes the carrier and resets what streams there are. To let streams end
-    /// first, wait for them before. Resolves when the link is gone.
+    /// Leaves: tells the other end, closes the carrier and resets the streams that are left. To let them end first, call
+    /// [`Link::drain`] and wait for them. Resolves when the link is gone.
     ///
     /// # Cancel safety
     /// The link closes also when the future is dropped after its first poll.
@@ -234,6 +274,16 @@ impl Drop for Incoming {
             "the far side gave the request up",
         ));
     }
+}
+
+/// What the other end said about its leaving.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leaving {
+    /// Why it leaves. After [`GoAwayReason::Superseded`] nobody should connect again.
+    pub reason: GoAwayReason,
+    /// One line for a person, often empty.
+    pub message: String,
 }
 
 /// Why a link is gone.

@@ -124,9 +124,23 @@ pub struct Connection {
     memory: Memory,
 
     ping: Ping,
-    leaving: bool,
+    leaving: Leaving,
     peer_leaving: bool,
     violation: Option<Violation>,
+}
+
+/// How far we have gone in leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// GOAWAY was sent, and then this PING: until its answer, the peer's OPENs may have crossed with the GOAWAY.
+    Draining {
+        ping: u64,
+    },
+    /// The peer has heard of it: what it opens is refused.
+    Drained,
+    /// We were told to go away, whatever the peer has heard.
+    Gone,
 }
 
 #[derive(Debug)]
@@ -181,7 +195,7 @@ impl Connection {
             bulk: VecDeque::new(),
             memory: Memory::default(),
             ping,
-            leaving: false,
+            leaving: Leaving::No,
             peer_leaving: false,
             violation: None,
             config,
@@ -202,7 +216,7 @@ impl Connection {
         if target.is_empty() || target.len() > MAX_TARGET_BYTES {
             return Err(Error::TargetLength { len: target.len() });
         }
-        if self.leaving || self.peer_leaving {
+        if self.leaving != Leaving::No || self.peer_leaving {
             return Err(Error::GoingAway);
         }
         let limit = self
@@ -315,11 +329,28 @@ impl Connection {
         Ok(())
     }
 
-    /// Says that we take no new streams and open none. Streams that are open go on.
+    /// Announces that we leave ([`GoAwayReason::Leaving`]) and open no new streams, while everything goes on: streams
+    /// that are open, and those that the peer opened before it heard of this. What it opens afterwards is refused.
+    ///
+    /// Streams of ours whose OPEN was not sent yet are refused with [`RefusalKind::LinkLost`].
+    pub fn drain(&mut self, message: &str, now: Instant) {
+        if self.leaving == Leaving::No {
+            frame::put_go_away(&mut self.control, GoAwayReason::Leaving.code(), message);
+            self.ask(now);
+            self.leaving = Leaving::Draining {
+                ping: self.ping.token,
+            };
+            self.refuse_all_held("this side is leaving");
+        }
+    }
+
+    /// Says that we take no new streams and open none, from this moment. Streams that are open go on. After
+    /// [`drain`](Connection::drain) it says so again, with its own reason.
     pub fn go_away(&mut self, reason: GoAwayReason, message: &str) {
-        if !self.leaving {
-            self.leaving = true;
+        if self.leaving != Leaving::Gone {
+            self.leaving = Leaving::Gone;
             frame::put_go_away(&mut self.control, reason.code(), message);
+            self.refuse_all_held("this side is leaving");
         }
     }
 
@@ -425,6 +456,9 @@ impl Connection {
     /// Sends the OPENs that may be sent.
     fn release_held(&mut self) {
         let Some(peer) = self.peer else { return };
+        if self.peer_leaving || self.leaving != Leaving::No {
+            return;
+        }
         let limit = self.config.max_pending_opens.min(peer.max_pending_opens);
         let per_target = self.config.max_pending_opens_per_target;
         while let Some(id) = self.opens.next(limit, per_target) {
@@ -440,7 +474,13 @@ impl Connection {
         }
     }
 
-    /// Refuses a stream of ours whose OPEN is not sent any more: another connection can take it.
+    fn refuse_all_held(&mut self, why: &str) {
+        for id in self.opens.held() {
+            self.refuse_held(id, why);
+        }
+    }
+
+    /// Refuses a stream of ours whose OPEN will not be sent: another connection can take it.
     fn refuse_held(&mut self, id: u32, why: &str) {
         self.forget(id);
         self.events.push(Event::Refused {

@@ -8,6 +8,8 @@ use tunnel_bridge::{GoAwayReason, LinkEnd, RefusalKind, ResetReason, is_link_los
 use crate::support::{Over, over_each_carrier, pair, pair_to_cut, pattern, read_all, refused, soon, target};
 
 over_each_carrier! {
+    a_draining_end_serves_its_streams_and_those_that_crossed,
+    the_reason_for_leaving_is_heard_while_streams_go_on,
     a_stream_carries_both_directions_and_their_ends,
     both_ends_open_streams,
     a_refusal_arrives_with_its_kind_and_message,
@@ -300,4 +302,65 @@ async fn one_stalled_reader_of_a_hundred_stops_nobody(over: Over) {
     assert!(soon("the stalled one", read_all(&mut stalled)).await.unwrap() == pattern(1024 * 1024, 5));
     near.shutdown().await;
     soon("the far end", serving).await.unwrap();
+}
+
+async fn a_draining_end_serves_its_streams_and_those_that_crossed(over: Over) {
+    let (near, far) = pair(over).await;
+    assert!(!near.is_leaving());
+    let mut before = near.open(&target("before")).await.unwrap();
+    let mut served = soon("the request", far.accept()).await.unwrap().accept();
+    // On a runtime of one thread nothing moves before the next await: the word and the request cross.
+    far.drain("back soon");
+    let mut crossing = near.open(&target("crossing")).await.unwrap();
+    let word = soon("the word", near.leaving()).await.unwrap();
+    assert_eq!(
+        (word.reason, word.message.as_str()),
+        (GoAwayReason::Leaving, "back soon")
+    );
+    assert!(near.is_leaving() && !near.is_closed());
+    assert_eq!(
+        near.open(&target("late")).await.unwrap_err().kind,
+        RefusalKind::LinkLost
+    );
+    let mut crossed = soon("what crossed", far.accept()).await.unwrap().accept();
+    for (ours, theirs) in [(&mut before, &mut served), (&mut crossing, &mut crossed)] {
+        ours.write_all(b"question").await.unwrap();
+        ours.shutdown().await.unwrap();
+        assert_eq!(soon("the question", read_all(theirs)).await.unwrap(), b"question");
+        theirs.write_all(b"answer").await.unwrap();
+        theirs.shutdown().await.unwrap();
+        assert_eq!(soon("the answer", read_all(ours)).await.unwrap(), b"answer");
+    }
+    // The link is there for as long as its streams need it, and until the far end closes it.
+    assert!(!near.is_closed());
+    far.shutdown().await;
+    assert!(matches!(
+        soon("the end", near.closed()).await,
+        LinkEnd::PeerClosed { message } if message.is_empty() || message == "back soon"
+    ));
+}
+
+async fn the_reason_for_leaving_is_heard_while_streams_go_on(over: Over) {
+    let (near, far) = pair(over).await;
+    let mut ours = near.open(&target("x")).await.unwrap();
+    let mut theirs = soon("the request", far.accept()).await.unwrap().accept();
+    far.drain("");
+    soon("the word", near.leaving()).await.unwrap();
+    let closing = tokio::spawn(async move { near.closed().await });
+    theirs.write_all(b"still here").await.unwrap();
+    let mut some = [0; 10];
+    soon("bytes", ours.read_exact(&mut some)).await.unwrap();
+    far.close(GoAwayReason::Superseded, "by generation 9").await;
+    assert_eq!(
+        soon("the end", closing).await.unwrap(),
+        LinkEnd::Superseded {
+            message: "by generation 9".to_owned()
+        }
+    );
+
+    // A link that is lost without a word says so.
+    let (near, far, relay) = pair_to_cut(over).await;
+    relay.cut();
+    assert_eq!(soon("the loss", near.leaving()).await, None);
+    assert!(far.closed().await != LinkEnd::Drained);
 }

@@ -74,6 +74,12 @@ impl Opens {
         }
     }
 
+    /// The streams whose OPEN has not been sent.
+    pub(super) fn held(&self) -> Vec<u32> {
+        let targets = self.turns.iter().filter_map(|target| self.targets.get(target));
+        targets.flat_map(|waiting| waiting.held.iter().copied()).collect()
+    }
+
     /// A stream was reset before its OPEN was sent.
     pub(super) fn withdraw(&mut self, target: &Bytes, id: u32) {
         let Some(waiting) = self.targets.get_mut(target) else {

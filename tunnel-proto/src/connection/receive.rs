@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::stream::{Phase, Stream};
-use super::{Connection, StreamId};
+use super::{Connection, Leaving, StreamId};
 use crate::frame::{self, Control, Data, Piece};
 use crate::{Error, Event, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
 
@@ -69,6 +69,7 @@ impl Connection {
             frame::GOAWAY => {
                 let (code, message) = control.code()?;
                 self.peer_leaving = true;
+                self.refuse_all_held("the other side is leaving");
                 self.events.push(Event::GoingAway {
                     reason: GoAwayReason::from_code(code),
                     message,
@@ -98,6 +99,11 @@ impl Connection {
     }
 
     fn handle_pong(&mut self, token: u64, now: Instant) {
+        if let Leaving::Draining { ping } = self.leaving
+            && token >= ping
+        {
+            self.leaving = Leaving::Drained;
+        }
         if token != self.ping.token {
             return;
         }
@@ -118,7 +124,7 @@ impl Connection {
         if target.is_empty() || target.len() > frame::MAX_TARGET_BYTES {
             return Err(Violation::BadPayload { kind });
         }
-        let refusal = if self.leaving {
+        let refusal = if matches!(self.leaving, Leaving::Drained | Leaving::Gone) {
             Refusal::new(RefusalKind::Internal, "leaving")
         } else if self.streams.len() >= self.config.max_streams as usize {
             Refusal::new(

@@ -8,7 +8,7 @@ use tunnel_proto::{
     Config, Connection, Error, Event, GoAwayReason, Refusal, RefusalKind, ResetReason, Role, StreamId,
 };
 
-use crate::support::{FAR, NEAR, Pair, small};
+use crate::support::{FAR, NEAR, Pair, frame, small};
 
 /// Kind, length and stream of each frame.
 fn frames(mut bytes: &[u8]) -> Vec<(u8, usize, u32)> {
@@ -179,7 +179,9 @@ fn streams_that_were_overtaken_keep_their_bytes_and_their_ends() {
     let mut far = Connection::new(Role::Server, config, now).unwrap();
     let mut ours = Vec::new();
     for number in 0..60u32 {
-        let id = near.open(&[b'a' + (number / 20) as u8], now).unwrap();
+        let id = near
+            .open(&[[b'a', b'b', b'c'][number as usize / 20]], now)
+            .unwrap();
         near.send(id, Bytes::copy_from_slice(&number.to_be_bytes()))
             .unwrap();
         ours.push((id, number));
@@ -309,6 +311,65 @@ fn both_sides_end_a_connection_in_good_order() {
     pair.write(NEAR, id, 1000).unwrap();
     pair.settle();
     assert_eq!(pair.seen[FAR][&id].received, 1000);
+}
+
+#[test]
+fn a_draining_end_serves_what_crossed_with_its_word_and_refuses_what_came_later() {
+    let mut pair = Pair::up(small(), small());
+    let before = pair.open(NEAR);
+    pair.settle();
+    // Its OPEN is under way when the other end says that it leaves; the last two are held back.
+    let ids = [(); 5].map(|()| pair.open(NEAR));
+    pair.transmit(NEAR, 64 * 1024);
+    pair.ends[FAR].drain("back soon", pair.now);
+    pair.accept_at_once = false;
+    pair.settle();
+    let gone = Event::GoingAway {
+        reason: GoAwayReason::Leaving,
+        message: "back soon".to_owned(),
+    };
+    assert!(pair.others[NEAR].contains(&gone));
+    for id in &ids[..3] {
+        pair.ends[FAR].accept(*id).unwrap();
+    }
+    for id in &ids[3..] {
+        let refusal = pair.seen[NEAR][id].refused.clone().unwrap();
+        assert_eq!(refusal.kind, RefusalKind::LinkLost);
+        assert!(!pair.seen[FAR].contains_key(id));
+    }
+    for id in [before, ids[0]] {
+        pair.write(NEAR, id, 1000).unwrap();
+        pair.write(FAR, id, 1000).unwrap();
+        pair.settle();
+        assert_eq!(
+            (pair.seen[FAR][&id].received, pair.seen[NEAR][&id].received),
+            (1000, 1000)
+        );
+    }
+    for end in [NEAR, FAR] {
+        assert_eq!(pair.ends[end].open(b"x", pair.now), Err(Error::GoingAway));
+    }
+    // A client that opens all the same, though it has answered what came behind the GOAWAY.
+    pair.wires[FAR].extend_from_slice(&frame(0x10, 999, b"late"));
+    pair.deliver(FAR, usize::MAX).unwrap();
+    assert!(!pair.seen[FAR].contains_key(&StreamId::from_number(999)));
+    pair.transmit(FAR, 64 * 1024);
+    let answer = frames(&pair.wires[NEAR]);
+    assert!(
+        answer.iter().any(|&(kind, _, id)| (kind, id) == (0x12, 999)),
+        "{answer:?}"
+    );
+    pair.wires[NEAR].clear();
+    // Leaving for good is said again, with its own reason.
+    pair.ends[FAR].go_away(GoAwayReason::Superseded, "by 9");
+    pair.settle();
+    assert!(matches!(
+        pair.others[NEAR].last(),
+        Some(Event::GoingAway {
+            reason: GoAwayReason::Superseded,
+            ..
+        })
+    ));
 }
 
 #[test]
