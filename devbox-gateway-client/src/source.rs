@@ -1,7 +1,7 @@
 use async_trait::async_trait;
 use service_catalog::{Source, SourceError, Update, wire};
 use tokio::io::AsyncReadExt as _;
-use tunnel_bridge::{Link, LinkEnd, MuxStream, ResetReason, is_link_lost, reset_of};
+use tunnel_bridge::{GoAwayReason, Leaving, Link, LinkEnd, MuxStream, ResetReason, is_link_lost, reset_of};
 
 use crate::push::Pushing;
 
@@ -47,25 +47,38 @@ impl Source for GatewaySource {
             if let Some(update) = self.decoder.poll_update()? {
                 return Ok(update);
             }
-            match self.stream.read(&mut buffer).await {
-                Ok(0) => return Err(SourceError::Ended),
-                Ok(count) => self.decoder.handle_bytes(buffer.get(..count).unwrap_or_default()),
-                Err(error) => return Err(why_it_ended(&self.link, error).await),
+            tokio::select! {
+                // At once: a gateway that stops drains before it closes the link, and new connections want another one.
+                Some(word) = self.link.leaving() => return Err(left(word)),
+                read = self.stream.read(&mut buffer) => match read {
+                    Ok(0) => return Err(SourceError::Ended),
+                    Ok(count) => self.decoder.handle_bytes(buffer.get(..count).unwrap_or_default()),
+                    Err(error) => return Err(why_it_ended(&self.link, error).await),
+                },
             }
         }
     }
 }
 
+/// What a gateway's GOAWAY means for the session.
+fn left(Leaving { reason, message, .. }: Leaving) -> SourceError {
+    match reason {
+        GoAwayReason::Superseded => SourceError::Superseded { message },
+        GoAwayReason::Leaving => SourceError::Leaving { message },
+        // It found a fault: its link is of no more use, and a new one may be.
+        _ => SourceError::lost(LinkEnd::Protocol { message }),
+    }
+}
+
 /// The link knows better than one of its streams why the stream broke, but may say so a moment later.
 pub(crate) async fn why_it_ended(link: &Link, error: std::io::Error) -> SourceError {
-    // A gateway that leaves resets its streams first.
+    // A gateway that leaves resets its streams as it does.
     let with_the_link = is_link_lost(&error) || reset_of(&error) == Some(ResetReason::Leaving);
     if !with_the_link {
         return SourceError::lost(error);
     }
-    match link.closed().await {
-        LinkEnd::Superseded { message } => SourceError::Superseded { message },
-        LinkEnd::PeerClosed { message } => SourceError::Leaving { message },
-        end => SourceError::lost(end),
+    match link.leaving().await {
+        Some(word) => left(word),
+        None => SourceError::lost(link.closed().await),
     }
 }

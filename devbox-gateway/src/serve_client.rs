@@ -25,6 +25,8 @@ use crate::seat::Seat;
 /// How long a client may take to read that it should leave, and a provider to hear a goodbye.
 const LEAVE: Duration = Duration::from_secs(2);
 
+const STOPPING: &str = "the gateway is stopping";
+
 /// A client that was let in.
 pub(crate) struct Client {
     pub(crate) view: View,
@@ -78,7 +80,7 @@ impl Client {
                 }
                 () = stopping.cancelled() => {
                     served.drain(&link).await;
-                    leave(&link, GoAwayReason::Leaving, "the gateway is stopping").await;
+                    leave(&link, GoAwayReason::Leaving, STOPPING).await;
                     break;
                 }
             }
@@ -198,20 +200,26 @@ impl Served {
         self.streams.spawn(carry.instrument(span));
     }
 
-    /// Lets live streams end, up to the deadline, and refuses new ones meanwhile.
+    /// Announces that the gateway leaves, and goes on serving for a while, up to the deadline: streams that are open, and
+    /// those that the client opened before it heard. Whatever it opens later belongs on another link.
     async fn drain(&mut self, link: &Link) {
-        let limit = self.limits.drain;
-        let ended = timeout(limit, async {
-            while !self.streams.is_empty() {
+        link.drain(STOPPING);
+        let ended = timeout(self.limits.drain, async {
+            let heard = link.drained();
+            tokio::pin!(heard);
+            let mut crossing = true;
+            while crossing || !self.streams.is_empty() {
                 tokio::select! {
-                    Some(done) = self.streams.join_next() => note_panic(&done),
+                    // What crossed is taken before its absence is believed.
+                    biased;
                     incoming = link.accept() => match incoming {
-                        Some(incoming) => {
-                            let message = "the gateway is stopping";
-                            incoming.refuse(Refusal::new(RefusalKind::Unreachable, message));
-                        }
+                        Some(incoming) => self.take(incoming),
                         None => return,
                     },
+                    Some(done) = self.streams.join_next(), if !self.streams.is_empty() => note_panic(&done),
+                    Some(done) = self.pushes.join_next(), if !self.pushes.is_empty() => note_panic(&done),
+                    Some(done) = self.catalogs.join_next(), if !self.catalogs.is_empty() => note_panic(&done),
+                    () = &mut heard, if crossing => crossing = false,
                 }
             }
         });

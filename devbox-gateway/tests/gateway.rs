@@ -5,6 +5,7 @@ mod gateway {
     mod admission;
     mod catalog;
     mod demo_services;
+    mod handover;
     mod listen;
     mod providers;
     mod push;

@@ -48,6 +48,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
     let (sender, commands) = mpsc::unbounded_channel();
     let (incoming_sender, incoming) = mpsc::channel(INCOMING_QUEUE);
     let (leaving_sender, leaving) = watch::channel(None);
+    let (drained_sender, drained) = watch::channel(false);
     let (end_sender, end) = watch::channel(None);
     let mut driver = Driver {
         carrier,
@@ -60,6 +61,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
         streams: HashMap::new(),
         out: ChunkQueue::new(),
         leaving: leaving_sender,
+        drained: drained_sender,
         closing: None,
     };
     tokio::spawn(async move {
@@ -69,7 +71,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
         drop(driver);
         end_sender.send_replace(Some(end));
     });
-    Link::new(sender, incoming, leaving, end)
+    Link::new(sender, incoming, leaving, drained, end)
 }
 
 struct Driver<C> {
@@ -85,6 +87,8 @@ struct Driver<C> {
     out: ChunkQueue,
     /// What the other end said about its leaving.
     leaving: watch::Sender<Option<Leaving>>,
+    /// Whether the other end has heard that we drain.
+    drained: watch::Sender<bool>,
     closing: Option<Closing>,
 }
 
@@ -256,6 +260,9 @@ impl<C: Carrier> Driver<C> {
                 }
                 Event::GoingAway { reason, message } => {
                     self.leaving.send_replace(Some(Leaving { reason, message }));
+                }
+                Event::Drained => {
+                    self.drained.send_replace(true);
                 }
                 // Nothing that we send would arrive.
                 Event::Dead { silent_for } => return Err(LinkEnd::PingTimeout { silent_for }),

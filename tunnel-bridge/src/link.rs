@@ -37,6 +37,7 @@ pub struct Link {
     commands: mpsc::UnboundedSender<Command>,
     incoming: Arc<Mutex<mpsc::Receiver<Incoming>>>,
     leaving: watch::Receiver<Option<Leaving>>,
+    drained: watch::Receiver<bool>,
     end: watch::Receiver<Option<LinkEnd>>,
 }
 
@@ -45,12 +46,14 @@ impl Link {
         commands: mpsc::UnboundedSender<Command>,
         incoming: mpsc::Receiver<Incoming>,
         leaving: watch::Receiver<Option<Leaving>>,
+        drained: watch::Receiver<bool>,
         end: watch::Receiver<Option<LinkEnd>>,
     ) -> Link {
         Link {
             commands,
             incoming: Arc::new(Mutex::new(incoming)),
             leaving,
+            drained,
             end,
         }
     }
@@ -142,6 +145,17 @@ impl Link {
         if self.commands.send(Command::Drain { message }).is_err() {
             tracing::trace!("a link that is gone cannot drain");
         }
+    }
+
+    /// Resolves when the other end has heard of [`Link::drain`], or when the link is gone: [`Link::accept`] has, or has
+    /// given out, all that it opened before that.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn drained(&self) {
+        let mut drained = self.drained.clone();
+        // An error is the link's end.
+        drop(drained.wait_for(|drained| *drained).await);
     }
 
     /// Resolves when the link is gone, with the reason. All its streams have failed by then.

@@ -70,6 +70,9 @@ pub enum Event {
         /// What it said.
         message: String,
     },
+    /// The peer has heard that this side drains: every stream that it opened before that has been told of, and what it
+    /// opens from here on is refused.
+    Drained,
     /// Nothing was received for too long: the link is dead.
     Dead {
         /// For how long.

@@ -103,6 +103,7 @@ impl Connection {
             && token >= ping
         {
             self.leaving = Leaving::Drained;
+            self.events.push(Event::Drained);
         }
         if token != self.ping.token {
             return;
