@@ -147,8 +147,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_is_judged_by_its_address() {
-        let mut policy = DialPolicy::default();
-        policy.networks = vec!["192.0.2.0/24".parse().unwrap()];
+        let policy = DialPolicy {
+            networks: vec!["192.0.2.0/24".parse().unwrap()],
+            ..DialPolicy::default()
+        };
         for address in ["localhost:9", "127.0.0.1:9"] {
             let refusal = dial(&address.parse().unwrap(), &policy).await.unwrap_err();
             assert_eq!(refusal.kind, RefusalKind::NotAllowed, "{refusal}");

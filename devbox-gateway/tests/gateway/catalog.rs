@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::{Duration, Instant, SystemTime};
 
-use service_catalog::{Health, Update};
+use service_catalog::{Catalog, Health, Update, wire};
 use tunnel_bridge::RefusalKind;
 
 use super::support::{Client, Files, Updates, echo, file, ping, start};
@@ -204,4 +204,30 @@ async fn clients_may_leave_the_catalog_stream_as_they_like() {
     updates.next().await;
     assert!(updates.services().is_empty());
     gateway.stop().await;
+}
+
+/// The examples of docs/protocol.md, section 8.
+#[test]
+fn the_messages_of_the_protocols_text_are_read() {
+    let bodies = [
+        r#"{"snapshot":{"environment":"dev","services":[
+  {"id":"orders.backend","ports":[{"name":"pg","port":5432,"protocol":"tcp","target":"127.0.0.1:15432"}],"aliases":["db"]},
+  {"id":"db-0.db.backend","ports":[],"readiness":{"not_ready":{"reason":"starting"}}},
+  {"id":"old.backend","ports":[],"alias_of":"orders.backend"}]}}"#,
+        r#"{"changed":{"upserted":[{"id":"web.shop","ports":[{"port":80,"protocol":"tcp"}]}],"removed":["old.backend"]}}"#,
+        r#"{"health":{"stale":{"reason":"catalog.yaml:4:5: unknown field `colour`"}}}"#,
+        r#"{"health":"live"}"#,
+    ];
+    let mut known = Catalog::empty("unknown".parse().unwrap());
+    let mut decoder = wire::Decoder::new();
+    for body in bodies {
+        let [.., a, b, c] = body.len().to_be_bytes();
+        decoder.handle_bytes(&[1, a, b, c]);
+        decoder.handle_bytes(body.as_bytes());
+        known.apply(&decoder.poll_update().unwrap().unwrap());
+    }
+    decoder.handle_end().unwrap();
+    assert_eq!(known.environment.as_str(), "dev");
+    let services: Vec<_> = known.services.keys().map(ToString::to_string).collect();
+    assert_eq!(services, ["db-0.db.backend", "orders.backend", "web.shop"]);
 }

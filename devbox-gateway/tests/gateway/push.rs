@@ -50,7 +50,10 @@ async fn ask(connection: &Connection, target: &str) -> Result<(), RefusalKind> {
     stream.write_all(b"hello").await.ok();
     let mut answer = [0; 5];
     match soon(stream.read_exact(&mut answer)).await {
-        Ok(_) => Ok(assert_eq!(&answer, b"hello")),
+        Ok(_) => {
+            assert_eq!(&answer, b"hello");
+            Ok(())
+        }
         Err(error) => Err(tunnel_bridge::refusal_of(&error).expect("a refusal").kind),
     }
 }
