@@ -1,15 +1,12 @@
 //! The catalog file while clients are connected.
 
 use std::fs::File;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use service_catalog::{Catalog, Health, Update, wire};
 use tunnel_bridge::RefusalKind;
 
 use super::support::{Client, Files, Updates, echo, file, ping, start};
-
-/// A change must be with the clients well within this.
-const AT_ONCE: Duration = Duration::from_millis(900);
 
 async fn serving(services: &str) -> (Files, super::support::Running, Client, Updates) {
     let files = Files::new(services);
@@ -56,18 +53,14 @@ async fn a_change_arrives_however_the_file_is_changed() {
     };
 
     // In place.
-    let changed = Instant::now();
     std::fs::write(&files.catalog, text(&["a.x", "b.x"])).unwrap();
     updates.next().await;
-    assert!(changed.elapsed() < AT_ONCE, "in place: {:?}", changed.elapsed());
     assert_eq!(updates.services(), ["a.x", "b.x"]);
     ping(&mut client.open("tcp/x/b/80").await.unwrap(), "new").await;
 
     // By a rename.
-    let changed = Instant::now();
     files.replace(&files.catalog, &text(&["a.x", "c.x"]));
     let update = updates.next().await;
-    assert!(changed.elapsed() < AT_ONCE, "renamed: {:?}", changed.elapsed());
     assert_eq!(updates.services(), ["a.x", "c.x"]);
     assert!(
         matches!(&update, Update::Changed { upserted, removed } if upserted.len() == 1 && removed.len() == 1),
