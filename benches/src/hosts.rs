@@ -1,4 +1,4 @@
-//! Edits of large hosts files, beside two published crates and the floor: read, scan for line ends, append, rename.
+//! Edits of large hosts files, compared with two published crates and the floor: read, scan for line ends, append, rename.
 
 use std::fs::{self, File};
 use std::hint::black_box;
@@ -20,7 +20,7 @@ pub(crate) const BENCH: Bench = Bench {
     run,
 };
 
-/// innernet's crate, of the same name as ours.
+/// innernet's crate, which has the same name as ours.
 const INNERNET: &str = "hostsfile 2.0.0";
 const HOSTFILE: &str = "hostfile 1.1.1";
 const RATIO: Unit = Unit {
@@ -35,7 +35,7 @@ fn run(report: &mut Report) -> Result<()> {
         "files are in {}; the best of {RUNS} runs or more, subjects in turn",
         dir.path().display()
     ));
-    // The largest first: what an earlier part has freed would hide a peak.
+    // The largest first, since memory that an earlier part has freed would hide a peak.
     memory(report, dir.path())?;
     let large = edits(report, dir.path(), 1_000_000)?;
     let small = edits(report, dir.path(), 100_000)?;
@@ -56,7 +56,7 @@ fn run(report: &mut Report) -> Result<()> {
     parse(report, dir.path())
 }
 
-/// A directory in memory where there is one, so that the disk is not what is measured.
+/// A directory in memory if there is one, so that the disk is not measured.
 fn memory_directory() -> Result<tempfile::TempDir> {
     let memory = Path::new("/dev/shm");
     let base = if memory.is_dir() {
@@ -106,14 +106,14 @@ struct Best {
     floor: f64,
 }
 
-/// Read, plan 50 new entries, write. The file is put back before each run, unmeasured.
+/// Read, plan 50 new entries, write. The file is restored before each run, which is not measured.
 fn edits(report: &mut Report, dir: &Path, lines: usize) -> Result<Best> {
     let (path, _) = write_file(dir, lines)?;
     let before = fs::read(&path)?;
     let entries = entries(50)?;
     let edit = [block(entries.clone())?];
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
-    // A short run meets a quiet moment less surely than a long one lasts.
+    // Short runs need more repetitions to hit a quiet moment of the machine.
     let runs = if lines < 1_000_000 { 4 * RUNS } else { RUNS };
     for round in 0..=runs {
         for (subject, times) in times.iter_mut().enumerate() {
@@ -124,7 +124,7 @@ fn edits(report: &mut Report, dir: &Path, lines: usize) -> Result<Best> {
                 1 => floor(&path, &entries)?,
                 _ => ensure!(innernet(&entries).write_to(&path)?),
             }
-            // The first round warms up.
+            // The first round is a warm-up.
             if round > 0 {
                 times.push(start.elapsed().as_secs_f64() * 1e3);
             }
@@ -138,7 +138,7 @@ fn edits(report: &mut Report, dir: &Path, lines: usize) -> Result<Best> {
     Ok(Best { ours, floor })
 }
 
-/// The least that any tool has to do that adds lines and never shows half a file.
+/// The least that any tool must do to add lines without ever showing half a file.
 fn floor(path: &Path, entries: &[Entry]) -> Result<()> {
     let mut bytes = fs::read(path)?;
     black_box(memchr::memchr_iter(b'\n', &bytes).count());
@@ -162,7 +162,7 @@ fn innernet(entries: &[Entry]) -> HostsBuilder {
     builder
 }
 
-/// A list of names, as blockers have them, in one write.
+/// A list of names, such as ad blockers use, in one write.
 fn batch(report: &mut Report, dir: &Path) -> Result<()> {
     const ROW: &str = "100,000 names in one write";
     let path = dir.join("hosts");
@@ -290,13 +290,13 @@ fn memory(report: &mut Report, dir: &Path) -> Result<()> {
     for (subject, peak) in [(OURS, ours), (INNERNET, peer)] {
         match peak {
             Some(kib) => report.figure(ROW, subject, kib as f64 * 1024.0 / bytes as f64, RATIO),
-            None => report.note("the peak of memory cannot be read here"),
+            None => report.note("peak memory cannot be read on this system"),
         }
     }
     Ok(())
 }
 
-/// The quickest run: what others do on the machine meanwhile is not what is measured.
+/// The fastest run, since what others do on the machine meanwhile should not be measured.
 fn best(times: &[f64]) -> f64 {
     times.iter().copied().fold(f64::INFINITY, f64::min)
 }

@@ -1,4 +1,4 @@
-//! Leases of addresses: how fast they are given and found, what they weigh, and what keeping them on disk costs.
+//! Leases of addresses: how fast they are granted and found, how much memory they take, and what keeping them on disk costs.
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -14,7 +14,7 @@ use crate::{Bench, FLOOR, OURS, Report, Unit};
 /// `cargo xtask bench ip`
 pub(crate) const BENCH: Bench = Bench {
     name: "ip",
-    about: "leases of addresses: given, found, kept on disk",
+    about: "leases of addresses: granted, found, kept on disk",
     run,
 };
 
@@ -49,7 +49,7 @@ fn keys(count: usize) -> Result<Vec<Key>> {
         .collect()
 }
 
-/// The same numbers in an order that no cache foresees.
+/// The same numbers in an order that no cache can predict.
 fn shuffled(count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
@@ -70,7 +70,7 @@ fn nanoseconds(count: usize, since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e9 / count as f64
 }
 
-/// How long one of these takes, by the best of nine rounds: what others do on this machine is not what is measured.
+/// How long one of these takes: the best of nine rounds, since what others do on this machine should not be measured.
 fn each<'a, T, R>(items: &'a [T], mut ask: impl FnMut(&'a T) -> R) -> f64 {
     let round = |_| {
         let since = Instant::now();
@@ -82,7 +82,7 @@ fn each<'a, T, R>(items: &'a [T], mut ask: impl FnMut(&'a T) -> R) -> f64 {
     (0..9).map(round).fold(f64::MAX, f64::min)
 }
 
-/// How long this takes, by the best of three rounds.
+/// How long this takes: the best of three rounds.
 fn best(mut act: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut best = f64::MAX;
     for _ in 0..3 {
@@ -95,7 +95,7 @@ fn best(mut act: impl FnMut() -> Result<()>) -> Result<f64> {
 
 fn by_hash(report: &mut Report, prefix: &str, keys: &[Key]) -> Result<()> {
     let pool = Pool::new([prefix.parse()?])?;
-    // The best of nine likewise.
+    // Also the best of nine.
     let mut best = 0.0_f64;
     let mut allocator = Allocator::new(pool.clone());
     for _ in 0..9 {
@@ -107,7 +107,7 @@ fn by_hash(report: &mut Report, prefix: &str, keys: &[Key]) -> Result<()> {
         best = best.max(per_second(keys.len(), since));
     }
     report.figure(&format!("1 M leases by hash, {prefix}"), OURS, best, MILLIONS);
-    // Keys as a caller has them who just read them, in an order that no cache foresees.
+    // Keys as a caller has them after reading them, in an order that no cache can predict.
     let asked: Vec<Key> = shuffled(keys.len())
         .into_iter()
         .filter_map(|at| keys.get(at)?.as_str().parse().ok())
@@ -117,7 +117,7 @@ fn by_hash(report: &mut Report, prefix: &str, keys: &[Key]) -> Result<()> {
         keys.iter()
             .filter_map(|key| Some((key.clone(), allocator.get(key)?)))
     };
-    // The same from the maps of the standard library, which tell what this machine's memory costs.
+    // The same with the maps of the standard library, which show what this machine's memory costs.
     let by_key: HashMap<Key, IpAddr> = pairs().collect();
     let by_address: HashMap<IpAddr, Key> = pairs().map(|(key, address)| (address, key)).collect();
     let row = format!("address of a key, in order, {prefix}");
@@ -135,7 +135,7 @@ fn by_hash(report: &mut Report, prefix: &str, keys: &[Key]) -> Result<()> {
     report.figure(&row, OURS, ours, Unit::NANOSECONDS);
     let floor = each(&addresses, |at| by_address.get(at));
     report.figure(&row, FLOOR, floor, Unit::NANOSECONDS);
-    // These keys are short enough to stand in the table.
+    // These keys are short enough to be stored in the table.
     let text: usize = keys.iter().map(|key| key.as_str().len()).sum();
     report.figure(
         &format!("memory a lease over the text of its key, {prefix}"),
@@ -146,7 +146,7 @@ fn by_hash(report: &mut Report, prefix: &str, keys: &[Key]) -> Result<()> {
     Ok(())
 }
 
-/// A /16 to its last address: the slowest 4096 leases beside the average.
+/// A /16 filled to its last address: the slowest 4096 leases compared with the average.
 fn last_address(report: &mut Report, keys: &[Key]) -> Result<()> {
     let mut worst = f64::MAX;
     let mut last = f64::MAX;
@@ -183,7 +183,7 @@ fn last_address(report: &mut Report, keys: &[Key]) -> Result<()> {
     Ok(())
 }
 
-/// At which fill leases by hash slow down: the best of three for each tenth.
+/// How full a pool must be before leases by hash slow down: the best of three for each tenth.
 fn fill(report: &mut Report, keys: &[Key]) -> Result<()> {
     let pool = Pool::new(["10.16.0.0/12".parse()?])?;
     let size = usize::try_from(pool.size())?.min(keys.len());
@@ -237,7 +237,7 @@ fn on_disk(report: &mut Report, keys: &[Key]) -> Result<()> {
     });
     report.figure("snapshot of 1 M leases, loaded", OURS, seconds?, SECONDS);
 
-    // The sync alone, of as many bytes appended to a file beside.
+    // Only the sync, of as many bytes appended to another file.
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
     let mut file = std::fs::File::create(directory.path().join("floor"))?;
     for n in 0..100 {

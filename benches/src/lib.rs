@@ -1,10 +1,10 @@
-//! What devbox costs, beside its peers and the floor.
+//! What devbox costs, compared with its peers and the floor.
 //!
-//! Knows how to measure and how to show figures; each bench knows its own subjects. `cargo xtask bench NAME` builds this in
-//! release and runs it: one table, whose columns are subjects and whose rows are what was measured, or with `--json` one
-//! object a figure.
+//! Knows how to measure and how to show figures; each bench knows its own subjects. `cargo xtask bench NAME` builds this in release
+//! mode and runs it. It prints one table, with a column per subject and a row per measurement, or with `--json` one object per
+//! figure.
 //!
-//! A bench is a module with a [`Bench`] in it and its line in [`BENCHES`]:
+//! A bench is a module with a [`Bench`], and a line in [`BENCHES`]:
 //!
 //! ```
 //! use devbox_benches::{Bench, FLOOR, OURS, Report, Unit};
@@ -32,10 +32,10 @@ mod road;
 pub use report::{Figure, Report, Unit};
 pub use road::load;
 
-/// The subject that devbox is.
+/// The subject that is devbox.
 pub const OURS: &str = "ours";
 
-/// The subject that nothing can be better than: the same work with nothing of ours in it.
+/// The subject that nothing can beat: the same work with nothing of ours in it.
 pub const FLOOR: &str = "floor";
 
 /// Every bench, in the order in which they are listed.
@@ -45,13 +45,13 @@ pub const BENCHES: &[Bench] = &[
     road::BENCH,
 ];
 
-/// A set of figures that belong into one table.
+/// A set of figures that belong in one table.
 #[derive(Clone, Copy, Debug)]
 pub struct Bench {
-    /// What one types.
+    /// The name to type.
     pub name: &'static str,
-    /// What it measures, in a line.
+    /// What it measures, in one line.
     pub about: &'static str,
-    /// Measures. What cannot be measured here (a peer that is not installed) becomes a [`Report::note`], not an error.
+    /// Runs the measurements. What cannot be measured here (a peer that is not installed) becomes a [`Report::note`], not an error.
     pub run: fn(&mut Report) -> anyhow::Result<()>,
 }

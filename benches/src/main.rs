@@ -1,4 +1,4 @@
-//! `devbox-benches NAME [--json]`, normally by way of `cargo xtask bench`.
+//! `devbox-benches NAME [--json]`, normally run by `cargo xtask bench`.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
@@ -34,18 +34,18 @@ fn run(mut arguments: Vec<String>) -> Result<()> {
         if arguments.is_empty() {
             return Ok(());
         }
-        bail!("one NAME, and --json if you like");
+        bail!("expected one NAME, and optionally --json");
     };
     let bench = BENCHES.iter().find(|bench| bench.name == *name);
     let bench = bench.with_context(|| {
         let known: Vec<_> = BENCHES.iter().map(|bench| bench.name).collect();
-        format!("no bench is called {name}; there are: {}", known.join(", "))
+        format!("there is no bench {name}; the benches are: {}", known.join(", "))
     })?;
     let mut report = Report::new(bench.name);
     (bench.run)(&mut report)?;
     if json {
         write!(out, "{}", report.json_lines())?;
-        // Notes are for people, and a program that reads figures has no line for them.
+        // Notes are for people; the JSON output has no place for them.
         for note in report.notes() {
             writeln!(io::stderr(), "{note}")?;
         }

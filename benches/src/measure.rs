@@ -3,9 +3,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// Runs `work` a few times unmeasured and then `runs` times measured; the median is what counts.
+/// Runs `work` a few times without measuring, then `runs` times measured, and takes the median.
 ///
-/// A median because one sample in ten meets somebody else's work on the machine.
+/// The median, because one sample in ten coincides with other work on the machine.
 pub fn median_time<T>(warm_up: usize, runs: usize, mut work: impl FnMut() -> T) -> Duration {
     for _ in 0..warm_up {
         std::hint::black_box(work());
@@ -20,7 +20,7 @@ pub fn median_time<T>(warm_up: usize, runs: usize, mut work: impl FnMut() -> T) 
     Duration::from_secs_f64(median(&times))
 }
 
-/// The middle value; of an even number of values the mean of the two in the middle. Of none, 0.
+/// The middle value, or the mean of the two in the middle. 0 if there are no values.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -32,7 +32,7 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The value that `share` (0 to 1) of the values do not exceed. Of none, 0.
+/// The value that `share` (0 to 1) of the values do not exceed. 0 if there are no values.
 pub fn percentile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -44,8 +44,8 @@ pub fn percentile(values: &[f64], share: f64) -> f64 {
         .map_or(0.0, |index| sorted[index])
 }
 
-/// Seconds of processor time that a process and all its living descendants have used, as Linux counts it (10 ms
-/// steps); 0 where that cannot be read.
+/// Seconds of processor time that a process and all its living descendants have used, as Linux counts it (in 10 ms steps); 0 if
+/// it cannot be read.
 pub fn cpu_seconds(processes: &[u32]) -> f64 {
     with_descendants(processes)
         .iter()
@@ -54,22 +54,22 @@ pub fn cpu_seconds(processes: &[u32]) -> f64 {
         .sum()
 }
 
-/// The most memory that a process ever held, in KiB (`VmHWM`); nothing where that cannot be read.
+/// The most memory that a process ever held, in KiB (`VmHWM`); `None` if it cannot be read.
 pub fn peak_memory_kib(process: u32) -> Option<u64> {
     status_kib(process, "VmHWM:")
 }
 
-/// The memory that a process holds, in KiB (`VmRSS`); nothing where that cannot be read.
+/// The memory that a process holds, in KiB (`VmRSS`); `None` if it cannot be read.
 pub fn memory_kib(process: u32) -> Option<u64> {
     status_kib(process, "VmRSS:")
 }
 
-/// The additional memory, in KiB, that `work` needed at its peak in this process; nothing where that cannot be read.
+/// The additional memory, in KiB, that `work` needed at its peak in this process; `None` if it cannot be read.
 ///
-/// What an earlier part of the program has freed but not given back hides some of it: measure the largest first, or in
-/// a process of its own.
+/// Memory that an earlier part of the program has freed but not returned hides some of it, so measure the largest first, or in a
+/// separate process.
 pub fn peak_memory_of<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
-    // "5" resets the peak to the present value: proc(5), /proc/pid/clear_refs.
+    // "5" resets the peak to the current value: proc(5), /proc/pid/clear_refs.
     let reset = fs::write("/proc/self/clear_refs", "5").is_ok();
     let process = std::process::id();
     let before = memory_kib(process);
@@ -93,13 +93,13 @@ struct Stat {
     cpu_seconds: f64,
 }
 
-/// Ticks a second in /proc: USER_HZ, 100 on every architecture that Linux has today.
+/// Ticks per second in /proc: USER_HZ, which is 100 on every architecture of Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 fn stat(process: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name in brackets may hold anything, brackets too; fields are counted after the last one. proc(5): 4 parent,
-    // 14 utime, 15 stime, 16 and 17 the same of children that were waited for.
+    // The name in brackets may contain anything, even brackets; fields are counted after the last one. proc(5): 4 parent, 14 utime,
+    // 15 stime, 16 and 17 the same for children that were waited for.
     let fields: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
     let ticks: f64 = fields
         .get(11..15)?
@@ -164,7 +164,7 @@ mod tests {
     fn memory_that_is_taken_is_seen() {
         let (length, peak) = peak_memory_of(|| std::hint::black_box(vec![1_u8; 64 << 20]).len());
         assert_eq!(length, 64 << 20);
-        // None where there is no such file, or it may not be written.
+        // `None` if there is no such file, or it cannot be written.
         assert!(peak.is_none_or(|peak| peak >= 60 << 10), "{peak:?}");
     }
 

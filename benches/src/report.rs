@@ -1,4 +1,4 @@
-//! Figures, and the two forms in which they are shown.
+//! Figures, and the two ways to show them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,10 +7,10 @@ use serde_json::json;
 
 use crate::{FLOOR, OURS};
 
-/// What a value counts, and which way is better.
+/// The unit of a value, and which direction is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit {
-    /// As it is written: `us`, `GiB/s`.
+    /// How it is written: `us`, `GiB/s`.
     pub name: &'static str,
     /// Whether more is better.
     pub more_is_better: bool,
@@ -32,17 +32,17 @@ impl Unit {
         name: "ms",
         more_is_better: false,
     };
-    /// Units of work in a second.
+    /// Units of work per second.
     pub const PER_SECOND: Self = Self {
         name: "1/s",
         more_is_better: true,
     };
-    /// Gibibytes in a second.
+    /// Gibibytes per second.
     pub const GIB_PER_SECOND: Self = Self {
         name: "GiB/s",
         more_is_better: true,
     };
-    /// Seconds of processor time for a gibibyte.
+    /// Seconds of processor time per gibibyte.
     pub const CPU_PER_GIB: Self = Self {
         name: "CPU s/GiB",
         more_is_better: false,
@@ -52,7 +52,7 @@ impl Unit {
         name: "KiB",
         more_is_better: false,
     };
-    /// A plain number, of which less is better.
+    /// A plain number; less is better.
     pub const COUNT: Self = Self {
         name: "",
         more_is_better: false,
@@ -68,7 +68,7 @@ pub struct Figure {
     pub subject: String,
     /// The value.
     pub value: f64,
-    /// What the value counts.
+    /// The value's unit.
     pub unit: Unit,
 }
 
@@ -81,7 +81,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report with nothing in it.
+    /// An empty report.
     pub fn new(bench: &str) -> Self {
         Self {
             bench: bench.to_owned(),
@@ -90,7 +90,7 @@ impl Report {
         }
     }
 
-    /// Adds a value. Rows and subjects are shown in the order in which they first come, ours and the floor first.
+    /// Adds a value. Rows and subjects are shown in the order in which they are first added, with ours and the floor first.
     pub fn figure(&mut self, row: &str, subject: &str, value: f64, unit: Unit) {
         self.figures.push(Figure {
             row: row.to_owned(),
@@ -100,12 +100,12 @@ impl Report {
         });
     }
 
-    /// A line under the table: what was left out and why, or what one must know to read it.
+    /// Adds a line under the table: what was left out and why, or what one must know to read it.
     pub fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
     }
 
-    /// What was added so far.
+    /// The values added so far.
     pub fn figures(&self) -> &[Figure] {
         &self.figures
     }
@@ -115,7 +115,7 @@ impl Report {
         &self.notes
     }
 
-    /// One JSON object a line: `{"bench", "row", "subject", "value", "unit"}`.
+    /// One JSON object per line: `{"bench", "row", "subject", "value", "unit"}`.
     pub fn json_lines(&self) -> String {
         self.figures.iter().fold(String::new(), |text, figure| {
             let Figure { row, subject, value, unit } = figure;
@@ -125,7 +125,7 @@ impl Report {
         })
     }
 
-    /// Rows by subjects; behind each value, in brackets, its ratio to the floor's.
+    /// A table of rows by subjects. Each value is followed by its ratio to the floor's, in brackets.
     pub fn table(&self) -> String {
         let subjects = self.subjects();
         let mut rows: Vec<(&str, Unit)> = Vec::new();
@@ -198,7 +198,7 @@ fn cell(value: f64, floor: Option<f64>) -> String {
     )
 }
 
-/// Three digits that count: `0.0123`, `1.23`, `12.3`, `123`, `12345`.
+/// Three significant digits: `0.0123`, `1.23`, `12.3`, `123`, `12345`.
 fn three_digits(value: f64) -> String {
     let size = value.abs();
     match size {
@@ -210,7 +210,7 @@ fn three_digits(value: f64) -> String {
     }
 }
 
-/// The first column to the left, the rest to the right.
+/// Aligns the first column to the left and the rest to the right.
 fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -231,7 +231,7 @@ fn aligned(lines: &[Vec<String>]) -> String {
             } else {
                 write!(row, "  {cell:>width$}")
             };
-            debug_assert!(written.is_ok(), "a String takes all that is written to it");
+            debug_assert!(written.is_ok(), "writing to a String cannot fail");
         }
         text.push_str(row.trim_end());
         text.push('\n');

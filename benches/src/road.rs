@@ -1,9 +1,9 @@
-//! The whole way: a program connects by name and speaks with a service behind the tunnel, beside a direct connection
-//! (the floor), `ssh -L` and `socat`.
+//! End to end: a program connects by name and talks to a service behind the tunnel, compared with a direct connection (the
+//! floor), `ssh -L` and `socat`.
 //!
-//! Everything is on loopback. The service and the load are ours; each subject is real programs in processes of their own, and
-//! for devbox the load runs inside `devbox exec`, so that the name is resolved as any program resolves it. Subjects take
-//! turns in short rounds and the median round counts, so that a busy minute of the machine does not fall on one of them.
+//! Everything is on loopback. The service and the load are ours; each subject consists of real programs in their own processes.
+//! For devbox the load runs inside `devbox exec`, so the name is resolved as any program resolves it. Subjects take turns in
+//! short rounds, and the median round counts, so that a busy minute of the machine does not affect only one of them.
 
 pub mod load;
 mod peers;
@@ -22,7 +22,7 @@ use crate::{Bench, Report, Unit};
 
 pub(crate) const BENCH: Bench = Bench {
     name: "road",
-    about: "the whole way, by name through the tunnel to a service",
+    about: "end to end: by name through the tunnel to a service",
     run,
 };
 
@@ -58,7 +58,7 @@ fn run(report: &mut Report) -> Result<()> {
         }
     }
     report.note(format!(
-        "median of {ROUNDS} rounds; CPU is that of all taking part: load, service, and what is between them"
+        "median of {ROUNDS} rounds; CPU is the total of load, service, and everything between them"
     ));
     Ok(())
 }

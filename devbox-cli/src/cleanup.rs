@@ -2,24 +2,25 @@
 
 use std::process::ExitCode;
 
+use devbox_engine::{Error, system_hosts_file};
+
 use crate::args::{CleanupArgs, Output};
 use crate::failure::Failure;
-use crate::{manual, print, private_hosts, runtime, session, sys};
+use crate::{helper, print, runtime, sys, ways_out};
 
-/// Removes the blocks of owners that live no longer. It goes the helper's road, with the helper's policy.
+/// Removes the blocks whose owner is dead: by the helper, within its policy.
 pub(crate) fn run(args: &CleanupArgs) -> Result<ExitCode, Failure> {
     let caller = sys::caller().map_err(Failure::because)?;
     let file = match &args.hosts_file {
         Some(file) => std::path::absolute(file).map_err(Failure::because)?,
-        None => private_hosts::system_file()?,
+        None => system_hosts_file().map_err(Failure::because)?,
     };
-    let helper = session::start_helper(&file, &[], &caller, false)?;
+    let helper = helper::start(&file, &[], &caller, false, false)?;
     sys::drop_to_caller(&caller).map_err(Failure::because)?;
     runtime::run(0, async {
-        sys::remove_dead_control_sockets().await;
-        let report = helper.sweep().await.map_err(|error| match error {
-            devbox_helper_client::Error::Helper(error) => manual::cleanup_ways_out(&error),
-            error => Failure::because(error),
+        let report = helper.clean_up().await.map_err(|error| match error {
+            Error::Helper(devbox_helper_client::Error::Helper(error)) => ways_out::of_cleanup(&error),
+            error => error.into(),
         })?;
         match args.output {
             Output::Json => print::json(&report),

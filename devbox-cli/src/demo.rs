@@ -1,32 +1,32 @@
-//! `devbox demo`: the whole road on one machine, and what can be shown of it to whoever runs it.
+//! `devbox demo`: everything on one machine, as far as whoever runs it can be shown.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use devbox_gateway::{CatalogSource, Gateway, GatewayConfig, demo};
-use devbox_helper_client::AsyncClient;
-use devbox_session::provider::gateway::{GatewayProvider, TokenSource};
-use devbox_session::{Event, Handle, StatusReport, StopReason};
+use catalog_file::LiveCatalog;
+use devbox_engine::{
+    Config, Engine, Helper, ProviderConfig, Publish, StatusReport, StopReason, TokenConfig, default_pools,
+    system_hosts_file, without_sessions,
+};
+use devbox_gateway::{Gateway, GatewayConfig, Token, TokenAdmission, TokenSource, demo_services as demo};
+use devbox_session::sink::PublishError;
 use process_scope::{Scope, ScopedCommand};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tunnel_bridge::Token;
 
-use crate::addresses::Addresses;
 use crate::args::{DemoArgs, Output};
-use crate::config::{Config, default_pool};
-use crate::exec;
+use crate::ends::verdict;
 use crate::failure::{Failure, code};
 use crate::fetch::{self, Fetched};
 use crate::print::{self, Table};
-use crate::session::{self, Run};
-use crate::{private_hosts, runtime, sys};
+use crate::{helper, run, runtime, sys};
 
 /// For how long the fetches may take together.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,99 +40,74 @@ enum Names {
     Private,
 }
 
-/// Runs it. The calling thread is the only one yet.
+/// Runs it. The calling thread is the only one so far.
 pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     let caller = sys::caller().map_err(Failure::because)?;
-    let file = private_hosts::system_file()?;
-    let names = if sys::is_root() {
-        Names::System
+    let file = system_hosts_file().map_err(Failure::because)?;
+    let helper = if sys::is_root() {
+        let helper = helper::start(&file, &default_pools(), &caller, true, args.verbose > 0)?;
+        Some((file, helper))
     } else {
-        Names::Private
-    };
-    let helper = match names {
-        Names::System => Some(session::start_helper(
-            &file,
-            &default_pool(),
-            &caller,
-            args.verbose > 0,
-        )?),
-        Names::Private => None,
+        None
     };
     sys::drop_to_caller(&caller).map_err(Failure::because)?;
     runtime::run(args.verbose, async {
-        let reason = attempt(names, Some(file), helper, args.once).await?;
-        match reason {
-            // Not for this root either: a file that is bound read-only, for one.
-            StopReason::Hosts { error, .. } if names == Names::System => {
+        let system = helper.is_some();
+        match attempt(helper, args.once).await? {
+            // This root may not either: the file is bound read-only, for one.
+            StopReason::Names {
+                error: error @ PublishError::Helper(_),
+                ..
+            } if system => {
                 print::note(&format!(
                     "note: {error}; so the names are given to the fetching program alone"
                 ));
-                session::verdict(attempt(Names::Private, None, None, args.once).await?)
+                verdict(attempt(None, args.once).await?)
             }
-            reason => session::verdict(reason),
+            reason => verdict(reason),
         }
     })
 }
 
-/// One demo, with the names made resolvable in this way.
-async fn attempt(
-    names: Names,
-    file: Option<PathBuf>,
-    helper: Option<AsyncClient>,
-    once: bool,
-) -> Result<StopReason, Failure> {
+/// One demo: with a hosts file and its helper, else with a private hosts file.
+async fn attempt(system: Option<(PathBuf, Helper)>, once: bool) -> Result<StopReason, Failure> {
     let (token, gateway, services) = far_side().await?;
     let address = gateway.local_addr();
     let ended = CancellationToken::new();
     let serving = tokio::spawn(gateway.run(ended.clone()));
 
+    let names = match system {
+        Some(_) => Names::System,
+        None => Names::Private,
+    };
+    let (publish, helper) = match system {
+        Some((file, helper)) => (Publish::HostsFile(file), Some(helper)),
+        None => (Publish::Private { base: base()? }, None),
+    };
     let url = format!("ws://{address}")
         .parse()
         .context("the gateway's address")?;
+    let mut provider = ProviderConfig::gateway("gateway", url, TokenConfig::Secret(token));
+    provider.environment = Some("demo".parse().map_err(Failure::because)?);
     let config = Config {
-        environment: "demo".parse().ok(),
-        ..Config::defaults()
-    };
-    let id = session::new_id(&config)?;
-    let provider = GatewayProvider {
-        gateway: url,
-        token: TokenSource::Fixed(token),
-        session: id.clone(),
-        environment: Some("demo".to_owned()),
-        tls_ca: None,
-        connect_timeout: Duration::from_secs(5),
-    };
-    let helper_pid = helper.as_ref().map(AsyncClient::pid);
-    let hosts_file = file.filter(|_| names == Names::System);
-    let identity = session::identity(id, provider.gateway.to_string(), hosts_file, helper_pid);
-    let settings = session::settings(&config, identity, names == Names::System)?;
-    let addresses = Addresses::in_memory(&config)?;
-    let run = Run {
-        settings,
-        addresses,
-        provider: Box::new(provider),
+        providers: vec![provider],
+        publish,
         helper,
-        helper_is_root: names == Names::System,
-        output: Output::Text,
+        claim: true,
+        ..Config::default()
     };
+    // One failure is enough; it ends the demo.
     let (failed, mut failure) = mpsc::channel(1);
-    let reason = run
-        .until_end(|event, handle| {
-            if let Event::Ready { status } = event {
-                let (status, handle, failed) = (status.clone(), handle.clone(), failed.clone());
-                tokio::spawn(async move {
-                    if let Err(failure) = show(&status, names, once, &handle).await {
-                        drop(failed.try_send(failure));
-                        handle
-                            .stop(StopReason::Requested {
-                                by: "the demo failed".to_owned(),
-                            })
-                            .await;
-                    }
-                });
+    let reason = run::until_end(config, Output::Text, |status, engine| {
+        let (status, engine, failed) = (status.clone(), engine.clone(), failed.clone());
+        tokio::spawn(async move {
+            if let Err(failure) = show(&status, names, once, &engine).await {
+                drop(failed.try_send(failure));
+                engine.stop("the demo failed").await;
             }
-        })
-        .await?;
+        });
+    })
+    .await?;
     ended.cancel();
     serving
         .await
@@ -143,6 +118,13 @@ async fn attempt(
         Ok(failure) => Err(failure),
         Err(_) => Ok(reason),
     }
+}
+
+/// The system's hosts file without what sessions wrote.
+fn base() -> Result<Vec<u8>, Failure> {
+    let file = system_hosts_file().map_err(Failure::because)?;
+    let bytes = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(without_sessions(&bytes))
 }
 
 /// The usual port, unless a program holds it on every address: then one 10,000 or 20,000 above.
@@ -157,31 +139,30 @@ fn free_port(usual: NonZeroU16) -> NonZeroU16 {
 }
 
 /// A gateway with two services behind it.
-async fn far_side() -> Result<(Token, Gateway, demo::DemoServices), Failure> {
+async fn far_side() -> Result<(String, Gateway, demo::DemoServices), Failure> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| Failure::new(code::FAILED, error.to_string()))?;
     let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let token = Token::new(&token).map_err(Failure::because)?;
     let services = demo::start().await.map_err(Failure::because)?;
     let catalog = services
         .catalog(free_port(demo::WEB_PORT), free_port(demo::ECHO_PORT))
         .map_err(Failure::because)?;
-    let config = GatewayConfig::new(
-        CatalogSource::Fixed(catalog),
-        SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        devbox_gateway::TokenSource::Fixed(token.clone()),
-    );
+    let tokens = TokenSource::Fixed(Token::new(&token).map_err(Failure::because)?);
+    let admission = TokenAdmission::open(tokens, Arc::new(LiveCatalog::new(catalog)))
+        .await
+        .map_err(Failure::because)?;
+    let config = GatewayConfig::new(admission, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let gateway = Gateway::bind(config).await.map_err(Failure::because)?;
     Ok((token, gateway, services))
 }
 
 /// Fetches from each service and prints what happened.
-async fn show(status: &StatusReport, names: Names, once: bool, handle: &Handle) -> Result<(), Failure> {
+async fn show(status: &StatusReport, names: Names, once: bool, engine: &Engine) -> Result<(), Failure> {
     let mut table = Table::new(["NAME", "ADDRESS", "PORT", "TARGET", "BYTES", "TIME"]);
     let mut by_address = None;
     let (mut page, mut answer) = (String::new(), String::new());
     for service in &status.services {
-        let Some((port, address)) = service.ports.first().zip(service.address) else {
+        let Some((port, address)) = service.ports.first().zip(service.addresses.first()) else {
             continue;
         };
         if let Some((port, reason)) = service.faults().next() {
@@ -195,11 +176,11 @@ async fn show(status: &StatusReport, names: Names, once: bool, handle: &Handle) 
             "tcp"
         };
         let url = format!("{scheme}://{name}:{}/", port.port);
-        let at = SocketAddr::new(address, port.port);
+        let at = SocketAddr::new(*address, port.port);
         let fetched = match (names, &by_address) {
             (Names::System, _) => plain(&url, None).await?,
             (Names::Private, Some(_)) => plain(&url, Some(at)).await?,
-            (Names::Private, None) => match scoped(status, &url).await? {
+            (Names::Private, None) => match scoped(engine, &url).await? {
                 Ok(fetched) => fetched,
                 Err(forbidden) => {
                     by_address = Some(forbidden);
@@ -227,7 +208,7 @@ async fn show(status: &StatusReport, names: Names, once: bool, handle: &Handle) 
              So the services were asked by address, under their names. To see them by name:\n  sudo devbox demo\n"
         ),
         (Names::System, None) => {
-            "The names stand in the hosts file, for every program, until this ends.\n".to_owned()
+            "The names are in the hosts file, for every program, until this ends.\n".to_owned()
         }
         (Names::Private, None) => {
             "The names were seen by the fetching program alone, in a private hosts file: \
@@ -237,11 +218,7 @@ async fn show(status: &StatusReport, names: Names, once: bool, handle: &Handle) 
     };
     print::out(&text);
     if once {
-        handle
-            .stop(StopReason::Requested {
-                by: "the fetch is done".to_owned(),
-            })
-            .await;
+        engine.stop("the fetch is done").await;
         return Ok(());
     }
     let hint = match (names, by_address) {
@@ -271,9 +248,8 @@ async fn plain(url: &str, address: Option<SocketAddr>) -> Result<Fetched, Failur
 }
 
 /// Fetches with a private hosts file; the inner error says that this system forbids one.
-async fn scoped(status: &StatusReport, url: &str) -> Result<Result<Fetched, process_scope::Error>, Failure> {
-    let base = std::fs::read(private_hosts::system_file()?).map_err(Failure::because)?;
-    let rendered = private_hosts::render(&private_hosts::without_sessions(&base), &exec::entries(status))?;
+async fn scoped(engine: &Engine, url: &str) -> Result<Result<Fetched, process_scope::Error>, Failure> {
+    let mut hosts = engine.private_hosts().context("there is no private hosts file")?;
     let (report, report_to) = report_socket().await?;
     let program = std::env::current_exe()
         .map_err(Failure::because)?
@@ -284,7 +260,7 @@ async fn scoped(status: &StatusReport, url: &str) -> Result<Result<Fetched, proc
         report_to.to_string().into(),
         url.into(),
     ];
-    let mut scoped = match process_scope::spawn(&Scope::new(rendered.bytes), &ScopedCommand::new(argv)) {
+    let mut scoped = match process_scope::spawn(&Scope::new(hosts.content()), &ScopedCommand::new(argv)) {
         Ok(scoped) => scoped,
         Err(error) => return Ok(Err(error)),
     };

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 pub(crate) mod code {
     /// Bad flags, bad configuration, a refused token, a missing right.
     pub(crate) const FAILED: u8 = 1;
-    /// Somebody else is in the way for the moment: the gateway is not reachable, the hosts file is locked.
+    /// Something is in the way for the moment: the gateway is not reachable, the hosts file is locked.
     pub(crate) const UNAVAILABLE: u8 = 2;
     /// A newer session took over.
     pub(crate) const DISPLACED: u8 = 3;
-    /// `exec` itself failed (as `env`, `nohup`, `chroot` have it). Of a command that cannot be run (126) or is not there (127),
-    /// `process_scope` tells.
+    /// `exec` itself failed, as with `env`, `nohup` and `chroot`. The codes of a command that cannot be run (126) or is not
+    /// there (127) come from `process_scope`.
     pub(crate) const EXEC_FAILED: u8 = 125;
 }
 
@@ -38,7 +38,7 @@ impl Failure {
         Self::new(code::FAILED, format!("{:#}", error.into()))
     }
 
-    /// Adds a line that says what helps. An empty one separates.
+    /// Adds a line that says what helps; an empty one separates.
     #[must_use]
     pub(crate) fn help(mut self, line: impl AsRef<str>) -> Self {
         self.help
@@ -46,22 +46,27 @@ impl Failure {
         self
     }
 
-    /// Adds text that is to be copied, as it stands.
+    /// Adds text to be copied, exactly as it is.
     #[must_use]
     pub(crate) fn verbatim(mut self, text: &str) -> Self {
         self.help.extend(text.lines().map(str::to_owned));
         self
     }
 
-    /// The same failure of `exec`, whose codes below 125 are its command's.
+    /// The same failure in `exec`, whose codes below 125 are its command's.
     #[must_use]
     pub(crate) fn with_code_of_exec(mut self) -> Self {
         self.code = self.code.max(code::EXEC_FAILED);
         self
     }
 
+    #[cfg(test)]
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
     /// Says it on standard error and gives the exit code.
-    #[expect(clippy::print_stderr, reason = "this is where the command speaks")]
+    #[expect(clippy::print_stderr, reason = "failures go to standard error")]
     pub(crate) fn report(&self) -> ExitCode {
         eprint!("{self}");
         ExitCode::from(self.code)

@@ -1,8 +1,10 @@
 //! `devbox gateway serve`.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use devbox_gateway::{CatalogSource, Gateway, GatewayConfig, TlsFiles, TokenSource};
+use catalog_file::CatalogFile;
+use devbox_gateway::{Gateway, GatewayConfig, TlsFiles, TokenAdmission, TokenSource};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ServeArgs;
@@ -12,15 +14,15 @@ use crate::{print, runtime};
 
 /// Serves until a signal.
 pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
-    // Who runs a gateway wants to see who comes and goes.
-    runtime::run(args.verbose, async {
-        // Before anybody can connect: a signal from then on ends it in good order.
+    runtime::run_on_threads(args.threads, args.verbose, async {
+        // Before anybody can connect: from then on a signal ends it gracefully.
         let mut signals = Signals::new().map_err(Failure::because)?;
-        let mut config = GatewayConfig::new(
-            CatalogSource::File(args.catalog.clone()),
-            args.listen,
-            TokenSource::File(args.token_file.clone()),
-        );
+        let catalog = CatalogFile::open(&args.catalog).await.map_err(Failure::because)?;
+        let tokens = TokenSource::File(args.token_file.clone());
+        let admission = TokenAdmission::open(tokens, Arc::new(catalog))
+            .await
+            .map_err(Failure::because)?;
+        let mut config = GatewayConfig::new(admission, args.listen);
         config.insecure = args.insecure;
         config.tls = match (&args.tls_cert, &args.tls_key) {
             (Some(certificate), Some(key)) => Some(TlsFiles {
@@ -33,7 +35,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
         let gateway = Gateway::bind(config).await.map_err(|error| match error {
             devbox_gateway::Error::InsecureListen { .. } => Failure::new(
                 code::FAILED,
-                format!("{} is reachable from other machines, and the token would go there in clear", args.listen),
+                format!("{} can be reached from other machines, and tokens would be sent there in the clear", args.listen),
             )
             .help("give a certificate with --tls-cert FILE --tls-key FILE, listen on 127.0.0.1, or say --insecure"),
             error => Failure::because(error),
@@ -48,7 +50,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
         }
         tokio::select! {
             ended = &mut serving => ended.map(|()| ExitCode::SUCCESS).map_err(Failure::because),
-            // The second one does not wait for connections to end.
+            // A second signal does not wait for connections to end.
             _ = signals.next() => Ok(ExitCode::SUCCESS),
         }
     })

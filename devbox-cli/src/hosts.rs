@@ -1,4 +1,4 @@
-//! `devbox hosts`: a hosts file by hand. The system's file is edited by the helper, any other one here.
+//! `devbox hosts`: edit a hosts file by hand. The system's file is edited by the helper, any other one in this process.
 
 mod args;
 mod shown;
@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use devbox_helper::{Policy, to_wire};
+use devbox_helper::to_wire;
 use devbox_helper_client::{Client, HelperError, StartOptions};
 use hostsfile::{
     BackupRules, Block, Cidr, Comment, Diff, Document, Edit, Entry, Error, HostName, HostsFile, OnConflict,
@@ -22,7 +22,7 @@ use self::args::HowToName;
 use self::shown::{Shown, entries};
 use crate::failure::{Failure, code};
 use crate::print::{self, Table};
-use crate::{private_hosts, session, sys};
+use crate::{helper, sys};
 
 /// `devbox hosts`.
 pub(crate) fn run(args: &HostsArgs) -> Result<ExitCode, Failure> {
@@ -55,10 +55,9 @@ struct Hosts<'a> {
 
 impl<'a> Hosts<'a> {
     fn open(args: &'a HostsArgs) -> Result<Self, Failure> {
-        let system = private_hosts::system_file();
         let path = match &args.file {
             Some(file) => std::path::absolute(file).map_err(Failure::because)?,
-            None => system?,
+            None => devbox_engine::system_hosts_file().map_err(told)?,
         };
         let real = |path: &Path| path.canonicalize().ok();
         let is_system = real(&path).is_some() && real(&path) == real(&hostsfile::system_path());
@@ -355,8 +354,7 @@ impl<'a> Hosts<'a> {
             return Ok(folder.to_owned());
         }
         let caller = sys::caller().map_err(Failure::because)?;
-        let state = session::state_folder(&caller);
-        let Some(state) = state else {
+        let Some(state) = caller.state_folder() else {
             return Err(
                 Failure::new(code::FAILED, "there is no home folder to keep backups in")
                     .help("name a folder: --to FOLDER"),
@@ -428,20 +426,12 @@ impl<'a> Hosts<'a> {
     /// A helper for edits by hand. It alone keeps root's rights under sudo.
     fn helper(&self) -> Result<Client, Failure> {
         let caller = sys::caller().map_err(Failure::because)?;
-        let mut policy = Policy::new(&self.path).map_err(Failure::because)?;
+        let mut policy = helper::policy(&self.path, &caller)?;
         policy.allow_user_edits = true;
-        if sys::is_root() && caller.uid != 0 {
-            policy.caller = Some(devbox_helper::Caller {
-                uid: caller.uid,
-                gid: caller.gid,
-                groups: caller.groups.clone(),
-            });
-        }
         policy.check().map_err(Failure::because)?;
         let program = std::env::current_exe().map_err(Failure::because)?;
-        let arguments = std::iter::once(session::HELPER_ARGUMENT.into()).chain(policy.to_args());
-        let client =
-            Client::start_with(&StartOptions::new(program).args(arguments)).map_err(Failure::because)?;
+        let options = StartOptions::new(program).args(helper::arguments(&policy));
+        let client = Client::start_with(&options).map_err(Failure::because)?;
         sys::drop_to_caller(&caller).map_err(Failure::because)?;
         Ok(client)
     }
@@ -490,7 +480,9 @@ fn told(error: Error) -> Failure {
         code::FAILED
     };
     let help = match &error {
-        Error::DamagedBlock { tag, .. } => Some(format!("devbox hosts repair --tag {tag} mends the markers")),
+        Error::DamagedBlock { tag, .. } => {
+            Some(format!("devbox hosts repair --tag {tag} repairs the markers"))
+        }
         Error::NameTaken { .. } => Some("--move takes the name from there".to_owned()),
         _ => None,
     };

@@ -15,22 +15,22 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::args::{self, ConnectArgs};
-use crate::config::Config;
+use crate::config::{Config, LOCK_FILE};
 use crate::failure::{Failure, code};
 use crate::print::{self, Table};
-use crate::{addresses, session, sys};
+use crate::sys;
 
 #[derive(Debug, Args)]
 pub(crate) struct IpArgs {
     #[command(subcommand)]
     command: IpCommand,
-    /// One JSON object a line
+    /// Print one JSON object a line
     #[arg(long, global = true)]
     json: bool,
-    /// Configuration [default: devbox.yaml in this folder or above it, then the user's]
+    /// Configuration file [default: devbox.yaml in this folder or above it, then the user's]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The addresses to choose from; repeat for more [default: 127.77.0.0/16]
+    /// A prefix to choose addresses from; repeat for more [default: 127.77.0.0/16]
     #[arg(long, global = true, value_name = "CIDR", value_parser = args::prefix)]
     pool: Vec<IpNet>,
 }
@@ -38,9 +38,9 @@ pub(crate) struct IpArgs {
 /// A KEY is `environment/namespace/service`; where only one is meant, `service.namespace` and `service` will do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum IpCommand {
-    /// Every key with its address: live, at rest, pinned, locked
+    /// List every key with its address: live, resting, pinned, locked
     List,
-    /// The address that a key has or would get; or the key of an address
+    /// Show the address that a key has or would get, or the key of an address
     Get {
         /// environment/namespace/service, or an address
         #[arg(value_name = "KEY|ADDRESS")]
@@ -53,7 +53,7 @@ pub(crate) enum IpCommand {
         /// An address of the pool
         address: IpAddr,
     },
-    /// Take a pin away
+    /// Remove a pin
     Unpin {
         /// environment/namespace/service
         key: String,
@@ -63,13 +63,13 @@ pub(crate) enum IpCommand {
         /// environment/namespace/service
         key: String,
     },
-    /// How full the pool is, and how likely it is that two keys want one address
+    /// Show how full the pool is, and how likely two keys are to want one address
     Stats,
     /// Write the addresses of live and pinned keys to devbox.lock, for the team to commit
     Lock,
-    /// Tell where live addresses differ from those that the keys have by themselves (exit code 1)
+    /// Show where live addresses differ from those that follow from the keys; exits with 1 if any do
     Check,
-    /// Pin what ngrokd (ip_mappings.json) or kubefwd (its --fwd-conf) mapped
+    /// Pin the addresses that ngrokd (ip_mappings.json) or kubefwd (--fwd-conf) assigned
     Import {
         /// The mapping file
         file: PathBuf,
@@ -87,14 +87,14 @@ pub(crate) fn run(args: &IpArgs) -> Result<ExitCode, Failure> {
         ..ConnectArgs::default()
     };
     let config = Config::load(&connect, caller.home.as_deref())?;
-    let Some(state) = session::state_folder(&caller) else {
+    let Some(state) = caller.state_folder() else {
         return Err(
             Failure::new(code::FAILED, "there is no home folder to keep addresses in")
                 .help("set XDG_STATE_HOME to a folder of yours"),
         );
     };
     let pool = Pool::new(config.pool.iter().copied()).map_err(Failure::because)?;
-    let mut leases = addresses::store(&state, pool).map_err(told)?;
+    let mut leases = devbox_engine::lease_store(&state, pool).map_err(told)?;
     let lock_path = lock_path(&config)?;
     // A pin that contradicts the lock file must be one that can be taken away.
     let lock = match &args.command {
@@ -214,7 +214,7 @@ fn get(allocator: &Allocator, what: &str, now: Timestamp, json: bool) -> Result<
         let mut holders: Vec<&Key> = allocator.holders(address).collect();
         holders.sort();
         if holders.is_empty() {
-            return Err(Failure::new(code::FAILED, format!("{address} is held by no key"))
+            return Err(Failure::new(code::FAILED, format!("no key has {address}"))
                 .help("`devbox ip list` shows what is in use"));
         }
         for key in holders {
@@ -329,7 +329,7 @@ fn check(allocator: &Allocator, json: bool) -> Result<ExitCode, Failure> {
     } else if differences.is_empty() {
         print::out(&match allocator.iter().count() {
             0 => "no key is live\n".to_owned(),
-            live => format!("live keys: {live}, each where it belongs\n"),
+            live => format!("live keys: {live}, each at the address that follows from its name\n"),
         });
     } else {
         let mut table = Table::new(["KEY", "LIVE", "BELONGS TO", "WHICH IS"]);
@@ -428,17 +428,17 @@ fn found_key(allocator: &Allocator, text: &str) -> Result<Key, Failure> {
 
 /// Where the lock file is, or is to be: beside the configuration of the project, else in the working folder.
 fn lock_path(config: &Config) -> Result<PathBuf, Failure> {
-    if let Some(path) = addresses::lock_file(config) {
+    if let Some(path) = config.lock_file() {
         return Ok(path);
     }
     let working = std::env::current_dir().map_err(Failure::because)?;
-    // A configuration of the user's own is no project's.
+    // The user's own configuration belongs to no project.
     let project = config
         .file
         .as_ref()
         .and_then(|file| file.parent())
         .filter(|folder| working.starts_with(folder));
-    Ok(project.unwrap_or(&working).join(addresses::LOCK_FILE))
+    Ok(project.unwrap_or(&working).join(LOCK_FILE))
 }
 
 fn no(key: &Key, what: &str) -> Failure {
@@ -460,15 +460,15 @@ fn contradiction(error: Error, lock: &LockFile, path: &Path) -> Failure {
                 code::FAILED,
                 format!("{path}: {address} is locked for {other}, and pinned to {key} on this machine"),
             )
-            .help(format!("`devbox ip unpin {key}` takes the pin away"))
+            .help(format!("`devbox ip unpin {key}` removes the pin"))
         }
         Error::OutOfPool { address, pool } => {
             let key = of(*address);
             Failure::new(
                 code::FAILED,
-                format!("{path}: {key} has {address}, which the pool {pool} does not give"),
+                format!("{path}: {key} has {address}, which the pool {pool} never gives out"),
             )
-            .help("name the pool that the file was written for, or take the line out")
+            .help("name the pool that the file was written for, or remove the line")
         }
         _ => told(error),
     }

@@ -11,34 +11,33 @@ use clap::error::ErrorKind;
 use crate::args::{Cli, Command, GatewayCommand};
 use crate::failure::{Failure, code};
 
-mod addresses;
 mod args;
 mod cleanup;
 mod config;
 mod demo;
 mod dry_run;
+mod ends;
 mod exec;
 mod failure;
 mod fetch;
 mod gateway;
-mod host;
+mod helper;
 mod hosts;
 mod ip;
-mod manual;
 mod print;
-mod private_hosts;
+mod run;
 mod runtime;
-mod session;
 mod status;
 mod sys;
 mod up;
+mod ways_out;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    // The program is its own helper, its own way into a namespace and its own demo client, so that it runs alone wherever
-    // it is copied.
+    // The program is its own helper, its own entry into a namespace and its own demo client, so that one file is all there is
+    // to copy.
     match arguments.next().as_deref().and_then(OsStr::to_str) {
-        Some(session::HELPER_ARGUMENT) => return helper(arguments),
+        Some(helper::ARGUMENT) => return become_helper(arguments),
         Some(process_scope::HIDDEN_ARGUMENT) => return process_scope::enter(arguments),
         Some(fetch::ARGUMENT) => return fetch::enter(arguments),
         _ => {}
@@ -61,19 +60,19 @@ fn main() -> ExitCode {
     done.unwrap_or_else(|failure| failure.report())
 }
 
-/// Becomes the helper. It speaks through its channel; what goes to standard error is read where that failed.
-fn helper(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+/// Becomes the helper. It speaks over its channel; its standard error is read only if that fails.
+fn become_helper(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match devbox_helper::enter(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => Failure::because(error).report(),
     }
 }
 
-/// Help goes to standard output; a mistake is 1 (not clap's 2, which says here that somebody is in the way), and 125 for
-/// `exec`, whose other codes are its command's.
+/// Help goes to standard output. A mistake exits with 1, not with clap's 2, which means here that something is in the way;
+/// with 125 for `exec`, whose other codes are its command's.
 fn bad_arguments(error: &clap::Error) -> ExitCode {
     if error.print().is_err() {
-        tracing::debug!("nobody reads");
+        tracing::debug!("nobody reads the message");
     }
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,

@@ -2,12 +2,18 @@
 
 use std::io::{self, Write};
 
-use devbox_session::{Event, LinkState, PortState, ServiceReport, StatusReport};
+use devbox_engine::{Event, Notice, StatusReport};
+use devbox_helper_client::Protocol;
+use devbox_session::{LinkState, NameClash, PortReport, PortState, ProviderReport, ServiceReport};
 use serde::Serialize;
+use service_catalog::Readiness;
 
 use crate::args::Output;
 
-/// Columns as wide as their widest cell, two blanks between them, nothing after the last.
+/// The column that is left out where there is one provider only.
+const PROVIDER: &str = "PROVIDER";
+
+/// Columns as wide as their widest cell, two blanks between them, none at the end of a line.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -22,6 +28,20 @@ impl Table {
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(Vec::from(cells));
+    }
+
+    /// Leaves out the column with this head.
+    pub(crate) fn without(mut self, head: &str) -> Self {
+        let column = self
+            .rows
+            .first()
+            .and_then(|heads| heads.iter().position(|found| found == head));
+        if let Some(column) = column {
+            for row in &mut self.rows {
+                row.remove(column);
+            }
+        }
+        self
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -53,7 +73,7 @@ impl Table {
     }
 }
 
-/// Prints to standard output. A reader that went away (`| head`) is no reason to panic or to end a session.
+/// Prints to standard output. A reader that went away (`| head`) neither causes a panic nor ends a session.
 pub(crate) fn out(text: &str) {
     let mut stdout = io::stdout().lock();
     if stdout
@@ -81,9 +101,10 @@ pub(crate) fn json(value: &impl Serialize) {
 }
 
 /// The services of a session, one row a port.
-pub(crate) fn services(services: &[ServiceReport]) -> String {
-    let mut table = Table::new(["NAME", "ADDRESS", "PORT", "TARGET"]);
-    for service in services {
+pub(crate) fn services(report: &StatusReport) -> String {
+    let several = report.providers.len() > 1;
+    let mut table = Table::new(["NAME", "ADDRESS", "PORT", "TARGET", PROVIDER]);
+    for service in &report.services {
         for port in service
             .ports
             .iter()
@@ -91,17 +112,20 @@ pub(crate) fn services(services: &[ServiceReport]) -> String {
         {
             table.row([
                 shown_name(service),
-                shown_address(service),
-                port.port.to_string(),
+                shown_addresses(service),
+                shown_port(port),
                 port.target.clone().unwrap_or_else(|| "-".to_owned()),
+                service.provider.clone(),
             ]);
         }
     }
     if table.is_empty() {
-        "no service can be reached\n".to_owned()
-    } else {
-        table.render()
+        return "no service can be reached\n".to_owned();
     }
+    if !several {
+        table = table.without(PROVIDER);
+    }
+    table.render()
 }
 
 /// The name by which a user would call it: `svc.ns` where it has that, else the shortest.
@@ -112,82 +136,202 @@ pub(crate) fn shown_name(service: &ServiceReport) -> String {
     found.or_else(shortest).cloned().unwrap_or(id)
 }
 
-fn shown_address(service: &ServiceReport) -> String {
-    service
-        .address
-        .map_or_else(|| "-".to_owned(), |address| address.to_string())
+fn shown_addresses(service: &ServiceReport) -> String {
+    if service.addresses.is_empty() {
+        return "-".to_owned();
+    }
+    let addresses: Vec<_> = service.addresses.iter().map(ToString::to_string).collect();
+    addresses.join(", ")
+}
+
+/// `5432`, `53/udp`.
+fn shown_port(port: &PortReport) -> String {
+    match port.protocol {
+        Protocol::Udp => format!("{}/udp", port.port),
+        _ => port.port.to_string(),
+    }
 }
 
 /// A session in full, for `status`.
 pub(crate) fn status(report: &StatusReport) -> String {
-    let link = match &report.link {
-        LinkState::Up => "connected".to_owned(),
-        LinkState::Connecting { attempt } => format!("connecting (try {attempt})"),
-        LinkState::Waiting { attempt, reason } => format!("not connected, {attempt} tries: {reason}"),
-    };
     let who = &report.identity;
     let hosts = who
         .hosts_file
         .as_ref()
         .map_or_else(|| "none".to_owned(), |file| file.display().to_string());
+    let phase = match (report.stopping, report.ready) {
+        (true, _) => ", ending",
+        (false, true) => "",
+        (false, false) => ", not ready yet",
+    };
     let mut text = format!(
-        "environment  {}\ngateway      {} ({link})\nsession      {} (pid {}), since {}\nhosts file   {hosts}\n\n",
-        report.environment.as_deref().unwrap_or("-"),
-        who.gateway,
+        "session     {} (pid {}), since {}{phase}\nhosts file  {hosts}\n\n",
         who.session,
         who.pid,
         time(who.started_at),
     );
+    text.push_str(&providers(&report.providers));
+    let services = ports(report);
+    if !services.is_empty() {
+        text.push('\n');
+        text.push_str(&services);
+    }
+    let notes = notes(report);
+    if !notes.is_empty() {
+        text.push('\n');
+        text.push_str(&notes);
+    }
+    text
+}
+
+fn providers(providers: &[ProviderReport]) -> String {
+    let mut table = Table::new([PROVIDER, "ENVIRONMENT", "LINK", "FAR SIDE"]);
+    for provider in providers {
+        let link = match &provider.link {
+            LinkState::Up => "connected".to_owned(),
+            LinkState::Connecting { attempt } => format!("connecting (try {attempt})"),
+            LinkState::Waiting { attempt, .. } => format!("not connected ({})", tries(*attempt)),
+            LinkState::Failed { .. } => "failed".to_owned(),
+        };
+        table.row([
+            provider.name.clone(),
+            provider.environment.clone().unwrap_or_else(|| "-".to_owned()),
+            link,
+            provider.status.to_string(),
+        ]);
+    }
+    table.render()
+}
+
+fn tries(count: u32) -> String {
+    match count {
+        1 => "1 try".to_owned(),
+        count => format!("{count} tries"),
+    }
+}
+
+/// One row a port, and one for a service without any.
+fn ports(report: &StatusReport) -> String {
     let mut table = Table::new([
-        "NAME", "ADDRESS", "PORT", "OPEN", "TOTAL", "SENT", "RECEIVED", "STATE",
+        "NAME", "ADDRESS", "PORT", "OPEN", "TOTAL", "SENT", "RECEIVED", PROVIDER, "STATE",
     ]);
     for service in &report.services {
+        let name = shown_name(service);
+        let address = shown_addresses(service);
         for port in &service.ports {
-            let state = match (&port.state, &port.last_failure) {
+            let mut state = match (&port.state, &port.last_failure) {
                 (PortState::Listening, None) => "up".to_owned(),
                 (PortState::Listening, Some(failure)) => format!("up, last connection: {failure}"),
                 (PortState::Opening, _) => "opening".to_owned(),
                 (PortState::Degraded(reason), _) => reason.clone(),
             };
+            if let Readiness::NotReady { reason } = &service.readiness {
+                state = format!("{state}, not ready: {reason}");
+            }
             table.row([
-                shown_name(service),
-                shown_address(service),
-                port.port.to_string(),
+                name.clone(),
+                address.clone(),
+                shown_port(port),
                 port.active.to_string(),
                 port.connections.to_string(),
                 bytes(port.sent_bytes),
                 bytes(port.received_bytes),
+                service.provider.clone(),
+                state,
+            ]);
+        }
+        if service.ports.is_empty() {
+            let state = match &service.alias_of {
+                Some(other) => format!("another name for {other}"),
+                None => "no ports".to_owned(),
+            };
+            let nothing = || "-".to_owned();
+            table.row([
+                name,
+                address,
+                nothing(),
+                nothing(),
+                nothing(),
+                nothing(),
+                nothing(),
+                service.provider.clone(),
                 state,
             ]);
         }
     }
-    text.push_str(&table.render());
-    if let Some(reason) = &report.stale {
-        text.push_str(&format!("\nthe catalog is not fresh: {reason}\n"));
+    if table.is_empty() {
+        return String::new();
     }
-    for (name, line) in &report.taken {
-        text.push_str(&format!("\n{name} stays with line {line} of the hosts file\n"));
+    if report.providers.len() < 2 {
+        table = table.without(PROVIDER);
     }
-    text
+    table.render()
 }
 
-/// An event in one line for a person; `None` where the table has said it already.
+/// What is not as it should be, one line each.
+fn notes(report: &StatusReport) -> String {
+    let mut lines = Vec::new();
+    for provider in &report.providers {
+        let name = &provider.name;
+        match &provider.link {
+            LinkState::Waiting { reason, .. } | LinkState::Failed { reason } => {
+                lines.push(format!("{name}: {reason}"));
+            }
+            LinkState::Up | LinkState::Connecting { .. } => {}
+        }
+        if let Some(reason) = &provider.stale {
+            lines.push(format!("{name}: the catalog is not fresh: {reason}"));
+        }
+    }
+    lines.extend(report.clashes.iter().map(clash));
+    for taken in &report.taken {
+        lines.push(format!(
+            "{} is left to line {} of the hosts file",
+            taken.name, taken.line
+        ));
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+fn clash(NameClash { name, owner, other }: &NameClash) -> String {
+    format!("{name} leads to {owner}; {other} has that name too")
+}
+
+/// An event in one line for a person; `None` where a table or the exit says it.
 pub(crate) fn event(event: &Event) -> Option<String> {
     Some(match event {
-        Event::ConnectFailed { reason, retry_in } => {
+        Event::ConnectFailed { reason, retry_in, .. } => {
             format!("{reason}; trying again in {:.1} s", retry_in.as_secs_f64())
         }
-        Event::LinkLost { reason } => format!("link lost: {reason}; names and listeners stay, reconnecting"),
-        Event::LinkRestored { away } => format!("connected again after {:.1} s", away.as_secs_f64()),
-        Event::ServiceUp { service } => {
-            let address = shown_address(service);
-            let ports: Vec<_> = service.ports.iter().map(|port| port.port.to_string()).collect();
-            format!(
-                "new: {} at {address}, port {}",
-                shown_name(service),
-                ports.join(", ")
-            )
+        Event::ProviderFailed {
+            provider,
+            reason,
+            retried,
+        } => {
+            let then = if *retried { ", and trying again" } else { "" };
+            format!("warning: {provider}: {reason}; going on without it{then}")
         }
+        Event::WrongEnvironment {
+            provider,
+            wanted,
+            found,
+        } => format!(
+            "warning: {provider}: the environment there is `{found}`, and this session is for `{wanted}`: \
+             nothing is connected to it"
+        ),
+        Event::LinkLost { provider, reason } => {
+            format!("{provider}: link lost: {reason}; names and listeners stay, reconnecting")
+        }
+        Event::LinkRestored { provider, away } => {
+            format!("{provider}: connected again after {:.1} s", away.as_secs_f64())
+        }
+        Event::LinkUnstable { provider, losses } => format!(
+            "warning: {provider}: the link was lost {losses} times in a row; further losses are only counted"
+        ),
+        Event::LinkStable { provider, losses } => {
+            format!("{provider}: the link is stable again; it was lost {losses} times")
+        }
+        Event::ServiceUp { service } => service_up(service),
         Event::ServiceRemoved { service } => format!("gone: {service}"),
         Event::PortDegraded {
             service,
@@ -196,18 +340,78 @@ pub(crate) fn event(event: &Event) -> Option<String> {
         } => {
             format!("warning: {service}:{port} is not offered: {reason}")
         }
-        Event::NameTaken { name, line } => {
-            format!("warning: {name} stays with your own line {line} of the hosts file")
+        Event::OutOfDescriptors { services } => {
+            let (count, verb) = match services {
+                1 => ("1 service".to_owned(), "is"),
+                count => (format!("{count} services"), "are"),
+            };
+            format!(
+                "warning: no more files can be opened: {count} {verb} not offered until some are closed; \
+                 raise the limit with `ulimit -n`"
+            )
         }
-        Event::HostsDiagnostic { message } => format!("warning: {message}"),
-        Event::HostsFailed { reason } => format!("warning: the hosts file is not up to date: {reason}"),
-        Event::CatalogStale { reason } => format!("warning: the catalog is not fresh: {reason}"),
-        Event::CatalogFresh => "the catalog is fresh again".to_owned(),
+        Event::DescriptorsAvailable => "files can be opened again: all services are offered".to_owned(),
+        Event::NameTaken { name, line } => {
+            format!("warning: {name} is left to your own line {line} of the hosts file")
+        }
+        Event::NameClash(found) => format!("warning: {}", clash(found)),
+        Event::NamesWarning { message } => format!("warning: {message}"),
+        Event::NamesFailed { sink, reason } => format!("warning: {sink} is not up to date: {reason}"),
+        Event::NamesRestored { sink } => format!("{sink} is up to date again"),
+        Event::CatalogStale { provider, reason } => {
+            format!("warning: {provider}: the catalog is not fresh: {reason}")
+        }
+        Event::CatalogFresh { provider } => format!("{provider}: the catalog is fresh again"),
+        Event::EnvironmentSwitched {
+            provider,
+            environment,
+        } => format!("{provider}: switched to the environment {environment}"),
+        Event::Lagged { missed, .. } => {
+            format!("warning: {missed} messages were dropped; `devbox status` shows the state")
+        }
         _ => return None,
     })
 }
 
-/// Tells of an event in the form that was asked for.
+fn service_up(service: &ServiceReport) -> String {
+    let name = shown_name(service);
+    let address = shown_addresses(service);
+    let ports: Vec<_> = service.ports.iter().map(shown_port).collect();
+    match (&service.alias_of, ports.len()) {
+        (Some(other), 0) => format!("new: {name}, another name for {other}"),
+        (None, 0) => format!("new: {name} at {address}"),
+        (_, 1) => format!("new: {name} at {address}, port {}", ports.join(", ")),
+        _ => format!("new: {name} at {address}, ports {}", ports.join(", ")),
+    }
+}
+
+/// A notice in one line.
+pub(crate) fn notice(notice: &Notice) -> String {
+    match notice {
+        Notice::AddressesInMemory { reason } => {
+            format!("note: addresses are kept in memory only: {reason}")
+        }
+        Notice::AddressesNotKept { reason } => {
+            format!("warning: addresses cannot be remembered for the next session: {reason}")
+        }
+        Notice::Swept { file, tag } => {
+            format!(
+                "note: removed what the killed session {tag} had left in {}",
+                file.display()
+            )
+        }
+        Notice::WaitingForOlder { environment } => {
+            format!("note: waiting for your older session of {environment} to end")
+        }
+        Notice::NoControlSocket { environment, reason } => format!(
+            "warning: there is no control socket for {environment}, so `status` and `down` will not find this \
+             session: {reason}"
+        ),
+        other => format!("note: {other:?}"),
+    }
+}
+
+/// Prints an event in the form that was asked for.
 pub(crate) fn tell(event_: &Event, output: Output) {
     match output {
         Output::Json => json(event_),
@@ -244,6 +448,12 @@ pub(crate) fn time(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use devbox_provider::Status;
+    use devbox_session::Identity;
+    use devbox_session::sink::TakenName;
+
     use super::*;
 
     #[test]
@@ -252,6 +462,269 @@ mod tests {
         table.row(["a-long-name".to_owned(), "1".to_owned()]);
         table.row(["b".to_owned(), String::new()]);
         assert_eq!(table.render(), "NAME         PORT\na-long-name  1\nb\n");
+    }
+
+    fn service(name: &str, ports: Vec<PortReport>) -> ServiceReport {
+        ServiceReport {
+            service: name.parse().unwrap(),
+            provider: "gateway".to_owned(),
+            environment: "dev".to_owned(),
+            addresses: vec!["127.77.45.67".parse().unwrap()],
+            names: vec![name.to_owned(), format!("{name}.svc")],
+            readiness: Readiness::Ready,
+            alias_of: None,
+            ports,
+        }
+    }
+
+    fn port(port: u16, state: PortState) -> PortReport {
+        PortReport {
+            port,
+            protocol: Protocol::Tcp,
+            name: None,
+            target: Some("10.0.0.1:5432".to_owned()),
+            state,
+            connections: 12,
+            active: 2,
+            sent_bytes: 2048,
+            received_bytes: 3 << 20,
+            last_failure: None,
+        }
+    }
+
+    fn provider(name: &str, status: Status, link: LinkState) -> ProviderReport {
+        ProviderReport {
+            name: name.to_owned(),
+            status,
+            environment: Some("dev".to_owned()),
+            link,
+            stale: None,
+        }
+    }
+
+    fn report() -> StatusReport {
+        StatusReport {
+            identity: Identity {
+                session: "dev-1a2b3c4d".to_owned(),
+                pid: 4242,
+                helper_pid: Some(4243),
+                hosts_file: Some("/etc/hosts".into()),
+                started_at: 1_767_225_600,
+            },
+            providers: vec![provider(
+                "gateway",
+                Status::new("gateway", "wss://gateway.example/"),
+                LinkState::Up,
+            )],
+            ready: true,
+            stopping: false,
+            services: vec![service("orders.backend", vec![port(5432, PortState::Listening)])],
+            taken: Vec::new(),
+            clashes: Vec::new(),
+        }
+    }
+
+    /// Everything that can be out of the ordinary.
+    fn troubled() -> StatusReport {
+        let mut report = report();
+        report.ready = false;
+        let far_side = Status::new("kubernetes", "backend in minikube");
+        let mut cluster = provider(
+            "cluster",
+            far_side.via("port-forward", "the cluster has no gateway"),
+            LinkState::Waiting {
+                attempt: 3,
+                reason: "minikube is not reachable: connection refused".to_owned(),
+            },
+        );
+        cluster.environment = None;
+        cluster.stale = Some("the watch ended".to_owned());
+        let closed = LinkState::Failed {
+            reason: "the token is not accepted".to_owned(),
+        };
+        let closed = provider("closed", Status::new("gateway", "wss://closed.example/"), closed);
+        report.providers.extend([cluster, closed]);
+        let mut failing = port(80, PortState::Listening);
+        failing.last_failure = Some("refused: connection refused".to_owned());
+        let mut dns = port(53, PortState::Opening);
+        dns.protocol = Protocol::Udp;
+        let held = PortState::Degraded("127.77.1.2:81 is in use by nginx (pid 7)".to_owned());
+        let mut web = service("web.shop", vec![failing, port(81, held), dns]);
+        web.addresses.push("fd77::2".parse().unwrap());
+        web.readiness = Readiness::not_ready("no pod is ready");
+        web.provider = "cluster".to_owned();
+        let mut alias = service("db.backend", Vec::new());
+        alias.alias_of = Some("orders.backend".parse().unwrap());
+        alias.addresses.clear();
+        report.services.extend([web, alias]);
+        report.clashes.push(name_clash());
+        report.taken.push(TakenName {
+            name: "web.shop".to_owned(),
+            line: 9,
+        });
+        report
+    }
+
+    fn name_clash() -> NameClash {
+        NameClash {
+            name: "orders.backend".to_owned(),
+            owner: "orders.backend of gateway".to_owned(),
+            other: "orders.backend of local".to_owned(),
+        }
+    }
+
+    #[test]
+    fn services_of_one_provider() {
+        insta::assert_snapshot!(services(&report()));
+    }
+
+    #[test]
+    fn services_of_several_providers() {
+        insta::assert_snapshot!(services(&troubled()));
+    }
+
+    #[test]
+    fn no_services() {
+        let mut report = report();
+        report.services.clear();
+        insta::assert_snapshot!(services(&report));
+    }
+
+    #[test]
+    fn status_of_one_provider() {
+        insta::assert_snapshot!(status(&report()));
+    }
+
+    #[test]
+    fn status_with_everything_out_of_the_ordinary() {
+        insta::assert_snapshot!(status(&troubled()));
+    }
+
+    #[test]
+    fn every_event() {
+        let provider = || "gateway".to_owned();
+        let reason = || "connection refused".to_owned();
+        let mut alias = service("db.backend", Vec::new());
+        alias.alias_of = Some("orders.backend".parse().unwrap());
+        let listening = |number| port(number, PortState::Listening);
+        let events = [
+            Event::ConnectFailed {
+                provider: provider(),
+                reason: "wss://gateway.example/ is not reachable: connection refused".to_owned(),
+                retry_in: Duration::from_millis(200),
+            },
+            Event::ProviderFailed {
+                provider: provider(),
+                reason: reason(),
+                retried: true,
+            },
+            Event::ProviderFailed {
+                provider: provider(),
+                reason: reason(),
+                retried: false,
+            },
+            Event::WrongEnvironment {
+                provider: provider(),
+                wanted: "dev".to_owned(),
+                found: "staging".to_owned(),
+            },
+            Event::LinkLost {
+                provider: provider(),
+                reason: reason(),
+            },
+            Event::LinkRestored {
+                provider: provider(),
+                away: Duration::from_millis(1530),
+            },
+            Event::LinkUnstable {
+                provider: provider(),
+                losses: 3,
+            },
+            Event::LinkStable {
+                provider: provider(),
+                losses: 12,
+            },
+            Event::ServiceUp {
+                service: service("orders.backend", vec![listening(5432)]),
+            },
+            Event::ServiceUp {
+                service: service("web.shop", vec![listening(80), listening(443)]),
+            },
+            Event::ServiceUp { service: alias },
+            Event::ServiceRemoved {
+                service: "orders.backend".parse().unwrap(),
+            },
+            Event::PortDegraded {
+                service: "orders.backend".parse().unwrap(),
+                port: 80,
+                reason: "127.77.1.2:80 is in use by nginx (pid 7)".to_owned(),
+            },
+            Event::OutOfDescriptors { services: 1 },
+            Event::OutOfDescriptors { services: 3977 },
+            Event::DescriptorsAvailable,
+            Event::NameTaken {
+                name: "orders.backend".to_owned(),
+                line: 7,
+            },
+            Event::NameClash(name_clash()),
+            Event::NamesWarning {
+                message: "/etc/hosts:3: the line is longer than glibc reads".to_owned(),
+            },
+            Event::NamesFailed {
+                sink: "/etc/hosts".to_owned(),
+                reason: reason(),
+            },
+            Event::NamesRestored {
+                sink: "/etc/hosts".to_owned(),
+            },
+            Event::CatalogStale {
+                provider: provider(),
+                reason: "catalog.yaml:3: no such label".to_owned(),
+            },
+            Event::CatalogFresh { provider: provider() },
+            Event::EnvironmentSwitched {
+                provider: provider(),
+                environment: "staging".to_owned(),
+            },
+            Event::Lagged {
+                missed: 17,
+                status: Box::new(report()),
+            },
+            Event::Ready {
+                status: Box::new(report()),
+            },
+            Event::Stopping {
+                reason: "SIGINT".to_owned(),
+            },
+        ];
+        let lines: Vec<_> = events
+            .iter()
+            .map(|found| event(found).unwrap_or_else(|| "(nothing)".to_owned()))
+            .collect();
+        insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn every_notice() {
+        let environment = || "dev".parse().unwrap();
+        let reason = || "no space left on device".to_owned();
+        let notices = [
+            Notice::AddressesInMemory { reason: reason() },
+            Notice::AddressesNotKept { reason: reason() },
+            Notice::Swept {
+                file: "/etc/hosts".into(),
+                tag: "devbox-dev-1a2b3c4d".to_owned(),
+            },
+            Notice::WaitingForOlder {
+                environment: environment(),
+            },
+            Notice::NoControlSocket {
+                environment: environment(),
+                reason: reason(),
+            },
+        ];
+        let lines: Vec<_> = notices.iter().map(notice).collect();
+        insta::assert_snapshot!(lines.join("\n"));
     }
 
     #[test]

@@ -1,27 +1,53 @@
 //! The runtime and the log.
 
+use std::num::NonZeroUsize;
+
+use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Failure;
 
-/// Runs one future on this thread, with as many open files as may be: each connection costs one.
+/// Runs one future on this thread: a session's reader, writer and pumps hand over to each other without waking another.
 pub(crate) fn run<T>(verbose: u8, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    crate::sys::raise_open_files();
-    run_with_limits(verbose, work)
+    run_on(Builder::new_current_thread(), verbose, |_| work)
 }
 
-/// The same with the limits as they are, for they go on to what is started. One thread serves best: reader, writer and pumps
-/// of the tunnel hand over to each other without waking another.
-pub(crate) fn run_with_limits<T>(
+/// The same for work that starts programs, which are told the limit of open files that this one was started with.
+pub(crate) fn run_and_start<T, F>(verbose: u8, work: impl FnOnce(Option<u64>) -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    run_on(Builder::new_current_thread(), verbose, work)
+}
+
+/// The same on several threads: one for each core unless it is said.
+pub(crate) fn run_on_threads<T>(
+    threads: Option<NonZeroUsize>,
     verbose: u8,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
+    let mut builder = Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.get());
+    }
+    run_on(builder, verbose, |_| work)
+}
+
+fn run_on<T, F>(mut builder: Builder, verbose: u8, work: impl FnOnce(Option<u64>) -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
     log(verbose);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::because)?;
-    runtime.block_on(work)
+    // Each connection costs a descriptor.
+    let open_files = devbox_engine::raise_open_files().unwrap_or_else(|error| {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+        None
+    });
+    let runtime = builder.enable_all().build().map_err(Failure::because)?;
+    let done = runtime.block_on(work(open_files));
+    // A disk or a resolver that hangs must not keep the command from ending.
+    runtime.shutdown_background();
+    done
 }
 
 fn log(verbose: u8) {
@@ -31,14 +57,22 @@ fn log(verbose: u8) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_env("DEVBOX_LOG").unwrap_or_else(|_| {
-        EnvFilter::new(format!(
-            "warn,devbox={level},devbox_session={level},devbox_gateway={level},tunnel_bridge={level}"
-        ))
+        let crates = [
+            "catalog_file",
+            "devbox",
+            "devbox_engine",
+            "devbox_gateway",
+            "devbox_gateway_client",
+            "devbox_session",
+            "tunnel_bridge",
+        ];
+        let directives: String = crates.iter().map(|name| format!(",{name}={level}")).collect();
+        EnvFilter::new(format!("warn{directives}"))
     });
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    // A second one cannot be: this is called once.
+    // It fails only where there is one already, and this is called once.
     drop(subscriber.without_time().try_init());
 }

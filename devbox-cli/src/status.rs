@@ -1,49 +1,13 @@
-//! `devbox status` and `devbox down`: asking sessions that run.
+//! `devbox status` and `devbox down`: asking running sessions.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use devbox_session::StatusReport;
-use devbox_session::control::{Asking, Request};
+use devbox_engine::{Found, Silence, Silent};
 use service_catalog::Label;
 
 use crate::args::{Output, SelectArgs, StatusArgs};
 use crate::failure::{Failure, code};
 use crate::{print, runtime, sys};
-
-/// A session that hangs is not waited for longer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Draining included.
-const LEAVING: Duration = Duration::from_secs(20);
-
-/// A session that answered.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) socket: PathBuf,
-    pub(crate) report: StatusReport,
-}
-
-/// The sessions of this user that answer, those of one environment if it is given.
-pub(crate) async fn find(environment: Option<&Label>) -> Vec<Found> {
-    let mut found = Vec::new();
-    for socket in sys::control_sockets() {
-        let asked = tokio::time::timeout(PATIENCE, async {
-            let stream = sys::connect_control(&socket).await?;
-            Asking::ask(stream, &Request::Status).await?.report().await
-        });
-        match asked.await {
-            Ok(Ok(Some(report))) => found.push(Found { socket, report }),
-            Ok(Ok(None)) => tracing::debug!(socket = %socket.display(), "the session is ending"),
-            Ok(Err(error)) => tracing::debug!(socket = %socket.display(), %error, "nobody answers"),
-            Err(_) => print::note(&format!("warning: {} does not answer", socket.display())),
-        }
-    }
-    found.retain(|found| {
-        environment.is_none_or(|wanted| found.report.environment.as_deref() == Some(wanted.as_ref()))
-    });
-    found
-}
 
 fn none(environment: Option<&Label>) -> Failure {
     let of = environment.map_or_else(String::new, |environment| {
@@ -56,17 +20,21 @@ fn none(environment: Option<&Label>) -> Failure {
 pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
     as_user()?;
     runtime::run(0, async {
-        let sessions = find(args.env.as_ref()).await;
-        if sessions.is_empty() {
-            return Err(none(args.env.as_ref()));
+        let Found { running, silent } = devbox_engine::find(args.env.as_ref()).await;
+        for session in &silent {
+            print::note(&format!("warning: {}", describe(session)));
+        }
+        if running.is_empty() {
+            return Err(if silent.is_empty() {
+                none(args.env.as_ref())
+            } else {
+                Failure::new(code::UNAVAILABLE, "no running session can be shown")
+            });
         }
         match args.output {
-            Output::Json => sessions.iter().for_each(|found| print::json(&found.report)),
+            Output::Json => running.iter().for_each(|found| print::json(&found.report)),
             Output::Text => {
-                let texts: Vec<_> = sessions
-                    .iter()
-                    .map(|found| print::status(&found.report))
-                    .collect();
+                let texts: Vec<_> = running.iter().map(|found| print::status(&found.report)).collect();
                 print::out(&texts.join("\n"));
             }
         }
@@ -74,63 +42,66 @@ pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
     })
 }
 
+/// A session whose state is not known, and what to do about it.
+fn describe(session: &Silent) -> String {
+    let environment = session.environment().unwrap_or("-");
+    let end = match session.reason {
+        Silence::Older | Silence::Version { .. } => {
+            format!("; `devbox down --env {environment}` ends it")
+        }
+        _ => String::new(),
+    };
+    format!(
+        "a session of {environment} cannot be shown: {}{end}",
+        session.reason
+    )
+}
+
 /// `devbox down`.
 pub(crate) fn down(args: &SelectArgs) -> Result<ExitCode, Failure> {
     as_user()?;
     runtime::run(0, async {
-        let sessions = find(args.env.as_ref()).await;
-        if sessions.is_empty() {
+        let Found { running, silent } = devbox_engine::find(args.env.as_ref()).await;
+        let count = running.len() + silent.len();
+        if count == 0 {
             return Err(none(args.env.as_ref()));
         }
-        if sessions.len() > 1 && !args.all {
-            let mut failure = Failure::new(code::FAILED, format!("{} sessions are running", sessions.len()))
+        if count > 1 && !args.all {
+            let mut failure = Failure::new(code::FAILED, format!("{count} sessions are running"))
                 .help("say which with --env NAME, or --all:");
-            for found in &sessions {
+            for found in &running {
                 let who = &found.report.identity;
-                let environment = found.report.environment.as_deref().unwrap_or("-");
+                let environments: Vec<_> = found.report.environments().collect();
                 failure = failure.help(format!(
-                    "  {environment}  pid {}, since {}",
+                    "  {}  pid {}, since {}",
+                    environments.join(", "),
                     who.pid,
                     print::time(who.started_at)
                 ));
             }
+            for found in &silent {
+                failure = failure.help(format!(
+                    "  {}  {}",
+                    found.environment().unwrap_or("-"),
+                    found.reason
+                ));
+            }
             return Err(failure);
         }
-        for found in sessions {
-            let who = &found.report.identity;
-            let leaving = tokio::time::timeout(LEAVING, async {
-                let stream = sys::connect_control(&found.socket).await?;
-                Asking::ask(
-                    stream,
-                    &Request::Stop {
-                        by: "devbox down".to_owned(),
-                    },
-                )
-                .await?
-                .ended()
-                .await
-            });
-            match leaving.await {
-                Ok(Ok(())) => print::out(&format!("session {} has ended\n", who.session)),
-                Ok(Err(error)) => return Err(Failure::because(error)),
-                Err(_) => {
-                    return Err(Failure::new(
-                        code::UNAVAILABLE,
-                        format!(
-                            "session {} (pid {}) is still ending after {} s",
-                            who.session,
-                            who.pid,
-                            LEAVING.as_secs()
-                        ),
-                    ));
-                }
-            }
+        for found in running {
+            found.stop("devbox down").await?;
+            print::out(&format!("session {} has ended\n", found.report.identity.session));
+        }
+        for found in silent {
+            found.stop("devbox down").await?;
+            let environment = found.environment().unwrap_or("-");
+            print::out(&format!("the session of {environment} has ended\n"));
         }
         Ok(ExitCode::SUCCESS)
     })
 }
 
-/// Under sudo the sessions meant are the calling user's.
+/// Under sudo the calling user's sessions are meant.
 fn as_user() -> Result<(), Failure> {
     let caller = sys::caller().map_err(Failure::because)?;
     sys::drop_to_caller(&caller).map_err(Failure::because)

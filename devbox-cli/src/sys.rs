@@ -1,44 +1,51 @@
-//! What the command asks of the operating system itself. Each function is there on every system; what one lacks says
-//! so.
+//! What the command asks of the operating system itself. Each function is there on every system; what one lacks says so.
 
 use std::path::PathBuf;
 
-#[cfg(unix)]
-mod control;
-#[cfg(all(unix, not(target_vendor = "apple")))]
-mod ids;
-#[cfg(target_vendor = "apple")]
-#[path = "sys/ids_apple.rs"]
-mod ids;
-#[cfg(not(unix))]
-mod other;
-#[cfg(target_os = "linux")]
-#[path = "sys/linux.rs"]
-mod ports;
-#[cfg(not(target_os = "linux"))]
-#[path = "sys/no_ports.rs"]
-mod ports;
-#[cfg(unix)]
-mod signals;
+use cfg_if::cfg_if;
+
+cfg_if! {
+    if #[cfg(unix)] {
+        mod signals;
+        pub(crate) use signals::{ExecSignals, Signals};
+    } else {
+        mod other;
+        pub(crate) use other::{
+            ExecSignals, Signals, as_caller, caller, drop_to_caller, is_root, own_identity,
+        };
+    }
+}
+
+cfg_if! {
+    if #[cfg(target_vendor = "apple")] {
+        #[path = "sys/ids_apple.rs"]
+        mod ids;
+    } else if #[cfg(unix)] {
+        mod ids;
+    }
+}
 
 #[cfg(unix)]
-pub(crate) use control::{ControlListener, connect_control, control_sockets, remove_dead_control_sockets};
-#[cfg(unix)]
-pub(crate) use ids::{as_caller, caller, drop_to_caller, is_root, may_make_files, own_identity};
-#[cfg(not(unix))]
-pub(crate) use other::{
-    ControlListener, ExecSignals, Signals, as_caller, caller, connect_control, control_sockets,
-    drop_to_caller, is_root, may_make_files, own_identity, raise_open_files, remove_dead_control_sockets,
-};
-pub(crate) use ports::{first_free_port, port_holder};
-#[cfg(unix)]
-pub(crate) use signals::{ExecSignals, Signals, raise_open_files};
+pub(crate) use ids::{as_caller, caller, drop_to_caller, is_root, own_identity};
 
-/// The person behind the command: under sudo the one who called it.
+/// The person behind the command: under sudo, whoever called it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Caller {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
     pub(crate) home: Option<PathBuf>,
+}
+
+impl Caller {
+    /// Where what outlives a session is kept for this user.
+    pub(crate) fn state_folder(&self) -> Option<PathBuf> {
+        let own = std::env::var_os("XDG_STATE_HOME")
+            .map(PathBuf::from)
+            .filter(|folder| folder.is_absolute());
+        // Under sudo the variable is root's, if it is set at all.
+        let own = own.filter(|_| std::env::var_os("SUDO_UID").is_none());
+        let folder = own.or_else(|| self.home.as_ref().map(|home| home.join(".local/state")))?;
+        Some(folder.join("devbox"))
+    }
 }

@@ -1,7 +1,10 @@
 //! A gateway with two demo services behind it, on a port of the system's choice, until Ctrl-C.
 //! `cargo run -p devbox-gateway --example serve`
 
-use devbox_gateway::{CatalogSource, Gateway, GatewayConfig, TokenSource, demo};
+use std::sync::Arc;
+
+use catalog_file::LiveCatalog;
+use devbox_gateway::{Gateway, GatewayConfig, Token, TokenAdmission, TokenSource, demo_services as demo};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main(flavor = "current_thread")]
@@ -13,9 +16,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .init();
 
     let services = demo::start().await?;
-    let catalog = CatalogSource::Fixed(services.catalog(demo::WEB_PORT, demo::ECHO_PORT)?);
-    let token = TokenSource::Fixed(tunnel_bridge::Token::new("example-token")?);
-    let gateway = Gateway::bind(GatewayConfig::new(catalog, "127.0.0.1:0".parse()?, token)).await?;
+    let catalog = LiveCatalog::new(services.catalog(demo::WEB_PORT, demo::ECHO_PORT)?);
+    let token = TokenSource::Fixed(Token::new("example-token")?);
+    let admission = TokenAdmission::open(token, Arc::new(catalog)).await?;
+    let gateway = Gateway::bind(GatewayConfig::new(admission, "127.0.0.1:0".parse()?)).await?;
     println!(
         "ws://{} serves web.demo:{} and echo.demo:{}, token `example-token`",
         gateway.local_addr(),

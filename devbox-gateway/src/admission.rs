@@ -1,200 +1,170 @@
-//! Who is let in: token, environment, and one connection per session, the newest.
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use async_trait::async_trait;
+use catalog_file::{DialPolicy, LiveCatalog};
+use devbox_gateway_client::Token;
+use devbox_provider::Provider;
 
-use subtle::ConstantTimeEq as _;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tunnel_bridge::Token;
-use tunnel_bridge::server::{Offer, Rejection};
-
-use crate::served::InForce;
-
-/// Decides on offers, and keeps who is in.
-#[derive(Debug)]
-pub(crate) struct Admission {
-    token: watch::Receiver<Option<Token>>,
-    in_force: watch::Receiver<Arc<InForce>>,
-    seats: Arc<Seats>,
+/// Decides who comes in, and what each client sees and reaches.
+///
+/// Asked once for each connection, for several at a time. What a gateway does after that (one connection per session,
+/// the newest; the limit on clients) is its own business.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use async_trait::async_trait;
+/// use catalog_file::{LiveCatalog, StaticCatalog};
+/// use devbox_gateway::{Admission, Offer, Rejection, View};
+///
+/// /// Each of two teams has a catalog of its own.
+/// struct Teams {
+///     red: LiveCatalog,
+///     blue: LiveCatalog,
+/// }
+///
+/// #[async_trait]
+/// impl Admission for Teams {
+///     async fn admit(&self, offer: &Offer) -> Result<View, Rejection> {
+///         match offer.token.as_ref().map(|token| token.expose()) {
+///             Some("red") => Ok(View::of(Arc::new(self.red.clone()))),
+///             Some("blue") => Ok(View::of(Arc::new(self.blue.clone()))),
+///             _ => Err(Rejection::token("neither red nor blue")),
+///         }
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait Admission: Send + Sync + 'static {
+    /// Decides on a client's offer.
+    ///
+    /// # Errors
+    /// [`Rejection`]: what the client is told instead.
+    ///
+    /// # Cancel safety
+    /// Dropping the future turns the client away.
+    async fn admit(&self, offer: &Offer) -> Result<View, Rejection>;
 }
 
-impl Admission {
-    pub(crate) fn new(
-        token: watch::Receiver<Option<Token>>,
-        in_force: watch::Receiver<Arc<InForce>>,
-        max_clients: usize,
-    ) -> Self {
-        let seats = Seats {
-            max: max_clients,
-            taken: Mutex::default(),
-        };
+/// What a client asks for before it is let in.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Offer {
+    /// Where it connects from. Behind a proxy that is the proxy.
+    pub peer: SocketAddr,
+    /// The session's name.
+    pub session: String,
+    /// The token it shows, if any.
+    pub token: Option<Token>,
+    /// The environment it wants, if it named one: one line of visible ASCII, otherwise unchecked.
+    pub environment: Option<String>,
+    /// The connection's generation; the larger one of a session wins.
+    pub generation: u64,
+}
+
+impl Offer {
+    /// An offer without token and environment, for tests of an [`Admission`].
+    #[must_use]
+    pub fn new(peer: SocketAddr, session: impl Into<String>) -> Self {
         Self {
-            token,
-            in_force,
-            seats: Arc::new(seats),
-        }
-    }
-
-    /// Lets the offer in, or says why not. The seat that is given out tells the session's former connection to leave,
-    /// and is free again when it is dropped.
-    pub(crate) fn admit(&self, offer: &Offer) -> Result<Seat, Rejection> {
-        // The token comes first: who has none learns nothing else.
-        self.check_token(offer.token.as_ref())?;
-        if let Some(wanted) = &offer.environment {
-            let in_force = self.in_force.borrow();
-            let served = &in_force.catalog.catalog().environment;
-            if wanted != served.as_str() {
-                let message = format!(
-                    "unknown environment `{}`; this gateway serves `{served}`",
-                    wanted.escape_debug()
-                );
-                return Err(Rejection::unknown_environment(message));
-            }
-        }
-        self.seats.take(&offer.session, offer.generation)
-    }
-
-    fn check_token(&self, shown: Option<&Token>) -> Result<(), Rejection> {
-        let token = self.token.borrow();
-        let Some(expected) = token.as_ref() else {
-            return Err(Rejection::unavailable(
-                "the gateway has no token at present, its log says why",
-            ));
-        };
-        let Some(shown) = shown else {
-            return Err(Rejection::token(
-                "a token is needed: `Authorization: Bearer TOKEN`",
-            ));
-        };
-        // In constant time for tokens of one length; the length itself is not kept secret.
-        let same: bool = shown
-            .expose()
-            .as_bytes()
-            .ct_eq(expected.expose().as_bytes())
-            .into();
-        if same {
-            Ok(())
-        } else {
-            Err(Rejection::token("this token is not the gateway's"))
+            peer,
+            session: session.into(),
+            token: None,
+            environment: None,
+            generation: 0,
         }
     }
 }
 
-#[derive(Debug)]
-struct Seats {
-    max: usize,
-    /// By session id. Held for a look and a change only, never across an await.
-    taken: Mutex<BTreeMap<String, Taken>>,
+/// What one client is given: its services, and the way to them.
+#[derive(Clone)]
+pub struct View {
+    pub(crate) provider: Arc<dyn Provider>,
+    /// Where the client's own catalog goes, if it brings one.
+    pub(crate) pushed: Option<LiveCatalog>,
 }
 
-#[derive(Debug)]
-struct Taken {
-    generation: u64,
-    displaced: CancellationToken,
-}
-
-impl Seats {
-    /// A newer generation takes the session's seat, and so does the same one: a client that does not count and
-    /// reconnects before we notice that its link is lost must not be locked out.
-    fn take(self: &Arc<Self>, session: &str, generation: u64) -> Result<Seat, Rejection> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        match taken.get(session) {
-            Some(former) if generation < former.generation => {
-                let message = format!(
-                    "generation {} of this session is connected, this is {generation}",
-                    former.generation
-                );
-                return Err(Rejection::superseded(message));
-            }
-            Some(former) => former.displaced.cancel(),
-            None if taken.len() >= self.max => {
-                return Err(Rejection::unavailable(format!(
-                    "the gateway has {} clients already",
-                    self.max
-                )));
-            }
-            None => {}
+impl View {
+    /// What `provider` has. It is connected to once for the client, and once more for each further catalog stream that
+    /// the client opens. The same provider may be given to many clients, if its connects may overlap.
+    ///
+    /// The gateway checks that the provider's environment is the one that the client wants.
+    #[must_use]
+    pub fn of(provider: Arc<dyn Provider>) -> Self {
+        Self {
+            provider,
+            pushed: None,
         }
-        let displaced = CancellationToken::new();
-        taken.insert(
-            session.to_owned(),
-            Taken {
-                generation,
-                displaced: displaced.clone(),
-            },
-        );
-        Ok(Seat {
-            seats: self.clone(),
-            session: session.to_owned(),
-            displaced,
-        })
     }
-}
 
-/// A session's place. One connection holds it.
-#[derive(Debug)]
-pub(crate) struct Seat {
-    seats: Arc<Seats>,
-    session: String,
-    displaced: CancellationToken,
-}
-
-impl Seat {
-    /// Resolves when a newer connection of the session has come.
-    pub(crate) async fn displaced(&self) {
-        self.displaced.cancelled().await;
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut taken = self.seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        // Asked under the lock, under which it is also set: who was displaced has no seat to free, it is the newer
-        // connection's.
-        if !self.displaced.is_cancelled() {
-            taken.remove(&self.session);
+    /// What the client itself pushes: it sees and reaches its own catalog and nothing else, within `policy`.
+    #[must_use]
+    pub fn pushed_by_client(policy: DialPolicy) -> Self {
+        let live = LiveCatalog::awaited()
+            .dialing(policy)
+            .shown_as("the client's own catalog");
+        Self {
+            provider: Arc::new(live.clone()),
+            pushed: Some(live),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View")
+            .field("far_side", &self.provider.status().far_side)
+            .field("pushed", &self.pushed.is_some())
+            .finish()
+    }
+}
 
-    fn seats(max: usize) -> Arc<Seats> {
-        Arc::new(Seats {
-            max,
-            taken: Mutex::default(),
-        })
+/// Why a client is not let in: an HTTP status, and a line for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// 401 and 403: the token. 404: the environment. 409: a newer generation is connected. 503: try again later.
+    pub status: u16,
+    /// One line.
+    pub message: String,
+}
+
+impl Rejection {
+    /// The token is missing or wrong.
+    #[must_use]
+    pub fn token(message: impl Into<String>) -> Self {
+        Self::with(401, message)
     }
 
-    #[test]
-    fn the_newest_generation_has_the_seat() {
-        let seats = seats(10);
-        let first = seats.take("a", 1).unwrap();
-        assert!(!first.displaced.is_cancelled());
-        let third = seats.take("a", 3).unwrap();
-        assert!(first.displaced.is_cancelled());
-        assert_eq!(seats.take("a", 2).unwrap_err().status, 409);
-        assert!(!third.displaced.is_cancelled());
-        // The old one leaves late, and the new one stays where it is.
-        drop(first);
-        assert_eq!(seats.take("a", 2).unwrap_err().status, 409);
-        let again = seats.take("a", 3).unwrap();
-        assert!(third.displaced.is_cancelled());
-        drop(again);
-        drop(third);
-        seats.take("a", 1).unwrap();
+    /// The token is known, and does not give what is asked for.
+    #[must_use]
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::with(403, message)
     }
 
-    #[test]
-    fn a_full_house_lets_in_only_who_replaces_itself() {
-        let seats = seats(1);
-        let _first = seats.take("a", 1).unwrap();
-        assert_eq!(seats.take("b", 1).unwrap_err().status, 503);
-        let again = seats.take("a", 2).unwrap();
-        drop(again);
-        seats.take("b", 1).unwrap();
+    /// There is no such environment here.
+    #[must_use]
+    pub fn unknown_environment(message: impl Into<String>) -> Self {
+        Self::with(404, message)
+    }
+
+    /// A newer connection of the session is up: this one must not come back.
+    #[must_use]
+    pub fn superseded(message: impl Into<String>) -> Self {
+        Self::with(409, message)
+    }
+
+    /// Not now: the client tries again.
+    #[must_use]
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::with(503, message)
+    }
+
+    fn with(status: u16, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+        }
     }
 }

@@ -1,20 +1,25 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
-mod address;
 mod admission;
-mod client;
 mod config;
-pub mod demo;
-mod dial;
+pub mod demo_services;
 mod error;
-mod follow;
 mod gateway;
-mod served;
-mod static_catalog;
+mod handshake;
+mod pending;
+mod push_admission;
+mod pushed;
+mod seat;
+mod serve_client;
+mod token_admission;
 
-pub use address::{DialAddress, Host, HostName};
-pub use config::{CatalogSource, GatewayConfig, Limits, TlsFiles, TokenSource};
+pub use admission::{Admission, Offer, Rejection, View};
+pub use config::{GatewayConfig, Limits, TlsFiles};
+pub use devbox_gateway_client::{Token, TokenSource};
 pub use error::Error;
 pub use gateway::Gateway;
-pub use static_catalog::StaticCatalog;
+pub use pending::PendingUpdates;
+pub use push_admission::PushAdmission;
+pub use pushed::MAX_PUSHED_BYTES;
+pub use token_admission::{TokenAdmission, TokenCheck};

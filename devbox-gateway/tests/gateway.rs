@@ -4,8 +4,11 @@
 mod gateway {
     mod admission;
     mod catalog;
-    mod demo;
+    mod demo_services;
+    mod handover;
     mod listen;
+    mod providers;
+    mod push;
     mod streams;
     mod support;
 }

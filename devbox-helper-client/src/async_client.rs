@@ -1,50 +1,88 @@
 //! The same verbs for an async owner. Two threads hold the channel: one writes, one reads and reaps, so that the end
-//! of the helper is seen at once, also while nothing is asked.
+//! of the helper is noticed at once, even while nothing is asked, and nothing the helper does can block the owner.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::process::ExitStatus;
 use std::sync::mpsc as blocking;
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::channel::{Receiver, Sender};
-use crate::client::{Client, HelperProcess, bound, hosts, released, swept};
+use crate::client::{Answer, Client, HelperProcess, Parts, bound, hosts, released, swept};
+use crate::codec::encode;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::message::{HostsBlock, HostsReport, ReleaseReport, Reply, Request, SweepReport, UserEdit};
+use crate::message::{Call, HostsBlock, HostsReport, ReleaseReport, Reply, Request, SweepReport, UserEdit};
 
-/// A handle to a running helper for async code; clones ask the same helper, in the order of their calls.
+/// A handle to a running helper for async code. Clones ask the same helper, in the order of their calls.
 ///
-/// When the last clone is dropped the stream ends, and the helper undoes everything and exits.
+/// When the last clone is dropped the stream ends, and the helper undoes everything and exits. Nothing here waits for
+/// that, nor for a helper that has stopped responding: a request fails with [`Error::TimedOut`] at its deadline, and a reply
+/// that comes later is dropped.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use devbox_helper_client::{AsyncClient, Client, Endpoint};
+///
+/// // Before there is a runtime: this waits for the helper's welcome.
+/// let client = Client::start(std::env::current_exe()?, ["__helper", "--hosts-file", "/etc/hosts"])?;
+/// let helper = AsyncClient::new(client)?.with_timeout(Duration::from_secs(10));
+/// let web = helper.bind(Endpoint::tcp("127.77.3.5:80".parse()?)).await?;
+/// # drop(web);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct AsyncClient {
-    // 16 requests wait at most; a further caller waits for room.
+    // At most 16 requests wait; a further caller waits for room, until its deadline.
     asks: mpsc::Sender<Ask>,
     end: watch::Receiver<Option<End>>,
     pid: u32,
+    timeout: Duration,
 }
 
 impl AsyncClient {
-    /// Takes over a started helper. Needs no runtime.
+    /// Takes over a started helper, with the time limit of its [`StartOptions`](crate::StartOptions::reply_timeout). Does not
+    /// block and needs no runtime; requests need a tokio runtime with its timer enabled.
     ///
     /// # Errors
     /// [`Error::Channel`] when no thread can be started.
     pub fn new(client: Client) -> Result<Self, Error> {
         let pid = client.pid();
-        let (channel, process) = client.into_parts()?;
+        let Parts {
+            channel,
+            process,
+            reply_timeout,
+            last_id,
+        } = client.into_parts()?;
         let (sender, receiver) = channel.split();
         let (asks, asked) = mpsc::channel(QUEUE);
         let (ended, end) = watch::channel(None);
-        // Bounded by the rule that the writer waits here for the reader once that many answers are outstanding.
-        let (waiting, awaited) = blocking::sync_channel(QUEUE);
+        // Bounded: once that many requests are sent and unanswered, the writer waits here for the reader.
+        let (sent, awaited) = blocking::sync_channel(QUEUE);
         thread::Builder::new()
             .name("helper-write".into())
-            .spawn(move || write(sender, asked, &waiting))?;
+            .spawn(move || write(sender, asked, &sent, last_id))?;
         thread::Builder::new()
             .name("helper-read".into())
-            .spawn(move || read(receiver, process, &awaited, &ended))?;
-        Ok(Self { asks, end, pid })
+            .spawn(move || read(receiver, process, &mut Awaited::new(awaited, last_id), &ended))?;
+        Ok(Self {
+            asks,
+            end,
+            pid,
+            timeout: reply_timeout,
+        })
+    }
+
+    /// This handle with another time limit for its requests, from the call until the reply.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
     }
 
     /// The helper's process.
@@ -53,18 +91,19 @@ impl AsyncClient {
         self.pid
     }
 
-    /// Sends one request and waits for its answer; an answer that says no is an error.
+    /// Sends one request and waits for its reply.
     ///
     /// # Errors
-    /// As [`Client::request`], without the time limit.
+    /// As [`Client::request`].
     ///
     /// # Cancel safety
-    /// Not: a request that was taken is done, whether or not somebody waits for the answer.
+    /// Not cancel safe: a request that was sent is carried out, whether or not somebody waits for the reply. One that was
+    /// not sent yet is not. Other requests are unaffected.
     pub async fn request(&self, request: Request) -> Result<Reply, Error> {
-        self.ask(request).await.map(|answer| answer.reply)
+        self.ask(request).await.map(|(reply, _)| reply)
     }
 
-    /// Makes this the caller's block.
+    /// Makes this the caller's block, in place of the one before it.
     ///
     /// # Errors
     /// As [`AsyncClient::request`].
@@ -86,7 +125,7 @@ impl AsyncClient {
         hosts(self.request(Request::ClearHosts).await?)
     }
 
-    /// Changes that a user asked for by hand; they stay.
+    /// Makes changes that a user asked for by hand. They are permanent.
     ///
     /// # Errors
     /// As [`AsyncClient::request`].
@@ -105,11 +144,10 @@ impl AsyncClient {
     /// # Cancel safety
     /// The listener of a dropped call is closed.
     pub async fn bind(&self, endpoint: Endpoint) -> Result<TcpListener, Error> {
-        let answer = self.ask(Request::Bind { endpoint }).await?;
-        bound(&answer.reply, answer.listener)
+        bound(endpoint, self.ask(Request::Bind { endpoint }).await?)
     }
 
-    /// Removes the blocks of owners that live no longer.
+    /// Removes the blocks whose owners are dead.
     ///
     /// # Errors
     /// As [`AsyncClient::request`].
@@ -123,7 +161,7 @@ impl AsyncClient {
     /// Undoes everything that was asked for.
     ///
     /// # Errors
-    /// As [`AsyncClient::request`]. The helper tries again when the stream ends.
+    /// As [`AsyncClient::request`]. The helper tries again at the end of the stream.
     ///
     /// # Cancel safety
     /// As [`AsyncClient::request`].
@@ -131,13 +169,13 @@ impl AsyncClient {
         released(self.request(Request::Release).await?)
     }
 
-    /// Waits until the helper is gone, however that came; its exit status where it could be had.
+    /// Waits until the helper is gone, for whatever reason. Returns its exit status if it could be reaped within 3 s.
     ///
     /// # Cancel safety
-    /// Safe.
+    /// Cancel safe.
     pub async fn closed(&self) -> Option<ExitStatus> {
         let mut end = self.end.clone();
-        // An error means that the reading thread is gone, and the channel with it.
+        // An error means that the reading thread is gone, and with it the channel.
         match end.wait_for(Option::is_some).await {
             Ok(end) => end.and_then(|end| end.status),
             Err(_) => None,
@@ -145,22 +183,23 @@ impl AsyncClient {
     }
 
     async fn ask(&self, request: Request) -> Result<Answer, Error> {
-        let (reply_to, answer) = oneshot::channel();
-        if self.asks.send(Ask { request, reply_to }).await.is_err() {
-            return Err(Error::Ended {
-                status: self.closed().await,
-            });
-        }
-        match answer.await {
-            Ok(Ok(Answer {
-                reply: Reply::Error(error),
-                ..
-            })) => Err(error.into()),
+        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
+            Ok(Ok((Reply::Error(error), _))) => Err(error.into()),
             Ok(result) => result,
-            Err(_) => Err(Error::Ended {
-                status: self.closed().await,
-            }),
+            Err(_) => Err(Error::TimedOut { after: self.timeout }),
         }
+    }
+
+    async fn exchange(&self, request: Request) -> Result<Answer, Error> {
+        let (reply_to, answer) = oneshot::channel();
+        if self.asks.send(Ask { request, reply_to }).await.is_ok()
+            && let Ok(result) = answer.await
+        {
+            return result;
+        }
+        Err(Error::Ended {
+            status: self.closed().await,
+        })
     }
 }
 
@@ -171,58 +210,104 @@ struct Ask {
     reply_to: ReplyTo,
 }
 
-#[derive(Debug)]
-struct Answer {
-    reply: Reply,
-    listener: Option<TcpListener>,
-}
-
 #[derive(Debug, Clone, Copy)]
 struct End {
     status: Option<ExitStatus>,
 }
 
 /// Ends with the last handle, or with the helper.
-fn write(mut sender: Sender, mut asked: mpsc::Receiver<Ask>, waiting: &blocking::SyncSender<ReplyTo>) {
+fn write(
+    mut sender: Sender,
+    mut asked: mpsc::Receiver<Ask>,
+    sent: &blocking::SyncSender<(u64, ReplyTo)>,
+    last_id: u64,
+) {
+    let mut id = last_id;
     while let Some(Ask { request, reply_to }) = asked.blocking_recv() {
-        let frame = match crate::codec::encode(&request) {
+        // The caller gave up before the request was sent, and must not have it carried out at some later time.
+        if reply_to.is_closed() {
+            continue;
+        }
+        id += 1;
+        let frame = match encode(&Call { id, request }) {
             Ok(frame) => frame,
             Err(error) => {
-                // The asker may have gone; then nobody wants to know.
+                // Fails only when the caller has given up.
                 drop(reply_to.send(Err(error.into())));
                 continue;
             }
         };
-        // First the place in the line, then the bytes: an answer never finds the line empty.
-        if waiting.send(reply_to).is_err() || sender.send_frame(&frame).is_err() {
+        // Registered before it is sent: no reply arrives that the reader knows nothing of.
+        if sent.send((id, reply_to)).is_err() || sender.send_frame(&frame, None, None).is_err() {
             break;
         }
     }
     sender.finish();
 }
 
-/// Ends with the helper. Dropping `awaited` tells all who wait.
+/// Ends with the helper. Dropping `awaited` tells everybody who waits for a reply.
 fn read(
     mut receiver: Receiver,
     mut process: HelperProcess,
-    awaited: &blocking::Receiver<ReplyTo>,
+    awaited: &mut Awaited,
     ended: &watch::Sender<Option<End>>,
 ) {
-    while let Ok(Some(reply)) = receiver.receive::<Reply>() {
-        let Ok(reply_to) = awaited.try_recv() else {
-            break; // an answer to nothing
-        };
-        let answer = Answer {
-            reply,
-            listener: receiver.take_listener(),
-        };
-        // The asker may have gone; the answer, and a listener in it, goes too.
-        drop(reply_to.send(Ok(answer)));
+    while let Ok(Some((response, listener))) = receiver.receive_response() {
+        match response.id.map(|id| awaited.take(id)) {
+            // Fails only when the caller has given up; then a listener is closed.
+            Some(Taken::Waiting(reply_to)) => drop(reply_to.send(Ok((response.reply, listener)))),
+            Some(Taken::Late) => {}
+            Some(Taken::NeverAsked) | None => break,
+        }
     }
     receiver.close();
     ended.send_replace(Some(End {
         status: process.wait_briefly(),
     }));
+}
+
+/// The requests that were sent and not answered.
+struct Awaited {
+    sent: blocking::Receiver<(u64, ReplyTo)>,
+    /// The id taken from `sent` last; ids only grow.
+    last_id: u64,
+    /// Requests that the helper has passed over: it replied to later ones.
+    passed_over: BTreeMap<u64, ReplyTo>,
+}
+
+enum Taken {
+    Waiting(ReplyTo),
+    /// Replied to before, or given up.
+    Late,
+    /// No request has this id, or the helper leaves too many unanswered.
+    NeverAsked,
+}
+
+impl Awaited {
+    fn new(sent: blocking::Receiver<(u64, ReplyTo)>, last_id: u64) -> Self {
+        Self {
+            sent,
+            last_id,
+            passed_over: BTreeMap::new(),
+        }
+    }
+
+    fn take(&mut self, id: u64) -> Taken {
+        while self.last_id < id {
+            let Ok((sent, reply_to)) = self.sent.try_recv() else {
+                return Taken::NeverAsked;
+            };
+            self.last_id = sent;
+            self.passed_over.insert(sent, reply_to);
+        }
+        let taken = self.passed_over.remove(&id);
+        self.passed_over.retain(|_, reply_to| !reply_to.is_closed());
+        match taken {
+            _ if self.passed_over.len() > QUEUE => Taken::NeverAsked,
+            Some(reply_to) => Taken::Waiting(reply_to),
+            None => Taken::Late,
+        }
+    }
 }
 
 const QUEUE: usize = 16;

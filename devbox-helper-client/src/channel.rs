@@ -2,13 +2,15 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::time::Duration;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::{Decoder, encode};
 use crate::error::Error;
+use crate::message::Response;
 use crate::sys;
 
 /// Both directions of the channel.
@@ -22,12 +24,12 @@ impl Channel {
     /// The helper's end: what this process was given as its standard input (on Windows, standard input and output).
     ///
     /// # Errors
-    /// `InvalidInput` when that is no stream socket, as when a person started the helper by hand.
+    /// `InvalidInput` when that is not a stream socket, as when a person started the helper by hand.
     pub fn inherited() -> io::Result<Self> {
         sys::inherited().map(|(writer, reader)| Self::new(writer, reader))
     }
 
-    /// The two directions on their own, for a thread each.
+    /// The two directions separately, for one thread each.
     #[must_use]
     pub fn split(self) -> (Sender, Receiver) {
         (self.sender, self.receiver)
@@ -35,47 +37,99 @@ impl Channel {
 
     pub(crate) fn new(writer: sys::Writer, reader: sys::Reader) -> Self {
         Self {
-            sender: Sender { writer },
+            sender: Sender {
+                writer,
+                unsent: Vec::new(),
+            },
             receiver: Receiver {
                 reader,
                 decoder: Decoder::default(),
-                listener: None,
+                passed: Vec::new(),
             },
         }
     }
+
+    /// Lifts the time limits that deadlines left on the channel.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn wait_for_ever(&self) -> io::Result<()> {
+        self.sender.writer.set_timeout(None)?;
+        self.receiver.reader.set_timeout(None)
+    }
 }
 
-/// The way out.
+/// The sending direction.
 #[derive(Debug)]
 pub struct Sender {
     writer: sys::Writer,
+    /// The rest of a frame whose deadline passed when part of it was sent: at most one. It goes before anything else.
+    unsent: Vec<u8>,
 }
 
 impl Sender {
-    /// Writes one message.
+    /// Sends one message.
     ///
     /// # Errors
     /// [`Error::Frame`] when it is too long, [`Error::Channel`] when the other end is gone.
     pub fn send<T: Serialize>(&mut self, message: &T) -> Result<(), Error> {
-        self.send_frame(&encode(message)?)?;
+        self.send_frame(&encode(message)?, None, None)?;
         Ok(())
     }
 
-    pub(crate) fn send_frame(&mut self, frame: &[u8]) -> io::Result<()> {
-        self.writer.write_all(frame, None)
-    }
-
-    /// Writes one message with a listener, which stays open here until it is dropped.
+    /// Sends one message along with a listener, which stays open here until it is dropped. The other end closes it unless
+    /// the message is a [`Response`] that announces it.
     ///
     /// # Errors
-    /// As [`Sender::send`]; `Unsupported` where no descriptor can be passed.
+    /// As [`Sender::send`]; `Unsupported` where descriptors cannot be passed.
     pub fn send_with_listener<T: Serialize>(
         &mut self,
         message: &T,
         listener: &TcpListener,
     ) -> Result<(), Error> {
-        self.writer.write_all(&encode(message)?, Some(listener))?;
+        self.send_frame(&encode(message)?, Some(listener), None)?;
         Ok(())
+    }
+
+    /// Past the deadline it fails with `TimedOut` or `WouldBlock`; what was begun is completed by the next call.
+    pub(crate) fn send_frame(
+        &mut self,
+        frame: &[u8],
+        mut listener: Option<&TcpListener>,
+        deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        while !self.unsent.is_empty() {
+            let unsent = std::mem::take(&mut self.unsent);
+            let sent = self.send_part(&unsent, None, deadline);
+            self.unsent = unsent;
+            self.unsent.drain(..sent?);
+        }
+        let mut sent = 0;
+        while sent < frame.len() {
+            match self.send_part(&frame[sent..], listener.take(), deadline) {
+                Ok(count) => sent += count,
+                Err(error) => {
+                    if sent > 0 {
+                        self.unsent = frame[sent..].to_vec();
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn send_part(
+        &mut self,
+        bytes: &[u8],
+        listener: Option<&TcpListener>,
+        deadline: Option<Instant>,
+    ) -> io::Result<usize> {
+        if let Some(deadline) = deadline {
+            self.writer.set_timeout(Some(remaining(deadline)?))?;
+        }
+        match self.writer.write(bytes, listener)? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            count => Ok(count),
+        }
     }
 
     /// Tells the other end that nothing more comes.
@@ -84,52 +138,118 @@ impl Sender {
     }
 }
 
-/// The way in.
+/// The receiving direction.
 #[derive(Debug)]
 pub struct Receiver {
     reader: sys::Reader,
     decoder: Decoder,
-    listener: Option<TcpListener>,
+    /// Descriptors whose message is not read yet: at most one for each of the last two reads, so that the other end
+    /// cannot fill this process's descriptor table.
+    pub(crate) passed: Vec<Passed>,
+}
+
+/// A descriptor and the bytes that one read returned together with it.
+///
+/// The kernel delivers a descriptor with the first byte that was sent along with it, and never two messages' descriptors in
+/// one read. The read may return bytes of other messages before it (Linux) or behind it (BSD), so a read alone does not
+/// tell whose the descriptor is, but a message that begins elsewhere cannot be its owner. (If the other end breaks the protocol
+/// and announces a descriptor without sending it, the next one may be taken for it: whoever asked for a listener checks its
+/// address.)
+#[derive(Debug)]
+pub(crate) struct Passed {
+    with: Range<u64>,
+    listener: TcpListener,
 }
 
 impl Receiver {
-    /// The next message, `None` at the end of the stream (also within a frame: the rest of it will not come).
+    /// The next message, `None` at the end of the stream, even within a frame: the rest of it will never come. Descriptors
+    /// that come with it are closed.
     ///
     /// # Errors
     /// [`Error::Frame`]: after `Malformed` the next message can be read, after `TooLong` none. [`Error::Channel`].
     pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
-        let mut chunk = vec![0; CHUNK_BYTES];
+        self.receive_before(None)
+    }
+
+    pub(crate) fn receive_before<T: DeserializeOwned>(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Result<Option<T>, Error> {
+        let received = self.next(deadline);
+        self.passed.clear();
+        Ok(received?.map(|(_, message)| message))
+    }
+
+    /// The next response and the listener that it announces. Without a listener the response either announces none, or the
+    /// other end did not send what it announced.
+    ///
+    /// # Errors
+    /// As [`Receiver::receive`].
+    pub fn receive_response(&mut self) -> Result<Option<(Response, Option<TcpListener>)>, Error> {
+        self.receive_response_before(None)
+    }
+
+    /// Past the deadline it fails with `TimedOut` or `WouldBlock`, and can be called again.
+    pub(crate) fn receive_response_before(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Result<Option<(Response, Option<TcpListener>)>, Error> {
+        let Some((start, response)) = self.next::<Response>(deadline)? else {
+            return Ok(None);
+        };
+        let listener = if response.listener {
+            let found = self.passed.iter().position(|passed| passed.with.contains(&start));
+            found.map(|index| self.passed.remove(index).listener)
+        } else {
+            None
+        };
+        if !self.decoder.is_mid_frame() {
+            self.passed.clear();
+        }
+        Ok(Some((response, listener)))
+    }
+
+    /// The next message and where its frame begins.
+    fn next<T: DeserializeOwned>(&mut self, deadline: Option<Instant>) -> Result<Option<(u64, T)>, Error> {
+        let mut chunk = Vec::new();
         loop {
+            let start = self.decoder.position();
             if let Some(message) = self.decoder.poll_message()? {
-                return Ok(Some(message));
+                return Ok(Some((start, message)));
             }
+            // All messages before `start` are read: what they did not announce is nobody's.
+            self.passed.retain(|passed| passed.with.contains(&start));
+            if let Some(deadline) = deadline {
+                self.reader.set_timeout(Some(remaining(deadline)?))?;
+            }
+            chunk.resize(CHUNK_BYTES, 0);
             let (count, listener) = self.reader.read(&mut chunk)?;
             if count == 0 {
                 return Ok(None);
             }
-            // At most one is held, so that the other end cannot fill our descriptor table.
-            if let Some(listener) = listener {
-                self.listener = Some(listener);
-            }
+            let from = self.decoder.received();
             self.decoder.handle_bytes(&chunk[..count]);
+            self.passed.extend(listener.map(|listener| Passed {
+                with: from..self.decoder.received(),
+                listener,
+            }));
         }
     }
 
-    /// The listener that came with the last message, if one did.
-    pub fn take_listener(&mut self) -> Option<TcpListener> {
-        self.listener.take()
-    }
-
-    /// Ends both directions where the channel is one socket, whoever else holds a part of it in this process.
+    /// Ends both directions where the channel is one socket, even while another part of this process holds it.
     #[cfg(feature = "tokio")]
     pub(crate) fn close(self) {
         self.reader.close();
     }
+}
 
-    /// How long one read may take; `None` for ever. Pipes know no such limit: on Windows nothing happens.
-    pub(crate) fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.reader.set_timeout(timeout)
+/// How long until then; never zero, which would mean no limit to a socket.
+fn remaining(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
     }
+    Ok(left.max(Duration::from_millis(1)))
 }
 
 const CHUNK_BYTES: usize = 64 << 10;

@@ -1,18 +1,21 @@
 //! Starting a helper and asking it, one request at a time.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, Read};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::channel::Channel;
+use crate::codec::encode;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::message::{
-    HelperError, HostsBlock, HostsReport, ReleaseReport, Reply, Request, SweepReport, UserEdit, VERSION,
+    Call, Handshake, HelperError, HostsBlock, HostsReport, ReleaseReport, Reply, Request, SweepReport,
+    UserEdit, VERSION,
 };
 use crate::sys;
 
@@ -20,18 +23,20 @@ use crate::sys;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StartOptions {
-    /// The program; with the `devbox` command, the same program that runs already.
+    /// The program. `devbox` names itself, with a hidden first argument.
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// Whether its standard error is ours; `false`: it is read only when there is no welcome. Its standard output never is.
+    /// Whether the helper writes to this process's standard error. If `false`, what it wrote is only reported when it ends
+    /// before its welcome. Its standard output is discarded.
     pub verbose: bool,
-    /// How long one answer may take: 30 s, well above what the helper waits for a locked file. Not kept on Windows.
+    /// How long a request may take until its reply: 30 s, well above the time the helper waits for a locked file. On Windows
+    /// only the async client enforces it.
     pub reply_timeout: Duration,
 }
 
 impl StartOptions {
-    /// A quiet helper with the default time limits.
+    /// A quiet helper with the default time limit.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let reply_timeout = Duration::from_secs(30);
         Self {
@@ -59,8 +64,8 @@ impl StartOptions {
 
 /// A running helper and the channel to it.
 ///
-/// What it did lasts as long as this value: when it is dropped, or this process ends in any way, the helper sees its
-/// stream end, undoes everything and exits. Dropping waits for that, at most 3 s.
+/// What the helper did lasts as long as this value: when it is dropped, or when this process ends in any way, the helper
+/// sees its stream end, undoes everything and exits. Dropping waits for that, at most 3 s.
 #[derive(Debug)]
 pub struct Client {
     // In this order: the channel is closed before the process is waited for.
@@ -68,6 +73,7 @@ pub struct Client {
     process: HelperProcess,
     pid: u32,
     reply_timeout: Duration,
+    last_id: u64,
     usable: bool,
 }
 
@@ -87,7 +93,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Start`] when the program cannot be run, [`Error::NoWelcome`] when it ends without a welcome,
-    /// [`Error::Version`] when it speaks another version, [`Error::TimedOut`] when it says nothing.
+    /// [`Error::Version`] when it speaks another version, [`Error::TimedOut`] when there is no welcome in time.
     pub fn start_with(options: &StartOptions) -> Result<Self, Error> {
         let mut command = Command::new(&options.program);
         command.args(&options.args);
@@ -100,32 +106,36 @@ impl Client {
             program: options.program.clone(),
             source,
         })?;
-        // Held until the welcome; what the helper says later goes nowhere, and that is no error to it.
+        // Held until the welcome. What the helper writes later is lost, which the helper ignores.
         let stderr = child.stderr.take();
         let mut client = Self {
             channel: Channel::new(writer, reader),
             pid: child.id(),
-            process: HelperProcess(child),
+            process: HelperProcess {
+                child,
+                wait_on_drop: true,
+            },
             reply_timeout: options.reply_timeout,
+            last_id: 0,
             usable: true,
         };
-        client.channel.receiver.set_timeout(Some(options.reply_timeout))?;
-        match client.request(&Request::Hello { version: VERSION }) {
-            Ok(Reply::Welcome {
+        match client.shake_hands() {
+            Ok(Handshake::Welcome {
                 version: VERSION,
                 pid,
             }) => {
                 client.pid = pid;
                 Ok(client)
             }
-            Ok(Reply::Welcome { version: helper, .. })
-            | Err(Error::Helper(HelperError::VersionMismatch { server: helper, .. })) => {
-                Err(Error::Version {
-                    ours: VERSION,
-                    helper,
-                })
-            }
-            Ok(reply) => Err(unexpected(&reply)),
+            Ok(
+                Handshake::Welcome { version: helper, .. }
+                | Handshake::Error(HelperError::VersionMismatch { server: helper, .. }),
+            ) => Err(Error::Version {
+                ours: VERSION,
+                helper,
+            }),
+            Ok(Handshake::Error(error)) => Err(error.into()),
+            Ok(message @ Handshake::Hello { .. }) => Err(unexpected(&message)),
             Err(Error::Ended { status }) => Err(Error::NoWelcome {
                 status,
                 message: last_words(stderr, status),
@@ -140,28 +150,23 @@ impl Client {
         self.pid
     }
 
-    /// Sends one request and waits for its answer; an answer that says no is an error.
-    ///
-    /// # Errors
-    /// [`Error::Helper`] when the helper says no: it can be asked further. [`Error::Ended`] when it is gone,
-    /// [`Error::TimedOut`], [`Error::Frame`].
-    pub fn request(&mut self, request: &Request) -> Result<Reply, Error> {
-        if !self.usable {
-            return Err(self.ended());
-        }
-        match self.ask(request) {
-            Ok(Reply::Error(error)) => Err(error.into()),
-            Ok(reply) => Ok(reply),
-            // Nothing was sent, so nothing is out of step.
-            Err(error @ Error::Frame(crate::FrameError::TooLong { .. })) => Err(error),
-            Err(error) => {
-                self.usable = false;
-                Err(error)
-            }
-        }
+    /// This client with another time limit for its requests.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.reply_timeout = timeout;
+        self
     }
 
-    /// Makes this the caller's block.
+    /// Sends one request and waits for its reply.
+    ///
+    /// # Errors
+    /// [`Error::Helper`] when the helper refuses or fails, [`Error::TimedOut`], and `TooLong` in [`Error::Frame`]: the
+    /// client remains usable. [`Error::Ended`] when the helper is gone; any other error ends the client's use.
+    pub fn request(&mut self, request: &Request) -> Result<Reply, Error> {
+        self.ask(request).map(|(reply, _)| reply)
+    }
+
+    /// Makes this the caller's block, in place of the one before it.
     ///
     /// # Errors
     /// As [`Client::request`].
@@ -177,7 +182,7 @@ impl Client {
         hosts(self.request(&Request::ClearHosts)?)
     }
 
-    /// Changes that a user asked for by hand; they stay.
+    /// Makes changes that a user asked for by hand. They are permanent.
     ///
     /// # Errors
     /// As [`Client::request`].
@@ -185,7 +190,7 @@ impl Client {
         hosts(self.request(&Request::EditHosts { edits })?)
     }
 
-    /// Makes these bytes the whole file, as a user asked for by hand; they stay.
+    /// Makes these bytes the whole file, as a user asked for by hand. They are permanent.
     ///
     /// # Errors
     /// As [`Client::request`]; [`Error::Frame`] for more than fits into a message, which is about 1 MB.
@@ -193,17 +198,16 @@ impl Client {
         hosts(self.request(&Request::RestoreHosts { content })?)
     }
 
-    /// Has the helper bind a listener, as for a port below 1024, and takes it over.
+    /// Has the helper bind a listener, as for a port below 1024, and takes it over. It is in blocking mode.
     ///
     /// # Errors
-    /// [`HelperError::Bind`] in [`Error::Helper`] says why it could not be bound; `Unsupported` on Windows. Else as
-    /// [`Client::request`].
+    /// [`Error::Helper`] with [`HelperError::Bind`], which says why it could not be bound, or
+    /// [`HelperError::Unsupported`] for a UDP endpoint and on Windows. Otherwise as [`Client::request`].
     pub fn bind(&mut self, endpoint: Endpoint) -> Result<TcpListener, Error> {
-        let reply = self.request(&Request::Bind { endpoint })?;
-        bound(&reply, self.channel.receiver.take_listener())
+        bound(endpoint, self.ask(&Request::Bind { endpoint })?)
     }
 
-    /// Removes the blocks of owners that live no longer.
+    /// Removes the blocks whose owners are dead.
     ///
     /// # Errors
     /// As [`Client::request`].
@@ -214,44 +218,113 @@ impl Client {
     /// Undoes everything that was asked for.
     ///
     /// # Errors
-    /// As [`Client::request`]. The helper tries again when the stream ends.
+    /// As [`Client::request`]. The helper tries again at the end of the stream.
     pub fn release(&mut self) -> Result<ReleaseReport, Error> {
         released(self.request(&Request::Release)?)
     }
 
-    /// Ends the stream and waits until the helper has undone its work and gone. Its exit status is a failure when
-    /// something could not be undone.
+    /// Ends the stream and waits, however long it takes, until the helper has undone its work and exited. Its exit status
+    /// is a failure when something could not be undone.
     ///
     /// # Errors
     /// [`Error::Channel`] when its end cannot be waited for.
     pub fn close(mut self) -> Result<ExitStatus, Error> {
         self.usable = false;
         self.channel.sender.finish();
-        Ok(self.process.0.wait()?)
+        Ok(self.process.child.wait()?)
     }
 
-    /// The parts, for another way of asking.
+    /// The parts, for another way of asking. From here on nothing that is dropped waits for the helper.
     #[cfg(feature = "tokio")]
-    pub(crate) fn into_parts(self) -> Result<(Channel, HelperProcess), Error> {
-        self.channel.receiver.set_timeout(None)?;
-        Ok((self.channel, self.process))
+    pub(crate) fn into_parts(mut self) -> Result<Parts, Error> {
+        self.process.wait_on_drop = false;
+        self.channel.wait_for_ever()?;
+        Ok(Parts {
+            channel: self.channel,
+            process: self.process,
+            reply_timeout: self.reply_timeout,
+            last_id: self.last_id,
+        })
     }
 
-    fn ask(&mut self, request: &Request) -> Result<Reply, Error> {
-        // A write to a helper that is gone fails before the reader sees the end; both mean the same.
-        let sent = match self.channel.sender.send(request) {
-            Err(Error::Channel(error)) if is_gone(&error) => return Err(self.ended()),
-            other => other,
-        };
-        sent?;
-        match self.channel.receiver.receive() {
-            Ok(Some(reply)) => Ok(reply),
-            Ok(None) => Err(self.ended()),
-            Err(Error::Channel(error)) if is_timeout(&error) => Err(Error::TimedOut {
-                after: self.reply_timeout,
-            }),
-            Err(error) => Err(error),
+    fn shake_hands(&mut self) -> Result<Handshake, Error> {
+        let hello = encode(&Handshake::Hello { version: VERSION })?;
+        let deadline = self.deadline();
+        self.send(&hello, deadline)?;
+        let received = self.channel.receiver.receive_before(deadline);
+        self.received(received)
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Answer, Error> {
+        if !self.usable {
+            return Err(self.ended());
         }
+        self.last_id += 1;
+        let call = Call {
+            id: self.last_id,
+            request,
+        };
+        let frame = encode(&call)?;
+        let deadline = self.deadline();
+        let result = self
+            .send(&frame, deadline)
+            .and_then(|()| self.answer(call.id, deadline));
+        match result {
+            Ok((Reply::Error(error), _)) => Err(error.into()),
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                self.usable = matches!(error, Error::TimedOut { .. });
+                if !self.usable {
+                    // The helper undoes its work and exits.
+                    self.channel.sender.finish();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn send(&mut self, frame: &[u8], deadline: Option<Instant>) -> Result<(), Error> {
+        match self.channel.sender.send_frame(frame, None, deadline) {
+            Ok(()) => Ok(()),
+            // A write to a helper that is gone fails before the reader sees the end; both mean the same.
+            Err(error) if is_gone(&error) => Err(self.ended()),
+            Err(error) => Err(self.timed(error.into())),
+        }
+    }
+
+    fn answer(&mut self, id: u64, deadline: Option<Instant>) -> Result<Answer, Error> {
+        loop {
+            let received = self.channel.receiver.receive_response_before(deadline);
+            let (response, listener) = self.received(received)?;
+            match response.id {
+                Some(told) if told == id => return Ok((response.reply, listener)),
+                // To a request that was given up.
+                Some(told) if told < id => {}
+                _ => return Err(unexpected(&response)),
+            }
+        }
+    }
+
+    fn received<T>(&mut self, received: Result<Option<T>, Error>) -> Result<T, Error> {
+        match received {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(self.ended()),
+            Err(error) => Err(self.timed(error)),
+        }
+    }
+
+    fn timed(&self, error: Error) -> Error {
+        match error {
+            Error::Channel(error) if is_timeout(&error) => Error::TimedOut {
+                after: self.reply_timeout,
+            },
+            error => error,
+        }
+    }
+
+    /// `None` for a time limit beyond what a clock can tell.
+    fn deadline(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.reply_timeout)
     }
 
     fn ended(&mut self) -> Error {
@@ -261,16 +334,32 @@ impl Client {
     }
 }
 
-/// The helper's process, which is reaped when this is dropped.
+/// A reply, and the listener that it announced.
+pub(crate) type Answer = (Reply, Option<TcpListener>);
+
+/// What a client consists of.
+#[cfg(feature = "tokio")]
+pub(crate) struct Parts {
+    pub(crate) channel: Channel,
+    pub(crate) process: HelperProcess,
+    pub(crate) reply_timeout: Duration,
+    pub(crate) last_id: u64,
+}
+
+/// The helper's process.
 #[derive(Debug)]
-pub(crate) struct HelperProcess(Child);
+pub(crate) struct HelperProcess {
+    child: Child,
+    /// Whether dropping it waits for its end, as is fine in blocking code only.
+    wait_on_drop: bool,
+}
 
 impl HelperProcess {
-    /// Its end, for which the stream's end was the sign: within [`END_WAIT`], or `None`.
+    /// Reaps it after its stream has ended: its exit status, or `None` if it does not exit within [`END_WAIT`].
     pub(crate) fn wait_briefly(&mut self) -> Option<ExitStatus> {
         let deadline = Instant::now() + END_WAIT;
         loop {
-            match self.0.try_wait() {
+            match self.child.try_wait() {
                 Ok(Some(status)) => return Some(status),
                 Ok(None) if Instant::now() < deadline => thread::sleep(END_POLL),
                 Ok(None) | Err(_) => return None,
@@ -281,8 +370,10 @@ impl HelperProcess {
 
 impl Drop for HelperProcess {
     fn drop(&mut self) {
-        // A courtesy: a helper that takes longer goes on without us.
-        self.wait_briefly();
+        // A courtesy: a helper that needs longer finishes without us.
+        if self.wait_on_drop {
+            self.wait_briefly();
+        }
     }
 }
 
@@ -307,30 +398,41 @@ pub(crate) fn released(reply: Reply) -> Result<ReleaseReport, Error> {
     }
 }
 
-pub(crate) fn bound(reply: &Reply, listener: Option<TcpListener>) -> Result<TcpListener, Error> {
-    match (reply, listener) {
-        (Reply::Bound, Some(listener)) => Ok(listener),
-        (Reply::Bound, None) => Err(Error::Unexpected {
-            reply: "bound, without the listener".into(),
-        }),
-        (other, _) => Err(unexpected(other)),
-    }
+/// The listener, if it is what was asked for: a descriptor could be anything.
+pub(crate) fn bound(endpoint: Endpoint, answer: Answer) -> Result<TcpListener, Error> {
+    let (reply, listener) = answer;
+    let what = match (reply, listener) {
+        (Reply::Bound, Some(listener)) => match listener.local_addr() {
+            Ok(address) if is_asked_for(endpoint, address) => return Ok(listener),
+            Ok(address) => format!("a listener on {address} in place of {endpoint}"),
+            Err(error) => format!("a descriptor that is no listener ({error})"),
+        },
+        (Reply::Bound, None) => "bound, without the listener".into(),
+        (other, _) => return Err(unexpected(&other)),
+    };
+    Err(Error::Unexpected { reply: what })
 }
 
-/// What a process that has ended wrote to its standard error, in one line. Nothing is read from one that may live.
+/// Port 0 lets the system choose.
+fn is_asked_for(endpoint: Endpoint, address: SocketAddr) -> bool {
+    address.ip() == endpoint.address && (endpoint.port == 0 || address.port() == endpoint.port)
+}
+
+/// What a process that has ended wrote to its standard error, as one line. Nothing is read from a process that may be alive:
+/// that could block.
 fn last_words(stderr: Option<ChildStderr>, status: Option<ExitStatus>) -> String {
     let mut words = Vec::new();
     if let (Some(stderr), Some(_)) = (stderr, status) {
-        // What could not be read is not known; the status says the rest.
+        // What cannot be read stays unknown; the status is reported anyway.
         stderr.take(LAST_WORDS_BYTES).read_to_end(&mut words).ok();
     }
     let words = String::from_utf8_lossy(&words);
     words.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn unexpected(reply: &Reply) -> Error {
+fn unexpected(message: &impl fmt::Debug) -> Error {
     Error::Unexpected {
-        reply: format!("{reply:?}"),
+        reply: format!("{message:?}"),
     }
 }
 

@@ -1,14 +1,14 @@
 //! Frames: a length of four bytes, big endian, then that many bytes of JSON. Bytes in, messages out; no socket here.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// The longest message, in bytes without its length prefix: 4 MiB, enough for a hosts block of about 100,000 names.
 pub const MAX_FRAME_BYTES: usize = 4 << 20;
 
 const PREFIX_BYTES: usize = 4;
 
-/// Why bytes are no message.
+/// Why bytes are not a message, or a message cannot become bytes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
@@ -18,18 +18,26 @@ pub enum FrameError {
         /// The length of the message in bytes.
         length: usize,
     },
-    /// The frame is whole but not a message. The next frame can be read.
+    /// The frame is complete but is not the message expected. The next frame can be read.
     #[error("the frame is not a message")]
-    Malformed(#[source] serde_json::Error),
+    Malformed {
+        /// The request id, where the frame has a readable one all the same.
+        id: Option<u64>,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The message has no JSON form, as a path that is not UTF-8.
+    #[error("the message has no JSON form")]
+    Unencodable(#[source] serde_json::Error),
 }
 
 /// One message as a frame.
 ///
 /// # Errors
-/// [`FrameError::TooLong`] when it does not fit, [`FrameError::Malformed`] when it cannot be said in JSON.
+/// [`FrameError::TooLong`] or [`FrameError::Unencodable`].
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     let mut frame = vec![0; PREFIX_BYTES];
-    serde_json::to_writer(&mut frame, message).map_err(FrameError::Malformed)?;
+    serde_json::to_writer(&mut frame, message).map_err(FrameError::Unencodable)?;
     let length = frame.len() - PREFIX_BYTES;
     let prefix = match u32::try_from(length) {
         Ok(prefix) if length <= MAX_FRAME_BYTES => prefix,
@@ -39,7 +47,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     Ok(frame)
 }
 
-/// Takes bytes as they come and gives whole messages.
+/// Takes bytes as they arrive and returns complete messages.
 ///
 /// ```
 /// use devbox_helper_client::{Decoder, Request, encode};
@@ -57,6 +65,8 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
 pub struct Decoder {
     buffer: Vec<u8>,
     start: usize,
+    /// How many bytes of the stream came before the buffer.
+    before: u64,
 }
 
 impl Decoder {
@@ -64,12 +74,13 @@ impl Decoder {
     pub fn handle_bytes(&mut self, bytes: &[u8]) {
         if self.start > 0 {
             self.buffer.drain(..self.start);
+            self.before += self.start as u64;
             self.start = 0;
         }
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole message, or `None` when more bytes are needed.
+    /// The next complete message, or `None` when more bytes are needed.
     ///
     /// # Errors
     /// [`FrameError::TooLong`] at every further call; [`FrameError::Malformed`] once for that frame.
@@ -85,22 +96,44 @@ impl Decoder {
         let Some(body) = rest.get(..length) else {
             return Ok(None);
         };
-        let message = serde_json::from_slice(body).map_err(FrameError::Malformed);
+        let message = serde_json::from_slice(body).map_err(|source| FrameError::Malformed {
+            id: id_of(body),
+            source,
+        });
         self.start += PREFIX_BYTES + length;
         message.map(Some)
     }
 
-    /// Whether some bytes of an unfinished frame are held.
+    /// Whether bytes are held that no message was read from yet.
     #[must_use]
     pub fn is_mid_frame(&self) -> bool {
         self.start < self.buffer.len()
     }
+
+    /// Where the next frame begins, in bytes from the stream's beginning.
+    pub(crate) fn position(&self) -> u64 {
+        self.before + self.start as u64
+    }
+
+    /// How many bytes of the stream have arrived.
+    pub(crate) fn received(&self) -> u64 {
+        self.before + self.buffer.len() as u64
+    }
+}
+
+/// The request id in JSON that is otherwise not understood, so that the reply can still be matched to its request.
+fn id_of(body: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Id {
+        id: u64,
+    }
+    serde_json::from_slice::<Id>(body).ok().map(|found| found.id)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{HostsBlock, HostsEntry, Reply, Request};
+    use crate::message::{Call, Handshake, HostsBlock, HostsEntry, Request, Response};
     use proptest::prelude::*;
 
     #[test]
@@ -120,10 +153,33 @@ mod tests {
         decoder.handle_bytes(&encode(&Request::Release).unwrap());
         assert!(matches!(
             decoder.poll_message::<Request>(),
-            Err(FrameError::Malformed(_))
+            Err(FrameError::Malformed { id: None, .. })
         ));
         assert_eq!(decoder.poll_message().unwrap(), Some(Request::Release));
         assert!(!decoder.is_mid_frame());
+    }
+
+    #[test]
+    fn id_of_a_request_that_is_not_understood_is_read_where_there_is_one() {
+        for (body, id) in [
+            (r#"{"id":7,"request":"exec"}"#, Some(7)),
+            (r#"{"id":18446744073709551615,"request":"exec"}"#, Some(u64::MAX)),
+            (r#"{"id":18446744073709551616,"request":"sweep"}"#, None),
+            (r#"{"id":-1,"request":"sweep"}"#, None),
+            (r#"{"id":1.0,"request":"sweep"}"#, None),
+            (r#"{"id":"1","request":"sweep"}"#, None),
+            (r#"{"id":1,"id":2,"request":"sweep"}"#, None),
+            (r#"{"id":1,"request":"#, None),
+            (r#""sweep""#, None),
+        ] {
+            let mut decoder = Decoder::default();
+            decoder.handle_bytes(&u32::try_from(body.len()).unwrap().to_be_bytes());
+            decoder.handle_bytes(body.as_bytes());
+            match decoder.poll_message::<Call>() {
+                Err(FrameError::Malformed { id: told, .. }) => assert_eq!(told, id, "{body}"),
+                other => panic!("{body}: {other:?}"),
+            }
+        }
     }
 
     #[test]
@@ -147,7 +203,7 @@ mod tests {
         decoder.handle_bytes(&frame);
         assert_eq!(
             decoder.poll_message().unwrap(),
-            Some(Request::Hello { version: 7 })
+            Some(Handshake::Hello { version: 7 })
         );
     }
 
@@ -159,7 +215,8 @@ mod tests {
         ) {
             let entry = HostsEntry { address: "127.77.0.2".parse().unwrap(), names };
             let block = HostsBlock { tag: "devbox-a".into(), entries: vec![entry] };
-            let sent = vec![Request::Hello { version: 1 }, Request::SetHosts { block }, Request::ClearHosts];
+            let requests = [Request::Sweep, Request::SetHosts { block }, Request::ClearHosts];
+            let sent: Vec<Call> = (1..).zip(requests).map(|(id, request)| Call { id, request }).collect();
             let bytes: Vec<u8> = sent.iter().flat_map(|r| encode(r).unwrap()).collect();
             let mut decoder = Decoder::default();
             let mut got = Vec::new();
@@ -169,12 +226,14 @@ mod tests {
                 let (head, tail) = rest.split_at((*cut).min(rest.len()));
                 decoder.handle_bytes(head);
                 rest = tail;
-                while let Some(request) = decoder.poll_message::<Request>().unwrap() {
-                    got.push(request);
+                while let Some(call) = decoder.poll_message::<Call>().unwrap() {
+                    got.push(call);
                 }
+                prop_assert!(decoder.position() <= decoder.received());
             }
             prop_assert_eq!(got, sent);
             prop_assert!(!decoder.is_mid_frame());
+            prop_assert_eq!(decoder.position(), bytes.len() as u64);
         }
 
         #[test]
@@ -182,9 +241,9 @@ mod tests {
             let mut decoder = Decoder::default();
             decoder.handle_bytes(&bytes);
             for _ in 0..600 {
-                match decoder.poll_message::<Reply>() {
+                match decoder.poll_message::<Response>() {
                     Ok(None) | Err(FrameError::TooLong { .. }) => break,
-                    Ok(Some(_)) | Err(FrameError::Malformed(_)) => {}
+                    Ok(Some(_)) | Err(FrameError::Malformed { .. } | FrameError::Unencodable(_)) => {}
                 }
             }
         }

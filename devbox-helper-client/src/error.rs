@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::codec::FrameError;
 use crate::message::HelperError;
 
-/// Why a request has no answer, or a helper could not be started.
+/// Why a request failed, or a helper could not be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -21,24 +21,25 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The helper ended before its welcome.
+    /// The helper exited before its welcome.
     #[error("the helper did not start{}{}", .status.map_or_else(String::new, |s| format!(" ({s})")), after_colon(.message))]
     NoWelcome {
-        /// How it ended, when that is known.
+        /// Its exit status, if known.
         status: Option<ExitStatus>,
-        /// What it wrote to its standard error, unless that is ours.
+        /// What it wrote to its standard error; empty if that is shared with this process.
         message: String,
     },
-    /// The helper has gone. What it did is undone, or will be by the next sweep.
+    /// The helper is gone. What it did is undone, or will be by the next sweep.
     #[error("the helper has ended{}", .status.map_or_else(String::new, |s| format!(" ({s})")))]
     Ended {
-        /// How, when that is known.
+        /// Its exit status, if known.
         status: Option<ExitStatus>,
     },
-    /// No answer came in time. The client cannot be used further: a late answer would be taken for the next one.
+    /// No reply came in time. Whether the request was carried out, or still will be, is unknown. The client remains usable:
+    /// a late reply is recognized by its id and dropped.
     #[error("the helper did not answer within {after:?}")]
     TimedOut {
-        /// How long was waited.
+        /// The time limit.
         after: Duration,
     },
     /// The helper speaks another version.
@@ -49,16 +50,16 @@ pub enum Error {
         /// What the helper said.
         helper: u32,
     },
-    /// The helper said no.
+    /// The helper refused or failed.
     #[error(transparent)]
     Helper(#[from] HelperError),
-    /// The helper answered something else than was asked.
-    #[error("the helper's answer is not one to the request: {reply}")]
+    /// The reply does not fit the request.
+    #[error("the helper's reply does not fit the request: {reply}")]
     Unexpected {
-        /// What it answered, for a person.
+        /// The reply, for a person.
         reply: String,
     },
-    /// What arrived is no message, or the request is too long.
+    /// What arrived is not a message, or the request is too long.
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// The channel failed.

@@ -1,5 +1,5 @@
-//! What is asked of the helper and what it answers. Strings here are unchecked: the helper parses them into the types
-//! of the `hostsfile` crate and holds them against its policy before it does anything.
+//! What is asked of the helper and what it replies. Strings here are unchecked: the helper parses them into the types
+//! of the `hostsfile` crate and checks them against its policy before it does anything.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,19 +9,61 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Endpoint;
 
-/// The protocol's version. Both ends are the same program, so nothing older or newer is spoken.
-pub const VERSION: u32 = 1;
+/// The protocol's version. Both ends are normally the same program, so each speaks exactly one.
+pub const VERSION: u32 = 2;
+
+/// The first message in each direction. Its form is the same in every version, so that two programs of different versions
+/// can tell each other so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Handshake {
+    /// From the caller: which version it speaks.
+    Hello {
+        /// See [`VERSION`].
+        version: u32,
+    },
+    /// From the helper, once it runs in a session of its own, out of reach of the terminal's signals.
+    Welcome {
+        /// See [`VERSION`].
+        version: u32,
+        /// The helper's process.
+        pid: u32,
+    },
+    /// From the helper, which then exits.
+    Error(HelperError),
+}
+
+/// A request with the id that its response repeats.
+///
+/// The caller chooses the ids. The helper serves requests one at a time in the order of their arrival and only repeats their
+/// ids, so an id used twice confuses nobody but the caller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Call<R = Request> {
+    /// The id.
+    pub id: u64,
+    /// What is asked.
+    pub request: R,
+}
+
+/// The reply to one [`Call`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Response {
+    /// The call's id; `None` when the helper could not read one.
+    pub id: Option<u64>,
+    /// Whether a listener's descriptor was sent along with this response. A descriptor that no response announces is closed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub listener: bool,
+    /// The reply.
+    pub reply: Reply,
+}
 
 /// What a caller may ask.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Request {
-    /// The first message: which version the caller speaks.
-    Hello {
-        /// See [`VERSION`].
-        version: u32,
-    },
     /// Makes this the caller's one block in the hosts file, in place of the one before it.
     SetHosts {
         /// The whole block.
@@ -31,19 +73,19 @@ pub enum Request {
     ClearHosts,
     /// Binds a TCP listener and hands it over. A UDP endpoint is answered with [`HelperError::Unsupported`].
     Bind {
-        /// An address of the policy's pools, and a port from 1 to 65535.
+        /// An address in one of the policy's pools, and a port other than 0.
         endpoint: Endpoint,
     },
-    /// Removes the blocks of owners that live no longer.
+    /// Removes the blocks whose owners are dead.
     Sweep,
-    /// Undoes everything that this caller asked for, and says how that went.
+    /// Undoes everything that this caller asked for, and reports the outcome.
     Release,
-    /// Changes a user asked for by hand. They are permanent: the end of the stream does not undo them.
+    /// Makes changes that a user asked for by hand. They are permanent: the end of the stream does not undo them.
     EditHosts {
         /// Applied in this order, as one write.
         edits: Vec<UserEdit>,
     },
-    /// Makes these bytes the whole file, as a user asked for by hand: a backup that is put back. Permanent as well.
+    /// Makes these bytes the whole file, as when a user restores a backup by hand. Permanent as well.
     RestoreHosts {
         /// Any bytes.
         content: Vec<u8>,
@@ -54,7 +96,7 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostsBlock {
-    /// What names the block; a session's begins with `devbox-`.
+    /// The name of the block; a session's begins with `devbox-`.
     pub tag: String,
     /// Its lines, in order.
     pub entries: Vec<HostsEntry>,
@@ -70,27 +112,20 @@ pub struct HostsEntry {
     pub names: Vec<String>,
 }
 
-/// What the helper answers.
+/// What the helper replies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reply {
-    /// To `Hello`, once the helper is on its own: in its own session, deaf to the terminal's signals.
-    Welcome {
-        /// See [`VERSION`].
-        version: u32,
-        /// The helper's process.
-        pid: u32,
-    },
     /// To `SetHosts`, `ClearHosts` and `EditHosts`.
     Hosts(HostsReport),
-    /// To `Bind`; the listener came with it.
+    /// To `Bind`; the listener is passed along.
     Bound,
     /// To `Sweep`.
     Swept(SweepReport),
     /// To `Release`.
     Released(ReleaseReport),
-    /// It was not done.
+    /// To a request that was not carried out.
     Error(HelperError),
 }
 
@@ -103,15 +138,15 @@ pub struct HostsReport {
     pub changed: bool,
     /// Whether it was written in place because it could not be replaced (a file bound over another, for one).
     pub in_place: bool,
-    /// What is odd in the file.
+    /// What is wrong or unusual in the file.
     pub diagnostics: Vec<Diagnostic>,
-    /// How many further diagnostics and conflicts were left out to keep the answer short.
+    /// How many more diagnostics and conflicts there were; they are left out to keep the reply short.
     pub omitted: usize,
-    /// The names that a line of the user's has too, the first such line for each.
+    /// The names that one of the user's own lines has too, with the first such line for each.
     pub conflicts: Vec<Conflict>,
 }
 
-/// One odd thing in the hosts file.
+/// One finding in the hosts file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnostic {
     /// Counted from 1.
@@ -122,16 +157,16 @@ pub struct Diagnostic {
     pub kind: String,
 }
 
-/// A name of the block that a line of the user's has already.
+/// A name of the block that one of the user's own lines already has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conflict {
     /// The name.
     pub name: String,
     /// The user's line, counted from 1.
     pub line: usize,
-    /// Where the user's line leads.
+    /// The address on the user's line.
     pub address: IpAddr,
-    /// Whether the name was left out of the block, as it is from a session's.
+    /// Whether the name was left out of the block, as it always is for a session.
     pub left_out: bool,
 }
 
@@ -169,7 +204,7 @@ pub enum UserEdit {
     SetBlock(UserBlock),
     /// Adds entries to a block, which is made if it is not there.
     AddToBlock(UserBlock),
-    /// Takes names out of a block; a block without names left goes.
+    /// Removes names from a block, and the block itself once it has none left.
     RemoveFromBlock {
         /// The block.
         tag: String,
@@ -181,17 +216,17 @@ pub enum UserEdit {
         /// The block.
         tag: String,
     },
-    /// Makes the commented entries of a block into entries.
+    /// Uncomments the entries of a block.
     EnableBlock {
         /// The block.
         tag: String,
     },
-    /// Makes the entries of a block into comments.
+    /// Comments out the entries of a block.
     DisableBlock {
         /// The block.
         tag: String,
     },
-    /// Mends the markers of a damaged block.
+    /// Repairs the markers of a damaged block.
     RepairBlock {
         /// The block.
         tag: String,
@@ -210,35 +245,35 @@ pub enum UserEdit {
     },
     /// Writes an entry at the end of the file, outside all blocks.
     AppendLine(UserEntry),
-    /// Adds names to a line of the user's.
+    /// Adds names to one of the user's lines.
     AddNames {
         /// The line.
         line: UserLine,
         /// The names.
         names: Vec<String>,
     },
-    /// Takes names out of a line of the user's.
+    /// Removes names from one of the user's lines.
     RemoveNames {
         /// The line.
         line: UserLine,
         /// The names, in any case and form.
         names: Vec<String>,
     },
-    /// Puts an entry in the place of a line of the user's.
+    /// Replaces one of the user's lines with an entry.
     ReplaceLine {
         /// The line.
         line: UserLine,
         /// What comes in its place.
         entry: UserEntry,
     },
-    /// Removes a line of the user's.
+    /// Removes one of the user's lines.
     RemoveLine {
         /// The line.
         line: UserLine,
     },
 }
 
-/// A block as a user asks for it: it belongs to no process.
+/// A block that a user asks for. It belongs to no process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UserBlock {
@@ -248,7 +283,7 @@ pub struct UserBlock {
     pub entries: Vec<UserEntry>,
 }
 
-/// An entry as a user asks for it.
+/// An entry that a user asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UserEntry {
@@ -259,22 +294,22 @@ pub struct UserEntry {
     pub zone: Option<String>,
     /// At least one name; the first is the canonical one.
     pub names: Vec<String>,
-    /// What stands behind the `#`.
+    /// The text after the `#`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
 }
 
-/// A line of the user's, named so that another line in its place is noticed.
+/// One of the user's lines, identified by number and text, so that a change of the file in between is noticed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UserLine {
     /// Counted from 1.
     pub number: usize,
-    /// The line's bytes without its line end.
+    /// The line's bytes without its line ending.
     pub text: Vec<u8>,
 }
 
-/// Why the helper did not do it.
+/// Why the helper did not carry out a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -287,22 +322,22 @@ pub enum HelperError {
         /// What the helper speaks.
         server: u32,
     },
-    /// The bytes were no request, or one out of turn.
-    #[error("the helper was asked something that it cannot read: {message}")]
+    /// The bytes were not a request, or one at the wrong time.
+    #[error("the helper could not read the request: {message}")]
     Malformed {
         /// What was wrong.
         message: String,
     },
     /// The policy forbids it.
-    #[error("the helper may not do that: {what}: {why}")]
+    #[error("the helper refused {what}: {why}")]
     NotAllowed {
         /// What was asked.
         what: String,
         /// The rule.
         why: String,
     },
-    /// A block of this tag is there and belongs to a process that lives, or to no process.
-    #[error("the block {tag} in {file} belongs to somebody else")]
+    /// There is a block with this tag that belongs to a living process, or to none.
+    #[error("the block {tag} in {file} belongs to another process or to the user")]
     TagTaken {
         /// The hosts file.
         file: PathBuf,
@@ -311,7 +346,7 @@ pub enum HelperError {
         /// The process, if its BEGIN line names one.
         pid: Option<u32>,
     },
-    /// The helper has not the right.
+    /// The helper lacks the permission.
     #[error("{message}")]
     PermissionDenied {
         /// The hosts file.
@@ -324,25 +359,25 @@ pub enum HelperError {
     Locked {
         /// The hosts file.
         file: PathBuf,
-        /// For how long it was tried.
+        /// How long it was tried.
         waited: Duration,
     },
-    /// The file, or the file system that it is on, takes no writes from anybody.
+    /// The file or its file system is read-only.
     #[error("{file} cannot be written: {message}")]
     ReadOnly {
         /// The hosts file.
         file: PathBuf,
-        /// What makes it so and what to do.
+        /// Why, and what to do about it.
         message: String,
     },
-    /// The block's marker lines are broken.
+    /// The block's marker lines are damaged.
     #[error("{file}:{line}: {message}")]
     Damaged {
         /// The hosts file.
         file: PathBuf,
         /// Counted from 1.
         line: usize,
-        /// What is broken.
+        /// What is damaged.
         message: String,
     },
     /// There is no such file.
@@ -359,22 +394,22 @@ pub enum HelperError {
         /// What failed, the file named.
         message: String,
     },
-    /// The listener could not be made.
+    /// The listener could not be created.
     #[error("cannot listen on {endpoint}: {message}")]
     Bind {
         /// The endpoint asked for.
         endpoint: Endpoint,
         /// Which failure it was.
         kind: BindFailure,
-        /// The system's words.
+        /// The system's error message.
         message: String,
     },
-    /// The helper could not take on its caller's rights, or its own again.
-    #[error("cannot act with the rights of user {uid}: {message}")]
+    /// The helper could not switch to its caller's user, or back.
+    #[error("cannot act as user {uid}: {message}")]
     Rights {
         /// The caller.
         uid: u32,
-        /// The system's words.
+        /// The system's error message.
         message: String,
     },
     /// This system, or this version of the helper, cannot do it.
@@ -385,14 +420,14 @@ pub enum HelperError {
     },
 }
 
-/// Why a listener could not be made.
+/// Why a listener could not be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BindFailure {
-    /// Somebody listens there already.
+    /// Another socket is bound there.
     AddrInUse,
-    /// The port is one for root only.
+    /// Only root may bind the port.
     PermissionDenied,
     /// No interface has this address.
     AddrNotAvailable,

@@ -1,4 +1,4 @@
-//! Which names a session may give. Both ends keep to it: who asks leaves such names out, and the helper refuses them.
+//! Which names a session may publish. Both ends apply the rule: the caller leaves other names out, and the helper refuses them.
 
 use std::net::IpAddr;
 
@@ -13,8 +13,8 @@ const THE_MACHINE: [&str; 7] = [
     "broadcasthost",
 ];
 
-/// Why no session may give this name; `None` where it may. Narrower than what a hosts file can hold: no name that programs
-/// take for the machine itself, or look for without being told.
+/// Why no session may publish this name, or `None` if it may. This is stricter than what a hosts file can hold: it excludes
+/// names that programs take for the machine itself and names that they look up unasked.
 ///
 /// ```
 /// assert_eq!(devbox_helper_client::name_refusal("orders.backend"), None);
@@ -37,18 +37,18 @@ pub fn name_refusal(name: &str) -> Option<&'static str> {
     if THE_MACHINE.contains(&first) || THE_MACHINE.contains(&last) || name.starts_with("ip6-") {
         return Some("it is a name of the machine itself");
     }
-    // RFC 8880 for ipv4only.arpa; the others turn a browser's or a system's traffic around when they resolve.
+    // RFC 8880 for ipv4only.arpa; the others redirect a browser's or a system's traffic when they resolve.
     if matches!(first, "wpad" | "isatap") || name == "ipv4only.arpa" || name == "use-application-dns.net" {
-        return Some("programs ask for it by themselves");
+        return Some("programs look it up by themselves");
     }
     if name.parse::<IpAddr>().is_ok() || is_number(last) {
-        return Some("it reads like an address");
+        return Some("it looks like an address");
     }
     None
 }
 
-/// Whether a name that ends in this label is taken for an IPv4 address: `1.2` is 1.0.0.2 to inet_aton(3), and a browser
-/// refuses it (WHATWG URL §3.5, "ends in a number").
+/// Whether a name that ends in this label is taken for an IPv4 address: inet_aton(3) reads `1.2` as 1.0.0.2, and browsers
+/// refuse it (WHATWG URL §3.5, "ends in a number").
 fn is_number(label: &str) -> bool {
     match label.strip_prefix("0x") {
         Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),

@@ -1,11 +1,11 @@
-//! The one place that knows which system this is: how a channel is made and read.
+//! The one place that knows which system this is: how a channel is made, written and read.
 
-#[cfg(unix)]
-mod unix;
-#[cfg(unix)]
-pub(crate) use unix::{Reader, Writer, inherited, spawn};
-
-#[cfg(windows)]
-mod windows;
-#[cfg(windows)]
-pub(crate) use windows::{Reader, Writer, inherited, spawn};
+cfg_if::cfg_if! {
+    if #[cfg(unix)] {
+        mod unix;
+        pub(crate) use unix::{Reader, Writer, inherited, spawn};
+    } else if #[cfg(windows)] {
+        mod windows;
+        pub(crate) use windows::{Reader, Writer, inherited, spawn};
+    }
+}

@@ -5,11 +5,11 @@
 mod peer;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use devbox_helper_client::{Client, Endpoint, Error, HelperError, HostsBlock, Request, VERSION};
-use peer::script;
+use peer::{Stopped, script};
 
 #[test]
 #[ignore = "a script that other tests run as a process of its own"]
@@ -30,6 +30,24 @@ fn silent() {
 }
 
 #[test]
+#[ignore = "a script that other tests run as a process of its own"]
+fn older() {
+    peer::older();
+}
+
+#[test]
+#[ignore = "a script that other tests run as a process of its own"]
+fn one_behind() {
+    peer::one_behind();
+}
+
+#[test]
+#[ignore = "a script that other tests run as a process of its own"]
+fn confused() {
+    peer::confused();
+}
+
+#[test]
 fn a_refusal_leaves_the_client_usable() {
     let mut client = Client::start_with(&script("obliging")).unwrap();
     let block = HostsBlock {
@@ -40,7 +58,7 @@ fn a_refusal_leaves_the_client_usable() {
         Err(Error::Helper(HelperError::NotAllowed { what, .. })) => assert_eq!(what, "devbox-a"),
         other => panic!("{other:?}"),
     }
-    assert_eq!(client.sweep().unwrap().file.to_str(), Some("/3"));
+    assert_eq!(client.sweep().unwrap().file.to_str(), Some("/2"));
     assert!(client.close().unwrap().success());
 }
 
@@ -52,7 +70,7 @@ fn a_request_that_is_too_long_leaves_the_client_usable() {
         entries: Vec::new(),
     };
     assert!(matches!(client.set_hosts(block), Err(Error::Frame(_))));
-    assert_eq!(client.sweep().unwrap().file.to_str(), Some("/2"));
+    assert_eq!(client.sweep().unwrap().file.to_str(), Some("/1"));
 }
 
 #[test]
@@ -101,6 +119,63 @@ fn a_newer_peer_is_refused_with_its_version() {
         }) => assert_eq!(helper, VERSION + 1),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_refusal_in_the_form_of_version_1_is_understood() {
+    match Client::start_with(&script("older")) {
+        Err(Error::Version {
+            ours: VERSION,
+            helper: 1,
+        }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_late_reply_is_dropped_with_its_listener_and_later_requests_work() {
+    let mut options = script("one_behind");
+    options.reply_timeout = Duration::from_millis(300);
+    let mut client = Client::start_with(&options).unwrap();
+    // Free at this moment, and asked for nowhere else.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let late = client.bind(Endpoint::tcp(address));
+    assert!(
+        matches!(late, Err(Error::TimedOut { after }) if after == options.reply_timeout),
+        "{late:?}"
+    );
+    assert_eq!(client.sweep().unwrap().file.to_str(), Some("/2"));
+    let refused = TcpStream::connect(address).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_request_to_a_stopped_helper_times_out_and_the_next_one_is_answered() {
+    let mut options = script("obliging");
+    options.reply_timeout = Duration::from_millis(300);
+    let mut client = Client::start_with(&options).unwrap();
+    // More than the socket takes, so that the deadline passes in the middle of a frame.
+    let long = || HostsBlock {
+        tag: "x".repeat(3 << 20),
+        entries: Vec::new(),
+    };
+    {
+        let _stopped = Stopped::new(client.pid());
+        for _ in 0..2 {
+            let result = client.set_hosts(long());
+            assert!(matches!(result, Err(Error::TimedOut { .. })), "{result:?}");
+        }
+    }
+    // The first request was begun and is completed; the second was never begun.
+    let mut client = client.with_timeout(Duration::from_secs(60));
+    assert_eq!(client.sweep().unwrap().file.to_str(), Some("/2"));
+}
+
+#[test]
+fn a_reply_to_a_request_that_was_never_made_ends_the_use_of_the_client() {
+    let mut client = Client::start_with(&script("confused")).unwrap();
+    assert!(matches!(client.sweep(), Err(Error::Unexpected { .. })));
+    assert!(matches!(client.sweep(), Err(Error::Ended { .. })));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Edits that a user asks for by hand: between the wire's strings and `hostsfile`'s checked types, one to one.
+//! Edits that a user asks for by hand: the one-to-one conversion between the wire's strings and `hostsfile`'s checked types.
 
 use hostsfile::{Block, Comment, Document, Edit, Entry, HostName, LineRef, Tag, Zone};
 
@@ -6,8 +6,8 @@ use devbox_helper_client::{HelperError, UserBlock, UserEdit, UserEntry, UserLine
 
 use crate::policy::not_allowed;
 
-/// These edits of this document as they go over the wire. An owner in a block is left out: what a user asks for belongs
-/// to no process.
+/// Converts edits of this document to their wire form. The owner of a block is left out: what a user asks for belongs to no
+/// process.
 ///
 /// ```
 /// use hostsfile::Document;
@@ -27,7 +27,7 @@ pub fn to_wire(document: &Document, edits: &[Edit]) -> Result<Vec<UserEdit>, Hel
     edits.iter().map(|edit| edit_to_wire(document, edit)).collect()
 }
 
-/// The edits that came over the wire, checked.
+/// Checks and converts edits that arrived over the wire.
 pub(crate) fn from_wire(edits: &[UserEdit]) -> Result<Vec<Edit>, HelperError> {
     edits.iter().map(edit_from_wire).collect()
 }
@@ -161,7 +161,7 @@ fn line_to_wire(document: &Document, line: &LineRef) -> Result<UserLine, HelperE
         }),
         _ => Err(not_allowed(
             format!("an edit of line {number}"),
-            "the line is another one in this document",
+            "the document has another line there",
         )),
     }
 }
@@ -170,8 +170,8 @@ fn line_from_wire(line: &UserLine) -> LineRef {
     LineRef::new(line.number, line.text.clone())
 }
 
-/// A user may write names with underscores into their own file; systemd-resolved will not see them, which `hostsfile`'s
-/// diagnostics say.
+/// A user may write names with underscores into their own file. systemd-resolved ignores them; `hostsfile`'s diagnostics say
+/// so.
 fn names(names: &[String]) -> Result<Vec<HostName>, HelperError> {
     let parse = |name: &String| {
         HostName::with_underscore(name)

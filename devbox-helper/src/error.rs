@@ -1,4 +1,4 @@
-//! What ends a helper other than its caller's end.
+//! What makes a helper exit, other than the end of its caller.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,19 +6,19 @@ use std::path::PathBuf;
 use devbox_helper_client::HelperError;
 use ipnet::IpNet;
 
-/// Why a helper could not serve, or left something behind.
+/// Why a helper could not serve, or what it left behind.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An argument of the helper's command line is unknown or has no value.
-    #[error("the helper's argument {argument}: {message}")]
+    #[error("invalid helper argument {argument}: {message}")]
     Argument {
         /// The argument.
         argument: String,
         /// What is wrong with it.
         message: String,
     },
-    /// The policy names a pool that no policy may name.
+    /// The policy names a pool outside loopback and private space, or a malformed one.
     #[error("the pool {pool} is not allowed: {why}")]
     Pool {
         /// The pool.
@@ -26,23 +26,23 @@ pub enum Error {
         /// The rule.
         why: &'static str,
     },
-    /// The policy's hosts file is no plain absolute path.
+    /// The policy's hosts file is not an absolute path without `..`.
     #[error("the hosts file {} must be an absolute path without ..", .file.display())]
     Path {
         /// The path.
         file: PathBuf,
     },
-    /// Standard input is no channel: the helper is started by a program, not by hand.
-    #[error("the helper is started by devbox itself, over a socket")]
+    /// Standard input is not a channel: the helper is meant to be started by a program, not by hand.
+    #[error("the helper cannot be run by hand: devbox starts it over a socket")]
     NoChannel(#[source] io::Error),
     /// The process could not leave its caller's session.
     #[error("cannot start a session of its own")]
     Detach(#[source] io::Error),
-    /// The process cannot name itself in the hosts file.
-    #[error("cannot read what identifies this process")]
+    /// The process could not determine the id that its block carries.
+    #[error("cannot determine the start time of this process")]
     Owner(#[source] io::Error),
-    /// What the caller asked for could not be undone, also after several tries. The next sweep does it.
-    #[error("the block stays in {}", .file.display())]
+    /// What the caller asked for could not be undone, even after several attempts. The next sweep does it.
+    #[error("cannot remove the block from {}", .file.display())]
     Undo {
         /// The hosts file.
         file: PathBuf,
@@ -52,7 +52,7 @@ pub enum Error {
     },
 }
 
-/// An error in one line, its causes behind it.
+/// An error and its causes on one line.
 pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))

@@ -1,5 +1,5 @@
-//! The caller's one block in the hosts file. The block is its own journal: its BEGIN line names this process, so that
-//! whoever comes later knows whom it belonged to.
+//! The caller's one block in the hosts file. The block is its own journal: its BEGIN line names this process, so that a later
+//! process can tell whose it was.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,12 +19,12 @@ use crate::error::{Error, with_sources};
 use crate::policy::{Policy, not_allowed};
 use crate::{by_hand, names, owner, sys};
 
-/// Removes the blocks of sessions (`devbox-…`) whose owner lives no longer, byte for byte, with the rights of this
-/// process. Blocks without an owner are a user's, and stay.
+/// Removes the blocks of sessions (`devbox-…`) whose owners are dead, with the permissions of this process. Every other byte
+/// stays. Blocks without an owner belong to the user and stay as well.
 ///
 /// # Errors
-/// [`HelperError::PermissionDenied`], [`HelperError::Locked`] and what else keeps the file from being written. A file
-/// that needs no change needs no right to change it.
+/// [`HelperError::PermissionDenied`], [`HelperError::Locked`] and whatever else keeps the file from being written. A file that
+/// needs no change needs no permission to change it.
 pub fn sweep(file: &Path) -> Result<SweepReport, HelperError> {
     let hosts = open(file)?;
     let document = hosts.read().map_err(|error| hosts_error(file, &error))?;
@@ -42,9 +42,9 @@ pub fn sweep(file: &Path) -> Result<SweepReport, HelperError> {
 pub(crate) struct Hosts {
     policy: Policy,
     owner: Owner,
-    /// The block that was written last.
+    /// The tag of the block that was written last.
     held: Option<Tag>,
-    /// Whether there was a write that is not undone, even one that failed half-way.
+    /// Whether there was a write that is not undone yet, even one that failed half-way.
     touched: bool,
 }
 
@@ -115,7 +115,7 @@ impl Hosts {
         self.with_rights(|| sweep(&self.policy.hosts_file))
     }
 
-    /// Removes what this process owns, and nothing that somebody else made of a block of the same tag.
+    /// Removes what this process owns, but not a block with the same tag that somebody else has written since.
     pub(crate) fn release(&mut self) -> Result<ReleaseReport, HelperError> {
         if !self.touched {
             return Ok(ReleaseReport { removed_block: None });
@@ -129,7 +129,7 @@ impl Hosts {
         })
     }
 
-    /// The last chance: a file that somebody holds or that is full may be free again soon.
+    /// The last chance: a lock may be released soon, or a full disk have space again.
     pub(crate) fn undo_with_patience(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + UNDO_PATIENCE;
         let mut pause = Duration::from_millis(20);
@@ -172,7 +172,7 @@ impl Hosts {
             .with_entries(entries))
     }
 
-    /// One write. `session` is the tag that must be free for this caller, at the moment of the write.
+    /// One write. `session` is a tag that must be free for this caller at the moment of the write.
     fn edit(
         &self,
         edits: &[Edit],
@@ -202,7 +202,7 @@ impl Hosts {
         }
     }
 
-    /// A block of a living session, or of no process, is not this caller's to replace.
+    /// This caller may not replace the block of a living session, or one without an owner.
     fn check_free(&self, document: &Document, tag: &Tag) -> Result<(), Refusal> {
         let Some(block) = document.block(tag)? else {
             return Ok(());
@@ -215,8 +215,8 @@ impl Hosts {
         }
     }
 
-    /// The system's file is what the helper has its rights for. Any other is the caller's own business, and is touched
-    /// with the caller's rights.
+    /// The helper has its privileges for the system's file. Any other file is the caller's own business and is touched with
+    /// the caller's permissions only.
     fn with_rights<T>(&self, work: impl FnOnce() -> Result<T, HelperError>) -> Result<T, HelperError> {
         match &self.policy.caller {
             Some(caller) if self.policy.hosts_file != hostsfile::system_path() => {
@@ -230,7 +230,7 @@ impl Hosts {
     }
 }
 
-/// Why an edit was given up.
+/// Why an edit was abandoned.
 enum Refusal {
     Hosts(hostsfile::Error),
     TagTaken { pid: Option<u32> },
@@ -315,7 +315,7 @@ fn hosts_error(file: &Path, error: &hostsfile::Error) -> HelperError {
     }
 }
 
-/// What waiting may mend: a lock, a full disk, a writer in between. Not what only a person can.
+/// Whether waiting may help, as with a lock, a full disk or a concurrent writer, rather than only a person.
 fn may_pass(error: &HelperError) -> bool {
     !matches!(
         error,
@@ -329,5 +329,5 @@ fn may_pass(error: &HelperError) -> bool {
 
 const SESSION_PREFIX: &str = "devbox-";
 const UNDO_PATIENCE: Duration = Duration::from_secs(10);
-/// More than anybody reads; 100,000 of them would not fit into an answer.
+/// More than anybody reads; 100,000 of them would not fit into a reply.
 const MAX_FINDINGS: usize = 1000;

@@ -1,4 +1,4 @@
-//! The helper as a program of its own. The `devbox` command does not need it: it runs itself again in this role.
+//! The helper as a program of its own. `devbox` does not need it: it runs itself again in this role.
 
 #![deny(unsafe_code)]
 

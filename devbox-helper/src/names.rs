@@ -1,4 +1,4 @@
-//! Names as they arrive: held against the rule that both ends share, and parsed.
+//! Names as they arrive: checked against the rule that both ends share, and parsed.
 
 use hostsfile::HostName;
 
@@ -14,7 +14,7 @@ pub(crate) fn check(name: &str) -> Result<HostName, HelperError> {
     parse(name)
 }
 
-/// Parses a name without a policy.
+/// Parses a name without applying the policy.
 pub(crate) fn parse(name: &str) -> Result<HostName, HelperError> {
     name.parse()
         .map_err(|error| not_allowed(format!("the name {name:?}"), format!("{error}")))

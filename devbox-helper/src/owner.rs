@@ -1,8 +1,8 @@
 //! Which process a block belongs to, as its BEGIN line says it: `owner=<pid>.<start time>.<boot>`.
 //!
-//! A pid alone is used again by other processes. With the start time it is used again at most after a reboot where
-//! that time counts from the boot (Linux: ticks), and the boot id tells reboots apart. Start times elsewhere count from
-//! a fixed day, and the boot part is `0`.
+//! A pid alone is reused by other processes. Together with the start time it is unique until a reboot where that time counts
+//! from boot (ticks on Linux), and the boot id tells reboots apart. Elsewhere start times count from a fixed date, and the boot
+//! part is `0`.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::peer;
 /// This process.
 ///
 /// # Errors
-/// When the system does not say when this process started, as without `/proc`.
+/// When the system does not tell when this process started, as without `/proc`.
 pub fn current() -> io::Result<String> {
     let pid = std::process::id();
     match peer::started(pid)? {
@@ -19,13 +19,13 @@ pub fn current() -> io::Result<String> {
         peer::Started::Lives(None) => Ok(format!("{pid}.0.{}", peer::boot())),
         peer::Started::Never => Err(io::Error::new(
             io::ErrorKind::NotFound,
-            "this process is not to be seen",
+            "this process is not visible",
         )),
     }
 }
 
-/// Whether the process that a block names lives. `true` also where that cannot be told, and for owners of a form that
-/// is not ours: their blocks are not ours to remove.
+/// Whether the process that a block names is alive. Also `true` if that cannot be determined, and for owners in a foreign
+/// format, whose blocks are not ours to remove.
 ///
 /// ```
 /// let me = devbox_helper::owner::current()?;
@@ -47,7 +47,7 @@ pub fn is_alive(owner: &str) -> bool {
     }
 }
 
-/// The pid in an owner of our form.
+/// The pid in an owner of our own format.
 #[must_use]
 pub fn pid(owner: &str) -> Option<u32> {
     Owner::parse(owner).map(|owner| owner.pid)

@@ -1,4 +1,4 @@
-//! What one caller may ask for. The policy is made by whoever starts the helper and cannot be changed over the channel.
+//! What one caller may ask for. Whoever starts the helper sets the policy; it cannot be changed over the channel.
 
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
@@ -25,18 +25,18 @@ use crate::error::Error;
 pub struct Policy {
     /// The one file that is edited: an absolute path.
     pub hosts_file: PathBuf,
-    /// Where every address of a block, and of a listener, must lie. Each pool must itself lie in loopback or private
+    /// The pools in which every address of a block or a listener must lie. Each pool must itself lie in loopback or private
     /// space.
     pub pools: Vec<IpNet>,
-    /// The user for whom a helper with more rights works, as under `sudo`. Any file but the system's own hosts file
-    /// is then edited with this user's rights only.
+    /// The unprivileged user for whom a privileged helper works, as under `sudo`. Any file but the system's own hosts file is
+    /// then edited with this user's permissions only.
     pub caller: Option<Caller>,
     /// Whether edits by hand ([`devbox_helper_client::Request::EditHosts`]) are allowed: any block, any address, never undone.
     /// `false` for a session's helper.
     pub allow_user_edits: bool,
 }
 
-/// A user without the helper's rights.
+/// A user without the helper's privileges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// User id.
@@ -48,11 +48,11 @@ pub struct Caller {
 }
 
 impl Policy {
-    /// A policy that allows blocks in this file and, without pools, no address yet. A relative path is taken from the
-    /// working directory; a path with `..` is resolved.
+    /// A policy that allows blocks in this file and, until pools are added, no address. A relative path is resolved against the
+    /// working directory, and `..` is resolved as well.
     ///
     /// # Errors
-    /// [`Error::Path`] when the path is empty or its `..` lead nowhere.
+    /// [`Error::Path`] when the path is empty or its `..` cannot be resolved.
     pub fn new(hosts_file: impl AsRef<Path>) -> Result<Self, Error> {
         let given = hosts_file.as_ref();
         let bad = || Error::Path {
@@ -95,7 +95,7 @@ impl Policy {
     /// Reads what [`Policy::to_args`] wrote.
     ///
     /// # Errors
-    /// [`Error::Argument`], [`Error::Path`], [`Error::Pool`]: nothing is passed over.
+    /// [`Error::Argument`], [`Error::Path`], [`Error::Pool`]: nothing is ignored.
     pub fn from_args<I: IntoIterator<Item: Into<OsString>>>(args: I) -> Result<Self, Error> {
         let mut args = args.into_iter().map(Into::into);
         let mut policy = Self {
@@ -111,7 +111,7 @@ impl Policy {
             }
             let value = args
                 .next()
-                .ok_or_else(|| bad(&argument, "unknown, or its value is missing"))?;
+                .ok_or_else(|| bad(&argument, "unknown, or without a value"))?;
             if argument == HOSTS_FILE {
                 policy.hosts_file = value.into();
             } else if argument == POOL {
@@ -129,7 +129,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Whether the policy itself is one that a helper may serve.
+    /// Checks that a helper may serve this policy.
     ///
     /// # Errors
     /// [`Error::Path`], [`Error::Pool`].
@@ -156,12 +156,12 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether a name may lead to this address.
+    /// Whether a name may resolve to this address.
     pub(crate) fn check_address(&self, address: IpAddr) -> Result<(), HelperError> {
         let why = if !self.pools.iter().any(|pool| pool.contains(&address)) {
             "it lies outside the session's pools"
         } else if everybodys_loopback().contains(&address) || address.is_unspecified() {
-            "it is the machine's own"
+            "the machine itself uses it"
         } else {
             return Ok(());
         };
@@ -172,7 +172,7 @@ impl Policy {
     pub(crate) fn check_listener(&self, endpoint: Endpoint) -> Result<(), HelperError> {
         self.check_address(endpoint.address)?;
         let why = if !endpoint.address.is_loopback() {
-            "it is not a loopback address"
+            "it is not on a loopback address"
         } else if endpoint.port == 0 {
             "the port is 0"
         } else {
@@ -224,7 +224,7 @@ fn private_space() -> impl Iterator<Item = IpNet> {
     .filter_map(|space| space.parse().ok())
 }
 
-/// The part of loopback that programs use without asking: 127.0.0.1 itself, the resolvers at .53 and .54, Debian's .1.1.
+/// The part of loopback that other software uses: 127.0.0.1 itself, the resolvers at .53 and .54, Debian's 127.0.1.1.
 fn everybodys_loopback() -> IpNet {
     IpNet::new_assert(IpAddr::from([127, 0, 0, 0]), 23)
 }

@@ -7,20 +7,20 @@ use std::net::TcpListener;
 use hostsfile::Owner;
 
 use devbox_helper_client::{
-    BindFailure, Channel, Endpoint, Error as ChannelError, FrameError, HelperError, Protocol, Receiver,
-    Reply, Request, Sender, VERSION,
+    BindFailure, Call, Channel, Endpoint, Error as ChannelError, FrameError, Handshake, HelperError,
+    Protocol, Receiver, Reply, Request, Response, Sender, VERSION,
 };
 
 use crate::error::{Error, with_sources};
 use crate::hosts::Hosts;
-use crate::policy::{Policy, not_allowed};
+use crate::policy::Policy;
 use crate::sys;
 
-/// Serves the caller at the other end of standard input within `policy`, until the stream ends or SIGTERM comes; then
-/// undoes what is not undone yet. To be called first thing in a process of its own, before it has another thread.
+/// Serves the caller at the other end of standard input within `policy` until the stream ends or SIGTERM arrives, then
+/// undoes what is not undone yet. Call it first thing in a process of its own, before there is a second thread.
 ///
-/// Nothing is welcomed before this process has left its caller's session and terminal: from then on only SIGKILL keeps
-/// it from undoing, and then the next [`sweep`](crate::sweep) does it.
+/// The caller is welcomed only once this process has left its session and terminal. From then on nothing but SIGKILL keeps
+/// the helper from undoing its work, and after a SIGKILL the next [`sweep`](crate::sweep) does it.
 ///
 /// # Errors
 /// [`Error::Undo`] when something stays behind; [`Error::Path`], [`Error::Pool`],
@@ -34,67 +34,72 @@ pub fn run(policy: Policy) -> Result<(), Error> {
     let owner = owner.map_err(Error::Owner)?;
     let mut service = Service {
         hosts: Hosts::new(policy, owner),
-        greeted: false,
     };
     let (mut sender, mut receiver) = channel.split();
-    service.serve(&mut receiver, &mut sender);
-    // The stream stays open until this process ends: a caller that sees its end sees that all is undone.
+    // A channel that fails has ended: its caller is gone, and what it asked for is undone either way.
+    service.serve(&mut receiver, &mut sender).ok();
+    // The stream stays open until this process ends, so that a caller who sees its end knows that everything is undone.
     service.hosts.undo_with_patience()
 }
 
-/// What the program does whose first argument says that it is the helper: reads the policy from the other arguments
+/// The entry point of a program that was started as the helper: reads the policy from its arguments
 /// ([`Policy::from_args`]) and [serves](run).
 ///
 /// # Errors
-/// As those two. The program says it on standard error and exits with a code other than 0.
+/// As those two. The program should print the error to standard error and exit with a code other than 0.
 pub fn enter<I: IntoIterator<Item: Into<OsString>>>(args: I) -> Result<(), Error> {
     Policy::from_args(args).and_then(run)
 }
 
 struct Service {
     hosts: Hosts,
-    greeted: bool,
 }
 
 enum Answer {
     Reply(Reply),
     Listener(TcpListener),
-    /// The caller is none that can be served.
-    Last(HelperError),
 }
 
 impl Service {
-    fn serve(&mut self, receiver: &mut Receiver, sender: &mut Sender) {
+    fn serve(&mut self, receiver: &mut Receiver, sender: &mut Sender) -> Result<(), ChannelError> {
+        if !greet(receiver, sender)? {
+            return Ok(());
+        }
         loop {
-            let answer = match receiver.receive::<Request>() {
-                Ok(Some(request)) => self.handle(request),
-                Ok(None) => return,
-                Err(ChannelError::Frame(error @ FrameError::Malformed(_))) if self.greeted => {
-                    Answer::Reply(Reply::Error(malformed(&error)))
+            let (id, answer, last) = match receiver.receive::<Call>() {
+                Ok(Some(Call { id, request })) => (Some(id), self.handle(request), false),
+                Ok(None) => return Ok(()),
+                Err(ChannelError::Frame(error @ FrameError::Malformed { id, .. })) => {
+                    (id, Answer::Reply(Reply::Error(malformed(&error))), false)
                 }
-                Err(ChannelError::Frame(error)) => Answer::Last(malformed(&error)),
-                Err(_) => return,
+                // Where the next frame begins is unknown.
+                Err(ChannelError::Frame(error)) => {
+                    (None, Answer::Reply(Reply::Error(malformed(&error))), true)
+                }
+                Err(error) => return Err(error),
             };
-            let (sent, last) = match answer {
-                Answer::Reply(reply) => (sender.send(&reply), false),
-                Answer::Listener(listener) => (sender.send_with_listener(&Reply::Bound, &listener), false),
-                Answer::Last(error) => (sender.send(&Reply::Error(error)), true),
-            };
-            if last || sent.is_err() {
-                return;
+            match answer {
+                Answer::Reply(reply) => sender.send(&Response {
+                    id,
+                    listener: false,
+                    reply,
+                })?,
+                Answer::Listener(listener) => {
+                    let response = Response {
+                        id,
+                        listener: true,
+                        reply: Reply::Bound,
+                    };
+                    sender.send_with_listener(&response, &listener)?;
+                }
+            }
+            if last {
+                return Ok(());
             }
         }
     }
 
     fn handle(&mut self, request: Request) -> Answer {
-        if let Request::Hello { version } = request {
-            return self.greet(version);
-        }
-        if !self.greeted {
-            return Answer::Last(HelperError::Malformed {
-                message: "the first request must be a hello".into(),
-            });
-        }
         let reply = match request {
             Request::SetHosts { block } => self.hosts.set(&block).map(Reply::Hosts),
             Request::ClearHosts => self.hosts.clear().map(Reply::Hosts),
@@ -113,24 +118,7 @@ impl Service {
         Answer::Reply(reply.unwrap_or_else(Reply::Error))
     }
 
-    fn greet(&mut self, version: u32) -> Answer {
-        if version != VERSION {
-            return Answer::Last(HelperError::VersionMismatch {
-                client: version,
-                server: VERSION,
-            });
-        }
-        if self.greeted {
-            return Answer::Reply(Reply::Error(not_allowed("a second hello", "one is enough")));
-        }
-        self.greeted = true;
-        Answer::Reply(Reply::Welcome {
-            version: VERSION,
-            pid: std::process::id(),
-        })
-    }
-
-    /// The bound socket is the caller's: nothing is kept here, and nothing is to be undone.
+    /// The bound socket belongs to the caller: nothing is kept here, and there is nothing to undo.
     fn bind(&self, endpoint: Endpoint) -> Result<TcpListener, HelperError> {
         self.hosts.policy().check_listener(endpoint)?;
         if endpoint.protocol != Protocol::Tcp {
@@ -157,6 +145,28 @@ impl Service {
             }
         })
     }
+}
+
+/// Whether the caller may be served: it said hello first, and speaks this version.
+fn greet(receiver: &mut Receiver, sender: &mut Sender) -> Result<bool, ChannelError> {
+    let welcome = match receiver.receive::<Handshake>() {
+        Ok(Some(Handshake::Hello { version: VERSION })) => Handshake::Welcome {
+            version: VERSION,
+            pid: std::process::id(),
+        },
+        Ok(Some(Handshake::Hello { version })) => Handshake::Error(HelperError::VersionMismatch {
+            client: version,
+            server: VERSION,
+        }),
+        Ok(Some(_)) => Handshake::Error(HelperError::Malformed {
+            message: "the first message must be a hello".into(),
+        }),
+        Ok(None) => return Ok(false),
+        Err(ChannelError::Frame(error)) => Handshake::Error(malformed(&error)),
+        Err(error) => return Err(error),
+    };
+    sender.send(&welcome)?;
+    Ok(matches!(welcome, Handshake::Welcome { .. }))
 }
 
 fn malformed(error: &FrameError) -> HelperError {

@@ -17,8 +17,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use devbox_helper_client::{
-    BindFailure, Client, Decoder, Endpoint, Error, HelperError, HostsBlock, HostsEntry, Reply, Request,
-    StartOptions, UserBlock, UserEdit, UserEntry, VERSION, encode,
+    BindFailure, Call, Client, Decoder, Endpoint, Error, Handshake, HelperError, HostsBlock, HostsEntry,
+    Reply, Request, Response, StartOptions, UserBlock, UserEdit, UserEntry, VERSION, encode,
 };
 
 const ORIGINAL: &[u8] =
@@ -40,6 +40,7 @@ struct Raw {
     stream: UnixStream,
     child: Child,
     decoder: Decoder,
+    last_id: u64,
 }
 
 impl Raw {
@@ -56,21 +57,31 @@ impl Raw {
             stream,
             child,
             decoder: Decoder::default(),
+            last_id: 0,
         }
     }
 
     fn greeted(file: &Path) -> Self {
         let mut raw = Self::start(file);
-        raw.send(&Request::Hello { version: VERSION });
+        raw.write(&Handshake::Hello { version: VERSION });
         assert!(matches!(
-            raw.receive(),
-            Some(Reply::Welcome { version: VERSION, .. })
+            raw.read(),
+            Some(Handshake::Welcome { version: VERSION, .. })
         ));
         raw
     }
 
-    fn send(&mut self, request: &Request) {
-        self.stream.write_all(&encode(request).unwrap()).unwrap();
+    fn write(&mut self, message: &impl serde::Serialize) {
+        self.stream.write_all(&encode(message).unwrap()).unwrap();
+    }
+
+    fn call(&mut self, id: u64, request: Request) {
+        self.last_id = id;
+        self.write(&Call { id, request });
+    }
+
+    fn send(&mut self, request: Request) {
+        self.call(self.last_id + 1, request);
     }
 
     fn frame(&mut self, body: &[u8]) {
@@ -80,11 +91,24 @@ impl Raw {
             .unwrap();
     }
 
-    /// `None` once the helper has ended the stream.
+    /// The reply to the last call; `None` once the helper has ended the stream.
     fn receive(&mut self) -> Option<Reply> {
+        let Response { id, reply, .. } = self.read()?;
+        assert_eq!(id, Some(self.last_id), "{reply:?}");
+        Some(reply)
+    }
+
+    /// The reply to something without an id.
+    fn receive_for_nobody(&mut self) -> Option<Reply> {
+        let Response { id, reply, .. } = self.read()?;
+        assert_eq!(id, None, "{reply:?}");
+        Some(reply)
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&mut self) -> Option<T> {
         loop {
-            if let Some(reply) = self.decoder.poll_message().unwrap() {
-                return Some(reply);
+            if let Some(message) = self.decoder.poll_message().unwrap() {
+                return Some(message);
             }
             let mut bytes = [0; 4096];
             match self.stream.read(&mut bytes) {
@@ -111,22 +135,36 @@ fn hosts() -> (tempfile::TempDir, std::path::PathBuf) {
 }
 
 #[test]
-fn first_request_must_be_a_hello() {
+fn first_message_must_be_a_hello() {
     let (_dir, file) = hosts();
-    for request in [
+    let calls = [
         Request::Sweep,
         Request::Release,
         Request::Bind {
             endpoint: tcp("127.77.0.2:80"),
         },
-    ] {
+    ];
+    let frames = calls.map(|request| encode(&Call { id: 1, request }).unwrap());
+    let out_of_turn = [
+        // A request as version 1 had them, and what only a helper says.
+        encode(&Request::Sweep).unwrap(),
+        encode(&Handshake::Welcome {
+            version: VERSION,
+            pid: 1,
+        })
+        .unwrap(),
+        vec![0; 4],
+        u32::MAX.to_be_bytes().to_vec(),
+    ];
+    for frame in frames.into_iter().chain(out_of_turn) {
         let mut raw = Raw::start(&file);
-        raw.send(&request);
-        assert!(matches!(
-            raw.receive(),
-            Some(Reply::Error(HelperError::Malformed { .. }))
-        ));
-        assert_eq!(raw.receive(), None);
+        raw.stream.write_all(&frame).unwrap();
+        let refusal = raw.read();
+        assert!(
+            matches!(refusal, Some(Handshake::Error(HelperError::Malformed { .. }))),
+            "{frame:?}: {refusal:?}"
+        );
+        assert_eq!(raw.read::<Handshake>(), None);
         raw.end();
     }
 }
@@ -134,15 +172,13 @@ fn first_request_must_be_a_hello() {
 #[test]
 fn newer_and_older_callers_learn_the_helpers_version() {
     let (_dir, file) = hosts();
-    for version in [0, VERSION + 1, u32::MAX] {
+    for version in [0, 1, VERSION + 1, u32::MAX] {
         let mut raw = Raw::start(&file);
-        raw.send(&Request::Hello { version });
-        let mismatch = HelperError::VersionMismatch {
-            client: version,
-            server: VERSION,
-        };
-        assert_eq!(raw.receive(), Some(Reply::Error(mismatch)));
-        assert_eq!(raw.receive(), None);
+        raw.write(&Handshake::Hello { version });
+        // In the form that version 1 reads.
+        let mismatch = serde_json::json!({"version_mismatch": {"client": version, "server": VERSION}});
+        assert_eq!(raw.read(), Some(serde_json::json!({ "error": mismatch })));
+        assert_eq!(raw.read::<Handshake>(), None);
         raw.end();
     }
 }
@@ -151,13 +187,120 @@ fn newer_and_older_callers_learn_the_helpers_version() {
 fn second_hello_is_refused() {
     let (_dir, file) = hosts();
     let mut raw = Raw::greeted(&file);
-    raw.send(&Request::Hello { version: VERSION });
+    raw.write(&Handshake::Hello { version: VERSION });
     assert!(matches!(
-        raw.receive(),
-        Some(Reply::Error(HelperError::NotAllowed { .. }))
+        raw.receive_for_nobody(),
+        Some(Reply::Error(HelperError::Malformed { .. }))
     ));
-    raw.send(&Request::Sweep);
+    raw.send(Request::Sweep);
     assert!(matches!(raw.receive(), Some(Reply::Swept(_))));
+    raw.end();
+}
+
+/// Ids mean nothing to the helper: any is repeated, and one that is used twice gives nobody anything.
+#[test]
+fn ids_are_repeated_whatever_they_are() {
+    let (_dir, file) = hosts();
+    let mut raw = Raw::greeted(&file);
+    for id in [0, 1, 1, u64::MAX, 7, 0, 1 << 53] {
+        raw.call(id, Request::Sweep);
+        assert!(matches!(raw.receive(), Some(Reply::Swept(_))));
+    }
+    // Several at once under one id: answered one after the other, in order.
+    let requests = [
+        Request::SetHosts { block: good_block() },
+        Request::Release,
+        Request::Sweep,
+    ];
+    for request in requests {
+        raw.call(5, request);
+    }
+    assert!(matches!(raw.receive(), Some(Reply::Hosts(_))));
+    let released = raw.receive();
+    assert!(
+        matches!(&released, Some(Reply::Released(report)) if report.removed_block.as_deref() == Some("devbox-a")),
+        "{released:?}"
+    );
+    assert!(matches!(raw.receive(), Some(Reply::Swept(report)) if report.removed.is_empty()));
+    raw.end();
+    assert_eq!(fs::read(&file).unwrap(), ORIGINAL);
+}
+
+#[test]
+fn frames_without_a_usable_id_are_answered_without_one() {
+    let (_dir, file) = hosts();
+    let mut raw = Raw::greeted(&file);
+    for body in [
+        &br#"{"request":"release"}"#[..],
+        br#"{"id":null,"request":"release"}"#,
+        br#"{"id":-1,"request":"release"}"#,
+        br#"{"id":1.5,"request":"release"}"#,
+        br#"{"id":"1","request":"release"}"#,
+        br#"{"id":18446744073709551616,"request":"release"}"#,
+        br#"{"id":1,"id":1,"request":"release"}"#,
+        br#"{"hello":{"version":2}}"#,
+    ] {
+        raw.frame(body);
+        let reply = raw.receive_for_nobody();
+        assert!(
+            matches!(reply, Some(Reply::Error(HelperError::Malformed { .. }))),
+            "{reply:?}"
+        );
+    }
+    // What is not understood, but has an id, is answered under it.
+    raw.last_id = 9;
+    for body in [
+        &br#"{"id":9,"request":"exec"}"#[..],
+        br#"{"id":9}"#,
+        br#"{"id":9,"request":"sweep","as":"root"}"#,
+        br#"{"id":9,"request":"sweep","request":"sweep"}"#,
+    ] {
+        raw.frame(body);
+        let reply = raw.receive();
+        assert!(
+            matches!(reply, Some(Reply::Error(HelperError::Malformed { .. }))),
+            "{reply:?}"
+        );
+    }
+    raw.send(Request::Sweep);
+    assert!(matches!(raw.receive(), Some(Reply::Swept(_))));
+    raw.end();
+}
+
+/// A descriptor with every byte of many requests: none stays open in the helper.
+#[cfg(target_os = "linux")]
+#[test]
+fn descriptors_that_come_with_requests_are_closed() {
+    use std::os::fd::AsFd;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+
+    let (_dir, file) = hosts();
+    let mut raw = Raw::greeted(&file);
+    let descriptors = format!("/proc/{}/fd", raw.child.id());
+    let open = || fs::read_dir(&descriptors).unwrap().count();
+    let before = open();
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    for count in [1, 2, 50] {
+        let fds = vec![theirs.as_fd(); count];
+        for id in 1..=100 {
+            raw.last_id = id;
+            let call = Call {
+                id,
+                request: Request::Sweep,
+            };
+            for byte in encode(&call).unwrap() {
+                let mut space = vec![std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(50))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+                let byte = [byte];
+                let bytes = [std::io::IoSlice::new(&byte)];
+                rustix::net::sendmsg(&raw.stream, &bytes, &mut control, SendFlags::empty()).unwrap();
+            }
+            assert!(matches!(raw.receive(), Some(Reply::Swept(_))));
+        }
+        assert_eq!(open(), before, "{count} descriptors a byte");
+    }
     raw.end();
 }
 
@@ -184,14 +327,21 @@ fn frames_that_are_no_request_are_refused_and_the_next_is_served() {
         b"\xff\xfe\x00",
         &deep,
     ] {
+        // On its own, and in the place of a call's request.
         raw.frame(body);
-        let reply = raw.receive();
+        let reply = raw.receive_for_nobody();
         assert!(
             matches!(reply, Some(Reply::Error(HelperError::Malformed { .. }))),
             "{reply:?}"
         );
+        raw.frame(&[br#"{"id":3,"request":"#, body, b"}"].concat());
+        let reply: Response = raw.read().unwrap();
+        assert!(
+            matches!(reply.reply, Reply::Error(HelperError::Malformed { .. })),
+            "{reply:?}"
+        );
     }
-    raw.send(&Request::Sweep);
+    raw.send(Request::Sweep);
     assert!(matches!(raw.receive(), Some(Reply::Swept(_))));
     raw.end();
     assert_eq!(fs::read(&file).unwrap(), ORIGINAL);
@@ -201,15 +351,15 @@ fn frames_that_are_no_request_are_refused_and_the_next_is_served() {
 fn frame_that_is_too_long_ends_the_stream_and_undoes() {
     let (_dir, file) = hosts();
     let mut raw = Raw::greeted(&file);
-    raw.send(&Request::SetHosts { block: good_block() });
+    raw.send(Request::SetHosts { block: good_block() });
     assert!(matches!(raw.receive(), Some(Reply::Hosts(_))));
     assert_ne!(fs::read(&file).unwrap(), ORIGINAL);
     raw.stream.write_all(&u32::MAX.to_be_bytes()).unwrap();
     assert!(matches!(
-        raw.receive(),
+        raw.receive_for_nobody(),
         Some(Reply::Error(HelperError::Malformed { .. }))
     ));
-    assert_eq!(raw.receive(), None);
+    assert_eq!(raw.read::<Response>(), None);
     raw.end();
     assert_eq!(fs::read(&file).unwrap(), ORIGINAL);
 }
@@ -218,9 +368,9 @@ fn frame_that_is_too_long_ends_the_stream_and_undoes() {
 fn end_within_a_frame_undoes() {
     let (_dir, file) = hosts();
     let mut raw = Raw::greeted(&file);
-    raw.send(&Request::SetHosts { block: good_block() });
+    raw.send(Request::SetHosts { block: good_block() });
     assert!(matches!(raw.receive(), Some(Reply::Hosts(_))));
-    let frame = encode(&Request::SetHosts { block: good_block() }).unwrap();
+    let frame = encode(&set_hosts()).unwrap();
     raw.stream.write_all(&frame[..frame.len() / 2]).unwrap();
     raw.end();
     assert_eq!(fs::read(&file).unwrap(), ORIGINAL);
@@ -234,9 +384,13 @@ fn arbitrary_bytes_leave_the_file_as_it_is() {
     let mut random = fastrand::Rng::with_seed(seed);
     let (_dir, file) = hosts();
     let good = [
-        encode(&Request::SetHosts { block: good_block() }).unwrap(),
-        encode(&Request::Release).unwrap(),
-        encode(&Request::Hello { version: VERSION }).unwrap(),
+        encode(&set_hosts()).unwrap(),
+        encode(&Call {
+            id: 2,
+            request: Request::Release,
+        })
+        .unwrap(),
+        encode(&Handshake::Hello { version: VERSION }).unwrap(),
     ];
     for _ in 0..30 {
         let mut raw = Raw::greeted(&file);
@@ -252,9 +406,16 @@ fn arbitrary_bytes_leave_the_file_as_it_is() {
             }
         }
         raw.stream.shutdown(std::net::Shutdown::Write).ok();
-        while raw.receive().is_some() {}
+        while raw.read::<Response>().is_some() {}
         raw.end();
         assert_eq!(fs::read(&file).unwrap(), ORIGINAL);
+    }
+}
+
+fn set_hosts() -> Call {
+    Call {
+        id: 1,
+        request: Request::SetHosts { block: good_block() },
     }
 }
 

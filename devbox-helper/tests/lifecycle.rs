@@ -57,6 +57,7 @@ fn the_block_stands_while_the_caller_does() {
 fn killed_caller_leaves_nothing() {
     let (_dir, file) = hosts();
     let mut holder = Holder::start(&file, "devbox-a", false);
+    assert!(!is_restored(&file));
     holder.kill_caller();
     let took = until("the file is as before", SOON, || is_restored(&file));
     println!("restored {took:?} after the caller's end");
@@ -67,6 +68,7 @@ fn killed_caller_leaves_nothing() {
 fn killed_process_group_leaves_nothing() {
     let (_dir, file) = hosts();
     let mut holder = Holder::start(&file, "devbox-a", false);
+    assert!(!is_restored(&file));
     holder.kill_group();
     until("the file is as before", SOON, || is_restored(&file));
 }
@@ -159,19 +161,25 @@ fn tag_of_a_living_session_is_not_taken_over() {
 #[test]
 fn signals_of_a_terminal_do_not_end_the_helper() {
     let (_dir, file) = hosts();
-    let holder = Holder::start(&file, "devbox-a", false);
-    for signal in [
+    let mut client = Client::start_with(&helper(&file)).unwrap();
+    let pid = rustix::process::Pid::from_raw(client.pid().try_into().unwrap()).unwrap();
+    for (round, signal) in (1..).zip([
         Signal::INT,
         Signal::HUP,
         Signal::QUIT,
         Signal::TSTP,
         Signal::TTIN,
         Signal::TTOU,
-    ] {
-        holder.signal_helper(signal);
+    ]) {
+        rustix::process::kill_process(pid, signal).unwrap();
+        let address = format!("127.77.0.{round}");
+        // Neither ended nor stopped: it still does its work.
+        client
+            .set_hosts(block("devbox-a", &[(&address, &["web"])]))
+            .unwrap();
+        assert!(text(&file).contains(&address), "{signal:?}: {}", text(&file));
     }
-    assert!(!holder.helper_is_gone());
-    holder.leave();
+    assert!(client.close().unwrap().success());
     assert!(is_restored(&file), "{}", text(&file));
 }
 
@@ -179,6 +187,7 @@ fn signals_of_a_terminal_do_not_end_the_helper() {
 fn terminated_helper_undoes_first() {
     let (_dir, file) = hosts();
     let holder = Holder::start(&file, "devbox-a", false);
+    assert!(!is_restored(&file));
     holder.signal_helper(Signal::TERM);
     until("the helper is gone", SOON, || holder.helper_is_gone());
     assert!(is_restored(&file), "{}", text(&file));
@@ -301,6 +310,46 @@ fn file_that_is_locked_is_told_and_undone_later() {
     assert!(is_restored(&file), "{}", text(&file));
 }
 
+/// A helper that is stopped until this is dropped.
+struct Stopped(rustix::process::Pid);
+
+impl Stopped {
+    fn new(helper: &Client) -> Self {
+        let pid = rustix::process::Pid::from_raw(helper.pid().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::STOP).unwrap();
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        rustix::process::kill_process(self.0, Signal::CONT).unwrap();
+    }
+}
+
+#[test]
+fn stopped_helper_is_given_up_and_serves_again_when_it_goes_on() {
+    let (_dir, file) = hosts();
+    let mut options = helper(&file);
+    options.reply_timeout = Duration::from_millis(200);
+    let mut client = Client::start_with(&options).unwrap();
+    let stopped = Stopped::new(&client);
+    let web = || block("devbox-a", &[("127.77.0.2", &["web"])]);
+    assert!(matches!(client.set_hosts(web()), Err(Error::TimedOut { .. })));
+    assert!(is_restored(&file));
+    drop(stopped);
+    // The first request is carried out now; its reply is not taken for that to another.
+    until("it answers again", SOON, || match client.sweep() {
+        Ok(report) => report.removed.is_empty(),
+        Err(Error::TimedOut { .. }) => false,
+        Err(other) => panic!("{other:?}"),
+    });
+    assert!(text(&file).contains("127.77.0.2 web"), "{}", text(&file));
+    assert!(!client.set_hosts(web()).unwrap().changed);
+    assert!(client.close().unwrap().success());
+    assert!(is_restored(&file), "{}", text(&file));
+}
+
 /// Another program in the middle of an edit.
 struct Lock {
     let_go: mpsc::Sender<()>,
@@ -345,6 +394,7 @@ fn killed_at_random_moments_the_file_is_as_before_after_a_sweep() {
     let (dir, file) = hosts();
     for round in 0..40 {
         let mut holder = Holder::start(&file, "devbox-a", true);
+        assert!(!is_restored(&file), "the block stands, whatever comes");
         let victims = random.u8(0..4);
         println!("round {round}: {victims}");
         std::thread::sleep(Duration::from_micros(random.u64(0..20_000)));

@@ -1,12 +1,9 @@
 //! Under sudo the helper is root and its caller is not: no file but the system's own is touched with root's rights.
 #![cfg(target_os = "linux")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "also outside the functions marked as tests"
-)]
+#![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 
 use std::fs::{self, Permissions};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
@@ -17,11 +14,15 @@ const ORIGINAL: &[u8] = b"127.0.0.1 localhost\n";
 /// Debian's and most others' `nobody`; any user without rights of its own does.
 const NOBODY: u32 = 65534;
 
-/// Whether the rest of a test can be done. The test command lists what was skipped.
-fn is_root(test: &str) -> bool {
+/// Whether the rest of a test can run. If not, it says so past the test runner, which keeps to itself what a passing test
+/// prints; `cargo xtask test` collects the line.
+fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        println!("SKIP {test}: it acts with another user's rights, for which it must run as root");
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or("rights");
+        let line = format!("SKIP {test}: needs root, to act with another user's rights\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
     }
     root
 }
@@ -62,7 +63,7 @@ fn directory_of_nobody() -> tempfile::TempDir {
 
 #[test]
 fn file_of_the_caller_is_edited_and_stays_theirs() {
-    if !is_root("file_of_the_caller_is_edited_and_stays_theirs") {
+    if !is_root() {
         return;
     }
     let dir = directory_of_nobody();
@@ -82,7 +83,7 @@ fn file_of_the_caller_is_edited_and_stays_theirs() {
 
 #[test]
 fn listener_is_still_bound_with_the_helpers_rights() {
-    if !is_root("listener_is_still_bound_with_the_helpers_rights") {
+    if !is_root() {
         return;
     }
     let dir = directory_of_nobody();
@@ -105,7 +106,7 @@ fn listener_is_still_bound_with_the_helpers_rights() {
 /// In a mount namespace of its own, where another file stands in for the system's.
 #[test]
 fn systems_file_is_edited_with_the_helpers_rights() {
-    if !is_root("systems_file_is_edited_with_the_helpers_rights") {
+    if !is_root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -135,7 +136,7 @@ fn systems_file_is_edited_with_the_helpers_rights() {
 
 #[test]
 fn file_of_root_is_refused() {
-    if !is_root("file_of_root_is_refused") {
+    if !is_root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -153,7 +154,7 @@ fn file_of_root_is_refused() {
 
 #[test]
 fn directory_of_root_is_not_looked_into() {
-    if !is_root("directory_of_root_is_not_looked_into") {
+    if !is_root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -171,7 +172,7 @@ fn directory_of_root_is_not_looked_into() {
 
 #[test]
 fn link_of_the_caller_to_a_file_of_root_is_refused() {
-    if !is_root("link_of_the_caller_to_a_file_of_root_is_refused") {
+    if !is_root() {
         return;
     }
     let roots = tempfile::tempdir().unwrap();

@@ -6,5 +6,5 @@ mod provider;
 mod status;
 
 pub use error::{ConnectError, Verdict, with_causes};
-pub use provider::{Connection, Provider, Wanted};
+pub use provider::{Connection, Goodbye, Provider, Wanted};
 pub use status::{Status, Via};

@@ -37,7 +37,29 @@ pub struct Wanted {
     pub environment: Option<Label>,
 }
 
-type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Saying = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What is said to a far side when it is let go of. Dropping it says nothing.
+#[derive(Default)]
+pub struct Goodbye(Option<Box<dyn FnOnce() -> Saying + Send>>);
+
+impl Goodbye {
+    /// Says it. A courtesy: a far side notices a closed socket as well. Put a deadline on it.
+    ///
+    /// # Cancel safety
+    /// Safe: the far side is let go of either way.
+    pub async fn say(self) {
+        if let Some(say) = self.0 {
+            say().await;
+        }
+    }
+}
+
+impl fmt::Debug for Goodbye {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Goodbye(..)")
+    }
+}
 
 /// A far side that answered.
 ///
@@ -48,7 +70,8 @@ pub struct Connection {
     pub source: Box<dyn Source>,
     /// How to reach it.
     pub dialer: Arc<dyn Dialer>,
-    close: Option<Box<dyn FnOnce() -> Closing + Send>>,
+    /// What is said when it is let go of.
+    pub goodbye: Goodbye,
 }
 
 impl Connection {
@@ -57,31 +80,29 @@ impl Connection {
         Self {
             source: Box::new(source),
             dialer,
-            close: None,
+            goodbye: Goodbye::default(),
         }
     }
 
-    /// Says what [`close`](Connection::close) does.
+    /// Says what the far side hears when it is let go of.
     #[must_use]
     pub fn on_close<F, G>(mut self, goodbye: G) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
         G: FnOnce() -> F + Send + 'static,
     {
-        self.close = Some(Box::new(|| Box::pin(goodbye())));
+        self.goodbye = Goodbye(Some(Box::new(|| Box::pin(goodbye()))));
         self
     }
 
-    /// Says goodbye. A courtesy: a far side notices a closed socket as well. Put a deadline on it.
+    /// Lets go of it with a [`Goodbye`].
     ///
     /// # Cancel safety
     /// Safe: the connection is gone either way.
     pub async fn close(self) {
         drop(self.source);
         drop(self.dialer);
-        if let Some(close) = self.close {
-            close().await;
-        }
+        self.goodbye.say().await;
     }
 }
 

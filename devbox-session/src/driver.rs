@@ -1,108 +1,158 @@
-//! The task that owns a session: it performs the steps that the state machine asks for and tells it what came of
-//! them. No decision is made here.
+//! The task that owns a session: it performs the steps that the state machine asks for and tells it what came of them.
+//! No decision is made here, and nothing is awaited inline: every effect runs beside the loop, and its outcome comes
+//! back as an input.
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::num::NonZeroU16;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::future::BoxFuture;
+use devbox_helper_client::Endpoint;
+use devbox_provider::{Goodbye, Provider, with_causes};
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::FuturesUnordered;
 use ipalloc::{Allocator, Timestamp};
-use service_catalog::{Label, ServiceId, SourceError, Update};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use service_catalog::{Label, SourceError};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
-use tunnel_bridge::listener::{ConnectionEvent, Listener, ListenerOptions};
-use tunnel_bridge::{Dialer, Target};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tunnel_bridge::Target;
+use tunnel_bridge::listener::{Listener, ListenerOptions};
 
-use crate::hold::{CurrentDialer, HoldingDialer};
+use crate::handle::{Command, Handle};
 use crate::host::{BindFault, Host};
-use crate::provider::gateway::with_causes;
-use crate::provider::{ConnectFailure, FarSide, Provider};
+use crate::key::{ProviderId, ServiceKey};
+use crate::lease_keeper::LeaseKeeper;
+use crate::links::{Happened, Links};
 use crate::report::{Event, StatusReport};
-use crate::state::SessionState;
-use crate::step::{Settings, Step, StopReason};
+use crate::route::{Aim, Route};
+use crate::settings::{Settings, StopReason};
+use crate::sink::{NameSink, PublishError, Published, Record};
+use crate::state::{SessionState, Traffic};
+use crate::step::Step;
 
-/// Events kept for a listener that does not keep up; the oldest are dropped for it, the session never waits.
+/// Events kept for a reader that falls behind; then it gets [`Event::Lagged`], and the session never waits.
 const EVENT_BACKLOG: usize = 1024;
-/// Connection events under way to the state machine. A connection never waits: counts are lost first.
-const CONNECTION_BACKLOG: usize = 4096;
-/// Commands under way; who sends one waits when it is full.
+/// Commands under way; whoever sends one waits when it is full.
 const COMMAND_BACKLOG: usize = 16;
 /// For how long a new connection is held while there is no link.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For how long the far sides may take to hear a goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What a session is put together from.
+pub struct Parts {
+    /// Where addresses come from.
+    pub addresses: Allocator,
+    /// The far sides, one for each of [`Settings::providers`] and in the same order.
+    pub providers: Vec<Arc<dyn Provider>>,
+    /// This machine.
+    pub host: Arc<dyn Host>,
+    /// The places that names go to.
+    pub sinks: Vec<Arc<dyn NameSink>>,
+    /// Who remembers addresses.
+    pub keeper: Box<dyn LeaseKeeper>,
+}
 
 /// A session that is ready to run.
 ///
 /// [`Session::run`] ends when everything is undone. Everything that others ask of it goes through [`Handle`].
 pub struct Session {
     state: SessionState,
-    provider: Box<dyn Provider>,
-    host: Box<dyn Host>,
-    generation: u64,
-    connecting: Option<BoxFuture<'static, Result<FarSide, ConnectFailure>>>,
-    far: Option<FarSide>,
-    dialer: Arc<dyn Dialer>,
-    current: watch::Sender<CurrentDialer>,
-    listeners: HashMap<SocketAddr, Listener>,
+    links: Links,
+    host: Arc<dyn Host>,
+    sinks: Vec<Arc<dyn NameSink>>,
+    keeper: Box<dyn LeaseKeeper>,
+    listeners: HashMap<Endpoint, Open>,
+    effects: FuturesUnordered<BoxFuture<'static, Outcome>>,
+    lost: BoxFuture<'static, ()>,
     draining: JoinSet<()>,
-    connections: (mpsc::Sender<ConnectionEvent>, mpsc::Receiver<ConnectionEvent>),
+    goodbyes: JoinSet<()>,
+    /// Cancelled by the second request to stop: effects that hang are given up.
+    hurry: CancellationToken,
     commands: mpsc::Receiver<Command>,
     events: broadcast::Sender<Event>,
-    reports: watch::Sender<Option<StatusReport>>,
+    revision: watch::Sender<u64>,
+    /// Notified by the listeners when a connection opens or ends.
+    connections: Arc<Notify>,
+    changed: bool,
 }
 
-/// Asks things of a running session. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-    events: broadcast::Sender<Event>,
-    reports: watch::Receiver<Option<StatusReport>>,
+struct Open {
+    listener: Listener,
+    route: Arc<Route>,
 }
 
-#[derive(Debug)]
-enum Command {
-    Status(oneshot::Sender<StatusReport>),
-    Stop(StopReason),
+/// What came of an effect.
+enum Outcome {
+    Claimed(Label),
+    Bound {
+        service: ServiceKey,
+        address: IpAddr,
+        all_or_none: bool,
+        results: Vec<(Endpoint, Target, Result<TcpListener, BindFault>)>,
+    },
+    Published {
+        sink: usize,
+        records: Arc<[Record]>,
+        result: Result<Published, PublishError>,
+    },
+    Closed {
+        endpoints: Vec<Endpoint>,
+        /// Their ports are free; their connections may go on.
+        draining: Vec<Listener>,
+        drain: Duration,
+    },
+    Released(Result<(), PublishError>),
+    /// It has no outcome.
+    Done,
 }
 
 impl Session {
     /// Puts a session together; nothing happens before [`Session::run`].
-    pub fn new(
-        settings: Settings,
-        addresses: Allocator,
-        provider: Box<dyn Provider>,
-        host: Box<dyn Host>,
-    ) -> (Self, Handle) {
+    pub fn new(settings: Settings, parts: Parts) -> (Self, Handle) {
+        let Parts {
+            addresses,
+            providers,
+            host,
+            sinks,
+            keeper,
+        } = parts;
         let (command_sender, commands) = mpsc::channel(COMMAND_BACKLOG);
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
-        let (reports, report_receiver) = watch::channel(None);
-        let (current, current_receiver) = watch::channel(None);
+        let (revision, revisions) = watch::channel(0);
+        let handle = Handle::new(command_sender, events.downgrade(), revisions);
+        let names = sinks.iter().map(|sink| sink.describe()).collect();
+        let mut state = SessionState::new(settings, addresses, names, now());
+        let links = Links::new(providers);
+        for provider in links.ids() {
+            if let Some(status) = links.status(provider) {
+                state.set_status(provider, status);
+            }
+        }
+        let watched = Arc::clone(&host);
         let session = Self {
-            state: SessionState::new(settings, addresses, now()),
-            provider,
-            host,
-            generation: 0,
-            connecting: None,
-            far: None,
-            dialer: Arc::new(HoldingDialer::new(current_receiver, PATIENCE)),
-            current,
+            state,
+            links,
+            sinks,
+            keeper,
             listeners: HashMap::new(),
+            effects: FuturesUnordered::new(),
+            lost: Box::pin(async move { watched.lost().await }),
+            host,
             draining: JoinSet::new(),
-            connections: mpsc::channel(CONNECTION_BACKLOG),
+            goodbyes: JoinSet::new(),
+            hurry: CancellationToken::new(),
             commands,
-            events: events.clone(),
-            reports,
+            events,
+            revision,
+            connections: Arc::new(Notify::new()),
+            changed: false,
         };
-        (
-            session,
-            Handle {
-                commands: command_sender,
-                events,
-                reports: report_receiver,
-            },
-        )
+        (session, handle)
     }
 
     /// Runs until the session has ended and everything that it did is undone; says why it ended.
@@ -113,262 +163,401 @@ impl Session {
     pub async fn run(mut self) -> StopReason {
         loop {
             while let Some(step) = self.state.poll_step(now()) {
-                self.perform(step).await;
-                self.publish();
+                self.start(step);
             }
             self.publish();
             if let Some(reason) = self.state.finished() {
                 let reason = reason.clone();
-                if let Some(far) = self.far.take() {
-                    // Courtesy only: the gateway notices a closed socket as well.
-                    let closing = tokio::time::timeout(Duration::from_secs(1), (far.close)()).await;
-                    tracing::debug!(clean = closing.is_ok(), "link closed");
-                }
+                self.leave().await;
                 return reason;
             }
             self.wait().await;
         }
     }
 
-    /// Waits for one thing to happen and hands it to the state machine.
+    /// Waits for one thing to happen and hands it to the state machine. What others ask comes first.
     async fn wait(&mut self) {
         let timer = self.state.poll_timeout();
         tokio::select! {
+            biased;
             Some(command) = self.commands.recv() => self.handle_command(command),
-            outcome = until_connected(&mut self.connecting) => {
-                self.connecting = None;
-                match outcome {
-                    Ok(far) => {
-                        self.current.send_replace(Some(Arc::clone(&far.dialer)));
-                        self.far = Some(far);
-                        self.state.handle_connected(now());
-                    }
-                    Err(failure) => self.state.handle_connect_failed(failure, now()),
-                }
+            () = &mut self.lost => {
+                self.lost = Box::pin(pending());
+                self.state.handle_helper_lost();
+                self.changed = true;
             }
-            update = next_update(&mut self.far) => match update {
-                Ok(update) => self.state.handle_update(update, Timestamp::from(SystemTime::now())),
-                Err(error) => {
-                    self.current.send_replace(None);
-                    self.far = None;
-                    let reason = match &error {
-                        SourceError::Lost { source } => source.to_string(),
-                        error => with_causes(error),
-                    };
-                    self.state.handle_link_lost(reason, now());
-                }
-            },
-            Some(event) = self.connections.1.recv() => {
-                self.state.handle_connection(&event);
-                while let Ok(event) = self.connections.1.try_recv() {
-                    self.state.handle_connection(&event);
-                }
-            }
+            Some(outcome) = self.effects.next() => self.handle_outcome(outcome),
+            (provider, happened) = self.links.next() => self.handle_link(provider, happened),
+            // What was carried is read when a report is built.
+            () = self.connections.notified() => self.changed = true,
             Some(_) = self.draining.join_next() => {}
-            () = self.host.lost() => self.state.handle_helper_lost(),
+            Some(_) = self.goodbyes.join_next() => {}
             () = until(timer) => {}
-        }
-    }
-
-    async fn perform(&mut self, step: Step) {
-        match step {
-            Step::Connect => {
-                self.generation += 1;
-                self.connecting = Some(self.provider.connect(self.generation));
-            }
-            Step::Claim { environment } => {
-                self.claim(environment).await;
-                self.state.handle_claimed();
-            }
-            Step::Open {
-                service,
-                address,
-                ports,
-                all_or_none,
-            } => {
-                let results = self.open(&service, address, ports, all_or_none).await;
-                self.state
-                    .handle_opened(&service, address, results, Timestamp::from(SystemTime::now()));
-            }
-            Step::WriteHosts { entries } => {
-                let result = self.host.write_hosts(entries.clone()).await;
-                self.state.handle_hosts_written(entries, result, now());
-            }
-            Step::Close { listeners, drain } => {
-                let closing: Vec<_> = listeners
-                    .iter()
-                    .filter_map(|at| self.listeners.remove(at))
-                    .collect();
-                for listener in closing {
-                    listener.stop().await;
-                    self.draining.spawn(listener.close(drain));
-                }
-                if self.state.is_stopping() {
-                    self.drain().await;
-                }
-                self.state.handle_closed(&listeners);
-            }
-            Step::Release => {
-                self.connecting = None;
-                let result = self.host.release().await;
-                self.state.handle_released(result);
-            }
-        }
-    }
-
-    /// Claims the environment; a request to stop ends the waiting for an older session.
-    async fn claim(&mut self, environment: Label) {
-        let claimed = self.host.claim(environment);
-        tokio::pin!(claimed);
-        loop {
-            tokio::select! {
-                () = &mut claimed => return,
-                Some(command) = self.commands.recv() => match command {
-                    Command::Status(reply) => drop(reply.send(self.state.report())),
-                    Command::Stop(reason) => return self.state.stop(reason),
-                },
-            }
-        }
-    }
-
-    /// Opens the listeners of one service on its address.
-    async fn open(
-        &mut self,
-        service: &ServiceId,
-        address: IpAddr,
-        ports: Vec<(NonZeroU16, Target)>,
-        all_or_none: bool,
-    ) -> Vec<(NonZeroU16, Result<(), BindFault>)> {
-        let mut bound = Vec::with_capacity(ports.len());
-        for (port, target) in ports {
-            let result = self.host.bind(SocketAddr::new(address, port.get())).await;
-            bound.push((port, target, result));
-        }
-        let in_use = bound
-            .iter()
-            .any(|(.., result)| matches!(result, Err(BindFault::InUse { .. })));
-        let keep = !(all_or_none && in_use);
-        let mut results = Vec::with_capacity(bound.len());
-        for (port, target, result) in bound {
-            let at = SocketAddr::new(address, port.get());
-            let result = match result {
-                Ok(socket) if keep => self.listen(service, socket, target, at),
-                Ok(_) => Ok(()),
-                Err(fault) => Err(fault),
-            };
-            results.push((port, result));
-        }
-        results
-    }
-
-    fn listen(
-        &mut self,
-        service: &ServiceId,
-        socket: TcpListener,
-        target: Target,
-        at: SocketAddr,
-    ) -> Result<(), BindFault> {
-        let (dialer, events) = (Arc::clone(&self.dialer), self.connections.0.clone());
-        let listener =
-            Listener::spawn(socket, target, dialer, ListenerOptions::default(), events).map_err(|error| {
-                BindFault::Other {
-                    address: at,
-                    message: with_causes(&error),
-                }
-            })?;
-        tracing::debug!(%service, addr = %at, "listening");
-        self.listeners.insert(at, listener);
-        Ok(())
-    }
-
-    /// Waits for connections to end; a second request to stop ends the waiting.
-    async fn drain(&mut self) {
-        loop {
-            tokio::select! {
-                left = self.draining.join_next() => if left.is_none() { return },
-                Some(command) = self.commands.recv() => {
-                    let again = matches!(command, Command::Stop(_));
-                    self.handle_command(command);
-                    if again {
-                        self.draining.abort_all();
-                    }
-                }
-            }
         }
     }
 
     fn handle_command(&mut self, command: Command) {
         match command {
-            // Who asked may have gone meanwhile; then nobody misses the answer.
-            Command::Status(reply) => drop(reply.send(self.state.report())),
-            Command::Stop(reason) => self.state.stop(reason),
+            // Whoever asked may have gone meanwhile; then nobody misses the answer.
+            Command::Status(reply) => drop(reply.send(Box::new(self.report()))),
+            Command::Stop(reason) => {
+                self.state.stop(reason);
+                self.changed = true;
+                if self.state.is_hurried() {
+                    self.hurry.cancel();
+                    self.draining.abort_all();
+                }
+            }
+            Command::Switch {
+                provider,
+                environment,
+                reply,
+            } => {
+                let known = self.state.switch_environment(provider, environment, now());
+                self.changed = true;
+                if reply.send(known).is_err() {
+                    tracing::trace!("whoever asked for the switch has gone");
+                }
+            }
         }
     }
 
-    /// Tells what happened to whoever listens.
+    fn handle_link(&mut self, provider: ProviderId, happened: Happened) {
+        self.changed = true;
+        if let Some(status) = self.links.status(provider) {
+            self.state.set_status(provider, status);
+        }
+        match happened {
+            Happened::Connected => self.state.handle_connected(provider, now()),
+            Happened::Failed(error) => self.state.handle_connect_failed(provider, error, now()),
+            Happened::Updated(update) => self.state.handle_update(provider, update, now(), today()),
+            Happened::Lost(SourceError::Superseded { message }) => {
+                self.state.handle_superseded(provider, message);
+            }
+            Happened::Lost(SourceError::Lost { source }) => {
+                self.state.handle_link_lost(provider, source.to_string(), now());
+            }
+            Happened::Lost(error) => self.state.handle_link_lost(provider, with_causes(&error), now()),
+        }
+    }
+
+    /// Begins a step. Nothing is waited for.
+    fn start(&mut self, step: Step) {
+        match step {
+            Step::Connect {
+                provider,
+                environment,
+            } => self.links.connect(provider, environment),
+            Step::Disconnect { provider } => {
+                if let Some(goodbye) = self.links.disconnect(provider) {
+                    self.say(goodbye);
+                }
+            }
+            Step::Admit {
+                provider,
+                environment,
+            } => self.links.admit(provider, environment),
+            Step::Claim { environment } => {
+                let host = Arc::clone(&self.host);
+                // Without a deadline of its own: the host has one for the older session's leaving.
+                self.effect(async move {
+                    host.claim(environment.clone()).await;
+                    Outcome::Claimed(environment)
+                });
+            }
+            Step::Unclaim { environment } => {
+                let host = Arc::clone(&self.host);
+                self.effect(async move {
+                    host.unclaim(environment).await;
+                    Outcome::Done
+                });
+            }
+            Step::Bind {
+                service,
+                address,
+                endpoints,
+                all_or_none,
+            } => self.bind(service, address, endpoints, all_or_none),
+            Step::Retarget {
+                endpoint,
+                service,
+                target,
+            } => {
+                if let (Some(open), Some(aim)) = (self.listeners.get(&endpoint), self.aim(&service, target)) {
+                    open.route.set(aim);
+                }
+            }
+            Step::Publish { sink, records } => self.publish_names(sink, records),
+            Step::Close { endpoints, drain } => self.close(endpoints, drain),
+            Step::Release => self.release(),
+        }
+    }
+
+    /// Runs an effect beside the loop.
+    fn effect(&self, effect: impl Future<Output = Outcome> + Send + 'static) {
+        self.effects.push(Box::pin(effect));
+    }
+
+    fn bind(
+        &self,
+        service: ServiceKey,
+        address: IpAddr,
+        endpoints: Vec<(Endpoint, Target)>,
+        all_or_none: bool,
+    ) {
+        let (host, hurry) = (Arc::clone(&self.host), self.hurry.clone());
+        let after = self.state.effect_timeout();
+        self.effect(async move {
+            let mut results = Vec::with_capacity(endpoints.len());
+            for (endpoint, target) in endpoints {
+                let bound = in_time(after, &hurry, host.bind(endpoint)).await;
+                let result = bound.unwrap_or(Err(BindFault::TimedOut { endpoint, after }));
+                results.push((endpoint, target, result));
+            }
+            Outcome::Bound {
+                service,
+                address,
+                all_or_none,
+                results,
+            }
+        });
+    }
+
+    fn publish_names(&self, index: usize, records: Arc<[Record]>) {
+        let Some(sink) = self.sinks.get(index).map(Arc::clone) else {
+            return;
+        };
+        let hurry = self.hurry.clone();
+        let after = self.state.effect_timeout();
+        self.effect(async move {
+            let published = in_time(after, &hurry, sink.publish(Arc::clone(&records))).await;
+            let result = published.unwrap_or_else(|| {
+                Err(PublishError::TimedOut {
+                    what: sink.describe(),
+                    after,
+                })
+            });
+            Outcome::Published {
+                sink: index,
+                records,
+                result,
+            }
+        });
+    }
+
+    /// Stops listening; the ports are free when the effect is done. While stopping, that includes that connections have ended
+    /// or were cut.
+    fn close(&mut self, endpoints: Vec<Endpoint>, drain: Duration) {
+        let closing: Vec<_> = endpoints
+            .iter()
+            .filter_map(|endpoint| self.listeners.remove(endpoint))
+            .map(|open| open.listener)
+            .collect();
+        if !self.state.is_stopping() {
+            self.effect(async move {
+                join_all(closing.iter().map(Listener::stop)).await;
+                Outcome::Closed {
+                    endpoints,
+                    draining: closing,
+                    drain,
+                }
+            });
+            return;
+        }
+        let hurry = self.hurry.clone();
+        let mut others = std::mem::take(&mut self.draining);
+        self.effect(async move {
+            let drained = async {
+                join_all(closing.into_iter().map(|listener| listener.close(drain))).await;
+                while others.join_next().await.is_some() {}
+            };
+            tokio::select! {
+                () = drained => {}
+                // What is dropped here is reset.
+                () = hurry.cancelled() => {}
+            }
+            Outcome::Closed {
+                endpoints,
+                draining: Vec::new(),
+                drain,
+            }
+        });
+    }
+
+    fn release(&self) {
+        let host = Arc::clone(&self.host);
+        let hurried = self.state.is_hurried();
+        let hurry = if hurried {
+            CancellationToken::new()
+        } else {
+            self.hurry.clone()
+        };
+        let after = if hurried {
+            GOODBYE
+        } else {
+            self.state.effect_timeout()
+        };
+        self.effect(async move {
+            let released = in_time(after, &hurry, host.release()).await;
+            Outcome::Released(released.unwrap_or_else(|| {
+                Err(PublishError::TimedOut {
+                    what: "the helper".to_owned(),
+                    after,
+                })
+            }))
+        });
+    }
+
+    fn handle_outcome(&mut self, outcome: Outcome) {
+        self.changed = true;
+        match outcome {
+            Outcome::Claimed(environment) => self.state.handle_claimed(&environment),
+            Outcome::Bound {
+                service,
+                address,
+                all_or_none,
+                results,
+            } => self.handle_bound(&service, address, all_or_none, results),
+            Outcome::Published {
+                sink,
+                records,
+                result,
+            } => self.state.handle_published(sink, records, result, now()),
+            Outcome::Closed {
+                endpoints,
+                draining,
+                drain,
+            } => {
+                for listener in draining {
+                    self.draining.spawn(listener.close(drain));
+                }
+                self.state.handle_closed(&endpoints);
+            }
+            Outcome::Released(result) => self.state.handle_released(result),
+            Outcome::Done => {}
+        }
+    }
+
+    fn handle_bound(
+        &mut self,
+        service: &ServiceKey,
+        address: IpAddr,
+        all_or_none: bool,
+        bound: Vec<(Endpoint, Target, Result<TcpListener, BindFault>)>,
+    ) {
+        let in_use = bound
+            .iter()
+            .any(|(.., result)| matches!(result, Err(BindFault::InUse { .. })));
+        let keep = !(all_or_none && in_use);
+        let mut results = Vec::with_capacity(bound.len());
+        for (endpoint, target, result) in bound {
+            let result = match result {
+                Ok(socket) if keep => self.listen(service, socket, target, endpoint),
+                Ok(_) => Ok(()),
+                Err(fault) => Err(fault),
+            };
+            results.push((endpoint, result));
+        }
+        self.state.handle_bound(service, address, results);
+    }
+
+    fn listen(
+        &mut self,
+        service: &ServiceKey,
+        socket: TcpListener,
+        target: Target,
+        endpoint: Endpoint,
+    ) -> Result<(), BindFault> {
+        let other = |message| BindFault::Other { endpoint, message };
+        let aim = self
+            .aim(service, target.clone())
+            .ok_or_else(|| other("its provider is not known".to_owned()))?;
+        let route = Arc::new(Route::new(aim, PATIENCE));
+        let dialer = Arc::clone(&route);
+        let listener = Listener::spawn(
+            socket,
+            target,
+            dialer,
+            ListenerOptions::default(),
+            Arc::clone(&self.connections),
+        )
+        .map_err(|error| other(with_causes(&error)))?;
+        tracing::debug!(%service, addr = %endpoint, "listening");
+        self.listeners.insert(endpoint, Open { listener, route });
+        Ok(())
+    }
+
+    fn aim(&self, service: &ServiceKey, target: Target) -> Option<Aim> {
+        Some(Aim {
+            environment: service.environment.clone(),
+            target,
+            road: self.links.road(service.provider)?,
+        })
+    }
+
+    fn report(&self) -> StatusReport {
+        self.state.report(|endpoint| self.traffic(endpoint))
+    }
+
+    fn traffic(&self, endpoint: &Endpoint) -> Traffic {
+        let Some(open) = self.listeners.get(endpoint) else {
+            return Traffic::default();
+        };
+        let counts = open.listener.counts();
+        Traffic {
+            connections: counts.connections,
+            active: counts.active,
+            sent_bytes: counts.sent_bytes,
+            received_bytes: counts.received_bytes,
+            last_failure: counts.last_failure.map(|end| end.to_string()),
+        }
+    }
+
+    /// Tells what happened to whoever listens, and keeps what is to be remembered.
     fn publish(&mut self) {
-        let mut told = false;
+        let changes = self.state.take_lease_changes();
+        if !changes.is_empty() {
+            self.keeper.keep(changes);
+        }
         while let Some(event) = self.state.poll_event() {
-            told = true;
-            self.send(event);
+            self.changed = true;
+            // No reader is no error: a session may run unobserved.
+            drop(self.events.send(event));
         }
-        if told {
-            self.reports.send_replace(Some(self.state.report()));
+        if std::mem::take(&mut self.changed) {
+            self.revision.send_modify(|revision| *revision += 1);
         }
     }
 
-    fn send(&self, event: Event) {
-        // No receiver is no error: a session may run unobserved.
-        drop(self.events.send(event));
+    fn say(&mut self, goodbye: Goodbye) {
+        self.goodbyes.spawn(async move {
+            // A courtesy: the far side notices a closed socket as well.
+            let said = timeout(GOODBYE, goodbye.say()).await;
+            tracing::debug!(clean = said.is_ok(), "link closed");
+        });
+    }
+
+    /// Says goodbye to every far side.
+    async fn leave(mut self) {
+        for provider in self.links.ids() {
+            if let Some(goodbye) = self.links.disconnect(provider) {
+                self.say(goodbye);
+            }
+        }
+        while self.goodbyes.join_next().await.is_some() {}
     }
 }
 
-impl Handle {
-    /// The session as it stands; `None` when it has ended.
-    ///
-    /// # Cancel safety
-    ///
-    /// Safe.
-    pub async fn status(&self) -> Option<StatusReport> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Status(reply)).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Asks the session to end. [`Session::run`] returns once it has.
-    ///
-    /// # Cancel safety
-    ///
-    /// Safe.
-    pub async fn stop(&self, reason: StopReason) {
-        // A session that has ended already has what is asked for.
-        drop(self.commands.send(Command::Stop(reason)).await);
-    }
-
-    /// What happens from here on. A receiver that does not keep up misses the oldest.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
-    }
-
-    /// The report after each change; `None` before the first.
-    pub fn reports(&self) -> watch::Receiver<Option<StatusReport>> {
-        self.reports.clone()
-    }
-}
-
-async fn until_connected(
-    connecting: &mut Option<BoxFuture<'static, Result<FarSide, ConnectFailure>>>,
-) -> Result<FarSide, ConnectFailure> {
-    match connecting {
-        Some(future) => future.await,
-        None => pending().await,
-    }
-}
-
-async fn next_update(far: &mut Option<FarSide>) -> Result<Update, SourceError> {
-    match far {
-        Some(far) => far.source.next().await,
-        None => pending().await,
+/// The result of an effect; nothing where it takes longer than `after` or nobody waits any more.
+async fn in_time<T>(
+    after: Duration,
+    hurry: &CancellationToken,
+    effect: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        result = timeout(after, effect) => result.ok(),
+        () = hurry.cancelled() => None,
     }
 }
 
@@ -382,4 +571,8 @@ async fn until(instant: Option<Instant>) {
 /// The runtime's clock, so that tests may stop it.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+fn today() -> Timestamp {
+    Timestamp::from(SystemTime::now())
 }

@@ -1,47 +1,57 @@
-//! The edge to this machine: what a session asks of it. The state machine's tests stand a fake here; the program
-//! puts a helper process, or the private hosts file of one process tree, behind it.
+//! The edge to this machine: what a session asks of it besides names. Tests put a fake behind it; the engine a helper
+//! process, or nothing at all for `exec`.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
+use std::time::Duration;
 
-use devbox_helper_client::{HelperError, HostsEntry, HostsReport};
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
+use devbox_helper_client::Endpoint;
 use service_catalog::Label;
 use thiserror::Error;
 
-/// This machine, as far as a session changes it.
-pub trait Host: Send {
-    /// Becomes the one session of this user for the environment: an older one is asked to leave, and what dead ones
-    /// left is swept. Comes before anything else. What fails here is told by the host itself: a session runs without
-    /// it.
-    fn claim(&mut self, environment: Label) -> BoxFuture<'_, ()>;
+use crate::sink::PublishError;
 
-    /// Listens on an address of this machine.
+/// This machine, as far as a session changes it (names go through [`NameSink`](crate::sink::NameSink) only).
+///
+/// Calls run beside the session's loop and may overlap.
+#[async_trait]
+pub trait Host: Send + Sync + 'static {
+    /// Becomes the one session of this user for the environment: an older one is asked to leave. Comes before the
+    /// first listener of the environment. What fails here is told by the host itself: a session runs without it.
+    ///
+    /// # Cancel safety
+    /// Safe: the claim is not made.
+    async fn claim(&self, environment: Label);
+
+    /// Gives the environment up.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn unclaim(&self, environment: Label);
+
+    /// Listens on an endpoint of this machine.
     ///
     /// # Errors
-    ///
     /// [`BindFault`], which is shown to the user as it is.
-    fn bind(&mut self, address: SocketAddr) -> BoxFuture<'_, Result<TcpListener, BindFault>>;
-
-    /// Makes exactly these names resolvable; none at all takes away what was there.
     ///
-    /// # Errors
-    ///
-    /// [`HelperError`]; nothing was changed then.
-    fn write_hosts(&mut self, entries: Vec<HostsEntry>) -> BoxFuture<'_, Result<HostsReport, HelperError>>;
+    /// # Cancel safety
+    /// Safe: a listener that nobody takes is closed.
+    async fn bind(&self, endpoint: Endpoint) -> Result<TcpListener, BindFault>;
 
     /// Undoes what is left and lets go.
     ///
     /// # Errors
+    /// [`PublishError`] says what could not be undone.
     ///
-    /// [`HelperError`] names what could not be undone.
-    fn release(&mut self) -> BoxFuture<'_, Result<(), HelperError>>;
+    /// # Cancel safety
+    /// Not safe: it may be half done.
+    async fn release(&self) -> Result<(), PublishError>;
 
     /// Resolves when whoever can undo is gone; never where nobody has to.
     ///
     /// # Cancel safety
-    ///
     /// May be dropped and called again.
-    fn lost(&mut self) -> BoxFuture<'_, ()>;
+    async fn lost(&self);
 }
 
 /// Why a port cannot be listened on. The text goes to the user.
@@ -49,11 +59,11 @@ pub trait Host: Send {
 #[non_exhaustive]
 pub enum BindFault {
     /// Something listens there already.
-    #[error("{address} is in use{}; where that program listens on every address, end it or have it listen on 127.0.0.1 alone",
+    #[error("{endpoint} is in use{}; where that program listens on every address, end it or have it listen on 127.0.0.1 alone",
         .holder.as_ref().map_or_else(String::new, |holder| format!(" by {holder}")))]
     InUse {
-        /// The address.
-        address: SocketAddr,
+        /// The endpoint.
+        endpoint: Endpoint,
         /// The program that holds it, where the system tells.
         holder: Option<String>,
     },
@@ -69,17 +79,28 @@ pub enum BindFault {
         first_free: u16,
     },
     /// The address does not exist here.
-    #[error("{address} is not an address of this machine")]
+    #[error("{endpoint} is not an address of this machine")]
     NotAvailable {
-        /// The address.
-        address: SocketAddr,
+        /// The endpoint.
+        endpoint: Endpoint,
+    },
+    /// This process may open no more files.
+    #[error("this process has too many open files: raise the limit (`ulimit -n`)")]
+    OutOfDescriptors,
+    /// There was no answer in time.
+    #[error("cannot listen on {endpoint}: no answer within {} s", after.as_secs())]
+    TimedOut {
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// How long was waited.
+        after: Duration,
     },
     /// Anything else that the system says.
-    #[error("cannot listen on {address}: {message}")]
+    #[error("cannot listen on {endpoint}: {message}")]
     Other {
-        /// The address.
-        address: SocketAddr,
-        /// The system's words.
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// What the system says.
         message: String,
     },
 }

@@ -1,27 +1,38 @@
 //! A session's life: what is wanted, what is there, and the steps from one to the other.
 //!
-//! This crate knows how a session connects, which names and addresses its services get, in which order things are
-//! done and undone, and how others ask it. It knows the far side only through two traits
-//! ([`service_catalog::Source`], [`tunnel_bridge::Dialer`]) and this machine only through [`Host`]. It does not know
-//! argv, other languages, Kubernetes, nor how an operating system does what is asked of it.
+//! This crate knows how a session connects to its providers, which names and addresses their services get, in which
+//! order things are done and undone, and how others ask it. It knows every far side only as a
+//! [`Provider`](devbox_provider::Provider), this machine only as a [`Host`], and the places that names go to only as
+//! [`NameSink`](sink::NameSink)s. It must not know argv, other languages, any one kind of far side, nor how an operating
+//! system does what is asked of it.
 //!
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 pub mod control;
 mod driver;
-mod hold;
+mod handle;
 mod host;
-mod names;
-pub mod provider;
+mod key;
+mod lease_keeper;
+mod links;
+mod names_policy;
 mod report;
+mod route;
+mod settings;
+pub mod sink;
 mod state;
 mod step;
 
-pub use driver::{Handle, Session};
+pub use driver::{Parts, Session};
+pub use handle::{Changes, Events, Handle};
 pub use host::{BindFault, Host};
-pub use names::NamesPolicy;
-pub use provider::{ConnectFailure, FarSide, Provider};
-pub use report::{Event, Identity, LinkState, PortReport, PortState, ServiceReport, StatusReport};
-pub use state::SessionState;
-pub use step::{Settings, Step, StopReason};
+pub use key::{ProviderId, ServiceKey};
+pub use lease_keeper::{Forget, LeaseChange, LeaseKeeper};
+pub use names_policy::NamesPolicy;
+pub use report::{
+    Event, Identity, LinkState, NameClash, PortReport, PortState, ProviderReport, ServiceReport, StatusReport,
+};
+pub use settings::{ProviderSettings, Settings, StopReason};
+pub use state::{SessionState, Traffic};
+pub use step::Step;

@@ -1,11 +1,15 @@
-//! What a session says about itself: the status report and the events, for people and for machines.
+//! What a session says about itself: the status report and the events, for people and for programs.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use devbox_helper_client::Protocol;
+use devbox_provider::Status;
 use serde::{Deserialize, Serialize};
-use service_catalog::ServiceId;
+use service_catalog::{Readiness, ServiceId};
+
+use crate::sink::TakenName;
 
 /// Who a session is; fixed for its life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,22 +22,20 @@ pub struct Identity {
     pub helper_pid: Option<u32>,
     /// The hosts file whose block it keeps; `None` where it writes none.
     pub hosts_file: Option<PathBuf>,
-    /// Where the far side is, for display.
-    pub gateway: String,
     /// Seconds since the Unix epoch at which it started.
     pub started_at: u64,
 }
 
-/// The link to the far side.
+/// The link to a far side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum LinkState {
-    /// The first connect, or a reconnect, is under way.
+    /// The first connect, or a reconnect, is under way; or the link is up and its catalog has not come.
     Connecting {
         /// Tries since the link was last up, this one included.
         attempt: u32,
     },
-    /// Connected.
+    /// Connected, to the session's environment.
     Up,
     /// Waiting before the next try.
     Waiting {
@@ -42,6 +44,27 @@ pub enum LinkState {
         /// What went wrong last.
         reason: String,
     },
+    /// Given up: another try cannot help before the user changes something.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One provider of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderReport {
+    /// Its name in the configuration.
+    pub name: String,
+    /// How it is reached.
+    #[serde(flatten)]
+    pub status: Status,
+    /// The environment; known once the first catalog came, or where one was asked for.
+    pub environment: Option<String>,
+    /// The link to it.
+    pub link: LinkState,
+    /// Why its catalog is not fresh, if it is not.
+    pub stale: Option<String>,
 }
 
 /// One port of a service.
@@ -49,9 +72,11 @@ pub enum LinkState {
 pub struct PortReport {
     /// The port, the same here as at the service.
     pub port: u16,
+    /// What is spoken there.
+    pub protocol: Protocol,
     /// Its name in the catalog.
     pub name: Option<String>,
-    /// Where the far side dials, as it tells.
+    /// Where the far side dials, in its own words.
     pub target: Option<String>,
     /// Whether something listens here for it.
     pub state: PortState,
@@ -63,7 +88,7 @@ pub struct PortReport {
     pub sent_bytes: u64,
     /// Bytes received from the service.
     pub received_bytes: u64,
-    /// Why the last connection did not end well, if one did not.
+    /// Why the last connection failed, if it did.
     pub last_failure: Option<String>,
 }
 
@@ -75,19 +100,28 @@ pub enum PortState {
     Opening,
     /// Connections are accepted.
     Listening,
-    /// It cannot be offered here; the reason, and what to do about it.
+    /// It cannot be offered here: why, and what to do about it.
     Degraded(String),
 }
 
-/// One service of the catalog, as it stands on this machine.
+/// One service of a catalog, as it is offered on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceReport {
     /// Its id in the catalog.
     pub service: ServiceId,
-    /// Its local address; `None` while it has none.
-    pub address: Option<IpAddr>,
-    /// Its local names, the canonical one first. Empty while no port of it listens.
+    /// The provider that it is reached by.
+    pub provider: String,
+    /// The environment that it belongs to.
+    pub environment: String,
+    /// Its local addresses, at most one per family; none while it has none.
+    pub addresses: Vec<IpAddr>,
+    /// Its local names, the canonical one first. Empty while nothing of it can be connected to.
     pub names: Vec<String>,
+    /// Whether it can answer, as far as the far side knows.
+    pub readiness: Readiness,
+    /// The service that it is another name for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias_of: Option<ServiceId>,
     /// Its ports in ascending order.
     pub ports: Vec<PortReport>,
 }
@@ -102,57 +136,117 @@ impl ServiceReport {
     }
 }
 
+/// A name that two services would have; the earlier provider's service has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NameClash {
+    /// The name.
+    pub name: String,
+    /// Who has it: `orders.backend of gateway`.
+    pub owner: String,
+    /// Who does not.
+    pub other: String,
+}
+
 /// A session as `status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReport {
     /// Who it is.
     #[serde(flatten)]
     pub identity: Identity,
-    /// The environment; known once the first catalog came.
-    pub environment: Option<String>,
-    /// The link to the far side.
-    pub link: LinkState,
-    /// Whether everything of the first catalog is up, and the session does not end.
+    /// The providers in their configured order.
+    pub providers: Vec<ProviderReport>,
+    /// Whether everything of the first catalogs is up, and the session is not stopping.
     pub ready: bool,
-    /// Why the far side's catalog is not fresh, if it is not.
-    pub stale: Option<String>,
-    /// The services, in order of their ids.
+    /// Whether the session is on its way to its end.
+    pub stopping: bool,
+    /// The services, by provider and id.
     pub services: Vec<ServiceReport>,
-    /// Names that the user's own lines of the hosts file have, and that were left to them: name and line.
-    pub taken: Vec<(String, usize)>,
+    /// Names that the user's own lines of the hosts file have, and that were left to them.
+    pub taken: Vec<TakenName>,
+    /// Names that two services would have.
+    pub clashes: Vec<NameClash>,
+}
+
+impl StatusReport {
+    /// The environments of the session, in the order of its providers.
+    pub fn environments(&self) -> impl Iterator<Item = &str> {
+        self.providers
+            .iter()
+            .filter_map(|provider| provider.environment.as_deref())
+    }
 }
 
 /// Something that the user would want to hear of while a session runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
+#[non_exhaustive]
 pub enum Event {
-    /// The first connect failed and is tried again.
+    /// A connect failed and is tried again. Said once for an outage; [`StatusReport`] has the count.
     ConnectFailed {
+        /// The provider.
+        provider: String,
         /// What went wrong.
         reason: String,
         /// When the next try comes.
         #[serde(rename = "retry_in_ms", serialize_with = "milliseconds")]
         retry_in: Duration,
     },
+    /// A provider cannot be used, and the session goes on without it.
+    ProviderFailed {
+        /// The provider.
+        provider: String,
+        /// Why.
+        reason: String,
+        /// Whether it is tried again.
+        retried: bool,
+    },
+    /// What answers at a provider serves another environment: nothing is connected to it.
+    WrongEnvironment {
+        /// The provider.
+        provider: String,
+        /// The session's environment.
+        wanted: String,
+        /// What is served there.
+        found: String,
+    },
     /// The link was lost; listeners and names stay.
     LinkLost {
+        /// The provider.
+        provider: String,
         /// Why.
         reason: String,
     },
     /// The link is back.
     LinkRestored {
+        /// The provider.
+        provider: String,
         /// How long it was away.
         #[serde(rename = "away_ms", serialize_with = "milliseconds")]
         away: Duration,
     },
-    /// All services of the first catalog are up (or degraded).
+    /// The link does not hold: it comes back and is lost again. Further losses are counted and not reported until it
+    /// holds.
+    LinkUnstable {
+        /// The provider.
+        provider: String,
+        /// How often it was lost in a row.
+        losses: u32,
+    },
+    /// A link that did not hold does again.
+    LinkStable {
+        /// The provider.
+        provider: String,
+        /// How often it was lost meanwhile.
+        losses: u32,
+    },
+    /// All services of the first catalogs are up (or degraded), and every sink has published their names.
     Ready {
-        /// The session as it stands.
+        /// The session's state.
         status: Box<StatusReport>,
     },
-    /// A service came up after the first catalog.
+    /// A service came up after the session was ready.
     ServiceUp {
-        /// The service as it stands.
+        /// The service.
         service: ServiceReport,
     },
     /// A service left the catalog; its names and listeners are gone.
@@ -169,30 +263,65 @@ pub enum Event {
         /// Why, and what to do about it.
         reason: String,
     },
-    /// A name stays with the user's own line of the hosts file.
+    /// This process may open no more files: some services are not offered until it may.
+    OutOfDescriptors {
+        /// How many services lack a listener for it.
+        services: usize,
+    },
+    /// All services that lacked a listener for want of file descriptors have one.
+    DescriptorsAvailable,
+    /// A name was left to the user's own line of the hosts file.
     NameTaken {
         /// The name.
         name: String,
         /// The line that has it, counted from 1.
         line: usize,
     },
-    /// A part of the hosts file will not be read by this system's resolver.
-    HostsDiagnostic {
+    /// Two services would have the same name.
+    NameClash(NameClash),
+    /// Something about the place that the names went to that the user should know.
+    NamesWarning {
         /// What, and where.
         message: String,
     },
-    /// The hosts block could not be brought up to date; it is tried again.
-    HostsFailed {
+    /// The names could not be published; it is tried again.
+    NamesFailed {
+        /// Where they were to go.
+        sink: String,
         /// Why.
         reason: String,
     },
-    /// The far side's catalog is not fresh; the last good one stays in force.
+    /// The names were published again after a failure.
+    NamesRestored {
+        /// Where they went.
+        sink: String,
+    },
+    /// A provider's catalog is not fresh; the last good one stays in force.
     CatalogStale {
+        /// The provider.
+        provider: String,
         /// Why.
         reason: String,
     },
-    /// The far side's catalog is fresh again.
-    CatalogFresh,
+    /// A provider's catalog is fresh again.
+    CatalogFresh {
+        /// The provider.
+        provider: String,
+    },
+    /// A provider serves another environment now, as was asked for.
+    EnvironmentSwitched {
+        /// The provider.
+        provider: String,
+        /// The environment.
+        environment: String,
+    },
+    /// This reader fell behind and missed events. Nothing else is lost: this is the state after them.
+    Lagged {
+        /// How many events were missed.
+        missed: u64,
+        /// The session's state.
+        status: Box<StatusReport>,
+    },
     /// The session ends: what follows is undoing.
     Stopping {
         /// Why.

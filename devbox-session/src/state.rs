@@ -1,199 +1,163 @@
-//! The session as a pure state machine: what happened goes in by `handle_*`, what to do next comes out by
-//! [`SessionState::poll_step`], what to tell comes out by [`SessionState::poll_event`]. It never blocks, sleeps,
-//! reads a clock or holds a socket.
+//! The session as a pure state machine: what happened goes in by `handle_*`, what to do next comes out of
+//! [`SessionState::poll_step`], what to tell comes out of [`SessionState::poll_event`]. It never blocks, sleeps, reads
+//! a clock or holds a socket.
 //!
-//! It keeps a wanted state (the catalog) beside an applied one (listeners that are open, names that are written)
-//! and always asks for the next step that brings the two together, in the order *address → listener → name*; what
-//! leaves goes the other way round. A step that fails degrades its own service and nothing else.
+//! It is put together from five smaller ones, each with its own tests: the link to each provider, the leases, the
+//! listeners, the names and the notices. Here is only what they have to do with each other: the order *address →
+//! listener → name*, backwards for what leaves; what a catalog means to each of them; and the way to the end. A step
+//! that fails degrades its own service and nothing else.
 
-mod reconcile;
-mod report;
+mod leases;
+mod link;
+mod listeners;
+mod names;
+mod notices;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use devbox_helper_client::{HelperError, HostsEntry, HostsReport};
+use devbox_helper_client::{Endpoint, Protocol};
+use devbox_provider::{ConnectError, Status};
 use ipalloc::{Allocator, Timestamp};
-use service_catalog::{Health, Label, Protocol, ServiceId, Update};
-use tunnel_bridge::End;
-use tunnel_bridge::listener::ConnectionEvent;
+use service_catalog::{Catalog, Health, Label, Service, ServiceId, Update};
 
 use crate::host::BindFault;
-use crate::provider::ConnectFailure;
-use crate::report::{Event, PortState};
-use crate::step::{Settings, Step, StopReason};
-
-/// How many candidates a service has where addresses are in use. After that a port is taken to be held on every address.
-const CANDIDATES: usize = 4;
-
-/// How long what cannot be offered is left alone before it is tried again: a program that holds a port may end, a right may be
-/// given, an address may come free.
-const DEGRADED_PAUSE: Duration = Duration::from_secs(5);
+use crate::key::{ProviderId, ServiceKey};
+use crate::lease_keeper::LeaseChange;
+use crate::report::{Event, PortReport, ServiceReport, StatusReport};
+use crate::settings::{Settings, StopReason};
+use crate::sink::{PublishError, Published, Record};
+use crate::step::Step;
+use leases::Leases;
+use link::{Arrival, Backoff, Failure, Link};
+use listeners::{Bind, Bound, Listeners, Next, PortKey};
+use names::{Names, Wish};
+use notices::Notices;
 
 /// The session's whole state; one task owns it.
+///
+/// The crate's own documentation shows it at work.
 #[derive(Debug)]
 pub struct SessionState {
     settings: Settings,
-    addresses: Allocator,
-    link: Link,
-    environment: Option<Label>,
-    entries: BTreeMap<ServiceId, Entry>,
-    listeners: BTreeMap<SocketAddr, (ServiceId, NonZeroU16)>,
-    to_open: BTreeSet<ServiceId>,
-    to_close: BTreeSet<SocketAddr>,
-    /// Services of which something could not be offered, and when that is tried again.
-    degraded: BTreeSet<ServiceId>,
-    degraded_until: Option<Instant>,
-    hosts: Hosts,
-    /// A step that changes this machine is under way; there is never more than one.
+    backoff: Backoff,
+    links: Vec<Link>,
+    services: BTreeMap<ServiceKey, Service>,
+    leases: Leases,
+    listeners: Listeners,
+    names: Names,
+    notices: Notices,
+    claims: BTreeMap<Label, Claim>,
+    /// Steps that have no outcome and are due at once.
+    due: VecDeque<Step>,
+    /// A step that changes listeners is under way; there is never more than one.
     busy: bool,
-    claimed: bool,
-    seen_catalog: bool,
+    unannounced: BTreeSet<ServiceKey>,
     ready: bool,
-    stale: Option<String>,
-    /// The failures that were told last; the same again is no news.
-    told_failure: Option<String>,
-    told_hosts_failure: Option<String>,
     /// The date as of the last input.
     today: Timestamp,
-    stop: Option<(StopReason, StopPhase)>,
-    events: VecDeque<Event>,
-}
-
-#[derive(Debug)]
-enum Link {
-    Connecting {
-        attempt: u32,
-        since: Instant,
-    },
-    Waiting {
-        attempt: u32,
-        since: Instant,
-        until: Instant,
-        reason: String,
-    },
-    Up {
-        attempt: u32,
-        since: Instant,
-    },
+    stop: Option<Stop>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum StopPhase {
+enum Claim {
+    Wanted,
+    UnderWay,
+    Made,
+}
+
+#[derive(Debug)]
+struct Stop {
+    reason: StopReason,
+    phase: Phase,
+    /// A second request: nothing is waited for.
+    hurried: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
     WithdrawNames,
     CloseListeners,
-    ReleaseHost,
+    Release,
+    AwaitRelease,
     Done,
 }
 
-#[derive(Debug, Default)]
-struct Hosts {
-    applied: Vec<HostsEntry>,
-    stale: bool,
-    retry_at: Option<Instant>,
-    taken: BTreeMap<String, usize>,
-    told: BTreeSet<String>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    address: Option<IpAddr>,
-    /// Which of its candidates the address is: 0 is its own, the others are for this session only.
-    candidate: usize,
-    /// Whether all candidates were in use: then it stands at its own with what can be had there.
-    all_in_use: bool,
-    ports: BTreeMap<PortKey, PortEntry>,
-    announced: bool,
-}
-
-/// A service may offer one number by TCP and by UDP.
-type PortKey = (NonZeroU16, Protocol);
-
-#[derive(Debug)]
-struct PortEntry {
-    name: Option<Label>,
-    target: Option<String>,
-    state: PortState,
-    /// The fault that was told last.
-    told: Option<String>,
-    counts: Counts,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    connections: u64,
-    active: u64,
-    sent_bytes: u64,
-    received_bytes: u64,
-    last_failure: Option<String>,
+/// What was carried on one endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Connections accepted, those open now included.
+    pub connections: u64,
+    /// Connections open now.
+    pub active: u64,
+    /// Bytes sent to the service.
+    pub sent_bytes: u64,
+    /// Bytes received from the service.
+    pub received_bytes: u64,
+    /// Why the last connection failed, if it did.
+    pub last_failure: Option<String>,
 }
 
 impl SessionState {
-    /// A session that has done nothing yet; its first step is to connect.
-    pub fn new(settings: Settings, addresses: Allocator, now: Instant) -> Self {
+    /// A session that has done nothing yet; its first steps are to connect to its providers. `sinks` are the places that
+    /// names go to, as messages call them.
+    pub fn new(settings: Settings, addresses: Allocator, sinks: Vec<String>, now: Instant) -> Self {
+        let (shortest, longest) = settings.backoff;
+        let links = settings.providers.iter().map(|provider| Link::new(provider, now));
         Self {
-            settings,
-            addresses,
-            link: Link::Waiting {
-                attempt: 0,
-                since: now,
-                until: now,
-                reason: String::new(),
+            backoff: Backoff {
+                shortest,
+                longest,
+                seed: settings.seed,
             },
-            environment: None,
-            entries: BTreeMap::new(),
-            listeners: BTreeMap::new(),
-            to_open: BTreeSet::new(),
-            to_close: BTreeSet::new(),
-            degraded: BTreeSet::new(),
-            degraded_until: None,
-            hosts: Hosts::default(),
+            links: links.collect(),
+            settings,
+            services: BTreeMap::new(),
+            leases: Leases::new(addresses),
+            listeners: Listeners::default(),
+            names: Names::new(sinks),
+            notices: Notices::default(),
+            claims: BTreeMap::new(),
+            due: VecDeque::new(),
             busy: false,
-            claimed: false,
-            seen_catalog: false,
+            unannounced: BTreeSet::new(),
             ready: false,
-            stale: None,
-            told_failure: None,
-            told_hosts_failure: None,
             today: Timestamp::from_secs(0),
             stop: None,
-            events: VecDeque::new(),
         }
     }
 
     /// The next step, if there is one to take now.
     pub fn poll_step(&mut self, now: Instant) -> Option<Step> {
-        if self.stop.is_none()
-            && let Link::Waiting {
-                attempt,
-                since,
-                until,
-                ..
-            } = &self.link
-            && *until <= now
-        {
-            self.link = Link::Connecting {
-                attempt: attempt + 1,
-                since: *since,
-            };
-            return Some(Step::Connect);
+        if let Some(step) = self.due.pop_front() {
+            return Some(step);
         }
-        if self.busy {
-            return None;
+        if self.stop.is_some() {
+            return self.next_undo(now);
         }
-        let step = match self.stop {
-            Some((_, phase)) => self.next_undo(phase),
-            None => self.next_change(now),
-        };
-        self.busy = step.is_some();
-        step
+        let hold = self.settings.backoff.1;
+        for (index, link) in self.links.iter_mut().enumerate() {
+            link.handle_timeout(now, hold, &mut self.notices);
+            if let Some(environment) = link.poll_connect(now) {
+                return Some(Step::Connect {
+                    provider: ProviderId(index),
+                    environment,
+                });
+            }
+        }
+        self.next_change(now)
     }
 
     /// The next thing to tell.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.notices.poll_event()
+    }
+
+    /// What became of addresses since the last call.
+    pub fn take_lease_changes(&mut self) -> Vec<LeaseChange> {
+        self.leases.take_changes()
     }
 
     /// When to call [`SessionState::poll_step`] again even if nothing happens.
@@ -201,23 +165,18 @@ impl SessionState {
         if self.stop.is_some() {
             return None;
         }
-        let reconnect = match &self.link {
-            Link::Waiting { until, .. } => Some(*until),
-            Link::Connecting { .. } | Link::Up { .. } => None,
-        };
-        let hosts = self.hosts.retry_at.filter(|_| self.hosts.stale);
-        [reconnect, hosts, self.degraded_until]
-            .into_iter()
-            .flatten()
+        let hold = self.settings.backoff.1;
+        let links = self.links.iter().filter_map(|link| link.poll_timeout(hold));
+        links
+            .chain(self.names.poll_timeout())
+            .chain(self.listeners.poll_timeout())
             .min()
     }
 
     /// Why the session ended, once all is undone.
     pub fn finished(&self) -> Option<&StopReason> {
-        match &self.stop {
-            Some((reason, StopPhase::Done)) if !self.busy => Some(reason),
-            _ => None,
-        }
+        let stop = self.stop.as_ref()?;
+        (stop.phase == Phase::Done).then_some(&stop.reason)
     }
 
     /// Whether the session is on its way to its end.
@@ -225,367 +184,696 @@ impl SessionState {
         self.stop.is_some()
     }
 
-    /// Ends the session. The first reason counts.
+    /// Whether the session was asked twice to end: connections and hanging effects are not waited for.
+    pub fn is_hurried(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.hurried)
+    }
+
+    /// Ends the session. The first reason counts; a second call means that nothing is waited for.
     pub fn stop(&mut self, reason: StopReason) {
-        if self.stop.is_none() {
-            self.events.push_back(Event::Stopping {
-                reason: reason.to_string(),
-            });
-            self.stop = Some((reason, StopPhase::WithdrawNames));
-        }
-    }
-
-    /// The far side answered.
-    pub fn handle_connected(&mut self, now: Instant) {
-        let Link::Connecting { attempt, since } = self.link else {
-            return;
-        };
-        if self.seen_catalog {
-            self.events.push_back(Event::LinkRestored {
-                away: now.saturating_duration_since(since),
-            });
-        }
-        self.told_failure = None;
-        self.link = Link::Up { attempt, since: now };
-    }
-
-    /// The far side did not answer, or refused.
-    pub fn handle_connect_failed(&mut self, failure: ConnectFailure, now: Instant) {
-        let Link::Connecting { attempt, since } = self.link else {
-            return;
-        };
-        if !self.seen_catalog {
-            if failure.is_final() {
-                return self.stop(StopReason::Refused(failure));
-            }
-            if attempt >= self.settings.first_tries {
-                let waited = now.saturating_duration_since(since);
-                return self.stop(StopReason::Unreachable {
-                    last: failure,
-                    tries: attempt,
-                    waited,
+        match &mut self.stop {
+            Some(stop) => stop.hurried = true,
+            None => {
+                self.notices.push(Event::Stopping {
+                    reason: reason.to_string(),
+                });
+                self.due.clear();
+                self.names.withdraw();
+                self.stop = Some(Stop {
+                    reason,
+                    phase: Phase::WithdrawNames,
+                    hurried: false,
                 });
             }
         }
-        let retry_in = self.pause(attempt);
-        let reason = failure.to_string();
-        // Said once: a gateway that is away all night is no news every five seconds.
-        if self.told_failure.replace(reason.clone()).as_ref() != Some(&reason) {
-            self.events.push_back(Event::ConnectFailed {
-                reason: reason.clone(),
-                retry_in,
-            });
-        }
-        self.link = Link::Waiting {
-            attempt,
-            since,
-            until: now + retry_in,
-            reason,
-        };
     }
 
-    /// The link was lost. Listeners and names stay.
-    pub fn handle_link_lost(&mut self, reason: String, now: Instant) {
-        let Link::Up { attempt, since } = self.link else {
+    /// A provider serves another environment from here on. What it served before goes once the new catalog is there, in
+    /// one change of the names; meanwhile nothing of either is dialed. Whether there is such a provider.
+    pub fn switch_environment(&mut self, provider: ProviderId, environment: Label, now: Instant) -> bool {
+        let Some(link) = self.links.get_mut(provider.0) else {
+            return false;
+        };
+        if self.stop.is_none() && link.settled() != Some(&environment) {
+            link.switch(environment, now);
+            self.due.push_back(Step::Disconnect { provider });
+        }
+        true
+    }
+
+    /// How a provider is reached.
+    pub fn set_status(&mut self, provider: ProviderId, status: Status) {
+        if let Some(link) = self.links.get_mut(provider.0) {
+            link.set_status(status);
+        }
+    }
+
+    /// A provider answered. Nothing is dialed over it before its catalog is known to be the session's environment.
+    pub fn handle_connected(&mut self, provider: ProviderId, now: Instant) {
+        if let Some(link) = self.links.get_mut(provider.0) {
+            link.handle_connected(now);
+        }
+    }
+
+    /// A provider did not answer, or refused.
+    pub fn handle_connect_failed(&mut self, provider: ProviderId, error: ConnectError, now: Instant) {
+        let tries = self.settings.first_tries;
+        let Some(link) = self.links.get_mut(provider.0).filter(|_| self.stop.is_none()) else {
             return;
         };
+        match link.handle_failed(error, now, tries, &mut self.backoff, &mut self.notices) {
+            Failure::Retry => {}
+            Failure::Superseded { message } => self.superseded(provider, message),
+            Failure::GivenUp => self.given_up(provider),
+        }
+    }
+
+    /// The first connect to a provider is given up: the session goes on if it has another.
+    fn given_up(&mut self, provider: ProviderId) {
+        if self.links.iter().all(|link| link.given_up().is_some()) {
+            let first = self.links.first().and_then(Link::given_up).cloned();
+            if let Some((error, tries, waited)) = first {
+                let reason = match error.verdict() {
+                    devbox_provider::Verdict::Retry => StopReason::Unreachable {
+                        last: error,
+                        tries,
+                        waited,
+                    },
+                    _ => StopReason::Refused(error),
+                };
+                self.stop(reason);
+            }
+        } else if let Some((error, ..)) = self.links.get(provider.0).and_then(Link::given_up) {
+            self.notices.push(Event::ProviderFailed {
+                provider: self.provider_name(provider),
+                reason: error.to_string(),
+                retried: error.verdict() == devbox_provider::Verdict::Retry,
+            });
+        }
+    }
+
+    fn superseded(&mut self, provider: ProviderId, message: String) {
+        let provider = self.provider_name(provider);
+        self.stop(StopReason::Superseded { provider, message });
+    }
+
+    fn provider_name(&self, provider: ProviderId) -> String {
+        self.links
+            .get(provider.0)
+            .map_or_else(String::new, |link| link.name().to_owned())
+    }
+
+    /// The link to a provider was lost. Listeners and names stay.
+    pub fn handle_link_lost(&mut self, provider: ProviderId, reason: String, now: Instant) {
+        let hold = self.settings.backoff.1;
+        if let Some(link) = self.links.get_mut(provider.0).filter(|_| self.stop.is_none()) {
+            link.handle_lost(reason, now, hold, &mut self.backoff, &mut self.notices);
+        }
+    }
+
+    /// Another connection of this session took over at a provider: this one must not come back.
+    pub fn handle_superseded(&mut self, provider: ProviderId, message: String) {
+        self.superseded(provider, message);
+    }
+
+    /// A provider's catalog came or changed. `today` dates what happens to addresses.
+    pub fn handle_update(&mut self, provider: ProviderId, update: Update, now: Instant, today: Timestamp) {
+        self.today = today;
         if self.stop.is_some() {
             return;
         }
-        self.events.push_back(Event::LinkLost {
-            reason: reason.clone(),
-        });
-        // At once: a gateway that was replaced is back already, and one that was not costs a single failed try. A link
-        // that did not hold goes on where its tries were.
-        let held = now.saturating_duration_since(since) >= self.settings.backoff.1;
-        let (attempt, pause) = if held {
-            (0, Duration::ZERO)
-        } else {
-            (attempt, self.pause(attempt))
-        };
-        self.link = Link::Waiting {
-            attempt,
-            since: now,
-            until: now + pause,
-            reason,
-        };
-    }
-
-    /// The catalog came or changed.
-    pub fn handle_update(&mut self, update: Update, now: Timestamp) {
-        self.today = now;
         match update {
-            Update::Snapshot(catalog) => self.take_snapshot(catalog, now),
+            Update::Snapshot(catalog) => self.take_snapshot(provider, catalog, now),
             Update::Changed { upserted, removed } => {
-                for id in removed {
-                    self.remove(&id, now);
+                let Some(environment) = self.trusted(provider) else {
+                    return;
+                };
+                for service in removed {
+                    self.remove(&ServiceKey {
+                        provider,
+                        environment: environment.clone(),
+                        service,
+                    });
                 }
-                self.take_services(upserted, now);
+                self.take_services(provider, &environment, upserted);
             }
-            Update::Health(Health::Live) => {
-                if self.stale.take().is_some() {
-                    self.events.push_back(Event::CatalogFresh);
-                }
-            }
-            Update::Health(Health::Stale { reason }) => {
-                self.events.push_back(Event::CatalogStale {
-                    reason: reason.clone(),
-                });
-                self.stale = Some(reason);
+            Update::Health(health) => {
+                let Some(link) = self.links.get_mut(provider.0).filter(|link| link.is_up()) else {
+                    return;
+                };
+                let stale = match health {
+                    Health::Live => None,
+                    Health::Stale { reason } => Some(reason),
+                };
+                link.handle_stale(stale, &mut self.notices);
             }
         }
+    }
+
+    /// The environment of a provider whose link is up.
+    fn trusted(&self, provider: ProviderId) -> Option<Label> {
+        let link = self.links.get(provider.0).filter(|link| link.is_up())?;
+        link.settled().cloned()
+    }
+
+    fn take_snapshot(&mut self, provider: ProviderId, catalog: Catalog, now: Instant) {
+        let Some(link) = self.links.get_mut(provider.0) else {
+            return;
+        };
+        let environment = catalog.environment;
+        match link.handle_catalog(&environment, now, &mut self.backoff, &mut self.notices) {
+            Arrival::Unexpected => return,
+            Arrival::Wrong => {
+                self.due.push_back(Step::Disconnect { provider });
+                if !self.links.get(provider.0).is_some_and(Link::has_answered) {
+                    // The first catalog is not what was asked for, and the far side let us in all the same.
+                    self.wrong_from_the_start(provider, &environment, now);
+                }
+                return;
+            }
+            Arrival::Accepted { switched } => {
+                if switched {
+                    self.notices.push(Event::EnvironmentSwitched {
+                        provider: self.provider_name(provider),
+                        environment: environment.to_string(),
+                    });
+                }
+            }
+        }
+        self.due.push_back(Step::Admit {
+            provider,
+            environment: environment.clone(),
+        });
+        let gone: Vec<_> = self
+            .services
+            .keys()
+            .filter(|key| {
+                key.provider == provider
+                    && (key.environment != environment || !catalog.services.contains_key(&key.service))
+            })
+            .cloned()
+            .collect();
+        for key in gone {
+            self.remove(&key);
+        }
+        self.claims.entry(environment.clone()).or_insert(Claim::Wanted);
+        self.give_up_claims();
+        self.take_services(provider, &environment, catalog.services.into_values().collect());
+    }
+
+    fn wrong_from_the_start(&mut self, provider: ProviderId, found: &Label, now: Instant) {
+        let status = self.links.get(provider.0).map(|link| link.report().status);
+        let error = ConnectError::UnknownEnvironment {
+            far_side: status.map_or_else(String::new, |status| status.far_side),
+            message: format!("it serves `{found}`"),
+        };
+        if let Some(link) = self.links.get_mut(provider.0) {
+            link.fail(error, now);
+        }
+        self.given_up(provider);
+    }
+
+    /// Gives up the environments that no provider serves and no service is of.
+    fn give_up_claims(&mut self) {
+        let settled = self.links.iter().filter_map(Link::settled);
+        let served: BTreeSet<_> = settled
+            .chain(self.services.keys().map(|key| &key.environment))
+            .cloned()
+            .collect();
+        let left: Vec<_> = self
+            .claims
+            .extract_if(.., |environment, _| !served.contains(environment))
+            .collect();
+        for (environment, claim) in left {
+            if claim != Claim::Wanted {
+                self.due.push_back(Step::Unclaim { environment });
+            }
+        }
+    }
+
+    /// Takes services that are new or may have changed. A port that stays keeps its listener and its connections.
+    fn take_services(&mut self, provider: ProviderId, environment: &Label, services: Vec<Service>) {
+        let mut fresh = Vec::new();
+        for service in services {
+            let key = ServiceKey {
+                provider,
+                environment: environment.clone(),
+                service: service.id.clone(),
+            };
+            let before = self.services.get(&key);
+            if before == Some(&service) {
+                continue;
+            }
+            let new = before.is_none();
+            let was_alias = before.is_some_and(|before| before.alias_of.is_some());
+            self.names.mark_dirty();
+            if service.alias_of.is_some() {
+                if !new && !was_alias {
+                    self.listeners.remove(&key);
+                    self.leases.release(&key, self.today);
+                }
+            } else {
+                let ports = service
+                    .ports
+                    .iter()
+                    .map(|port| port_key(port.port.get(), port.protocol));
+                if self.listeners.set_ports(&key, ports) || was_alias {
+                    self.unannounced.insert(key.clone());
+                }
+                if new || was_alias {
+                    fresh.push(key.clone());
+                }
+            }
+            if new {
+                self.unannounced.insert(key.clone());
+            }
+            self.services.insert(key, service);
+        }
+        let faults = self.leases.place(&fresh, self.today);
+        for key in &fresh {
+            self.listeners.set_addresses(key, self.leases.addresses(key));
+        }
+        for (key, fault) in faults {
+            self.listeners.degrade(&key, &fault, &mut self.notices);
+        }
+    }
+
+    fn remove(&mut self, key: &ServiceKey) {
+        if self.services.remove(key).is_none() {
+            return;
+        }
+        self.unannounced.remove(key);
+        self.listeners.remove(key);
+        self.leases.release(key, self.today);
+        self.names.mark_dirty();
+        self.notices.push(Event::ServiceRemoved {
+            service: key.service.clone(),
+        });
     }
 
     /// The outcome of [`Step::Claim`].
-    pub fn handle_claimed(&mut self) {
-        self.busy = false;
-        self.claimed = true;
+    pub fn handle_claimed(&mut self, environment: &Label) {
+        if let Some(claim) = self.claims.get_mut(environment) {
+            *claim = Claim::Made;
+        }
     }
 
-    /// The outcome of [`Step::Open`], one result for each of its ports.
-    pub fn handle_opened(
+    /// The outcome of [`Step::Bind`], one result for each of its endpoints.
+    pub fn handle_bound(
         &mut self,
-        service: &ServiceId,
+        service: &ServiceKey,
         address: IpAddr,
-        results: Vec<(NonZeroU16, Result<(), BindFault>)>,
-        now: Timestamp,
+        results: Vec<(Endpoint, Result<(), BindFault>)>,
     ) {
         self.busy = false;
-        self.today = now;
-        let Some(entry) = self.entries.get_mut(service) else {
-            // It left the catalog meanwhile: what was opened goes again.
-            self.to_close.extend(opened(address, &results));
-            return;
-        };
-        let in_use = results
-            .iter()
-            .any(|(_, result)| matches!(result, Err(BindFault::InUse { .. })));
-        if in_use && entry.may_move() {
-            self.to_open.insert(service.clone());
-            self.move_on(service);
-            return;
-        }
-        for (port, result) in results {
-            let Some(wanted) = entry.ports.get_mut(&(port, Protocol::Tcp)) else {
-                if result.is_ok() {
-                    self.to_close.insert(SocketAddr::new(address, port.get()));
+        let listened = results.iter().any(|(_, result)| result.is_ok());
+        let repaired = listened && self.is_told_degraded(service, &results);
+        match self
+            .listeners
+            .handle_bound(service, address, results, &mut self.notices)
+        {
+            Bound::Done => {
+                if listened {
+                    self.names.mark_dirty();
                 }
-                continue;
-            };
-            match result {
-                Ok(()) => {
-                    // It was told that it is not offered: that it is now is news as well.
-                    entry.announced &= wanted.told.take().is_none();
-                    wanted.state = PortState::Listening;
-                    self.listeners
-                        .insert(SocketAddr::new(address, port.get()), (service.clone(), port));
-                    self.hosts.stale = true;
-                }
-                Err(fault) => {
-                    if !matches!(fault, BindFault::Other { .. }) {
-                        self.degraded.insert(service.clone());
-                    }
-                    let reason = fault.to_string();
-                    let told = wanted.told.replace(reason.clone());
-                    if told.as_ref() != Some(&reason) {
-                        self.events.push_back(Event::PortDegraded {
-                            service: service.clone(),
-                            port: port.get(),
-                            reason: reason.clone(),
-                        });
-                    }
-                    wanted.state = PortState::Degraded(reason);
+                if repaired {
+                    // It was reported as not offered: that it is offered is news.
+                    self.unannounced.insert(service.clone());
                 }
             }
+            Bound::AddressInUse => self.move_on(service),
+            Bound::Gone => {}
         }
     }
 
-    /// The outcome of [`Step::WriteHosts`].
-    pub fn handle_hosts_written(
+    fn is_told_degraded(&self, service: &ServiceKey, results: &[(Endpoint, Result<(), BindFault>)]) -> bool {
+        results
+            .iter()
+            .filter(|(_, result)| result.is_ok())
+            .any(|(endpoint, _)| {
+                self.listeners
+                    .is_told(service, (endpoint.port, endpoint.protocol))
+            })
+    }
+
+    fn move_on(&mut self, service: &ServiceKey) {
+        match self.leases.next_candidate(service, self.today) {
+            Ok(home) => {
+                if home {
+                    self.listeners.stay(service);
+                }
+                self.listeners
+                    .set_addresses(service, self.leases.addresses(service));
+            }
+            Err(fault) => self.listeners.degrade(service, &fault, &mut self.notices),
+        }
+    }
+
+    /// The outcome of [`Step::Publish`].
+    pub fn handle_published(
         &mut self,
-        entries: Vec<HostsEntry>,
-        result: Result<HostsReport, HelperError>,
+        sink: usize,
+        records: Arc<[Record]>,
+        result: Result<Published, PublishError>,
         now: Instant,
     ) {
-        self.busy = false;
         match result {
-            Ok(report) => {
-                self.hosts.applied = entries;
-                self.hosts.retry_at = None;
-                self.told_hosts_failure = None;
-                self.take_hosts_report(report);
-            }
-            // While undoing, the helper's own undo at the end is the second try.
+            Ok(published) => self
+                .names
+                .handle_published(sink, records, published, &mut self.notices),
             Err(error) if self.stop.is_some() => {
-                self.hosts.applied.clear();
-                self.events.push_back(Event::HostsFailed {
+                self.names.give_up(sink);
+                self.notices.push(Event::NamesFailed {
+                    sink: self.names.sink_name(sink).to_owned(),
                     reason: error.to_string(),
                 });
             }
-            Err(error) if !self.ready => self.stop(StopReason::Hosts { error, entries }),
+            Err(error) if !self.ready => {
+                self.names.give_up(sink);
+                let sink = self.names.sink_name(sink).to_owned();
+                self.stop(StopReason::Names { sink, error, records });
+            }
             Err(error) => {
-                let reason = error.to_string();
-                if self.told_hosts_failure.replace(reason.clone()).as_ref() != Some(&reason) {
-                    self.events.push_back(Event::HostsFailed { reason });
-                }
-                self.hosts.stale = true;
-                self.hosts.retry_at = Some(now + self.settings.backoff.1);
+                let pause = self.settings.backoff.1;
+                self.names
+                    .handle_failed(sink, &error, now, pause, &mut self.notices);
             }
         }
     }
 
     /// The outcome of [`Step::Close`].
-    pub fn handle_closed(&mut self, listeners: &[SocketAddr]) {
+    pub fn handle_closed(&mut self, endpoints: &[Endpoint]) {
         self.busy = false;
-        for address in listeners {
-            self.listeners.remove(address);
-        }
+        self.listeners.handle_closed(endpoints);
     }
 
     /// The outcome of [`Step::Release`].
-    pub fn handle_released(&mut self, result: Result<(), HelperError>) {
-        self.busy = false;
-        // A file that could not be written in the first place holds nothing of ours, and a helper that is gone was told of.
+    pub fn handle_released(&mut self, result: Result<(), PublishError>) {
+        let Some(stop) = &mut self.stop else { return };
+        stop.phase = Phase::Done;
+        // A file that could not be written in the first place holds nothing of ours, and a helper that is gone was
+        // reported.
         let told = matches!(
-            self.stop,
-            Some((StopReason::Hosts { .. } | StopReason::HelperLost { .. }, _))
+            stop.reason,
+            StopReason::Names { .. } | StopReason::HelperLost { .. }
         );
         if let (Err(error), false) = (result, told) {
-            self.events.push_back(Event::HostsFailed {
+            self.notices.push(Event::NamesFailed {
+                sink: self.names.sink_name(0).to_owned(),
                 reason: error.to_string(),
             });
-        }
-        if let Some((_, phase)) = &mut self.stop {
-            *phase = StopPhase::Done;
         }
     }
 
     /// The helper is gone before it was released: nothing that it did can be undone from here.
     pub fn handle_helper_lost(&mut self) {
-        let left = !self.hosts.applied.is_empty();
-        self.hosts.applied.clear();
+        let left = self.names.is_anything_published();
+        self.names.forget();
         let hosts_file = self.settings.identity.hosts_file.clone().filter(|_| left);
         self.stop(StopReason::HelperLost { hosts_file });
     }
 
-    /// A connection began or ended.
-    pub fn handle_connection(&mut self, event: &ConnectionEvent) {
-        let listener = match event {
-            ConnectionEvent::Opened { listener, .. } | ConnectionEvent::Closed { listener, .. } => listener,
-            _ => return,
-        };
-        let Some((service, port)) = self.listeners.get(listener) else {
-            return;
-        };
-        let Some(port) = self
-            .entries
-            .get_mut(service)
-            .and_then(|entry| entry.ports.get_mut(&(*port, Protocol::Tcp)))
-        else {
-            return;
-        };
-        let counts = &mut port.counts;
-        match event {
-            ConnectionEvent::Opened { .. } => {
-                counts.connections += 1;
-                counts.active += 1;
+    fn next_change(&mut self, now: Instant) -> Option<Step> {
+        for (environment, claim) in &mut self.claims {
+            if *claim == Claim::Wanted {
+                *claim = Claim::UnderWay;
+                return Some(Step::Claim {
+                    environment: environment.clone(),
+                });
             }
-            ConnectionEvent::Closed {
-                sent, received, end, ..
-            } => {
-                counts.active = counts.active.saturating_sub(1);
-                counts.sent_bytes += sent;
-                counts.received_bytes += received;
-                counts.last_failure = match end {
-                    End::Finished => None,
-                    failure => Some(failure.to_string()),
-                };
+        }
+        if !self.busy {
+            for service in self.listeners.retry(now) {
+                // Its own address may be free again, or there may be one at last.
+                match self.leases.go_home(&service, self.today) {
+                    Ok(()) => self
+                        .listeners
+                        .set_addresses(&service, self.leases.addresses(&service)),
+                    Err(fault) => self.listeners.degrade(&service, &fault, &mut self.notices),
+                }
             }
-            _ => {}
+            match self.listeners.poll(claimed(&self.claims)) {
+                Some(Next::Bind(bind)) => return Some(self.bind(bind)),
+                Some(Next::Retarget {
+                    endpoint,
+                    service,
+                    target,
+                }) => {
+                    self.names.mark_dirty();
+                    return Some(Step::Retarget {
+                        endpoint,
+                        service,
+                        target,
+                    });
+                }
+                None => self.listeners.tell_starved(&mut self.notices),
+            }
+        }
+        if self.busy || self.listeners.is_opening(claimed(&self.claims)) {
+            return None;
+        }
+        if self.names.is_dirty() {
+            let wishes = self.wishes();
+            self.names.refresh(wishes, &mut self.notices);
+        }
+        if let Some((sink, records)) = self.names.poll_publish(now) {
+            return Some(Step::Publish { sink, records });
+        }
+        if !self.names.is_settled() {
+            return None;
+        }
+        self.announce();
+        let endpoints = self.listeners.take_to_close();
+        (!endpoints.is_empty()).then(|| {
+            self.busy = true;
+            Step::Close {
+                endpoints,
+                drain: self.settings.drain,
+            }
+        })
+    }
+
+    fn bind(&mut self, bind: Bind) -> Step {
+        self.busy = true;
+        let Bind {
+            service,
+            address,
+            endpoints,
+            all_or_none,
+        } = bind;
+        Step::Bind {
+            service,
+            address,
+            endpoints,
+            all_or_none,
         }
     }
 
-    /// Teardown is the same list backwards.
-    fn next_undo(&mut self, phase: StopPhase) -> Option<Step> {
-        let mut phase = phase;
-        let step = loop {
-            match phase {
-                StopPhase::WithdrawNames => {
-                    phase = StopPhase::CloseListeners;
-                    if !self.hosts.applied.is_empty() {
-                        break Some(Step::WriteHosts { entries: Vec::new() });
+    /// What each service would be called, in the order of their right to a name.
+    fn wishes(&self) -> Vec<Wish> {
+        let wishes = self.services.iter().filter_map(|(key, service)| {
+            let addresses = self.reachable(key, service);
+            if addresses.is_empty() {
+                return None;
+            }
+            let policy = &self.settings.names;
+            let given = service.aliases.iter().flat_map(|alias| {
+                let id = ServiceId {
+                    name: alias.clone(),
+                    ..key.service.clone()
+                };
+                policy.names(&id, &key.environment)
+            });
+            Some(Wish {
+                service: key.clone(),
+                shown: format!("{key} of {}", self.provider_name(key.provider)),
+                addresses,
+                own: policy.names(&key.service, &key.environment),
+                given: given.collect(),
+            })
+        });
+        wishes.collect()
+    }
+
+    /// The addresses that a service's names lead to: where something listens for it, or for the service that it is another
+    /// name for. A service without ports has its address all the same.
+    fn reachable(&self, key: &ServiceKey, service: &Service) -> Vec<IpAddr> {
+        let Some(target) = &service.alias_of else {
+            return if self.listeners.is_portless(key) {
+                self.leases.addresses(key)
+            } else {
+                self.listeners.listening(key)
+            };
+        };
+        let target = ServiceKey {
+            service: target.clone(),
+            ..key.clone()
+        };
+        match self.services.get(&target) {
+            // One step: another name for another name leads nowhere.
+            Some(found) if found.alias_of.is_none() => self.reachable(&target, found),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Tells of what is up, once its names are published.
+    fn announce(&mut self) {
+        if !self.links.iter().all(Link::has_answered)
+            || self.claims.values().any(|claim| *claim != Claim::Made)
+            || !self.links.iter().any(|link| link.settled().is_some())
+        {
+            return;
+        }
+        for key in std::mem::take(&mut self.unannounced) {
+            self.leases.keep(&key);
+            if self.ready
+                && let Some(service) = self.services.get(&key)
+            {
+                let service = self.report_service(&key, service, &|_| Traffic::default());
+                self.notices.push(Event::ServiceUp { service });
+            }
+        }
+        if !self.ready && self.names.is_published() {
+            self.ready = true;
+            self.notices.push(Event::Ready {
+                status: Box::new(self.report(|_| Traffic::default())),
+            });
+        }
+    }
+
+    /// Teardown goes the other way round: names, listeners, the machine.
+    fn next_undo(&mut self, now: Instant) -> Option<Step> {
+        loop {
+            let stop = self.stop.as_mut()?;
+            let waits = !stop.hurried;
+            match stop.phase {
+                Phase::WithdrawNames => {
+                    if waits && let Some((sink, records)) = self.names.poll_publish(now) {
+                        return Some(Step::Publish { sink, records });
                     }
-                }
-                StopPhase::CloseListeners => {
-                    phase = StopPhase::ReleaseHost;
-                    let listeners: Vec<_> = self.listeners.keys().copied().collect();
-                    if !listeners.is_empty() {
-                        break Some(Step::Close {
-                            listeners,
+                    if waits && (self.names.is_under_way() || self.busy) {
+                        return None;
+                    }
+                    stop.phase = Phase::CloseListeners;
+                    let endpoints = self.listeners.take_all();
+                    if !endpoints.is_empty() {
+                        self.busy = true;
+                        return Some(Step::Close {
+                            endpoints,
                             drain: self.settings.drain,
                         });
                     }
                 }
-                StopPhase::ReleaseHost => break Some(Step::Release),
-                StopPhase::Done => break None,
+                Phase::CloseListeners => {
+                    if waits && self.busy {
+                        return None;
+                    }
+                    stop.phase = Phase::Release;
+                }
+                Phase::Release => {
+                    stop.phase = Phase::AwaitRelease;
+                    return Some(Step::Release);
+                }
+                Phase::AwaitRelease | Phase::Done => return None,
             }
-        };
-        if let Some((_, kept)) = &mut self.stop {
-            *kept = phase;
-        }
-        step
-    }
-
-    /// Exponential with jitter between half and the whole, so that many clients of one gateway do not come back in
-    /// step.
-    fn pause(&mut self, attempt: u32) -> Duration {
-        let (shortest, longest) = self.settings.backoff;
-        let whole = shortest
-            .saturating_mul(1 << attempt.saturating_sub(1).min(16))
-            .min(longest);
-        // xorshift64 (Marsaglia 2003): no more is needed to spread clients.
-        let mut seed = self.settings.seed | 1;
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        self.settings.seed = seed;
-        whole / 2 + whole.mul_f64((seed % 1_000) as f64 / 2_000.0)
-    }
-}
-
-impl PortEntry {
-    fn new(protocol: Protocol) -> Self {
-        let state = match protocol {
-            Protocol::Tcp => PortState::Opening,
-            protocol => PortState::Degraded(format!("{protocol} is not carried by this version")),
-        };
-        Self {
-            name: None,
-            target: None,
-            state,
-            told: None,
-            counts: Counts::default(),
         }
     }
-}
 
-impl Entry {
-    /// Whether it may take another address where a port is in use.
-    fn may_move(&self) -> bool {
-        !self.all_in_use && !self.has_listener()
+    /// The session's state. `traffic` tells what was carried on an endpoint.
+    pub fn report(&self, traffic: impl Fn(&Endpoint) -> Traffic) -> StatusReport {
+        StatusReport {
+            identity: self.settings.identity.clone(),
+            providers: self.links.iter().map(Link::report).collect(),
+            // One that is about to end is not to be joined.
+            ready: self.ready && self.stop.is_none(),
+            stopping: self.stop.is_some(),
+            services: self
+                .services
+                .iter()
+                .map(|(key, service)| self.report_service(key, service, &traffic))
+                .collect(),
+            taken: self.names.taken(),
+            clashes: self.names.clashes(),
+        }
     }
 
-    fn has_listener(&self) -> bool {
-        self.ports.values().any(|port| port.state == PortState::Listening)
+    fn report_service(
+        &self,
+        key: &ServiceKey,
+        service: &Service,
+        traffic: &dyn Fn(&Endpoint) -> Traffic,
+    ) -> ServiceReport {
+        let mut ports: Vec<PortReport> = service
+            .ports
+            .iter()
+            .map(|port| {
+                let number = port_key(port.port.get(), port.protocol);
+                let (state, endpoints) = self.listeners.state(key, number);
+                let carried = total(endpoints.iter().map(traffic));
+                PortReport {
+                    port: number.0,
+                    protocol: number.1,
+                    name: port.name.as_ref().map(ToString::to_string),
+                    target: port.target.clone(),
+                    state,
+                    connections: carried.connections,
+                    active: carried.active,
+                    sent_bytes: carried.sent_bytes,
+                    received_bytes: carried.received_bytes,
+                    last_failure: carried.last_failure,
+                }
+            })
+            .collect();
+        ports.sort_by_key(|port| (port.port, port.protocol));
+        let addresses = match &service.alias_of {
+            Some(_) => self.reachable(key, service),
+            None => self.leases.addresses(key),
+        };
+        ServiceReport {
+            service: key.service.clone(),
+            provider: self.provider_name(key.provider),
+            environment: key.environment.to_string(),
+            addresses,
+            names: self.names.of(key),
+            readiness: service.readiness.clone(),
+            alias_of: service.alias_of.clone(),
+            ports,
+        }
+    }
+
+    /// The records that the session wants published, sorted by service.
+    pub fn records(&self) -> Arc<[Record]> {
+        Arc::clone(self.names.wanted())
+    }
+
+    /// How long one change of the machine may take now.
+    pub fn effect_timeout(&self) -> Duration {
+        match &self.stop {
+            Some(_) => self.settings.effect_timeout.min(Duration::from_secs(3)),
+            None => self.settings.effect_timeout,
+        }
     }
 }
 
-fn opened(
-    address: IpAddr,
-    results: &[(NonZeroU16, Result<(), BindFault>)],
-) -> impl Iterator<Item = SocketAddr> {
-    results
-        .iter()
-        .filter(|(_, result)| result.is_ok())
-        .map(move |(port, _)| SocketAddr::new(address, port.get()))
+/// Whether an environment's listeners may be opened: an older session has made room.
+fn claimed(claims: &BTreeMap<Label, Claim>) -> impl Fn(&ServiceKey) -> bool {
+    |service| claims.get(&service.environment) == Some(&Claim::Made)
+}
+
+fn port_key(port: u16, protocol: service_catalog::Protocol) -> PortKey {
+    let protocol = match protocol {
+        service_catalog::Protocol::Tcp => Protocol::Tcp,
+        service_catalog::Protocol::Udp => Protocol::Udp,
+    };
+    (port, protocol)
+}
+
+fn total(carried: impl Iterator<Item = Traffic>) -> Traffic {
+    carried.fold(Traffic::default(), |sum, one| Traffic {
+        connections: sum.connections + one.connections,
+        active: sum.active + one.active,
+        sent_bytes: sum.sent_bytes + one.sent_bytes,
+        received_bytes: sum.received_bytes + one.received_bytes,
+        last_failure: sum.last_failure.or(one.last_failure),
+    })
 }

@@ -8,38 +8,44 @@
     reason = "a test fails by panicking"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use devbox_helper_client::{HelperError, HostsEntry, HostsReport};
+use devbox_helper_client::{Endpoint, HelperError};
+use devbox_provider::ConnectError;
+use devbox_session::sink::{PublishError, Published, Record};
 use devbox_session::{
-    BindFault, ConnectFailure, Event, Identity, NamesPolicy, PortState, SessionState, Settings, Step,
-    StopReason,
+    BindFault, Event, Identity, LeaseChange, LinkState, PortState, ProviderId, ProviderSettings, ServiceKey,
+    SessionState, Settings, Step, StopReason, Traffic,
 };
 use ipalloc::{Allocator, Pool, Timestamp};
 use proptest::prelude::*;
-use service_catalog::{Catalog, Port, Service, ServiceId, Update};
+use service_catalog::{Catalog, Label, Port, Service, ServiceId, Update};
 
-fn settings() -> Settings {
+const ONLY: ProviderId = ProviderId(0);
+const SECOND: ProviderId = ProviderId(1);
+
+fn settings(environments: &[Option<&str>]) -> Settings {
+    let identity = Identity {
+        session: "test-1".to_owned(),
+        pid: 1,
+        helper_pid: None,
+        hosts_file: None,
+        started_at: 0,
+    };
+    let providers = environments
+        .iter()
+        .enumerate()
+        .map(|(index, environment)| ProviderSettings {
+            name: format!("p{index}"),
+            environment: environment.map(|label| label.parse().unwrap()),
+        });
     Settings {
-        identity: Identity {
-            session: "test-1".to_owned(),
-            pid: 1,
-            helper_pid: None,
-            hosts_file: None,
-            gateway: "ws://127.0.0.1:1".to_owned(),
-            started_at: 0,
-        },
-        environment: None,
-        names: NamesPolicy::default(),
-        write_hosts: true,
         first_tries: 3,
-        backoff: (Duration::from_millis(100), Duration::from_secs(5)),
-        drain: Duration::from_secs(3),
-        seed: 7,
+        ..Settings::new(identity, providers.collect(), 7)
     }
 }
 
@@ -51,14 +57,26 @@ fn service(name: &str, ports: &[u16]) -> Service {
     Service::new(format!("{name}.backend").parse().unwrap(), ports).unwrap()
 }
 
-fn catalog(services: impl IntoIterator<Item = Service>) -> Catalog {
-    Catalog::new("staging".parse().unwrap(), services).unwrap()
+fn catalog_of(environment: &str, services: impl IntoIterator<Item = Service>) -> Catalog {
+    Catalog::new(environment.parse().unwrap(), services).unwrap()
 }
 
-fn unreachable() -> ConnectFailure {
-    ConnectFailure::Unreachable {
-        gateway: "ws://127.0.0.1:1".to_owned(),
+fn catalog(services: impl IntoIterator<Item = Service>) -> Catalog {
+    catalog_of("staging", services)
+}
+
+fn unreachable() -> ConnectError {
+    ConnectError::Unreachable {
+        far_side: "ws://127.0.0.1:1".to_owned(),
         reason: "refused".to_owned(),
+    }
+}
+
+fn refused() -> ConnectError {
+    ConnectError::CredentialRefused {
+        far_side: "g".to_owned(),
+        file: None,
+        message: "no".to_owned(),
     }
 }
 
@@ -66,148 +84,229 @@ fn unreachable() -> ConnectFailure {
 struct Machine {
     state: SessionState,
     now: Instant,
-    listening: BTreeMap<SocketAddr, ServiceId>,
+    listening: BTreeMap<Endpoint, ServiceKey>,
     /// How often each listener was opened.
-    opened: BTreeMap<SocketAddr, usize>,
-    hosts: Vec<HostsEntry>,
+    opened: BTreeMap<Endpoint, usize>,
+    names: Arc<[Record]>,
     writes: usize,
-    in_use: BTreeSet<SocketAddr>,
+    in_use: BTreeSet<Endpoint>,
     /// Ports that a program holds on every address.
     held: BTreeSet<u16>,
     denied: BTreeSet<u16>,
-    hosts_fail: bool,
-    reachable: bool,
+    /// How many listeners there may be.
+    descriptors: usize,
+    publishing_fails: bool,
+    /// What a connect to each provider gives; without one it succeeds.
+    failures: BTreeMap<ProviderId, ConnectError>,
+    /// The providers that answered.
+    linked: BTreeSet<ProviderId>,
+    /// The environment that may be dialed at each provider.
+    admitted: BTreeMap<ProviderId, Label>,
+    claimed: BTreeSet<Label>,
+    asked_for: Vec<Option<Label>>,
+    portless: BTreeSet<IpAddr>,
     stopping: bool,
     events: Vec<Event>,
 }
 
 impl Machine {
-    fn new() -> Self {
+    fn with(settings: Settings, pool: Pool) -> Self {
         let now = Instant::now();
-        let pool = Pool::new(["127.77.0.0/16".parse().unwrap()]).unwrap();
         Self {
-            state: SessionState::new(settings(), Allocator::new(pool), now),
+            state: SessionState::new(settings, Allocator::new(pool), vec!["hosts".to_owned()], now),
             now,
             listening: BTreeMap::new(),
             opened: BTreeMap::new(),
-            hosts: Vec::new(),
+            names: Arc::from([]),
             writes: 0,
             in_use: BTreeSet::new(),
             held: BTreeSet::new(),
             denied: BTreeSet::new(),
-            hosts_fail: false,
-            reachable: true,
+            descriptors: usize::MAX,
+            publishing_fails: false,
+            failures: BTreeMap::new(),
+            linked: BTreeSet::new(),
+            admitted: BTreeMap::new(),
+            claimed: BTreeSet::new(),
+            asked_for: Vec::new(),
+            portless: BTreeSet::new(),
             stopping: false,
             events: Vec::new(),
         }
     }
 
+    fn of(environments: &[Option<&str>]) -> Self {
+        Self::with(
+            settings(environments),
+            Pool::new(["127.77.0.0/16".parse().unwrap()]).unwrap(),
+        )
+    }
+
+    fn new() -> Self {
+        Self::of(&[None])
+    }
+
     /// Performs steps until there are none.
     fn settle(&mut self) {
-        for _ in 0..10_000 {
-            let Some(step) = self.state.poll_step(self.now) else {
-                while let Some(event) = self.state.poll_event() {
-                    self.events.push(event);
-                }
-                return;
-            };
+        for _ in 0..20_000 {
+            let step = self.state.poll_step(self.now);
+            while let Some(event) = self.state.poll_event() {
+                self.events.push(event);
+            }
+            let Some(step) = step else { return };
             self.perform(step);
         }
         panic!("the steps do not end");
     }
 
     fn perform(&mut self, step: Step) {
-        let today = Timestamp::from_secs(1);
         match step {
-            Step::Connect if self.reachable => self.state.handle_connected(self.now),
-            Step::Connect => self.state.handle_connect_failed(unreachable(), self.now),
-            Step::Claim { .. } => self.state.handle_claimed(),
-            Step::Open {
+            Step::Connect {
+                provider,
+                environment,
+            } => {
+                self.asked_for.push(environment);
+                self.admitted.remove(&provider);
+                match self.failures.get(&provider) {
+                    None => {
+                        self.linked.insert(provider);
+                        self.state.handle_connected(provider, self.now);
+                    }
+                    Some(error) => self
+                        .state
+                        .handle_connect_failed(provider, error.clone(), self.now),
+                }
+            }
+            Step::Disconnect { provider } => {
+                self.linked.remove(&provider);
+                self.admitted.remove(&provider);
+            }
+            Step::Admit {
+                provider,
+                environment,
+            } => {
+                self.admitted.insert(provider, environment);
+            }
+            Step::Claim { environment } => {
+                self.claimed.insert(environment.clone());
+                self.state.handle_claimed(&environment);
+            }
+            Step::Unclaim { environment } => assert!(self.claimed.remove(&environment)),
+            Step::Bind {
                 service,
                 address,
-                ports,
+                endpoints,
                 all_or_none,
             } => {
                 assert!(!self.stopping, "nothing is opened while stopping");
-                let mut results: Vec<_> = ports
-                    .iter()
-                    .map(|(port, _)| (*port, self.bind(SocketAddr::new(address, port.get()))))
-                    .collect();
+                assert!(
+                    self.claimed.contains(&service.environment),
+                    "the claim comes first"
+                );
+                let mut results: Vec<_> = Vec::new();
+                for (endpoint, _) in &endpoints {
+                    assert_eq!(endpoint.address, address);
+                    results.push((*endpoint, self.bind(endpoint, results.len())));
+                }
                 let failed = results
                     .iter()
                     .any(|(_, result)| matches!(result, Err(BindFault::InUse { .. })));
-                for (port, result) in &mut results {
-                    let at = SocketAddr::new(address, port.get());
+                for (endpoint, result) in &results {
                     if result.is_ok() && !(all_or_none && failed) {
                         assert!(
-                            self.listening.insert(at, service.clone()).is_none(),
-                            "{at} is opened twice"
+                            self.listening.insert(*endpoint, service.clone()).is_none(),
+                            "{endpoint} is opened twice"
                         );
-                        *self.opened.entry(at).or_default() += 1;
+                        *self.opened.entry(*endpoint).or_default() += 1;
                     }
                 }
-                self.state.handle_opened(&service, address, results, today);
+                self.state.handle_bound(&service, address, results);
             }
-            Step::WriteHosts { entries } => {
-                for entry in &entries {
-                    let listens = self.listening.keys().any(|at| at.ip() == entry.address);
-                    assert!(listens, "a name stands only where something listens");
+            Step::Retarget {
+                endpoint, service, ..
+            } => {
+                let owner = self.listening.get_mut(&endpoint);
+                *owner.expect("only what listens is given to another") = service;
+            }
+            Step::Publish { sink, records } => {
+                for record in records.iter() {
+                    let listens = |address: &IpAddr| self.listening.keys().any(|at| at.address == *address);
+                    assert!(
+                        record
+                            .addresses
+                            .iter()
+                            .all(|address| listens(address) || self.portless.contains(address)),
+                        "a name leads only to where something listens"
+                    );
                 }
                 self.writes += 1;
-                if self.hosts_fail {
-                    let error = HelperError::PermissionDenied {
-                        file: PathBuf::from("h"),
+                let result = if self.publishing_fails {
+                    Err(PublishError::Helper(HelperError::PermissionDenied {
+                        file: "h".into(),
                         message: "no".to_owned(),
-                    };
-                    return self.state.handle_hosts_written(entries, Err(error), self.now);
-                }
-                self.hosts.clone_from(&entries);
-                let report = HostsReport {
-                    file: PathBuf::from("h"),
-                    changed: true,
-                    in_place: false,
-                    diagnostics: Vec::new(),
-                    omitted: 0,
-                    conflicts: Vec::new(),
+                    }))
+                } else {
+                    self.names = Arc::clone(&records);
+                    Ok(Published::default())
                 };
-                self.state.handle_hosts_written(entries, Ok(report), self.now);
+                self.state.handle_published(sink, records, result, self.now);
             }
-            Step::Close { listeners, .. } => {
-                for at in &listeners {
+            Step::Close { endpoints, .. } => {
+                for at in &endpoints {
                     self.listening.remove(at).expect("only what listens is closed");
-                    let named = self.hosts.iter().any(|entry| entry.address == at.ip());
-                    let others = self.listening.keys().any(|other| other.ip() == at.ip());
-                    assert!(!named || others || self.hosts_fail, "names go before listeners");
+                    let named = self
+                        .names
+                        .iter()
+                        .any(|record| record.addresses.contains(&at.address));
+                    let others = self.listening.keys().any(|other| other.address == at.address);
+                    assert!(
+                        !named || others || self.publishing_fails,
+                        "names go before listeners"
+                    );
                 }
-                self.state.handle_closed(&listeners);
+                self.state.handle_closed(&endpoints);
             }
             Step::Release => {
                 assert!(self.listening.is_empty(), "listeners go before the helper");
-                self.hosts.clear();
+                self.names = Arc::from([]);
                 self.state.handle_released(Ok(()));
             }
         }
     }
 
-    fn bind(&self, at: SocketAddr) -> Result<(), BindFault> {
-        if self.in_use.contains(&at) || self.held.contains(&at.port()) {
+    fn bind(&self, at: &Endpoint, before: usize) -> Result<(), BindFault> {
+        if self.in_use.contains(at) || self.held.contains(&at.port) {
             return Err(BindFault::InUse {
-                address: at,
+                endpoint: *at,
                 holder: None,
             });
         }
-        if self.denied.contains(&at.port()) {
+        if self.denied.contains(&at.port) {
             return Err(BindFault::Denied {
-                port: at.port(),
+                port: at.port,
                 first_free: 1024,
             });
+        }
+        if self.listening.len() + before >= self.descriptors {
+            return Err(BindFault::OutOfDescriptors);
         }
         Ok(())
     }
 
+    fn told(&mut self, provider: ProviderId, update: Update) {
+        self.state
+            .handle_update(provider, update, self.now, Timestamp::from_secs(1));
+    }
+
     fn update(&mut self, update: Update) {
-        self.state.handle_update(update, Timestamp::from_secs(1));
+        self.told(ONLY, update);
         self.settle();
+    }
+
+    fn lose_link(&mut self, provider: ProviderId) {
+        self.linked.remove(&provider);
+        self.admitted.remove(&provider);
+        self.state.handle_link_lost(provider, "cut".to_owned(), self.now);
     }
 
     fn stop(&mut self) {
@@ -218,14 +317,28 @@ impl Machine {
         self.settle();
     }
 
+    fn report(&self) -> devbox_session::StatusReport {
+        self.state.report(|_| Traffic::default())
+    }
+
     fn address(&self, name: &str) -> Option<IpAddr> {
         let id: ServiceId = format!("{name}.backend").parse().unwrap();
-        self.state
-            .report()
-            .services
-            .into_iter()
-            .find(|service| service.service == id)?
-            .address
+        let services = self.report().services;
+        let found = services.into_iter().find(|service| service.service == id)?;
+        found.addresses.first().copied()
+    }
+
+    fn endpoint(&self, name: &str, port: u16) -> Endpoint {
+        Endpoint::tcp(SocketAddr::new(self.address(name).unwrap(), port))
+    }
+
+    /// Every name and where it leads.
+    fn names(&self) -> BTreeMap<String, Vec<IpAddr>> {
+        let names = self.names.iter().flat_map(|record| {
+            let addresses = &record.addresses;
+            record.names.iter().map(|name| (name.clone(), addresses.clone()))
+        });
+        names.collect()
     }
 }
 
@@ -237,10 +350,10 @@ fn ready(services: impl IntoIterator<Item = Service>) -> Machine {
 }
 
 #[test]
-fn a_batch_costs_one_write_of_the_hosts_file() {
+fn a_batch_costs_one_publication_of_the_names() {
     let machine = ready((0..100).map(|n| service(&format!("s{n}"), &[80, 443])));
     assert_eq!(machine.listening.len(), 200);
-    assert_eq!(machine.hosts.len(), 100);
+    assert_eq!(machine.names.len(), 100);
     assert_eq!(machine.writes, 1);
     assert!(matches!(machine.events.as_slice(), [Event::Ready { .. }]));
 }
@@ -248,12 +361,13 @@ fn a_batch_costs_one_write_of_the_hosts_file() {
 #[test]
 fn an_unchanged_service_keeps_its_listener_over_updates_and_reconnects() {
     let mut machine = ready([service("orders", &[5432]), service("web", &[80])]);
-    let orders = SocketAddr::new(machine.address("orders").unwrap(), 5432);
+    let orders = machine.endpoint("orders", 5432);
     machine.update(Update::Changed {
         upserted: vec![service("web", &[80, 443]), service("new", &[1])],
         removed: Vec::new(),
     });
-    machine.state.handle_link_lost("cut".to_owned(), machine.now);
+    machine.lose_link(ONLY);
+    machine.now += Duration::from_secs(1);
     machine.settle();
     machine.update(Update::Snapshot(catalog([service("orders", &[5432])])));
     assert_eq!(machine.listening.keys().collect::<Vec<_>>(), [&orders]);
@@ -263,29 +377,30 @@ fn an_unchanged_service_keeps_its_listener_over_updates_and_reconnects() {
 #[test]
 fn a_service_that_leaves_and_comes_back_at_once_keeps_its_listener() {
     let mut machine = ready([service("orders", &[5432])]);
-    let orders = SocketAddr::new(machine.address("orders").unwrap(), 5432);
-    let away = Update::Changed {
-        upserted: Vec::new(),
-        removed: vec!["orders.backend".parse().unwrap()],
-    };
-    machine.state.handle_update(away, Timestamp::from_secs(1));
+    let orders = machine.endpoint("orders", 5432);
+    machine.told(
+        ONLY,
+        Update::Changed {
+            upserted: Vec::new(),
+            removed: vec!["orders.backend".parse().unwrap()],
+        },
+    );
     machine.update(Update::Changed {
         upserted: vec![service("orders", &[5432])],
         removed: Vec::new(),
     });
     assert_eq!(machine.opened.get(&orders), Some(&1));
-    assert_eq!(machine.hosts.len(), 1);
+    assert_eq!(machine.names.len(), 1);
 }
 
 #[test]
 fn an_address_in_use_gives_way_to_the_next_candidate() {
-    let first = ready([service("orders", &[80, 5432])]).address("orders").unwrap();
+    let first = ready([service("orders", &[80, 5432])]).endpoint("orders", 5432);
     let mut machine = Machine::new();
-    machine.in_use.insert(SocketAddr::new(first, 5432));
+    machine.in_use.insert(first);
     machine.settle();
     machine.update(Update::Snapshot(catalog([service("orders", &[80, 5432])])));
-    let second = machine.address("orders").unwrap();
-    assert_ne!(first, second);
+    assert_ne!(machine.address("orders"), Some(first.address));
     assert_eq!(machine.listening.len(), 2, "both ports share the other address");
 }
 
@@ -293,17 +408,16 @@ fn an_address_in_use_gives_way_to_the_next_candidate() {
 fn a_port_held_on_every_address_degrades_its_port_alone() {
     let mut machine = Machine::new();
     machine.settle();
-    machine.state.handle_update(
-        Update::Snapshot(catalog([service("orders", &[80, 5432])])),
-        Timestamp::from_secs(1),
-    );
+    machine.told(ONLY, Update::Snapshot(catalog([service("orders", &[80, 5432])])));
     while let Some(step) = machine.state.poll_step(machine.now) {
-        if let Step::Open { address, .. } = &step {
-            machine.in_use.insert(SocketAddr::new(*address, 5432));
+        if let Step::Bind { address, .. } = &step {
+            machine
+                .in_use
+                .insert(Endpoint::tcp(SocketAddr::new(*address, 5432)));
         }
         machine.perform(step);
     }
-    let report = machine.state.report();
+    let report = machine.report();
     let states: Vec<_> = report.services[0]
         .ports
         .iter()
@@ -311,7 +425,7 @@ fn a_port_held_on_every_address_degrades_its_port_alone() {
         .collect();
     assert_eq!(states[0], PortState::Listening);
     assert!(matches!(&states[1], PortState::Degraded(reason) if reason.contains("in use")));
-    assert_eq!(machine.hosts.len(), 1);
+    assert_eq!(machine.names.len(), 1);
 }
 
 #[test]
@@ -322,11 +436,11 @@ fn a_port_that_was_in_use_is_offered_once_it_is_free() {
     machine.update(Update::Snapshot(catalog([service("orders", &[5432])])));
     assert!(machine.listening.is_empty());
     let told = |machine: &Machine| {
-        machine
+        let degraded = machine
             .events
             .iter()
-            .filter(|event| matches!(event, Event::PortDegraded { .. }))
-            .count()
+            .filter(|event| matches!(event, Event::PortDegraded { .. }));
+        degraded.count()
     };
     assert_eq!(told(&machine), 1);
     for _ in 0..3 {
@@ -338,7 +452,7 @@ fn a_port_that_was_in_use_is_offered_once_it_is_free() {
     machine.now = machine.state.poll_timeout().expect("it is tried again");
     machine.settle();
     assert_eq!(machine.listening.len(), 1);
-    assert_eq!(machine.hosts.len(), 1);
+    assert_eq!(machine.names.len(), 1);
     assert_eq!(
         machine.address("orders"),
         ready([service("orders", &[5432])]).address("orders")
@@ -358,7 +472,7 @@ fn a_port_that_may_not_be_bound_leaves_the_others_alone() {
     ])));
     assert_eq!(machine.listening.len(), 1);
     assert_eq!(
-        machine.hosts.len(),
+        machine.names.len(),
         1,
         "a service without a listener gets no name"
     );
@@ -371,28 +485,43 @@ fn a_port_that_may_not_be_bound_leaves_the_others_alone() {
 }
 
 #[test]
-fn a_hosts_file_that_cannot_be_edited_ends_the_start_with_what_would_have_been_written() {
+fn names_that_cannot_be_published_end_the_start_with_what_would_have_been_published() {
     let mut machine = Machine::new();
-    machine.hosts_fail = true;
+    machine.publishing_fails = true;
     machine.settle();
-    machine.stopping = true;
-    machine.state.handle_update(
-        Update::Snapshot(catalog([service("web", &[80])])),
-        Timestamp::from_secs(1),
-    );
-    machine.stopping = false;
-    machine.settle();
-    let Some(StopReason::Hosts { entries, .. }) = machine.state.finished() else {
+    machine.update(Update::Snapshot(catalog([service("web", &[80])])));
+    let Some(StopReason::Names { records, .. }) = machine.state.finished() else {
         panic!("not ended")
     };
-    assert_eq!(entries.len(), 1);
+    assert_eq!(records.len(), 1);
     assert!(machine.listening.is_empty());
+}
+
+#[test]
+fn names_that_cannot_be_published_later_are_tried_again_and_said_once() {
+    let mut machine = ready([service("web", &[80])]);
+    machine.publishing_fails = true;
+    machine.update(Update::Changed {
+        upserted: vec![service("new", &[81])],
+        removed: Vec::new(),
+    });
+    for _ in 0..5 {
+        machine.now = machine.state.poll_timeout().expect("it is tried again");
+        machine.settle();
+    }
+    machine.publishing_fails = false;
+    machine.now = machine.state.poll_timeout().expect("it is tried again");
+    machine.settle();
+    assert_eq!(machine.names.len(), 2);
+    let said = |wanted: fn(&Event) -> bool| machine.events.iter().filter(|event| wanted(event)).count();
+    assert_eq!(said(|event| matches!(event, Event::NamesFailed { .. })), 1);
+    assert_eq!(said(|event| matches!(event, Event::NamesRestored { .. })), 1);
 }
 
 #[test]
 fn the_first_connect_gives_up_and_a_later_one_never_does() {
     let mut machine = Machine::new();
-    machine.reachable = false;
+    machine.failures.insert(ONLY, unreachable());
     for _ in 0..10 {
         machine.settle();
         machine.now += Duration::from_secs(10);
@@ -403,61 +532,435 @@ fn the_first_connect_gives_up_and_a_later_one_never_does() {
     ));
 
     let mut machine = ready([service("web", &[80])]);
-    machine.reachable = false;
-    machine.state.handle_link_lost("cut".to_owned(), machine.now);
+    machine.failures.insert(ONLY, unreachable());
+    machine.lose_link(ONLY);
     for _ in 0..100 {
         machine.settle();
         machine.now += Duration::from_secs(10);
     }
     assert_eq!(machine.state.finished(), None);
     assert_eq!(machine.listening.len(), 1, "listeners stay");
-    assert_eq!(machine.hosts.len(), 1, "names stay");
-}
-
-#[test]
-fn pauses_grow_to_the_longest_and_stay_there() {
-    let mut machine = ready([service("web", &[80])]);
-    machine.reachable = false;
-    machine.state.handle_link_lost("cut".to_owned(), machine.now);
-    machine.settle();
-    for _ in 0..30 {
-        let until = machine.state.poll_timeout().expect("a next try");
-        assert!(until - machine.now <= Duration::from_secs(5));
-        machine.now = until;
-        machine.settle();
-    }
-    let last = machine.state.poll_timeout().unwrap() - machine.now;
-    assert!(last >= Duration::from_millis(2_500), "{last:?}");
+    assert_eq!(machine.names.len(), 1, "names stay");
 }
 
 #[test]
 fn a_refused_token_is_not_tried_again() {
     let mut machine = Machine::new();
-    let Some(Step::Connect) = machine.state.poll_step(machine.now) else {
-        panic!("connect comes first")
-    };
-    let refused = ConnectFailure::TokenRefused {
-        gateway: "g".to_owned(),
-        file: None,
-        message: "no".to_owned(),
-    };
-    machine.state.handle_connect_failed(refused.clone(), machine.now);
+    machine.failures.insert(ONLY, refused());
     machine.settle();
-    assert_eq!(machine.state.finished(), Some(&StopReason::Refused(refused)));
+    assert_eq!(machine.state.finished(), Some(&StopReason::Refused(refused())));
+    assert_eq!(machine.asked_for.len(), 1);
+}
+
+#[test]
+fn superseded_ends_the_session_and_never_reconnects() {
+    let superseded = ConnectError::Superseded {
+        far_side: "g".to_owned(),
+        message: "generation 9".to_owned(),
+    };
+    let mut at_connect = Machine::new();
+    at_connect.failures.insert(ONLY, superseded);
+    at_connect.settle();
+    let mut later = ready([service("web", &[80])]);
+    later.state.handle_superseded(ONLY, "generation 9".to_owned());
+    later.settle();
+    for mut machine in [at_connect, later] {
+        assert!(matches!(
+            machine.state.finished(),
+            Some(StopReason::Superseded { .. })
+        ));
+        machine.now += Duration::from_secs(3600);
+        machine.settle();
+        assert_eq!(machine.asked_for.len(), 1);
+        assert!(machine.names.is_empty() && machine.listening.is_empty());
+    }
+}
+
+#[test]
+fn nothing_is_dialed_before_the_catalog_shows_the_sessions_environment() {
+    let mut machine = Machine::new();
+    machine.settle();
+    assert!(machine.admitted.is_empty(), "a link alone is not enough");
+    machine.update(Update::Snapshot(catalog([service("web", &[80])])));
+    assert_eq!(machine.admitted[&ONLY].as_str(), "staging");
+
+    // The far side was restarted as another environment, with the same token.
+    machine.lose_link(ONLY);
+    for _ in 0..5 {
+        machine.now += Duration::from_secs(10);
+        machine.settle();
+        machine.update(Update::Snapshot(catalog_of(
+            "dev",
+            [service("web", &[80]), service("new", &[81])],
+        )));
+        assert!(
+            machine.admitted.is_empty(),
+            "wrong environment is worse than none"
+        );
+    }
+    assert_eq!(
+        machine.listening.len(),
+        1,
+        "listeners stay, and nothing of the other environment is offered"
+    );
+    assert!(machine.names().contains_key("web.backend"), "names stay");
+    assert!(matches!(
+        machine.report().providers[0].link,
+        LinkState::Waiting { .. }
+    ));
+    let said = machine
+        .events
+        .iter()
+        .filter(|event| matches!(event, Event::WrongEnvironment { .. }));
+    assert_eq!(said.count(), 1);
+
+    machine.now += Duration::from_secs(10);
+    machine.settle();
+    machine.update(Update::Snapshot(catalog([service("web", &[80])])));
+    assert_eq!(machine.admitted[&ONLY].as_str(), "staging", "it is back");
+}
+
+#[test]
+fn a_first_catalog_of_another_environment_than_asked_for_ends_the_start() {
+    let mut machine = Machine::of(&[Some("staging")]);
+    machine.settle();
+    machine.update(Update::Snapshot(catalog_of("dev", [service("web", &[80])])));
+    assert!(matches!(
+        machine.state.finished(),
+        Some(StopReason::Refused(ConnectError::UnknownEnvironment { .. }))
+    ));
+    assert!(machine.opened.is_empty() && machine.admitted.is_empty());
+}
+
+#[test]
+fn a_change_of_a_link_that_is_not_trusted_is_not_taken() {
+    let mut machine = ready([service("web", &[80])]);
+    machine.lose_link(ONLY);
+    machine.now += Duration::from_secs(10);
+    machine.settle();
+    machine.update(Update::Changed {
+        upserted: vec![service("evil", &[80])],
+        removed: Vec::new(),
+    });
+    assert_eq!(machine.address("evil"), None);
+}
+
+#[test]
+fn a_switch_replaces_one_environment_by_another_in_one_publication() {
+    let mut machine = Machine::of(&[Some("staging"), None]);
+    machine.settle();
+    machine.told(
+        ONLY,
+        Update::Snapshot(catalog([service("web", &[80]), service("old", &[81])])),
+    );
+    machine.told(
+        SECOND,
+        Update::Snapshot(catalog_of("lab", [service("mine", &[90])])),
+    );
+    machine.settle();
+    let mine = machine.endpoint("mine", 90);
+    let writes = machine.writes;
+    assert!(
+        machine
+            .state
+            .switch_environment(ONLY, "dev".parse().unwrap(), machine.now)
+    );
+    machine.settle();
+    assert!(
+        !machine.admitted.contains_key(&ONLY),
+        "nothing of either is dialed meanwhile"
+    );
+    assert_eq!(machine.asked_for.last(), Some(&Some("dev".parse().unwrap())));
+    machine.update(Update::Snapshot(catalog_of("dev", [service("web", &[80])])));
+    assert_eq!(machine.writes, writes + 1);
+    assert_eq!(machine.opened[&mine], 1, "an unchanged listener stays");
+    assert_eq!(machine.admitted[&ONLY].as_str(), "dev");
+    let environments: Vec<_> = machine.claimed.iter().map(Label::as_str).collect();
+    assert_eq!(environments, ["dev", "lab"]);
+    assert_eq!(machine.listening.len(), 2);
+    assert_eq!(machine.address("old"), None);
+    assert!(machine.events.iter().any(
+        |event| matches!(event, Event::EnvironmentSwitched { environment, .. } if environment == "dev")
+    ));
+}
+
+#[test]
+fn a_listener_that_both_environments_want_is_kept_and_aimed_anew() {
+    // Two addresses for two services in each environment: the second has to take those of the first.
+    let pool = Pool::builder()
+        .prefix("127.78.0.0/30".parse().unwrap())
+        .quarantine(Duration::ZERO)
+        .build()
+        .unwrap();
+    let services = || [service("a", &[80]), service("b", &[80])];
+    let mut machine = Machine::with(settings(&[Some("staging")]), pool);
+    machine.settle();
+    machine.update(Update::Snapshot(catalog(services())));
+    assert_eq!(machine.listening.len(), 2);
+    machine
+        .state
+        .switch_environment(ONLY, "dev".parse().unwrap(), machine.now);
+    machine.settle();
+    machine.update(Update::Snapshot(catalog_of("dev", services())));
+    assert_eq!(machine.listening.len(), 2);
+    assert!(
+        machine.opened.values().all(|times| *times == 1),
+        "{:?}",
+        machine.opened
+    );
+    assert!(
+        machine
+            .listening
+            .values()
+            .all(|owner| owner.environment.as_str() == "dev")
+    );
+}
+
+#[test]
+fn of_two_providers_with_one_name_the_first_in_the_configuration_has_it() {
+    for first_to_answer in [ONLY, SECOND] {
+        let mut machine = Machine::of(&[None, None]);
+        machine.settle();
+        let catalogs = [
+            catalog([service("orders", &[5432])]),
+            catalog_of("lab", [service("orders", &[5432]), service("mine", &[90])]),
+        ];
+        let order = [first_to_answer, ProviderId(1 - first_to_answer.0)];
+        for provider in order {
+            machine.told(provider, Update::Snapshot(catalogs[provider.0].clone()));
+            machine.settle();
+        }
+        let names = machine.names();
+        let owner = machine
+            .listening
+            .iter()
+            .find(|(at, _)| names["orders.backend"] == [at.address]);
+        assert_eq!(owner.unwrap().1.provider, ONLY);
+        assert!(
+            names.contains_key("orders.backend.lab"),
+            "the qualified name stays: {names:?}"
+        );
+        assert!(names.contains_key("mine.backend"));
+        let report = machine.report();
+        assert_eq!(report.clashes[0].name, "orders.backend");
+        assert_eq!(report.clashes[0].owner, "orders.backend of p0");
+        assert!(
+            machine
+                .events
+                .iter()
+                .any(|event| matches!(event, Event::NameClash(_)))
+        );
+        machine.stop();
+        assert!(machine.names.is_empty() && machine.listening.is_empty());
+    }
+}
+
+#[test]
+fn a_session_starts_with_the_providers_that_answer_and_takes_the_others_later() {
+    let mut machine = Machine::of(&[None, None]);
+    machine.failures.insert(ONLY, unreachable());
+    machine.settle();
+    machine.told(
+        SECOND,
+        Update::Snapshot(catalog_of("lab", [service("mine", &[90])])),
+    );
+    machine.settle();
+    let is_ready = |machine: &Machine| {
+        machine
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::Ready { .. }))
+    };
+    assert!(!is_ready(&machine), "the first is still being tried");
+    for _ in 0..5 {
+        machine.now += Duration::from_secs(10);
+        machine.settle();
+    }
+    assert!(is_ready(&machine));
+    assert!(machine.events.iter().any(
+        |event| matches!(event, Event::ProviderFailed { provider, retried: true, .. } if provider == "p0")
+    ));
+    machine.failures.clear();
+    machine.now += Duration::from_secs(10);
+    machine.settle();
+    machine.update(Update::Snapshot(catalog([service("orders", &[5432])])));
+    assert_eq!(machine.listening.len(), 2);
+    assert!(matches!(machine.events.last(), Some(Event::ServiceUp { .. })));
+}
+
+#[test]
+fn one_provider_that_is_lost_or_refused_leaves_the_others_alone() {
+    let mut machine = Machine::of(&[None, None]);
+    machine.settle();
+    machine.told(ONLY, Update::Snapshot(catalog([service("orders", &[5432])])));
+    machine.told(
+        SECOND,
+        Update::Snapshot(catalog_of("lab", [service("mine", &[90])])),
+    );
+    machine.settle();
+    machine.failures.insert(ONLY, refused());
+    machine.lose_link(ONLY);
+    machine.now += Duration::from_secs(60);
+    machine.settle();
+    assert_eq!(machine.state.finished(), None);
+    assert_eq!(machine.admitted.keys().collect::<Vec<_>>(), [&SECOND]);
+    assert_eq!(machine.listening.len(), 2);
+}
+
+#[test]
+fn a_session_none_of_whose_providers_answers_gives_up() {
+    let mut machine = Machine::of(&[None, None]);
+    machine.failures.insert(ONLY, unreachable());
+    machine.failures.insert(SECOND, refused());
+    for _ in 0..10 {
+        machine.settle();
+        machine.now += Duration::from_secs(10);
+    }
+    assert!(matches!(
+        machine.state.finished(),
+        Some(StopReason::Unreachable { .. })
+    ));
+}
+
+#[test]
+fn a_catalog_that_was_stale_is_fresh_with_the_next_link_unless_it_says_so_again() {
+    let stale = || Update::Health(service_catalog::Health::stale("line 3"));
+    let mut machine = ready([service("web", &[80])]);
+    machine.update(stale());
+    assert!(machine.report().providers[0].stale.is_some());
+    machine.lose_link(ONLY);
+    machine.now += Duration::from_secs(10);
+    machine.settle();
+    machine.update(Update::Snapshot(catalog([service("web", &[80])])));
+    assert_eq!(machine.report().providers[0].stale, None);
+    machine.update(stale());
+    assert!(machine.report().providers[0].stale.is_some());
+}
+
+#[test]
+fn running_out_of_descriptors_is_said_once_with_the_number_and_mends_itself() {
+    let mut machine = Machine::new();
+    machine.descriptors = 100;
+    machine.settle();
+    machine.update(Update::Snapshot(catalog(
+        (0..1000).map(|n| service(&format!("s{n}"), &[80])),
+    )));
+    assert_eq!(machine.listening.len(), 100);
+    assert_eq!(machine.names.len(), 100, "what could be opened is offered");
+    let counted = |machine: &Machine| {
+        let told = machine.events.iter().filter_map(|event| match event {
+            Event::OutOfDescriptors { services } => Some(*services),
+            Event::PortDegraded { .. } => panic!("not one by one"),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(counted(&machine), [900]);
+    for _ in 0..3 {
+        machine.now = machine.state.poll_timeout().unwrap();
+        machine.settle();
+    }
+    assert_eq!(counted(&machine), [900], "said once");
+    machine.descriptors = usize::MAX;
+    machine.now = machine.state.poll_timeout().unwrap();
+    machine.settle();
+    assert_eq!(machine.listening.len(), 1000);
+    assert_eq!(machine.names.len(), 1000);
+    assert!(machine.events.contains(&Event::DescriptorsAvailable));
+}
+
+#[test]
+fn aliases_members_and_services_without_ports_have_their_names() {
+    let mut orders = service("orders", &[5432]);
+    orders.aliases = vec!["db".parse().unwrap()];
+    let member: ServiceId = "db-0.postgres.backend".parse().unwrap();
+    let member = Service::new(member, vec![Port::tcp(5432.try_into().unwrap())]).unwrap();
+    let alias = Service::alias("shop.backend".parse().unwrap(), "orders.backend".parse().unwrap());
+    let dangling = Service::alias("lost.backend".parse().unwrap(), "nobody.backend".parse().unwrap());
+    let mut machine = Machine::new();
+    machine.settle();
+    machine.told(
+        ONLY,
+        Update::Snapshot(catalog([orders, member, alias, dangling, service("bare", &[])])),
+    );
+    machine.portless.extend(machine.address("bare"));
+    machine.settle();
+    let names = machine.names();
+    let orders = vec![machine.address("orders").unwrap()];
+    for name in [
+        "orders.backend",
+        "db.backend",
+        "shop.backend",
+        "shop.backend.svc.cluster.local",
+    ] {
+        assert_eq!(names.get(name), Some(&orders), "{name}");
+    }
+    assert!(names.contains_key("db-0.postgres.backend") && !names.contains_key("lost.backend"));
+    assert_eq!(names["bare.backend"], [machine.address("bare").unwrap()]);
+}
+
+#[test]
+fn addresses_worth_keeping_are_told_however_many_there_are() {
+    let mut machine = ready((0..5000).map(|n| service(&format!("s{n}"), &[80])));
+    let leased = |changes: &[LeaseChange]| {
+        let leased = changes
+            .iter()
+            .filter(|change| matches!(change, LeaseChange::Leased { .. }));
+        leased.count()
+    };
+    let changes = machine.state.take_lease_changes();
+    assert_eq!((changes.len(), leased(&changes)), (5000, 5000));
+    machine.update(Update::Snapshot(catalog([])));
+    let changes = machine.state.take_lease_changes();
+    assert_eq!((changes.len(), leased(&changes)), (5000, 0));
+}
+
+#[test]
+fn a_stop_while_a_step_hangs_is_taken_at_once_and_a_second_one_waits_for_nothing() {
+    let mut machine = ready([service("web", &[80])]);
+    machine.told(
+        ONLY,
+        Update::Changed {
+            upserted: vec![service("new", &[81])],
+            removed: Vec::new(),
+        },
+    );
+    let mut hanging = VecDeque::new();
+    while let Some(step) = machine.state.poll_step(machine.now) {
+        match step {
+            Step::Publish { .. } => hanging.push_back(step),
+            step => machine.perform(step),
+        }
+    }
+    assert_eq!(hanging.len(), 1);
+    machine.stop();
+    assert!(machine.report().stopping && machine.state.finished().is_none());
+    assert_eq!(machine.listening.len(), 2, "names go first");
+    // The names that could not be withdrawn are the helper's to undo.
+    machine.publishing_fails = true;
+    machine.stop();
+    assert!(machine.listening.is_empty());
+    assert!(matches!(
+        machine.state.finished(),
+        Some(StopReason::Requested { .. })
+    ));
 }
 
 /// Something that may happen.
 #[derive(Debug, Clone)]
 enum Happening {
-    Snapshot(BTreeMap<u8, BTreeSet<u16>>),
+    Snapshot(usize, BTreeMap<u8, BTreeSet<u16>>),
     Change {
+        provider: usize,
         upserted: BTreeMap<u8, BTreeSet<u16>>,
         removed: BTreeSet<u8>,
     },
-    LinkLost,
-    Unreachable(bool),
+    LinkLost(usize),
+    Unreachable(usize, bool),
+    Switch(usize, bool),
     Wait(u16),
     Take(u8, u16),
+    Descriptors(usize),
     /// One step only, so that the next thing happens in the middle.
     Step,
     Settle,
@@ -470,13 +973,15 @@ fn ports() -> impl Strategy<Value = BTreeSet<u16>> {
 fn happening() -> impl Strategy<Value = Happening> {
     let services = || proptest::collection::btree_map(0_u8..6, ports(), 0..5);
     prop_oneof![
-        2 => services().prop_map(Happening::Snapshot),
-        4 => (services(), proptest::collection::btree_set(0_u8..6, 0..3))
-            .prop_map(|(upserted, removed)| Happening::Change { upserted, removed }),
-        1 => Just(Happening::LinkLost),
-        1 => any::<bool>().prop_map(Happening::Unreachable),
+        2 => (0_usize..2, services()).prop_map(|(provider, all)| Happening::Snapshot(provider, all)),
+        4 => (0_usize..2, services(), proptest::collection::btree_set(0_u8..6, 0..3))
+            .prop_map(|(provider, upserted, removed)| Happening::Change { provider, upserted, removed }),
+        1 => (0_usize..2).prop_map(Happening::LinkLost),
+        1 => (0_usize..2, any::<bool>()).prop_map(|(provider, away)| Happening::Unreachable(provider, away)),
+        1 => (0_usize..2, any::<bool>()).prop_map(|(provider, to)| Happening::Switch(provider, to)),
         1 => (0_u16..10_000).prop_map(Happening::Wait),
         1 => (0_u8..6, Just(80_u16)).prop_map(|(service, port)| Happening::Take(service, port)),
+        1 => (3_usize..30).prop_map(Happening::Descriptors),
         6 => Just(Happening::Step),
         3 => Just(Happening::Settle),
     ]
@@ -489,45 +994,96 @@ fn services(wanted: &BTreeMap<u8, BTreeSet<u16>>) -> Vec<Service> {
         .collect()
 }
 
+/// What each provider serves: as the session was last told by a link that it trusts.
+struct FarSides {
+    environments: [Label; 2],
+    wanted: [Catalog; 2],
+}
+
+impl FarSides {
+    fn tell(&mut self, machine: &mut Machine, provider: usize, update: Update) {
+        let report = machine.report();
+        let link = &report.providers[provider];
+        // A change means something only on a link whose catalog came; a snapshot, on any link that is not given up.
+        let heard = match (&update, &link.link) {
+            (_, LinkState::Up) => true,
+            (Update::Snapshot(_), LinkState::Connecting { .. }) => {
+                machine.linked.contains(&ProviderId(provider))
+            }
+            _ => false,
+        };
+        let right = match &update {
+            Update::Snapshot(catalog) => link
+                .environment
+                .as_deref()
+                .is_none_or(|wanted| wanted == catalog.environment.as_str()),
+            _ => true,
+        };
+        if heard && right {
+            self.wanted[provider].apply(&update);
+        }
+        machine.told(ProviderId(provider), update);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_names_follow_listeners_and_the_end_leaves_nothing(
-        happenings in proptest::collection::vec(happening(), 0..60),
+        happenings in proptest::collection::vec(happening(), 0..80),
     ) {
-        let mut machine = Machine::new();
+        let mut machine = Machine::of(&[None, None]);
+        let mut far = FarSides {
+            environments: ["staging".parse().unwrap(), "lab".parse().unwrap()],
+            wanted: [catalog([]), catalog_of("lab", [])],
+        };
         machine.settle();
-        machine.update(Update::Snapshot(catalog([])));
-        let mut wanted = catalog([]);
+        for provider in 0..2 {
+            let empty = far.wanted[provider].clone();
+            far.tell(&mut machine, provider, Update::Snapshot(empty));
+        }
+        machine.settle();
         for happening in happenings {
+            let settled = matches!(happening, Happening::Settle);
             match happening {
-                Happening::Snapshot(all) => {
-                    let update = Update::Snapshot(catalog(services(&all)));
-                    wanted.apply(&update);
-                    machine.state.handle_update(update, Timestamp::from_secs(1));
+                Happening::Snapshot(provider, all) => {
+                    let catalog = Catalog::new(far.environments[provider].clone(), services(&all)).unwrap();
+                    far.tell(&mut machine, provider, Update::Snapshot(catalog));
                 }
-                Happening::Change { upserted, removed } => {
+                Happening::Change { provider, upserted, removed } => {
                     let removed: Vec<ServiceId> = removed
                         .iter()
                         .filter(|n| !upserted.contains_key(n))
                         .map(|n| format!("s{n}.backend").parse().unwrap())
                         .collect();
-                    let update = Update::Changed { upserted: services(&upserted), removed };
-                    wanted.apply(&update);
-                    machine.state.handle_update(update, Timestamp::from_secs(1));
+                    far.tell(&mut machine, provider, Update::Changed { upserted: services(&upserted), removed });
                 }
-                Happening::LinkLost => machine.state.handle_link_lost("cut".to_owned(), machine.now),
-                Happening::Unreachable(reachable) => machine.reachable = reachable,
+                Happening::LinkLost(provider) => machine.lose_link(ProviderId(provider)),
+                Happening::Unreachable(provider, away) => {
+                    if away {
+                        machine.failures.insert(ProviderId(provider), unreachable());
+                    } else {
+                        machine.failures.remove(&ProviderId(provider));
+                    }
+                }
+                Happening::Switch(provider, to) => {
+                    // Each its own two: two providers of one environment share all names, of which one has none then.
+                    let names = [["staging", "dev"], ["lab", "lab-two"]];
+                    let environment: Label = names[provider][usize::from(to)].parse().unwrap();
+                    far.environments[provider] = environment.clone();
+                    machine.state.switch_environment(ProviderId(provider), environment, machine.now);
+                }
                 Happening::Wait(millis) => machine.now += Duration::from_millis(u64::from(millis)),
                 Happening::Take(n, port) => {
                     if let Some(address) = machine.address(&format!("s{n}")) {
-                        let at = SocketAddr::new(address, port);
+                        let at = Endpoint::tcp(SocketAddr::new(address, port));
                         if !machine.listening.contains_key(&at) {
                             machine.in_use.insert(at);
                         }
                     }
                 }
+                Happening::Descriptors(count) => machine.descriptors = count,
                 Happening::Step => {
                     if let Some(step) = machine.state.poll_step(machine.now) {
                         machine.perform(step);
@@ -535,31 +1091,47 @@ proptest! {
                 }
                 Happening::Settle => machine.settle(),
             }
+            if settled {
+                let report = machine.report();
+                for (provider, environment) in &machine.admitted {
+                    let expected = report.providers[provider.0].environment.as_deref();
+                    prop_assert_eq!(expected, Some(environment.as_str()));
+                }
+            }
         }
         machine.settle();
-        let report = machine.state.report();
-        prop_assert_eq!(
-            report.services.iter().map(|service| &service.service).collect::<Vec<_>>(),
-            wanted.services.keys().collect::<Vec<_>>()
-        );
+        let report = machine.report();
         let mut listening = 0;
         for service in &report.services {
             for port in &service.ports {
                 prop_assert_ne!(&port.state, &PortState::Opening);
                 if port.state == PortState::Listening {
                     listening += 1;
-                    let at = SocketAddr::new(service.address.unwrap(), port.port);
-                    prop_assert_eq!(machine.listening.get(&at), Some(&service.service));
+                    let at = Endpoint::tcp(SocketAddr::new(service.addresses[0], port.port));
+                    let owner = machine.listening.get(&at).expect("it listens");
+                    prop_assert_eq!(&owner.service, &service.service);
+                    prop_assert_eq!(owner.environment.as_str(), &service.environment);
                 }
             }
         }
+        for (provider, wanted) in far.wanted.iter().enumerate() {
+            let name = format!("p{provider}");
+            let has: Vec<_> = report
+                .services
+                .iter()
+                .filter(|service| service.provider == name)
+                .map(|service| &service.service)
+                .collect();
+            prop_assert_eq!(has, wanted.services.keys().collect::<Vec<_>>());
+        }
         prop_assert_eq!(machine.listening.len(), listening, "nothing listens that is not wanted");
-        let named = report.services.iter().filter(|service| !service.names.is_empty()).count();
-        prop_assert_eq!(machine.hosts.len(), named);
+        let named: BTreeSet<_> = machine.names().into_values().flatten().collect();
+        let reachable: BTreeSet<_> = machine.listening.keys().map(|at| at.address).collect();
+        prop_assert_eq!(named, reachable, "every service that listens has a name, and no other");
         machine.stop();
         let ended = matches!(machine.state.finished(), Some(StopReason::Requested { .. }));
         prop_assert!(ended);
         prop_assert!(machine.listening.is_empty());
-        prop_assert!(machine.hosts.is_empty());
+        prop_assert!(machine.names.is_empty());
     }
 }

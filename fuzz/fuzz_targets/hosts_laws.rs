@@ -1,4 +1,4 @@
-//! The two laws of a hosts document: what is parsed is rendered as it was, what is added goes without a trace.
+//! The two laws of a hosts document: what is parsed renders to the same bytes, and what is added is removed without a trace.
 #![no_main]
 
 #[path = "../../hostsfile/tests/fuzz/laws.rs"]

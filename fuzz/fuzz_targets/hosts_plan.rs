@@ -1,4 +1,4 @@
-//! Plans of any edits of any bytes: consistent with themselves, and blocks leave the user's lines alone.
+//! Plans of arbitrary edits of arbitrary bytes are consistent, and edits of blocks leave the user's lines alone.
 #![no_main]
 
 #[path = "../../hostsfile/tests/fuzz/plans.rs"]

@@ -1,5 +1,5 @@
-//! Any bytes as a journal behind a whole snapshot: refused or replayed, and the second time the same. Then any records with
-//! true checksums, which are the bytes' lines.
+//! Arbitrary bytes as a journal after a complete snapshot are refused or replayed, with the same result the second time. Then
+//! the lines of the bytes are used as records with valid checksums.
 #![no_main]
 
 use ipalloc::store::fuzzing;

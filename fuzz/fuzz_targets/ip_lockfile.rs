@@ -1,4 +1,4 @@
-//! Any bytes are a lock file that survives the round through text, or have faults.
+//! Arbitrary bytes are a lock file that survives a round trip through text, or are reported as faulty.
 #![no_main]
 
 use ipalloc::LockFile;

@@ -1,5 +1,5 @@
-//! Any bytes as a snapshot, and as what stands in a snapshot with a true checksum: refused, or loaded, and the second time
-//! the same.
+//! Arbitrary bytes as a snapshot, and as the content of a snapshot with a valid checksum, are refused or loaded, with the same
+//! result the second time.
 #![no_main]
 
 use ipalloc::store::fuzzing;

@@ -1,6 +1,6 @@
 //! Sets or removes a block in a hosts file: `cargo run --example block -- FILE TAG [ADDRESS NAME...]`.
 //!
-//! Without an address the block is removed, and the file is byte for byte what it was before.
+//! Without an address it removes the block, and the file is byte for byte as it was before.
 
 use std::process::ExitCode;
 
@@ -44,7 +44,7 @@ fn run(file: &str, tag: &str, entry: &[String]) -> Result<String, Error> {
     Ok(text)
 }
 
-#[expect(clippy::print_stderr, reason = "an example says what it did")]
+#[expect(clippy::print_stderr, reason = "an example reports what it did")]
 fn report(text: &str) {
     eprintln!("{text}");
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::error::Error;
 
-/// A network such as `10.0.0.0/8` or `2001:db8::/32`. Bits beyond the prefix may be set; they do not count.
+/// A network such as `10.0.0.0/8` or `2001:db8::/32`. Bits beyond the prefix may be set; they are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr {
     address: IpAddr,
@@ -14,7 +14,7 @@ pub struct Cidr {
 }
 
 impl Cidr {
-    /// A network of an address and the length of its prefix in bits.
+    /// Makes a network from an address and the length of its prefix in bits.
     ///
     /// # Errors
     /// [`Error::InvalidCidr`] if the prefix is longer than the address.
@@ -28,7 +28,7 @@ impl Cidr {
         Ok(Cidr { address, prefix })
     }
 
-    /// Whether the address lies in the network; never, if it is of the other family.
+    /// Whether the address is in the network; never true for an address of the other family.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address) {

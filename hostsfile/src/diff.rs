@@ -1,4 +1,4 @@
-//! A unified diff, made from what is known to have changed rather than by comparing.
+//! A unified diff, made from the known changes rather than by comparing texts.
 
 use std::fmt;
 use std::ops::Range;
@@ -8,8 +8,8 @@ use crate::scan;
 
 /// A unified diff of a plan; empty if nothing changes.
 ///
-/// `Display` shows it as text, with U+FFFD for bytes that are not UTF-8; [`as_bytes`](Self::as_bytes) is exact, so that
-/// patch(1) accepts it.
+/// `Display` shows it as text, with U+FFFD for bytes that are not UTF-8. [`as_bytes`](Self::as_bytes) is exact, and patch(1)
+/// accepts it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diff {
     bytes: Vec<u8>,
@@ -29,13 +29,13 @@ impl Diff {
         self.hunks.is_empty()
     }
 
-    /// The same diff with another name for the file than `hosts`.
+    /// The same diff with a file name other than `hosts`.
     #[must_use]
     pub fn with_label(&self, label: &str) -> Diff {
         Diff::with_hunks(label, &self.bytes[self.hunks.clone()])
     }
 
-    /// The difference of two texts as one change: from the first line that differs to the last.
+    /// The difference between two texts as one change, from the first line that differs to the last.
     #[must_use]
     pub fn between(old: &[u8], new: &[u8]) -> Diff {
         let whole = Splice {
@@ -97,13 +97,13 @@ impl fmt::Display for Diff {
     }
 }
 
-/// Whole lines of the old bytes, and what comes in their place.
+/// Whole lines of the old bytes, and what replaces them.
 pub(crate) struct Change {
     pub(crate) old: Range<usize>,
     pub(crate) new: Vec<u8>,
 }
 
-/// The splices, widened to whole lines, joined where they share one, less the lines that are equal on both sides.
+/// The splices, widened to whole lines, merged if they share a line, and without the lines that are equal on both sides.
 pub(crate) fn changed_lines(old: &[u8], splices: &[Splice]) -> Vec<Change> {
     let mut groups: Vec<(Range<usize>, Range<usize>)> = Vec::new();
     for (index, splice) in splices.iter().enumerate() {
@@ -202,7 +202,7 @@ fn write_hunk(
     let same = write_lines(&mut body, b' ', &old[at..range.end]);
     old_lines += same;
     new_lines += same;
-    // An empty side is named by the line before it.
+    // The position of an empty side is the line before it.
     let old_first = if old_lines == 0 { first - 1 } else { first };
     let new_first = first.saturating_add_signed(shift) - usize::from(new_lines == 0);
     into.extend_from_slice(format!("@@ -{old_first},{old_lines} +{new_first},{new_lines} @@\n").as_bytes());
@@ -225,7 +225,7 @@ fn write_lines(into: &mut Vec<u8>, sign: u8, text: &[u8]) -> usize {
     count
 }
 
-/// Line numbers at rising offsets, in one pass.
+/// Line numbers for ascending offsets, in one pass.
 struct LineCounter<'a> {
     bytes: &'a [u8],
     offset: usize,

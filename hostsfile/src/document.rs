@@ -1,4 +1,4 @@
-//! A hosts file as bytes, and what can be asked of it.
+//! A hosts file as bytes, and the questions it can answer.
 
 mod own_lines;
 
@@ -18,7 +18,7 @@ use crate::scan::{self, Markers, Span};
 
 /// A hosts file in memory: its bytes, unchanged, and views of them.
 ///
-/// Any bytes are a document; nothing in it is ever an error. What is no entry is kept as it is.
+/// Any bytes are a document; parsing never fails. What is not an entry is kept as it is.
 /// ```
 /// use hostsfile::Document;
 /// let doc = Document::parse("127.0.0.1 localhost\n::1 localhost\n10.0.0.1\tDB.example db # the database\n");
@@ -31,12 +31,12 @@ use crate::scan::{self, Markers, Span};
 #[derive(Debug, Clone)]
 pub struct Document {
     bytes: Vec<u8>,
-    /// Made at the first lookup.
+    /// Built by the first lookup.
     by_name: OnceLock<NameIndex>,
 }
 
-/// For each name of each entry a hash of it, and the offset and number of the line; sorted. A lookup reads the lines
-/// again, so that two names of one hash are no matter.
+/// For each name of each entry its hash, and the offset and number of its line; sorted. A lookup reads the lines again, so a
+/// hash collision does no harm.
 type NameIndex = Vec<(u64, usize, usize)>;
 
 impl Document {
@@ -49,13 +49,13 @@ impl Document {
         }
     }
 
-    /// The document's bytes: those that were parsed.
+    /// The document's bytes, which are those that were parsed.
     #[must_use]
     pub fn render(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The document's bytes, without a copy.
+    /// The document's bytes, without copying.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
@@ -67,10 +67,10 @@ impl Document {
         self.bytes.is_empty()
     }
 
-    /// All lines, in order, read one by one.
+    /// All lines, in order, each parsed when it is reached.
     pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
         let first = scan::body_start(&self.bytes);
-        // A file that is a byte order mark alone has one line, an empty one.
+        // A file that contains only a byte order mark has one empty line.
         let bom_only = (first > 0 && first == self.bytes.len()).then_some(first..first);
         bom_only
             .into_iter()
@@ -79,7 +79,7 @@ impl Document {
             .map(|(index, span)| self.read_line(index + 1, span))
     }
 
-    /// The line with this number, from 1.
+    /// The line with this number, counted from 1.
     #[must_use]
     pub fn line(&self, number: usize) -> Option<Line<'_>> {
         let first = scan::body_start(&self.bytes);
@@ -87,13 +87,13 @@ impl Document {
         Some(self.read_line(number, span))
     }
 
-    /// How most lines end; `None` if no line ends.
+    /// How most lines end; `None` if no line has a line end.
     #[must_use]
     pub fn line_ending(&self) -> Option<scan::LineEnding> {
         Markers::of(&self.bytes).line_ending()
     }
 
-    /// The entries that resolvers see, in order: those of the user and of enabled blocks.
+    /// The entries that resolvers see, in order: the user's own and those in enabled blocks.
     pub fn entries(&self) -> impl Iterator<Item = EntryLine<'_>> {
         self.lines().filter_map(|line| match line.kind {
             LineKind::Entry(entry) => Some(entry),
@@ -101,13 +101,13 @@ impl Document {
         })
     }
 
-    /// The entries of lines outside all blocks.
+    /// The entries on lines outside all blocks.
     #[must_use]
     pub fn user_entries(&self) -> Vec<EntryLine<'_>> {
         self.user_lines().into_iter().map(|(_, entry)| entry).collect()
     }
 
-    /// The addresses of a name, in any case, in file order and each once. A final dot in the question does not count.
+    /// The addresses of a name, in file order and each once. Case and a trailing dot in the name are ignored.
     #[must_use]
     pub fn lookup(&self, name: &str) -> Vec<IpAddr> {
         let mut addresses = Vec::new();
@@ -135,7 +135,7 @@ impl Document {
             .find_map(|a| if let IpAddr::V6(a) = a { Some(a) } else { None })
     }
 
-    /// The entries that have a name, in any case, in file order. The first call builds an index; the others use it.
+    /// The entries with a name, compared case-insensitively, in file order. The first call builds an index that the others use.
     #[must_use]
     pub fn lines_with_name(&self, name: &str) -> Vec<EntryLine<'_>> {
         let name = undotted(name);
@@ -150,19 +150,19 @@ impl Document {
             .collect()
     }
 
-    /// The names at an address, in file order and each once (by case-insensitive comparison); the first is canonical.
+    /// The names of an address, in file order and each once, compared case-insensitively. The first is canonical.
     #[must_use]
     pub fn names_at(&self, address: IpAddr) -> Vec<&str> {
         distinct(self.entries().filter(|e| e.address == address))
     }
 
-    /// The entries whose address lies in a network.
+    /// The entries whose address is in a network.
     #[must_use]
     pub fn within(&self, network: &Cidr) -> Vec<EntryLine<'_>> {
         self.entries().filter(|e| network.contains(e.address)).collect()
     }
 
-    /// The names that contain a text, in any case, each with its address.
+    /// The names that contain a text, compared case-insensitively, each with its address.
     #[must_use]
     pub fn names_containing(&self, part: &str) -> Vec<(&str, IpAddr)> {
         let part = part.to_ascii_lowercase();
@@ -179,14 +179,14 @@ impl Document {
         found
     }
 
-    /// The names of the entries whose whole comment is this text; an empty text means the entries without comment.
+    /// The names of the entries whose whole comment is this text; an empty text means the entries without a comment.
     #[must_use]
     pub fn names_with_comment(&self, comment: &str) -> Vec<&str> {
         let comment = comment.trim();
         distinct(self.entries().filter(|e| e.comment == comment.as_bytes()))
     }
 
-    /// The whole blocks, in order.
+    /// The complete blocks, in order.
     #[must_use]
     pub fn blocks(&self) -> Vec<BlockView<'_>> {
         Markers::of(&self.bytes)
@@ -196,17 +196,17 @@ impl Document {
             .collect()
     }
 
-    /// The whole block of a tag; `None` if there is none.
+    /// The complete block of a tag; `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::DamagedBlock`].
+    /// [`Error::DamagedBlock`] if the tag's markers do not form one complete block.
     pub fn block(&self, tag: &Tag) -> Result<Option<BlockView<'_>>, Error> {
         Ok(Markers::of(&self.bytes)
             .locate_checked(tag)?
             .map(|span| self.view(&span)))
     }
 
-    /// The tags whose markers form no whole block or more than one, with what is wrong and the lines of the markers.
+    /// The tags whose markers do not form exactly one complete block, with what is wrong and the lines of the markers.
     #[must_use]
     pub fn damage(&self) -> Vec<(Tag, Damage, Vec<usize>)> {
         let markers = Markers::of(&self.bytes);
@@ -220,7 +220,7 @@ impl Document {
         found
     }
 
-    /// The names that more than one line has at the same address, with the lines, from 1.
+    /// The names that more than one line gives the same address, with those lines, counted from 1.
     #[must_use]
     pub fn duplicates(&self) -> Vec<(String, IpAddr, Vec<usize>)> {
         let mut places: HashMap<(String, IpAddr), Vec<usize>> = HashMap::new();
@@ -241,7 +241,7 @@ impl Document {
         found
     }
 
-    /// What a resolver will not see in this file, or will see in another way than it looks, with line numbers.
+    /// What a resolver will not see in this file, or will read differently than one would expect, with line numbers.
     #[must_use]
     pub fn lint(&self, resolver: Resolver) -> Vec<Diagnostic> {
         lint(self, resolver)
@@ -255,7 +255,7 @@ impl Document {
         plan(&self.bytes, edits, options)
     }
 
-    /// The document after edits.
+    /// The document with the edits applied.
     ///
     /// # Errors
     /// Those of [`plan`].
@@ -263,7 +263,7 @@ impl Document {
         Ok(Document::parse(self.plan(edits, options)?.new_bytes()))
     }
 
-    /// The lines with an entry outside all blocks.
+    /// The lines outside all blocks that have an entry.
     pub(crate) fn user_lines(&self) -> Vec<(Line<'_>, EntryLine<'_>)> {
         let blocks = Inside::new(Markers::of(&self.bytes).spans().into_iter().map(|s| s.range));
         let mut blocks = blocks.walk();
@@ -309,7 +309,7 @@ impl Document {
             }
         }
         index.sort_unstable();
-        // A line that has a name twice is one line.
+        // A line with the same name twice counts once.
         index.dedup();
         index
     }
@@ -351,15 +351,15 @@ impl PartialEq for Document {
 
 impl Eq for Document {}
 
-/// A whole block as it stands in a document.
+/// A complete block in a document.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct BlockView<'a> {
-    /// Its name.
+    /// Its tag.
     pub tag: &'a str,
-    /// Who it belongs to, if its BEGIN says so.
+    /// Its owner, if its BEGIN names one.
     pub owner: Option<Owner>,
-    /// Its lines, from BEGIN to END, counted from 1.
+    /// The numbers of its lines, from BEGIN to END, counted from 1.
     pub lines: Range<usize>,
     /// False if all its entries are commented out.
     pub enabled: bool,
@@ -370,7 +370,7 @@ pub struct BlockView<'a> {
 }
 
 impl BlockView<'_> {
-    /// The names of the block's entries, whether they are commented out or not, in order and each once.
+    /// The names of the block's entries, commented out or not, in order and each once.
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
         distinct(self.entries.iter().chain(&self.disabled).cloned())
@@ -401,11 +401,11 @@ fn distinct<'a>(entries: impl Iterator<Item = EntryLine<'a>>) -> Vec<&'a str> {
     names
 }
 
-/// Ranges that may hold offsets; asked with rising offsets.
+/// Tells whether offsets are in any of a list of ranges; the offsets must come in ascending order.
 pub(crate) struct Inside(Vec<Range<usize>>);
 
 impl Inside {
-    /// The ranges must be given by rising starts; they may overlap.
+    /// The ranges must be sorted by their starts; they may overlap.
     pub(crate) fn new(ranges: impl Iterator<Item = Range<usize>>) -> Self {
         let mut joined: Vec<Range<usize>> = Vec::new();
         for range in ranges {

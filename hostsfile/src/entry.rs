@@ -1,12 +1,13 @@
-//! What a caller wants written: entries and blocks of them.
+//! What a caller wants to write: entries, and blocks of entries.
 
 use std::net::IpAddr;
 
 use crate::error::Error;
 use crate::name::{Comment, HostName, Owner, Tag, Zone};
 
-/// An address and its names. The first name is the canonical one (what a reverse lookup and `AI_CANONNAME` give), so
-/// the caller's order is kept.
+/// An address and its names.
+///
+/// The first name is the canonical one, which reverse lookups and `AI_CANONNAME` return, so the caller's order is kept.
 /// ```
 /// use hostsfile::{Comment, Entry};
 /// let entry = Entry::new("127.77.0.1".parse()?, ["orders", "orders.backend"])?.with_comment(Comment::new("shop")?);
@@ -16,18 +17,18 @@ use crate::name::{Comment, HostName, Owner, Tag, Zone};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct Entry {
-    /// The address; no IPv4 address in IPv6 form.
+    /// The address; never an IPv4-mapped IPv6 address.
     pub address: IpAddr,
-    /// The interface of a link-local IPv6 address; glibc and FreeBSD ignore lines that have one.
+    /// The interface of a link-local IPv6 address. glibc and FreeBSD ignore lines with a zone.
     pub zone: Option<Zone>,
-    /// At least one name; doubles are written once.
+    /// At least one name; duplicates are written once.
     pub names: Vec<HostName>,
-    /// What stands behind the `#` of the entry's lines.
+    /// The comment after the `#` on the entry's lines.
     pub comment: Option<Comment>,
 }
 
 impl Entry {
-    /// An entry of checked names, or of texts that are checked here.
+    /// Makes an entry from checked names, or from texts, which are checked here.
     ///
     /// # Errors
     /// [`Error::InvalidName`], [`Error::NoNames`], [`Error::MappedAddress`].
@@ -50,10 +51,10 @@ impl Entry {
         Ok(entry)
     }
 
-    /// An entry of texts, the address (which may have a zone) among them.
+    /// Makes an entry from texts, including the address, which may have a zone.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`] for anything but the full form of an address, and those of [`new`](Self::new).
+    /// [`Error::InvalidAddress`] for anything but the full form of an address, [`Error::InvalidZone`], and those of [`new`](Self::new).
     pub fn parse<N>(address: &str, names: impl IntoIterator<Item = N>) -> Result<Self, Error>
     where
         N: TryInto<HostName>,
@@ -72,14 +73,14 @@ impl Entry {
         Ok(entry)
     }
 
-    /// The same entry with a comment.
+    /// Sets the comment.
     #[must_use]
     pub fn with_comment(mut self, comment: impl Into<Option<Comment>>) -> Self {
         self.comment = comment.into();
         self
     }
 
-    /// The same entry with a zone.
+    /// Sets the zone.
     #[must_use]
     pub fn with_zone(mut self, zone: impl Into<Option<Zone>>) -> Self {
         self.zone = zone.into();
@@ -102,7 +103,7 @@ impl Entry {
         if let (IpAddr::V4(_), Some(zone)) = (self.address, &self.zone) {
             return Err(Error::InvalidZone {
                 zone: zone.to_string(),
-                reason: "an IPv4 address has no zone",
+                reason: "an IPv4 address cannot have a zone",
             });
         }
         Ok(())
@@ -140,16 +141,16 @@ impl std::fmt::Display for Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Block {
-    /// The block's name.
+    /// The block's tag.
     pub tag: Tag,
-    /// Who it belongs to; written as `owner=<token>` behind the tag.
+    /// The owner, written as `owner=<token>` after the tag.
     pub owner: Option<Owner>,
-    /// Its entries, in the order in which they are written. A block without entries is not written at all.
+    /// The entries, in the order in which they are written. A block without entries is not written at all.
     pub entries: Vec<Entry>,
 }
 
 impl Block {
-    /// A block without owner and entries.
+    /// Makes a block with no owner and no entries.
     #[must_use]
     pub fn new(tag: Tag) -> Self {
         Block {
@@ -159,14 +160,14 @@ impl Block {
         }
     }
 
-    /// The same block with an owner.
+    /// Sets the owner.
     #[must_use]
     pub fn with_owner(mut self, owner: impl Into<Option<Owner>>) -> Self {
         self.owner = owner.into();
         self
     }
 
-    /// The same block with these entries.
+    /// Replaces the entries.
     #[must_use]
     pub fn with_entries(mut self, entries: impl IntoIterator<Item = Entry>) -> Self {
         self.entries = entries.into_iter().collect();

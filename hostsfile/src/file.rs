@@ -1,4 +1,4 @@
-//! Reading a hosts file and putting another content in its place, so that no reader ever sees a part of it.
+//! Reads a hosts file and replaces its content so that no reader ever sees a partial file.
 
 pub(crate) mod backup;
 mod fail;
@@ -8,17 +8,18 @@ mod journal;
 mod lock;
 mod options;
 mod replace;
-#[cfg(unix)]
-#[path = "file/unix.rs"]
-mod sys;
-#[cfg(windows)]
-#[path = "file/windows.rs"]
-#[expect(
-    unsafe_code,
-    reason = "ReplaceFileW and the registry have no safe wrapper in std"
-)]
-mod sys;
 mod target;
+
+cfg_if::cfg_if! {
+    if #[cfg(unix)] {
+        mod unix;
+        use unix as sys;
+    } else if #[cfg(windows)] {
+        #[expect(unsafe_code, reason = "ReplaceFileW and the registry have no safe wrapper in std")]
+        mod windows;
+        use windows as sys;
+    }
+}
 
 #[cfg(all(test, unix))]
 mod crash_tests;
@@ -41,8 +42,8 @@ use lock::Lock;
 use replace::Attempt;
 use target::Target;
 
-/// Where this system keeps its hosts file: `/etc/hosts`, or on Windows `hosts` in the directory that the registry's
-/// `DataBasePath` names, else in `%SystemRoot%\System32\drivers\etc`.
+/// The path of this system's hosts file: `/etc/hosts`; on Windows, `hosts` in the directory given by the registry's
+/// `DataBasePath`, or else in `%SystemRoot%\System32\drivers\etc`.
 #[must_use]
 pub fn system_path() -> PathBuf {
     sys::system_path()
@@ -50,12 +51,13 @@ pub fn system_path() -> PathBuf {
 
 /// A hosts file on disk.
 ///
-/// Changing it takes these steps, and whatever goes wrong or dies on the way, the file has its old or its new content:
-/// read, plan, lock, write a file beside it with the same owner, mode, extended attributes (ACLs and SELinux label
-/// among them), fsync, compare the file with what was read, rename over it, fsync the directory. Where a rename is not
-/// possible (`EBUSY`: the file is bound over another, as in containers) or no file can be made beside it (`EROFS`,
-/// `EACCES`, `EPERM`), the file is written in place: never truncated first, space reserved before, read back after.
-/// Symbolic links are followed and stay links. If nothing changes, nothing is written.
+/// A change takes these steps: read, plan, lock, write a file beside it with the same owner, mode and extended attributes
+/// (including ACLs and the SELinux label), fsync, compare the hosts file with what was read, rename over it, fsync the directory.
+/// Whatever fails or dies on the way, the file has either its old or its new content.
+///
+/// If a rename is not possible (`EBUSY`: a file that is bind-mounted, as in containers) or no file can be created beside it
+/// (`EROFS`, `EACCES`, `EPERM`), the file is written in place: it is never truncated first, space is reserved before, and the result
+/// is read back. Symbolic links are followed and stay links. If nothing changes, nothing is written.
 ///
 /// ```
 /// use hostsfile::{Block, Edit, Entry, HostsFile, Method, Tag};
@@ -81,7 +83,7 @@ pub struct HostsFile {
 }
 
 impl HostsFile {
-    /// The system's hosts file, with default options.
+    /// Opens the system's hosts file with default options.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotAFile`], [`Error::SymlinkLoop`].
@@ -89,7 +91,7 @@ impl HostsFile {
         FileOptions::new().system()
     }
 
-    /// A hosts file elsewhere, with default options.
+    /// Opens any hosts file with default options.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotAFile`], [`Error::SymlinkLoop`].
@@ -113,15 +115,15 @@ impl HostsFile {
         &self.path
     }
 
-    /// The file's content.
+    /// Reads the file's content.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::PermissionDenied`], [`Error::Io`] and what opening may give.
+    /// [`Error::NotFound`], [`Error::PermissionDenied`], [`Error::Io`] and those of opening the file.
     pub fn read(&self) -> Result<Document, Error> {
         Ok(Document::parse(self.target()?.read()?))
     }
 
-    /// Plans edits of the file's present content and writes nothing: a dry run.
+    /// Plans edits of the file's current content without writing anything: a dry run.
     ///
     /// # Errors
     /// Those of [`read`](Self::read) and of [`plan`](crate::plan).
@@ -129,21 +131,21 @@ impl HostsFile {
         plan_bytes(Cow::Owned(self.target()?.read()?), edits, &self.options.plan)
     }
 
-    /// Carries edits out as one write, on the content that the file has at that moment.
+    /// Applies edits to the file's current content, as one write.
     ///
     /// # Errors
-    /// Those of [`plan`](crate::plan); [`Error::Locked`] if another program holds the lock through all retries;
-    /// [`Error::Changed`] if the file keeps changing; the variants that name why a file cannot be written. In all these
-    /// cases the file is as it was.
+    /// Those of [`plan`](crate::plan); [`Error::Locked`] if another program holds the lock during all retries;
+    /// [`Error::Changed`] if the file keeps changing; and the variants that say why a file cannot be written. In all these cases the
+    /// file is unchanged.
     pub fn edit(&self, edits: &[Edit]) -> Result<Outcome, Error> {
         self.change(|bytes| plan_bytes(Cow::Owned(bytes), edits, &self.options.plan))
     }
 
-    /// The same with edits that depend on the content. The function is called again if the file changes meanwhile, so
-    /// that what it decides holds for the content that its edits are applied to.
+    /// Like [`edit`](Self::edit), with edits that depend on the content. The function is called again if the file changes
+    /// meanwhile, so its decisions always match the content that its edits are applied to.
     ///
     /// # Errors
-    /// Those of the function and those of [`edit`](Self::edit).
+    /// Those of the function, and those of [`edit`](Self::edit).
     pub fn edit_with<E: From<Error>>(
         &self,
         mut edits: impl FnMut(&Document) -> Result<Vec<Edit>, E>,
@@ -159,10 +161,10 @@ impl HostsFile {
         })
     }
 
-    /// Writes a plan, if the file still has the content that the plan was made from.
+    /// Writes a plan if the file still has the content that the plan was made from.
     ///
     /// # Errors
-    /// [`Error::Changed`] if it has another; otherwise those of [`edit`](Self::edit).
+    /// [`Error::Changed`] if it does not; otherwise those of [`edit`](Self::edit).
     pub fn apply(&self, plan: &Plan<'_>) -> Result<Outcome, Error> {
         let (_, outcome) = self.change_to(|bytes| {
             if bytes == plan.old_bytes() {
@@ -177,8 +179,8 @@ impl HostsFile {
         Ok(outcome)
     }
 
-    /// Removes the blocks that name an owner which `alive` denies. Blocks without an owner stay, and so do damaged ones.
-    /// Also removes what a write that was killed may have left beside the file.
+    /// Removes the blocks whose owner is not alive according to `alive`. Blocks without an owner and damaged blocks stay.
+    /// Also removes what a killed write may have left beside the file.
     ///
     /// # Errors
     /// Those of [`edit`](Self::edit).
@@ -202,36 +204,36 @@ impl HostsFile {
         Ok(Swept { removed, outcome })
     }
 
-    /// Holds the lock that every change takes, for a caller that does several things at once or keeps others out. A change
-    /// through this crate meanwhile gives [`Error::Locked`], also one by the holder. Dropping it gives it back.
+    /// Takes the lock that every change takes, to do several things as one or to keep others out. While it is held, every change
+    /// through this crate returns [`Error::Locked`], even by the holder. Dropping it releases it.
     ///
     /// # Errors
-    /// [`Error::Locked`] and what making the lock file may give.
+    /// [`Error::Locked`], and those of creating the lock file.
     pub fn lock(&self) -> Result<HeldLock, Error> {
         Ok(HeldLock {
             _lock: Lock::take(&self.target()?, &self.options)?,
         })
     }
 
-    /// The path of the lock file, which is there only while somebody holds the lock. Where no file can be made beside a hosts
-    /// file, the hosts file itself is locked.
+    /// The path of the lock file, which exists only while someone holds the lock. If no file can be created beside a hosts file,
+    /// the hosts file itself is locked.
     ///
     /// # Errors
-    /// What opening may give.
+    /// Those of opening the file.
     pub fn lock_path(&self) -> Result<PathBuf, Error> {
         Ok(Lock::path(&self.target()?, &self.options))
     }
 
-    /// Puts the content of another file, normally a backup, in the place of this one's.
+    /// Replaces the content with that of another file, normally a backup.
     ///
     /// # Errors
-    /// Those of [`edit`](Self::edit), and what reading the other file may give.
+    /// Those of [`edit`](Self::edit), and those of reading the other file.
     pub fn restore(&self, from: &Path) -> Result<Outcome, Error> {
         let content = std::fs::read(from).map_err(|source| target::read_error(from, source))?;
         self.replace(&content)
     }
 
-    /// Makes these bytes the whole content, whatever was there.
+    /// Replaces the whole content with these bytes.
     ///
     /// # Errors
     /// Those of [`edit`](Self::edit).
@@ -251,7 +253,7 @@ impl HostsFile {
         }
         match Lock::take(&target, &self.options) {
             Ok(lock) => journal::recover(&target, &lock),
-            // Whoever holds it does this before they write.
+            // Its holder does this before it writes.
             Err(Error::Locked { .. }) => Ok(()),
             Err(e) => Err(e),
         }
@@ -266,14 +268,14 @@ impl HostsFile {
         Ok(outcome)
     }
 
-    /// The way of every change. The first plan is made before the lock is held: where nothing changes, no lock is needed,
-    /// and the comparison before the rename finds out whether it still holds.
+    /// Every change goes through here. The first plan is made before taking the lock: if nothing changes, no lock is needed, and
+    /// otherwise the comparison before the rename detects a stale plan.
     fn change_to<'p, E: From<Error>>(
         &self,
         mut make: impl FnMut(Vec<u8>) -> Result<Plan<'p>, E>,
     ) -> Result<(Plan<'p>, Outcome), E> {
         let target = self.target()?;
-        // A plan that cannot be made may come from a file that is being written in place: the lock will tell.
+        // Planning may fail because the file is being written in place; it is tried again under the lock.
         let (bytes, stamp) = target.read_stamped()?;
         let mut planned = make(bytes).ok();
         if let Some(plan) = planned.take_if(|plan| !plan.changed() && target.exists()) {
@@ -281,7 +283,7 @@ impl HostsFile {
         }
         let lock = Lock::take(&target, &self.options)?;
         journal::recover(&target, &lock)?;
-        // The one who had the lock before has most likely changed the file.
+        // The previous holder of the lock has probably changed the file.
         planned = planned.filter(|_| target.stamp() == stamp);
         let mut verified = true;
         for _ in 0..ATTEMPTS {
@@ -335,15 +337,15 @@ impl std::fmt::Debug for HeldLock {
     }
 }
 
-/// What a change came to.
+/// The result of a change.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// The file, as it was opened.
+    /// The file's path, as it was opened.
     pub path: PathBuf,
-    /// Whether its bytes are others than before.
+    /// Whether its bytes changed.
     pub changed: bool,
-    /// How they were written.
+    /// How the bytes were written.
     pub method: Method,
     plan: Option<Plan<'static>>,
 }
@@ -358,48 +360,48 @@ impl Outcome {
         }
     }
 
-    /// What there is to say about the file as it was written; see [`Plan::diagnostics`]. Found when first called; empty
-    /// after [`HostsFile::apply`], whose caller has the plan.
+    /// Diagnostics for the file as written; see [`Plan::diagnostics`]. Computed by the first call; empty after
+    /// [`HostsFile::apply`], whose caller has the plan.
     #[must_use]
     pub fn diagnostics(&self) -> &[Diagnostic] {
         self.plan.as_ref().map_or(&[], |p| p.diagnostics())
     }
 
-    /// The names of the edited blocks that the user has too; see [`Plan::conflicts`]. Found when first called; empty
-    /// after [`HostsFile::apply`], whose caller has the plan.
+    /// The names of the edited blocks that the user also has; see [`Plan::conflicts`]. Computed by the first call; empty after
+    /// [`HostsFile::apply`], whose caller has the plan.
     #[must_use]
     pub fn conflicts(&self) -> &[Conflict] {
         self.plan.as_ref().map_or(&[], |p| p.conflicts())
     }
 
-    /// What was changed; `None` after [`HostsFile::apply`], whose caller has the plan.
+    /// The change; `None` after [`HostsFile::apply`], whose caller has the plan.
     #[must_use]
     pub fn diff(&self) -> Option<Diff> {
         self.plan.as_ref().map(Plan::diff)
     }
 }
 
-/// How new bytes came into a file.
+/// How a file was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Method {
-    /// Nothing was to be changed, and nothing was written.
+    /// There was nothing to change, and nothing was written.
     Unchanged,
-    /// A new file was renamed over the old one; readers saw the old or the new.
+    /// A new file was renamed over the old one; readers saw either the old or the new one.
     Renamed,
-    /// The file was written in place, since it could not be replaced or the caller asked for that.
+    /// The file was written in place, because it could not be replaced or the caller asked for it.
     InPlace,
 }
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Swept {
-    /// The blocks that are gone, with the owners that were.
+    /// The removed blocks, with their owners.
     pub removed: Vec<(Tag, Owner)>,
     /// How the file was written.
     pub outcome: Outcome,
 }
 
-/// How often a change by others is answered with a new plan before giving up.
+/// How often a change is planned anew because others changed the file, before giving up.
 const ATTEMPTS: u32 = 8;

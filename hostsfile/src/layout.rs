@@ -1,4 +1,4 @@
-//! How entries become lines.
+//! How entries are laid out on lines.
 
 use std::io::Write as _;
 
@@ -7,22 +7,22 @@ use crate::lint::Resolver;
 
 /// How many names share a line.
 ///
-/// The default puts up to nine on a line (Windows reads no more), or one on macOS, whose aliases have a quirk of their
-/// own. No line is ever longer than 510 bytes with its line end, whatever the layout (musl reads 511).
+/// The default is up to nine per line (Windows reads no more), or one on macOS, whose treatment of aliases is different. With
+/// any layout, no line is longer than 510 bytes including its line end (musl reads 511).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     names_per_line: usize,
 }
 
 impl Layout {
-    /// Up to nine names a line.
+    /// Up to nine names per line.
     pub const GROUPED: Layout = Layout {
         names_per_line: MAX_NAMES,
     };
-    /// Each name on a line of its own, which every resolver reads alike.
+    /// Each name on its own line, which every resolver reads alike.
     pub const ONE_PER_LINE: Layout = Layout { names_per_line: 1 };
 
-    /// Up to this many names a line; at least one, at most nine.
+    /// Up to this many names per line; clamped to between one and nine.
     #[must_use]
     pub fn names_per_line(names: usize) -> Self {
         Layout {
@@ -30,7 +30,7 @@ impl Layout {
         }
     }
 
-    /// What suits a resolver.
+    /// The layout that suits a resolver.
     #[must_use]
     pub fn for_resolver(resolver: Resolver) -> Self {
         match resolver {
@@ -39,13 +39,13 @@ impl Layout {
         }
     }
 
-    /// The most names on a line.
+    /// The largest number of names on a line.
     #[must_use]
     pub fn max_names(self) -> usize {
         self.names_per_line
     }
 
-    /// Splits an entry's names (given without doubles) into lines, without line ends.
+    /// Splits an entry's names (given without duplicates) into lines, without line ends.
     pub(crate) fn lines<'n>(
         self,
         place: &Entry,
@@ -54,14 +54,14 @@ impl Layout {
     ) -> Vec<String> {
         let mut text = Vec::new();
         self.write(&mut text, place, names, style, "", "\n");
-        // What is written is names, addresses and comments, which are ASCII.
+        // Names, addresses and comments are all ASCII.
         text.split(|b| *b == b'\n')
             .filter(|l| !l.is_empty())
             .map(|l| String::from_utf8_lossy(l).into_owned())
             .collect()
     }
 
-    /// Writes an entry's names (given without doubles) as lines that begin and end with these texts.
+    /// Writes an entry's names (given without duplicates) as lines that begin and end with these texts.
     pub(crate) fn write<'n>(
         self,
         into: &mut Vec<u8>,
@@ -112,7 +112,7 @@ impl Layout {
 }
 
 fn write_address(into: &mut Vec<u8>, place: &Entry) {
-    // Writing to memory does not fail.
+    // Writing to memory cannot fail.
     let _infallible = match &place.zone {
         Some(zone) => write!(into, "{}%{zone}", place.address),
         None => write!(into, "{}", place.address),
@@ -120,13 +120,13 @@ fn write_address(into: &mut Vec<u8>, place: &Entry) {
 }
 
 impl Default for Layout {
-    /// What suits the resolver of the system this runs on.
+    /// The layout that suits the resolver of the system this runs on.
     fn default() -> Self {
         Layout::for_resolver(Resolver::platform())
     }
 }
 
-/// The gaps between a line's parts.
+/// The blanks between the parts of a line.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Style<'a> {
     pub(crate) address_gap: &'a str,
@@ -143,5 +143,5 @@ pub(crate) const MANAGED_STYLE: Style<'static> = Style {
 };
 
 const MAX_NAMES: usize = 9;
-/// 510, less the longest line end, the comment sign of a disabled block and the tab of a managed line.
+/// 510 bytes, minus the longest line end, the comment sign of a disabled block and the tab of a managed line.
 const MAX_LINE: usize = 510 - 2 - 2 - 1;

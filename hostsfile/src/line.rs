@@ -1,4 +1,4 @@
-//! One line of a hosts file, read the way that all resolvers agree on; what only some accept is opaque, with the reason.
+//! One line of a hosts file, read the way all resolvers agree on. What only some of them accept is opaque, with the reason.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,9 +12,9 @@ use crate::scan::{self, MarkerKind, is_blank};
 pub struct Line<'a> {
     /// Counted from 1.
     pub number: usize,
-    /// Where it stands in the document, its line end included.
+    /// Its bytes' range in the document, including its line end.
     pub span: Range<usize>,
-    /// Its bytes, with the line end and on the first line without a byte order mark.
+    /// Its bytes, including the line end, but without a byte order mark on the first line.
     pub bytes: &'a [u8],
     /// What it is.
     pub kind: LineKind<'a>,
@@ -27,7 +27,7 @@ impl Line<'_> {
         scan::chomp(self.bytes)
     }
 
-    /// The line as an edit names it: its number and its bytes, so that another line in its place is noticed.
+    /// A reference to the line for an edit: its number and its bytes, so that a different line in its place is noticed.
     #[must_use]
     pub fn reference(&self) -> LineRef {
         LineRef {
@@ -37,7 +37,7 @@ impl Line<'_> {
     }
 }
 
-/// Names a line of the user's for an edit, by its number and its bytes. Comes from [`Line::reference`].
+/// Refers to one of the user's lines in an edit, by its number and its bytes. Made by [`Line::reference`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LineRef {
     pub(crate) number: usize,
@@ -45,7 +45,7 @@ pub struct LineRef {
 }
 
 impl LineRef {
-    /// Names the line with this number, from 1, if it holds this text (without line end).
+    /// Refers to the line with this number, counted from 1, if it has this text (without the line end).
     #[must_use]
     pub fn new(number: usize, text: impl Into<Vec<u8>>) -> Self {
         LineRef {
@@ -54,7 +54,7 @@ impl LineRef {
         }
     }
 
-    /// The line's number, from 1.
+    /// The line's number, counted from 1.
     #[must_use]
     pub fn number(&self) -> usize {
         self.number
@@ -65,37 +65,37 @@ impl LineRef {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LineKind<'a> {
-    /// Nothing but blanks.
+    /// Only blanks.
     Blank,
-    /// A comment; the text behind the `#`, blanks trimmed.
+    /// A comment: the text after the `#`, with blanks trimmed.
     Comment(&'a [u8]),
-    /// An entry behind a comment sign, as in a disabled block: `# 10.0.0.1 name`.
+    /// An entry that is commented out, as in a disabled block: `# 10.0.0.1 name`.
     Disabled(EntryLine<'a>),
-    /// An address with names.
+    /// An address with its names.
     Entry(EntryLine<'a>),
     /// `# BEGIN <tag>`
     Begin(&'a str),
     /// `# END <tag>`
     End(&'a str),
-    /// A line that no rule covers, kept as it is.
+    /// Any other line, kept as it is.
     Opaque(Oddity),
 }
 
-/// Why a line is opaque: no resolver, or not every resolver, takes it for an entry.
+/// Why a line is opaque: no resolver, or not every resolver, reads it as an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Oddity {
-    /// The first word is no address.
+    /// The first word is not an address.
     NotAnAddress,
-    /// A short, octal or hexadecimal address: musl and others read it, glibc does not.
+    /// The address is in a short, octal or hexadecimal form, which musl and others read and glibc does not.
     OddAddress,
-    /// An address without a name.
+    /// The address has no name.
     NoName,
-    /// An address, or a word with a colon, stands where a name belongs.
+    /// There is an address, or a word with a colon, in the place of a name.
     AddressAsName,
-    /// There is a NUL byte.
+    /// The line contains a NUL byte.
     Nul,
-    /// No name is UTF-8 text.
+    /// None of the names is UTF-8 text.
     NotUtf8,
 }
 
@@ -107,32 +107,32 @@ impl fmt::Display for Oddity {
                 "the address is in a short, octal or hexadecimal form, which resolvers read differently"
             }
             Oddity::NoName => "the address has no name",
-            Oddity::AddressAsName => "an address stands where a name belongs",
-            Oddity::Nul => "the line holds a NUL byte",
+            Oddity::AddressAsName => "there is an address in the place of a name",
+            Oddity::Nul => "the line contains a NUL byte",
             Oddity::NotUtf8 => "the names are not UTF-8 text",
         })
     }
 }
 
-/// An address with its names, as they stand in a line.
+/// An address with its names, as a line has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EntryLine<'a> {
-    /// The line's number, from 1.
+    /// The line's number, counted from 1.
     pub line: usize,
     /// The address.
     pub address: IpAddr,
-    /// The interface behind a `%`.
+    /// The interface after the `%`.
     pub zone: Option<&'a str>,
-    /// The names in the case in which they were written; the first one is canonical. Compare without case. Those that
-    /// are not UTF-8 are left out.
+    /// The names as they are written; the first is canonical. Compare them case-insensitively. Names that are not UTF-8 are left
+    /// out.
     pub names: Vec<&'a str>,
-    /// What follows the `#`, blanks trimmed; empty if there is nothing.
+    /// The text after the `#`, with blanks trimmed; empty if there is none.
     pub comment: &'a [u8],
 }
 
 impl EntryLine<'_> {
-    /// Whether the line has this name, in any case.
+    /// Whether the line has this name, compared case-insensitively.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.names.iter().any(|n| n.eq_ignore_ascii_case(name))
@@ -163,7 +163,7 @@ pub(crate) fn read(number: usize, bytes: &[u8]) -> LineKind<'_> {
     }
 }
 
-/// Reads `address name... [# comment]`. The text has no blanks at its ends.
+/// Reads `address name... [# comment]`. The text has no blanks at either end.
 pub(crate) fn entry(number: usize, text: &[u8]) -> Result<EntryLine<'_>, Oddity> {
     let (words, comment) = match memchr::memchr(b'#', text) {
         Some(at) => (&text[..at], trim(&text[at + 1..])),
@@ -217,7 +217,7 @@ pub(crate) fn entry(number: usize, text: &[u8]) -> Result<EntryLine<'_>, Oddity>
     }
 }
 
-/// Whether inet_aton(3) would take the word for an address: up to four decimal, octal or hexadecimal numbers.
+/// Whether inet_aton(3) would read the word as an address: up to four decimal, octal or hexadecimal numbers.
 fn is_odd_address(word: &str) -> bool {
     word.split('.').count() <= 4
         && word

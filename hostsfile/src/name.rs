@@ -1,4 +1,4 @@
-//! The checked words of a hosts file: host names, tags, owners, comments, zones.
+//! The validated parts of a hosts file: host names, tags, owners, comments, zones.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,9 +6,10 @@ use std::str::FromStr;
 use crate::error::Error;
 
 /// A host name that every resolver reads the same way: lower case, labels of 1 to 63 letters, digits and inner hyphens,
-/// at most 253 bytes, no final dot, not to be taken for an address.
+/// at most 253 bytes, no trailing dot, and no resemblance to an address.
 ///
-/// Upper case is accepted and stored as lower case, since musl and macOS' file module compare case (RFC 952, RFC 1123 §2.1).
+/// Upper case is accepted but stored as lower case, since musl and macOS's file module compare case-sensitively although names
+/// are case-insensitive (RFC 952, RFC 1123 §2.1).
 /// ```
 /// use hostsfile::HostName;
 /// assert_eq!(HostName::new("Orders.Backend")?.as_str(), "orders.backend");
@@ -24,12 +25,12 @@ impl HostName {
     /// Checks a name.
     ///
     /// # Errors
-    /// [`Error::InvalidName`] with the rule that is broken; blanks around the name are not trimmed but refused.
+    /// [`Error::InvalidName`] with the broken rule. Blanks around the name are refused, not trimmed.
     pub fn new(name: &str) -> Result<Self, Error> {
         Self::check(name, false)
     }
 
-    /// Checks a name in which underscores may stand where letters may. systemd-resolved ignores such names.
+    /// Checks a name in which underscores are allowed wherever letters are. systemd-resolved ignores such names.
     ///
     /// # Errors
     /// [`Error::InvalidName`] as for [`new`](Self::new).
@@ -37,8 +38,8 @@ impl HostName {
         Self::check(name, true)
     }
 
-    /// Makes a label of any text: runs of other characters become one hyphen, hyphens at the ends go, and so does what
-    /// is beyond 63 bytes. `None` if nothing is left. A helper for callers; nothing in this crate does it unasked.
+    /// Turns any text into a label: each run of other characters becomes one hyphen, hyphens at the ends are removed, and
+    /// everything beyond 63 bytes is cut. `None` if nothing is left. For callers; this crate never does it on its own.
     #[must_use]
     pub fn sanitize_label(text: &str) -> Option<HostName> {
         let mut label = String::new();
@@ -77,7 +78,7 @@ impl HostName {
         let mut last = "";
         for label in name.split('.') {
             if label.is_empty() {
-                return refuse("a label is empty (a dot at an end, or two together)");
+                return refuse("a label is empty (a leading, trailing or double dot)");
             }
             if label.len() > MAX_LABEL {
                 return refuse("a label is longer than 63 bytes");
@@ -100,13 +101,13 @@ impl HostName {
                 .or(last.strip_prefix("0X"))
                 .is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
         if numeric {
-            return refuse("its last label is a number, so that it reads as an address");
+            return refuse("its last label is a number, so it would be read as an address");
         }
         Ok(HostName(name.to_ascii_lowercase().into_boxed_str()))
     }
 }
 
-/// The name of a managed block: 1 to 64 characters of `A-Z a-z 0-9 . _ -`; `default` is reserved.
+/// The name of a managed block: 1 to 64 characters of `A-Z a-z 0-9 . _ -`. `default` is reserved.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag(Box<str>);
 
@@ -114,7 +115,7 @@ impl Tag {
     /// Checks a tag.
     ///
     /// # Errors
-    /// [`Error::InvalidTag`] with the rule that is broken.
+    /// [`Error::InvalidTag`] with the broken rule.
     pub fn new(tag: &str) -> Result<Self, Error> {
         let refuse = |reason| {
             Err(Error::InvalidTag {
@@ -123,7 +124,7 @@ impl Tag {
             })
         };
         if !is_tag(tag.as_bytes()) {
-            return refuse("one to 64 characters of A-Z a-z 0-9 . _ - are wanted");
+            return refuse("it must be 1 to 64 characters of A-Z a-z 0-9 . _ -");
         }
         if tag == "default" {
             return refuse("the name is reserved");
@@ -144,8 +145,8 @@ impl std::borrow::Borrow<str> for Tag {
     }
 }
 
-/// Who a block belongs to while it lives, as a token that the owner makes up: 1 to 64 characters of
-/// `A-Z a-z 0-9 . _ : -`, for instance `pid.starttime.boot`. [`HostsFile::sweep`](crate::HostsFile::sweep) asks about it.
+/// The process that a block belongs to, as a token of its own choice: 1 to 64 characters of `A-Z a-z 0-9 . _ : -`, for example
+/// `pid.starttime.boot`. [`HostsFile::sweep`](crate::HostsFile::sweep) asks whether it is still alive.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(Box<str>);
 
@@ -170,10 +171,10 @@ impl Owner {
     }
 }
 
-/// What stands behind the `#` of an entry: 1 to 120 printable ASCII characters, no blank at the ends.
+/// The text after the `#` of an entry: 1 to 120 printable ASCII characters with no blank at either end.
 ///
-/// Blanks around the given text are trimmed. The bound keeps every line we write below 510 bytes, beyond which musl
-/// takes the rest of a line for another line.
+/// Blanks around the given text are trimmed. The limit keeps every line we write below 510 bytes; musl takes what follows for
+/// another line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Comment(Box<str>);
 
@@ -181,7 +182,7 @@ impl Comment {
     /// Checks a comment.
     ///
     /// # Errors
-    /// [`Error::InvalidComment`]: empty, too long, or with a character that is not printable ASCII (a line break, above all).
+    /// [`Error::InvalidComment`] if it is empty, too long, or has a character that is not printable ASCII, such as a line break.
     pub fn new(comment: &str) -> Result<Self, Error> {
         let refuse = |reason| {
             Err(Error::InvalidComment {
@@ -209,9 +210,9 @@ impl Comment {
     }
 }
 
-/// The comment that marks a managed line; it is the whole comment of the line, not a part of it.
+/// The comment that marks a managed line. It is the line's whole comment, not a part of it.
 ///
-/// The same rules as for [`Comment`]; an empty marker is refused, since it would match every plain line.
+/// The rules of [`Comment`] apply. An empty marker is refused, since it would match every line without a comment.
 pub type Marker = Comment;
 
 /// The interface of a scoped IPv6 address, as in `fe80::1%lo0`: 1 to 15 characters of `A-Z a-z 0-9 . _ -`.
@@ -228,7 +229,7 @@ impl Zone {
         if zone.is_empty() || zone.len() > 15 || !is_tag(zone.as_bytes()) {
             return Err(Error::InvalidZone {
                 zone: zone.to_owned(),
-                reason: "one to 15 characters of A-Z a-z 0-9 . _ - are wanted",
+                reason: "it must be 1 to 15 characters of A-Z a-z 0-9 . _ -",
             });
         }
         Ok(Zone(zone.into()))

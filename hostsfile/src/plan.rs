@@ -1,4 +1,4 @@
-//! From bytes and edits to new bytes, without touching anything.
+//! Computes new bytes from old bytes and edits, without touching any file.
 
 mod block;
 mod compose;
@@ -21,9 +21,9 @@ use crate::lint::{Diagnostic, Finding, Resolver};
 use crate::name::{HostName, Marker, Tag};
 use crate::scan::Markers;
 
-/// Works out what edits make of a file's bytes. Pure: it reads and writes no file.
+/// Plans edits of a file's bytes. This is a pure function: it reads and writes no file.
 ///
-/// The edits are carried out in order, as one pass over the file. Nothing is planned if one of them cannot be done.
+/// The edits are applied in order, in one pass over the file. If one of them cannot be applied, there is no plan.
 /// ```
 /// use hostsfile::{Block, Edit, Entry, Options, Tag, plan};
 /// let before = b"127.0.0.1 localhost\n";
@@ -41,8 +41,8 @@ use crate::scan::Markers;
 /// ```
 ///
 /// # Errors
-/// [`Error::DamagedBlock`] for a block that an edit names, [`Error::NoSuchBlock`] for one to be enabled, disabled,
-/// [`Error::LineChanged`], [`Error::NotAnEntry`] and [`Error::Overlap`] for lines, [`Error::Utf16`], and what an entry can be refused for.
+/// [`Error::DamagedBlock`] and [`Error::NoSuchBlock`] for the blocks that the edits refer to; [`Error::LineChanged`],
+/// [`Error::NotAnEntry`] and [`Error::Overlap`] for their lines; [`Error::Utf16`]; and the errors of an invalid entry.
 pub fn plan<'a>(bytes: &'a [u8], edits: &[Edit], options: &Options) -> Result<Plan<'a>, Error> {
     plan_bytes(Cow::Borrowed(bytes), edits, options)
 }
@@ -66,13 +66,13 @@ pub(crate) fn plan_bytes<'a>(
     Ok(plan)
 }
 
-/// What edits make of a file: the new bytes, and what there is to say about them.
+/// The result of planning edits: the new bytes of a file, and what there is to report about them.
 ///
-/// The bytes are kept as the old ones and the changed parts; nothing is copied until it is asked for.
+/// It keeps the old bytes and the changed parts; nothing is copied before it is needed.
 #[derive(Debug, Clone)]
 pub struct Plan<'a> {
     original: Cow<'a, [u8]>,
-    /// By rising ranges, without overlap; insertions at one place in their order.
+    /// Sorted by range, without overlap; insertions at the same place keep their order.
     splices: Vec<Splice>,
     tags: Vec<Tag>,
     markers: Vec<Marker>,
@@ -92,7 +92,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// A plan that puts other bytes in the place of all.
+    /// A plan that replaces all bytes.
     pub(crate) fn replace_all(original: Cow<'a, [u8]>, new: Vec<u8>) -> Self {
         let splices = if *original == *new {
             Vec::new()
@@ -117,7 +117,7 @@ impl<'a> Plan<'a> {
         &self.original
     }
 
-    /// The bytes that the file is to have.
+    /// The bytes that the file will have.
     #[must_use]
     pub fn new_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.new_len());
@@ -151,21 +151,21 @@ impl<'a> Plan<'a> {
         crate::diff::changed_lines(&self.original, &self.splices)
     }
 
-    /// The names of the edited blocks and managed lines that a line of the user's has too, with the first such line. They
-    /// are found when this is first called.
+    /// The names of the edited blocks and managed lines that are also on one of the user's lines, with the first such line.
+    /// Computed by the first call.
     #[must_use]
     pub fn conflicts(&self) -> &[Conflict] {
         &self.findings().0
     }
 
-    /// What there is to say about the file as planned: the conflicts, and what this system's resolver will not see in it
-    /// ([`Document::lint`]). They are found when this is first called.
+    /// Diagnostics for the planned file: the conflicts, and what this system's resolver will not see in it
+    /// ([`Document::lint`]). Computed by the first call.
     #[must_use]
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.findings().1
     }
 
-    /// The same plan with the old bytes its own.
+    /// The same plan, owning the old bytes.
     #[must_use]
     pub fn into_owned(self) -> Plan<'static> {
         Plan {
@@ -178,7 +178,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The new bytes as parts of the old ones and of the changes.
+    /// The new bytes, as pieces of the old ones and of the changes.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let starts = std::iter::once(0).chain(self.splices.iter().map(|s| s.range.end));
         let ends = self
@@ -198,7 +198,7 @@ impl<'a> Plan<'a> {
             .filter(|p| !p.is_empty())
     }
 
-    /// The same plan, with the old bytes borrowed.
+    /// The same plan, borrowing the old bytes.
     pub(crate) fn borrowed(&self) -> Plan<'_> {
         let mut plan = Plan::new(Cow::Borrowed(&*self.original), self.splices.clone());
         plan.tags.clone_from(&self.tags);
@@ -207,7 +207,7 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    /// The new bytes from an offset on that lies before the first change or at it.
+    /// The new bytes from an offset that is not after the first change.
     pub(crate) fn new_tail(&self, from: usize) -> Vec<u8> {
         let mut tail = Vec::with_capacity(self.new_len() - from);
         let mut skip = from;
@@ -219,7 +219,7 @@ impl<'a> Plan<'a> {
         tail
     }
 
-    /// The offset of the first byte that differs, as far as the splices tell.
+    /// The offset of the first byte that may differ, according to the splices.
     pub(crate) fn first_change(&self) -> usize {
         self.splices.first().map_or(self.original.len(), |s| {
             let same = self.original[s.range.clone()]
@@ -290,7 +290,7 @@ impl<'a> Plan<'a> {
         let mut conflicts = Vec::new();
         for entry in of_user {
             for name in &entry.names {
-                // Each name once, with the first line that has it.
+                // Report each name once, with the first line that has it.
                 if let Some((name, left_out)) = names.remove_entry(&name.to_ascii_lowercase())
                     && let Ok(name) = HostName::with_underscore(&name)
                 {
@@ -307,21 +307,21 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// A name of an edited block or managed line that the user has in a line of their own.
+/// A name of an edited block or managed line that is also on one of the user's own lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Conflict {
     /// The name.
     pub name: HostName,
-    /// The first line of the user's that has it, in the file as planned, from 1.
+    /// The first of the user's lines that has it, counted from 1 in the planned file.
     pub line: usize,
-    /// Where that line leads.
+    /// That line's address.
     pub address: IpAddr,
     /// Whether the name was left out of the block ([`UserNames::LeaveOut`](crate::UserNames::LeaveOut)).
     pub left_out: bool,
 }
 
-/// Bytes in the place of a part of the old ones.
+/// Bytes that replace a range of the old ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Splice {
     pub(crate) range: Range<usize>,

@@ -1,4 +1,4 @@
-//! Finding things in the bytes without reading every line: line ends, marker lines, blocks.
+//! Finds line ends, marker lines and blocks in the bytes, without reading every line.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::error::{Damage, Error};
 use crate::name::{Owner, Tag, is_attribute_value, is_tag};
 
-/// The UTF-8 byte order mark that some editors leave at the start.
+/// The UTF-8 byte order mark that some editors put at the start.
 pub(crate) const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// How lines end.
@@ -29,17 +29,17 @@ impl LineEnding {
     }
 }
 
-/// Where the first line's text begins: behind a byte order mark.
+/// Where the first line's text begins: after a byte order mark, if there is one.
 pub(crate) fn body_start(bytes: &[u8]) -> usize {
     if bytes.starts_with(BOM) { BOM.len() } else { 0 }
 }
 
-/// The number, from 1, of the line that holds this offset.
+/// The number, counted from 1, of the line that contains this offset.
 pub(crate) fn line_number(bytes: &[u8], offset: usize) -> usize {
     memchr::memchr_iter(b'\n', &bytes[..offset.min(bytes.len())]).count() + 1
 }
 
-/// The text of a line without blanks and line end behind it.
+/// The text of a line without trailing blanks and line end.
 pub(crate) fn trim_end(line: &[u8]) -> &[u8] {
     let end = line
         .iter()
@@ -48,19 +48,19 @@ pub(crate) fn trim_end(line: &[u8]) -> &[u8] {
     &line[..end]
 }
 
-/// The text of a line without its line end. A CR alone ends no line.
+/// The text of a line without its line end. A CR by itself does not end a line.
 pub(crate) fn chomp(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r\n")
         .or_else(|| line.strip_suffix(b"\n"))
         .unwrap_or(line)
 }
 
-/// What separates words: blank, tab, and the odd ones that isspace(3) takes, which glibc and musl both use.
+/// What separates words: blank, tab, and the rarer characters of isspace(3), which both glibc and musl use.
 pub(crate) fn is_blank(b: u8) -> bool {
     matches!(b, b' ' | b'\t' | b'\r' | 0x0b | 0x0c)
 }
 
-/// The lines of a text, each with its line end, as ranges.
+/// The ranges of the lines of a text, each with its line end.
 pub(crate) fn lines_of(bytes: &[u8], from: usize) -> impl Iterator<Item = Range<usize>> + '_ {
     let mut start = from;
     std::iter::from_fn(move || {
@@ -80,29 +80,29 @@ pub(crate) enum MarkerKind {
     End,
 }
 
-/// A whole line `# BEGIN <tag> [key=value ...]` or `# END <tag>`.
+/// A complete line `# BEGIN <tag> [key=value ...]` or `# END <tag>`.
 #[derive(Debug, Clone)]
 pub(crate) struct MarkerLine<'a> {
     pub(crate) kind: MarkerKind,
     pub(crate) tag: &'a str,
-    /// The line with its end.
+    /// The range of the line, with its line end.
     pub(crate) range: Range<usize>,
     pub(crate) attributes: Attributes<'a>,
 }
 
-/// What may follow the tag of a BEGIN.
+/// The attributes that may follow the tag of a BEGIN.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Attributes<'a> {
-    /// `eol=0`: the text before the block had no line end; the one in front of the block is the block's.
+    /// `eol=0`: the text before the block had no final line end, so the line end in front of the block belongs to the block.
     pub(crate) no_eol: bool,
-    /// `off=1`: every line of the block got a comment sign, those that were comments as well.
+    /// `off=1`: every line of the block was commented out, including those that were comments already.
     pub(crate) off: bool,
     pub(crate) owner: Option<&'a str>,
-    /// Those that this version does not know, kept as they are.
+    /// Attributes that this version does not know, kept as they are.
     pub(crate) other: Vec<&'a str>,
 }
 
-/// Reads a line as a marker. `text` has no byte order mark; blanks and CR behind it do not count, blanks before it do.
+/// Reads a line as a marker. `text` has no byte order mark; trailing blanks and CR are ignored, leading blanks are not.
 pub(crate) fn marker(text: &[u8]) -> Option<(MarkerKind, &str, Attributes<'_>)> {
     let text = trim_end(text);
     let mut attributes = Attributes::default();
@@ -136,7 +136,7 @@ pub(crate) fn marker(text: &[u8]) -> Option<(MarkerKind, &str, Attributes<'_>)> 
     Some((MarkerKind::Begin, tag, attributes))
 }
 
-/// All marker lines of a text, in order, found by searching for their first words.
+/// All marker lines of a text, in order. They are found by searching for their first words.
 #[derive(Debug)]
 pub(crate) struct Markers<'a> {
     bytes: &'a [u8],
@@ -147,7 +147,7 @@ pub(crate) struct Markers<'a> {
 }
 
 impl<'a> Markers<'a> {
-    /// One pass over the bytes, which stops at `#` and CR alone.
+    /// Finds them in one pass over the bytes, which stops only at `#` and CR.
     pub(crate) fn of(bytes: &'a [u8]) -> Self {
         let first = body_start(bytes);
         let mut lines = Vec::new();
@@ -182,7 +182,7 @@ impl<'a> Markers<'a> {
         }
     }
 
-    /// What most lines end with; `None` where no line ends.
+    /// How most lines end; `None` if no line has a line end.
     pub(crate) fn line_ending(&self) -> Option<LineEnding> {
         if self.crlf == 0 {
             return memchr::memchr(b'\n', self.bytes).map(|_| LineEnding::Lf);
@@ -195,7 +195,7 @@ impl<'a> Markers<'a> {
         })
     }
 
-    /// The tags in the order of their first marker.
+    /// The tags, in the order of their first markers.
     pub(crate) fn tags(&self) -> Vec<&'a str> {
         let mut tags: Vec<(usize, &str)> = self.by_tag.iter().map(|(tag, at)| (at[0], *tag)).collect();
         tags.sort_unstable();
@@ -207,7 +207,7 @@ impl<'a> Markers<'a> {
         self.by_tag.get(tag).map_or(&[], Vec::as_slice)
     }
 
-    /// The one whole block of a tag, or what is wrong with it.
+    /// The only complete block of a tag, or what is wrong with it.
     pub(crate) fn locate(&self, tag: &str) -> Result<Option<Span<'a>>, Damage> {
         let at = self.of_tag(tag);
         let kinds: Vec<MarkerKind> = at.iter().map(|&i| self.lines[i].kind).collect();
@@ -229,7 +229,7 @@ impl<'a> Markers<'a> {
         }
     }
 
-    /// The same with the error that a caller sees.
+    /// Like `locate`, with the error that callers see.
     pub(crate) fn locate_checked(&self, tag: &Tag) -> Result<Option<Span<'a>>, Error> {
         self.locate(tag.as_str()).map_err(|damage| Error::DamagedBlock {
             tag: tag.clone(),
@@ -242,7 +242,7 @@ impl<'a> Markers<'a> {
         })
     }
 
-    /// All whole blocks, in the order in which they begin.
+    /// All complete blocks, in the order in which they begin.
     pub(crate) fn spans(&self) -> Vec<Span<'a>> {
         let mut spans: Vec<_> = self
             .by_tag
@@ -253,8 +253,8 @@ impl<'a> Markers<'a> {
         spans
     }
 
-    /// The block from one marker to another, with what in it belongs to others: a marker line of another tag, and where
-    /// such a block is closed somewhere, all lines from its BEGIN to its END or to the end of this block.
+    /// The block between two markers, with the parts of it that belong to others: marker lines of other tags, and if such a tag's
+    /// block is closed anywhere, all lines from its BEGIN to its END or to the end of this block.
     pub(crate) fn span(&self, begin: usize, end: usize) -> Span<'a> {
         let body = self.lines[begin].range.end..self.lines[end].range.start;
         let mut foreign = Vec::new();
@@ -298,16 +298,16 @@ impl<'a> Markers<'a> {
     }
 }
 
-/// A whole block.
+/// A complete block.
 #[derive(Debug, Clone)]
 pub(crate) struct Span<'a> {
     pub(crate) tag: &'a str,
-    /// From the first byte of BEGIN to behind the line end of END.
+    /// From the first byte of BEGIN to the end of END's line end.
     pub(crate) range: Range<usize>,
     pub(crate) begin: Range<usize>,
     pub(crate) body: Range<usize>,
     pub(crate) attributes: Attributes<'a>,
-    /// Parts of the body that are other blocks' or their marker lines.
+    /// The parts of the body that are other blocks or their marker lines.
     pub(crate) foreign: Vec<Range<usize>>,
 }
 
@@ -329,7 +329,7 @@ impl<'a> Span<'a> {
             .collect()
     }
 
-    /// How the block's own lines end, by its BEGIN.
+    /// How the block's own lines end, judged by its BEGIN.
     pub(crate) fn line_ending(&self, bytes: &[u8]) -> LineEnding {
         if bytes[self.begin.clone()].ends_with(b"\r\n") {
             LineEnding::CrLf
@@ -338,7 +338,7 @@ impl<'a> Span<'a> {
         }
     }
 
-    /// The line end in front of the block, where `eol=0` says that it is the block's own and it is still there.
+    /// The line end in front of the block, if `eol=0` says that it belongs to the block and it is still there.
     pub(crate) fn separator(&self, bytes: &[u8]) -> Option<Range<usize>> {
         if !self.attributes.no_eol {
             return None;
@@ -347,7 +347,7 @@ impl<'a> Span<'a> {
     }
 }
 
-/// The line end that stands directly before an offset.
+/// The line end directly before an offset.
 pub(crate) fn separator_before(bytes: &[u8], at: usize, ending: LineEnding) -> Option<Range<usize>> {
     bytes[..at]
         .ends_with(ending.as_str().as_bytes())

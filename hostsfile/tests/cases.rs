@@ -1,7 +1,7 @@
-//! Cases from other tools' test suites, issues and sources, and from runs of resolvers: `cases/hosts.jsonl`, one a line,
-//! each with its id, where it comes from, what it expects there, and in `ours` what is expected here.
+//! Cases from other tools' test suites, issues and sources, and from running resolvers. `cases/hosts.jsonl` has one per line, each
+//! with its id, its origin, what is expected there, and in `ours` what is expected here.
 //!
-//! Each case has a function in one of the tables; the runner names the id of every one that fails.
+//! Each case has a function in one of the tables; the runner prints the id of every case that fails.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

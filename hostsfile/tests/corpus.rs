@@ -1,4 +1,4 @@
-//! What the fuzz targets began with and found: every file of the corpus, by the same checks.
+//! Replays the corpus of the fuzz targets, their seeds and what they found, with the same checks.
 #![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 #![expect(
     clippy::expect_used,
@@ -13,7 +13,7 @@ mod plans;
 
 use std::path::Path;
 
-/// Calls `check` with every file of a folder of the corpus. There are some.
+/// Calls `check` with every file of a folder of the corpus, which must not be empty.
 fn replay(folder: &str, check: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/corpus")
@@ -28,7 +28,7 @@ fn replay(folder: &str, check: fn(&[u8])) {
         let bytes = std::fs::read(&file).unwrap();
         assert!(
             std::panic::catch_unwind(|| check(&bytes)).is_ok(),
-            "by {}",
+            "failed for {}",
             file.display()
         );
     }

@@ -1,4 +1,4 @@
-//! Writing real files: what is kept, what is refused, what is left beside.
+//! Writes real files: what is kept, what is refused, and what is left beside them.
 #![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 
 #[cfg(unix)]
@@ -106,7 +106,7 @@ fn a_change_by_others_between_reading_and_writing_is_kept() {
 }
 
 #[test]
-fn a_file_that_never_rests_is_given_up_unharmed() {
+fn a_file_that_keeps_changing_is_given_up_unharmed() {
     let dir = tempfile::tempdir().unwrap();
     let path = hosts_in(dir.path());
     let hosts = HostsFile::open(&path).unwrap();
@@ -125,11 +125,11 @@ fn a_file_that_never_rests_is_given_up_unharmed() {
 }
 
 #[test]
-fn the_functions_own_error_comes_through() {
+fn the_functions_own_error_is_returned() {
     #[derive(Debug)]
     enum Mine {
         Taken,
-        #[expect(dead_code, reason = "only its kind is looked at")]
+        #[expect(dead_code, reason = "only its variant matters")]
         Hosts(Error),
     }
     impl From<Error> for Mine {
@@ -144,7 +144,7 @@ fn the_functions_own_error_comes_through() {
 }
 
 #[test]
-fn a_lock_that_somebody_holds_is_an_error_of_its_own_after_bounded_retries() {
+fn a_held_lock_is_its_own_error_after_bounded_retries() {
     let dir = tempfile::tempdir().unwrap();
     let path = hosts_in(dir.path());
     let hosts = FileOptions::new()
@@ -167,7 +167,7 @@ fn a_lock_that_somebody_holds_is_an_error_of_its_own_after_bounded_retries() {
 }
 
 #[test]
-fn a_lock_directory_is_made_and_goes() {
+fn a_lock_directory_is_created_and_removed() {
     let dir = tempfile::tempdir().unwrap();
     let path = hosts_in(dir.path());
     let lock_directory = dir.path().join("locks");
@@ -209,7 +209,7 @@ fn writing_in_place_on_request_works_for_longer_and_shorter_content() {
 }
 
 #[test]
-fn sweep_removes_blocks_of_dead_owners_alone() {
+fn sweep_removes_only_the_blocks_of_dead_owners() {
     let dir = tempfile::tempdir().unwrap();
     let path = hosts_in(dir.path());
     let hosts = HostsFile::open(&path).unwrap();
@@ -244,7 +244,7 @@ fn sweep_removes_blocks_of_dead_owners_alone() {
 }
 
 #[test]
-fn a_backup_is_made_before_the_first_change_alone() {
+fn a_backup_is_made_only_before_the_first_change() {
     let dir = tempfile::tempdir().unwrap();
     let path = hosts_in(dir.path());
     let backups = tempfile::tempdir().unwrap();
@@ -342,7 +342,7 @@ fn utf_16_and_damage_are_refused_with_nothing_written() {
         other => panic!("{other:?}"),
     }
     assert_eq!(std::fs::read(&path).unwrap(), damaged);
-    // Damage of one block is no matter for the others.
+    // Damage in one block does not affect the others.
     assert!(
         HostsFile::open(&path)
             .unwrap()
@@ -394,7 +394,7 @@ mod windows {
             .unwrap();
         std::thread::scope(|threads| {
             let edit = threads.spawn(|| hosts.edit(&[set("a", "x.test")]));
-            // As long as it is held, the edit waits.
+            // The edit waits as long as it is held.
             std::thread::sleep(Duration::from_millis(300));
             assert!(!edit.is_finished());
             drop(held);

@@ -1,5 +1,5 @@
-//! File systems as containers and hardened systems have them. Each test runs in a mount namespace of its own, which
-//! takes root, and leaves the machine as it was; without root it says that it was skipped.
+//! File systems as they occur in containers and on hardened systems. Each test runs in its own mount namespace, which needs root,
+//! and leaves the machine as it was; without root it reports that it was skipped.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 
@@ -42,7 +42,7 @@ fn in_namespace(test: &str) -> bool {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    for line in text.lines().filter(|l| l.starts_with("SKIPPED")) {
+    for line in text.lines().filter(|l| l.starts_with("SKIP ")) {
         say(line);
     }
     assert!(output.status.success(), "{text}");
@@ -50,10 +50,10 @@ fn in_namespace(test: &str) -> bool {
 }
 
 fn skipped(test: &str, why: &str) {
-    say(&format!("SKIPPED {test}: {why}"));
+    say(&format!("SKIP {test}: {why}"));
 }
 
-/// Past the test harness, which would keep it to itself.
+/// Prints past the test harness, which would capture the line.
 fn say(line: &str) {
     std::io::stderr()
         .write_all(format!("{line}\n").as_bytes())
@@ -114,7 +114,7 @@ fn a_full_file_system_leaves_the_old_file_whole() {
     assert_eq!(std::fs::read(&path).unwrap(), BEFORE);
     assert_eq!(files_in(dir.path()), ["hosts"]);
 
-    // In place: the space is asked for before the first byte is written.
+    // In place: space is reserved before the first byte is written.
     let in_place = FileOptions::new().in_place(true).open(&path).unwrap();
     let inode = std::fs::metadata(&path).unwrap().ino();
     assert!(matches!(
@@ -177,7 +177,7 @@ fn a_read_only_directory_with_a_writable_file_bound_into_it() {
     assert_eq!(hosts.read().unwrap().lookup("n2.a.test").len(), 1);
     hosts.edit(&[remove("a")]).unwrap();
     assert_eq!(std::fs::read(&outside).unwrap(), BEFORE);
-    // The file itself is the lock where no other can be made.
+    // The file itself is the lock if no other file can be created.
     let held = hosts.lock().unwrap();
     let impatient = FileOptions::new()
         .first_lock_wait(std::time::Duration::from_millis(5))
@@ -191,7 +191,7 @@ fn a_read_only_directory_with_a_writable_file_bound_into_it() {
 }
 
 #[test]
-fn a_read_only_file_system_is_an_error_of_its_own() {
+fn a_read_only_file_system_is_its_own_error() {
     if !in_namespace("a_read_only_file_system_is_an_error_of_its_own") {
         return;
     }
@@ -212,7 +212,7 @@ fn the_nix_store_is_an_error_that_says_what_to_do() {
     if !in_namespace("the_nix_store_is_an_error_that_says_what_to_do") {
         return;
     }
-    // This process gets a root directory of its own, with a store in it.
+    // This process gets its own root directory, with a store in it.
     let root = tempfile::tempdir().unwrap();
     let etc = root.path().join("nix/store/abc-etc");
     std::fs::create_dir_all(&etc).unwrap();
@@ -232,7 +232,7 @@ fn the_nix_store_is_an_error_that_says_what_to_do() {
 }
 
 #[test]
-fn an_immutable_file_is_an_error_of_its_own_and_can_be_overridden() {
+fn an_immutable_file_is_its_own_error_and_can_be_overridden() {
     if !in_namespace("an_immutable_file_is_an_error_of_its_own_and_can_be_overridden") {
         return;
     }
@@ -281,7 +281,7 @@ fn an_immutable_file_is_an_error_of_its_own_and_can_be_overridden() {
 }
 
 #[test]
-fn a_default_acl_of_the_directory_does_not_come_over_the_file() {
+fn a_default_acl_of_the_directory_is_not_applied_to_the_file() {
     if !in_namespace("a_default_acl_of_the_directory_does_not_come_over_the_file") {
         return;
     }
@@ -312,14 +312,14 @@ fn a_default_acl_of_the_directory_does_not_come_over_the_file() {
 }
 
 #[test]
-fn a_caller_without_rights_is_told_so_and_changes_nothing() {
+fn a_caller_without_permission_gets_an_error_and_changes_nothing() {
     if !in_namespace("a_caller_without_rights_is_told_so_and_changes_nothing") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let path = hosts_in(dir.path());
-    // The test program lies where another user may not read it: a copy.
+    // Another user may not be able to read the test program where it is, so copy it.
     let program = dir.path().join("program");
     std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     let output = Command::new("setpriv")
@@ -358,7 +358,7 @@ fn tries_without_rights() {
 }
 
 #[test]
-fn the_systems_file_is_locked_where_only_root_can_and_nothing_stays_there() {
+fn the_systems_file_is_locked_where_only_root_can_and_nothing_is_left_there() {
     if !in_namespace("the_systems_file_is_locked_where_only_root_can_and_nothing_stays_there") {
         return;
     }
@@ -420,10 +420,7 @@ fn glibc_and_musl_resolve_what_was_written() {
         .args(["-static", "-o", text(&program), text(&source)])
         .status();
     if !compiled.is_ok_and(|s| s.success()) {
-        skipped(
-            "the musl half of glibc_and_musl_resolve",
-            "musl-gcc is not installed",
-        );
+        skipped("glibc_and_musl_resolve (musl)", "musl-gcc is not installed");
         return;
     }
     assert_eq!(ask(&program, &["orders"]), "127.77.3.4\n");

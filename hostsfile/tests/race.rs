@@ -1,4 +1,4 @@
-//! Many processes at one file: no update is lost, and no reader sees a part of a file.
+//! Many processes use one file: no update is lost, and no reader sees a partial file.
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,7 +86,7 @@ fn adds_its_names() {
     ) else {
         return;
     };
-    // Eight writers keep one another waiting longer than one would wait by default.
+    // Eight writers make each other wait longer than the default allows.
     let hosts = FileOptions::new()
         .first_lock_wait(Duration::from_secs(10))
         .open(path)

@@ -10,6 +10,7 @@ mod slots;
 mod upkeep;
 mod views;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
@@ -79,8 +80,8 @@ impl Allocator {
         &self.pool
     }
 
-    /// Leases an address to a key. A key that holds one keeps it: the call may be repeated. (Where its endpoints
-    /// [share](crate::PoolBuilder::share_by_port) the address with others, its lease stays that of its endpoints.)
+    /// Leases an address to a key. A key that holds one keeps it, so the call may be repeated. (If its endpoints
+    /// [share](crate::PoolBuilder::share_by_port) the address with other keys, the lease remains that of its endpoints.)
     ///
     /// By hash, the key gets its pin, or its locked address, or the first address from its [first choice](Pool::first_choice) upwards
     /// (going round at the end of the pool) that is not held, at rest, reserved or fixed for another key. Lowest free, it
@@ -103,11 +104,57 @@ impl Allocator {
         Ok(self.pool.family().address(number))
     }
 
-    /// Leases an address that the caller finds usable: `usable` is asked for one address of the key after the other, up to
-    /// [`Allocator::MAX_OFFERS`], first for the one that the key holds.
+    /// Leases addresses to all of these keys at once. Given the allocator's state, the result depends only on the set of keys, not on
+    /// their order, whichever of them are new and however full the pool is.
     ///
-    /// Where the key holds an address that is not usable, that address comes to rest and the key gets another. It is the only call that
-    /// takes a live lease elsewhere, and only when its own holder has no use for it.
+    /// A key that holds an address keeps it; a lease is never moved. The others lease one after the other as [`lease`](Self::lease) does, in
+    /// a fixed order: by hash in that of (hash, key), so that an allocator which holds nothing ends up with exactly what
+    /// [`assign`](Self::assign) gives; lowest free, keys whose last address is still remembered come first, then those without one, each
+    /// group in the order of the keys. A key that a former batch displaced gets its first choice if that has become free.
+    ///
+    /// Where the pool has too few addresses, those at the end of that order get [`Error::PoolExhausted`] and the others are leased.
+    ///
+    /// ```
+    /// use ipalloc::{Allocator, Key, Pool, Timestamp};
+    ///
+    /// let mut allocator = Allocator::new(Pool::default());
+    /// let keys = [Key::new("dev/backend/orders")?, Key::new("dev/backend/payments")?];
+    /// let leased = allocator.lease_all(&keys, Timestamp::from_secs(1_700_000_000));
+    /// for (key, address) in leased {
+    ///     assert_eq!(allocator.get(&key), Some(address?));
+    /// }
+    /// # Ok::<(), ipalloc::Error>(())
+    /// ```
+    pub fn lease_all<'k>(
+        &mut self,
+        keys: impl IntoIterator<Item = &'k Key>,
+        now: Timestamp,
+    ) -> BTreeMap<Key, Result<IpAddr, Error>> {
+        let by_hash = self.pool.strategy() == Strategy::ByHash;
+        self.expire(now);
+        let mut ordered: Vec<(bool, u128, &Key)> = keys
+            .into_iter()
+            .map(|key| {
+                if by_hash {
+                    (false, self.pool.hash(key), key)
+                } else {
+                    (self.own_rest(key, now).is_none(), 0, key)
+                }
+            })
+            .collect();
+        ordered.sort_unstable();
+        ordered.dedup();
+        let leased = ordered
+            .into_iter()
+            .map(|(_, _, key)| (key.clone(), self.lease(key, now)));
+        leased.collect()
+    }
+
+    /// Leases an address that the caller finds usable: `usable` is asked about one candidate after the other, up to
+    /// [`Allocator::MAX_OFFERS`], beginning with the address that the key holds.
+    ///
+    /// If the key holds an address that is not usable, that address is put to rest and the key gets another. This is the only call
+    /// that moves a live lease, and only because its own holder cannot use the address.
     ///
     /// # Errors
     /// [`Error::NoneUsable`], and then a live lease stays as it is; [`Error::PoolExhausted`]
@@ -200,8 +247,8 @@ impl Allocator {
         Ok(None)
     }
 
-    /// Ends the lease of a key with all its endpoints, and puts the address to rest unless other keys stand there. Tells the address if nobody holds
-    /// it any more; a key without a lease is nothing to do.
+    /// Ends the lease of a key with all its endpoints, and puts the address to rest unless other keys share it. Returns the address if
+    /// nobody holds it any more. Does nothing for a key without a lease.
     pub fn release(&mut self, key: &Key, now: Timestamp) -> Option<IpAddr> {
         let slot = self.live_slot(key)?;
         let number = self.slots.entry(slot).number();
@@ -271,7 +318,7 @@ impl Allocator {
         Ok(())
     }
 
-    /// Fixes the address of a key: it gets this one, and nobody else does, whether it is leased or not.
+    /// Pins a key to an address: the key gets it and nobody else does, whether it is leased or not.
     ///
     /// # Errors
     /// As [`lease_at`](Self::lease_at).
@@ -285,7 +332,7 @@ impl Allocator {
         Ok(())
     }
 
-    /// Takes a pin away. A live lease stays where it is. Tells the address that was pinned.
+    /// Removes a pin and returns its address. A live lease stays where it is.
     pub fn unpin(&mut self, key: &Key) -> Option<IpAddr> {
         let number = self.fixed.unpin(key)?;
         self.mark(number);
@@ -312,7 +359,7 @@ impl Allocator {
         Ok(())
     }
 
-    /// Keeps addresses from being given from now on, beside those that the pool reserves. A live lease among them stays.
+    /// Keeps addresses from being leased from now on, in addition to those that the pool reserves. A live lease among them stays.
     ///
     /// # Errors
     /// [`Error::AddressTaken`] where a pin or the lock file gives one of them to a key.
@@ -335,7 +382,7 @@ impl Allocator {
         Ok(())
     }
 
-    /// Takes back a reservation that was made with [`reserve`](Self::reserve). Tells whether there was one of exactly this range.
+    /// Removes a reservation made with [`reserve`](Self::reserve). Returns whether there was one of exactly this range.
     pub fn unreserve(&mut self, range: impl Into<AddressRange>) -> bool {
         let range = range.into();
         let found = self.reservations.remove(&range);
@@ -357,7 +404,7 @@ impl Allocator {
         found
     }
 
-    /// Forgets what has rested long enough, so that it is free again. Every call that gives an address does so first.
+    /// Frees the addresses that have rested long enough. Every call that leases an address does so first.
     ///
     /// Lowest free, the last 65,536 released addresses are remembered beyond that, so that they are given again in the order in
     /// which they were released.
@@ -375,7 +422,7 @@ impl Allocator {
         }
     }
 
-    /// Makes room for so many more leases, which saves growing step by step.
+    /// Reserves memory for this many more leases.
     pub fn reserve_room(&mut self, more: usize) {
         self.slots.reserve(more);
     }

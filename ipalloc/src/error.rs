@@ -14,8 +14,10 @@ use crate::{Key, Timestamp};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Every address of the pool is held or rests.
-    #[error("the pool {pool} is exhausted: {leased} addresses are leased and {resting} rest after use")]
+    /// Every address of the pool is leased or resting.
+    #[error(
+        "the pool {pool} is exhausted: {leased} addresses are leased and {resting} are resting after use"
+    )]
     PoolExhausted {
         /// The prefixes.
         pool: String,
@@ -24,16 +26,16 @@ pub enum Error {
         /// Addresses that were released and are kept from other keys.
         resting: usize,
     },
-    /// The caller found none of the addresses that were offered for the key usable.
-    #[error("none of {tried} addresses offered for {key} is usable")]
+    /// The caller could use none of the addresses offered for the key.
+    #[error("none of the {tried} addresses offered for {key} is usable")]
     NoneUsable {
-        /// Whose lease it was to be.
+        /// The key to lease for.
         key: Key,
         /// How many were offered.
         tried: usize,
     },
-    /// The text is no key.
-    #[error("{key:?} is no key: it {why}")]
+    /// The text is not a key.
+    #[error("{key:?} is not a key: it {why}")]
     BadKey {
         /// The text, cut to 80 characters.
         key: String,
@@ -41,20 +43,20 @@ pub enum Error {
         why: &'static str,
     },
     /// The ends of a range are of different families or in the wrong order.
-    #[error("{first} to {last} is no range of addresses")]
+    #[error("{first} to {last} is not a range of addresses")]
     BadRange {
         /// The first address.
         first: IpAddr,
         /// The last address.
         last: IpAddr,
     },
-    /// A pool has no address to give.
-    #[error("the pool {pool} has no address to give")]
+    /// A pool contains no address that could be leased.
+    #[error("the pool {pool} contains no usable address")]
     EmptyPool {
         /// The prefixes.
         pool: String,
     },
-    /// A prefix has bits behind its length.
+    /// A prefix has bits set beyond its length.
     #[error("{prefix} has host bits; the prefix is {network}")]
     HostBits {
         /// As it was given.
@@ -78,8 +80,8 @@ pub enum Error {
         /// One that overlaps it.
         other: IpNet,
     },
-    /// A salt or the name of a pool has a NUL byte.
-    #[error("a salt or name of a pool has a NUL byte")]
+    /// The salt or name of a pool contains a NUL byte.
+    #[error("the salt or name of a pool contains a NUL byte")]
     BadSalt,
     /// A prefix cannot stand beside the pool.
     #[error(
@@ -89,8 +91,8 @@ pub enum Error {
         /// The prefix.
         prefix: Ipv6Net,
     },
-    /// The pool does not give this address.
-    #[error("{address} is not an address that the pool {pool} gives")]
+    /// The pool does not lease this address.
+    #[error("{address} is not an address that the pool {pool} leases")]
     OutOfPool {
         /// The address.
         address: IpAddr,
@@ -105,8 +107,8 @@ pub enum Error {
         /// Whose it is.
         key: Key,
     },
-    /// The address was another key's until a short time ago.
-    #[error("{address} was {key}'s and rests until {until} (seconds since the epoch)")]
+    /// The address belonged to another key until recently.
+    #[error("{address} belonged to {key} and rests until {until} (seconds since the epoch)")]
     AddressResting {
         /// The address.
         address: IpAddr,
@@ -123,7 +125,7 @@ pub enum Error {
         /// Where it is live.
         address: IpAddr,
     },
-    /// Another key's endpoint stands at this address and port.
+    /// Another key's endpoint has this address and port.
     #[error("port {port} of {address} belongs to {key}")]
     PortTaken {
         /// The address.
@@ -133,13 +135,13 @@ pub enum Error {
         /// Whose it is.
         key: Key,
     },
-    /// The key holds no such lease.
+    /// The key holds no lease.
     #[error("{key} holds no lease")]
     NotLeased {
         /// The key.
         key: Key,
     },
-    /// The key holds no such port.
+    /// The key does not hold the port.
     #[error("{key} does not hold port {port}")]
     PortNotHeld {
         /// The key.
@@ -187,7 +189,7 @@ pub enum Error {
         /// Those that were asked for.
         given: String,
     },
-    /// Another process has held the store's lock for too long.
+    /// Another process held the store's lock for too long.
     #[error("{file} has been locked by another process for {} s", .waited.as_secs_f32())]
     Locked {
         /// The lock.
@@ -198,11 +200,11 @@ pub enum Error {
     /// A file operation failed.
     #[error("cannot {verb} {file}")]
     Io {
-        /// What was to be done.
+        /// The operation.
         verb: &'static str,
-        /// To which file.
+        /// The file.
         file: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A mapping file of another program could not be understood.

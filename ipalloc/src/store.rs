@@ -1,18 +1,18 @@
-//! Keeping an allocator on disk: a snapshot, and a journal of what was done since.
+//! Keeping an allocator on disk: a snapshot, and a journal of the changes since.
 //!
-//! [`Persistent`] is an [`Allocator`](crate::Allocator) whose changes are on disk before a call returns, shared with other processes that have opened the
-//! same store. A [`Store`] only moves bytes: [`FileStore`] in a directory, [`MemoryStore`] for tests.
+//! [`Persistent`] is an [`Allocator`](crate::Allocator) whose changes are on disk before a call returns. Processes that open the same store share
+//! it. A [`Store`] only moves bytes: [`FileStore`] in a directory, [`MemoryStore`] for tests.
 //!
 //! The directory of a [`FileStore`] holds three files:
 //!
 //! - `snapshot.json`: everything, as one JSON document with a `format`, a `version`, a `generation` and a `checksum` at its end.
-//! - `journal`: a line a change since that generation, 16 hexadecimal digits of a checksum before a JSON object. A last line
-//!   without its end was never promised to anybody (the program died while writing it) and is cut off.
+//! - `journal`: one line per change since that generation, a checksum of 16 hexadecimal digits before a JSON object. An unfinished
+//!   last line was never acknowledged (the program died while writing it) and is cut off.
 //! - `lock`: locked while a process reads or writes the other two.
 //!
-//! Once the journal outgrows the snapshot (and 64 KiB), it is folded into a new one. Each file is written beside, made durable and
-//! renamed; a journal of an older generation than the snapshot's is a fold that was cut short, and means nothing any more.
-//! A file that does not fit its checksum or contradicts itself is moved aside, whole, and named in [`Error::Damaged`].
+//! Once the journal outgrows the snapshot (and 64 KiB), it is folded into a new one. Each file is written under
+//! another name, made durable and renamed. A journal of an older generation than the snapshot is left over from an interrupted fold and is ignored.
+//! A file whose checksum does not match or that contradicts itself is moved aside unchanged and named in [`Error::Damaged`].
 
 mod file;
 #[doc(hidden)]
@@ -46,7 +46,7 @@ pub trait Store {
     /// [`Error::Locked`], [`Error::Io`]
     fn lock(&mut self) -> Result<(), Error>;
 
-    /// Gives the lock back.
+    /// Releases the lock.
     fn unlock(&mut self);
 
     /// The bytes of a file from an offset on, up to `limit` of them; fewer, or none, at its end. `None` where the file is not there.
@@ -55,19 +55,19 @@ pub trait Store {
     /// [`Error::Io`]
     fn read(&mut self, part: Part, from: u64, limit: u64) -> Result<Option<Vec<u8>>, Error>;
 
-    /// Cuts the journal to `at` bytes, writes these behind, and returns once they are durable.
+    /// Truncates the journal to `at` bytes, appends these, and returns once they are durable.
     ///
     /// # Errors
     /// [`Error::Io`]; then any part of the bytes may have been written.
     fn append(&mut self, at: u64, bytes: &[u8]) -> Result<(), Error>;
 
-    /// Puts these bytes in place of a file, and returns once they are durable. After a crash the file is the old or the new one.
+    /// Replaces a file by these bytes, and returns once they are durable. After a crash the file is either the old or the new one.
     ///
     /// # Errors
     /// [`Error::Io`]; then the file is the old or the new one.
     fn replace(&mut self, part: Part, bytes: &[u8]) -> Result<(), Error>;
 
-    /// Moves a file, if it is there, to where it disturbs nothing and nothing overwrites it, and tells where.
+    /// Moves a file, if it exists, out of the way to a name that nothing overwrites, and returns that name.
     ///
     /// # Errors
     /// [`Error::Io`]

@@ -52,7 +52,7 @@ fn what_is_wrong_is_named() {
     };
     assert!(why(ngrokd("{\n\"a\": 7}")).starts_with("a mapping file of ngrokd, line 2: "));
     assert!(why(ngrokd("{\"a\": \"10.0.0\"}")).ends_with("a has \"10.0.0\", which is no address"));
-    assert!(why(ngrokd("{\"a b\": \"10.0.0.1\"}")).contains("is no key"));
+    assert!(why(ngrokd("{\"a b\": \"10.0.0.1\"}")).contains("is not a key"));
     let missing = why(kubefwd("serviceConfigurations:\n  - name: a\n"));
     assert!(
         missing.starts_with("a forwarding configuration of kubefwd, line ") && missing.contains("ip"),

@@ -345,7 +345,7 @@ fn golden_cases_of_the_allocators_before() {
         .unwrap_err();
     assert_eq!(
         outside.to_string(),
-        "10.0.1.3 is not an address that the pool 10.0.0.0/29 gives"
+        "10.0.1.3 is not an address that the pool 10.0.0.0/29 leases"
     );
 }
 
@@ -418,10 +418,10 @@ fn a_pool_is_refused_with_its_fault() {
         let prefixes = prefixes.iter().map(|text| text.parse::<IpNet>().unwrap());
         Pool::new(prefixes).unwrap_err().to_string()
     };
-    assert_eq!(build(&[]), "the pool (no prefix) has no address to give");
+    assert_eq!(build(&[]), "the pool (no prefix) contains no usable address");
     assert_eq!(
         build(&["10.0.0.0/32"]),
-        "the pool 10.0.0.0/32 has no address to give"
+        "the pool 10.0.0.0/32 contains no usable address"
     );
     assert_eq!(
         build(&["10.0.0.1/8"]),

@@ -66,9 +66,9 @@ fn every_fault_is_found_and_bytes_that_mean_nothing_are_passed_over() {
     );
     assert_eq!(
         line(b"a b = 127.77.0.1"),
-        "line 1: \"a b\" is no key: it has a byte that is not visible ASCII, or one of = # \" \\ < > |"
+        "line 1: \"a b\" is not a key: it has a byte that is not visible ASCII, or one of = # \" \\ < > |"
     );
-    assert_eq!(line(b" = 127.77.0.1"), "line 1: \"\" is no key: it is empty");
+    assert_eq!(line(b" = 127.77.0.1"), "line 1: \"\" is not a key: it is empty");
     assert_eq!(
         line(b"a = 127.77.0.1\na = 127.77.0.1"),
         "line 2: a stands in line 1 already"

@@ -1,4 +1,4 @@
-//! What can go wrong, and which setting of the system is behind it.
+//! What can go wrong, and which system setting is the cause.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -6,23 +6,23 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-/// Why a command was not given its scope.
+/// Why a command could not run in its scope.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The system does not let this user make a user namespace that can mount.
+    /// The system does not let this user create a user namespace in which to mount.
     #[error("this system forbids user namespaces ({step}: {source}): {restriction}")]
     UserNamespacesForbidden {
         /// The step that was refused.
         step: &'static str,
-        /// The setting behind it, as far as it can be told.
+        /// The setting that is the cause, as far as it can be determined.
         restriction: Restriction,
         /// The system's answer.
         source: io::Error,
     },
-    /// The caller is root, but a root that may not make a mount namespace.
+    /// The caller is root, but may not create a mount namespace.
     #[error(
-        "this root may not make a mount namespace: {source} (it lacks CAP_SYS_ADMIN, as in most containers)"
+        "root may not create a mount namespace here: {source} (CAP_SYS_ADMIN is missing, as in most containers)"
     )]
     MountNamespaceForbidden {
         /// The system's answer.
@@ -48,8 +48,8 @@ pub enum Error {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// There is no hosts file to put the private one over.
-    #[error("{} is not there, and a private one can only take the place of one that is", .path.display())]
+    /// There is no hosts file to mount the private one over.
+    #[error("{} does not exist, and a private one can only be mounted over an existing file", .path.display())]
     NoHostsFile {
         /// The system's hosts file.
         path: PathBuf,
@@ -86,16 +86,16 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
-    /// [`Scope::program`](crate::Scope::program) ended without a word: it was killed, or its `main` does not call
+    /// [`Scope::program`](crate::Scope::program) exited without reporting anything: it was killed, or its `main` does not call
     /// [`enter`](crate::enter).
-    #[error("{} ended before it became the command ({status})", .program.display())]
+    #[error("{} exited before it became the command ({status})", .program.display())]
     NoAnswer {
         /// The program.
         program: PathBuf,
         /// How it ended.
         status: ExitStatus,
     },
-    /// This operating system has no such thing.
+    /// This operating system lacks something.
     #[error("{what} is not supported on this operating system")]
     Unsupported {
         /// What is missing.
@@ -104,8 +104,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// The exit code that shells and env(1) give for it: 127 where there is no such command, 126 where it cannot be run, 125
-    /// for everything that is our own.
+    /// The exit code that shells and env(1) use: 127 if there is no such command, 126 if it cannot be run, and 125 for every
+    /// failure of our own.
     ///
     /// ```
     /// let error = process_scope::Error::CommandNotFound { program: "psqll".into() };
@@ -120,7 +120,7 @@ impl Error {
     }
 }
 
-/// The setting that keeps a user from making user namespaces.
+/// The setting that keeps a user from creating user namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Restriction {
@@ -167,7 +167,7 @@ impl fmt::Display for Restriction {
             ),
             Restriction::MaxUserNamespaces(limit) => write!(
                 f,
-                "user.max_user_namespaces is {limit} and that many exist, or 32 are nested; as root, for more: sysctl \
+                "user.max_user_namespaces is {limit} and that many exist, or 32 are nested; to raise it, as root: sysctl \
                  -w user.max_user_namespaces=N"
             ),
             Restriction::Seccomp => f.write_str(
@@ -176,7 +176,7 @@ impl fmt::Display for Restriction {
             ),
             Restriction::Kernel => f.write_str("the kernel is built without user namespaces (CONFIG_USER_NS)"),
             Restriction::Unknown => {
-                f.write_str("no setting that we know explains it; a chroot, a container or a security module does such things")
+                f.write_str("none of the known settings explains it; a chroot, a container or a security module may be the cause")
             }
         }
     }

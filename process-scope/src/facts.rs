@@ -1,8 +1,8 @@
-//! From a refusal and what the system says about itself to the setting behind it.
+//! Which setting explains a refusal, given what the system tells about itself.
 
 use crate::Restriction;
 
-/// What the system says about itself; each `None` where it has no such setting.
+/// What the system tells about itself; `None` where it has no such setting.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Facts {
     pub(crate) apparmor_restricts: Option<u64>,
@@ -17,13 +17,13 @@ pub(crate) struct Facts {
 pub(crate) enum Refusal {
     /// Not allowed: `EPERM` or `EACCES`.
     Forbidden,
-    /// A count is used up: `ENOSPC` or `EUSERS` (unshare(2)).
+    /// A limit is reached: `ENOSPC` or `EUSERS` (unshare(2)).
     Exhausted,
-    /// The call or its flag is not there: `ENOSYS` or `EINVAL`.
+    /// The call or its flag does not exist: `ENOSYS` or `EINVAL`.
     Missing,
 }
 
-/// Which setting is behind `refusal`, from the most telling fact to the least.
+/// The setting that explains `refusal`; the most specific fact decides.
 pub(crate) fn restriction(refusal: Refusal, facts: &Facts) -> Restriction {
     let filtered = facts.seccomp == Some(2);
     match refusal {

@@ -2,18 +2,17 @@
 //!
 //! # What this crate knows, and what it must not know
 //!
-//! It knows how one process tree is given a view of its own of the files that name resolution reads: user and
-//! mount namespaces, the private files bound over the system's, and what of the command's life that touches:
-//! its start, its signals, its end. It does not know services, tunnels or the hosts file's grammar: the content
-//! arrives as bytes.
+//! It knows how to give one process tree its own view of the files that name resolution reads: user and mount namespaces,
+//! the private files bound over the system's, and the parts of the command's life that this affects: its start, its signals
+//! and its end. It does not know services, tunnels or the syntax of the hosts file: the content arrives as bytes.
 //!
 //! # How it works
 //!
 //! [`spawn`] runs [`Scope::program`] (normally the running program itself) again with [`HIDDEN_ARGUMENT`] as its first
 //! argument. There, before any thread exists, `main` calls [`enter`], which makes the namespaces and the mounts and
-//! then becomes the command by `execvp`. One socket joins the two until then. It takes the place of the
-//! new process's standard input, and the caller's own standard input travels over it, so that no descriptor is ever
-//! inheritable and a thread that spawns something else at the same time leaks nothing into its child.
+//! then becomes the command by `execvp`. Until then a socket joins the two. It takes the place of the new process's standard
+//! input, and the caller's own standard input is passed over it, so that no descriptor is ever inheritable and nothing leaks
+//! into a child that another thread spawns at the same time.
 //!
 //! | what the command sees | how |
 //! |---|---|
@@ -24,9 +23,9 @@
 //! | mounts made outside later | visible, as before; mounts made inside stay inside |
 //!
 //! Uid, gid, groups, working directory, environment, standard streams, terminal and process group are the caller's.
-//! Root keeps its rights and gets no user namespace. For everybody else the capabilities are gone when the command
-//! starts, and programs with the setuid bit (`sudo`, `su`) run without their privilege, because root has no
-//! number in that user namespace. For the same reason files of other users are shown as those of the overflow user (65534).
+//! Root keeps its privileges and gets no user namespace. For everybody else the capabilities are gone when the command
+//! starts, and setuid programs (`sudo`, `su`) run without their privileges, because root is not mapped into that user
+//! namespace. For the same reason files of other users appear to belong to the overflow user (65534).
 //!
 //! # The recipe for a program's `main`
 //!
@@ -54,8 +53,8 @@
 //! 3. installs neither where [`signal_ignored`] says that the signal was ignored when the program started (`nohup`);
 //! 4. leaves SIGTSTP, SIGCONT, SIGTTIN, SIGTTOU and SIGWINCH alone, and never calls `tcsetpgrp`: an interactive shell
 //!    makes itself the foreground process group, and gives the terminal back when it ends;
-//! 5. waits with [`wait()`] on a thread of its own (it also stops the parent when a shell in a process group of
-//!    its own suspends itself), undoes its own things, and ends with [`die_like`].
+//! 5. waits with [`wait()`] on a thread of its own (which also stops the parent when a shell in its own process group
+//!    suspends itself), cleans up, and ends with [`die_like`].
 //!
 //! The command gets SIGKILL when the parent *process* dies, however it dies. The kernel ties that signal to the
 //! *thread* that forked; [`spawn`] forks on a thread that it keeps until the command has ended, so it may be called from any

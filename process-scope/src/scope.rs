@@ -37,7 +37,7 @@ impl Scope {
     /// Does everything but run a command, in a process that ends at once: can it be done on this system?
     ///
     /// # Errors
-    /// As for [`spawn`], but for those about the command.
+    /// As for [`spawn`], except those about the command.
     pub fn probe(&self) -> Result<(), Error> {
         sys::probe(self)
     }
@@ -88,8 +88,7 @@ impl ScopedCommand {
     }
 }
 
-/// A command that runs in its scope. Dropping it ends nothing: the command lives on until it ends by itself or this
-/// process does.
+/// A command that runs in its scope. Dropping this does not end the command, which runs until it exits or this process does.
 #[derive(Debug)]
 pub struct Scoped {
     /// The command. Its standard streams are the caller's own, so `stdin`, `stdout` and `stderr` are `None`.
@@ -136,26 +135,25 @@ pub struct PrivateHosts {
 }
 
 impl PrivateHosts {
-    /// Makes `bytes` the content of the file, in place: the command's mount holds on to this very file, so that one put
-    /// in its place by a rename would not be seen.
+    /// Makes `bytes` the content of the file, in place: the command's mount refers to this very file, so a file renamed over it
+    /// would not be seen.
     ///
-    /// Only what follows the first difference is written, and the file is cut, where it gets shorter, only after
-    /// the rest has been blanked: a lookup meanwhile never sees an empty file, nor half of a former line as a line.
+    /// Only what follows the first difference is written, and a file that gets shorter is truncated only after the rest has
+    /// been blanked. A concurrent lookup never sees an empty file, nor part of a former line as a line.
     ///
     /// # Errors
-    /// [`Error::UpdateHosts`] if the system refuses (no memory left, for one).
+    /// [`Error::UpdateHosts`] if the system refuses, for example because it is out of memory.
     pub fn update(&mut self, bytes: &[u8]) -> Result<(), Error> {
         sys::rewrite(&self.file, bytes).map_err(|source| Error::UpdateHosts { source })
     }
 }
 
-/// Sends signals to one command, and to no other process that may get its number later.
+/// Sends signals to one command, never to another process that gets its pid later.
 #[derive(Debug)]
 pub struct Signaller(sys::Signaller);
 
 impl Signaller {
-    /// Sends `signal` (its number, e.g. 15) to the command. Whether it still lived to get it: `false` once it has
-    /// ended.
+    /// Sends `signal` (a number, e.g. 15) to the command. Returns `false` if the command has already ended.
     ///
     /// # Errors
     /// [`Error::Setup`] if there is no such signal or the command may not be signalled.
@@ -164,7 +162,7 @@ impl Signaller {
     }
 }
 
-/// Starts `command` in `scope` and returns once it really runs: the program was found and `execvp` has succeeded.
+/// Starts `command` in `scope` and returns once it is running: the program was found and `execvp` has succeeded.
 ///
 /// May be called from any thread: the process is forked by a thread that lives as long as the command does, and
 /// so the command is killed (SIGKILL) when this *process* dies, and only then.
@@ -179,8 +177,8 @@ pub fn spawn(scope: &Scope, command: &ScopedCommand) -> Result<Scoped, Error> {
     sys::spawn(scope, command)
 }
 
-/// Can this system give a command a scope? Tries it, with the running program, in a process that ends at once; nothing
-/// stays.
+/// Checks whether this system can run a command in a scope, by trying it with the running program in a process that exits at
+/// once and leaves nothing behind.
 ///
 /// # Errors
 /// As for [`spawn`], but for those about the command.
@@ -188,19 +186,19 @@ pub fn probe() -> Result<(), Error> {
     Scope::new(Vec::new()).probe()
 }
 
-/// Becomes the command that [`spawn`] was asked for. To be called by `main` when the program's first argument is
+/// Becomes the command that [`spawn`] was asked for. `main` calls it when the program's first argument is
 /// [`HIDDEN_ARGUMENT`], with the arguments after it (there are none), **before any thread exists**: a process with threads cannot
-/// make a user namespace (unshare(2), `EINVAL`).
+/// create a user namespace (unshare(2), `EINVAL`).
 ///
-/// Returns only where there is no command to become; whoever called [`spawn`] has been told why.
+/// Returns only if it could not become the command; the caller of [`spawn`] gets the reason.
 pub fn enter(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     sys::enter(arguments.into_iter().next().is_none())
 }
 
-/// Waits until the command has ended, reaps it, and says how it ended. Blocks: call it on a thread of its own.
+/// Waits until the command has ended, reaps it, and returns how it ended. Blocks: call it on a thread of its own.
 ///
-/// Where standard input is a terminal and the command, in a process group of its own, stops itself (`suspend` in an
-/// interactive shell), this whole process stops too, so that whoever started it gets the terminal back; when it is
+/// If standard input is a terminal and the command, in its own process group, stops itself (`suspend` in an interactive
+/// shell), this whole process stops too, so that the shell that started it gets the terminal back. When this process is
 /// continued, so is the command.
 ///
 /// # Errors
@@ -209,9 +207,9 @@ pub fn wait(child: &mut Child) -> Result<ExitOutcome, Error> {
     sys::wait(child)
 }
 
-/// Is `signal` (its number) ignored in this process? Asked before any handler is installed, it says what the program
-/// was started with: under `nohup` SIGHUP is, in a script's background job SIGINT and SIGQUIT are. `false` where
-/// that cannot be found out.
+/// Whether `signal` (a number) is ignored in this process. Called before any handler is installed, it tells how the program was
+/// started: `nohup` ignores SIGHUP, and the background job of a script ignores SIGINT and SIGQUIT. `false` if it cannot be
+/// determined.
 pub fn signal_ignored(signal: i32) -> bool {
     sys::signal_ignored(signal)
 }

@@ -1,11 +1,11 @@
 //! The operating system's part: the same functions on each.
 
-#[cfg(target_os = "linux")]
-mod linux;
-#[cfg(target_os = "linux")]
-pub(crate) use linux::*;
-
-#[cfg(not(target_os = "linux"))]
-mod other;
-#[cfg(not(target_os = "linux"))]
-pub(crate) use other::*;
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "linux")] {
+        mod linux;
+        pub(crate) use linux::*;
+    } else {
+        mod other;
+        pub(crate) use other::*;
+    }
+}

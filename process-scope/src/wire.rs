@@ -1,5 +1,5 @@
-//! What the two processes tell each other until one has become the command. Both are the same program at the same
-//! moment, so there are no versions; still no byte of it makes the reader panic.
+//! The messages between the two processes until one has become the command. Both are the same program, so there are no
+//! versions; even so, no input makes the reader panic.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -57,11 +57,11 @@ steps! {
     Receive = "receive the request",
     OpenHosts = "open",
     NoHosts = "find",
-    UnshareUser = "make a user namespace",
+    UnshareUser = "create a user namespace",
     SetGroups = "give up setgroups in the user namespace",
     MapUser = "map the user id",
     MapGroup = "map the group id",
-    UnshareMount = "make a mount namespace",
+    UnshareMount = "create a mount namespace",
     DeathSignal = "tie the command's life to this process",
     Orphaned = "go on after the parent's death",
     Propagation = "keep mounts inside",

@@ -1,15 +1,15 @@
-//! As whom a program runs.
+//! The user that a program runs as.
 
 use crate::skip::Skip;
 
 /// The user that a program of a test runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Caller {
-    /// The superuser. Only where the tests themselves run as root.
+    /// The superuser. Only possible if the tests themselves run as root.
     Root,
-    /// A user without rights: `nobody` where the tests run as root, else whoever runs them.
+    /// An unprivileged user: `nobody` if the tests run as root, otherwise whoever runs them.
     Ordinary,
-    /// A second user without rights, `daemon`. Only where the tests themselves run as root.
+    /// A second unprivileged user, `daemon`. Only possible if the tests themselves run as root.
     Other,
 }
 
@@ -23,8 +23,7 @@ impl Caller {
         }
     }
 
-    /// Whom the program must serve: root, where the tests run as root, and an
-    /// ordinary user.
+    /// The users that the program must work for: an ordinary user, and root if the tests run as root.
     pub fn possible() -> Vec<Caller> {
         let all = [Caller::Root, Caller::Ordinary];
         all.into_iter()
@@ -32,10 +31,10 @@ impl Caller {
             .collect()
     }
 
-    /// User and group id to change to; `None` where the caller is who runs the tests.
+    /// The user and group id to change to; `None` if the caller is the user who runs the tests.
     ///
     /// # Errors
-    /// [`Skip`] where changing the user needs root and the tests are not run by root.
+    /// [`Skip`] if changing the user needs root and the tests are not run by root.
     pub(crate) fn ids_to_take(self) -> crate::Result<Option<(u32, u32)>> {
         match (self, Caller::own()) {
             (Caller::Root, Caller::Root) => Ok(None),

@@ -1,4 +1,4 @@
-//! One run of a program: what, as whom, in which view of `/etc/hosts`.
+//! One run of a program: which one, as which user, with which view of `/etc/hosts`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ use crate::process::{Exit, Process, Spawn, Stdio};
 use crate::scene::Scene;
 use crate::skip::Skip;
 
-/// A program to be run: built up by its methods, then [`run`](Invocation::run) to its end or
+/// A program to run: configured by its methods, then [`run`](Invocation::run) to its end or
 /// [`start`](Invocation::start)ed.
 #[derive(Debug, Clone)]
 #[must_use]
@@ -61,7 +61,7 @@ impl<'a> Invocation<'a> {
         self
     }
 
-    /// The command line as it is.
+    /// The command line.
     pub fn words(&self) -> &[OsString] {
         &self.argv
     }
@@ -78,19 +78,19 @@ impl<'a> Invocation<'a> {
         self
     }
 
-    /// Runs in `folder`; default is an empty one of the scene that belongs to the caller.
+    /// Runs in `folder`. Default: an empty folder of the scene that belongs to the caller.
     pub fn in_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.working_directory = Some(folder.into());
         self
     }
 
-    /// Runs as `caller`; default is who runs the tests.
+    /// Runs as `caller`. Default: the user who runs the tests.
     pub fn by(mut self, caller: Caller) -> Self {
         self.caller = caller;
         self
     }
 
-    /// Runs where `hosts`, as it is when the program starts, is seen as `/etc/hosts`, in a mount namespace of its own.
+    /// Runs in its own mount namespace, where the file `hosts`, as it is when the program starts, is seen as `/etc/hosts`.
     pub fn seeing_hosts(mut self, hosts: &Path) -> Self {
         self.view = View::Hosts(hosts.to_owned());
         self
@@ -102,20 +102,20 @@ impl<'a> Invocation<'a> {
         self
     }
 
-    /// Runs where nobody but root can make a namespace: with another root directory, which shows the same files. The
-    /// kernel refuses user namespaces there (user_namespaces(7)), as other systems do by a setting.
+    /// Runs where only root can create a namespace: with a different root directory that shows the same files. The kernel refuses
+    /// user namespaces there (user_namespaces(7)), as some systems do by a setting.
     pub fn without_user_namespaces(mut self) -> Self {
         self.view = View::NoUserNamespaces;
         self
     }
 
-    /// Gives the program these bytes, then the end of file; default is an empty input.
+    /// Gives the program these bytes as its input, then the end of file. Default: an empty input.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());
         self
     }
 
-    /// Runs with standard output and standard error that nobody reads any more: writing to them fails (`EPIPE`).
+    /// Runs with a standard output and standard error whose readers are gone: writing to them fails (`EPIPE`).
     pub fn output_closed(mut self) -> Self {
         self.output_closed = true;
         self
@@ -124,7 +124,7 @@ impl<'a> Invocation<'a> {
     /// Starts the program.
     ///
     /// # Errors
-    /// When it cannot be started, or [`Skip`] where the view or the caller is not possible here.
+    /// If it cannot be started; [`Skip`] if the view or the caller is not possible here.
     pub fn start(&self) -> crate::Result<Process> {
         let stdio = if self.output_closed {
             Stdio::Closed
@@ -134,7 +134,7 @@ impl<'a> Invocation<'a> {
         Process::start(self.scene, self.spawn(stdio, false)?)
     }
 
-    /// Starts the program as the leader of a session of its own on a terminal.
+    /// Starts the program on a terminal, as the leader of its own session.
     ///
     /// # Errors
     /// As [`start`](Invocation::start).
@@ -142,10 +142,10 @@ impl<'a> Invocation<'a> {
         crate::pty::Terminal::start(self.scene, |terminal| self.spawn(Stdio::Terminal(terminal), true))
     }
 
-    /// Runs the program to its end, for at most `within`, then ends it by force.
+    /// Runs the program to its end, and kills it after `within`.
     ///
     /// # Errors
-    /// As [`start`](Invocation::start), and when the time is over. An exit code other than 0 is no error.
+    /// As [`start`](Invocation::start), and if the time is over. An exit code other than 0 is not an error.
     pub fn run(&self, within: Duration) -> crate::Result<Finished> {
         let started = Instant::now();
         let mut process = self.start()?;
@@ -199,7 +199,7 @@ impl<'a> Invocation<'a> {
         })
     }
 
-    /// The words in front of the command that give it its view of the file system.
+    /// The words before the command that give it its view of the file system.
     fn view_words(&self) -> crate::Result<Vec<OsString>> {
         match &self.view {
             View::System => Ok(Vec::new()),
@@ -232,7 +232,7 @@ impl<'a> Invocation<'a> {
         }
     }
 
-    /// The words in front of the command that change the user, and end the command when the test's thread ends.
+    /// The words before the command that change the user, and end the command when the test's thread ends.
     fn caller_words(&self) -> crate::Result<Vec<OsString>> {
         let folder = match &self.working_directory {
             Some(folder) => folder.clone(),
@@ -248,10 +248,10 @@ impl<'a> Invocation<'a> {
     }
 }
 
-/// The words that run a command in a mount namespace of its own: as root directly, else inside a user namespace.
+/// The words that run a command in its own mount namespace: directly as root, otherwise inside a user namespace.
 ///
 /// # Errors
-/// [`Skip`] where the system does not allow it.
+/// [`Skip`] if the system does not allow it.
 pub(crate) fn own_mounts_words() -> crate::Result<Vec<OsString>> {
     static REFUSED: OnceLock<Option<String>> = OnceLock::new();
     let mut words = vec!["unshare"];
@@ -265,7 +265,7 @@ pub(crate) fn own_mounts_words() -> crate::Result<Vec<OsString>> {
     }
 }
 
-/// Why this system lets `caller` have no user and mount namespace, if it does not; root needs no user namespace.
+/// Why this system does not let `caller` create a user and mount namespace, if so. Root needs no user namespace.
 pub(crate) fn own_users_refused(caller: Caller) -> Option<String> {
     static REFUSED: OnceLock<Option<String>> = OnceLock::new();
     if caller == Caller::Root {
@@ -299,9 +299,9 @@ pub struct Finished {
     pub label: String,
     /// How it ended.
     pub exit: Exit,
-    /// All that it wrote to standard output.
+    /// Everything it wrote to standard output.
     pub stdout: Vec<u8>,
-    /// All that it wrote to standard error.
+    /// Everything it wrote to standard error.
     pub stderr: Vec<u8>,
     /// From before its start until its end.
     pub took: Duration,
@@ -323,7 +323,7 @@ impl Finished {
         self.output() + &self.errors()
     }
 
-    /// Itself, if the exit code is `code`.
+    /// Returns itself if the exit code is `code`.
     ///
     /// # Errors
     /// Otherwise, with what the program wrote.
@@ -340,7 +340,7 @@ impl Finished {
         Ok(self)
     }
 
-    /// Itself, if the exit code is 0.
+    /// Returns itself if the exit code is 0.
     ///
     /// # Errors
     /// Otherwise, with what the program wrote.
@@ -348,16 +348,16 @@ impl Finished {
         self.expect_code(0)
     }
 
-    /// Itself, if standard output or standard error contains every one of `parts` (upper and lower case are the same).
+    /// Returns itself if standard output or standard error contains each of `parts`, ignoring case.
     ///
     /// # Errors
-    /// Names the part that is not there, with what the program wrote.
+    /// If a part is missing: names it, with what the program wrote.
     pub fn expect_text(self, parts: &[&str]) -> crate::Result<Finished> {
         let text = self.everything();
         let lower = text.to_lowercase();
         for part in parts {
             if !lower.contains(&part.to_lowercase()) {
-                bail!("`{}` says nothing of {part:?}:\n{text}", self.label);
+                bail!("`{}` does not mention {part:?}:\n{text}", self.label);
             }
         }
         Ok(self)
@@ -366,7 +366,7 @@ impl Finished {
     /// Standard output as JSON.
     ///
     /// # Errors
-    /// When it is none.
+    /// If it is not JSON.
     pub fn json(&self) -> crate::Result<serde_json::Value> {
         serde_json::from_slice(&self.stdout)
             .with_context(|| format!("`{}` printed no JSON: {}", self.label, self.output()))

@@ -1,4 +1,4 @@
-//! The program under test, as its users start it: a gateway, `up`, `exec`.
+//! The program under test, started as its users start it: a gateway, `up`, `exec`.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -27,7 +27,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service with one port, `name.namespace:port`, that is carried to `target`.
+    /// A service with one port, `name.namespace:port`, whose connections go to `target`.
     pub fn new(name: &str, namespace: &str, port: u16, target: SocketAddr) -> Service {
         Service {
             name: name.to_owned(),
@@ -36,7 +36,7 @@ impl Service {
         }
     }
 
-    /// With one more port.
+    /// Adds a port.
     #[must_use]
     pub fn port(mut self, port: u16, target: SocketAddr) -> Service {
         self.ports.push((port, target.to_string()));
@@ -80,23 +80,23 @@ impl CatalogFile {
         &self.environment
     }
 
-    /// Writes these services into the same file.
+    /// Overwrites the file in place with these services.
     pub fn edit_in_place(&self, services: &[Service]) -> crate::Result {
         Ok(std::fs::write(&self.path, render(&self.environment, services))?)
     }
 
-    /// Writes this text into the same file, whatever it means.
+    /// Overwrites the file in place with this text, valid or not.
     pub fn spoil(&self, text: &str) -> crate::Result {
         Ok(std::fs::write(&self.path, text)?)
     }
 
-    /// Replaces the file by another one with these services, by a rename, as editors do.
+    /// Replaces the file with a new one with these services by a rename, as editors do.
     pub fn replace(&self, services: &[Service]) -> crate::Result {
         self.rename_over(services, None)
     }
 
-    /// Like [`replace`](CatalogFile::replace), with a file that is older than the one it replaces, as `cp -p`, `tar`
-    /// and a rolled back checkout leave it.
+    /// Like [`replace`](CatalogFile::replace), but with a file that is older than the one it replaces, as `cp -p`, `tar` or a
+    /// rolled-back checkout leave it.
     pub fn replace_by_older(&self, services: &[Service]) -> crate::Result {
         self.rename_over(
             services,
@@ -149,15 +149,15 @@ pub struct Gateway<'a> {
     listen: SocketAddr,
 }
 
-/// What a gateway of the tests accepts.
+/// The token that a gateway of the tests accepts.
 pub const TOKEN: &str = "correct-horse-battery-staple";
 
 impl<'a> Gateway<'a> {
-    /// Starts one for `catalog` on an address of the scene, and waits until it can be connected to. It runs as
-    /// [`Caller::Ordinary`]: the far side needs no rights.
+    /// Starts one for `catalog` on an address of the scene, and waits until it accepts connections. It runs as
+    /// [`Caller::Ordinary`], since the far side needs no privileges.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// If it does not come up.
     pub fn start(scene: &'a Scene, catalog: &CatalogFile) -> crate::Result<Gateway<'a>> {
         let listen = scene.free_address()?;
         let mut gateway = Gateway {
@@ -173,7 +173,7 @@ impl<'a> Gateway<'a> {
     /// Starts one whose only service is `echo.demo` at `port`.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// If it does not come up.
     pub fn of_echo(scene: &'a Scene, echo: &Echo, port: u16) -> crate::Result<Gateway<'a>> {
         let catalog = scene.catalog(&[Service::new("echo", "demo", port, echo.address())])?;
         Gateway::start(scene, &catalog)
@@ -182,7 +182,7 @@ impl<'a> Gateway<'a> {
     /// Starts it again on the same address after [`kill`](Gateway::kill).
     ///
     /// # Errors
-    /// When it does not come up.
+    /// If it does not come up.
     pub fn start_again(&mut self) -> crate::Result {
         let tokens = self
             .scene
@@ -209,9 +209,9 @@ impl<'a> Gateway<'a> {
     /// Kills it with signal 9.
     ///
     /// # Errors
-    /// When it does not run.
+    /// If it is not running.
     pub fn kill(&mut self) -> crate::Result {
-        let mut process = self.process.take().context("the gateway does not run")?;
+        let mut process = self.process.take().context("the gateway is not running")?;
         process.signal(crate::Signal::KILL)?;
         process.wait(wait::SOON)?;
         Ok(())
@@ -220,12 +220,12 @@ impl<'a> Gateway<'a> {
     /// The running process.
     ///
     /// # Errors
-    /// When it does not run.
+    /// If it is not running.
     pub fn process(&self) -> crate::Result<&Process> {
-        self.process.as_ref().context("the gateway does not run")
+        self.process.as_ref().context("the gateway is not running")
     }
 
-    /// The scene it runs in.
+    /// The scene that it runs in.
     pub fn scene(&self) -> &'a Scene {
         self.scene
     }
@@ -235,7 +235,7 @@ impl<'a> Gateway<'a> {
         self.listen
     }
 
-    /// Its address as the client's flag wants it.
+    /// Its URL for the client's flag.
     pub fn url(&self) -> String {
         format!("ws://{}", self.listen)
     }
@@ -245,10 +245,10 @@ impl<'a> Gateway<'a> {
         &self.catalog
     }
 
-    /// A file with the right token, that `caller` alone may read.
+    /// A file with the right token that only `caller` may read.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn token_file(&self, caller: Caller) -> crate::Result<PathBuf> {
         let path = self.scene.folder().join(format!("token-{}", caller.uid()));
         if path.exists() {
@@ -261,7 +261,7 @@ impl<'a> Gateway<'a> {
     /// `--gateway … --token-file … --env …`, for `caller`.
     ///
     /// # Errors
-    /// When the token file cannot be written.
+    /// If the token file cannot be written.
     pub fn flags(&self, caller: Caller) -> crate::Result<Vec<OsString>> {
         Ok(vec![
             "--gateway".into(),
@@ -273,10 +273,10 @@ impl<'a> Gateway<'a> {
         ])
     }
 
-    /// `devbox VERB --gateway … --token-file … --env …`, as `caller`, to be completed and run.
+    /// `devbox VERB --gateway … --token-file … --env …`, as `caller`, to complete and run.
     ///
     /// # Errors
-    /// When the token file cannot be written.
+    /// If the token file cannot be written.
     pub fn devbox(&self, verb: &str, caller: Caller) -> crate::Result<Invocation<'a>> {
         Ok(self.scene.devbox([verb])?.args(self.flags(caller)?).by(caller))
     }
@@ -284,7 +284,7 @@ impl<'a> Gateway<'a> {
     /// `devbox exec … -- COMMAND`, as `caller`.
     ///
     /// # Errors
-    /// When the token file cannot be written.
+    /// If the token file cannot be written.
     pub fn exec<I, S>(&self, caller: Caller, command: I) -> crate::Result<Exec<'a>>
     where
         I: IntoIterator<Item = S>,
@@ -294,7 +294,7 @@ impl<'a> Gateway<'a> {
     }
 }
 
-/// A `devbox exec` to be run.
+/// A `devbox exec` to run.
 pub type Exec<'a> = Invocation<'a>;
 
 /// How `devbox up` is started.
@@ -309,7 +309,7 @@ pub struct UpOptions<'m> {
 }
 
 impl<'m> UpOptions<'m> {
-    /// As `caller`, with a hosts file of its own.
+    /// As `caller`, with its own hosts file.
     pub fn new(caller: Caller) -> UpOptions<'m> {
         UpOptions {
             caller,
@@ -342,7 +342,7 @@ impl<'m> UpOptions<'m> {
         self
     }
 
-    /// By `sudo` (which must ask no password): the caller stays who calls it.
+    /// Through `sudo`, which must not ask for a password. The caller is still the user who calls it.
     pub fn sudo(mut self) -> Self {
         self.sudo = true;
         self
@@ -361,18 +361,18 @@ pub struct Up<'a> {
 }
 
 impl<'a> Up<'a> {
-    /// Starts `devbox up` as `caller` with a hosts file of its own, and waits for its line `ready`.
+    /// Starts `devbox up` as `caller` with its own hosts file, and waits for its line `ready`.
     ///
     /// # Errors
-    /// When it does not become ready.
+    /// If it does not become ready.
     pub fn start(gateway: &Gateway<'a>, caller: Caller) -> crate::Result<Up<'a>> {
         Up::start_with(gateway, &UpOptions::new(caller))
     }
 
-    /// Starts `devbox up` as the options say, and waits for its line `ready`.
+    /// Starts `devbox up` with these options, and waits for its line `ready`.
     ///
     /// # Errors
-    /// When it does not become ready.
+    /// If it does not become ready.
     pub fn start_with(gateway: &Gateway<'a>, options: &UpOptions<'a>) -> crate::Result<Up<'a>> {
         let up = Up::launch(gateway, options)?;
         up.wait_until_ready()?;
@@ -382,7 +382,7 @@ impl<'a> Up<'a> {
     /// Like [`start_with`](Up::start_with), without waiting.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn launch(gateway: &Gateway<'a>, options: &UpOptions<'a>) -> crate::Result<Up<'a>> {
         let scene = gateway.scene();
         let caller = options.caller;
@@ -420,7 +420,7 @@ impl<'a> Up<'a> {
     /// Waits for the line `ready`.
     ///
     /// # Errors
-    /// When it does not come.
+    /// If it does not come.
     pub fn wait_until_ready(&self) -> crate::Result {
         self.process
             .wait_for_line("the line `ready`", 2 * wait::SOON, |line| {
@@ -429,7 +429,7 @@ impl<'a> Up<'a> {
         Ok(())
     }
 
-    /// As whom it runs.
+    /// The user that it runs as.
     pub fn caller(&self) -> Caller {
         self.caller
     }
@@ -444,6 +444,11 @@ impl<'a> Up<'a> {
         &mut self.process
     }
 
+    /// The name of its environment.
+    pub fn environment(&self) -> &str {
+        &self.environment
+    }
+
     /// The hosts file that it edits.
     pub fn hosts(&self) -> &Path {
         &self.hosts
@@ -452,15 +457,15 @@ impl<'a> Up<'a> {
     /// The address of `name` in the hosts file.
     ///
     /// # Errors
-    /// When it is not in there.
+    /// If it is not in there.
     pub fn address_of(&self, name: &str) -> crate::Result<IpAddr> {
         hosts::address_of(&self.hosts, name)
     }
 
-    /// A connection to `name` and `port`, by the address in the hosts file.
+    /// Connects to `name` and `port`, using the address in the hosts file.
     ///
     /// # Errors
-    /// When the name is not there, or nobody accepts.
+    /// If the name is missing, or nobody accepts.
     pub fn connect(&self, name: &str, port: u16) -> crate::Result<TcpStream> {
         let address = SocketAddr::new(self.address_of(name)?, port);
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
@@ -470,7 +475,7 @@ impl<'a> Up<'a> {
         Ok(stream)
     }
 
-    /// A program, as the same caller, that sees the session's names as its system's.
+    /// A program that runs as the same caller and sees the session's names as the system's.
     pub fn client<I, S>(&self, argv: I) -> Invocation<'a>
     where
         I: IntoIterator<Item = S>,
@@ -483,28 +488,28 @@ impl<'a> Up<'a> {
         }
     }
 
-    /// `devbox status`, asked for this session's environment alone: the user of the tests may have sessions of their own.
+    /// `devbox status` for only this session's environment: the user who runs the tests may have other sessions.
     ///
     /// # Errors
-    /// When the program is not there.
+    /// If the program under test does not exist.
     pub fn status(&self, arguments: &[&str]) -> crate::Result<Invocation<'a>> {
         Ok(self
             .devbox(&["status", "--env", &self.environment])?
             .args(arguments.iter().copied()))
     }
 
-    /// `devbox down`, for this session's environment alone.
+    /// `devbox down` for only this session's environment.
     ///
     /// # Errors
-    /// When the program is not there.
+    /// If the program under test does not exist.
     pub fn down(&self) -> crate::Result<Invocation<'a>> {
         self.devbox(&["down", "--env", &self.environment])
     }
 
-    /// Another verb of the same caller, in the same place.
+    /// Another subcommand, run by the same caller in the same place.
     ///
     /// # Errors
-    /// When the program is not there.
+    /// If the program under test does not exist.
     pub fn devbox(&self, arguments: &[&str]) -> crate::Result<Invocation<'a>> {
         let command = self.scene.devbox(arguments.iter().copied())?.by(self.caller);
         Ok(match self.machine {

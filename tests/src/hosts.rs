@@ -1,4 +1,4 @@
-//! Hosts files as the tests look at them: with eyes of their own, none of devbox's.
+//! Reads hosts files without using any of devbox's code.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -12,8 +12,8 @@ use anyhow::{Context, bail};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
-/// What every hosts file of a test holds before: tabs and blanks, a comment in Latin-1, aliases that are not sorted, empty
-/// lines, and no end of line at the end.
+/// The initial content of every test's hosts file: tabs and blanks, a comment in Latin-1, unsorted aliases, empty lines, and no
+/// final line end.
 pub const ORIGINAL: &[u8] =
     b"127.0.0.1\tlocalhost\n::1             localhost ip6-localhost\n\n# caf\xe9, kept by hand   \n\
     10.9.8.7 printer.lan   a-printer\t# second floor\n\n10.9.8.8 last.lan";
@@ -35,20 +35,20 @@ pub fn lookup(file: &Path, name: &str) -> Option<IpAddr> {
 /// The address that `file` gives `name`.
 ///
 /// # Errors
-/// When it gives none.
+/// If it gives none.
 pub fn address_of(file: &Path, name: &str) -> crate::Result<IpAddr> {
     lookup(file, name).with_context(|| format!("{name} is not in {}:\n{}", file.display(), shown(file)))
 }
 
-/// Whether `file` holds exactly [`ORIGINAL`].
+/// Whether `file` contains exactly [`ORIGINAL`].
 pub fn is_original(file: &Path) -> bool {
     std::fs::read(file).is_ok_and(|bytes| bytes == ORIGINAL)
 }
 
-/// Checks that `file` holds exactly [`ORIGINAL`], byte for byte.
+/// Checks that `file` contains exactly [`ORIGINAL`], byte for byte.
 ///
 /// # Errors
-/// When it does not: with what it holds.
+/// If it does not; the error shows what it contains.
 pub fn expect_original(file: &Path) -> crate::Result {
     if !is_original(file) {
         bail!("{} is not as before:\n{}", file.display(), shown(file));
@@ -56,7 +56,7 @@ pub fn expect_original(file: &Path) -> crate::Result {
     Ok(())
 }
 
-/// The lines of `file` that open one of devbox's blocks.
+/// The lines of `file` that begin one of devbox's blocks.
 pub fn block_openings(file: &Path) -> Vec<String> {
     let bytes = std::fs::read(file).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
@@ -110,7 +110,7 @@ impl Watch {
         Ok(self.events()?.iter().filter(|event| changed(event)).count())
     }
 
-    /// The names of the files that were made beside it since the start or the last call.
+    /// The names of the files that were created beside it since the start or the last call.
     ///
     /// # Errors
     /// Those of inotify(7).

@@ -1,16 +1,16 @@
 //! End-to-end tests: real programs through a real devbox.
 //!
-//! This library is the stage on which the tests in `tests/tests/` play. It knows how to start `devbox` and programs that
-//! nobody here wrote (PostgreSQL, Redis, nginx, sshd, git, rsync), as whom, and in which view of the file system; it must
-//! not know how devbox works inside: it sees what a user sees, which is output, exit codes, files and sockets.
+//! This library is the stage for the tests in `tests/tests/`. It knows how to start `devbox` and other people's programs
+//! (PostgreSQL, Redis, nginx, sshd, git, rsync), as which user, and with which view of the file system. It must not know how
+//! devbox works inside: it sees what a user sees, which is output, exit codes, files and sockets.
 //!
-//! Rules that every test keeps:
-//! - it has a [`Scene`] of its own: a directory, a loopback address, an environment name. Tests run side by side;
-//! - it waits for conditions with a deadline ([`wait::until`]), never for a time;
-//! - it ends only processes that it started, by their id, also when it fails ([`Process`]);
-//! - the machine is left as it was: the system's own hosts file is only touched inside a [`Machine`], a private mount
+//! Rules for every test:
+//! - it has its own [`Scene`]: a directory, a loopback address, an environment name. Tests run side by side;
+//! - it waits for conditions with a deadline ([`wait::until`]), never for a fixed time;
+//! - it ends only processes that it started, by their id, even if it fails ([`Process`]);
+//! - it leaves the machine as it was: the system's own hosts file is only changed inside a [`Machine`], a private mount
 //!   namespace with a copy of `/etc`;
-//! - what it needs and does not find makes it print one line, `SKIP <test>: <why>`, to standard error, and pass.
+//! - if something it needs is missing, it prints one line, `SKIP <test>: <why>`, to standard error, and passes.
 //!
 //! ```no_run
 //! use devbox_tests::{Caller, Gateway, Service, Up, peers::Echo, scenario};
@@ -56,5 +56,5 @@ pub use rustix::process::Signal;
 pub use scene::{Failed, Outcome, Scene, files_below, scenario};
 pub use skip::{Skip, find_program, need_netcat, need_program};
 
-/// The result of a test's body and of its helpers: an error fails the test, a [`Skip`] inside is caught by [`scenario`].
+/// The result of a test's body and of its helpers. An error fails the test, except a [`Skip`], which [`scenario`] catches.
 pub type Result<T = ()> = anyhow::Result<T>;

@@ -1,4 +1,4 @@
-//! A private view of the machine: `/etc` is a copy, `/run` is nearly empty.
+//! A private view of the machine, where `/etc` is a copy and `/run` is nearly empty.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,9 +11,9 @@ use crate::process::Process;
 use crate::scene::Scene;
 use crate::wait;
 
-/// A mount namespace in which `/etc` is a copy of the system's, with [`hosts::ORIGINAL`] as its hosts file, and `/run` has
-/// nothing but what sshd and a user's runtime folder need. Programs inside use and change `/etc/hosts` under its own name, by rename too, and the machine stays as it was.
-/// The namespace is gone with the last program in it.
+/// A mount namespace in which `/etc` is a copy of the system's, with [`hosts::ORIGINAL`] as its hosts file, and `/run` has only
+/// what sshd and a user's runtime folder need. Programs inside use and change `/etc/hosts` under its usual name, even by a
+/// rename, and the machine stays as it was. The namespace ends with the last program in it.
 #[derive(Debug)]
 pub struct Machine {
     holder: Process,
@@ -21,10 +21,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Makes one. Only root can: the copy keeps its owners.
+    /// Creates one. Only root can, since the copy keeps its owners.
     ///
     /// # Errors
-    /// A [`crate::Skip`] for anybody else, and where the system allows no mount namespace.
+    /// [`crate::Skip`] for anyone else, and if the system allows no mount namespace.
     pub fn start(scene: &Scene) -> crate::Result<Machine> {
         scene.need_root()?;
         let folder = scene.folder().join(format!("machine-{}", scene.unique()));
@@ -35,7 +35,7 @@ impl Machine {
             .args([&etc])
             .run(Duration::from_secs(60))?
             .expect_success()?;
-        // A new file: the copied one may have the mode and the attributes of a container's.
+        // A new file, since the copied one may have the mode and attributes of a container's hosts file.
         std::fs::remove_file(etc.join("hosts")).ok();
         std::fs::write(etc.join("hosts"), hosts::ORIGINAL)?;
         std::fs::write(
@@ -52,7 +52,7 @@ impl Machine {
         Ok(Machine { holder, etc })
     }
 
-    /// The hosts file that is `/etc/hosts` inside, by a path that is good outside.
+    /// The file that is `/etc/hosts` inside, by a path that works outside.
     pub fn hosts(&self) -> PathBuf {
         self.etc.join("hosts")
     }

@@ -1,4 +1,4 @@
-//! Small far sides inside the test process, where a test has to see both ends.
+//! Small servers inside the test process, for tests that have to see both ends.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use anyhow::ensure;
 use crate::scene::Scene;
 use crate::wait;
 
-/// A listener with one thread per connection. Dropping it stops the listening; connections end with their peers.
+/// A listener with one thread per connection. Dropping it stops listening; connections end when their peers do.
 #[derive(Debug)]
 struct Server {
     address: SocketAddr,
@@ -40,7 +40,7 @@ impl Server {
                 let Ok(stream) = stream else { continue };
                 count.fetch_add(1, Ordering::AcqRel);
                 let serve = Arc::clone(&serve);
-                // A peer that goes away is the other side's affair; the test looks at what arrives there.
+                // A peer that goes away is not an error here; the test checks what arrives on the other side.
                 std::thread::spawn(move || serve(stream).ok());
             }
         });
@@ -58,13 +58,13 @@ impl Drop for Server {
         self.stopped.store(true, Ordering::Release);
         let woken = TcpStream::connect_timeout(&self.address, Duration::from_secs(5)).is_ok();
         if let (true, Some(thread)) = (woken, self.thread.take()) {
-            // It cannot have panicked: it only accepts.
+            // It cannot have panicked, since it only accepts.
             thread.join().ok();
         }
     }
 }
 
-/// Sends back what it receives, as it comes; a half-closed connection gets its rest, then the end.
+/// Sends back what it receives as it arrives. A half-closed connection gets the rest, then the end of file.
 #[derive(Debug)]
 pub struct Echo(Server);
 
@@ -92,10 +92,10 @@ impl Echo {
         self.0.address
     }
 
-    /// Asks whatever answers at `address` for an echo.
+    /// Asks the service at `address` for an echo.
     ///
     /// # Errors
-    /// When it gives none.
+    /// If it does not give one.
     pub fn ask(address: SocketAddr) -> crate::Result {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(wait::SOON))?;
@@ -112,12 +112,12 @@ impl Echo {
     }
 }
 
-/// Says one line and ends its direction at once, then counts what the client sends until its end.
+/// Sends one line and ends its direction at once, then counts what the client sends until the end of file.
 #[derive(Debug)]
 pub struct Greeter(Server, Arc<AtomicUsize>);
 
 impl Greeter {
-    /// Starts one that says `line`.
+    /// Starts one that sends `line`.
     ///
     /// # Errors
     /// Those of bind(2).
@@ -128,7 +128,7 @@ impl Greeter {
         let server = Server::start(scene, move |mut stream| {
             stream.write_all(line.as_bytes())?;
             stream.shutdown(Shutdown::Write)?;
-            // Until the peer is done too: a close with unread bytes would be a reset.
+            // Wait until the peer is done too, since closing with unread bytes would reset the connection.
             let mut rest = [0; 16 * 1024];
             loop {
                 match stream.read(&mut rest)? {
@@ -151,8 +151,8 @@ impl Greeter {
     }
 }
 
-/// Reads to the end of what the client sends, and only then answers: `got N bytes`, then 1 MiB of `x`.
-/// A tunnel that ends both directions at the first end of file loses that answer.
+/// Reads everything the client sends, and answers only after the end of file: `got N bytes`, then 1 MiB of `x`. A tunnel that
+/// ends both directions at the first end of file loses that answer.
 #[derive(Debug)]
 pub struct AfterEnd(Server);
 
@@ -193,7 +193,7 @@ impl Resetter {
         let server = Server::start(scene, |mut stream| {
             let mut byte = [0];
             if stream.read(&mut byte)? > 0 {
-                // Closed with nothing to wait for: RST in place of FIN (socket(7), SO_LINGER).
+                // Closing with a zero linger time sends RST instead of FIN (socket(7), SO_LINGER).
                 rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
             }
             Ok(())

@@ -1,4 +1,4 @@
-//! What the system knows of processes: /proc and the password file.
+//! What the system knows about processes: /proc and the password file.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use crate::wait;
 
-/// The command line of process `pid`, its words joined by blanks; empty when it is gone or a zombie.
+/// The command line of process `pid`, with its words joined by blanks; empty if it is gone or a zombie.
 pub fn command_line(pid: u32) -> String {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words = bytes.split(|byte| *byte == 0).map(String::from_utf8_lossy);
     words.collect::<Vec<_>>().join(" ").trim_end().to_owned()
 }
 
-/// Whether process `pid` is there and not a zombie.
+/// Whether process `pid` exists and is not a zombie.
 pub fn is_alive(pid: u32) -> bool {
     stat_field(pid, 0).is_some_and(|state| state != "Z" && state != "X")
 }
 
-/// All processes below `pid`, children before their children.
+/// All descendants of `pid`, parents before their children.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let all: Vec<(u32, u32)> = every_process()
         .into_iter()
@@ -41,7 +41,7 @@ pub fn descendants(pid: u32) -> Vec<u32> {
 /// The helper of the `devbox` process `pid`: its descendant that was started with the hidden argument.
 ///
 /// # Errors
-/// When there is none after a while.
+/// If there is none after a while.
 pub fn helper_of(pid: u32) -> crate::Result<u32> {
     wait::until("a helper below the session's process", wait::SOON, || {
         descendants(pid)
@@ -78,7 +78,7 @@ pub fn connections_at(address: SocketAddr) -> usize {
 /// Waits until every one of `pids` is gone.
 ///
 /// # Errors
-/// When one is still there after `within`.
+/// If one still exists after `within`.
 pub fn wait_until_gone(pids: &[u32], within: Duration) -> crate::Result {
     let left = || {
         pids.iter()
@@ -95,7 +95,7 @@ pub fn wait_until_gone(pids: &[u32], within: Duration) -> crate::Result {
     })
 }
 
-/// Every process with `text` in its environment: what a scene's programs left behind is found by the scene's folder.
+/// Every process with `text` in its environment. With a scene's folder as the text, this finds what its programs left behind.
 pub fn with_environment(text: &str) -> Vec<u32> {
     let holds = |pid: &u32| {
         let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -108,7 +108,7 @@ pub fn with_environment(text: &str) -> Vec<u32> {
         .collect()
 }
 
-/// The name of the user with this id, or the id itself where the password file does not have it.
+/// The name of the user with this id, or the id itself if it is not in the password file.
 pub fn user_name(uid: u32) -> String {
     let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let named = text.lines().find_map(|line| {
@@ -129,7 +129,7 @@ fn every_process() -> Vec<u32> {
         .collect()
 }
 
-/// Field `index` of /proc/<pid>/stat behind the command's name (proc(5)): 0 is the state, 1 the parent.
+/// Field `index` of /proc/<pid>/stat, counted after the command's name (proc(5)): 0 is the state, 1 the parent.
 fn stat_field(pid: u32, index: usize) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;

@@ -1,4 +1,4 @@
-//! A running program: its output as it comes, its end by force when the test ends.
+//! A running program: collects its output as it comes, and ends it when the test ends.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,7 +21,7 @@ use crate::wait;
 pub enum Exit {
     /// With this exit code.
     Code(i32),
-    /// By this signal.
+    /// Killed by this signal.
     Signal(i32),
 }
 
@@ -48,14 +48,14 @@ impl fmt::Display for Exit {
     }
 }
 
-/// What [`Process::start`] is to start.
+/// What [`Process::start`] starts.
 #[derive(Debug)]
 pub(crate) struct Spawn {
     pub(crate) label: String,
     pub(crate) argv: Vec<OsString>,
     pub(crate) environment: BTreeMap<OsString, OsString>,
     pub(crate) stdio: Stdio,
-    /// In a process group of its own, whose id is the process's.
+    /// In its own process group, whose id is the process id.
     pub(crate) own_group: bool,
 }
 
@@ -63,13 +63,13 @@ pub(crate) struct Spawn {
 pub(crate) enum Stdio {
     /// Standard input from these bytes, output and error captured.
     Piped(Vec<u8>),
-    /// No standard input; output and error into pipes that nobody reads.
+    /// No standard input; output and error go into pipes that nobody reads.
     Closed,
     /// All three on this terminal.
     Terminal(OwnedFd),
 }
 
-/// A running program. Dropping it ends it: with its own signal first ([`Process::stop_with`]), then by force, by its id.
+/// A running program. Dropping it ends it: first with its own signal ([`Process::stop_with`]), then with a kill, both by its id.
 #[derive(Debug)]
 pub struct Process {
     log: Arc<Log>,
@@ -119,11 +119,11 @@ impl Process {
             .with_context(|| format!("cannot start `{}`", spawn.label))?;
         let log = Arc::new(Log::new(format!("{} (pid {})", spawn.label, child.id())));
         scene.keep_log(Arc::clone(&log));
-        // Without input the pipe is closed here, which is the end of file.
+        // Without input, closing the pipe here gives the program the end of file.
         if let Some(mut stdin) = child.stdin.take()
             && !input.is_empty()
         {
-            // A program that ends before it has read all closes the pipe: no fault of the test.
+            // A program that ends before reading everything closes the pipe; that is not an error.
             std::thread::spawn(move || stdin.write_all(&input).ok());
         }
         if let Some(stdout) = child.stdout.take() {
@@ -141,19 +141,19 @@ impl Process {
         })
     }
 
-    /// Ends with this signal when it is dropped (default `KILL`), and by force only if that takes longer than 5 s.
+    /// Sends this signal when it is dropped (default `KILL`), and kills it only if it then takes longer than 5 s to end.
     #[must_use]
     pub fn stop_with(mut self, signal: Signal) -> Process {
         self.stop = signal;
         self
     }
 
-    /// The command line and the id, for messages.
+    /// The command line and the process id, for messages.
     pub fn label(&self) -> &str {
         &self.log.label
     }
 
-    /// The process id. It is the program's own: the words in front of it replace themselves.
+    /// The process id of the program itself, since each word before it replaces itself with the next.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -165,10 +165,10 @@ impl Process {
             .context("no process id")
     }
 
-    /// Sends `signal` to the process alone.
+    /// Sends `signal` to only this process.
     ///
     /// # Errors
-    /// When it is gone.
+    /// If it is gone.
     pub fn signal(&self, signal: Signal) -> crate::Result {
         kill_process(self.id()?, signal).with_context(|| format!("signal to `{}`", self.label()))
     }
@@ -176,7 +176,7 @@ impl Process {
     /// Sends `signal` to the process's group.
     ///
     /// # Errors
-    /// When it is gone.
+    /// If it is gone.
     pub fn signal_group(&self, signal: Signal) -> crate::Result {
         kill_process_group(self.id()?, signal)
             .with_context(|| format!("signal to the group of `{}`", self.label()))
@@ -196,7 +196,7 @@ impl Process {
     /// Waits for its end, and for the rest of its output.
     ///
     /// # Errors
-    /// When it still runs after `within`; it is then ended by force.
+    /// If it still runs after `within`; it is then killed.
     pub fn wait(&mut self, within: Duration) -> crate::Result<Exit> {
         let what = format!("end of `{}`", self.label());
         let waited = wait::until(&what, within, || self.ended().transpose());
@@ -212,10 +212,10 @@ impl Process {
         }
     }
 
-    /// Waits until a whole line of its output or of its errors pleases `wanted`, also one that was there before.
+    /// Waits for a complete line of its output or error output that satisfies `wanted`; earlier lines count too.
     ///
     /// # Errors
-    /// When there is none after `within`, or its output ended without one.
+    /// If there is none after `within`, or its output ended without one.
     pub fn wait_for_line(
         &self,
         what: &str,
@@ -248,8 +248,7 @@ impl Process {
         self.log.lock().errors.clone()
     }
 
-    /// Waits a little for the rest of the output of an ended program. Not without end: a program of its own that it left
-    /// behind may hold the pipe.
+    /// Waits briefly for the rest of an ended program's output. Not forever: a program that it left behind may hold the pipe.
     fn drain(&self) {
         let deadline = Instant::now() + Duration::from_secs(2);
         let mut state = self.log.lock();
@@ -258,12 +257,12 @@ impl Process {
         }
     }
 
-    /// Ends it and what is in its group by force.
+    /// Kills it and everything in its process group.
     pub(crate) fn end_by_force(&mut self) {
-        // As long as it has not been waited for, neither its id nor its group's is another's. After that the group's may
-        // still be there, with children of its own in it, and only then is the id not given again.
+        // Until it has been waited for, neither its id nor its group's can be reused. After that, the group's id is safe only while
+        // the group still has members.
         if let (true, Ok(id), None) = (self.own_group, self.id(), self.exit) {
-            // What is gone needs no ending.
+            // It is already gone.
             kill_process_group(id, Signal::KILL).ok();
         }
         self.child.kill().ok();
@@ -279,7 +278,7 @@ impl Drop for Process {
             return;
         }
         if self.stop != Signal::KILL && self.signal(self.stop).is_ok() {
-            // Past the limit it is ended by force, inside.
+            // After the time limit this kills it.
             self.wait(Duration::from_secs(5)).ok();
         }
         if self.exit.is_none() {
@@ -288,7 +287,7 @@ impl Drop for Process {
     }
 }
 
-/// All that a program has said.
+/// Everything that a program has printed.
 #[derive(Debug)]
 pub(crate) struct Log {
     label: String,
@@ -335,7 +334,7 @@ impl Log {
         self.more.notify_all();
     }
 
-    /// What came on standard output, or on the terminal, as text.
+    /// What it printed to standard output, or to the terminal, as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.lock().output).into_owned()
     }
@@ -343,7 +342,7 @@ impl Log {
     fn read(self: &Arc<Log>, mut from: impl Read + Send + 'static, stream: Stream) {
         let log = Arc::clone(self);
         self.lock().open_streams += 1;
-        // Ends with the last holder of the pipe's other end.
+        // Ends when the last holder of the pipe's other end closes it.
         std::thread::spawn(move || {
             let mut buffer = [0; 16 * 1024];
             loop {
@@ -372,7 +371,7 @@ impl Log {
         let deadline = Instant::now() + within;
         let mut state = self.lock();
         loop {
-            // Read before the lines are looked at: what comes last comes before the end.
+            // Check for the end before looking at the lines, so that no last line is missed.
             let at_end = state.open_streams == 0;
             for bytes in [&state.output, &state.errors] {
                 let text = String::from_utf8_lossy(bytes);
@@ -385,7 +384,7 @@ impl Log {
                 bail!("`{}` ended without {what}", self.label);
             }
             if Instant::now() >= deadline {
-                bail!("`{}`: waited {within:?} in vain for {what}", self.label);
+                bail!("`{}`: gave up after {within:?}, waiting for {what}", self.label);
             }
             state = self.wait(state, deadline);
         }

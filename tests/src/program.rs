@@ -1,4 +1,4 @@
-//! Finding, or building, the program under test.
+//! Finds or builds the program under test.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,11 +6,11 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, bail};
 
-/// The `devbox` program under test: the file that `DEVBOX_BIN` names, else the one beside the test executable, which is
-/// brought up to date first (`cargo build -p devbox-cli`, once per test process).
+/// The `devbox` program under test: the file named by `DEVBOX_BIN`, otherwise the one beside the test executable, which is built
+/// first (`cargo build -p devbox-cli`, once per test process).
 ///
 /// # Errors
-/// When there is no such file, or it cannot be built.
+/// If there is no such file, or it cannot be built.
 pub fn program() -> crate::Result<&'static Path> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     match PROGRAM.get_or_init(|| find().map_err(|error| format!("{error:#}"))) {
@@ -19,8 +19,8 @@ pub fn program() -> crate::Result<&'static Path> {
     }
 }
 
-/// Whether the program under test was built with optimisation, or the environment asks for full sizes
-/// (`DEVBOX_E2E_FULL=1`): bulk tests then carry their full size.
+/// Whether bulk tests transfer their full size: if the program under test was built with optimisation, or the environment asks
+/// for it (`DEVBOX_E2E_FULL=1`).
 pub fn is_release() -> bool {
     let full = std::env::var_os("DEVBOX_E2E_FULL").is_some_and(|value| value == "1");
     full || program().is_ok_and(|path| path.components().any(|part| part.as_os_str() == "release"))
@@ -38,7 +38,7 @@ fn find() -> crate::Result<PathBuf> {
     let folder = test
         .ancestors()
         .nth(2)
-        .context("the test executable lies in no target folder")?;
+        .context("the test executable is not in a target folder")?;
     let release = folder.file_name().is_some_and(|profile| profile == "release");
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.args(["build", "--quiet", "-p", "devbox-cli"]);
@@ -55,7 +55,10 @@ fn find() -> crate::Result<PathBuf> {
     }
     let path = folder.join("devbox");
     if !path.is_file() {
-        bail!("{} is not there after cargo build -p devbox-cli", path.display());
+        bail!(
+            "{} does not exist after cargo build -p devbox-cli",
+            path.display()
+        );
     }
     Ok(path)
 }

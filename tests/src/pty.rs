@@ -1,4 +1,4 @@
-//! A terminal, to drive interactive programs as a person does.
+//! A terminal with which to drive interactive programs as a person would.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use crate::process::{Log, Process, Spawn};
 use crate::scene::Scene;
 use crate::wait;
 
-/// A program on a terminal of its own. Dropping it hangs the terminal up and ends the program.
+/// A program on its own terminal. Dropping it hangs up the terminal and ends the program.
 #[derive(Debug)]
 pub struct Terminal {
     master: File,
@@ -59,23 +59,23 @@ impl Terminal {
     /// Types `keys`; `\x03` is Ctrl-C, `\x1a` Ctrl-Z.
     ///
     /// # Errors
-    /// When the terminal is closed.
+    /// If the terminal is closed.
     pub fn keys(&self, keys: &str) -> crate::Result {
         Ok((&self.master).write_all(keys.as_bytes())?)
     }
 
-    /// Types a line and the return key.
+    /// Types a line and presses return.
     ///
     /// # Errors
-    /// When the terminal is closed.
+    /// If the terminal is closed.
     pub fn line(&self, line: &str) -> crate::Result {
         self.keys(&format!("{line}\r"))
     }
 
-    /// Gives the window another size, as a window manager does.
+    /// Resizes the window, as a window manager does.
     ///
     /// # Errors
-    /// When the terminal is closed.
+    /// If the terminal is closed.
     pub fn resize(&self, columns: u16, rows: u16) -> crate::Result {
         let size = Winsize {
             ws_row: rows,
@@ -86,15 +86,15 @@ impl Terminal {
         Ok(tcsetwinsize(&self.master, size)?)
     }
 
-    /// What has been shown so far, with carriage returns left out.
+    /// What has been shown so far, without carriage returns.
     pub fn screen(&self) -> String {
         self.log.text().replace('\r', "")
     }
 
-    /// Waits until `text` has been shown at or after byte `from` of [`screen`](Terminal::screen); answers where it ends.
+    /// Waits until `text` has been shown at or after byte `from` of [`screen`](Terminal::screen), and returns where it ends.
     ///
     /// # Errors
-    /// When it is not shown in time.
+    /// If it is not shown in time.
     pub fn wait_for(&self, text: &str, from: usize) -> crate::Result<usize> {
         let what = format!("{text:?} on the terminal");
         wait::until(&what, 2 * wait::SOON, || {
@@ -104,19 +104,19 @@ impl Terminal {
         })
     }
 
-    /// Waits until the terminal's foreground, which Ctrl-C and Ctrl-Z reach, is the program with this command line: its
-    /// words appear on the screen before it runs.
+    /// Waits until the program with this command line is in the terminal's foreground, where Ctrl-C and Ctrl-Z reach it. Waiting for
+    /// the screen is not enough, since the typed words appear there before the program runs.
     ///
     /// # Errors
-    /// When that does not happen in time.
+    /// If that does not happen in time.
     pub fn wait_for_foreground(&self, command_line: &str) -> crate::Result<u32> {
         self.wait_for_foreground_of(|line| line == command_line)
     }
 
-    /// The same, for a command line that pleases `wanted`.
+    /// The same, for a command line that satisfies `wanted`.
     ///
     /// # Errors
-    /// When that does not happen in time.
+    /// If that does not happen in time.
     pub fn wait_for_foreground_of(&self, wanted: impl Fn(&str) -> bool) -> crate::Result<u32> {
         wait::until("the program in the foreground", 2 * wait::SOON, || {
             let leader = u32::try_from(tcgetpgrp(&self.master).ok()?.as_raw_pid()).ok()?;
@@ -132,7 +132,7 @@ impl Terminal {
     /// Waits for the end of the program.
     ///
     /// # Errors
-    /// When it still runs after `within`.
+    /// If it still runs after `within`.
     pub fn wait(&mut self, within: Duration) -> crate::Result<crate::Exit> {
         self.process.wait(within)
     }

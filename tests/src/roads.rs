@@ -1,4 +1,4 @@
-//! The ways by which a program gets to see a session's names.
+//! The ways in which a program gets to see a session's names.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -8,21 +8,21 @@ use crate::command::{Invocation, own_users_refused};
 use crate::devbox::{Gateway, Up};
 use crate::skip::Skip;
 
-/// One way by which a program gets to see a session's names: beside a running `devbox up`, or below `devbox exec`.
+/// One way in which a program gets to see a session's names: beside a running `devbox up`, or inside `devbox exec`.
 #[derive(Debug)]
 pub enum Road<'a, 'g> {
-    /// The names stand in the hosts file that the program sees as its system's.
+    /// The names are in the hosts file that the program sees as the system's.
     Up(Up<'a>),
     /// The program is run by `devbox exec` as this caller.
     Exec(&'g Gateway<'a>, Caller),
 }
 
 impl<'a> Road<'a, '_> {
-    /// Takes every road once, as every caller that is possible here, one after the other. Where one cannot be taken on
-    /// this system, that is told as a `SKIP` line of its own.
+    /// Takes every road once, as every caller that is possible here, one after the other. A road that cannot be taken on this
+    /// system gets its own `SKIP` line.
     ///
     /// # Errors
-    /// The first of `travel`, with the road's name.
+    /// The first error of `travel`, with the road's name.
     pub fn each<F>(gateway: &Gateway<'a>, mut travel: F) -> crate::Result
     where
         F: FnMut(&Road<'_, '_>) -> crate::Result,
@@ -48,7 +48,7 @@ impl<'a> Road<'a, '_> {
     /// A program on this road.
     ///
     /// # Errors
-    /// When the program under test is not there.
+    /// If the program under test does not exist.
     pub fn command<I, S>(&self, argv: I) -> crate::Result<Invocation<'a>>
     where
         I: IntoIterator<Item = S>,
@@ -60,7 +60,7 @@ impl<'a> Road<'a, '_> {
         }
     }
 
-    /// As whom programs run on it.
+    /// The user that programs run as on it.
     pub fn caller(&self) -> Caller {
         match self {
             Road::Up(up) => up.caller(),

@@ -1,4 +1,4 @@
-//! One test's own place: a directory, an address, an environment name, and everything its programs said.
+//! One test's own place: a directory, an address, an environment name, and everything its programs printed.
 
 use std::any::type_name;
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use crate::process::Log;
 use crate::skip::Skip;
 use crate::wait;
 
-/// One test's own place. Dropped last; prints what all its programs said when the test failed.
+/// One test's own place. It is dropped last, and prints what all its programs printed if the test failed.
 #[derive(Debug)]
 pub struct Scene {
     name: String,
@@ -31,12 +31,12 @@ pub struct Scene {
     logs: Mutex<Vec<Arc<Log>>>,
 }
 
-/// Runs one test in a [`Scene`] of its own. When `body` is done and has dropped what it started, no process of the scene
-/// may be left; one that is fails the test and is ended. A [`Skip`] is told as one line and passes; any other error fails the test,
-/// after all that its programs said has been printed.
+/// Runs one test in its own [`Scene`]. When `body` is done and has dropped what it started, no process of the scene may be left;
+/// any that is left is killed, and the test fails. A [`Skip`] is printed as one line and passes. Any other error fails the test,
+/// after everything its programs printed has been shown.
 ///
 /// # Errors
-/// Those of `body`, but a [`Skip`].
+/// Those of `body`, except a [`Skip`].
 pub fn scenario<F>(body: F) -> Outcome
 where
     F: FnOnce(&Scene) -> crate::Result,
@@ -59,7 +59,7 @@ where
 /// What a test returns.
 pub type Outcome = Result<(), Failed>;
 
-/// Why a test failed. The test runner prints it by `Debug`: here the reasons, one below the other.
+/// Why a test failed. The test runner prints it with `Debug`, which here lists the reasons, one per line.
 pub struct Failed(anyhow::Error);
 
 impl fmt::Debug for Failed {
@@ -79,14 +79,15 @@ fn test_name(closure: &str) -> String {
 
 impl Scene {
     fn new(name: &str) -> crate::Result<Scene> {
-        // Short: a Unix socket's path has 107 bytes, and sockets lie below. /tmp: every user may pass through it.
+        // The path must be short, since a Unix socket's path has at most 107 bytes and sockets are created below. In /tmp, because
+        // every user may enter it.
         let folder = tempfile::Builder::new()
             .prefix("dbx-")
             .tempdir_in("/tmp")
-            .context("no folder in /tmp")?;
+            .context("cannot create a folder in /tmp")?;
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
-        // Outside 127.77.0.0/16, which is devbox's, and with a fresh host part: fixed port numbers of two tests that run
-        // side by side do not meet, nor do their services' addresses, which follow from the environment's name.
+        // Outside 127.77.0.0/16, which is devbox's, and with a random host part, so that tests that run side by side can use the
+        // same ports. Their services' addresses differ too, since they are derived from the environment's name.
         let address = Ipv4Addr::new(
             127,
             fastrand::u8(128..=250),
@@ -109,44 +110,44 @@ impl Scene {
         &self.name
     }
 
-    /// The scene's folder, which every user may read and only the user that runs the tests may write.
+    /// The scene's folder. Every user may read it, and only the user who runs the tests may write to it.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The loopback address that the far side's programs of this test listen on.
+    /// The loopback address that this test's far side listens on.
     pub fn address(&self) -> IpAddr {
         self.address.into()
     }
 
-    /// The name of the environment, which is different in each scene.
+    /// The name of the environment, different in each scene.
     pub fn environment(&self) -> &str {
         &self.environment
     }
 
-    /// An address of this scene with a port that nothing listens on: found by binding port 0. The address is the scene's
-    /// alone, so that nobody takes the port between now and its use.
+    /// An address of this scene with a port that nothing listens on, found by binding port 0. Only this scene uses the address, so
+    /// nobody takes the port before it is used.
     pub fn free_address(&self) -> crate::Result<SocketAddr> {
         let listener = TcpListener::bind((self.address, 0)).context("bind the scene's address")?;
         Ok(listener.local_addr()?)
     }
 
-    /// `usual`, or a free port where a program of this machine already listens on `usual` on all addresses.
+    /// `usual`, or a free port if a program on this machine already listens on `usual` on all addresses.
     pub fn port_like(&self, usual: u16) -> crate::Result<u16> {
-        // An address in the same range as devbox's own, which no other test uses: binding fails for a wildcard listener
-        // only. Ports below 1024 cannot be tried without rights; then the usual one is assumed to be free.
+        // No other test uses this address, so binding it fails only because of a wildcard listener. Ports below 1024 cannot be tried
+        // without privileges; the usual one is then assumed to be free.
         match TcpListener::bind((self.address, usual)) {
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(self.free_address()?.port()),
             _ => Ok(usual),
         }
     }
 
-    /// A number that is not given twice in this scene, for file names.
+    /// A number that is unique in this scene, for file names.
     pub fn unique(&self) -> u32 {
         self.counter.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Writes a file below the scene's folder (mode 0644) and answers its path.
+    /// Writes a file below the scene's folder (mode 0644) and returns its path.
     pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> crate::Result<PathBuf> {
         let path = self.folder.path().join(name);
         std::fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
@@ -167,7 +168,7 @@ impl Scene {
         Ok(path)
     }
 
-    /// A folder below the scene's, made with mode 0755 when it is not there, that belongs to `caller`.
+    /// A folder below the scene's that belongs to `caller`, created with mode 0755 if it does not exist.
     pub fn folder_of(&self, name: &str, caller: Caller) -> crate::Result<PathBuf> {
         let path = self.folder.path().join(name);
         std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
@@ -183,7 +184,7 @@ impl Scene {
         Ok(())
     }
 
-    /// A hosts file with [`crate::hosts::ORIGINAL`] in it, in a folder of its own; both belong to `caller`.
+    /// A hosts file with the content [`crate::hosts::ORIGINAL`], in its own folder. Both belong to `caller`.
     pub fn hosts_file(&self, caller: Caller) -> crate::Result<PathBuf> {
         let folder = self.folder_of(&format!("etc-{}", self.unique()), caller)?;
         let path = folder.join("hosts");
@@ -197,12 +198,12 @@ impl Scene {
         self.folder_of(&format!("home-{}", caller.uid()), caller)
     }
 
-    /// An empty folder that belongs to `caller`: the working directory of what it runs.
+    /// An empty folder that belongs to `caller`, the working directory of the programs it runs.
     pub fn working_directory(&self, caller: Caller) -> crate::Result<PathBuf> {
         self.folder_of(&format!("cwd-{}", caller.uid()), caller)
     }
 
-    /// The environment that programs of `caller` run in: nothing of the environment of the tests but what is needed.
+    /// The environment of the programs that `caller` runs: only what is needed from the environment of the tests.
     pub(crate) fn environment_of(&self, caller: Caller) -> crate::Result<BTreeMap<OsString, OsString>> {
         let home = self.home(caller)?;
         let runtime = self.folder_of(&format!("run-{}", caller.uid()), caller)?;
@@ -229,8 +230,8 @@ impl Scene {
             .collect())
     }
 
-    /// The program under test, at a path that every user may run: where the build lies in a folder that others cannot
-    /// enter, a link to it or a copy of it in the scene.
+    /// The program under test, at a path where every user may run it: if the build is in a folder that others cannot enter, a link
+    /// or a copy in the scene.
     pub fn devbox_program(&self) -> crate::Result<PathBuf> {
         let program = crate::program()?;
         if everyone_may_reach(program) {
@@ -267,7 +268,7 @@ impl Scene {
         CatalogFile::new(self, self.environment(), services)
     }
 
-    /// Skips the test where the tests are not run by root.
+    /// Skips the test unless the tests are run by root.
     ///
     /// # Errors
     /// [`Skip`].
@@ -275,7 +276,7 @@ impl Scene {
         Caller::Root.ids_to_take().map(|_| ())
     }
 
-    /// Checks that every process that was started in this scene, also by its programs, is gone or goes.
+    /// Checks that every process that was started in this scene, even by its programs, ends.
     fn expect_no_process(&self) -> crate::Result {
         let folder = self.folder.path().to_string_lossy().into_owned();
         let mut left = Vec::new();
@@ -290,7 +291,7 @@ impl Scene {
                 .collect();
             for pid in left {
                 if let Some(id) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-                    // It may have ended meanwhile.
+                    // It may have ended in the meantime.
                     rustix::process::kill_process(id, rustix::process::Signal::KILL).ok();
                 }
             }
@@ -321,7 +322,7 @@ impl Drop for Scene {
     }
 }
 
-/// All files below `folder`, sorted: for a comparison of before and after.
+/// All files below `folder`, sorted, to compare before and after.
 pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];

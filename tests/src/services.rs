@@ -1,4 +1,4 @@
-//! Services that nobody here wrote, as Debian packages them, on the scene's own address.
+//! Other people's services, as Debian packages them, on the scene's own address.
 
 mod git;
 mod nginx;
@@ -28,7 +28,7 @@ fn wait_for_port(process: &mut Process, address: SocketAddr) -> crate::Result {
         2 * wait::SOON,
         || {
             if let Some(exit) = process.ended()? {
-                // No use in waiting on; the time limit is for the slow.
+                // There is no point in waiting any longer.
                 anyhow::bail!("it ended with {exit}");
             }
             Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1))?)

@@ -1,17 +1,16 @@
-//! Waiting for a condition, never for a time.
+//! Waits for a condition, never for a fixed time.
 
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-/// How long a test waits for something that is expected to take milliseconds: generous, because two cores are shared by
-/// all tests of a run.
+/// How long a test waits for something that should take milliseconds. Generous, because all tests of a run share few cores.
 pub const SOON: Duration = Duration::from_secs(15);
 
-/// Asks `condition` every few milliseconds until it answers `Some`, for at most `within`.
+/// Checks `condition` every few milliseconds until it returns `Some`, for at most `within`.
 ///
 /// # Errors
-/// When the time is over: the message says `what` was waited for.
+/// If the time is over; the message says `what` was awaited.
 pub fn until<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Option<T>) -> crate::Result<T> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
@@ -20,7 +19,7 @@ pub fn until<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Opt
             return Ok(value);
         }
         if start.elapsed() >= within {
-            bail!("waited {within:?} in vain: {what}");
+            bail!("gave up after {within:?}: {what}");
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(10));
@@ -30,7 +29,7 @@ pub fn until<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Opt
 /// Like [`until`], for a condition that can itself fail: its last error becomes the reason.
 ///
 /// # Errors
-/// When the time is over, with what `attempt` said last.
+/// If the time is over, with the last error of `attempt`.
 pub fn until_ok<T>(
     what: &str,
     within: Duration,
@@ -50,10 +49,10 @@ pub fn until_ok<T>(
     }
 }
 
-/// Checks that `condition` holds all through `during`.
+/// Checks that `condition` holds for the whole of `during`.
 ///
 /// # Errors
-/// As soon as it does not: the message says `what` was expected to stay.
+/// As soon as it does not; the message says `what` was expected to stay true.
 pub fn stays(what: &str, during: Duration, mut condition: impl FnMut() -> bool) -> crate::Result {
     let start = Instant::now();
     while start.elapsed() < during {

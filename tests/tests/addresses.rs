@@ -1,4 +1,4 @@
-//! Which address a service has, and what keeps it so: the hash of its name, a pin, the team's lock file.
+//! Which address a service has, and why it keeps it: the hash of its name, a pin, the team's lock file.
 #![cfg(target_os = "linux")]
 
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +24,7 @@ fn key(scene: &Scene) -> String {
     format!("{}/demo/echo", scene.environment())
 }
 
-/// The address of `echo.demo` in a session that is started in `folder`, asked for an echo, and ended.
+/// The address of `echo.demo` in a session that is started in `folder`, used for an echo, and ended.
 fn address_in_session(gateway: &Gateway<'_>, folder: &std::path::Path) -> Result<IpAddr> {
     let scene = gateway.scene();
     let file = scene.hosts_file(Caller::Ordinary)?;
@@ -72,7 +72,7 @@ fn a_pin_is_kept() -> Outcome {
             .expect_success()?;
         let address = address_in_session(&gateway, &folder)?;
         ensure!(address.to_string() == first, "{address} in place of {first}");
-        // A key that has an address does not change it under those who know it, unless told to let it go.
+        // A key keeps its address for those who know it, unless it is told to release it.
         let refused = ip(scene, &["pin", &key(scene), &second])?
             .run(wait::SOON)?
             .expect_code(1)?;
@@ -98,7 +98,7 @@ fn a_service_that_goes_rests_and_holds_its_address_again_when_it_comes_back() ->
             names.iter().map(service).collect()
         };
         let gateway = Gateway::start(scene, &scene.catalog(&catalog(&["echo", "same"]))?)?;
-        // Known from a session before this one.
+        // Known from an earlier session.
         address_in_session(&gateway, &scene.working_directory(Caller::Ordinary)?)?;
         let up = Up::start(&gateway, Caller::Ordinary)?;
         let address = up.address_of("echo.demo")?;
@@ -149,7 +149,7 @@ fn each_pool_keeps_what_is_its_own() -> Outcome {
         let address = address_in_session(&gateway, &folder)?;
         ensure!(address.to_string().starts_with("127.77."), "{address}");
 
-        // Both are kept, each with its own.
+        // Both are kept, each with its own address.
         let (small, large) = (small(&["list"])?, large(&["list"])?);
         ensure!(
             small.contains(&pinned) && small.contains("live, pinned"),
@@ -186,7 +186,7 @@ fn the_teams_lock_file_decides() -> Outcome {
             text.contains(&key(scene)) && text.contains(&own.to_string()),
             "{text}"
         );
-        // A colleague's choice, as it comes by git, for somebody without any state.
+        // A colleague's choice, as it arrives through git, for someone without any state.
         let theirs = format!("127.77.{}.{}", fastrand::u8(..), fastrand::u8(2..=250));
         std::fs::write(&file, text.replace(&own.to_string(), &theirs))?;
         let home = scene.home(Caller::Ordinary)?;

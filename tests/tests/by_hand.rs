@@ -1,4 +1,4 @@
-//! `devbox hosts` on the system's own file: by the helper's road, and back byte for byte.
+//! `devbox hosts` on the system's own file: through the helper, and restored byte for byte.
 #![cfg(target_os = "linux")]
 
 use anyhow::ensure;

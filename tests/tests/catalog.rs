@@ -11,7 +11,7 @@ use devbox_tests::{Caller, Gateway, Outcome, Result, Scene, Service, Signal, Up,
 
 const PORT: u16 = 7300;
 
-/// From the edit of the catalog's file until the service can be reached by name.
+/// The time from editing the catalog's file until the service can be reached by name.
 const LIMIT: Duration = Duration::from_secs(1);
 
 fn service(name: &str, echo: &Echo) -> Service {
@@ -158,7 +158,7 @@ fn a_broken_catalog_leaves_the_last_good_one_in_force() -> Outcome {
                 ask(&mut kept)?;
                 ask(&mut up.connect("same.demo", PORT)?)?;
                 ensure!(std::fs::read(up.hosts())? == before);
-                // Who comes now gets the last good one too.
+                // A new client gets the last good one too.
                 let other = Up::start(gateway, Caller::own())?;
                 ask(&mut other.connect("old.demo", PORT)?)?;
                 drop(other);
@@ -188,13 +188,13 @@ fn a_lost_gateway_is_told_and_found_again() -> Outcome {
                     .wait_for_line("word of the lost link", wait::SOON, |line| {
                         line.to_lowercase().contains("lost")
                     })?;
-                // What was cut is a reset, not a clean end.
+                // A cut connection is reset, not ended cleanly.
                 ensure!(
                     cut.read(&mut [0]).is_err(),
                     "a cut connection ended as if all had been said"
                 );
                 ensure!(std::fs::read(up.hosts())? == before, "the names did not stay");
-                // The listener stays, and a connection meanwhile is refused in time rather than left hanging.
+                // The listener stays, and a connection made meanwhile is refused in time rather than left hanging.
                 let started = Instant::now();
                 let meanwhile = up
                     .connect("same.demo", PORT)
@@ -204,7 +204,7 @@ fn a_lost_gateway_is_told_and_found_again() -> Outcome {
                     "{meanwhile:?} after {:?}",
                     started.elapsed()
                 );
-                // Edited while nobody watched.
+                // Edited while the gateway was down.
                 gateway
                     .catalog()
                     .replace(&[service("new", echo), service("same", echo)])?;

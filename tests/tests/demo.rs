@@ -9,7 +9,7 @@ use devbox_tests::{
     Caller, Exit, Finished, Machine, Outcome, Result, Signal, files_below, hosts, proc, scenario, wait,
 };
 
-/// What the table of the demo must tell.
+/// What the demo's table must contain.
 fn expect_table(out: &Finished) -> Result {
     let text = out.output();
     let row = text

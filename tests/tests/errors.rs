@@ -1,4 +1,4 @@
-//! What goes wrong is said, with a way out, and with the exit code that scripts rely on.
+//! Errors are reported with what to do about them, and with the exit code that scripts rely on.
 #![cfg(target_os = "linux")]
 
 use std::os::unix::fs::PermissionsExt;
@@ -233,7 +233,7 @@ fn something_that_is_no_gateway_is_told_apart() -> Outcome {
 fn a_token_is_not_sent_unencrypted_to_another_machine() -> Outcome {
     scenario(|scene| {
         let token = scene.write_secret("token", "t0ken\n", Caller::Ordinary)?;
-        // 192.0.2.0/24 is nobody's (RFC 5737). A program that tried to connect would not come back at once.
+        // Nobody has an address in 192.0.2.0/24 (RFC 5737). A program that tried to connect would not return at once.
         for gateway in ["ws://192.0.2.1:8080", "ws://gateway.example"] {
             let out = scene
                 .devbox(["up", "--no-hosts", "--gateway", gateway, "--token-file"])?
@@ -278,7 +278,7 @@ fn without_the_right_to_edit_the_hosts_file_it_says_what_to_do() -> Outcome {
             .run(2 * wait::SOON)?
             .expect_code(1)?
             .expect_text(&[&file.display().to_string(), "sudo", "--no-hosts", "devbox exec"])?;
-        // The exact lines, with the addresses that a session with --no-hosts then has.
+        // The exact lines, with the addresses that a session with --no-hosts has.
         let text = out.everything();
         let line = text
             .lines()
@@ -287,7 +287,7 @@ fn without_the_right_to_edit_the_hosts_file_it_says_what_to_do() -> Outcome {
         let digits = line.find("127.77.").map_or("", |at| &line[at..]);
         let words = digits.split_ascii_whitespace().next().unwrap_or_default();
         ensure!(std::fs::read(&file)? == before);
-        // The command as it stands there, typed by somebody who may.
+        // Run the printed command as someone with permission.
         if Caller::own() == Caller::Root {
             let script = text
                 .lines()
@@ -327,7 +327,7 @@ fn a_locked_hosts_file_exits_with_2_and_says_how_long_it_tried() -> Outcome {
         let echo = Echo::start(scene)?;
         let gateway = Gateway::of_echo(scene, &echo, PORT)?;
         let file = scene.hosts_file(Caller::Ordinary)?;
-        // Which file is the lock is seen from a session that gets it.
+        // A session that takes the lock shows which file it is.
         let watch = hosts::Watch::start(&file)?;
         let options = UpOptions::new(Caller::Ordinary).hosts(&file);
         drop(Up::start_with(&gateway, &options)?);
@@ -348,7 +348,7 @@ fn a_locked_hosts_file_exits_with_2_and_says_how_long_it_tried() -> Outcome {
         );
         ensure!(text.contains(" s"), "it does not say how long it tried: {text}");
         hosts::expect_original(&file)?;
-        // Given back in time, it is only waited for.
+        // If the lock is released in time, the session just waits for it.
         let mut up = Up::launch(&gateway, &options)?;
         wait::stays("no line `ready`", Duration::from_millis(300), || {
             !up.process().output().contains("ready")
@@ -365,7 +365,7 @@ fn a_read_only_folder_is_no_lock() -> Outcome {
     scenario(|scene| {
         let echo = Echo::start(scene)?;
         let gateway = Gateway::of_echo(scene, &echo, PORT)?;
-        // The file is the caller's and may not be written; the folder neither.
+        // The caller owns the file, but can write neither to it nor to its folder.
         let file = scene.hosts_file(Caller::Ordinary)?;
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o444))?;
         let folder = file.parent().map(std::path::Path::to_owned).unwrap_or_default();
@@ -391,7 +391,7 @@ fn a_read_only_folder_is_no_lock() -> Outcome {
 fn a_port_that_somebody_holds_is_degraded_and_the_holder_named() -> Outcome {
     scenario(|scene| {
         let echo = Echo::start(scene)?;
-        // On every address: no other address of the pool would help.
+        // It is held on every address, so no other address of the pool would help.
         let holder = std::net::TcpListener::bind("0.0.0.0:0")?;
         let port = holder.local_addr()?.port();
         let catalog = scene.catalog(&[

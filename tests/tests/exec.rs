@@ -20,7 +20,7 @@ fn stage<'a>(scene: &'a Scene, echo: &Echo) -> Result<Gateway<'a>> {
     Gateway::start(scene, &catalog)
 }
 
-/// Skips the test where an ordinary user gets no namespaces.
+/// Skips the test if an ordinary user cannot create namespaces.
 fn need_namespaces(scene: &Scene) -> Result {
     let probe = scene
         .command(["unshare", "--user", "--map-root-user", "--mount", "true"])
@@ -94,7 +94,7 @@ fn exit_codes_and_signals_pass_through() -> Outcome {
                 .run(2 * wait::SOON)?
                 .expect_code(code)?;
         }
-        // As shells tell it, or by the same signal.
+        // As a shell reports it, or by the same signal.
         let out = gateway
             .exec(Caller::Ordinary, ["sh", "-c", "kill -TERM $$"])?
             .run(2 * wait::SOON)?;
@@ -259,7 +259,7 @@ fn beside_an_up_of_the_same_user_it_joins_that_session() -> Outcome {
                 ["sh", "-c", "getent hosts echo.demo; read line"],
             )?
             .start();
-        // Its input is at its end, so `read` ends it; the address is told before.
+        // Its input is empty, so `read` ends it; it prints the address first.
         let mut exec = exec?;
         let line = exec.wait_for_line("the address", 2 * wait::SOON, |line| line.contains("echo.demo"))?;
         ensure!(line.starts_with(&address), "{line:?} is not {address}");
@@ -270,7 +270,7 @@ fn beside_an_up_of_the_same_user_it_joins_that_session() -> Outcome {
         exec.wait_for_line("its answer", 2 * wait::SOON, |line| line == "hi")?;
         ensure!(proc::connections_at(gateway.address()) == 1, "a second tunnel");
         ensure!(exec.wait(wait::SOON)? == Exit::Code(0));
-        // It displaced nobody.
+        // It displaced no session.
         ensure!(up.process_mut().ended()?.is_none());
         ensure!(up.address_of("echo.demo")?.to_string() == address);
         up.connect("echo.demo", PORT)?;
@@ -362,7 +362,7 @@ fn a_low_port_is_degraded_for_an_ordinary_user_and_the_rest_works() -> Outcome {
             .lines()
             .find(|line| line.contains("low") && line.contains("81"));
         ensure!(line.is_some(), "nothing is said of port 81:\n{told}");
-        ensure!(told.contains("1024"), "the reason is not said:\n{told}");
+        ensure!(told.contains("1024"), "the reason is missing:\n{told}");
         if Caller::own() == Caller::Root {
             let script = "exec 3<>/dev/tcp/low.demo/81; echo hi >&3; read -u 3 line; echo $line";
             let out = gateway
@@ -387,7 +387,7 @@ fn forbidden_user_namespaces_are_named_with_the_setting() -> Outcome {
         exec.run(2 * wait::SOON)?
             .expect_code(125)?
             .expect_text(&["user namespace"])?;
-        // Root makes none, so nothing is forbidden for it.
+        // Root needs none, so nothing is forbidden for root.
         gateway
             .exec(Caller::Root, ["getent", "hosts", "echo.demo"])?
             .run(2 * wait::SOON)?
@@ -405,7 +405,7 @@ fn ssh_works_inside_although_roots_files_look_foreign() -> Outcome {
         let catalog = scene.catalog(&[Service::new("shell", "ops", PORT, sshd.address())])?;
         let gateway = Gateway::start(scene, &catalog)?;
         let machine = Machine::start(scene)?;
-        // As systemd and cloud images leave it: a file of root's that every ssh reads, and refuses if it is not root's.
+        // As systemd and cloud images set it up: a file owned by root that every ssh reads, and refuses if it is not root's.
         let folder = machine.etc().join("ssh/ssh_config.d");
         std::fs::create_dir_all(&folder)?;
         let own = folder.join("10-test.conf");
@@ -438,7 +438,7 @@ fn a_resolver_that_asks_elsewhere_first_is_overruled_inside() -> Outcome {
         let catalog = scene.catalog(&[Service::new("echo", "demo", PORT, echo.address())])?;
         let gateway = Gateway::start(scene, &catalog)?;
         let machine = Machine::start(scene)?;
-        // Without `files` at all, our names could not be seen; systemd puts `resolve [!UNAVAIL=return]` in front of it.
+        // Without `files`, our names would not be seen at all; systemd puts `resolve [!UNAVAIL=return]` before it.
         std::fs::write(
             machine.etc().join("nsswitch.conf"),
             "passwd: files\ngroup: files\nhosts: dns\n",

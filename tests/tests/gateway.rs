@@ -1,4 +1,4 @@
-//! `devbox gateway serve`: whom it lets in, where it listens, what it says of its files.
+//! `devbox gateway serve`: whom it lets in, where it listens, and what it reports about its files.
 #![cfg(target_os = "linux")]
 
 use std::io::{Read, Write};
@@ -73,7 +73,7 @@ fn it_answers_a_browser_and_refuses_strangers() -> Outcome {
             let host = gateway.address();
             stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n").as_bytes())?;
             let mut answer = Vec::new();
-            // A reset after the answer is no fault here.
+            // A reset after the answer is fine here.
             stream.read_to_end(&mut answer).ok();
             Ok(String::from_utf8_lossy(&answer).into_owned())
         };

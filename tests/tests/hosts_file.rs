@@ -1,4 +1,4 @@
-//! The hosts file as it is found: links, mounts, owners, and users who edit it meanwhile.
+//! Hosts files as they are in practice: links, mounts, owners, and users who edit them during a session.
 #![cfg(target_os = "linux")]
 
 use std::net::{IpAddr, SocketAddr};
@@ -39,7 +39,7 @@ fn the_hosts_files_owner_mode_and_name_stay() -> Outcome {
             );
             Ok(())
         };
-        // As root where that is possible: then the owner is somebody else than who writes.
+        // As root if possible, so that the owner is not the user who writes.
         let caller = Caller::own();
         let mut up = Up::start_with(&gateway, &UpOptions::new(caller).hosts(&link))?;
         ensure!(
@@ -85,7 +85,7 @@ fn a_bind_mounted_hosts_file_is_edited_in_place() -> Outcome {
         scene.need_root()?;
         let file = scene.hosts_file(Caller::Root)?;
         let inode = std::fs::metadata(&file)?.ino();
-        // As Docker mounts it: the file is a mount point, a rename onto it is EBUSY.
+        // As Docker mounts it: the file is a mount point, and a rename onto it fails with EBUSY.
         let mut up = gateway.devbox("up", Caller::Root)?.seeing_hosts(&file).start()?;
         up.wait_for_line("the line `ready`", 2 * wait::SOON, |line| line == "ready")?;
         Echo::ask(SocketAddr::new(hosts::address_of(&file, "echo.demo")?, PORT))?;
@@ -113,7 +113,7 @@ fn a_name_in_the_users_own_line_stays_theirs() -> Outcome {
         Echo::ask(SocketAddr::new(up.address_of("echo.demo.svc")?, PORT))?;
         ensure!(
             up.process().everything().contains("echo.demo"),
-            "it says nothing of the name"
+            "it does not mention the name"
         );
         up.process().signal(Signal::TERM)?;
         up.process_mut().wait(wait::SOON)?;
@@ -122,9 +122,9 @@ fn a_name_in_the_users_own_line_stays_theirs() -> Outcome {
     })
 }
 
-/// The session's file after `edit` of its present bytes.
+/// Applies `edit` to the current bytes of the session's file.
 fn edited(file: &Path, edit: impl Fn(&str) -> String) -> Result {
-    // The original is not UTF-8: byte for byte by way of Latin-1.
+    // The original is not UTF-8, so map each byte to a character (Latin-1).
     let latin: String = std::fs::read(file)?.into_iter().map(char::from).collect();
     let bytes: Vec<u8> = edit(&latin)
         .chars()
@@ -142,7 +142,7 @@ fn what_the_user_edits_meanwhile_stays() -> Outcome {
         edited(up.hosts(), |text| {
             format!("10.0.0.1 first.lan\n{text}\n10.0.0.2 behind.lan\n")
         })?;
-        // A change of the catalog has the block rewritten around what is new.
+        // After a change of the catalog the block is rewritten around the user's edit.
         gateway
             .catalog()
             .replace(&[Service::new("late", "demo", PORT, echo.address())])?;
@@ -197,7 +197,7 @@ fn a_block_without_its_end_costs_the_user_no_line() -> Outcome {
         }
         ensure!(
             said.contains(&up.hosts().display().to_string()),
-            "it says nothing of the damage: {said}"
+            "it does not mention the damage: {said}"
         );
         Ok(())
     })

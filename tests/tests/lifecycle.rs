@@ -1,4 +1,4 @@
-//! A session's life: what it changes while it runs, and that all of it is undone, whichever way it ends.
+//! A session's life: what it changes while it runs, and that everything is undone, however it ends.
 #![cfg(target_os = "linux")]
 
 use std::io::{Read, Write};
@@ -227,7 +227,7 @@ fn an_open_connection_is_drained_for_a_while_and_then_cut() -> Outcome {
         open.write_all(b"before")?;
         open.read_exact(&mut [0; 6])?;
         up.process().signal(Signal::TERM)?;
-        // The names go first, while what is open still works.
+        // The names are removed first, while open connections still work.
         wait::until("the names withdrawn", wait::SOON, || {
             hosts::is_original(up.hosts()).then_some(())
         })?;
@@ -274,7 +274,7 @@ fn a_reader_that_went_away_ends_nothing() -> Outcome {
         let echo = Echo::start(scene)?;
         let gateway = Gateway::of_echo(scene, &echo, PORT)?;
         let file = scene.hosts_file(Caller::Ordinary)?;
-        // As `devbox up | head -n 1`, with the catalog changing afterwards, which is told on closed streams.
+        // Like `devbox up | head -n 1`, with a later change of the catalog, which is reported to closed streams.
         let up = gateway
             .devbox("up", Caller::Ordinary)?
             .args(["--hosts-file"])

@@ -1,4 +1,4 @@
-//! What stands in the hosts file: which names, on which lines, and how often it is written.
+//! What is in the hosts file: which names, on which lines, and how often it is written.
 #![cfg(target_os = "linux")]
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use devbox_tests::{Caller, Gateway, Outcome, Result, Service, Signal, Up, UpOpti
 
 const PORT: u16 = 7800;
 
-/// The lines between our markers, in words without comments.
+/// The lines between our markers, split into words, without comments.
 fn block(up: &Up<'_>) -> Result<Vec<Vec<String>>> {
     let bytes = std::fs::read(up.hosts())?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -38,13 +38,13 @@ fn a_hundred_services_are_few_writes_and_short_lines() -> Outcome {
         let watch = hosts::Watch::start(&file)?;
         let mut up = Up::start_with(&gateway, &UpOptions::new(Caller::Ordinary).hosts(&file))?;
         let writes = watch.changes()?;
-        // One for each batch of some ten milliseconds; a slow machine has several, but never one for each name.
+        // One write per batch of about ten milliseconds. A slow machine may need several, but never one per name.
         ensure!((1..=6).contains(&writes), "{writes} writes for one catalog");
         let lines = block(&up)?;
         let addresses: BTreeSet<&String> = lines.iter().filter_map(|line| line.first()).collect();
         ensure!(addresses.len() == 100, "{} addresses", addresses.len());
         for line in &lines {
-            // Windows reads nine names of a line, and old resolvers 512 bytes.
+            // Windows reads nine names per line, and old resolvers 512 bytes.
             ensure!(line.len() <= 1 + 9 && line.join(" ").len() <= 510, "{line:?}");
         }
         for number in [0, 57, 99] {

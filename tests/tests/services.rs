@@ -1,5 +1,5 @@
-//! Programs that nobody here wrote reach services that nobody here wrote, by name, on every road: beside `devbox up` and
-//! below `devbox exec`, as root and as an ordinary user.
+//! Other people's programs reach other people's services by name, in every way: beside `devbox up` and inside `devbox exec`, as
+//! root and as an ordinary user.
 #![cfg(target_os = "linux")]
 
 use anyhow::ensure;

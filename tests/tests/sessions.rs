@@ -1,4 +1,4 @@
-//! Sessions and each other: asked from another terminal, displaced, side by side.
+//! Several sessions: queried from another terminal, displaced, side by side.
 #![cfg(target_os = "linux")]
 
 use std::net::SocketAddr;
@@ -58,7 +58,7 @@ fn status_shows_the_session_and_down_ends_it() -> Outcome {
                 "{text}"
             );
             up.down()?.run(wait::SOON)?.expect_success()?;
-            // All is undone when `down` answers, not some time later.
+            // Everything is undone when `down` returns, not some time later.
             hosts::expect_original(up.hosts())?;
             ensure!(is_closed(SocketAddr::new(address, PORT)));
             let exit = up.process_mut().wait(wait::SOON)?;
@@ -93,7 +93,7 @@ fn the_control_socket_is_its_users_alone() -> Outcome {
             );
             ensure!(meta.uid() == Caller::Ordinary.uid());
         }
-        // Another user sees no session, even when told where the sockets lie.
+        // Another user sees no session, even if they know where the sockets are.
         let runtime = sockets[0]
             .parent()
             .and_then(std::path::Path::parent)
@@ -196,7 +196,7 @@ fn the_same_name_has_the_same_address_in_every_session() -> Outcome {
             .collect();
         let all = [more, vec![Service::new("echo", "demo", PORT, echo.address())]].concat();
         gateway.catalog().replace(&all)?;
-        // Another user, another hosts file, other services before it in the catalog.
+        // A different user, a different hosts file, and other services before it in the catalog.
         let caller = Caller::own();
         let second = wait::until_ok("a session with all services", wait::SOON, || {
             let up = Up::start(&gateway, caller)?;
@@ -261,7 +261,7 @@ fn sessions_with_different_hosts_files_do_not_displace_each_other() -> Outcome {
         }
         // The address is taken by the first, so the second has another.
         ensure!(first.address_of("echo.demo")? != second.address_of("echo.demo")?);
-        // Which of the two is meant, is not guessed.
+        // It does not guess which of the two is meant.
         let out = first.down()?.run(wait::SOON)?.expect_code(1)?;
         out.expect_text(&[
             "2 sessions",

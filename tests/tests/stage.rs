@@ -1,5 +1,5 @@
-//! The stage itself: each service answers its own client directly, processes end with their test, and a private view of
-//! the machine is private. A fault here is no fault of devbox.
+//! The stage itself: each service answers its own client directly, processes end with their test, and a private view of the
+//! machine is private. A failure here is not devbox's fault.
 #![cfg(target_os = "linux")]
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What a connection through the tunnel must share with a direct one: all bytes, both ends of file, resets, no waiting for
-//! Nagle, and room for many.
+//! What a connection through the tunnel must have in common with a direct one: every byte, half-close, resets, no delay from
+//! Nagle's algorithm, and room for many.
 #![cfg(target_os = "linux")]
 
 use std::io::{ErrorKind, Read, Write};
@@ -56,7 +56,7 @@ fn the_far_sides_end_leaves_our_direction_open() -> Outcome {
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         ensure!(text == "good day\n", "{text:?}");
-        // After the end in one direction the other one still carries: no reset for what is written.
+        // After the end of one direction the other one still works: writing to it causes no reset.
         for _ in 0..50 {
             stream.write_all(&[b'z'; 10_000])?;
         }
@@ -77,8 +77,8 @@ fn a_refused_port_is_a_reset_within_a_second() -> Outcome {
         for _ in 0..5 {
             let started = Instant::now();
             let mut byte = [0];
-            // The kernel has accepted before the far side is asked, so the refusal may come at connect or at read; what
-            // must not come is a clean end of file, which a client takes for an empty answer.
+            // The kernel accepts before the far side is asked, so the refusal may show at connect or at read. It must never be a clean
+            // end of file, which a client would take for an empty answer.
             let outcome = up
                 .connect("gone.demo", port)
                 .and_then(|mut stream| Ok(stream.read(&mut byte)?));
@@ -138,7 +138,7 @@ fn sixteen_kib_there_and_back_do_not_wait_for_nagle() -> Outcome {
             let mut times = Vec::new();
             for _ in 0..101 {
                 let started = Instant::now();
-                // In two writes, as many programs do: with Nagle on a leg the second waits for a delayed acknowledgement.
+                // In two writes, as many programs do: with Nagle's algorithm on any hop, the second waits for a delayed ACK.
                 let (first, second) = request.split_at(size / 2);
                 stream.write_all(first)?;
                 stream.write_all(second)?;
@@ -146,7 +146,7 @@ fn sixteen_kib_there_and_back_do_not_wait_for_nagle() -> Outcome {
                 times.push(started.elapsed());
             }
             times.sort();
-            // Nagle and delayed acknowledgement together cost 40 ms each time. The figure itself is the bench's affair.
+            // Nagle's algorithm and delayed ACKs together cost 40 ms each time. The exact figure is for the benches.
             ensure!(
                 times[50] < Duration::from_millis(20),
                 "median of {size} bytes: {:?}",
@@ -201,7 +201,7 @@ fn a_reader_that_stops_does_not_stop_the_others() -> Outcome {
         let catalog = scene.catalog(&[Service::new("echo", "demo", port, echo.address())])?;
         let gateway = Gateway::start(scene, &catalog)?;
         let up = Up::start(&gateway, Caller::Ordinary)?;
-        // It writes until nothing moves any more, and never reads.
+        // It writes until nothing moves anymore, and never reads.
         let mut stalled = up.connect("echo.demo", port)?;
         stalled.set_write_timeout(Some(Duration::from_millis(500)))?;
         let mut stuck = false;
@@ -258,7 +258,7 @@ fn a_large_download_has_the_same_checksum() -> Outcome {
     })
 }
 
-/// A file of which no two MiB are the same.
+/// A file in which no two MiB are the same.
 fn write_large(path: &std::path::Path, mebibytes: u32) -> Result {
     let mut block: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..))
         .take(1 << 20)

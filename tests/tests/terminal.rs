@@ -1,4 +1,4 @@
-//! `devbox exec -- bash` on a terminal is a good shell.
+//! `devbox exec -- bash` on a terminal works as a shell should.
 #![cfg(target_os = "linux")]
 
 use anyhow::ensure;
@@ -6,7 +6,7 @@ use devbox_tests::peers::Echo;
 use devbox_tests::pty::Terminal;
 use devbox_tests::{Caller, Exit, Gateway, Outcome, Result, Scene, Service, Skip, scenario, wait};
 
-/// An interactive bash on a terminal as an ordinary user's, and in its variable `EXEC` the words `devbox exec … --`.
+/// An ordinary user's interactive bash on a terminal, with the words `devbox exec … --` in its variable `EXEC`.
 fn shell(scene: &Scene, gateway: &Gateway<'_>) -> Result<Terminal> {
     let probe = scene
         .command(["unshare", "--user", "--map-root-user", "--mount", "true"])
@@ -54,14 +54,14 @@ fn a_shell_inside_has_interrupts_job_control_and_the_windows_size() -> Outcome {
                 terminal.line("getent hosts echo.demo")?;
                 let at = terminal.wait_for("127.77.", at)?;
                 let at = terminal.wait_for("inner> ", at)?;
-                // Ctrl-C reaches the command inside, and neither shell nor devbox.
+                // Ctrl-C reaches the command inside, but neither the shell nor devbox.
                 terminal.line("sleep 1001")?;
                 terminal.wait_for_foreground("sleep 1001")?;
                 terminal.keys("\x03")?;
                 let at = terminal.wait_for("inner> ", at)?;
                 terminal.line("echo code $?")?;
                 let at = terminal.wait_for("code 130\n", at)?;
-                // Ctrl-Z gives the inner shell its prompt back.
+                // Ctrl-Z returns to the inner shell's prompt.
                 terminal.line("sleep 1002")?;
                 terminal.wait_for_foreground("sleep 1002")?;
                 terminal.keys("\x1a")?;
@@ -100,7 +100,7 @@ fn a_command_is_stopped_and_continued_from_the_shell_outside() -> Outcome {
                 let at = terminal.wait_for("Stopped", at)?;
                 let at = terminal.wait_for("outer> ", at)?;
                 terminal.line("fg")?;
-                // What is typed before the shell has let go of the terminal would be read in the shell's own mode.
+                // Anything typed before the shell has released the terminal would be read in the shell's own mode.
                 terminal.wait_for_foreground_of(|command_line| command_line.contains(" exec "))?;
                 terminal.line("some words")?;
                 let at = terminal.wait_for("got some words", at)?;

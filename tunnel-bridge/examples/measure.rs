@@ -6,14 +6,14 @@
 use std::io::{Read, Result, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc as events;
-use tunnel_bridge::client::{ConnectOptions, connect};
+use tokio::sync::Notify;
 use tunnel_bridge::listener::{Listener, ListenerOptions, bind};
-use tunnel_bridge::{Target, Token, direct, server, splice};
+use tunnel_bridge::ws::{ConnectOptions, Upgrade, connect};
+use tunnel_bridge::{Target, direct, splice};
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -98,13 +98,17 @@ fn road(target: SocketAddr) -> Result<SocketAddr> {
             .send(socket.local_addr()?)
             .map_err(std::io::Error::other)?;
         let (stream, _) = socket.accept().await?;
-        server::prepare_socket(&stream);
-        let (link, _) = server::accept(stream, |_| Ok(()))
-            .await
-            .map_err(std::io::Error::other)?;
+        tunnel_bridge::prepare_socket(&stream);
+        let upgrade = Upgrade::read(stream).await.map_err(std::io::Error::other)?;
+        let link = upgrade.accept("measure.1").await.map_err(std::io::Error::other)?;
         while let Some(incoming) = link.accept().await {
             tokio::spawn(async move {
-                match direct::connect(incoming.target().as_str().to_owned(), direct::DIAL_TIMEOUT).await {
+                let address = incoming.target().as_str().to_owned();
+                let dialled = tokio::select! {
+                    dialled = direct::connect(address, direct::DIAL_TIMEOUT) => dialled,
+                    () = incoming.abandoned() => return,
+                };
+                match dialled {
                     Ok(stream) => drop(splice(stream, Box::new(incoming.accept())).await),
                     Err(refusal) => incoming.refuse(refusal),
                 }
@@ -116,18 +120,17 @@ fn road(target: SocketAddr) -> Result<SocketAddr> {
     let (address_out, address) = mpsc::channel();
     runtime_thread("near", async move {
         let url = format!("ws://{gateway}").parse().map_err(std::io::Error::other)?;
-        let token = Token::new("unused").map_err(std::io::Error::other)?;
-        let link = connect(&ConnectOptions::new(url, token, "measure"))
+        let link = connect(&ConnectOptions::new(url, "measure.1"))
             .await
             .map_err(std::io::Error::other)?;
         let target = Target::new(&target.to_string()).map_err(std::io::Error::other)?;
-        let (told, _ignored) = events::channel(1);
+        let changed = Arc::new(Notify::new());
         let listener = Listener::spawn(
             bind(ANY)?,
             target,
             link.dialer(),
             ListenerOptions::default(),
-            told,
+            changed,
         )
         .map_err(std::io::Error::other)?;
         address_out

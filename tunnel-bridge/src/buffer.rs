@@ -1,21 +1,22 @@
-//! Read buffers that nobody holds while nothing is read: a few per thread, lent for one read.
+//! Read buffers, lent for one read: a few are kept per thread, and an idle connection holds none.
 
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
-
-use crate::ByteStream;
 
 /// Reads start at this size, double while they come back full, and stop growing where larger ones gain nothing.
 const SMALLEST: usize = 16 * 1024;
 const LARGEST: usize = 256 * 1024;
+const FIXED: usize = 64 * 1024;
 
-/// Shorter reads are copied out, so that a small request does not pin a large buffer.
+/// Shorter reads, and those that fill less than a quarter of their buffer, are copied out: what waits to be sent or read
+/// must not keep a buffer several times its size.
 const COPY_BELOW: usize = 4 * 1024;
 
 /// Buffers kept per thread.
@@ -27,27 +28,45 @@ thread_local! {
 
 /// How much to ask for at the next read.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ReadSize(usize);
+pub(crate) struct ReadSize {
+    next: usize,
+    largest: usize,
+}
 
 impl Default for ReadSize {
     fn default() -> ReadSize {
-        ReadSize(SMALLEST)
+        ReadSize::up_to(LARGEST)
     }
 }
 
 impl ReadSize {
+    pub(crate) const fn up_to(largest: usize) -> ReadSize {
+        ReadSize {
+            next: SMALLEST,
+            largest,
+        }
+    }
+
+    /// Always the same, for a stream of which nothing is remembered between reads.
+    pub(crate) const fn fixed() -> ReadSize {
+        ReadSize {
+            next: FIXED,
+            largest: FIXED,
+        }
+    }
+
     fn learn(&mut self, asked: usize, got: usize) {
         if got == asked {
-            self.0 = (self.0 * 2).min(LARGEST);
-        } else if got < self.0 / 4 {
-            self.0 = (self.0 / 2).max(SMALLEST);
+            self.next = (self.next * 2).min(self.largest);
+        } else if got < self.next / 4 {
+            self.next = (self.next / 2).max(SMALLEST);
         }
     }
 }
 
 /// Reads what is there, at most `limit` bytes; empty at the end.
 pub(crate) fn read(stream: &TcpStream, size: &mut ReadSize, limit: usize) -> io::Result<Bytes> {
-    let asked = size.0.min(limit);
+    let asked = size.next.min(limit);
     let mut buffer = take(asked);
     let read = stream.try_read_buf(&mut (&mut buffer).limit(asked));
     if let Ok(n) = read {
@@ -56,26 +75,35 @@ pub(crate) fn read(stream: &TcpStream, size: &mut ReadSize, limit: usize) -> io:
     finish(buffer, read)
 }
 
-/// The next bytes of a stream of unknown type; `None` at the end.
-pub(crate) fn poll_chunk(
+/// The next bytes of a stream; `None` at the end.
+pub(crate) fn poll_chunk<S>(
+    stream: &mut S,
+    size: &mut ReadSize,
     cx: &mut Context<'_>,
-    stream: &mut Box<dyn ByteStream>,
-) -> Poll<io::Result<Option<Bytes>>> {
-    let mut buffer = take(SMALLEST * 4);
-    let read = match poll_read_buf(Pin::new(stream), cx, &mut buffer) {
+) -> Poll<io::Result<Option<Bytes>>>
+where
+    S: AsyncRead + Unpin + ?Sized,
+{
+    let asked = size.next;
+    let mut buffer = take(asked);
+    let polled = poll_read_buf(Pin::new(stream), cx, &mut (&mut buffer).limit(asked));
+    let read = match polled {
         Poll::Ready(read) => read,
         Poll::Pending => {
             keep(buffer);
             return Poll::Pending;
         }
     };
-    let bytes = ready!(Poll::Ready(finish(buffer, read)))?;
+    if let Ok(n) = read {
+        size.learn(asked, n);
+    }
+    let bytes = finish(buffer, read)?;
     Poll::Ready(Ok(if bytes.is_empty() { None } else { Some(bytes) }))
 }
 
 fn finish(mut buffer: BytesMut, read: io::Result<usize>) -> io::Result<Bytes> {
     let bytes = match read {
-        Ok(n) if n >= COPY_BELOW => Ok(buffer.split().freeze()),
+        Ok(n) if n >= COPY_BELOW && n >= buffer.capacity() / 4 => Ok(buffer.split().freeze()),
         Ok(_) => Ok(Bytes::copy_from_slice(&buffer)),
         Err(error) => Err(error),
     };
@@ -85,7 +113,7 @@ fn finish(mut buffer: BytesMut, read: io::Result<usize>) -> io::Result<Bytes> {
 
 fn take(size: usize) -> BytesMut {
     let mut buffer = KEPT_BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
-    // Takes the whole allocation back when nobody reads from it any more, and makes another one otherwise.
+    // Reclaims the whole allocation once nothing refers to it, and makes another one otherwise.
     buffer.reserve(size);
     buffer
 }

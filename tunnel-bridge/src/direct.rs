@@ -1,4 +1,4 @@
-//! Direct TCP: the far side of a tunnel uses it to reach targets, and a session without a tunnel dials with it.
+//! Direct TCP: how the far side of a tunnel reaches targets, and how a session without a tunnel dials.
 
 use std::io;
 use std::pin::Pin;
@@ -11,17 +11,18 @@ use tokio::net::{TcpStream, ToSocketAddrs};
 
 use crate::{ByteStream, Dialer, Refusal, RefusalKind, Target, sys};
 
-/// How long a dial may take unless told otherwise.
+/// How long a dial may take by default.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects to an address (`host:port` or a socket address), ready for use: no Nagle delay, keepalive, death noticed.
+/// Connects to an address (`host:port` or a socket address) with Nagle's delay off and keepalive on.
 ///
 /// # Errors
 /// [`RefusalKind::Refused`], [`RefusalKind::Unreachable`] (no route, or the name has no address),
-/// [`RefusalKind::TimedOut`] after `timeout`, [`RefusalKind::Internal`] for the rest; the message names the address.
+/// [`RefusalKind::TimedOut`] after `timeout`, [`RefusalKind::NotAllowed`] where the system forbids it,
+/// [`RefusalKind::Internal`] for the rest; the message names the address.
 ///
 /// # Cancel safety
-/// Dropping it gives the connection up.
+/// Dropping the future abandons the connection.
 pub async fn connect<A>(address: A, timeout: Duration) -> Result<TcpStream, Refusal>
 where
     A: ToSocketAddrs + std::fmt::Display,
@@ -48,22 +49,22 @@ fn kind_of(error: &io::Error) -> RefusalKind {
             RefusalKind::Unreachable
         }
         K::PermissionDenied => RefusalKind::NotAllowed,
-        // What getaddrinfo(3) says has no kind, and no error number of the system either.
+        // Errors of getaddrinfo(3) have neither a kind nor an error number.
         _ if error.raw_os_error().is_none() => RefusalKind::Unreachable,
         _ => RefusalKind::Internal,
     }
 }
 
-/// A [`Dialer`] that connects by TCP to the target's text, taken as `host:port`.
+/// A [`Dialer`] that takes the target's text as `host:port` and connects to it by TCP.
 ///
-/// It connects to whatever it is asked for. Where targets come from another machine, look them up first.
+/// It connects to whatever it is asked for. Where targets come from another machine, check them first.
 #[derive(Debug, Clone, Copy)]
 pub struct TcpDialer {
     timeout: Duration,
 }
 
 impl TcpDialer {
-    /// Dials for at most `timeout`.
+    /// A dialer that gives up after `timeout`.
     #[must_use]
     pub const fn new(timeout: Duration) -> TcpDialer {
         TcpDialer { timeout }
@@ -85,10 +86,11 @@ impl Dialer for TcpDialer {
     }
 }
 
-/// A TCP connection with the ends of a [`ByteStream`]: dropped before both directions are finished, it is reset.
+/// A TCP connection that ends as a [`ByteStream`] should: dropped before both directions are finished, it is reset.
 #[derive(Debug)]
 pub struct DirectStream {
-    stream: TcpStream,
+    /// Empty only once it was given out.
+    stream: Option<TcpStream>,
     read_finished: bool,
     write_finished: bool,
 }
@@ -96,10 +98,17 @@ pub struct DirectStream {
 impl From<TcpStream> for DirectStream {
     fn from(stream: TcpStream) -> DirectStream {
         DirectStream {
-            stream,
+            stream: Some(stream),
             read_finished: false,
             write_finished: false,
         }
+    }
+}
+
+impl DirectStream {
+    fn pinned(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Pin::new(stream))
     }
 }
 
@@ -110,7 +119,7 @@ impl AsyncRead for DirectStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        ready!(self.pinned()?.poll_read(cx, buf))?;
         if buf.filled().len() == before && buf.remaining() > 0 {
             self.read_finished = true;
         }
@@ -120,24 +129,32 @@ impl AsyncRead for DirectStream {
 
 impl AsyncWrite for DirectStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        self.pinned()?.poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.pinned()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        ready!(self.pinned()?.poll_shutdown(cx))?;
         self.write_finished = true;
         Poll::Ready(Ok(()))
     }
 }
 
+impl ByteStream for DirectStream {
+    fn take_tcp(&mut self) -> Option<TcpStream> {
+        self.stream.take()
+    }
+}
+
 impl Drop for DirectStream {
     fn drop(&mut self) {
-        if !(self.read_finished && self.write_finished) {
-            sys::reset_on_close(&self.stream);
+        if let Some(stream) = &self.stream
+            && !(self.read_finished && self.write_finished)
+        {
+            sys::reset_on_close(stream);
         }
     }
 }

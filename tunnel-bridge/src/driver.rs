@@ -1,40 +1,29 @@
-//! The one task that owns a link: it moves bytes between the WebSocket and the state machine, and between that and
-//! the streams. It never waits for a stream.
+//! The task that owns a link: it moves bytes between the carrier and the state machine, and between that and the
+//! streams. It never waits for a stream.
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{Sink, Stream};
-use tokio::io::{AsyncRead, AsyncWrite};
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode};
-use tokio_tungstenite::tungstenite::{self, Message};
-use tunnel_proto::{Config, Connection, Error, Event, Role, StreamId};
+use tunnel_proto::{ChunkQueue, Config, Connection, Error, Event, Role, StreamId};
 
-use crate::link::{Command, Incoming, Link, LinkEnd};
-use crate::mux::{Flow, Inbound, MuxStream};
+use crate::carrier::Carrier;
+use crate::link::{Command, Incoming, Leaving, Link, LinkEnd};
+use crate::mux::{Flow, MuxStream};
 use crate::stream::Broken;
 use crate::{GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
-/// What one WebSocket message gathers, about.
+/// About how much is handed to the carrier at once.
 const MESSAGE_BYTES: usize = 64 * 1024;
 
-/// Messages that wait for one write to the socket.
-const WRITE_BYTES: usize = 256 * 1024;
-
-/// Largest message that is taken: the other end may gather more than we do.
-const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-
-/// Commands and messages handled before the other ones, and what is to be sent, get their turn.
+/// Commands and messages handled before the others, and sending, get their turn.
 const COMMANDS_PER_ROUND: usize = 256;
 const MESSAGES_PER_ROUND: usize = 8;
 
@@ -47,20 +36,9 @@ const CLOSING_TIME: Duration = Duration::from_secs(1);
 /// Streams that the other end opened and nobody has taken yet. As many as may wait for an answer; more are refused.
 const INCOMING_QUEUE: usize = 256;
 
-/// The settings of the WebSocket under a link.
-pub(crate) fn web_socket_config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .write_buffer_size(WRITE_BYTES)
-        .max_message_size(Some(MAX_MESSAGE_BYTES))
-        .max_frame_size(Some(MAX_MESSAGE_BYTES))
-}
-
 /// Starts the driver of a link. Its task ends with the link, which [`Link::closed`] waits for, and with its last
 /// handle and stream; it is stopped by the runtime's end otherwise.
-pub(crate) fn spawn<S>(socket: WebSocketStream<S>, role: Role) -> Link
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
     #[expect(
         clippy::expect_used,
         reason = "a test of tunnel-proto holds the default limits to be sound"
@@ -69,9 +47,11 @@ where
     // No bound: see `Command`.
     let (sender, commands) = mpsc::unbounded_channel();
     let (incoming_sender, incoming) = mpsc::channel(INCOMING_QUEUE);
+    let (leaving_sender, leaving) = watch::channel(None);
+    let (drained_sender, drained) = watch::channel(false);
     let (end_sender, end) = watch::channel(None);
     let mut driver = Driver {
-        socket,
+        carrier,
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         timer_due: None,
         connection,
@@ -79,8 +59,9 @@ where
         sender: sender.downgrade(),
         incoming: incoming_sender,
         streams: HashMap::new(),
-        out: BytesMut::new(),
-        peer_said: None,
+        out: ChunkQueue::new(),
+        leaving: leaving_sender,
+        drained: drained_sender,
         closing: None,
     };
     tokio::spawn(async move {
@@ -90,11 +71,11 @@ where
         drop(driver);
         end_sender.send_replace(Some(end));
     });
-    Link::new(sender, incoming, end)
+    Link::new(sender, incoming, leaving, drained, end)
 }
 
-struct Driver<S> {
-    socket: WebSocketStream<S>,
+struct Driver<C> {
+    carrier: C,
     connection: Connection,
     timer: Pin<Box<Sleep>>,
     timer_due: Option<Instant>,
@@ -102,16 +83,13 @@ struct Driver<S> {
     /// For the streams that the other end opens.
     sender: mpsc::WeakUnboundedSender<Command>,
     incoming: mpsc::Sender<Incoming>,
-    streams: HashMap<StreamId, Entry>,
-    out: BytesMut,
-    /// What the other end gave as its reason to leave.
-    peer_said: Option<(GoAwayReason, String)>,
+    streams: HashMap<StreamId, Arc<Flow>>,
+    out: ChunkQueue,
+    /// What the other end said about its leaving.
+    leaving: watch::Sender<Option<Leaving>>,
+    /// Whether the other end has heard that we drain.
+    drained: watch::Sender<bool>,
     closing: Option<Closing>,
-}
-
-struct Entry {
-    flow: Arc<Flow>,
-    inbound: mpsc::UnboundedSender<Inbound>,
 }
 
 struct Closing {
@@ -120,10 +98,7 @@ struct Closing {
     deadline: Pin<Box<Sleep>>,
 }
 
-impl<S> Driver<S>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+impl<C: Carrier> Driver<C> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
         for _ in 0..ROUNDS {
             let now = clock();
@@ -172,12 +147,8 @@ where
 
     fn obey(&mut self, command: Command, now: Instant) {
         let result = match command {
-            Command::Open {
-                target,
-                flow,
-                inbound,
-            } => {
-                self.open(&target, flow, inbound, now);
+            Command::Open { target, flow } => {
+                self.open(&target, flow, now);
                 Ok(())
             }
             Command::Accept { id } => self.connection.accept(id),
@@ -192,6 +163,10 @@ where
                 self.connection.reset(id_of(&flow), reason)
             }
             Command::Consumed { flow, bytes } => self.connection.consumed(id_of(&flow), bytes, now),
+            Command::Drain { message } => {
+                self.connection.drain(&message, now);
+                Ok(())
+            }
             Command::Close { reason, message } => {
                 self.leave(reason, &message, LinkEnd::Drained);
                 Ok(())
@@ -204,22 +179,15 @@ where
         }
     }
 
-    fn open(
-        &mut self,
-        target: &Target,
-        flow: Arc<Flow>,
-        inbound: mpsc::UnboundedSender<Inbound>,
-        now: Instant,
-    ) {
-        let entry = Entry { flow, inbound };
+    fn open(&mut self, target: &Target, flow: Arc<Flow>, now: Instant) {
         let kind = match self.connection.open(target.as_str().as_bytes(), now) {
             Ok(id) => {
-                entry.flow.id.store(id.number(), Ordering::Release);
-                self.streams.insert(id, entry);
+                flow.id.store(id.number(), Ordering::Release);
+                self.streams.insert(id, flow);
                 return;
             }
             Err(Error::TooManyStreams { limit }) => {
-                entry.fail(Broken::Refused(Refusal::new(
+                flow.break_with(Broken::Refused(Refusal::new(
                     RefusalKind::TooMany,
                     format!("{limit} streams are open on this link"),
                 )));
@@ -228,7 +196,7 @@ where
             Err(Error::GoingAway | Error::StreamIdsUsedUp | Error::Violation(_)) => RefusalKind::LinkLost,
             Err(_) => RefusalKind::Internal,
         };
-        entry.fail(Broken::Refused(Refusal::new(
+        flow.break_with(Broken::Refused(Refusal::new(
             kind,
             "the link takes no new streams",
         )));
@@ -237,25 +205,9 @@ where
     /// Reads what has come. An error is the link's end.
     fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, LinkEnd> {
         for taken in 0..MESSAGES_PER_ROUND {
-            let message = match Pin::new(&mut self.socket).poll_next(cx) {
+            match self.carrier.poll_receive(cx) {
                 Poll::Pending => return Ok(taken > 0),
-                Poll::Ready(None) => return Err(lost(&io::ErrorKind::UnexpectedEof.into())),
-                Poll::Ready(Some(message)) => message.map_err(|error| end_of(&error))?,
-            };
-            match message {
-                Message::Binary(bytes) => self.take_bytes(bytes, now),
-                // The answer waits inside the WebSocket and goes with the next flush (RFC 6455 §5.5.2).
-                Message::Ping(_) => {}
-                // Other programs on the path may send these; they are not ours and no reason to fail.
-                Message::Pong(_) | Message::Text(_) | Message::Frame(_) => {}
-                Message::Close(frame) => {
-                    // The answer to it, if the socket takes it at once; nobody waits for it longer.
-                    if let Poll::Ready(Err(error)) = Pin::new(&mut self.socket).poll_flush(cx) {
-                        tracing::trace!(%error, "the other end did not wait for our close");
-                    }
-                    let message = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
-                    return Err(LinkEnd::PeerClosed { message });
-                }
+                Poll::Ready(bytes) => self.take_bytes(bytes?, now),
             }
         }
         Ok(true)
@@ -297,20 +249,21 @@ where
         while let Some(event) = self.connection.poll_event() {
             match event {
                 Event::Opened { id, target } => self.offer(id, &target),
-                Event::Accepted { id } => self.tell(id, Inbound::Accepted),
-                Event::Data { id, bytes } => self.tell(id, Inbound::Data(bytes)),
-                Event::Finished { id } => self.tell(id, Inbound::Fin),
+                Event::Accepted { id } => self.tell(id, Flow::accept),
+                Event::Data { id, bytes } => self.tell(id, |flow| flow.receive(bytes)),
+                Event::Finished { id } => self.tell(id, Flow::finish),
+                Event::Sent { id, bytes } => self.tell(id, |flow| flow.sent(bytes)),
                 Event::Refused { id, refusal } => self.fail(id, Broken::Refused(refusal)),
                 Event::Reset { id, reason } => self.fail(id, Broken::Reset(reason)),
-                Event::Sent { id, bytes } => {
-                    if let Some(entry) = self.streams.get(&id) {
-                        entry.flow.sent(bytes);
-                    }
-                }
                 Event::Closed { id } => {
                     self.streams.remove(&id);
                 }
-                Event::GoingAway { reason, message } => self.peer_said = Some((reason, message)),
+                Event::GoingAway { reason, message } => {
+                    self.leaving.send_replace(Some(Leaving { reason, message }));
+                }
+                Event::Drained => {
+                    self.drained.send_replace(true);
+                }
                 // Nothing that we send would arrive.
                 Event::Dead { silent_for } => return Err(LinkEnd::PingTimeout { silent_for }),
                 Event::Ready => tracing::debug!("the other end speaks the tunnel's protocol"),
@@ -329,10 +282,8 @@ where
             (Ok(Ok(target)), Some(sender)) => {
                 let flow = Arc::new(Flow::default());
                 flow.id.store(id.number(), Ordering::Release);
-                // No bound: see `MuxStream::inbound`.
-                let (inbound, receiver) = mpsc::unbounded_channel();
-                let stream = MuxStream::new(Arc::clone(&flow), sender.clone(), receiver);
-                self.streams.insert(id, Entry { flow, inbound });
+                let stream = MuxStream::new(Arc::clone(&flow), sender.clone());
+                self.streams.insert(id, flow);
                 match self.incoming.try_send(Incoming::new(target, id, stream, sender)) {
                     // A request that is dropped here refuses itself, so it is put right below.
                     Err(mpsc::error::TrySendError::Full(incoming)) => {
@@ -353,42 +304,34 @@ where
         }
     }
 
-    fn tell(&self, id: StreamId, inbound: Inbound) {
-        // A stream that was dropped has its reset on the way to us.
-        if let Some(entry) = self.streams.get(&id)
-            && entry.inbound.send(inbound).is_err()
-        {
-            tracing::trace!(%id, "nobody reads this stream any more");
+    /// A stream that was dropped has its reset on the way to us, and is told nothing.
+    fn tell(&self, id: StreamId, what: impl FnOnce(&Flow)) {
+        if let Some(flow) = self.streams.get(&id) {
+            what(flow);
         }
     }
 
     fn fail(&mut self, id: StreamId, broken: Broken) {
-        if let Some(entry) = self.streams.remove(&id) {
-            entry.fail(broken);
+        if let Some(flow) = self.streams.remove(&id) {
+            flow.break_with(broken);
         }
     }
 
-    /// Puts what there is on the wire, as far as the socket takes it.
+    /// Puts what there is on the wire, as far as the carrier takes it.
     fn transmit(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
-        let mut socket = Pin::new(&mut self.socket);
         let mut blocked = false;
         loop {
-            match socket.as_mut().poll_ready(cx) {
-                Poll::Ready(ready) => ready.map_err(|error| end_of(&error))?,
+            match self.carrier.poll_ready(cx) {
+                Poll::Ready(ready) => ready?,
                 Poll::Pending => {
                     blocked = true;
                     break;
                 }
             }
-            self.out.reserve(MESSAGE_BYTES);
             if !self.connection.poll_transmit(&mut self.out, MESSAGE_BYTES) {
                 break;
             }
-            let message = Message::Binary(self.out.split().freeze());
-            socket
-                .as_mut()
-                .start_send(message)
-                .map_err(|error| end_of(&error))?;
+            self.carrier.start_send(&mut self.out)?;
         }
         if let Some(closing) = &mut self.closing
             && !blocked
@@ -396,35 +339,28 @@ where
             && self.connection.stream_count() == 0
         {
             closing.close_sent = true;
-            let frame = CloseFrame {
-                code: CloseCode::Away,
-                reason: "".into(),
-            };
-            socket
-                .as_mut()
-                .start_send(Message::Close(Some(frame)))
-                .map_err(|error| end_of(&error))?;
+            self.carrier.start_close()?;
         }
-        if let Poll::Ready(flushed) = socket.as_mut().poll_flush(cx) {
-            flushed.map_err(|error| end_of(&error))?;
+        if let Poll::Ready(flushed) = self.carrier.poll_flush(cx) {
+            flushed?;
         }
         // What was sent makes room for those who wait to write.
         self.deliver_events()
     }
 
-    /// Begins to leave: streams fail now, what was finished may still go out, then the WebSocket closes.
+    /// Begins to leave: streams fail now, what was finished may still go out, then the carrier closes.
     fn leave(&mut self, reason: GoAwayReason, message: &str, end: LinkEnd) {
         if self.closing.is_some() {
             return;
         }
         self.connection.go_away(reason, message);
-        for (id, entry) in self.streams.drain() {
+        for (id, flow) in self.streams.drain() {
             if !self.connection.is_ending(id) {
                 // Fails only for a stream that is over.
                 if self.connection.reset(id, ResetReason::Leaving).is_err() {
                     tracing::trace!(%id, "over before we left");
                 }
-                entry.fail(Broken::LinkLost);
+                flow.break_with(Broken::LinkLost);
             }
         }
         let deadline = Box::pin(tokio::time::sleep(CLOSING_TIME));
@@ -437,29 +373,22 @@ where
 
     /// The link's end as its owners see it: our own leaving and the other end's words count for more than how the
     /// socket ended.
-    fn final_end(&mut self, end: LinkEnd) -> LinkEnd {
+    fn final_end(&self, end: LinkEnd) -> LinkEnd {
         if let Some(closing) = &self.closing {
             return closing.end.clone();
         }
-        match self.peer_said.take() {
-            Some((GoAwayReason::Superseded, message)) => LinkEnd::Superseded { message },
-            Some((GoAwayReason::Protocol, message)) => LinkEnd::Protocol { message },
-            Some((_, message)) => LinkEnd::PeerClosed { message },
+        match self.leaving.borrow().clone() {
+            Some(Leaving { reason, message }) => match reason {
+                GoAwayReason::Superseded => LinkEnd::Superseded { message },
+                GoAwayReason::Protocol => LinkEnd::Protocol { message },
+                _ => LinkEnd::PeerClosed { message },
+            },
             None => end,
         }
     }
 }
 
-impl Entry {
-    fn fail(&self, broken: Broken) {
-        self.flow.break_with(broken.clone());
-        if self.inbound.send(Inbound::Broken(broken)).is_err() {
-            tracing::trace!("nobody reads this stream any more");
-        }
-    }
-}
-
-impl<S> Drop for Driver<S> {
+impl<C> Drop for Driver<C> {
     fn drop(&mut self) {
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
@@ -467,8 +396,8 @@ impl<S> Drop for Driver<S> {
                 flow.break_with(Broken::LinkLost);
             }
         }
-        for (_, entry) in self.streams.drain() {
-            entry.fail(Broken::LinkLost);
+        for (_, flow) in self.streams.drain() {
+            flow.break_with(Broken::LinkLost);
         }
     }
 }
@@ -480,31 +409,4 @@ fn clock() -> Instant {
 
 fn id_of(flow: &Flow) -> StreamId {
     StreamId::from_number(flow.id.load(Ordering::Acquire))
-}
-
-fn lost(error: &io::Error) -> LinkEnd {
-    LinkEnd::Lost {
-        kind: error.kind(),
-        message: error.to_string(),
-    }
-}
-
-fn end_of(error: &tungstenite::Error) -> LinkEnd {
-    use tungstenite::error::ProtocolError;
-    match error {
-        tungstenite::Error::Io(error) => lost(error),
-        tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => LinkEnd::PeerClosed {
-            message: String::new(),
-        },
-        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            let message = "the connection ended without a word".to_owned();
-            LinkEnd::Lost {
-                kind: io::ErrorKind::UnexpectedEof,
-                message,
-            }
-        }
-        other => LinkEnd::Protocol {
-            message: other.to_string(),
-        },
-    }
 }

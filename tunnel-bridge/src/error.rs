@@ -3,9 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-/// A wrong input of this crate. Connecting, serving and streams have errors of their own:
-/// [`ConnectError`](crate::client::ConnectError), [`ServerError`](crate::server::ServerError),
-/// [`Refusal`](crate::Refusal) and [`LinkEnd`](crate::LinkEnd).
+/// An input that this crate cannot use. Connecting and accepting have errors of their own (in `ws`), and so do streams
+/// ([`Refusal`](crate::Refusal)) and links ([`LinkEnd`](crate::LinkEnd)).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -15,18 +14,10 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// A token's text is not one. The text is not repeated here.
-    #[error("not a token{}: {why}", .path.as_ref().map(|p| format!(" in {}", p.display())).unwrap_or_default())]
-    BadToken {
-        /// The file it was read from.
-        path: Option<PathBuf>,
-        /// What is wrong with it.
-        why: &'static str,
-    },
     /// A file cannot be read.
     #[error("cannot read the {what} file {}", .path.display())]
     File {
-        /// What the file holds: "token", "certificate", "key", "CA".
+        /// What the file holds: "certificate", "key", "CA".
         what: &'static str,
         /// The file.
         path: PathBuf,

@@ -1,38 +1,51 @@
-#![doc = include_str!("../README.md")]
+// The examples of the README need a WebSocket.
+#![cfg_attr(feature = "websocket", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "websocket"),
+    doc = "TCP connections carried over one link, here without WebSocket."
+)]
 //!
 //! # What this crate knows
-//! Carrying TCP over one link: the WebSocket and TLS under it, the task that drives it, listeners, and joining two
-//! connections so that each end arrives as what it was.
+//! Carrying TCP over one link: the carriers under it, the task that drives it, listeners, and joining two connections
+//! so that each end arrives as what it was.
 //!
 //! # What it must not know
-//! Kubernetes, catalogs, the hosts file, addresses and leases, and who may ask for what: a target is a text, and who
-//! accepts streams decides.
+//! Kubernetes, catalogs, the hosts file, addresses and leases, and who may ask for what: a target is an opaque text,
+//! and whoever accepts streams decides.
 
 #![forbid(unsafe_code)]
 
 mod buffer;
-pub mod client;
+mod carrier;
 pub mod direct;
 mod driver;
 mod error;
-mod http;
+mod join;
 mod link;
 pub mod listener;
 mod mux;
-pub mod server;
+mod program;
 mod splice;
 mod stream;
 mod sys;
 mod target;
 #[cfg(feature = "tls")]
+#[cfg_attr(
+    not(feature = "websocket"),
+    expect(dead_code, reason = "only the WebSocket client makes TLS connections itself")
+)]
 pub mod tls;
-mod token;
+#[cfg(feature = "websocket")]
+pub mod ws;
 
+#[cfg(feature = "websocket")]
+pub use carrier::WebSocketCarrier;
+pub use carrier::{Carrier, CarrierEnd, StreamCarrier, prepare_socket};
 pub use error::Error;
-pub use link::{Incoming, Link, LinkEnd};
+pub use join::splice_streams;
+pub use link::{Incoming, Leaving, Link, LinkEnd};
 pub use mux::MuxStream;
 pub use splice::{End, Side, SpliceReport, splice};
 pub use stream::{ByteStream, DatagramFlow, Dialer, is_link_lost, refusal_of, reset_of};
 pub use target::{MAX_TARGET_BYTES, Target};
-pub use token::{MAX_TOKEN_BYTES, Token};
-pub use tunnel_proto::{GoAwayReason, Refusal, RefusalKind, ResetReason};
+pub use tunnel_proto::{ChunkQueue, GoAwayReason, Refusal, RefusalKind, ResetReason, Role};

@@ -2,53 +2,34 @@
 
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{Mutex, mpsc, watch};
-use tunnel_proto::StreamId;
+use tunnel_proto::{Role, StreamId};
 
-use crate::mux::{Flow, Inbound, MuxStream};
+use crate::carrier::{Carrier, CarrierEnd};
+use crate::driver;
+use crate::mux::{Flow, MuxStream};
 use crate::{ByteStream, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
 /// What handles and streams ask of the driver. The channel has no bound of its own: data in it is bounded by each
 /// stream's allowance, opens by the limit on streams, the rest by both.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Open {
-        target: Target,
-        flow: Arc<Flow>,
-        inbound: mpsc::UnboundedSender<Inbound>,
-    },
-    Accept {
-        id: StreamId,
-    },
-    Refuse {
-        id: StreamId,
-        refusal: Refusal,
-    },
-    Data {
-        flow: Arc<Flow>,
-        bytes: Bytes,
-    },
-    Finish {
-        flow: Arc<Flow>,
-    },
-    Reset {
-        flow: Arc<Flow>,
-        reason: ResetReason,
-    },
-    Consumed {
-        flow: Arc<Flow>,
-        bytes: u32,
-    },
-    Close {
-        reason: GoAwayReason,
-        message: String,
-    },
+    Open { target: Target, flow: Arc<Flow> },
+    Accept { id: StreamId },
+    Refuse { id: StreamId, refusal: Refusal },
+    Data { flow: Arc<Flow>, bytes: Bytes },
+    Finish { flow: Arc<Flow> },
+    Reset { flow: Arc<Flow>, reason: ResetReason },
+    Consumed { flow: Arc<Flow>, bytes: u32 },
+    Drain { message: String },
+    Close { reason: GoAwayReason, message: String },
 }
 
-/// One end of a tunnel that is up. Cloning is cheap; all clones stand for the same link.
+/// One end of a tunnel that is up. Cloning is cheap; all clones are the same link.
 ///
 /// One task drives the link for as long as there is a `Link` or a stream of it. Either end may open streams; the
 /// other one takes them with [`Link::accept`].
@@ -56,6 +37,8 @@ pub(crate) enum Command {
 pub struct Link {
     commands: mpsc::UnboundedSender<Command>,
     incoming: Arc<Mutex<mpsc::Receiver<Incoming>>>,
+    leaving: watch::Receiver<Option<Leaving>>,
+    drained: watch::Receiver<bool>,
     end: watch::Receiver<Option<LinkEnd>>,
 }
 
@@ -63,13 +46,30 @@ impl Link {
     pub(crate) fn new(
         commands: mpsc::UnboundedSender<Command>,
         incoming: mpsc::Receiver<Incoming>,
+        leaving: watch::Receiver<Option<Leaving>>,
+        drained: watch::Receiver<bool>,
         end: watch::Receiver<Option<LinkEnd>>,
     ) -> Link {
         Link {
             commands,
             incoming: Arc::new(Mutex::new(incoming)),
+            leaving,
+            drained,
             end,
         }
+    }
+
+    /// One end of a link over `carrier`. The two ends have different roles; which one is which decides only how
+    /// streams are numbered.
+    ///
+    /// The task that drives it ends with the link, which [`Link::closed`] waits for, with the last handle and stream,
+    /// or with the runtime.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn over<C: Carrier>(carrier: C, role: Role) -> Link {
+        driver::spawn(carrier, role)
     }
 
     /// A [`Dialer`] whose streams run over this link.
@@ -78,11 +78,12 @@ impl Link {
         Arc::new(self.clone())
     }
 
-    /// Opens a stream to `target`, without waiting for the far side: what is written goes right behind the request.
-    /// Whether the far side has connected it, [`MuxStream::accepted`] tells, and otherwise the first read.
+    /// Opens a stream to `target` without waiting for the far side: what is written goes right behind the request.
+    /// [`MuxStream::accepted`], or the first read, tells whether the far side has connected it.
     ///
     /// # Errors
-    /// Kind [`RefusalKind::LinkLost`] when the link is gone.
+    /// Kind [`RefusalKind::LinkLost`] when the link is gone, and when the other end has said that it leaves: then
+    /// another link can take the connection.
     ///
     /// # Cancel safety
     /// Never waits.
@@ -95,16 +96,17 @@ impl Link {
     }
 
     fn open_now(&self, target: &Target) -> Result<MuxStream, Refusal> {
+        if self.is_leaving() {
+            let message = "the far side is leaving and takes no new connections on this link";
+            return Err(Refusal::new(RefusalKind::LinkLost, message));
+        }
         let flow = Arc::new(Flow::default());
-        // No bound: see `MuxStream::inbound`.
-        let (inbound, receiver) = mpsc::unbounded_channel();
         let command = Command::Open {
             target: target.clone(),
             flow: Arc::clone(&flow),
-            inbound,
         };
         self.commands.send(command).map_err(|_| link_lost())?;
-        Ok(MuxStream::new(flow, self.commands.clone(), receiver))
+        Ok(MuxStream::new(flow, self.commands.clone()))
     }
 
     /// The next stream that the other end opens; `None` once the link is gone.
@@ -113,6 +115,48 @@ impl Link {
     /// No stream is lost when it is dropped.
     pub async fn accept(&self) -> Option<Incoming> {
         self.incoming.lock().await.recv().await
+    }
+
+    /// Resolves when the other end has said that it leaves, with what it said: it takes no new streams on this link,
+    /// while those that are open go on, and it will close the link before long. The latest word counts. `None` when
+    /// the link is gone without such a word.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn leaving(&self) -> Option<Leaving> {
+        let mut leaving = self.leaving.clone();
+        // Its sender is gone with the driver; the last word stays readable.
+        match leaving.wait_for(Option::is_some).await {
+            Ok(word) => word.clone(),
+            Err(_) => self.leaving.borrow().clone(),
+        }
+    }
+
+    /// Whether the other end has said that it leaves.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.borrow().is_some()
+    }
+
+    /// Announces that this end leaves, so that the other end opens no new streams here, and goes on serving those that
+    /// are open and those that it opened before it heard of this. To be followed by [`Link::shutdown`] when they have
+    /// ended, or at a deadline. Does not wait.
+    pub fn drain(&self, message: &str) {
+        let message = message.to_owned();
+        if self.commands.send(Command::Drain { message }).is_err() {
+            tracing::trace!("a link that is gone cannot drain");
+        }
+    }
+
+    /// Resolves when the other end has heard of [`Link::drain`], or when the link is gone: [`Link::accept`] has, or has
+    /// given out, all that it opened before that.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn drained(&self) {
+        let mut drained = self.drained.clone();
+        // An error is the link's end.
+        drop(drained.wait_for(|drained| *drained).await);
     }
 
     /// Resolves when the link is gone, with the reason. All its streams have failed by then.
@@ -137,11 +181,11 @@ impl Link {
         self.end.borrow().is_some() || self.end.has_changed().is_err()
     }
 
-    /// Leaves: tells the other end, closes the WebSocket and resets what streams there are. To let streams end
-    /// first, wait for them before. Resolves when the link is gone.
+    /// Leaves: tells the other end, closes the carrier and resets the streams that are left. To let them end first, call
+    /// [`Link::drain`] and wait for them. Resolves when the link is gone.
     ///
     /// # Cancel safety
-    /// The link closes also when the future is dropped after its first poll.
+    /// Once polled, the link closes even if the future is dropped.
     pub async fn shutdown(&self) {
         self.close(GoAwayReason::Leaving, "").await;
     }
@@ -173,7 +217,7 @@ impl Dialer for Link {
     }
 }
 
-/// A stream that the other end asks for. Dropping it refuses it.
+/// A stream that the other end requests. Dropping it refuses it.
 #[derive(Debug)]
 pub struct Incoming {
     target: Target,
@@ -198,13 +242,26 @@ impl Incoming {
         }
     }
 
-    /// What it asks for.
+    /// The target it requests.
     #[must_use]
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// Says that the target is connected and gives the stream out. Bytes that were sent behind the request are in it.
+    /// Resolves when the other end no longer wants the stream: its program gave up, or the link is gone. Whoever
+    /// connects a target should stop then.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn abandoned(&self) {
+        std::future::poll_fn(|cx| match &self.stream {
+            Some(stream) => stream.poll_reset(cx),
+            None => Poll::Ready(()),
+        })
+        .await;
+    }
+
+    /// Accepts: the target is connected. Bytes that were sent behind the request can be read from the stream.
     #[must_use]
     #[expect(
         clippy::expect_used,
@@ -219,7 +276,7 @@ impl Incoming {
         stream
     }
 
-    /// Says why there is no such stream.
+    /// Refuses, and says why.
     pub fn refuse(mut self, refusal: Refusal) {
         self.refuse_with(refusal);
     }
@@ -247,6 +304,16 @@ impl Drop for Incoming {
     }
 }
 
+/// What the other end said about its leaving.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leaving {
+    /// Why it leaves. After [`GoAwayReason::Superseded`] nobody should connect again.
+    pub reason: GoAwayReason,
+    /// One line for a person, often empty.
+    pub message: String,
+}
+
 /// Why a link is gone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -265,7 +332,7 @@ pub enum LinkEnd {
         /// What the system said.
         message: String,
     },
-    /// Nothing was received for too long, though the other end was asked.
+    /// Nothing was received for too long, although the other end was pinged.
     #[error("nothing was received for {} s", .silent_for.as_secs())]
     PingTimeout {
         /// For how long.
@@ -288,7 +355,20 @@ pub enum LinkEnd {
     Drained,
 }
 
-fn colon(message: &str) -> String {
+impl From<CarrierEnd> for LinkEnd {
+    fn from(end: CarrierEnd) -> LinkEnd {
+        match end {
+            CarrierEnd::Closed { message } => LinkEnd::PeerClosed { message },
+            CarrierEnd::Lost(error) => LinkEnd::Lost {
+                kind: error.kind(),
+                message: error.to_string(),
+            },
+            CarrierEnd::Broken { message } => LinkEnd::Protocol { message },
+        }
+    }
+}
+
+pub(crate) fn colon(message: &str) -> String {
     if message.is_empty() {
         String::new()
     } else {

@@ -1,19 +1,21 @@
 //! A local port whose connections are carried to one target.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::splice::{End, Side, splice_until};
-use crate::{Dialer, Error, Refusal, RefusalKind, Target, sys};
+use crate::splice::{End, Side, Traffic, splice_until};
+use crate::{Dialer, Error, Refusal, RefusalKind, Target, program, sys};
 
-/// First wait after a failed accept (out of descriptors, say); doubles up to [`LONGEST_BACKOFF`].
+/// First wait after a failed accept, for example when out of descriptors; doubles up to [`LONGEST_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -23,8 +25,8 @@ const BACKLOG: i32 = 1024;
 /// How a [`Listener`] treats its connections.
 #[derive(Debug, Clone)]
 pub struct ListenerOptions {
-    /// How long a dial may take, waiting for the link to come back included. Default 15 s; then the local
-    /// connection is reset.
+    /// How long a dial may take, including waiting for the link to come back. Default 15 s; then the local connection is
+    /// reset.
     pub dial_timeout: Duration,
     /// How many connections may be open at once; more are reset at once. Default 4096.
     pub max_connections: usize,
@@ -39,32 +41,121 @@ impl Default for ListenerOptions {
     }
 }
 
-/// What happens to the connections of a [`Listener`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What came of a [`Listener`]'s connections so far, exactly.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ConnectionEvent {
-    /// A local program has connected.
-    Opened {
-        /// The listener's address.
-        listener: SocketAddr,
-        /// The program's address.
-        peer: SocketAddr,
-    },
-    /// Its connection is over.
-    Closed {
-        /// The listener's address.
-        listener: SocketAddr,
-        /// The program's address.
-        peer: SocketAddr,
-        /// Bytes from the program to the target.
-        sent: u64,
-        /// Bytes from the target to the program.
-        received: u64,
-        /// How long it was open.
-        open_for: Duration,
-        /// How it ended.
-        end: End,
-    },
+pub struct ConnectionCounts {
+    /// Connections that were accepted.
+    pub connections: u64,
+    /// Those of them that are open.
+    pub active: u64,
+    /// Connections that were reset at once because [`ListenerOptions::max_connections`] were open.
+    pub rejected: u64,
+    /// Bytes from programs to the target, those of open connections included.
+    pub sent_bytes: u64,
+    /// Bytes from the target to programs, those of open connections included.
+    pub received_bytes: u64,
+    /// How the connection that ended last failed; `None` when it finished in good order.
+    pub last_failure: Option<End>,
+    /// How often accepting failed, whatever the cause.
+    pub accept_failures: u64,
+    /// Whether connections wait because this process, or the system, has no file descriptor left. The listener goes on
+    /// by itself when one is free.
+    pub out_of_descriptors: bool,
+}
+
+/// The counts of a [`Listener`], kept up to date. Reading them never waits, and they stay readable after its end.
+#[derive(Debug)]
+pub struct ListenerCounts {
+    connections: AtomicU64,
+    active: AtomicU64,
+    rejected: AtomicU64,
+    traffic: Traffic,
+    last_failure: Mutex<Option<End>>,
+    accept_failures: AtomicU64,
+    out_of_descriptors: AtomicBool,
+    changed: Arc<Notify>,
+}
+
+impl ListenerCounts {
+    fn new(changed: Arc<Notify>) -> ListenerCounts {
+        ListenerCounts {
+            connections: AtomicU64::new(0),
+            active: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+            traffic: Traffic::default(),
+            last_failure: Mutex::new(None),
+            accept_failures: AtomicU64::new(0),
+            out_of_descriptors: AtomicBool::new(false),
+            changed,
+        }
+    }
+
+    /// The counts as they stand.
+    #[must_use]
+    pub fn read(&self) -> ConnectionCounts {
+        // `active` before `connections`, so that it is never the larger one.
+        let active = self.active.load(Ordering::Acquire);
+        ConnectionCounts {
+            active,
+            connections: self.connections.load(Ordering::Acquire),
+            rejected: self.rejected.load(Ordering::Relaxed),
+            sent_bytes: self.traffic.sent.load(Ordering::Relaxed),
+            received_bytes: self.traffic.received.load(Ordering::Relaxed),
+            last_failure: self.last_failure().clone(),
+            accept_failures: self.accept_failures.load(Ordering::Relaxed),
+            out_of_descriptors: self.out_of_descriptors.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts a connection for as long as the result lives.
+    fn open(self: &Arc<Self>) -> Active {
+        self.connections.fetch_add(1, Ordering::AcqRel);
+        self.active.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_one();
+        Active {
+            counts: Arc::clone(self),
+        }
+    }
+
+    fn ended(&self, end: &End) {
+        *self.last_failure() = match end {
+            End::Finished => None,
+            failure => Some(failure.clone()),
+        };
+    }
+
+    fn reject(&self) {
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    fn accept_failed(&self, out_of_descriptors: bool) {
+        self.accept_failures.fetch_add(1, Ordering::Relaxed);
+        self.set_out_of_descriptors(out_of_descriptors);
+    }
+
+    fn set_out_of_descriptors(&self, out: bool) {
+        if self.out_of_descriptors.swap(out, Ordering::Relaxed) != out {
+            self.changed.notify_one();
+        }
+    }
+
+    fn last_failure(&self) -> MutexGuard<'_, Option<End>> {
+        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An open connection, as counted; however its task ends.
+struct Active {
+    counts: Arc<ListenerCounts>,
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.counts.active.fetch_sub(1, Ordering::AcqRel);
+        self.counts.changed.notify_one();
+    }
 }
 
 /// One local address and port whose connections go to one target.
@@ -73,6 +164,7 @@ pub enum ConnectionEvent {
 #[derive(Debug)]
 pub struct Listener {
     local: SocketAddr,
+    counts: Arc<ListenerCounts>,
     /// Stops accepting.
     stop: CancellationToken,
     /// Says that the port is free.
@@ -103,7 +195,9 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 impl Listener {
     /// Accepts connections on `socket` and carries each to `target` by way of `dialer`, in a task of its own.
     ///
-    /// `events` tells what happens; when that channel is full, events are dropped and no connection waits.
+    /// `changed` is notified when a connection begins, ends or is rejected, and when descriptors run out or are free again;
+    /// bytes and further failures to accept are counted in silence. Many listeners may share one: whoever waits for it reads the [`Listener::counts`] that it
+    /// reports, so that nothing is lost, nothing queues up, and no connection waits for a reader.
     ///
     /// # Errors
     /// [`Error::Listen`] when the socket cannot be used.
@@ -115,7 +209,7 @@ impl Listener {
         target: Target,
         dialer: Arc<dyn Dialer>,
         options: ListenerOptions,
-        events: mpsc::Sender<ConnectionEvent>,
+        changed: Arc<Notify>,
     ) -> Result<Listener, Error> {
         let listen = |source| Error::Listen { source };
         socket.set_nonblocking(true).map_err(listen)?;
@@ -123,13 +217,14 @@ impl Listener {
         let socket = TcpListener::from_std(socket).map_err(listen)?;
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         let stopped = CancellationToken::new();
+        let counts = Arc::new(ListenerCounts::new(changed));
         let accepting = Accepting {
             context: Arc::new(Context {
                 local,
                 target,
                 dialer,
                 options,
-                events,
+                counts: Arc::clone(&counts),
                 abort: abort.clone(),
             }),
             stop: stop.clone(),
@@ -139,6 +234,7 @@ impl Listener {
         let task = tokio::spawn(accepting.run(socket));
         Ok(Listener {
             local,
+            counts,
             stop,
             stopped,
             abort,
@@ -152,10 +248,22 @@ impl Listener {
         self.local
     }
 
+    /// What came of its connections so far.
+    #[must_use]
+    pub fn counts(&self) -> ConnectionCounts {
+        self.counts.read()
+    }
+
+    /// The counts, to be read after the listener has been closed as well.
+    #[must_use]
+    pub fn shared_counts(&self) -> Arc<ListenerCounts> {
+        Arc::clone(&self.counts)
+    }
+
     /// Stops accepting; the port is free when this returns. Connections that are open go on.
     ///
     /// # Cancel safety
-    /// Safe: it stops all the same.
+    /// The listener stops even if the future is dropped after its first poll.
     pub async fn stop(&self) {
         self.stop.cancel();
         self.stopped.cancelled().await;
@@ -165,7 +273,7 @@ impl Listener {
     /// is free at the latest when this returns.
     ///
     /// # Cancel safety
-    /// Dropping it before its end resets what is left at once.
+    /// Dropping the future resets what is left at once.
     pub async fn close(mut self, drain: Duration) {
         self.stop.cancel();
         let Some(mut task) = self.task.take() else { return };
@@ -197,31 +305,34 @@ struct Context {
     target: Target,
     dialer: Arc<dyn Dialer>,
     options: ListenerOptions,
-    events: mpsc::Sender<ConnectionEvent>,
+    counts: Arc<ListenerCounts>,
     abort: CancellationToken,
 }
 
 impl Accepting {
     async fn run(mut self, socket: TcpListener) {
-        // However this ends: nobody waits for a port that nobody holds.
+        // However this ends, whoever waits for the port hears that it is free.
         let stopped = self.stopped.clone().drop_guard();
+        let counts = Arc::clone(&self.context.counts);
         let mut backoff = FIRST_BACKOFF;
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
                 Some(_) = self.connections.join_next() => continue,
-                accepted = socket.accept() => accepted,
+                accepted = accept(&socket, &counts) => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
                     backoff = FIRST_BACKOFF;
+                    counts.set_out_of_descriptors(false);
                     self.start(stream, peer);
                 }
-                // The program left before we came (accept(2)).
+                // The program left before it was accepted (accept(2)).
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    tracing::warn!(listener = %self.context.local, %error, wait = ?backoff, "cannot accept");
+                    tracing::debug!(listener = %self.context.local, %error, wait = ?backoff, "cannot accept");
+                    counts.accept_failed(sys::is_out_of_descriptors(&error));
                     tokio::select! {
                         () = self.stop.cancelled() => break,
                         () = tokio::time::sleep(backoff) => {}
@@ -237,7 +348,8 @@ impl Accepting {
 
     fn start(&mut self, stream: TcpStream, peer: SocketAddr) {
         if self.connections.len() >= self.context.options.max_connections {
-            tracing::warn!(listener = %self.context.local, limit = self.connections.len(), "too many connections");
+            tracing::debug!(listener = %self.context.local, limit = self.connections.len(), "too many connections");
+            self.context.counts.reject();
             sys::reset_on_close(&stream);
             return;
         }
@@ -247,46 +359,51 @@ impl Accepting {
     }
 }
 
+/// The next connection. That there is none yet shows that a descriptor would be free for it.
+async fn accept(socket: &TcpListener, counts: &ListenerCounts) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|cx| {
+        let accepted = socket.poll_accept(cx);
+        if accepted.is_pending() {
+            counts.set_out_of_descriptors(false);
+        }
+        accepted
+    })
+    .await
+}
+
 impl Context {
     async fn carry(self: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
         let since = Instant::now();
-        self.tell(ConnectionEvent::Opened {
-            listener: self.local,
-            peer,
-        });
+        let active = self.counts.open();
         let dial = tokio::time::timeout(self.options.dial_timeout, self.dialer.dial(&self.target));
         let dialled = tokio::select! {
-            dialled = dial => dialled.unwrap_or_else(|_| Err(self.took_too_long())),
-            () = self.abort.cancelled() => {
-                Err(Refusal::new(RefusalKind::Internal, "the listener was closed"))
-            }
+            // Most dials are done at once, and then nothing else needs watching.
+            biased;
+            dialled = dial => dialled
+                .unwrap_or_else(|_| Err(self.took_too_long()))
+                .map_err(|refusal| match refusal.kind {
+                    RefusalKind::LinkLost => End::LinkLost,
+                    _ => End::Refused(refusal),
+                }),
+            () = self.abort.cancelled() => Err(End::Reset { by: Side::Neither }),
+            () = program::gave_up(&stream) => Err(End::Reset { by: Side::Local }),
         };
         let (sent, received, end) = match dialled {
             Ok(remote) => {
-                let report = splice_until(stream, remote, self.abort.cancelled()).await;
+                let traffic = &self.counts.traffic;
+                let report = splice_until(stream, remote, self.abort.cancelled(), traffic).await;
                 (report.sent, report.received, report.end)
             }
-            Err(refusal) => {
+            Err(end) => {
                 sys::reset_on_close(&stream);
                 drop(stream);
-                let end = match refusal.kind {
-                    _ if self.abort.is_cancelled() => End::Reset { by: Side::Neither },
-                    RefusalKind::LinkLost => End::LinkLost,
-                    _ => End::Refused(refusal),
-                };
                 (0, 0, end)
             }
         };
-        tracing::debug!(listener = %self.local, %peer, sent, received, %end, "connection closed");
         let open_for = since.elapsed();
-        self.tell(ConnectionEvent::Closed {
-            listener: self.local,
-            peer,
-            sent,
-            received,
-            open_for,
-            end,
-        });
+        tracing::debug!(listener = %self.local, %peer, sent, received, ?open_for, %end, "connection closed");
+        self.counts.ended(&end);
+        drop(active);
     }
 
     fn took_too_long(&self) -> Refusal {
@@ -295,11 +412,5 @@ impl Context {
             self.target, self.options.dial_timeout
         );
         Refusal::new(RefusalKind::TimedOut, message)
-    }
-
-    fn tell(&self, event: ConnectionEvent) {
-        if self.events.try_send(event).is_err() {
-            tracing::trace!(listener = %self.local, "event dropped: nobody takes them");
-        }
     }
 }

@@ -2,18 +2,19 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
+use tunnel_proto::ChunkQueue;
 
 use crate::link::Command;
 use crate::stream::Broken;
-use crate::{Refusal, RefusalKind, ResetReason};
+use crate::{ByteStream, Refusal, RefusalKind, ResetReason};
 
 /// How many bytes of one stream may wait for the driver to put them on the wire. More than a frame, so that the
 /// driver always finds a full one; no more than a window, since they would only wait.
@@ -22,7 +23,7 @@ pub(crate) const SEND_ALLOWANCE: usize = 256 * 1024;
 /// Bytes read are reported to the driver in steps of this size: half of the smallest grant that it makes.
 const REPORT_STEP: u32 = 32 * 1024;
 
-/// What a stream and the driver share: counters, never the stream's state.
+/// What a stream and the driver share.
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
     /// The stream's number on the wire; 0 until the driver has opened it.
@@ -30,37 +31,61 @@ pub(crate) struct Flow {
     /// Bytes handed to the driver and not yet on the wire.
     queued: AtomicUsize,
     writer: AtomicWaker,
-    /// Set once, when the stream ended before its time.
+    /// What arrived and was not read, bounded by the credit granted to the far side, which the driver enforces.
+    received: Mutex<Received>,
+    reader: AtomicWaker,
+    /// The far side has connected the stream to its target.
+    accepted: AtomicBool,
+    /// Set once, when the stream ended early.
     broken: OnceLock<Broken>,
+}
+
+#[derive(Debug, Default)]
+struct Received {
+    chunks: ChunkQueue,
+    finished: bool,
 }
 
 impl Flow {
     /// The driver has put `bytes` on the wire.
     pub(crate) fn sent(&self, bytes: usize) {
         let before = self.queued.fetch_sub(bytes, Ordering::AcqRel);
-        // Wake the writer once there is room for a large write, not for each frame.
+        // Wakes the writer once there is room for a large write, not for each frame.
         if before > SEND_ALLOWANCE / 2 && before - bytes <= SEND_ALLOWANCE / 2 {
             self.writer.wake();
         }
     }
 
-    /// The stream is over; writes fail with this from here on.
+    /// The far side has connected the stream.
+    pub(crate) fn accept(&self) {
+        self.accepted.store(true, Ordering::Release);
+        self.reader.wake();
+    }
+
+    /// Bytes of the far side. They wait here however slowly they are read.
+    pub(crate) fn receive(&self, bytes: Bytes) {
+        self.received().chunks.push(bytes);
+        self.reader.wake();
+    }
+
+    /// The far side's direction has ended.
+    pub(crate) fn finish(&self) {
+        self.received().finished = true;
+        self.reader.wake();
+    }
+
+    /// The stream is over: writes fail with this from here on, and reads once what arrived before has been read.
     pub(crate) fn break_with(&self, broken: Broken) {
         // The first reason stands.
         if self.broken.set(broken).is_ok() {
             self.writer.wake();
+            self.reader.wake();
         }
     }
-}
 
-/// What the driver tells a stream, in order.
-#[derive(Debug)]
-pub(crate) enum Inbound {
-    /// The far side has connected the stream to its target.
-    Accepted,
-    Data(Bytes),
-    Fin,
-    Broken(Broken),
+    fn received(&self) -> MutexGuard<'_, Received> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A stream of a [`Link`](crate::Link): see [`ByteStream`](crate::ByteStream) for how it ends.
@@ -71,28 +96,19 @@ pub(crate) enum Inbound {
 pub struct MuxStream {
     flow: Arc<Flow>,
     commands: mpsc::UnboundedSender<Command>,
-    /// Unbounded as a channel; bounded by the credit granted to the far side, which the driver enforces.
-    inbound: mpsc::UnboundedReceiver<Inbound>,
     current: Bytes,
     unreported: u32,
-    accepted: bool,
     read_finished: bool,
     write_finished: bool,
 }
 
 impl MuxStream {
-    pub(crate) fn new(
-        flow: Arc<Flow>,
-        commands: mpsc::UnboundedSender<Command>,
-        inbound: mpsc::UnboundedReceiver<Inbound>,
-    ) -> MuxStream {
+    pub(crate) fn new(flow: Arc<Flow>, commands: mpsc::UnboundedSender<Command>) -> MuxStream {
         MuxStream {
             flow,
             commands,
-            inbound,
             current: Bytes::new(),
             unreported: 0,
-            accepted: false,
             read_finished: false,
             write_finished: false,
         }
@@ -108,20 +124,14 @@ impl MuxStream {
     /// May be dropped at any time.
     pub async fn accepted(&mut self) -> Result<(), Refusal> {
         std::future::poll_fn(|cx| {
-            while !self.accepted {
-                if let Some(broken) = self.flow.broken.get() {
-                    return Poll::Ready(Err(refusal_for(broken)));
-                }
-                match ready!(self.inbound.poll_recv(cx)) {
-                    Some(Inbound::Accepted) => self.accepted = true,
-                    Some(Inbound::Broken(broken)) => return Poll::Ready(Err(refusal_for(&broken))),
-                    // The far side accepts before it says anything else, so this is only the driver's end.
-                    Some(Inbound::Data(_) | Inbound::Fin) | None => {
-                        return Poll::Ready(Err(refusal_for(&Broken::LinkLost)));
-                    }
-                }
+            self.flow.reader.register(cx.waker());
+            if let Some(broken) = self.flow.broken.get() {
+                Poll::Ready(Err(refusal_for(broken)))
+            } else if self.is_connected() {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
             }
-            Poll::Ready(Ok(()))
         })
         .await
     }
@@ -137,59 +147,13 @@ impl MuxStream {
         self.read_finished && self.write_finished
     }
 
-    /// The next bytes, without copying them; `None` at the end. They count as consumed once they are given out.
-    pub(crate) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        ready!(self.poll_current(cx))?;
-        if self.current.is_empty() {
-            return Poll::Ready(Ok(None));
+    /// Resolves when the stream has ended early. Shares the waker of whoever writes.
+    pub(crate) fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.flow.writer.register(cx.waker());
+        match self.flow.broken.get() {
+            Some(_) => Poll::Ready(()),
+            None => Poll::Pending,
         }
-        let chunk = std::mem::take(&mut self.current);
-        self.consumed(chunk.len());
-        Poll::Ready(Ok(Some(chunk)))
-    }
-
-    /// Hands over as much of `bytes` as may wait for the wire, without copying.
-    pub(crate) fn poll_write_bytes(
-        &mut self,
-        cx: &mut Context<'_>,
-        bytes: &mut Bytes,
-    ) -> Poll<io::Result<usize>> {
-        let room = ready!(self.poll_room(cx))?;
-        let part = bytes.split_to(room.min(bytes.len()));
-        let n = part.len();
-        self.hand_over(part);
-        Poll::Ready(Ok(n))
-    }
-
-    /// Waits until something may be written; how much that is.
-    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.write_finished {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        for registered in [false, true] {
-            if let Some(broken) = self.flow.broken.get() {
-                return Poll::Ready(Err(broken.to_error()));
-            }
-            let room = SEND_ALLOWANCE.saturating_sub(self.flow.queued.load(Ordering::Acquire));
-            if room > 0 {
-                return Poll::Ready(Ok(room));
-            }
-            if !registered {
-                self.flow.writer.register(cx.waker());
-            }
-        }
-        Poll::Pending
-    }
-
-    /// Resolves when the stream has ended before its time. For the task that writes: it shares that task's waker.
-    pub(crate) fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.flow.broken.get().is_none() {
-            self.flow.writer.register(cx.waker());
-        }
-        self.flow
-            .broken
-            .get()
-            .map_or(Poll::Pending, |broken| Poll::Ready(broken.to_error()))
     }
 
     fn hand_over(&mut self, bytes: Bytes) {
@@ -205,27 +169,35 @@ impl MuxStream {
 
     /// Makes `current` hold bytes; leaves it empty at the end.
     fn poll_current(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.current.is_empty() && !self.read_finished {
-            match ready!(self.inbound.poll_recv(cx)) {
-                Some(Inbound::Accepted) => self.accepted = true,
-                Some(Inbound::Data(bytes)) => self.current = bytes,
-                Some(Inbound::Fin) => self.read_finished = true,
-                Some(Inbound::Broken(broken)) => {
-                    self.flow.break_with(broken);
-                    return Poll::Ready(Err(self.broken()));
-                }
-                None => return Poll::Ready(Err(self.broken())),
+        if !self.current.is_empty() || self.read_finished {
+            return Poll::Ready(Ok(()));
+        }
+        for registered in [false, true] {
+            // Looked at first: what arrived before the break is in the queue by then.
+            let broken = self.flow.broken.get();
+            let mut received = self.flow.received();
+            if let Some(bytes) = received.chunks.pop() {
+                drop(received);
+                self.current = bytes;
+                return Poll::Ready(Ok(()));
+            }
+            if received.finished {
+                drop(received);
+                self.read_finished = true;
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(broken) = broken {
+                return Poll::Ready(Err(broken.to_error()));
+            }
+            if !registered {
+                self.flow.reader.register(cx.waker());
             }
         }
-        Poll::Ready(Ok(()))
-    }
-
-    fn broken(&self) -> io::Error {
-        self.flow.broken.get().unwrap_or(&Broken::LinkLost).to_error()
+        Poll::Pending
     }
 
     fn consumed(&mut self, bytes: usize) {
-        // A chunk is part of a frame, so it fits.
+        // What waits is bounded by a window, so it fits.
         self.unreported = self
             .unreported
             .saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
@@ -303,6 +275,61 @@ impl AsyncWrite for MuxStream {
             });
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl ByteStream for MuxStream {
+    /// Gives out what arrived, as it arrived. It counts as consumed from then on.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        ready!(self.poll_current(cx))?;
+        if self.current.is_empty() {
+            return Poll::Ready(Ok(None));
+        }
+        let chunk = std::mem::take(&mut self.current);
+        self.consumed(chunk.len());
+        Poll::Ready(Ok(Some(chunk)))
+    }
+
+    /// Hands over as much of `bytes` as may wait for the wire, without copying.
+    fn poll_write_chunk(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+        let room = ready!(self.poll_room(cx))?;
+        let part = bytes.split_to(room.min(bytes.len()));
+        let n = part.len();
+        self.hand_over(part);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.write_finished {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        for registered in [false, true] {
+            if let Some(broken) = self.flow.broken.get() {
+                return Poll::Ready(Err(broken.to_error()));
+            }
+            let room = SEND_ALLOWANCE.saturating_sub(self.flow.queued.load(Ordering::Acquire));
+            if room > 0 {
+                return Poll::Ready(Ok(room));
+            }
+            if !registered {
+                self.flow.writer.register(cx.waker());
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.flow.broken.get().is_none() {
+            self.flow.writer.register(cx.waker());
+        }
+        self.flow
+            .broken
+            .get()
+            .map_or(Poll::Pending, |broken| Poll::Ready(broken.to_error()))
+    }
+
+    fn is_connected(&self) -> bool {
+        self.flow.accepted.load(Ordering::Acquire)
     }
 }
 

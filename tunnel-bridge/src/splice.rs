@@ -1,21 +1,21 @@
-//! Two byte streams joined: what one side says, the other side hears, its ends included.
+//! Two byte streams joined: what one side sends, the other receives, including how it ends.
 
-use std::any::TypeId;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
-use tokio::io::{AsyncWrite, Interest};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use crate::{ByteStream, MuxStream, Refusal, buffer, is_link_lost, refusal_of, sys};
+use crate::{ByteStream, Refusal, buffer, is_link_lost, program, refusal_of, sys};
 
-/// How many bytes one direction carries before the task gives way to the others on its thread.
+/// How many bytes one direction carries before the task yields to others on its thread.
 const TURN_BYTES: usize = 1024 * 1024;
 
 /// What one vectored write to the local side gathers.
@@ -37,9 +37,9 @@ pub enum Side {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum End {
-    /// Both directions came to their end.
+    /// Both directions ended.
     Finished,
-    /// The far side did not give the stream its target.
+    /// The far side did not connect the stream to its target.
     Refused(Refusal),
     /// One side was reset or failed; the other one was reset for it.
     Reset {
@@ -80,14 +80,30 @@ pub struct SpliceReport {
 /// alone (half-close). When a side fails, the other one is reset: an RST on the TCP side (`SO_LINGER` 0), a drop on
 /// the stream's side. Nagle's delay is switched off on `local`. While nothing moves, no buffer is held.
 ///
+/// While the stream is not connected yet (see [`ByteStream::is_connected`]), a program on the local side that closes
+/// its connection or resets it ends the splice; one that only half-closes does not. Closing is noticed on Linux only,
+/// where the system tells it from a half-close.
+///
 /// # Cancel safety
 /// Dropping it resets both sides.
 pub async fn splice(local: TcpStream, remote: Box<dyn ByteStream>) -> SpliceReport {
-    splice_until(local, remote, std::future::pending()).await
+    splice_until(local, remote, std::future::pending(), &Traffic::default()).await
 }
 
-/// [`splice`], given up when `abort` resolves.
-pub(crate) async fn splice_until<F>(local: TcpStream, remote: Box<dyn ByteStream>, abort: F) -> SpliceReport
+/// Bytes carried, counted while they move.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) sent: AtomicU64,
+    pub(crate) received: AtomicU64,
+}
+
+/// [`splice`], given up when `abort` resolves. What is carried is added to `traffic`.
+pub(crate) async fn splice_until<F>(
+    local: TcpStream,
+    remote: Box<dyn ByteStream>,
+    abort: F,
+    traffic: &Traffic,
+) -> SpliceReport
 where
     F: Future<Output = ()>,
 {
@@ -96,33 +112,41 @@ where
         stream: local,
         finished: false,
     };
-    let mut remote = Remote::from(remote);
+    let mut remote = remote;
     let (mut up, mut down) = (Up::default(), Down::default());
     let end = {
         let stream = &local.stream;
         let mut abort = pin!(abort);
         let mut failed = pin!(stream.ready(Interest::ERROR));
+        let mut closed = pin!(program::closed(stream));
+        let mut counted = (0, 0);
         poll_fn(|cx| {
             if abort.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Reset { by: Side::Neither });
             }
             // Down first: an answer, or a refusal, should not wait behind more of the request.
-            let down_done = match down.poll(cx, stream, &mut remote) {
-                Poll::Ready(Err(end)) => return Poll::Ready(end),
-                done => done.is_ready(),
+            let down_polled = down.poll(cx, stream, &mut *remote);
+            let up_polled = match &down_polled {
+                Poll::Ready(Err(_)) => Poll::Pending,
+                _ => up.poll(cx, stream, &mut *remote),
             };
-            let up_done = match up.poll(cx, stream, &mut remote) {
-                Poll::Ready(Err(end)) => return Poll::Ready(end),
-                done => done.is_ready(),
+            traffic.add(&mut counted, up.carried, down.carried);
+            let (down_done, up_done) = match (down_polled, up_polled) {
+                (Poll::Ready(Err(end)), _) | (_, Poll::Ready(Err(end))) => return Poll::Ready(end),
+                (down, up) => (down.is_ready(), up.is_ready()),
             };
             if down_done && up_done {
                 return Poll::Ready(End::Finished);
             }
-            // Its end has been read, so only this shows a reset that comes later.
+            // Its end has been read, so only this shows a later reset.
             if down_done && let Poll::Ready(error) = remote.poll_broken(cx) {
                 return Poll::Ready(remote_end(&error));
             }
-            // While its reads rest (that direction ended, or the far side takes nothing), only this shows a reset.
+            // A program that no longer waits for its answer: the far side should stop looking for one.
+            if !remote.is_connected() && closed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Reset { by: Side::Local });
+            }
+            // While it is not read (that direction ended, or the far side takes nothing), only this shows a reset.
             if failed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Reset { by: Side::Local });
             }
@@ -138,7 +162,17 @@ where
     }
 }
 
-/// The TCP side. Closed with RST unless both directions came to their end.
+impl Traffic {
+    fn add(&self, counted: &mut (u64, u64), sent: u64, received: u64) {
+        if *counted != (sent, received) {
+            self.sent.fetch_add(sent - counted.0, Ordering::Relaxed);
+            self.received.fetch_add(received - counted.1, Ordering::Relaxed);
+            *counted = (sent, received);
+        }
+    }
+}
+
+/// The TCP side. Closed with RST unless both directions have ended.
 struct Local {
     stream: TcpStream,
     finished: bool,
@@ -168,19 +202,19 @@ impl Up {
         &mut self,
         cx: &mut Context<'_>,
         local: &TcpStream,
-        remote: &mut Remote,
+        remote: &mut dyn ByteStream,
     ) -> Poll<Result<(), End>> {
         let mut turn = 0;
         while !self.done {
             while !self.pending.is_empty() {
-                let n =
-                    ready!(remote.poll_write(cx, &mut self.pending)).map_err(|error| remote_end(&error))?;
+                let n = ready!(remote.poll_write_chunk(cx, &mut self.pending))
+                    .map_err(|error| remote_end(&error))?;
                 self.carried += n as u64;
                 self.unflushed = true;
                 turn += n;
             }
             if self.ended {
-                ready!(remote.poll_shutdown(cx)).map_err(|error| remote_end(&error))?;
+                ready!(Pin::new(&mut *remote).poll_shutdown(cx)).map_err(|error| remote_end(&error))?;
                 self.done = true;
                 break;
             }
@@ -192,7 +226,7 @@ impl Up {
             match local.poll_read_ready(cx) {
                 Poll::Pending => {
                     if self.unflushed {
-                        ready!(remote.poll_flush(cx)).map_err(|error| remote_end(&error))?;
+                        ready!(Pin::new(&mut *remote).poll_flush(cx)).map_err(|error| remote_end(&error))?;
                         self.unflushed = false;
                     }
                     return Poll::Pending;
@@ -226,7 +260,7 @@ impl Down {
         &mut self,
         cx: &mut Context<'_>,
         local: &TcpStream,
-        remote: &mut Remote,
+        remote: &mut dyn ByteStream,
     ) -> Poll<Result<(), End>> {
         let mut turn = 0;
         while !self.done {
@@ -240,7 +274,7 @@ impl Down {
                     }
                     Poll::Ready(Ok(None)) => self.ended = true,
                     Poll::Ready(Err(error)) => {
-                        // What came before the error was sent before it; the local side may have it if it can take it.
+                        // What arrived before the error belongs to the local side, if it can take it at once.
                         let _unsent = self.write(local);
                         return Poll::Ready(Err(remote_end(&error)));
                     }
@@ -289,78 +323,6 @@ impl Down {
             self.pending.pop_front();
         }
         Ok(n)
-    }
-}
-
-/// The stream's side: whole buffers are handed over where its type is known.
-enum Remote {
-    Mux(MuxStream),
-    Other(Box<dyn ByteStream>),
-}
-
-impl From<Box<dyn ByteStream>> for Remote {
-    fn from(stream: Box<dyn ByteStream>) -> Remote {
-        if !(*stream).type_is(TypeId::of::<MuxStream>()) {
-            return Remote::Other(stream);
-        }
-        #[expect(clippy::expect_used, reason = "its type was looked at above")]
-        let mux = <dyn ByteStream>::into_any(stream)
-            .downcast()
-            .expect("a MuxStream");
-        Remote::Mux(*mux)
-    }
-}
-
-impl Remote {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        match self {
-            Remote::Mux(stream) => stream.poll_chunk(cx),
-            Remote::Other(stream) => buffer::poll_chunk(cx, stream),
-        }
-    }
-
-    /// Resolves when the stream is reset. Of a stream of unknown type only reads and writes tell.
-    fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        match self {
-            Remote::Mux(stream) => stream.poll_broken(cx),
-            Remote::Other(_) => Poll::Pending,
-        }
-    }
-
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        match self {
-            Remote::Mux(stream) => stream.poll_room(cx),
-            Remote::Other(_) => Poll::Ready(Ok(usize::MAX)),
-        }
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
-        match self {
-            Remote::Mux(stream) => stream.poll_write_bytes(cx, bytes),
-            Remote::Other(stream) => {
-                let n = ready!(Pin::new(stream).poll_write(cx, bytes))?;
-                if n == 0 {
-                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-                }
-                bytes.advance(n);
-                Poll::Ready(Ok(n))
-            }
-        }
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            // Its driver sends without being asked.
-            Remote::Mux(_) => Poll::Ready(Ok(())),
-            Remote::Other(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Remote::Mux(stream) => Pin::new(stream).poll_shutdown(cx),
-            Remote::Other(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }
 

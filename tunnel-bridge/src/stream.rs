@@ -1,42 +1,180 @@
-//! The one trait for providers of byte streams, and how such streams tell their end.
+//! The traits that providers of byte streams implement, and how such streams report their end.
 
-use std::any::Any;
 use std::io;
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite};
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::net::TcpStream;
 
-use crate::{Refusal, RefusalKind, ResetReason, Target};
+use crate::{Refusal, RefusalKind, ResetReason, Target, buffer};
 
 /// A connection to a target: bytes both ways, each direction with an end of its own.
 ///
-/// * `shutdown()` ends our direction (FIN, half-close); reading goes on until the other side ends its own.
-/// * Dropping it before both directions are finished resets it (RST to the far side).
+/// * `shutdown()` ends our direction (FIN, half-close); reading continues until the other side ends its own.
+/// * Dropping it before both directions are finished resets it (RST on the far side).
 /// * A reset or a lost link arrives as an [`io::Error`] of kind [`ConnectionReset`](io::ErrorKind::ConnectionReset),
 ///   never as an end of file; a refusal as an error from which [`refusal_of`] takes the [`Refusal`].
 ///
-/// Every type that can be read and written is one.
-pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + Any {
-    /// The stream as [`Any`], so that [`splice`](crate::splice) can hand over whole buffers where it knows the type.
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
-    /// Whether the stream is of the type `T`.
-    fn type_is(&self, id: std::any::TypeId) -> bool {
-        id == self.type_id()
+/// The methods have defaults that work through [`AsyncRead`] and [`AsyncWrite`], so that
+/// `impl ByteStream for MyStream {}` is enough. A type that wraps another byte stream should delegate them: then
+/// [`splice`](crate::splice) still moves whole buffers without copying, and hears of a reset at once.
+///
+/// ```
+/// use std::io;
+/// use std::pin::Pin;
+/// use std::task::{Context, Poll};
+///
+/// use bytes::Bytes;
+/// use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+/// use tunnel_bridge::ByteStream;
+///
+/// /// Counts what it reads.
+/// struct Counted<S> {
+///     inner: S,
+///     received: usize,
+/// }
+///
+/// impl<S: ByteStream> ByteStream for Counted<S> {
+///     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+///         let polled = self.inner.poll_chunk(cx);
+///         if let Poll::Ready(Ok(Some(chunk))) = &polled {
+///             self.received += chunk.len();
+///         }
+///         polled
+///     }
+///     fn poll_write_chunk(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+///         self.inner.poll_write_chunk(cx, bytes)
+///     }
+///     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+///         self.inner.poll_room(cx)
+///     }
+///     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+///         self.inner.poll_broken(cx)
+///     }
+///     fn is_connected(&self) -> bool {
+///         self.inner.is_connected()
+///     }
+/// }
+///
+/// impl<S: ByteStream> AsyncRead for Counted<S> {
+///     fn poll_read(
+///         mut self: Pin<&mut Self>,
+///         cx: &mut Context<'_>,
+///         buf: &mut ReadBuf<'_>,
+///     ) -> Poll<io::Result<()>> {
+///         let before = buf.filled().len();
+///         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+///         self.received += buf.filled().len() - before;
+///         polled
+///     }
+/// }
+/// # impl<S: ByteStream> AsyncWrite for Counted<S> {
+/// #     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, b: &[u8]) -> Poll<io::Result<usize>> {
+/// #         Pin::new(&mut self.inner).poll_write(cx, b)
+/// #     }
+/// #     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+/// #         Pin::new(&mut self.inner).poll_flush(cx)
+/// #     }
+/// #     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+/// #         Pin::new(&mut self.inner).poll_shutdown(cx)
+/// #     }
+/// # }
+/// ```
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// The next bytes; `None` at the end. Unless overridden, it reads into a buffer that is held only while there is
+    /// something to read.
+    ///
+    /// # Errors
+    /// As [`AsyncRead`]'s.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        buffer::poll_chunk(self, &mut buffer::ReadSize::fixed(), cx)
+    }
+
+    /// Takes bytes from the front of `bytes`, at least one unless it is empty, and returns how many. Unless
+    /// overridden, it copies them with [`AsyncWrite::poll_write`].
+    ///
+    /// # Errors
+    /// As [`AsyncWrite`]'s.
+    fn poll_write_chunk(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let n = ready!(Pin::new(self).poll_write(cx, bytes))?;
+        if n == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        bytes.advance(n);
+        Poll::Ready(Ok(n))
+    }
+
+    /// Waits until something may be written and returns how many bytes would be taken without waiting, which is how
+    /// much a caller should read for it. Unless overridden, there is no bound, and only writing waits.
+    ///
+    /// # Errors
+    /// As [`AsyncWrite`]'s.
+    fn poll_room(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(usize::MAX))
+    }
+
+    /// Resolves when the stream has been reset or its link was lost, also while nothing is read or written. It shares
+    /// the waker of whoever writes. Unless overridden, only reads and writes tell.
+    fn poll_broken(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
+        Poll::Pending
+    }
+
+    /// Whether the far side has connected the stream to its target: `false` only after an optimistic open, until the
+    /// answer arrives. Unless overridden, it has.
+    fn is_connected(&self) -> bool {
+        true
+    }
+
+    /// Gives out the TCP connection of a stream that is one and nothing else, so that whoever carries it can use the
+    /// socket itself; the stream has ended for its user then. A type that wraps another byte stream does not delegate
+    /// this, and keeps seeing what passes. Unless overridden, there is none.
+    fn take_tcp(&mut self) -> Option<TcpStream> {
+        None
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + Any> ByteStream for T {
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
-        self
+impl<S: ByteStream + ?Sized> ByteStream for Box<S> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        (**self).poll_chunk(cx)
+    }
+
+    fn poll_write_chunk(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+        (**self).poll_write_chunk(cx, bytes)
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        (**self).poll_room(cx)
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        (**self).poll_broken(cx)
+    }
+
+    fn is_connected(&self) -> bool {
+        (**self).is_connected()
+    }
+
+    fn take_tcp(&mut self) -> Option<TcpStream> {
+        (**self).take_tcp()
     }
 }
+
+/// Dropped early, it is closed and not reset; [`DirectStream`](crate::direct::DirectStream) resets.
+impl ByteStream for TcpStream {}
+
+/// A pair in memory, for tests and for targets inside the process. It knows no reset: dropping it is an end of file.
+impl ByteStream for DuplexStream {}
 
 /// Connects to targets: through a tunnel, or directly ([`crate::direct`]).
 #[async_trait]
 pub trait Dialer: Send + Sync + 'static {
-    /// A stream to `target`.
+    /// Opens a stream to `target`.
     ///
     /// May return before the far side has connected (optimistic open): a refusal then arrives as an error of the
     /// first read or write.
@@ -48,7 +186,7 @@ pub trait Dialer: Send + Sync + 'static {
     /// Dropping the future abandons the dial.
     async fn dial(&self, target: &Target) -> Result<Box<dyn ByteStream>, Refusal>;
 
-    /// A flow of datagrams to `target`. Unless a dialer says otherwise it carries none.
+    /// Opens a flow of datagrams to `target`. Unless overridden, datagrams are refused.
     ///
     /// # Errors
     /// The [`Refusal`]; [`RefusalKind::Unsupported`] where only byte streams are carried.
@@ -111,7 +249,7 @@ pub(crate) struct StreamReset {
 #[error("the link to the far side was lost")]
 pub(crate) struct LinkLost;
 
-/// How a stream ended before its time; turned into an [`io::Error`] at each call.
+/// How a stream ended early; turned into an [`io::Error`] at each call.
 #[derive(Debug, Clone)]
 pub(crate) enum Broken {
     Refused(Refusal),

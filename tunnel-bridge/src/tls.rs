@@ -1,4 +1,4 @@
-//! TLS for `wss://` links: rustls with the *ring* provider, named here and not taken from a process-wide default.
+//! TLS for `wss://` links: rustls with the *ring* provider, chosen here rather than taken from a process-wide default.
 
 use std::fmt;
 use std::io;
@@ -51,7 +51,7 @@ pub(crate) fn client_config(ca: Option<&Path>) -> Result<ClientConfig, Error> {
     Ok(config)
 }
 
-/// A client's handshake. An error that [`is_tls`] tells is one of TLS, others are the connection's.
+/// The client's handshake. [`fault_of`] tells what kind of error came of it.
 pub(crate) async fn connect(
     config: ClientConfig,
     host: &str,
@@ -62,23 +62,39 @@ pub(crate) async fn connect(
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
-/// Whether an error is one of TLS and not of the connection under it.
-pub(crate) fn is_tls(error: &io::Error) -> bool {
-    error
-        .get_ref()
-        .is_some_and(|inner| inner.is::<rustls::Error>() || inner.is::<TlsFailure>())
+/// What kind of TLS error a handshake failed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The server's certificate is not accepted.
+    Certificate,
+    /// Anything else: no TLS at all, no common version, an alert.
+    Other,
+}
+
+/// The kind of a handshake's error; `None` where the connection under it failed.
+pub(crate) fn fault_of(error: &io::Error) -> Option<Fault> {
+    let inner = error.get_ref()?;
+    if inner.is::<TlsFailure>() {
+        return Some(Fault::Other);
+    }
+    match inner.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
+            Some(Fault::Certificate)
+        }
+        _ => Some(Fault::Other),
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct TlsFailure(String);
 
-/// The gateway's side of TLS. Cloning is cheap.
+/// The server's side of TLS. Cloning is cheap.
 #[derive(Clone)]
 pub struct Acceptor(tokio_rustls::TlsAcceptor);
 
 impl Acceptor {
-    /// Reads a certificate chain (the gateway's own first) and its private key from PEM files.
+    /// Reads a certificate chain (the server's own first) and its private key from PEM files.
     ///
     /// # Errors
     /// [`Error::File`], [`Error::BadPem`], and [`Error::Tls`] when the two do not fit.
@@ -96,13 +112,13 @@ impl Acceptor {
         Ok(Acceptor(Arc::new(config).into()))
     }
 
-    /// The handshake with a client; its result goes to [`server::accept`](crate::server::accept). Put a deadline on it.
+    /// The handshake with a client; its result goes to `ws::Upgrade::read`. Put a deadline on it.
     ///
     /// # Errors
     /// What the handshake or the connection failed with.
     ///
     /// # Cancel safety
-    /// Dropping it closes the connection.
+    /// Dropping the future closes the connection.
     pub async fn accept<S>(&self, stream: S) -> io::Result<server::TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,

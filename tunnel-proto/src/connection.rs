@@ -1,11 +1,14 @@
 //! The state machine of one side of a link.
 
 mod credit;
+mod events;
+mod opens;
 mod receive;
 mod stream;
+mod streams;
 mod transmit;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -13,10 +16,16 @@ use bytes::{Bytes, BytesMut};
 
 use crate::config::Config;
 use crate::frame::{self, Hello, MAX_TARGET_BYTES, Reader};
-use crate::{Error, Event, GoAwayReason, Refusal, ResetReason, Violation};
+use crate::{Error, Event, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
+use credit::Memory;
+use events::Events;
+use opens::Opens;
 use stream::{Fin, Phase, Stream};
+use streams::Streams;
 
-/// A stream's number on the wire: odd for streams that the client opened, even for the server's. Never used twice.
+/// A stream's number: odd for streams that the client opened, even for the server's. Never used twice.
+///
+/// It is also the number on the wire, except for a stream of ours whose OPEN had to wait for longer than a later one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(u32);
 
@@ -95,38 +104,43 @@ pub enum Role {
 #[derive(Debug)]
 pub struct Connection {
     config: Config,
-    role: Role,
     /// Nothing of streams is sent before it is known what the peer takes.
     peer: Option<Hello>,
     reader: Reader,
-    streams: HashMap<u32, Stream>,
-    next_id: u32,
-    last_peer_id: u32,
-    events: VecDeque<Event>,
+    streams: Streams,
+    events: Events,
 
     /// Frames that go before all data, encoded.
     control: BytesMut,
     /// The answer to the latest PING.
     pong: Option<u64>,
-    /// Streams of ours whose OPEN is held, in the order of their numbers.
-    held: VecDeque<u32>,
-    /// Opens of ours that the peer has not answered.
-    unanswered: u32,
+    opens: Opens,
     /// Opens of the peer that our owner has not answered.
     unanswered_by_us: u32,
     /// Streams with little to send, and with much; each in one of them at most, once.
     brief: VecDeque<u32>,
     bulk: VecDeque<u32>,
 
-    /// Received and not consumed, of all streams.
-    unread: u64,
-    /// What windows have grown beyond their initial size, of all streams.
-    grown: u64,
+    memory: Memory,
 
     ping: Ping,
-    leaving: bool,
+    leaving: Leaving,
     peer_leaving: bool,
     violation: Option<Violation>,
+}
+
+/// How far we have gone in leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// GOAWAY was sent, and then this PING: until its answer, the peer's OPENs may have crossed with the GOAWAY.
+    Draining {
+        ping: u64,
+    },
+    /// The peer has heard of it: what it opens is refused.
+    Drained,
+    /// We were told to go away, whatever the peer has heard.
+    Gone,
 }
 
 #[derive(Debug)]
@@ -169,24 +183,19 @@ impl Connection {
             rtt: None,
         };
         let mut connection = Connection {
-            role,
             peer: None,
             reader: Reader::new(config.max_frame),
-            streams: HashMap::new(),
-            next_id: if role == Role::Client { 1 } else { 2 },
-            last_peer_id: 0,
-            events: VecDeque::new(),
+            streams: Streams::new(role),
+            events: Events::default(),
             control,
             pong: None,
-            held: VecDeque::new(),
-            unanswered: 0,
+            opens: Opens::default(),
             unanswered_by_us: 0,
             brief: VecDeque::new(),
             bulk: VecDeque::new(),
-            unread: 0,
-            grown: 0,
+            memory: Memory::default(),
             ping,
-            leaving: false,
+            leaving: Leaving::No,
             peer_leaving: false,
             violation: None,
             config,
@@ -207,7 +216,7 @@ impl Connection {
         if target.is_empty() || target.len() > MAX_TARGET_BYTES {
             return Err(Error::TargetLength { len: target.len() });
         }
-        if self.leaving || self.peer_leaving {
+        if self.leaving != Leaving::No || self.peer_leaving {
             return Err(Error::GoingAway);
         }
         let limit = self
@@ -217,13 +226,12 @@ impl Connection {
         if self.streams.len() >= limit as usize {
             return Err(Error::TooManyStreams { limit });
         }
-        let id = self.next_id;
-        self.next_id = id.checked_add(2).ok_or(Error::StreamIdsUsedUp)?;
+        let id = self.streams.next_id()?;
         // Its credit is known with the peer's HELLO; OPEN waits for that in any case.
-        let mut stream = Stream::new(Phase::Held, 0, self.config.initial_window, now);
+        let mut stream = Stream::new(Phase::Held, 0, 0, self.config.initial_window, now);
         stream.target = Bytes::copy_from_slice(target);
+        self.opens.hold(stream.target.clone(), id);
         self.streams.insert(id, stream);
-        self.held.push_back(id);
         self.release_held();
         Ok(StreamId(id))
     }
@@ -234,7 +242,7 @@ impl Connection {
     /// [`Error::NotOpen`] when it is over, [`Error::WrongState`] when it has been answered.
     pub fn accept(&mut self, id: StreamId) -> Result<(), Error> {
         self.check_alive()?;
-        let stream = self.streams.get_mut(&id.0).ok_or(Error::NotOpen { id })?;
+        let stream = self.streams.of_owner(id)?;
         if stream.phase != Phase::AwaitOwner {
             return Err(Error::WrongState {
                 id,
@@ -243,7 +251,7 @@ impl Connection {
         }
         stream.phase = Phase::Open;
         self.unanswered_by_us -= 1;
-        frame::put_accept(&mut self.control, id.0);
+        frame::put_accept(&mut self.control, stream.wire);
         Ok(())
     }
 
@@ -253,18 +261,19 @@ impl Connection {
     /// [`Error::NotOpen`] when it is over already, [`Error::WrongState`] when it has been answered.
     pub fn refuse(&mut self, id: StreamId, refusal: &Refusal) -> Result<(), Error> {
         self.check_alive()?;
-        let stream = self.streams.get(&id.0).ok_or(Error::NotOpen { id })?;
+        let stream = self.streams.of_owner(id)?;
         if stream.phase != Phase::AwaitOwner {
             return Err(Error::WrongState {
                 id,
                 what: "be refused",
             });
         }
+        let wire = stream.wire;
         self.forget(id.0);
         frame::put_code(
             &mut self.control,
             frame::REFUSE,
-            id.0,
+            wire,
             refusal.kind.code(),
             &refusal.message,
         );
@@ -277,13 +286,12 @@ impl Connection {
     /// [`Error::NotOpen`] when it is over, [`Error::WrongState`] when it is not accepted or our direction has ended.
     pub fn send(&mut self, id: StreamId, bytes: Bytes) -> Result<(), Error> {
         self.check_alive()?;
-        let stream = self.streams.get_mut(&id.0).ok_or(Error::NotOpen { id })?;
+        let stream = self.streams.of_owner(id)?;
         if stream.phase == Phase::AwaitOwner || stream.fin != Fin::No {
             return Err(Error::WrongState { id, what: "send" });
         }
         if !bytes.is_empty() {
-            stream.queued += bytes.len();
-            stream.queue.push_back(bytes);
+            stream.queue.push(bytes);
             self.enter_ring(id.0);
         }
         Ok(())
@@ -295,7 +303,7 @@ impl Connection {
     /// As [`send`](Connection::send).
     pub fn finish(&mut self, id: StreamId) -> Result<(), Error> {
         self.check_alive()?;
-        let stream = self.streams.get_mut(&id.0).ok_or(Error::NotOpen { id })?;
+        let stream = self.streams.of_owner(id)?;
         if stream.phase == Phase::AwaitOwner || stream.fin != Fin::No {
             return Err(Error::WrongState {
                 id,
@@ -313,45 +321,78 @@ impl Connection {
     /// [`Error::NotOpen`] when it is over already.
     pub fn reset(&mut self, id: StreamId, reason: ResetReason) -> Result<(), Error> {
         self.check_alive()?;
-        let stream = self.forget(id.0).ok_or(Error::NotOpen { id })?;
-        // What the peer never heard of needs no end.
+        let stream = self.streams.of_owner(id)?;
+        // What the peer never heard of needs no end. The end goes out before the OPEN that it makes room for.
         if stream.phase != Phase::Held {
-            frame::put_code(&mut self.control, frame::RESET, id.0, reason.code(), "");
+            frame::put_code(&mut self.control, frame::RESET, stream.wire, reason.code(), "");
         }
+        self.forget(id.0);
         Ok(())
     }
 
-    /// Says that we take no new streams and open none. Streams that are open go on.
+    /// Announces that we leave ([`GoAwayReason::Leaving`]) and open no new streams, while everything goes on: streams
+    /// that are open, and those that the peer opened before it heard of this. What it opens afterwards is refused.
+    ///
+    /// Streams of ours whose OPEN was not sent yet are refused with [`RefusalKind::LinkLost`].
+    pub fn drain(&mut self, message: &str, now: Instant) {
+        if self.leaving == Leaving::No {
+            frame::put_go_away(&mut self.control, GoAwayReason::Leaving.code(), message);
+            self.ask(now);
+            self.leaving = Leaving::Draining {
+                ping: self.ping.token,
+            };
+            self.refuse_all_held("this side is leaving");
+        }
+    }
+
+    /// Says that we take no new streams and open none, from this moment. Streams that are open go on. After
+    /// [`drain`](Connection::drain) it says so again, with its own reason.
     pub fn go_away(&mut self, reason: GoAwayReason, message: &str) {
-        if !self.leaving {
-            self.leaving = true;
+        if self.leaving != Leaving::Gone {
+            self.leaving = Leaving::Gone;
             frame::put_go_away(&mut self.control, reason.code(), message);
+            self.refuse_all_held("this side is leaving");
         }
     }
 
     /// What happened; `None` when that is all.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.pop()
     }
 
     /// When to call [`handle_timeout`](Connection::handle_timeout) next; `None` once the link is dead.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        (!self.ping.dead && self.violation.is_none()).then_some(self.ping.due)
+        let alive = !self.ping.dead && self.violation.is_none();
+        let due = self
+            .memory
+            .due()
+            .map_or(self.ping.due, |due| due.min(self.ping.due));
+        alive.then_some(due)
     }
 
-    /// Lets time pass: asks whether the peer is there, and tells when it is not ([`Event::Dead`]).
+    /// Lets time pass: asks whether the peer is there and reports when it is not ([`Event::Dead`]), and shrinks the
+    /// windows of streams that have been quiet.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_none_or(|due| now < due) {
             return;
         }
+        if self.memory.due().is_some_and(|due| now >= due) {
+            self.shrink_quiet(now);
+        }
+        if now >= self.ping.due {
+            self.check_peer(now);
+        }
+    }
+
+    fn check_peer(&mut self, now: Instant) {
         self.ping.due = now + self.config.ping_interval;
         self.ping.missed = if self.ping.heard { 0 } else { self.ping.missed + 1 };
         self.ping.heard = false;
         if self.ping.missed >= self.config.missed_pings {
             self.ping.dead = true;
             let silent_for = now.saturating_duration_since(self.ping.last_received);
-            self.events.push_back(Event::Dead { silent_for });
+            self.events.push(Event::Dead { silent_for });
         } else {
             self.ask(now);
         }
@@ -367,7 +408,7 @@ impl Connection {
     #[must_use]
     pub fn is_ending(&self, id: StreamId) -> bool {
         self.streams
-            .get(&id.0)
+            .get(id.0)
             .is_some_and(|stream| stream.peer_finished && stream.fin != Fin::No)
     }
 
@@ -391,43 +432,61 @@ impl Connection {
 
     /// Takes a stream out of the tables. The rings forget it when its turn comes.
     fn forget(&mut self, id: u32) -> Option<Stream> {
-        let stream = self.streams.remove(&id)?;
-        self.unread -= u64::from(stream.unread);
-        self.grown -= u64::from(stream.window.saturating_sub(self.config.initial_window));
+        let stream = self.streams.remove(id)?;
+        self.memory.forget(id, &stream);
         match stream.phase {
+            Phase::Held => self.opens.withdraw(&stream.target, id),
             Phase::AwaitAnswer => {
-                self.unanswered -= 1;
+                self.opens.answered(&stream.target);
                 self.release_held();
             }
             Phase::AwaitOwner => self.unanswered_by_us -= 1,
-            Phase::Held | Phase::Open => {}
+            Phase::Open => {}
         }
         Some(stream)
     }
 
     /// Forgets a stream that has come to its end both ways.
     fn close_if_over(&mut self, id: u32) {
-        if self.streams.get(&id).is_some_and(Stream::is_over) {
+        if self.streams.get(id).is_some_and(Stream::is_over) {
             self.forget(id);
-            self.events.push_back(Event::Closed { id: StreamId(id) });
+            self.events.push(Event::Closed { id: StreamId(id) });
         }
     }
 
     /// Sends the OPENs that may be sent.
     fn release_held(&mut self) {
         let Some(peer) = self.peer else { return };
-        let limit = self.config.max_pending_opens.min(peer.max_pending_opens);
-        while self.unanswered < limit {
-            let Some(id) = self.held.pop_front() else { break };
-            // One that was reset while it was held is gone.
-            let Some(stream) = self.streams.get_mut(&id) else {
-                continue;
-            };
-            stream.phase = Phase::AwaitAnswer;
-            stream.credit = peer.initial_window;
-            frame::put_open(&mut self.control, id, &std::mem::take(&mut stream.target));
-            self.unanswered += 1;
-            self.enter_ring(id);
+        if self.peer_leaving || self.leaving != Leaving::No {
+            return;
         }
+        let limit = self.config.max_pending_opens.min(peer.max_pending_opens);
+        let per_target = self.config.max_pending_opens_per_target;
+        while let Some(id) = self.opens.next(limit, per_target) {
+            match self.streams.send(id) {
+                Ok(Some(stream)) => {
+                    stream.credit = peer.initial_window;
+                    frame::put_open(&mut self.control, stream.wire, &stream.target);
+                    self.enter_ring(id);
+                }
+                Ok(None) => {}
+                Err(error) => self.refuse_held(id, &error.to_string()),
+            }
+        }
+    }
+
+    fn refuse_all_held(&mut self, why: &str) {
+        for id in self.opens.held() {
+            self.refuse_held(id, why);
+        }
+    }
+
+    /// Refuses a stream of ours whose OPEN will not be sent: another connection can take it.
+    fn refuse_held(&mut self, id: u32, why: &str) {
+        self.forget(id);
+        self.events.push(Event::Refused {
+            id: StreamId(id),
+            refusal: Refusal::new(RefusalKind::LinkLost, why),
+        });
     }
 }

@@ -1,4 +1,4 @@
-//! What the owner asked and cannot have, and what the peer did and must not.
+//! What the owner cannot have, and how the peer broke the protocol.
 
 use crate::StreamId;
 
@@ -24,7 +24,7 @@ pub enum Error {
         /// Its length.
         len: usize,
     },
-    /// As many streams are open as may be.
+    /// The limit on open streams is reached.
     #[error("{limit} streams are open, which is the limit")]
     TooManyStreams {
         /// The limit: ours or the peer's.
@@ -33,16 +33,16 @@ pub enum Error {
     /// The connection has used all stream numbers; a new one is needed.
     #[error("the connection has used up its stream numbers")]
     StreamIdsUsedUp,
-    /// One of the sides takes no new streams any more.
+    /// One of the sides is leaving and takes no new streams.
     #[error("the connection is going away")]
     GoingAway,
-    /// There is no such stream (any more). After a reset that crossed on the wire this is no fault.
+    /// There is no such stream, or it is over. After a reset that crossed on the wire this is no fault.
     #[error("stream {id} is not open")]
     NotOpen {
         /// The stream.
         id: StreamId,
     },
-    /// The stream is not in a state for this.
+    /// The stream's state does not allow this.
     #[error("stream {id} cannot {what}")]
     WrongState {
         /// The stream.
@@ -59,7 +59,7 @@ pub enum Error {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Violation {
-    /// Its first frame is not HELLO, or there is a second one.
+    /// Its first frame is not HELLO, or it sent a second HELLO.
     #[error("HELLO must come first, and once")]
     HelloMisplaced,
     /// It speaks another version.
@@ -68,13 +68,13 @@ pub enum Violation {
         /// Its version.
         version: u16,
     },
-    /// A frame of a kind that must be known and is not.
+    /// A frame of an unknown kind that is not optional.
     #[error("frame of unknown kind {kind:#04x}")]
     UnknownKind {
         /// The kind.
         kind: u8,
     },
-    /// A frame is longer than its kind or we allow.
+    /// A frame is longer than its kind, or our limit, allows.
     #[error("frame of kind {kind:#04x} with {len} bytes, at most {limit} are allowed")]
     FrameTooLong {
         /// The kind.
@@ -84,13 +84,13 @@ pub enum Violation {
         /// The most it may be.
         limit: u32,
     },
-    /// A frame's payload is not what its kind says.
-    #[error("frame of kind {kind:#04x} with a payload that makes no sense")]
+    /// A frame's payload does not fit its kind.
+    #[error("frame of kind {kind:#04x} with a malformed payload")]
     BadPayload {
         /// The kind.
         kind: u8,
     },
-    /// A frame of the connection has a stream number, or one of a stream has none.
+    /// A connection's frame carries a stream number, or a stream's frame carries none.
     #[error("frame of kind {kind:#04x} on stream {id}")]
     WrongStream {
         /// The kind.
@@ -98,13 +98,13 @@ pub enum Violation {
         /// The stream.
         id: u32,
     },
-    /// It opened a stream with a number of ours, or a number not above its last.
+    /// It opened a stream with one of our numbers, or with a number not above its last.
     #[error("stream {id} opened out of turn")]
     OpenedOutOfTurn {
         /// The stream.
         id: u32,
     },
-    /// A frame for a stream that nobody has opened.
+    /// A frame for a stream that was never opened.
     #[error("frame of kind {kind:#04x} for stream {id}, which was never opened")]
     NeverOpened {
         /// The kind.
@@ -120,7 +120,7 @@ pub enum Violation {
         /// The stream.
         id: u32,
     },
-    /// It sent more than it was granted.
+    /// It sent, or gave back, more than it was granted.
     #[error("stream {id} exceeded its credit")]
     CreditExceeded {
         /// The stream.
@@ -132,7 +132,7 @@ pub enum Violation {
         /// The stream.
         id: u32,
     },
-    /// It makes us answer without reading the answers.
-    #[error("too many frames wait for a peer that does not read")]
+    /// It requests answers without reading them.
+    #[error("too many frames are queued for a peer that does not read")]
     Flood,
 }

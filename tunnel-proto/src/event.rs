@@ -1,4 +1,4 @@
-//! What a connection tells its owner.
+//! What a connection reports to its owner.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use bytes::Bytes;
 
 use crate::{GoAwayReason, Refusal, ResetReason, StreamId};
 
-/// What happened, in the order in which it did.
+/// What happened. Events of one stream come in the order in which they happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The peer speaks this protocol: its HELLO is here.
+    /// The peer's HELLO arrived: it speaks this protocol.
     Ready,
     /// The peer opened a stream. Answer with [`accept`](crate::Connection::accept) or
     /// [`refuse`](crate::Connection::refuse); data may come before the answer.
@@ -32,7 +32,7 @@ pub enum Event {
         /// Why.
         refusal: Refusal,
     },
-    /// Bytes of a stream. Say [`consumed`](crate::Connection::consumed) when they are used up.
+    /// Bytes of a stream. Call [`consumed`](crate::Connection::consumed) when they are used up.
     Data {
         /// The stream.
         id: StreamId,
@@ -51,7 +51,7 @@ pub enum Event {
         /// Why.
         reason: ResetReason,
     },
-    /// Bytes of a stream were put into a transmit buffer.
+    /// Bytes of a stream were put into a transmit sink.
     Sent {
         /// The stream.
         id: StreamId,
@@ -63,13 +63,16 @@ pub enum Event {
         /// The stream.
         id: StreamId,
     },
-    /// The peer takes no new streams.
+    /// The peer takes no new streams. It may say so again, with another reason.
     GoingAway {
         /// Why.
         reason: GoAwayReason,
         /// What it said.
         message: String,
     },
+    /// The peer has heard that this side drains: every stream that it opened before that has been told of, and what it
+    /// opens from here on is refused.
+    Drained,
     /// Nothing was received for too long: the link is dead.
     Dead {
         /// For how long.

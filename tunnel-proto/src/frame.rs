@@ -18,9 +18,6 @@ pub const MAX_TARGET_BYTES: usize = 1024;
 /// Longest payload of a frame that is not DATA or FIN.
 const MAX_CONTROL_BYTES: u32 = 2048;
 
-/// Payloads below this are copied out of what was received, so that a few bytes do not pin a large buffer.
-const COPY_BELOW: usize = 4 * 1024;
-
 pub(crate) const HELLO: u8 = 0x01;
 pub(crate) const PING: u8 = 0x02;
 pub(crate) const PONG: u8 = 0x03;
@@ -33,8 +30,11 @@ pub(crate) const FIN: u8 = 0x14;
 pub(crate) const RESET: u8 = 0x15;
 pub(crate) const CREDIT: u8 = 0x16;
 
-/// Kinds from here on may be ignored by who does not know them.
+/// Kinds from here on are skipped by a side that does not know them.
 const FIRST_OPTIONAL: u8 = 0x80;
+
+pub(crate) const RECLAIM: u8 = 0x90;
+pub(crate) const RETURN: u8 = 0x91;
 
 /// What a peer's HELLO says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,26 +53,29 @@ pub(crate) struct Control {
     pub(crate) payload: Bytes,
 }
 
-/// What the bytes of a link turn out to be.
+/// What was found in the bytes of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Piece {
     Control(Control),
-    /// Bytes of a DATA or FIN frame: all of it, or as much as has come.
-    Data {
-        kind: u8,
-        stream: u32,
-        bytes: Bytes,
-        /// These are the frame's last ones.
-        whole: bool,
-    },
+    Data(Data),
 }
 
-/// Finds the frames in the bytes of a link, however those are cut.
+/// Bytes of a DATA or FIN frame: all of it, or as much as has come. They are a slice of what was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Data {
+    pub(crate) kind: u8,
+    pub(crate) stream: u32,
+    pub(crate) bytes: Bytes,
+    /// These are the frame's last ones.
+    pub(crate) whole: bool,
+}
+
+/// Finds the frames in the bytes of a link, however they are cut.
 #[derive(Debug)]
 pub(crate) struct Reader {
     max_frame: u32,
     state: Reading,
-    /// Start of a head or of a control frame's payload, when the rest has not come.
+    /// The start of a head or of a control frame's payload whose rest has not arrived.
     partial: BytesMut,
 }
 
@@ -122,23 +125,18 @@ impl Reader {
                     }
                     let n = left.min(bytes.len());
                     let part = bytes.split_to(n);
-                    let part = if n < COPY_BELOW {
-                        Bytes::copy_from_slice(&part)
-                    } else {
-                        part
-                    };
                     let left = left - n;
                     self.state = if left == 0 {
                         Reading::Head
                     } else {
                         Reading::Data { kind, stream, left }
                     };
-                    return Ok(Some(Piece::Data {
+                    return Ok(Some(Piece::Data(Data {
                         kind,
                         stream,
                         bytes: part,
                         whole: left == 0,
-                    }));
+                    })));
                 }
                 Reading::Skip { left } => {
                     let n = left.min(bytes.len());
@@ -154,17 +152,20 @@ impl Reader {
     }
 
     fn begin(&mut self, kind: u8, len: u32, stream: u32) -> Result<(), Violation> {
+        let optional = kind >= FIRST_OPTIONAL && !matches!(kind, RECLAIM | RETURN);
         let limit = match kind {
             DATA | FIN => self.max_frame,
-            HELLO | PING | PONG | GOAWAY | OPEN | ACCEPT | REFUSE | RESET | CREDIT => MAX_CONTROL_BYTES,
-            FIRST_OPTIONAL.. => u32::MAX,
+            HELLO | PING | PONG | GOAWAY | OPEN | ACCEPT | REFUSE | RESET | CREDIT | RECLAIM | RETURN => {
+                MAX_CONTROL_BYTES
+            }
+            _ if optional => u32::MAX,
             _ => return Err(Violation::UnknownKind { kind }),
         };
         if len > limit {
             return Err(Violation::FrameTooLong { kind, len, limit });
         }
         let of_connection = matches!(kind, HELLO | PING | PONG | GOAWAY);
-        if kind < FIRST_OPTIONAL && of_connection != (stream == 0) {
+        if !optional && of_connection != (stream == 0) {
             return Err(Violation::WrongStream { kind, id: stream });
         }
         let len = len as usize;
@@ -174,13 +175,13 @@ impl Reader {
                 stream,
                 left: len,
             },
-            FIRST_OPTIONAL.. => Reading::Skip { left: len },
+            _ if optional => Reading::Skip { left: len },
             _ => Reading::Control { kind, stream, len },
         };
         Ok(())
     }
 
-    /// `len` bytes in one piece, once they are there; what there is of them is kept until then.
+    /// `len` bytes in one piece, once they have arrived; what has arrived of them is kept until then.
     fn gather(&mut self, bytes: &mut Bytes, len: usize) -> Option<Bytes> {
         if self.partial.is_empty() && bytes.len() >= len {
             return Some(bytes.split_to(len));
@@ -194,16 +195,21 @@ impl Reader {
 }
 
 fn head(out: &mut BytesMut, kind: u8, len: usize, stream: u32) {
+    out.put_slice(&head_bytes(kind, len, stream));
+}
+
+fn head_bytes(kind: u8, len: usize, stream: u32) -> [u8; HEAD_BYTES] {
     // Payloads are bounded by `max_frame` or MAX_CONTROL_BYTES, both below 2^24.
     let len = u32::try_from(len).unwrap_or(u32::MAX) & 0x00FF_FFFF;
-    out.put_u32(u32::from(kind) << 24 | len);
-    out.put_u32(stream);
+    let [a, b, c, d] = (u32::from(kind) << 24 | len).to_be_bytes();
+    let [e, f, g, h] = stream.to_be_bytes();
+    [a, b, c, d, e, f, g, h]
 }
 
 pub(crate) fn put_hello(out: &mut BytesMut, hello: &Hello) {
     head(out, HELLO, 20, 0);
     out.put_u16(VERSION);
-    // Features that are offered: none so far.
+    // No features are offered.
     out.put_u16(0);
     out.put_u32(hello.initial_window);
     out.put_u32(hello.max_frame);
@@ -237,13 +243,14 @@ pub(crate) fn put_code(out: &mut BytesMut, kind: u8, stream: u32, code: u16, mes
     out.put_slice(message.as_bytes());
 }
 
-pub(crate) fn put_credit(out: &mut BytesMut, stream: u32, bytes: u32) {
-    head(out, CREDIT, 4, stream);
+/// CREDIT, RECLAIM or RETURN.
+pub(crate) fn put_credit(out: &mut BytesMut, kind: u8, stream: u32, bytes: u32) {
+    head(out, kind, 4, stream);
     out.put_u32(bytes);
 }
 
-pub(crate) fn put_data_head(out: &mut BytesMut, kind: u8, stream: u32, len: usize) {
-    head(out, kind, len, stream);
+pub(crate) fn data_head(kind: u8, stream: u32, len: usize) -> [u8; HEAD_BYTES] {
+    head_bytes(kind, len, stream)
 }
 
 fn cut(message: &str) -> &str {
@@ -287,7 +294,7 @@ impl Control {
             .map_err(|_| Violation::BadPayload { kind: self.kind })
     }
 
-    /// A code and a message; of the message what can be shown in one line.
+    /// A code and a message, the latter made fit for one line.
     pub(crate) fn code(mut self) -> Result<(u16, String), Violation> {
         let code = self
             .payload

@@ -1,14 +1,15 @@
 #![doc = include_str!("../README.md")]
 //!
 //! # What this crate knows
-//! Frames, streams, credit, open and refuse, ping: the wire protocol of `docs/protocol.md`, as a state machine that is
-//! given bytes and the time and says what to send and what happened.
+//! Frames, streams, credit, open and refuse, ping: the wire protocol of `docs/protocol.md`, as a state machine that takes
+//! bytes and the time, and returns what to send and what happened.
 //!
 //! # What it must not know
 //! Sockets, TLS, WebSocket, the clock, a runtime, and what a target means.
 
 #![forbid(unsafe_code)]
 
+mod chunks;
 mod config;
 mod connection;
 mod error;
@@ -16,6 +17,7 @@ mod event;
 mod frame;
 mod reason;
 
+pub use chunks::{ChunkQueue, TransmitSink};
 pub use config::Config;
 pub use connection::{Connection, Role, StreamId};
 pub use error::{Error, Violation};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What kept the far side from giving a stream its target. Travels as a code in REFUSE.
+/// Why the far side did not connect a stream to its target. Travels as a code in REFUSE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum RefusalKind {
@@ -12,17 +12,18 @@ pub enum RefusalKind {
     Unreachable,
     /// The target did not answer in time. Code 3.
     TimedOut,
-    /// This client may not reach the target, or it is no target at all. Code 4.
+    /// This client may not reach the target, or the text is not a target. Code 4.
     NotAllowed,
-    /// The target is not (or no longer) in the catalog. Code 5.
+    /// The far side knows no such target. Code 5.
     NotFound,
     /// A limit on streams is reached. Code 6.
     TooMany,
-    /// The link to the far side is gone. Code 7; said by the near side, never seen on a wire.
+    /// The link to the far side is gone or going: another link can take the connection. Code 7; only the near side says
+    /// so, it is never sent.
     LinkLost,
     /// Anything else, and every code that this version does not know. Code 8.
     Internal,
-    /// What carries the stream does not carry this kind of target. Code 9.
+    /// This kind of target is not carried here. Code 9.
     Unsupported,
 }
 
@@ -107,11 +108,11 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Why a stream was ended before both directions were finished. Travels as a code in RESET.
+/// Why a stream ended before both directions were finished. Travels as a code in RESET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ResetReason {
-    /// Whoever used the stream gave it up. Code 1.
+    /// Its user gave it up. Code 1.
     Cancelled,
     /// The socket behind the stream was reset or failed. Code 2.
     SocketReset,

@@ -1,6 +1,6 @@
-//! `cargo xtask arch`: the rules of ARCHITECTURE.md, against Cargo's graph and the sources.
+//! `cargo xtask arch`: checks Cargo's graph and the sources against the rules of ARCHITECTURE.md.
 //!
-//! The rules are functions over [`Facts`], which tests write down by hand; only `facts` asks Cargo and reads files.
+//! The rules are functions over [`Facts`], which tests build by hand; only `facts` runs Cargo and reads files.
 
 mod facts;
 mod graph;
@@ -13,6 +13,7 @@ use std::fmt;
 use anyhow::Result;
 
 use self::facts::Facts;
+use self::law::Kind;
 
 /// How many rules there are.
 pub(crate) const RULES: usize = graph::RULES.len() + source::RULES.len();
@@ -26,7 +27,7 @@ pub(crate) struct Breach {
     /// The rule's short name.
     pub(crate) rule: &'static str,
     pub(crate) what: String,
-    /// Why there is such a rule.
+    /// Why the rule exists.
     pub(crate) why: &'static str,
 }
 
@@ -43,7 +44,7 @@ impl fmt::Display for Breach {
     }
 }
 
-/// A rule: its short name, why it is there, and what looks for places where it is broken.
+/// A rule: its short name, why it exists, and the function that finds where it is broken.
 struct Rule {
     name: &'static str,
     why: &'static str,
@@ -55,6 +56,11 @@ struct Place {
     file: String,
     line: usize,
     what: String,
+}
+
+/// Whether a crate's row makes it a library, as opposed to a program, tests or benches.
+pub(crate) fn is_library(name: &str) -> bool {
+    law::of(name).is_some_and(|law| law.kind == Kind::Library)
 }
 
 /// Every place where the workspace breaks a rule.

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the benches in release, beside the `devbox` that is shipped.
+//! `cargo xtask bench`: the benches, built in release mode, with the `devbox` that is shipped.
 
 use std::process::ExitCode;
 
@@ -7,10 +7,10 @@ use anyhow::Result;
 use crate::command::{cargo, program_in_root, succeed, target_dir};
 use crate::say::complain;
 
-/// Builds and runs one bench; without a name, the list.
+/// Builds and runs one bench; without a name, lists them.
 pub(crate) fn run(name: Option<&str>, json: bool) -> Result<ExitCode> {
-    complain("building in release: devbox, benches");
-    // Two builds, as `cargo run -p devbox-cli` does it: built together, the crates that both use would get the features of both.
+    complain("building devbox and the benches in release mode");
+    // Two builds, as users build devbox: in one build, the crates that both use would get the features of both.
     succeed(cargo().args(["build", "--release", "-p", "devbox-cli"]))?;
     succeed(cargo().args(["build", "--release", "-p", "devbox-benches"]))?;
     let built = target_dir().join("release");

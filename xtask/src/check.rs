@@ -1,6 +1,6 @@
-//! `cargo xtask test`: the one list of checks, the same for a developer and for CI.
+//! `cargo xtask test`: the list of checks, the same for a developer and for CI.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -8,16 +8,17 @@ use anyhow::{Context, Result, bail};
 use crate::arch;
 use crate::command::{cargo, find_program, lines, output, root, succeed, target_dir};
 use crate::cross;
+use crate::package;
 use crate::programs::{self, FOR_TESTS};
 use crate::readme::{self, How};
 use crate::say::say;
 use crate::steps::{Done, Steps};
 use crate::test_output::TestOutput;
 
-/// All checks; with filters only the tests whose names contain one of them.
+/// Runs all checks; with filters, only the tests whose names contain one of them.
 pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
     let mut steps = Steps::default();
-    steps.loud_step("programs", "that the end-to-end tests speak with", |skips| {
+    steps.loud_step("programs", "that the end-to-end tests run", |skips| {
         provide(may_install, skips)
     });
     if filters.is_empty() {
@@ -37,7 +38,7 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
             ]))
         });
     }
-    // Release, as the README's first command builds it: what is tested is the program that is shipped.
+    // In release mode, as the README's first command builds it: the tests run the program that is shipped.
     steps.step("build", |_| {
         done(cargo().args(["build", "--release", "-p", "devbox-cli", "--locked"]))
     });
@@ -55,19 +56,20 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
         readme_blocks(&mut steps)?;
         steps.step("fuzz", |_| fuzz_targets());
         steps.step("deny", |_| deny());
+        steps.step("package", |_| package::leaves_can_be_published());
         cross::steps(&mut steps, may_install);
     }
     Ok(steps.summary())
 }
 
-/// Only the commands of the READMEs.
+/// Runs only the commands in the READMEs.
 pub(crate) fn readme_only() -> Result<ExitCode> {
     let mut steps = Steps::default();
     readme_blocks(&mut steps)?;
     Ok(steps.summary())
 }
 
-/// Only what concerns other systems.
+/// Runs only the checks for other operating systems.
 pub(crate) fn cross_only(may_install: bool) -> Result<ExitCode> {
     let mut steps = Steps::default();
     cross::steps(&mut steps, may_install);
@@ -82,7 +84,7 @@ fn done(command: &mut Command) -> Result<Done> {
 fn provide(may_install: bool, skips: &mut Vec<String>) -> Result<Done> {
     let absent = programs::provide(FOR_TESTS, may_install)?;
     let note = if absent.is_empty() {
-        "all there".to_owned()
+        "all installed".to_owned()
     } else {
         format!("{} missing", absent.len())
     };
@@ -107,10 +109,12 @@ fn architecture() -> Result<Done> {
 
 fn tests(filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
     let mut command = cargo();
-    // No `--all-targets`: it would build the examples as tests, and some tests run an example.
+    // Not `--all-targets`: it would build the examples as tests, but some tests run an example.
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     command.args(["--", "--show-output"]).args(filters);
     command.env("DEVBOX_BIN", devbox());
+    // A snapshot that differs is a failure, here as in CI, and never updated.
+    command.env("INSTA_UPDATE", "no");
     let mut output = TestOutput::default();
     let status = lines(&mut command, |line| {
         if output.line(line) {
@@ -124,7 +128,7 @@ fn tests(filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
     Ok(Done::Passed(format!("{} tests passed", output.passed)))
 }
 
-/// The program that the end-to-end tests run.
+/// The `devbox` that the end-to-end tests run.
 fn devbox() -> PathBuf {
     target_dir()
         .join("release")
@@ -146,18 +150,23 @@ fn readme_blocks(steps: &mut Steps) -> Result<()> {
     Ok(())
 }
 
-/// README.md of the project and of each crate, relative to the root.
+/// The README.md of the project and of each crate, relative to the root.
 fn readmes() -> Result<Vec<PathBuf>> {
-    let mut files = vec![PathBuf::from("README.md")];
-    for folder in std::fs::read_dir(root().join("crates"))? {
-        files.push(Path::new("crates").join(folder?.file_name()).join("README.md"));
+    let root = root();
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&root)? {
+        let folder = PathBuf::from(entry?.file_name());
+        let readme = folder.join("README.md");
+        if root.join(&folder).join("Cargo.toml").is_file() && root.join(&readme).is_file() {
+            files.push(readme);
+        }
     }
-    files.retain(|file| root().join(file).is_file());
-    files.sort_by_key(|file| (file.components().count(), file.clone()));
+    files.sort();
+    files.insert(0, PathBuf::from("README.md"));
     Ok(files)
 }
 
-/// The fuzz targets are a workspace of their own; here it is only seen that they still fit the crates.
+/// The fuzz targets are a workspace of their own; this only checks that they still compile against the crates.
 fn fuzz_targets() -> Result<Done> {
     let manifest = root().join("fuzz").join("Cargo.toml");
     if !manifest.is_file() {
@@ -165,7 +174,7 @@ fn fuzz_targets() -> Result<Done> {
     }
     if find_program("c++").is_none() {
         return Ok(Done::Skipped(
-            "libFuzzer wants a C++ compiler; apt-get install g++".into(),
+            "libFuzzer needs a C++ compiler; apt-get install g++".into(),
         ));
     }
     let mut command = cargo();
@@ -185,12 +194,29 @@ fn deny() -> Result<Done> {
     if status.success() {
         return Ok(Done::passed());
     }
-    // The list of advisories comes from the network; everything else is told by the graph alone.
+    // The list of advisories comes from the network; the other checks need only the graph.
     if text.contains("failed to fetch advisory database") {
         succeed(cargo().args(["deny", "--all-features", "check", "bans", "licenses", "sources"]))?;
         return Ok(Done::Passed(
-            "without advisories: their list cannot be fetched".into(),
+            "without advisories: the list cannot be downloaded".into(),
         ));
     }
     bail!("{}", text.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_readmes_of_the_project_and_its_crates_are_found() {
+        let found = readmes().unwrap();
+        assert_eq!(found[0], Path::new("README.md"));
+        for expected in ["hostsfile/README.md", "process-scope/README.md"] {
+            assert!(found.iter().any(|file| file == Path::new(expected)), "{found:?}");
+        }
+        assert!(found.iter().all(|file| root().join(file).is_file()), "{found:?}");
+    }
 }

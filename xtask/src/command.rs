@@ -1,4 +1,4 @@
-//! Running other programs: cargo without the traces of the cargo that runs us, output caught or passed on.
+//! Runs other programs: Cargo without the variables of the Cargo that runs us, output captured or passed on.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
@@ -13,7 +13,7 @@ pub(crate) fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_owned()
 }
 
-/// The folder that cargo builds into.
+/// The folder that Cargo builds into.
 pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
 }
@@ -24,10 +24,10 @@ pub(crate) fn cargo() -> Command {
     program_in_root(program)
 }
 
-/// Any program, run in the workspace's root, with an environment as if nobody had called `cargo run` before.
+/// Any program, run in the workspace's root, without the environment variables that `cargo run` sets.
 ///
-/// Build scripts watch variables such as `CARGO_MANIFEST_DIR`: left in, each change between `cargo xtask test` and a plain
-/// `cargo test` would build them, and all that stands on them, again.
+/// Build scripts watch variables such as `CARGO_MANIFEST_DIR`. If they were passed on, every switch between `cargo xtask test`
+/// and a plain `cargo test` would rebuild those packages and everything that depends on them.
 pub(crate) fn program_in_root(program: impl Into<OsString>) -> Command {
     let mut command = Command::new(program.into());
     command.current_dir(root()).stdin(Stdio::null());
@@ -49,21 +49,21 @@ fn set_by_cargo_run(name: &str) -> bool {
         )
 }
 
-/// Runs to the end; all that it prints comes back, in the order in which it was printed.
+/// Runs a command to the end and returns everything it printed, in the order in which it was printed.
 pub(crate) fn output(command: &mut Command) -> Result<(ExitStatus, String)> {
     let (mut reader, writer) = std::io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer);
     let mut child = command
         .spawn()
         .with_context(|| format!("cannot run {}", shown(command)))?;
-    // The command holds the pipe's other end open for as long as it lives in this process.
+    // The command keeps the pipe's write end open until its handles are replaced.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes)?;
     Ok((child.wait()?, String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Runs to the end; an exit code other than 0 is an error that carries all the output.
+/// Runs a command to the end; an exit code other than 0 is an error with all the output.
 pub(crate) fn succeed(command: &mut Command) -> Result<String> {
     let (status, text) = output(command)?;
     if !status.success() {
@@ -72,7 +72,7 @@ pub(crate) fn succeed(command: &mut Command) -> Result<String> {
     Ok(text)
 }
 
-/// Runs to the end and hands over each line as it comes, standard error among them.
+/// Runs a command to the end and passes on each line as it comes, including those from standard error.
 pub(crate) fn lines(command: &mut Command, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
     let (reader, writer) = std::io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer);
@@ -89,7 +89,7 @@ pub(crate) fn lines(command: &mut Command, mut each: impl FnMut(&str)) -> Result
     Ok(child.wait()?)
 }
 
-/// The command line as one would type it.
+/// The command line as a person would type it.
 pub(crate) fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let name = program
@@ -102,7 +102,7 @@ pub(crate) fn shown(command: &Command) -> String {
         .fold(name, |line, argument| line + " " + &argument.to_string_lossy())
 }
 
-/// Where a program is: in `PATH`, or where Debian keeps those of the administrator.
+/// Finds a program in `PATH` or where Debian keeps the administrator's programs.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_carries_what_was_printed() {
+    fn a_failure_contains_what_was_printed() {
         let error = succeed(Command::new("sh").args(["-c", "echo the reason >&2; exit 7"])).unwrap_err();
         assert!(format!("{error:#}").contains("the reason"), "{error:#}");
     }
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_cargo_run_sets_is_taken_away() {
+    fn only_the_variables_of_cargo_run_are_removed() {
         assert!(set_by_cargo_run("CARGO_PKG_NAME") && set_by_cargo_run("CARGO_MANIFEST_DIR"));
         assert!(
             !set_by_cargo_run("CARGO_HOME")

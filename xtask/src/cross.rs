@@ -1,8 +1,8 @@
-//! `cargo xtask cross`: does the workspace check for Windows and macOS, and do the tests of its portable crates pass on Windows?
+//! `cargo xtask cross`: checks the workspace for Windows and macOS, and runs the tests of its portable crates under Wine.
 //!
-//! rustup's toolchains have only the standard library of the system they run on. Debian's newer Rust (`rustc-web`) comes with the
-//! library's source, from which it is built for another target; wine runs the tests. All of it is packages, and where they are not to
-//! be had the steps are skipped with the reason.
+//! A toolchain from rustup has only the standard library of the system it runs on. Debian's newer Rust (`rustc-web`) comes with
+//! the library's source, so that it can be built for another target. All the tools are Debian packages; where they cannot be
+//! installed, the steps are skipped with the reason.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,23 +20,27 @@ use crate::test_output::TestOutput;
 const WINDOWS: &str = "x86_64-pc-windows-gnu";
 const MACOS: &str = "aarch64-apple-darwin";
 
-/// Crates whose tests say the same on every system. The others' tests are about one system, or about sockets that wine does in its
-/// own way.
+/// Crates whose tests behave the same on every system. The tests of the others are about one system, or about sockets, which
+/// behave differently under Wine.
 const TESTED_UNDER_WINE: &[&str] = &["hostsfile", "ipalloc", "service-catalog", "tunnel-proto"];
 
-/// Tests of those crates that wine cannot pass, and why.
+/// Tests of those crates that cannot pass under Wine, and why.
 const NOT_UNDER_WINE: &[(&str, &str)] = &[
     (
         "eight_processes_lose_nothing_and_readers_see_whole_files",
-        "wine replaces a file in two steps, and a reader between them finds none",
+        "Wine replaces a file in two steps, and a reader in between finds no file",
     ),
     (
         "every_case_holds",
-        "the cases expect a Unix machine's line ends, and a replacement in one step",
+        "the cases expect Unix line ends, and a file that is replaced in one step",
+    ),
+    (
+        "snapshot_of_",
+        "insta runs cargo to find its snapshots, and there is no cargo under Wine",
     ),
 ];
 
-/// The steps, each skipped with its reason where the machine lacks a tool.
+/// Runs the steps; each is skipped, with the reason, if the machine lacks a tool.
 pub(crate) fn steps(steps: &mut Steps, may_install: bool) {
     let absent = programs::provide(FOR_CROSS, may_install);
     let lacking = |absent: &Result<Vec<String>>| match absent {
@@ -59,7 +63,7 @@ fn folder() -> PathBuf {
     target_dir().join("cross")
 }
 
-/// Debian's cargo with Debian's rustc, building std from source for a target.
+/// Debian's Cargo with Debian's rustc, building std from source for a target.
 fn cargo(target: &str, std_parts: &str, arguments: &[&str]) -> Command {
     let mut command = program_in_root("/usr/bin/cargo");
     command.args(arguments).args([
@@ -68,7 +72,7 @@ fn cargo(target: &str, std_parts: &str, arguments: &[&str]) -> Command {
         target,
         &format!("-Zbuild-std={std_parts}"),
     ]);
-    // -Z options on a stable compiler; building std from source is one.
+    // Allows -Z options, such as -Zbuild-std, on a stable compiler.
     command
         .env("RUSTC_BOOTSTRAP", "1")
         .env("RUSTC", "/usr/bin/rustc")
@@ -76,7 +80,7 @@ fn cargo(target: &str, std_parts: &str, arguments: &[&str]) -> Command {
     command
         .env("CARGO_TARGET_DIR", folder())
         .env("CC_x86_64_pc_windows_gnu", "x86_64-w64-mingw32-gcc");
-    // What the cargo that runs us has set for its own toolchain.
+    // Set by the Cargo that runs us, for its own toolchain.
     for name in [
         "CARGO",
         "LD_LIBRARY_PATH",
@@ -89,7 +93,7 @@ fn cargo(target: &str, std_parts: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// All but the end-to-end tests, which are about Linux.
+/// Checks everything but the end-to-end tests, which are only for Linux.
 fn check(target: &str) -> Result<Done> {
     fs::create_dir_all(folder())?;
     let mut command = cargo(
@@ -105,15 +109,15 @@ fn check(target: &str) -> Result<Done> {
         command.env("SDKROOT", folder());
     }
     let text = succeed(&mut command)?;
-    // `-D warnings` would reach std too.
+    // `-D warnings` would apply to std too.
     if text.contains("warning:") {
         bail!("warnings for {target}\n{}", text.trim_end());
     }
     Ok(Done::passed())
 }
 
-/// A C compiler for a system of which there are no headers here. Nothing is linked in a check, so an object file with nothing in it
-/// is enough for build scripts that compile C.
+/// A C compiler for a system whose headers are not installed. A check links nothing, so build scripts that compile C are
+/// satisfied with an empty object file.
 fn compiler_of_nothing() -> Result<(PathBuf, PathBuf)> {
     const COMPILER: &str = r#"#!/bin/sh
 # Answers questions about itself as the system's compiler does, and compiles everything to an empty file.
@@ -165,14 +169,14 @@ fn tests_under_wine(skips: &mut Vec<String>) -> Result<Done> {
     if !status.success() {
         bail!("{}", shown.join("\n"));
     }
-    Ok(Done::Passed(format!("{} tests passed under wine", tests.passed)))
+    Ok(Done::Passed(format!("{} tests passed under Wine", tests.passed)))
 }
 
-/// A script that runs a Windows program, with a wine folder of its own.
+/// A script that runs a Windows program under Wine, with a prefix of its own.
 fn wine() -> Result<PathBuf> {
     let library = process_prng()?;
     let folder = folder();
-    // Written as bash reads it; the folders are ours and have no quotes in their names.
+    // Single quotes are enough: the folders are ours, and their names contain no quotes.
     let quoted = |path: &Path| format!("'{}'", path.display());
     let text = format!(
         "#!/bin/sh\nexport WINEPREFIX={} WINEDEBUG=-all WINEPATH={}\n\
@@ -183,7 +187,8 @@ fn wine() -> Result<PathBuf> {
     script("run-under-wine", &text)
 }
 
-/// Rust's std takes its random numbers from `ProcessPrng`, which wine 8 lacks: it is written here over the older call that wine has.
+/// Rust's std takes its random numbers from `ProcessPrng`, which Wine 8 lacks: builds a DLL that implements it with the older
+/// function that Wine has.
 fn process_prng() -> Result<PathBuf> {
     const SOURCE: &str = "#include <windows.h>\n\
         BOOLEAN NTAPI SystemFunction036(PVOID, ULONG);\n\

@@ -1,7 +1,7 @@
 //! The project's own commands: `cargo xtask test`, `ci`, `arch`, `cross`, `bench`.
 //!
-//! Knows how the workspace is built, checked and measured; must not know how anything in it works. What a
-//! developer types is what CI runs: `ci` is `test`, and there is no second list of checks.
+//! Knows how the workspace is built, checked and measured; must not know how anything in it works. CI runs exactly what a
+//! developer runs: `ci` is `test`, and there is no second list of checks.
 #![forbid(unsafe_code)]
 
 mod arch;
@@ -9,6 +9,7 @@ mod bench;
 mod check;
 mod command;
 mod cross;
+mod package;
 mod programs;
 mod readme;
 mod say;
@@ -32,32 +33,32 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Everything that CI runs; with FILTERs only the tests whose names contain one of them
+    /// Run everything that CI runs; with FILTERs, only the tests whose names contain one of them
     Test {
-        /// Leave the machine alone: a program that the end-to-end tests want and that is missing is skipped
+        /// Install nothing; skip end-to-end tests whose programs are missing
         #[arg(long)]
         no_install: bool,
-        /// Parts of test names
+        /// Part of a test's name
         #[arg(value_name = "FILTER")]
         filters: Vec<String>,
     },
-    /// What `.ci/run` calls: the same as `test`
+    /// The same as `test`, for CI
     Ci,
-    /// The dependency rules of ARCHITECTURE.md against Cargo's graph and the sources
+    /// Check Cargo's graph and the sources against the rules of ARCHITECTURE.md
     Arch,
-    /// The commands that README.md and the crates' READMEs show
+    /// Run the commands shown in README.md and in the crates' READMEs
     Readme,
-    /// Check the workspace for Windows and macOS, and run what can be run under wine
+    /// Check the workspace for Windows and macOS, and run the portable crates' tests under Wine
     Cross {
-        /// Leave the machine alone: a tool that is missing is not installed
+        /// Install nothing; skip what needs a missing tool
         #[arg(long)]
         no_install: bool,
     },
-    /// Build in release and measure; without a NAME, the list of benches
+    /// Build in release mode and run a bench; without a NAME, list them
     Bench {
-        /// Which bench
+        /// The bench to run
         name: Option<String>,
-        /// One JSON object a figure, in place of the table
+        /// Print one JSON object per figure instead of the table
         #[arg(long)]
         json: bool,
     },

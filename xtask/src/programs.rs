@@ -1,4 +1,4 @@
-//! Programs that nobody here wrote and that the end-to-end tests speak with: which are missing, and installing them.
+//! Other people's programs that the end-to-end tests run: finds out which are missing, and installs them.
 
 use std::fs;
 use std::io::Write;
@@ -11,21 +11,21 @@ use crate::command::{find_program, succeed};
 use crate::say::say;
 use crate::sys::{is_root, make_executable};
 
-/// A program that tests want.
+/// A program that tests need.
 pub(crate) struct Wanted {
-    /// How to see that it is there.
+    /// How to find out whether it is installed.
     pub(crate) probe: Probe,
-    /// The Debian package that has it.
+    /// The Debian package that contains it.
     pub(crate) package: &'static str,
     /// What is skipped without it.
     pub(crate) for_what: &'static str,
 }
 
-/// How to see that a program is there.
+/// How to find out whether a program is installed.
 pub(crate) enum Probe {
-    /// A file of this name in `PATH` or an administrator's folder.
+    /// A file of this name is in `PATH` or in an administrator's folder.
     InPath(&'static str),
-    /// This very file.
+    /// This file exists.
     File(&'static str),
     /// `folder/*/rest` exists for some `*`.
     Under(&'static str, &'static str),
@@ -107,7 +107,7 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
     wanted(
         Probe::InPath("ip"),
         "iproute2",
-        "network namespaces of the tests' own",
+        "the tests' own network namespaces",
     ),
     wanted(
         Probe::InPath("musl-gcc"),
@@ -115,20 +115,22 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
         "what musl's resolver reads",
     ),
     wanted(
+        Probe::InPath("patch"),
+        "patch",
+        "patch(1) applies a hosts file's diff",
+    ),
+    wanted(
+        Probe::InPath("python3"),
+        "python3",
+        "a resolver of another language in a scope",
+    ),
+    wanted(
         Probe::InPath("setfattr"),
         "attr",
-        "extended attributes of a hosts file are kept",
+        "a hosts file keeps its extended attributes",
     ),
-    wanted(
-        Probe::InPath("setfacl"),
-        "acl",
-        "access lists of a hosts file are kept",
-    ),
-    wanted(
-        Probe::InPath("chattr"),
-        "e2fsprogs",
-        "a hosts file that is immutable",
-    ),
+    wanted(Probe::InPath("setfacl"), "acl", "a hosts file keeps its ACLs"),
+    wanted(Probe::InPath("chattr"), "e2fsprogs", "an immutable hosts file"),
 ];
 
 /// For `cargo xtask cross`.
@@ -161,31 +163,31 @@ pub(crate) const FOR_CROSS: &[Wanted] = &[
     ),
 ];
 
-/// Those of the list that are not there.
+/// The programs on the list that are not installed.
 pub(crate) fn missing(list: &[Wanted]) -> Vec<&Wanted> {
     list.iter().filter(|wanted| !wanted.probe.found()).collect()
 }
 
-/// Why packages cannot be installed by us, or nothing.
+/// Why we cannot install packages, if we cannot.
 pub(crate) fn no_installing() -> Option<&'static str> {
     if !is_root() {
         return Some("not root");
     }
     if find_program("apt-get").is_none() {
-        return Some("no apt-get here");
+        return Some("there is no apt-get");
     }
     None
 }
 
-/// Installs Debian packages, having said so. Services among them are not started.
+/// Says that it installs Debian packages, and installs them without starting their services.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     say(&format!(
-        "installing Debian packages that the tests want: {}",
+        "installing Debian packages that the tests need: {}",
         packages.join(" ")
     ));
     let _policy = PolicyRcD::deny(Path::new("/usr/sbin/policy-rc.d"))?;
     if let Err(first) = apt_get(&[&["install", "--yes", "--no-install-recommends"], packages].concat()) {
-        // A fresh machine has no package lists, an old one has lists of packages that are gone.
+        // A fresh machine has no package lists, and an old one's lists name packages that are gone.
         apt_get(&["update"]).with_context(|| format!("{first:#}"))?;
         apt_get(&[&["install", "--yes", "--no-install-recommends"], packages].concat())?;
     }
@@ -203,7 +205,7 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// While it lives, package scripts start no services (invoke-rc.d asks this file). A policy that is there already stays.
+/// Keeps package scripts from starting services while it lives: invoke-rc.d(8) asks this file. Leaves an existing policy alone.
 struct PolicyRcD {
     ours: Option<PathBuf>,
 }
@@ -218,9 +220,7 @@ impl PolicyRcD {
         let policy = Self {
             ours: Some(path.to_owned()),
         };
-        file.write_all(
-            b"#!/bin/sh\n# For the time of one installation: services are not started.\nexit 101\n",
-        )?;
+        file.write_all(b"#!/bin/sh\n# During one installation: start no services.\nexit 101\n")?;
         make_executable(path)?;
         Ok(policy)
     }
@@ -236,7 +236,7 @@ impl Drop for PolicyRcD {
     }
 }
 
-/// Sees to the programs of a list as far as it may: what stays missing comes back, each with the reason.
+/// Installs the missing programs on a list if allowed to. Returns those that are still missing, each with the reason.
 pub(crate) fn provide(list: &[Wanted], may_install: bool) -> Result<Vec<String>> {
     let absent = missing(list);
     if absent.is_empty() {
@@ -255,9 +255,9 @@ pub(crate) fn provide(list: &[Wanted], may_install: bool) -> Result<Vec<String>>
     if let Some(why) = &why
         && still.is_empty()
     {
-        bail!("apt-get failed although everything is there: {why}");
+        bail!("apt-get failed although every program is installed: {why}");
     }
-    let why = why.unwrap_or_else(|| "the package does not bring it".to_owned());
+    let why = why.unwrap_or_else(|| "the package does not contain it".to_owned());
     let reason = why.lines().last().unwrap_or(&why);
     Ok(still
         .iter()
@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_of_ours_goes_when_we_go() {
+    fn our_policy_is_removed_on_drop() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("policy-rc.d");
         let guard = PolicyRcD::deny(&path).unwrap();
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_of_the_machine_stays() {
+    fn an_existing_policy_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("policy-rc.d");
         fs::write(&path, "theirs").unwrap();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_installed_when_told_so() {
+    fn no_install_installs_nothing() {
         let list = [wanted(
             Probe::InPath("no-such-program-as-this"),
             "no-such-package",
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_not_missing() {
+    fn an_installed_program_is_not_missing() {
         assert!(
             provide(&[wanted(Probe::InPath("sh"), "dash", "this test")], false)
                 .unwrap()

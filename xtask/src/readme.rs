@@ -1,14 +1,14 @@
-//! The commands that a README shows are run as they stand there.
+//! Runs the commands in a README exactly as they are shown.
 //!
-//! Every block that is fenced as `sh` is one bash script (`set -eu`), run in the workspace's root with the built `devbox` first
-//! in `PATH`; it must end with exit code 0. One that is fenced as `sh,norun` is only shown, and `sh,ci` is what runs these blocks.
-//! A comment in the line before a block says what else differs:
+//! Every block fenced as `sh` is one bash script (`set -eu`), run in the workspace's root with the built `devbox` first in `PATH`;
+//! it must exit with 0. A block fenced as `sh,norun` is only for reading, and one fenced as `sh,ci` is the command that runs these
+//! blocks. A comment on the line before a block changes how it is run:
 //!
-//! - `<!-- test: skip, REASON -->`: it is not run, and the reason is listed among what was skipped;
-//! - `<!-- test: interrupt after "TEXT" -->`: its last command runs until told to end. It is run until it has printed TEXT,
-//!   gets what Ctrl-C sends, and must then end with exit code 0.
+//! - `<!-- test: skip, REASON -->`: it is not run, and is listed as skipped with the reason;
+//! - `<!-- test: interrupt after "TEXT" -->`: its last command runs until it is interrupted. Once it has printed TEXT, it gets
+//!   the signal that Ctrl-C sends, and must then exit with 0.
 //!
-//! `cargo xtask test` and `ci` are left out: they are what runs these blocks.
+//! `cargo xtask test` and `ci` are left out, since they run these blocks.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -22,14 +22,14 @@ use anyhow::{Context, Result, bail};
 use crate::command::{program_in_root, target_dir};
 use crate::sys::own_group;
 
-/// A first release build on two cores takes minutes; anything longer hangs.
+/// A first release build on two cores takes minutes; whatever takes longer than this has hung.
 const BLOCK_LIMIT: Duration = Duration::from_secs(15 * 60);
 const END_LIMIT: Duration = Duration::from_secs(15);
 
 /// A block of commands.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// Where its first command stands.
+    /// The line of its first command.
     pub(crate) line: usize,
     pub(crate) script: String,
     pub(crate) how: How,
@@ -42,7 +42,7 @@ pub(crate) enum How {
     Skip(String),
 }
 
-/// The blocks of a Markdown text; an error names the line of a comment that is not understood.
+/// The blocks of a Markdown text. A comment that is not understood is an error, which gives its line.
 pub(crate) fn blocks(text: &str) -> Result<Vec<Block>> {
     let mut found = Vec::new();
     let mut how = How::Run;
@@ -65,7 +65,7 @@ pub(crate) fn blocks(text: &str) -> Result<Vec<Block>> {
                 && !["norun", "ci"].contains(&tag)
             {
                 bail!(
-                    "line {}: `{tag}` is not understood; known are `sh,norun` and `sh,ci`",
+                    "line {}: unknown fence `sh,{tag}`; expected `sh`, `sh,norun` or `sh,ci`",
                     number + 1
                 );
             }
@@ -77,7 +77,10 @@ pub(crate) fn blocks(text: &str) -> Result<Vec<Block>> {
                 });
             }
         } else if !line.is_empty() && how != How::Run {
-            bail!("line {}: a `test:` comment stands before no block", number + 1);
+            bail!(
+                "line {}: a `test:` comment is not followed by a block",
+                number + 1
+            );
         }
     }
     Ok(found)
@@ -93,9 +96,9 @@ fn directive(comment: &str) -> Result<How> {
         .and_then(|rest| rest.strip_prefix('"')?.strip_suffix('"'));
     match quoted {
         Some(text) if !text.is_empty() => Ok(How::InterruptAfter(text.to_owned())),
-        _ => bail!(
-            "not understood: `test: {comment}`; known are `skip, REASON` and `interrupt after \"TEXT\"`"
-        ),
+        _ => {
+            bail!("unknown comment `test: {comment}`; expected `skip, REASON` or `interrupt after \"TEXT\"`")
+        }
     }
 }
 
@@ -113,7 +116,7 @@ fn runs_us(line: &str) -> bool {
         .any(|ours| line.starts_with(ours))
 }
 
-/// Runs one block; what it printed is in the error where it fails.
+/// Runs one block; if it fails, the error contains what it printed.
 pub(crate) fn run(block: &Block) -> Result<()> {
     let mut command = program_in_root("bash");
     let built = target_dir().join("release");
@@ -122,7 +125,7 @@ pub(crate) fn run(block: &Block) -> Result<()> {
     command
         .args(["-c", &format!("set -eu\n{}", block.script)])
         .env("PATH", path);
-    // A group of its own: the interrupt reaches what a terminal's Ctrl-C would reach, and no block leaves a process behind.
+    // In a process group of its own, the interrupt reaches whatever Ctrl-C in a terminal would, and no process stays behind.
     own_group(&mut command);
     match &block.how {
         How::Skip(_) => Ok(()),
@@ -141,7 +144,7 @@ fn watch(mut command: Command, interrupt_after: Option<&str>) -> Result<()> {
     drop(command);
     let group = child.id();
     let (sender, printed) = mpsc::channel();
-    // Ends by itself: the pipe closes when the last process of the group is gone.
+    // This thread ends when the last process of the group is gone, which closes the pipe.
     thread::spawn(move || {
         for line in BufReader::new(reader).lines().map_while(Result::ok) {
             if sender.send(line).is_err() {
@@ -164,7 +167,7 @@ fn watch(mut command: Command, interrupt_after: Option<&str>) -> Result<()> {
     }
 }
 
-/// Until the script has ended; nothing where it does not end in time.
+/// Waits until the script has ended; `None` if it did not end in time.
 fn follow(
     child: &mut Child,
     printed: &mpsc::Receiver<String>,
@@ -201,7 +204,7 @@ fn follow(
     }
 }
 
-/// To every process of a group. The shell's own `kill`, since std has none.
+/// Signals every process of a group, with the shell's `kill`, since std has none.
 fn signal(group: u32, name: &str) -> Result<()> {
     let status = Command::new("bash")
         .args(["-c", &format!("kill -{name} -- -{group} 2>/dev/null || true")])
@@ -212,7 +215,7 @@ fn signal(group: u32, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Where a block stands, as one finds it.
+/// Where a block is, as `file:line`.
 pub(crate) fn place(file: &Path, block: &Block) -> String {
     format!("{}:{}", file.display(), block.line)
 }
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_may_be_for_reading_alone() {
+    fn a_block_may_be_only_for_reading() {
         assert_eq!(
             blocks("```sh,norun\nfalse\n```\n```sh,ci\nfalse\n```\n```console\n$ false\n```\n").unwrap(),
             []
@@ -249,13 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_is_not_known_is_an_error_and_not_silence() {
+    fn an_unknown_tag_is_an_error() {
         let error = blocks("text\n```sh,no_run\nfalse\n```\n").unwrap_err();
         assert!(format!("{error:#}").contains("line 2"), "{error:#}");
     }
 
     #[test]
-    fn what_runs_the_blocks_is_not_run_by_them() {
+    fn the_command_that_runs_the_blocks_is_left_out() {
         assert_eq!(
             blocks("```sh\ncargo xtask test   # everything\n```\n").unwrap(),
             []
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_says_what_differs() {
+    fn a_comment_changes_how_a_block_is_run() {
         let block = only("<!-- test: skip, needs a cluster -->\n\n```sh\nfalse\n```\n");
         assert_eq!(block.how, How::Skip("needs a cluster".into()));
         let block = only("<!-- test: interrupt after \"ready\" -->\n```sh\nfalse\n```\n");
@@ -272,13 +275,13 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_is_for_the_next_block_alone() {
+    fn a_comment_applies_only_to_the_next_block() {
         let found = blocks("<!-- test: skip, why -->\n```sh\nfalse\n```\n```sh\ntrue\n```\n").unwrap();
         assert_eq!(found[1].how, How::Run);
     }
 
     #[test]
-    fn a_comment_that_is_not_understood_is_an_error_and_not_silence() {
+    fn an_unknown_comment_is_an_error() {
         assert!(blocks("<!-- test: skipp -->\n```sh\nfalse\n```\n").is_err());
         assert!(blocks("<!-- test: skip, lost -->\nSome text.\n").is_err());
     }
@@ -292,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_comes_after_the_text_and_the_end_must_be_a_good_one() {
+    fn a_block_is_interrupted_after_the_text_and_must_then_exit_with_0() {
         let text = |code| {
             format!(
                 "<!-- test: interrupt after \"up\" -->\n```sh\nexec sh -c 'trap \"exit {code}\" INT; echo up; while :; do sleep 0.05; done'\n```\n"
@@ -303,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn ending_before_the_awaited_text_is_a_failure() {
+    fn a_block_that_ends_before_the_text_fails() {
         assert!(
             run(&only(
                 "<!-- test: interrupt after \"never\" -->\n```sh\necho other\n```\n"

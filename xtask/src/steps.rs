@@ -1,4 +1,4 @@
-//! A list of checks: each one line with its time, a summary of what failed and what was skipped at the end.
+//! A list of checks: one line each, with its time, and a summary at the end of what failed and what was skipped.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -7,11 +7,11 @@ use anyhow::Result;
 
 use crate::say::{begin, say};
 
-/// How a step ended, when it did not fail.
+/// How a step ended, unless it failed.
 pub(crate) enum Done {
-    /// It was done; what there is to say about it, or nothing.
+    /// It passed, with an optional note.
     Passed(String),
-    /// It could not be done here, and why.
+    /// It could not be run here, and why.
     Skipped(String),
 }
 
@@ -31,13 +31,13 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    /// A step that says nothing while it runs. A failure does not stop the steps after it.
+    /// Runs a step that prints nothing while it runs. A failure does not stop the steps after it.
     pub(crate) fn step(&mut self, name: &str, work: impl FnOnce(&mut Vec<String>) -> Result<Done>) {
         begin(&format!("{name:<10} "));
         self.finish(name, "", work);
     }
 
-    /// A step whose own lines are shown as they come; the line with its time follows them.
+    /// Runs a step that prints its own lines; the line with its time follows them.
     pub(crate) fn loud_step(
         &mut self,
         name: &str,
@@ -76,7 +76,7 @@ impl Steps {
         }
     }
 
-    /// What was skipped, what failed, and the exit code that says so.
+    /// Prints what was skipped and what failed, and returns the exit code.
     pub(crate) fn summary(self) -> ExitCode {
         if !self.skipped.is_empty() {
             say(&"\nskipped:");
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_failure_makes_the_whole_fail_and_the_rest_still_runs() {
+    fn one_failure_fails_the_run_and_the_other_steps_still_run() {
         let mut steps = Steps::default();
         steps.step("first", |_| anyhow::bail!("broken"));
         let mut ran = false;
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skipped_step_is_no_failure_and_is_listed() {
+    fn a_skipped_step_is_listed_and_does_not_fail_the_run() {
         let mut steps = Steps::default();
         steps.step("wine", |_| Ok(Done::Skipped("not installed".into())));
         assert_eq!(steps.skipped, ["wine: not installed"]);

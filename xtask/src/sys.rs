@@ -1,4 +1,4 @@
-//! What std offers on Unix only.
+//! What std offers only on Unix.
 
 #[cfg(unix)]
 mod unix;

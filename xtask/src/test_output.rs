@@ -1,23 +1,23 @@
-//! What `cargo test` prints, made quiet: passing tests are counted, not listed; what was skipped is collected.
+//! Quiets the output of `cargo test`: passing tests are counted instead of listed, and skipped ones are collected.
 
-/// Reads cargo's output line by line.
+/// Reads Cargo's output line by line.
 #[derive(Default)]
 pub(crate) struct TestOutput {
-    /// Inside the part where libtest shows what passing tests printed.
+    /// Whether we are in the part where libtest shows what passing tests printed.
     of_passing_tests: bool,
     pub(crate) passed: u64,
     pub(crate) failed: u64,
-    /// The texts of the lines `SKIP <test>: <reason>` that tests print, and of tests that are ignored.
+    /// What follows `SKIP ` in the lines that tests print, `<test>: <reason>`, and the same for ignored tests.
     pub(crate) skips: Vec<String>,
     /// The names of tests that failed.
     pub(crate) failures: Vec<String>,
 }
 
 impl TestOutput {
-    /// Whether the line is worth showing.
+    /// Takes in a line and returns whether it is worth showing.
     pub(crate) fn line(&mut self, line: &str) -> bool {
         if let Some(skip) = skipped(line) {
-            // The same line may come twice: through the runner's capture and around it.
+            // The same line may come twice: through the runner's capture and past it.
             if !self.skips.iter().any(|known| known == skip) {
                 self.skips.push(skip.to_owned());
             }
@@ -56,17 +56,16 @@ impl TestOutput {
     }
 }
 
-/// The text after `SKIP ` or `SKIPPED `, at a line's start or behind what the test runner had begun to print.
+/// The text after `SKIP `, at the start of a line or after what the test runner had begun to print.
 fn skipped(line: &str) -> Option<&str> {
-    ["SKIP ", "SKIPPED "].iter().find_map(|word| {
-        let at = line
-            .find(word)
-            .filter(|at| *at == 0 || line[..*at].ends_with(' '))?;
-        Some(&line[at + word.len()..])
-    })
+    const WORD: &str = "SKIP ";
+    let at = line
+        .find(WORD)
+        .filter(|at| *at == 0 || line[..*at].ends_with(' '))?;
+    Some(&line[at + WORD.len()..])
 }
 
-/// `3` for `ok. 3 passed; 1 failed` and ` passed`.
+/// The number before a word: 3 in `ok. 3 passed; 1 failed` for ` passed`.
 fn count_before(text: &str, word: &str) -> u64 {
     let before = text.split(word).next().unwrap_or_default();
     let digits = before
@@ -109,7 +108,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
 ";
 
     #[test]
-    fn a_failure_is_shown_and_what_passing_tests_printed_is_not() {
+    fn failures_are_shown_and_the_output_of_passing_tests_is_not() {
         let mut output = TestOutput::default();
         let shown: Vec<_> = RUN
             .lines()
@@ -144,10 +143,11 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
-    fn a_skip_that_shares_a_line_with_the_runner_is_found() {
+    fn a_skip_on_a_line_that_the_runner_began_is_found() {
         let mut output = TestOutput::default();
         output.line("test with_psql ... SKIP with_psql: psql is not installed");
-        output.line("SKIPPED patch: not installed");
+        output.line("SKIP patch: not installed");
+        output.line("SKIPPED is another word");
         assert_eq!(
             output.skips,
             ["with_psql: psql is not installed", "patch: not installed"]

@@ -1,5 +1,5 @@
-//! The load: a process of its own, so that it can run where a subject's names are. It measures one round for each line that it
-//! reads, and answers with one JSON object a line.
+//! The load: a separate process, so that it can run where a subject's names are. It measures one round for each line it reads, and
+//! answers each with one line of JSON.
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
@@ -12,16 +12,16 @@ use serde_json::{Value, json};
 use super::service::{BULK_BYTES, COUNT, ECHO, SEND};
 use crate::measure::{cpu_seconds, percentile};
 
-/// The first argument that makes this program the load: `__load HOST PORT PROCESS`, where the processor time of PROCESS and
-/// all its descendants is what a transfer costs.
+/// The first argument that makes this program the load: `__load HOST PORT PROCESS`. The processor time of PROCESS and all its
+/// descendants is the cost of a transfer.
 pub const ARGUMENT: &str = "__load";
 
 const TIME_EACH: Duration = Duration::from_millis(300);
 const TIME_BULK: Duration = Duration::from_millis(600);
-/// Keeps the ports that closed connections hold for a minute far below what a system has.
+/// Closed connections hold their ports for a minute; this keeps their number far below what a system has.
 const MAX_CONNECTIONS: usize = 1200;
 const CONNECTING_THREADS: usize = 4;
-/// An answer that takes longer on loopback does not come.
+/// On loopback, an answer that takes longer than this will not come.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What one round measured.
@@ -86,7 +86,7 @@ impl Round {
 /// Serves rounds until standard input ends. The arguments are those after [`ARGUMENT`].
 ///
 /// # Errors
-/// Wrong arguments, a name that does not resolve, a connection that fails or says nothing for five seconds.
+/// Wrong arguments, a name that does not resolve, or a connection that fails or is silent for five seconds.
 pub fn serve(arguments: &[String]) -> Result<()> {
     let [host, port, process] = arguments else {
         bail!("{ARGUMENT} HOST PORT PROCESS")
@@ -117,7 +117,7 @@ fn round(host: &str, port: u16, process: u32) -> Result<Round> {
     })
 }
 
-/// As a program does that knows a name: the first IPv4 address that the system has for it.
+/// Resolves as a program does that knows a name: takes the first IPv4 address that the system returns.
 fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
     let mut found = (host, port)
         .to_socket_addrs()
@@ -181,7 +181,7 @@ fn connections_per_second(address: SocketAddr) -> Result<f64> {
         let threads: Vec<_> = (0..CONNECTING_THREADS).map(|_| scope.spawn(one_thread)).collect();
         let joined = threads
             .into_iter()
-            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a thread broke")));
+            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a thread panicked")));
         joined.map(|made| made?).sum::<Result<u32>>()
     })?;
     Ok(f64::from(made) / start.elapsed().as_secs_f64())
@@ -190,7 +190,7 @@ fn connections_per_second(address: SocketAddr) -> Result<f64> {
 fn down(address: SocketAddr, process: u32) -> Result<Bulk> {
     let mut connection = connect(address, SEND)?;
     let mut buffer = vec![0; BULK_BYTES];
-    // The windows open first.
+    // Lets the windows open first.
     let mut warm_up = 0;
     while warm_up < 8 << 20 {
         warm_up += read_some(&mut connection, &mut buffer)?;
@@ -215,7 +215,7 @@ fn up(address: SocketAddr, process: u32) -> Result<Bulk> {
             connection.write_all(&buffer)?;
             total += buffer.len();
         }
-        // Sent is what has arrived, not what lies in buffers on the way.
+        // Counts what has arrived, not what is in buffers on the way.
         connection.shutdown(Shutdown::Write)?;
         let mut arrived = [0; 8];
         connection.read_exact(&mut arrived).context("no count")?;

@@ -19,7 +19,7 @@ pub(crate) fn devbox(service: SocketAddr, scratch: &Path) -> Result<Subject> {
     const NAME: &str = "road.bench";
     const PORT: u16 = 18080;
     let program = std::env::var_os("DEVBOX_BIN").map(PathBuf::from);
-    let program = program.context("ours: DEVBOX_BIN names no program; use `cargo xtask bench road`")?;
+    let program = program.context("ours: DEVBOX_BIN is not set; use `cargo xtask bench road`")?;
     let (catalog, token) = (scratch.join("catalog.yaml"), scratch.join("token"));
     let home = scratch.join("home");
     fs::create_dir_all(&home)?;
@@ -32,7 +32,7 @@ pub(crate) fn devbox(service: SocketAddr, scratch: &Path) -> Result<Subject> {
     )?;
     fs::write(&token, "only-for-this-bench\n")?;
     let listen = free_address()?;
-    // A home of its own, so that no running session of the user's is joined or found.
+    // Its own home, so that no running session of the user is found or joined.
     let alone = |command: &mut Command| {
         command
             .env("HOME", &home)
@@ -69,7 +69,7 @@ pub(crate) fn devbox(service: SocketAddr, scratch: &Path) -> Result<Subject> {
     Subject::start(OURS, Some(exec), (NAME, PORT), vec![gateway], scratch)
 }
 
-/// OpenSSH with its defaults, both ends on this machine, keys of its own.
+/// OpenSSH with its defaults and its own keys, with both ends on this machine.
 pub(crate) fn ssh(service: SocketAddr, scratch: &Path) -> Result<Subject> {
     const NAME: &str = "ssh -L";
     let (server, client, keygen) = (installed("sshd")?, installed("ssh")?, installed("ssh-keygen")?);
@@ -88,7 +88,7 @@ pub(crate) fn ssh(service: SocketAddr, scratch: &Path) -> Result<Subject> {
     let authorized = scratch.join("authorized_keys");
     fs::copy(user_key.with_extension("pub"), &authorized)?;
     let (remote, local) = (free_address()?, free_address()?);
-    // Where sshd, run as root, keeps what it separates privileges with (Debian).
+    // Debian's sshd needs this directory for privilege separation when it runs as root.
     drop(fs::create_dir_all("/run/sshd"));
     let mut sshd = Command::new(server);
     sshd.args([
@@ -149,7 +149,7 @@ pub(crate) fn ssh(service: SocketAddr, scratch: &Path) -> Result<Subject> {
     )
 }
 
-/// A plain proxy with no tunnel and no multiplexer: a process for each connection.
+/// A plain proxy with no tunnel and no multiplexer: one process per connection.
 pub(crate) fn socat(service: SocketAddr, scratch: &Path) -> Result<Subject> {
     let local = free_address()?;
     let mut command = Command::new(installed("socat")?);

@@ -1,14 +1,14 @@
-//! The service at the end of the road. The first byte of a connection says what it does.
+//! The service at the far end. The first byte of a connection selects what it does.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
-/// Sends back what it gets.
+/// Sends back what it receives.
 pub(crate) const ECHO: u8 = b'e';
 /// Sends without end.
 pub(crate) const SEND: u8 = b's';
-/// Reads to the end, then says in 8 bytes, most significant first, how many bytes came.
+/// Reads to the end, then answers with the number of bytes it received, as 8 bytes in big-endian order.
 pub(crate) const COUNT: u8 = b'c';
 
 /// As much as one read or write moves in a bulk transfer.
@@ -25,7 +25,7 @@ impl Service {
         let address = listener.local_addr()?;
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
-                // A connection that breaks off is the client's matter: the load sees it on its side.
+                // A broken connection is reported by the load, which sees it too.
                 thread::spawn(move || serve(connection).is_ok());
             }
         });

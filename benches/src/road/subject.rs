@@ -1,4 +1,4 @@
-//! One way to the service: the processes that make it, and the load that runs on it.
+//! One way to the service: its processes, and the load that uses it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -12,22 +12,22 @@ use anyhow::{Context, Result, bail};
 
 use super::load::{self, Round};
 
-/// A round takes about three seconds; a program's start is before the first.
+/// A round takes about three seconds; the first one includes starting the program.
 const ROUND_LIMIT: Duration = Duration::from_secs(30);
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// A way that can be measured.
+/// A way to the service that can be measured.
 pub(crate) struct Subject {
     pub(crate) name: &'static str,
     load: Running,
     orders: ChildStdin,
     answers: Receiver<String>,
-    /// Ended after the load.
+    /// Stopped after the load.
     _between: Vec<Running>,
 }
 
 impl Subject {
-    /// Runs the load for `host` and `port` behind the words of `inside` (nothing, or `devbox exec … --`).
+    /// Runs the load for `host` and `port` with the words of `inside` before it (nothing, or `devbox exec … --`).
     pub(crate) fn start(
         name: &'static str,
         inside: Option<Command>,
@@ -55,7 +55,7 @@ impl Subject {
             bail!("the load has no pipes");
         };
         let (sender, receiver) = channel();
-        // Ends with the load, whose standard output it reads.
+        // This thread ends with the load, whose standard output it reads.
         thread::spawn(move || {
             for line in BufReader::new(answers).lines().map_while(Result::ok) {
                 if sender.send(line).is_err() {
@@ -75,7 +75,7 @@ impl Subject {
     pub(crate) fn round(&mut self) -> Result<Round> {
         let asked = writeln!(self.orders, "round").and_then(|()| self.orders.flush());
         let deadline = Instant::now() + ROUND_LIMIT;
-        // What a program around the load prints is not meant for us.
+        // Ignores what a program around the load prints.
         while let Ok(line) = self
             .answers
             .recv_timeout(deadline.saturating_duration_since(Instant::now()))
@@ -89,7 +89,7 @@ impl Subject {
     }
 }
 
-/// A process that ends with its owner. What it says on standard error is kept for when it fails.
+/// A process that ends with its owner. What it prints to standard error is kept in case it fails.
 pub(crate) struct Running {
     child: Child,
     log: PathBuf,
@@ -130,13 +130,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Ended already is as good.
+        // It may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// An address that nobody listens on. Somebody may take it before our program does; then the bench says so.
+/// An address that nobody listens on. If someone takes it before our program does, the bench reports that.
 pub(crate) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

@@ -15,19 +15,19 @@ pub(crate) struct HostsArgs {
     /// The block's name [default: devbox]
     #[arg(long, global = true, value_name = "TAG")]
     pub(super) tag: Option<String>,
-    /// One JSON object a line
+    /// Print one JSON object a line
     #[arg(long, global = true)]
     pub(super) json: bool,
-    /// Print the change and make none
+    /// Print the change without making it
     #[arg(long, global = true)]
     pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum HostsCommand {
-    /// All entries with their lines and blocks; with --tag those of one block
+    /// List all entries with their lines and blocks; with --tag, those of one block
     List,
-    /// The addresses of a name, the names of an address, or the entries of a network
+    /// Look up the addresses of a name, the names of an address, or the entries of a network
     Get {
         /// A name, an address or a network
         #[arg(value_name = "NAME|ADDRESS|CIDR")]
@@ -35,9 +35,9 @@ pub(crate) enum HostsCommand {
     },
     /// Add names to the block
     Add {
-        /// Where the names are to lead
+        /// The address that the names lead to
         address: String,
-        /// One name or more; the first is the canonical one
+        /// One or more names; the first is the canonical one
         #[arg(required = true)]
         names: Vec<String>,
         #[command(flatten)]
@@ -45,48 +45,48 @@ pub(crate) enum HostsCommand {
     },
     /// Remove names from the block
     Rm {
-        /// One name or more
+        /// One or more names
         #[arg(required = true)]
         names: Vec<String>,
-        /// From your own lines, outside all blocks
+        /// Remove them from your own lines, outside all blocks
         #[arg(long)]
         own: bool,
     },
-    /// Make this the whole block; without arguments, lines of "ADDRESS NAME..." from standard input
+    /// Replace the whole block; without arguments, by lines of "ADDRESS NAME..." from standard input
     Set {
-        /// Where the names are to lead
+        /// The address that the names lead to
         #[arg(requires = "names")]
         address: Option<String>,
-        /// One name or more
+        /// One or more names
         names: Vec<String>,
     },
-    /// What blocks add to the file; or how it differs from another file, a backup for instance
+    /// Show what blocks add to the file, or how it differs from another file such as a backup
     Diff {
         /// The other file
         other: Option<PathBuf>,
     },
-    /// What a resolver will not see in the file; exit code 1 if there is anything
+    /// List what a resolver will not see in the file; exits with 1 if there is anything
     Lint {
         /// glibc, musl, systemd-resolved, macos, windows or freebsd; repeat for more [default: this system's]
         #[arg(long, value_parser = resolver)]
         resolver: Vec<Resolver>,
-        /// All of them
+        /// Check for all of them
         #[arg(long, conflicts_with = "resolver")]
         all: bool,
     },
-    /// Mend the markers of damaged blocks, or of the one that --tag names
+    /// Repair the markers of damaged blocks, or of the one that --tag names
     Repair,
-    /// Make a disabled block's lines count again
+    /// Turn a disabled block's comments back into lines
     Enable,
     /// Turn a block's lines into comments
     Disable,
-    /// Copy the file aside
+    /// Make a copy of the file
     Backup {
         /// A folder [default: one of yours]
         #[arg(long, value_name = "FOLDER")]
         to: Option<PathBuf>,
     },
-    /// Put a copy's content back
+    /// Put the content of a copy back
     Restore {
         /// The copy [default: the newest backup]
         copy: Option<PathBuf>,
@@ -94,20 +94,20 @@ pub(crate) enum HostsCommand {
         #[arg(long, value_name = "FOLDER")]
         from: Option<PathBuf>,
     },
-    /// Make the system's resolver forget what it has cached
+    /// Clear the system resolver's cache
     Flush,
 }
 
 /// What goes with names that are added.
 #[derive(Debug, Args)]
 pub(crate) struct HowToName {
-    /// To your own lines, outside all blocks
+    /// Add them to your own lines, outside all blocks
     #[arg(long)]
     pub(super) own: bool,
-    /// A comment behind the names
+    /// A comment after the names
     #[arg(long)]
     pub(super) comment: Option<String>,
-    /// With --own: take the names from other addresses, in place of refusing
+    /// With --own: move names that lead to other addresses, instead of refusing
     #[arg(long = "move", requires = "own")]
     pub(super) move_names: bool,
     /// Allow underscores, which systemd-resolved does not

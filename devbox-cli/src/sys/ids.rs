@@ -2,10 +2,10 @@
 
 use std::ffi::CString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::unistd::{
-    AccessFlags, Gid, Uid, User, getgrouplist, getgroups, setegid, seteuid, setgroups, setresgid, setresuid,
+    Gid, Uid, User, getgrouplist, getgroups, setegid, seteuid, setgroups, setresgid, setresuid,
 };
 
 use super::Caller;
@@ -53,11 +53,6 @@ pub(crate) fn own_identity() -> io::Result<Caller> {
     })
 }
 
-/// Whether this process may make files in a folder (access(2)).
-pub(crate) fn may_make_files(folder: &Path) -> bool {
-    nix::unistd::eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
-}
-
 /// Gives up root for good where sudo gave it: from here on this process is the caller's.
 pub(crate) fn drop_to_caller(caller: &Caller) -> io::Result<()> {
     if !is_root() || caller.uid == 0 {
@@ -72,7 +67,7 @@ pub(crate) fn drop_to_caller(caller: &Caller) -> io::Result<()> {
     Ok(())
 }
 
-/// Does something with the caller's rights where sudo gave this process more, and takes its own again.
+/// Does something with the caller's rights where sudo gave this process more, and takes its own back.
 ///
 /// Only for a process without other threads: the ids are changed for the whole process (setresuid(2), C library/kernel
 /// differences).

@@ -2,9 +2,9 @@
 //! rest come from a directory service that only initgroups(3) asks.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use nix::unistd::{AccessFlags, Gid, Uid};
+use nix::unistd::{Gid, Uid};
 
 use super::Caller;
 
@@ -32,11 +32,6 @@ pub(crate) fn own_identity() -> io::Result<Caller> {
         groups: Vec::new(),
         home: std::env::var_os("HOME").map(PathBuf::from),
     })
-}
-
-/// Whether this process may make files in a folder (access(2)).
-pub(crate) fn may_make_files(folder: &Path) -> bool {
-    nix::unistd::access(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
 }
 
 /// The caller is whoever runs this process already.

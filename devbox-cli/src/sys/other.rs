@@ -1,8 +1,7 @@
-//! Systems without Unix sockets: no control socket, and the one signal that there is.
+//! Systems without Unix users and signals: everybody is who they are, and Ctrl-C is the one signal.
 
-use std::convert::Infallible;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Caller;
 
@@ -20,11 +19,6 @@ pub(crate) fn caller() -> io::Result<Caller> {
     })
 }
 
-/// Whether this process may make files in a folder: told by trying.
-pub(crate) fn may_make_files(_folder: &Path) -> bool {
-    true
-}
-
 pub(crate) fn own_identity() -> io::Result<Caller> {
     caller()
 }
@@ -35,43 +29,6 @@ pub(crate) fn drop_to_caller(_caller: &Caller) -> io::Result<()> {
 
 pub(crate) fn as_caller<T>(_caller: &Caller, work: impl FnOnce() -> T) -> io::Result<T> {
     Ok(work())
-}
-
-pub(crate) fn raise_open_files() {}
-
-pub(crate) fn control_sockets() -> Vec<PathBuf> {
-    Vec::new()
-}
-
-pub(crate) async fn remove_dead_control_sockets() {}
-
-pub(crate) async fn connect_control(_path: &Path) -> io::Result<tokio::io::DuplexStream> {
-    Err(unsupported())
-}
-
-/// There is none on this system.
-#[derive(Debug)]
-pub(crate) struct ControlListener(Infallible);
-
-impl ControlListener {
-    pub(crate) async fn claim<F, D>(_name: &str, _displace: D) -> io::Result<Self>
-    where
-        D: Fn(tokio::io::DuplexStream) -> F,
-        F: Future<Output = io::Result<()>>,
-    {
-        Err(unsupported())
-    }
-
-    pub(crate) async fn accept(&self) -> io::Result<tokio::io::DuplexStream> {
-        match self.0 {}
-    }
-}
-
-fn unsupported() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::Unsupported,
-        "control sockets are not there yet on this system",
-    )
 }
 
 /// Ctrl-C.

@@ -1,22 +1,11 @@
-//! Signals, and the limit of open files.
+//! Signals.
 
 use std::fs::File;
 use std::io;
 use std::task::Poll;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{getpgrp, tcgetpgrp};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-
-/// Lifts the soft limit of open files to the hard one: each connection costs a descriptor.
-pub(crate) fn raise_open_files() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::debug!(%error, "the limit of open files stays as it is");
-    }
-}
 
 /// The signals that end a session.
 #[derive(Debug)]
@@ -60,8 +49,8 @@ impl Signals {
 /// The signals that `exec` passes on to its command.
 #[derive(Debug)]
 pub(crate) struct ExecSignals {
-    /// Those that `nohup` or a script's background job had us ignore are left out: they stay ignored, here and in the
-    /// command.
+    /// Without those that were ignored when this program started, under `nohup` or in a script's background job: they stay
+    /// ignored, here and in the command.
     numbers: Vec<i32>,
     handled: Vec<(i32, Signal)>,
 }
@@ -104,8 +93,7 @@ impl ExecSignals {
         next.await
     }
 
-    /// The next signal to pass on. What the terminal sends (Ctrl-C, Ctrl-\, a hang-up) it sends to the command as well: that
-    /// goes no further.
+    /// The next signal to pass on. The terminal sends its own (Ctrl-C, Ctrl-\) to the command as well: those are not.
     pub(crate) async fn next(&mut self) -> i32 {
         loop {
             let number = self.any().await;

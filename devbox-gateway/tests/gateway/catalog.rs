@@ -1,19 +1,16 @@
 //! The catalog file while clients are connected.
 
 use std::fs::File;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
-use service_catalog::{Health, Update};
+use service_catalog::{Catalog, Health, Update, wire};
 use tunnel_bridge::RefusalKind;
 
 use super::support::{Client, Files, Updates, echo, file, ping, start};
 
-/// A change must be with the clients well within this.
-const AT_ONCE: Duration = Duration::from_millis(900);
-
 async fn serving(services: &str) -> (Files, super::support::Running, Client, Updates) {
     let files = Files::new(services);
-    let gateway = start(files.config()).await;
+    let gateway = start(files.config().await).await;
     let client = gateway.client("laptop").await;
     let mut updates = client.updates().await;
     assert!(matches!(updates.next().await, Update::Snapshot(_)));
@@ -56,18 +53,14 @@ async fn a_change_arrives_however_the_file_is_changed() {
     };
 
     // In place.
-    let changed = Instant::now();
     std::fs::write(&files.catalog, text(&["a.x", "b.x"])).unwrap();
     updates.next().await;
-    assert!(changed.elapsed() < AT_ONCE, "in place: {:?}", changed.elapsed());
     assert_eq!(updates.services(), ["a.x", "b.x"]);
     ping(&mut client.open("tcp/x/b/80").await.unwrap(), "new").await;
 
     // By a rename.
-    let changed = Instant::now();
     files.replace(&files.catalog, &text(&["a.x", "c.x"]));
     let update = updates.next().await;
-    assert!(changed.elapsed() < AT_ONCE, "renamed: {:?}", changed.elapsed());
     assert_eq!(updates.services(), ["a.x", "c.x"]);
     assert!(
         matches!(&update, Update::Changed { upserted, removed } if upserted.len() == 1 && removed.len() == 1),
@@ -180,7 +173,7 @@ async fn an_update_leaves_live_connections_and_refuses_what_is_gone() {
     assert_eq!(updates.services(), ["moves.x", "stays.x"]);
 
     let refusal = client.refusal("tcp/x/goes/80").await;
-    assert_eq!(refusal.kind, RefusalKind::NotAllowed, "{refusal}");
+    assert_eq!(refusal.kind, RefusalKind::NotFound, "{refusal}");
     for (stream, text) in [(&mut stays, "two"), (&mut goes, "three"), (&mut moves, "four")] {
         ping(stream, text).await;
     }
@@ -204,4 +197,30 @@ async fn clients_may_leave_the_catalog_stream_as_they_like() {
     updates.next().await;
     assert!(updates.services().is_empty());
     gateway.stop().await;
+}
+
+/// The examples of docs/protocol.md, section 8.
+#[test]
+fn the_messages_of_the_protocols_text_are_read() {
+    let bodies = [
+        r#"{"snapshot":{"environment":"dev","services":[
+  {"id":"orders.backend","ports":[{"name":"pg","port":5432,"protocol":"tcp","target":"127.0.0.1:15432"}],"aliases":["db"]},
+  {"id":"db-0.db.backend","ports":[],"readiness":{"not_ready":{"reason":"starting"}}},
+  {"id":"old.backend","ports":[],"alias_of":"orders.backend"}]}}"#,
+        r#"{"changed":{"upserted":[{"id":"web.shop","ports":[{"port":80,"protocol":"tcp"}]}],"removed":["old.backend"]}}"#,
+        r#"{"health":{"stale":{"reason":"catalog.yaml:4:5: unknown field `colour`"}}}"#,
+        r#"{"health":"live"}"#,
+    ];
+    let mut known = Catalog::empty("unknown".parse().unwrap());
+    let mut decoder = wire::Decoder::new();
+    for body in bodies {
+        let [.., a, b, c] = body.len().to_be_bytes();
+        decoder.handle_bytes(&[1, a, b, c]);
+        decoder.handle_bytes(body.as_bytes());
+        known.apply(&decoder.poll_update().unwrap().unwrap());
+    }
+    decoder.handle_end().unwrap();
+    assert_eq!(known.environment.as_str(), "dev");
+    let services: Vec<_> = known.services.keys().map(ToString::to_string).collect();
+    assert_eq!(services, ["db-0.db.backend", "orders.backend", "web.shop"]);
 }

@@ -1,7 +1,7 @@
 //! Where a gateway listens, and over what.
 
-use devbox_gateway::{Error, Gateway, TlsFiles};
-use tunnel_bridge::client::ConnectError;
+use devbox_gateway::{Error, Gateway, TlsFiles, TokenCheck, TokenSource};
+use tunnel_bridge::ws::ConnectError;
 
 use super::support::{Client, Files, echo, file, ping, start};
 
@@ -9,7 +9,7 @@ use super::support::{Client, Files, echo, file, ping, start};
 async fn other_machines_need_tls_or_insecure() {
     let files = Files::new(&file(&[]));
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"] {
-        let mut config = files.config();
+        let mut config = files.config().await;
         config.listen = address.parse().unwrap();
         let error = Gateway::bind(config).await.unwrap_err();
         assert!(
@@ -17,7 +17,7 @@ async fn other_machines_need_tls_or_insecure() {
             "{address}: {error}"
         );
     }
-    let mut config = files.config();
+    let mut config = files.config().await;
     config.listen = "0.0.0.0:0".parse().unwrap();
     config.insecure = true;
     let gateway = start(config).await;
@@ -27,8 +27,8 @@ async fn other_machines_need_tls_or_insecure() {
 #[tokio::test]
 async fn a_taken_port_is_told_with_its_address() {
     let files = Files::new(&file(&[]));
-    let gateway = start(files.config()).await;
-    let mut config = files.config();
+    let gateway = start(files.config().await).await;
+    let mut config = files.config().await;
     config.listen = gateway.address;
     let error = Gateway::bind(config).await.unwrap_err();
     assert_eq!(error.to_string(), format!("cannot listen on {}", gateway.address));
@@ -36,34 +36,19 @@ async fn a_taken_port_is_told_with_its_address() {
 }
 
 #[tokio::test]
-async fn files_that_cannot_be_used_are_told_at_the_start() {
-    let files = Files::new("environment: dev\nservices: [{name: A, namespace: b, ports: []}]\n");
-    let error = Gateway::bind(files.config()).await.unwrap_err().to_string();
-    assert!(
-        error.starts_with(&format!("{}:2:19: `A` is not", files.catalog.display())),
-        "{error}"
-    );
-
-    std::fs::write(&files.catalog, b"environment: dev\nservices: [] # \xff\n").unwrap();
-    let error = Gateway::bind(files.config()).await.unwrap_err().to_string();
-    assert!(error.ends_with(":2:16: this is not UTF-8"), "{error}");
-
-    std::fs::write(&files.catalog, "#".repeat(5 << 20)).unwrap();
-    assert!(matches!(
-        Gateway::bind(files.config()).await,
-        Err(Error::CatalogTooLarge { .. })
-    ));
-
-    std::fs::remove_file(&files.catalog).unwrap();
-    assert!(matches!(
-        Gateway::bind(files.config()).await,
-        Err(Error::ReadCatalog { .. })
-    ));
-
-    std::fs::write(&files.catalog, file(&[])).unwrap();
-    std::fs::write(&files.token, " \n").unwrap();
-    let error = Gateway::bind(files.config()).await.unwrap_err().to_string();
-    assert!(error.contains(&files.token.display().to_string()), "{error}");
+async fn a_token_file_that_cannot_be_used_is_told_at_the_start() {
+    let files = Files::new(&file(&[]));
+    for wrong in ["", " \n", "two words"] {
+        std::fs::write(&files.token, wrong).unwrap();
+        let error = TokenCheck::open(TokenSource::File(files.token.clone()))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(&files.token.display().to_string()), "{error}");
+    }
+    std::fs::remove_file(&files.token).unwrap();
+    let error = TokenCheck::open(TokenSource::File(files.token.clone())).await;
+    assert!(matches!(error, Err(Error::Token { .. })), "{error:?}");
 }
 
 #[tokio::test]
@@ -79,11 +64,11 @@ async fn tls_works_and_is_checked() {
     std::fs::write(&tls.certificate, certified.cert.pem()).unwrap();
     std::fs::write(&tls.key, certified.signing_key.serialize_pem()).unwrap();
 
-    let mut config = files.config();
+    let mut config = files.config().await;
     config.tls = Some(tls.clone());
     let gateway = start(config).await;
     let mut options = gateway.options("laptop");
-    options.gateway = format!("wss://localhost:{}", gateway.address.port())
+    options.url = format!("wss://localhost:{}", gateway.address.port())
         .parse()
         .unwrap();
     options.tls_ca = Some(tls.certificate.clone());
@@ -93,32 +78,32 @@ async fn tls_works_and_is_checked() {
     // Nobody vouches for the certificate.
     options.tls_ca = None;
     let error = Client::connect(&options).await.err().unwrap();
-    assert!(matches!(error, ConnectError::Tls { .. }), "{error:?}");
+    assert!(matches!(error, ConnectError::Certificate { .. }), "{error:?}");
     // Without TLS there is no talking to it.
     assert!(Client::connect(&gateway.options("laptop")).await.is_err());
     gateway.stop().await;
 
     // A key that is none.
-    let mut config = files.config();
+    let mut config = files.config().await;
     config.tls = Some(TlsFiles {
         key: tls.certificate.clone(),
         ..tls.clone()
     });
     let error = Gateway::bind(config).await.unwrap_err();
     assert!(
-        matches!(&error, Error::Tunnel { source: tunnel_bridge::Error::BadPem { path, .. } } if *path == tls.certificate),
+        matches!(&error, Error::Tls { source: tunnel_bridge::Error::BadPem { path, .. } } if *path == tls.certificate),
         "{error}"
     );
     // Another one's key.
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(&tls.key, other.signing_key.serialize_pem()).unwrap();
-    let mut config = files.config();
+    let mut config = files.config().await;
     config.tls = Some(tls.clone());
     let error = Gateway::bind(config).await.unwrap_err();
     assert!(
         matches!(
             &error,
-            Error::Tunnel {
+            Error::Tls {
                 source: tunnel_bridge::Error::Tls { .. }
             }
         ),

@@ -2,17 +2,21 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use devbox_gateway::{CatalogSource, Gateway, GatewayConfig, TokenSource};
+use catalog_file::CatalogFile;
+use devbox_gateway::{Gateway, GatewayConfig, Token, TokenAdmission, TokenSource};
+use devbox_gateway_client::{GatewayProvider, handshake};
 use service_catalog::{CATALOG_STREAM, Catalog, Update, wire};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tunnel_bridge::client::{self, ConnectError, ConnectOptions};
-use tunnel_bridge::{Link, MuxStream, Refusal, Target, Token};
+use tunnel_bridge::ws::{self, ConnectError, ConnectOptions};
+use tunnel_bridge::{Link, MuxStream, Refusal, Target};
+use url::Url;
 
 pub(super) const TOKEN: &str = "correct-horse";
 
@@ -46,12 +50,12 @@ impl Files {
         this
     }
 
-    pub(super) fn config(&self) -> GatewayConfig {
-        GatewayConfig::new(
-            CatalogSource::File(self.catalog.clone()),
-            "127.0.0.1:0".parse().unwrap(),
-            TokenSource::File(self.token.clone()),
-        )
+    /// A gateway that serves the catalog file to whoever has the token file's token.
+    pub(super) async fn config(&self) -> GatewayConfig {
+        let catalog = CatalogFile::open(&self.catalog).await.unwrap();
+        let tokens = TokenSource::File(self.token.clone());
+        let admission = TokenAdmission::open(tokens, Arc::new(catalog)).await.unwrap();
+        GatewayConfig::new(admission, "127.0.0.1:0".parse().unwrap())
     }
 
     /// Puts `text` in the place of `path` by a rename.
@@ -95,10 +99,61 @@ pub(super) async fn start(config: GatewayConfig) -> Running {
     }
 }
 
+/// What a client says about itself.
+#[derive(Clone)]
+pub(super) struct Options {
+    pub(super) url: Url,
+    pub(super) token: String,
+    pub(super) session: String,
+    pub(super) generation: u64,
+    pub(super) environment: Option<String>,
+    pub(super) tls_ca: Option<PathBuf>,
+}
+
+impl Options {
+    fn request(&self) -> ConnectOptions {
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}{}", handshake::TUNNEL_PATH, self.session));
+        let mut options = ConnectOptions::new(url, handshake::SUBPROTOCOL)
+            .header(handshake::GENERATION, &self.generation.to_string())
+            .secret_header("Authorization", &format!("Bearer {}", self.token));
+        if let Some(environment) = &self.environment {
+            options = options.header(handshake::ENVIRONMENT, environment);
+        }
+        options.tls_ca.clone_from(&self.tls_ca);
+        options
+    }
+
+    /// The same client as a session sees its gateway.
+    pub(super) fn provider(&self) -> GatewayProvider {
+        let token = TokenSource::Fixed(Token::new(&self.token).unwrap());
+        let mut provider = GatewayProvider::new(self.url.clone(), token, self.session.clone());
+        provider.connect_timeout = PATIENCE;
+        provider
+    }
+}
+
+/// The status and the line that a client was turned away with.
+pub(super) fn rejection(error: &ConnectError) -> (u16, String) {
+    match error {
+        ConnectError::Rejected { response, .. } => {
+            let message = response.header(handshake::MESSAGE);
+            (response.status, message.unwrap_or_default().to_owned())
+        }
+        other => panic!("not turned away by the gateway: {other:?}"),
+    }
+}
+
 impl Running {
-    pub(super) fn options(&self, session: &str) -> ConnectOptions {
-        let url = format!("ws://{}", self.address).parse().unwrap();
-        ConnectOptions::new(url, Token::new(TOKEN).unwrap(), session)
+    pub(super) fn options(&self, session: &str) -> Options {
+        Options {
+            url: format!("ws://{}", self.address).parse().unwrap(),
+            token: TOKEN.to_owned(),
+            session: session.to_owned(),
+            generation: 0,
+            environment: None,
+            tls_ca: None,
+        }
     }
 
     pub(super) async fn client(&self, session: &str) -> Client {
@@ -146,9 +201,9 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) async fn connect(options: &ConnectOptions) -> Result<Self, ConnectError> {
+    pub(super) async fn connect(options: &Options) -> Result<Self, ConnectError> {
         Ok(Self {
-            link: soon(client::connect(options)).await?,
+            link: soon(ws::connect(&options.request())).await?,
         })
     }
 

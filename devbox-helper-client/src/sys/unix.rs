@@ -20,7 +20,7 @@ pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Writer, Reader)
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
         .spawn()?;
-    // The command keeps its copy of the helper's end until it is given another: with that copy the stream never ends.
+    // The command holds its copy of the helper's end until it is given another, and with that copy the stream never ends.
     command.stdin(Stdio::null());
     let (writer, reader) = halves(ours)?;
     Ok((child, writer, reader))
@@ -45,35 +45,31 @@ fn halves(stream: UnixStream) -> io::Result<(Writer, Reader)> {
     Ok((Writer(stream), Reader(reader)))
 }
 
-/// The way out.
+/// The sending direction.
 #[derive(Debug)]
 pub(crate) struct Writer(UnixStream);
 
 impl Writer {
-    pub(crate) fn write_all(&mut self, bytes: &[u8], listener: Option<&TcpListener>) -> io::Result<()> {
-        let sent = match listener {
-            None => 0,
-            Some(listener) => send_with_listener(&self.0, bytes, listener)?,
-        };
-        let mut rest = &bytes[sent..];
-        while !rest.is_empty() {
-            match rustix::net::send(&self.0, rest, SEND_FLAGS) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => rest = &rest[count..],
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+    /// Writes at least one byte, with the listener attached to the first. The system may take fewer bytes than given.
+    pub(crate) fn write(&mut self, bytes: &[u8], listener: Option<&TcpListener>) -> io::Result<usize> {
+        match listener {
+            None => Ok(rustix::io::retry_on_intr(|| {
+                rustix::net::send(&self.0, bytes, SEND_FLAGS)
+            })?),
+            Some(listener) => send_with_listener(&self.0, bytes, listener),
         }
-        Ok(())
+    }
+
+    pub(crate) fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_write_timeout(timeout)
     }
 
     pub(crate) fn finish(&mut self) {
-        // Fails only when the other end is gone already, which is what is wanted.
+        // Fails only when the other end is gone already, which is just as good.
         drop(self.0.shutdown(Shutdown::Write));
     }
 }
 
-/// The descriptor goes with the first byte; the kernel may take fewer bytes than given.
 fn send_with_listener(stream: &UnixStream, bytes: &[u8], listener: &TcpListener) -> io::Result<usize> {
     let fds = [listener.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -87,12 +83,13 @@ fn send_with_listener(stream: &UnixStream, bytes: &[u8], listener: &TcpListener)
     Ok(sent)
 }
 
-/// The way in.
+/// The receiving direction.
 #[derive(Debug)]
 pub(crate) struct Reader(UnixStream);
 
 impl Reader {
-    /// Zero bytes at the end of the stream. A connection that was reset has ended too: the other end is gone.
+    /// Zero bytes at the end of the stream. A reset counts as the end too: the other end is gone. Of several descriptors
+    /// the first is returned; the others are closed, since no message carries more than one.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Option<TcpListener>)> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -109,16 +106,16 @@ impl Reader {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
                 for fd in fds {
                     close_on_exec(&fd)?;
-                    passed = Some(TcpListener::from(fd));
+                    passed = passed.or(Some(fd));
                 }
             }
         }
-        Ok((count, passed))
+        Ok((count, passed.map(TcpListener::from)))
     }
 
     #[cfg(feature = "tokio")]
     pub(crate) fn close(self) {
-        // Fails only when the other end is gone already, which is what is wanted.
+        // Fails only when the other end is gone already, which is just as good.
         drop(self.0.shutdown(Shutdown::Both));
     }
 
@@ -145,3 +142,6 @@ fn close_on_exec(fd: &OwnedFd) -> io::Result<()> {
 fn close_on_exec(_: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,19 +27,30 @@ pub(crate) fn inherited() -> io::Result<(Writer, Reader)> {
     Ok((Writer(Some(File::from(writer))), Reader(File::from(reader))))
 }
 
-/// The way out.
+/// The sending direction.
 #[derive(Debug)]
 pub(crate) struct Writer(Option<File>);
 
 impl Writer {
-    pub(crate) fn write_all(&mut self, bytes: &[u8], listener: Option<&TcpListener>) -> io::Result<()> {
+    /// Writes at least one byte.
+    pub(crate) fn write(&mut self, bytes: &[u8], listener: Option<&TcpListener>) -> io::Result<usize> {
         if listener.is_some() {
             return Err(io::ErrorKind::Unsupported.into());
         }
         match &mut self.0 {
-            Some(pipe) => pipe.write_all(bytes),
+            Some(pipe) => loop {
+                match pipe.write(bytes) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    result => return result,
+                }
+            },
             None => Err(io::ErrorKind::BrokenPipe.into()),
         }
+    }
+
+    /// Pipes have no time limits.
+    pub(crate) fn set_timeout(&self, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
     }
 
     pub(crate) fn finish(&mut self) {
@@ -47,12 +58,12 @@ impl Writer {
     }
 }
 
-/// The way in.
+/// The receiving direction.
 #[derive(Debug)]
 pub(crate) struct Reader(File);
 
 impl Reader {
-    /// Zero bytes at the end of the stream. A broken pipe is an end too: the other end is gone.
+    /// Zero bytes at the end of the stream. A broken pipe counts as the end too: the other end is gone.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Option<TcpListener>)> {
         loop {
             match self.0.read(buffer) {
@@ -67,6 +78,7 @@ impl Reader {
     #[cfg(feature = "tokio")]
     pub(crate) fn close(self) {}
 
+    /// Pipes have no time limits.
     pub(crate) fn set_timeout(&self, _: Option<Duration>) -> io::Result<()> {
         Ok(())
     }

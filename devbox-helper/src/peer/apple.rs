@@ -1,11 +1,11 @@
-//! `proc_pidinfo` (libproc.h); of other users it may tell root only.
+//! `proc_pidinfo` (libproc.h); for processes of other users it may answer root only.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 
 use super::Started;
 
-/// Microseconds since 1970. A zombie has ended.
+/// Microseconds since 1970. A zombie counts as ended.
 pub(crate) fn started(pid: u32) -> io::Result<Started> {
     let Ok(raw) = i32::try_from(pid) else {
         return Ok(Started::Never);
@@ -33,7 +33,7 @@ pub(crate) fn started(pid: u32) -> io::Result<Started> {
     )))
 }
 
-/// Start times here do not begin again with a boot.
+/// Start times here do not restart with a boot.
 pub(crate) fn boot() -> &'static str {
     "0"
 }

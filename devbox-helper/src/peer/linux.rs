@@ -6,16 +6,16 @@ use std::sync::OnceLock;
 
 use super::Started;
 
-/// Ticks since the boot: field 22 of `/proc/<pid>/stat`. A zombie has ended.
+/// Ticks since boot: field 22 of `/proc/<pid>/stat`. A zombie counts as ended.
 pub(crate) fn started(pid: u32) -> io::Result<Started> {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => {
             parse(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/<pid>/stat"))
         }
-        // With the mount option hidepid=2 a living process of another user looks like none.
+        // With the mount option hidepid=2, living processes of other users are invisible.
         Err(error) if error.kind() == io::ErrorKind::NotFound && !exists(pid) => Ok(Started::Never),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Started::Lives(None)),
-        // ESRCH: it ended between open and read.
+        // ESRCH: it exited between open and read.
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
             Ok(Started::Never)
         }
@@ -23,7 +23,7 @@ pub(crate) fn started(pid: u32) -> io::Result<Started> {
     }
 }
 
-/// The first part of the boot's id, which is random.
+/// The first part of the random boot id.
 pub(crate) fn boot() -> &'static str {
     static BOOT: OnceLock<String> = OnceLock::new();
     BOOT.get_or_init(|| {
@@ -35,7 +35,7 @@ pub(crate) fn boot() -> &'static str {
     })
 }
 
-/// The name in parentheses may hold anything, parentheses too; the fields count from the last one.
+/// The name in parentheses may contain anything, even parentheses; the fields are counted from the last one.
 fn parse(stat: &str) -> Option<Started> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();

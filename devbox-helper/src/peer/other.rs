@@ -1,10 +1,10 @@
-//! Systems of which only this is known: whether a process of that id is there.
+//! Systems that only tell whether a process with that id exists.
 
 use std::io;
 
 use super::Started;
 
-/// Whether it lives; not when it started.
+/// Whether it is alive, but not when it started.
 pub(crate) fn started(pid: u32) -> io::Result<Started> {
     let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
         return Ok(Started::Never);
@@ -15,7 +15,7 @@ pub(crate) fn started(pid: u32) -> io::Result<Started> {
     }
 }
 
-/// Not known here.
+/// Unknown here.
 pub(crate) fn boot() -> &'static str {
     "0"
 }

@@ -10,7 +10,7 @@ use windows_sys::Win32::System::Threading::{
 
 use super::Started;
 
-/// Steps of 100 ns since 1601. A process whose handle somebody still holds may have ended.
+/// Units of 100 ns since 1601. A process may have ended although somebody still holds a handle to it.
 pub(crate) fn started(pid: u32) -> io::Result<Started> {
     // SAFETY: no pointers go in.
     let raw = unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION | PROCESS_SYNCHRONIZE, 0, pid) };
@@ -51,7 +51,7 @@ pub(crate) fn started(pid: u32) -> io::Result<Started> {
     Ok(Started::Lives(Some(start)))
 }
 
-/// Start times here do not begin again with a boot.
+/// Start times here do not restart with a boot.
 pub(crate) fn boot() -> &'static str {
     "0"
 }

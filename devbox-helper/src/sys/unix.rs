@@ -11,11 +11,12 @@ use rustix::net::{AddressFamily, SocketType};
 
 use crate::policy::Caller;
 
-/// Whether a listener can be handed to the caller.
+/// Whether a listener can be passed to the caller.
 pub(crate) const PASSES_LISTENERS: bool = true;
 
-/// Leaves the caller's session and is deaf to what a terminal or a shell sends: signals that are blocked in every
-/// thread are never delivered. To be called before there is another thread. It also leaves the working directory, so that its file system can be unmounted.
+/// Leaves the caller's session and blocks the signals that a terminal or a shell sends. Signals blocked in every thread are
+/// never delivered, so call it before there is a second thread. Also leaves the working directory, so that its file system
+/// can be unmounted.
 pub(crate) fn detach() -> io::Result<()> {
     let mut deaf = SigSet::empty();
     for signal in [
@@ -31,7 +32,7 @@ pub(crate) fn detach() -> io::Result<()> {
     }
     deaf.thread_block()?;
     if let Err(errno) = rustix::process::setsid() {
-        // setsid(2): EPERM also means that this process leads its session already.
+        // setsid(2): EPERM also means that this process already leads a session.
         let session = rustix::process::getsid(None)?;
         if session != rustix::process::getpid() {
             return Err(errno.into());
@@ -41,7 +42,8 @@ pub(crate) fn detach() -> io::Result<()> {
     Ok(())
 }
 
-/// SIGTERM is for this process itself (an administrator, a shutdown): it ends the stream, as the caller's end would.
+/// SIGTERM is meant for this process itself, from an administrator or a shutdown. It ends the stream as the end of the caller
+/// would.
 pub(crate) fn end_on_terminate() -> io::Result<()> {
     let mut terminate = SigSet::empty();
     terminate.add(Signal::SIGTERM);
@@ -54,13 +56,14 @@ pub(crate) fn end_on_terminate() -> io::Result<()> {
                     return;
                 }
             }
-            // Fails only when the stream has ended already, which is what is wanted.
+            // Fails only when the stream has ended already, which is just as good.
             rustix::net::shutdown(io::stdin().as_fd(), rustix::net::Shutdown::Read).ok();
         })?;
     Ok(())
 }
 
-/// A listener as std makes it, but with a backlog of 1024: std's 128 is soon full when a page opens all its connections.
+/// A listener as std creates it, but with a backlog of 1024: a web page that opens all its connections at once soon fills
+/// std's 128.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() {
         AddressFamily::INET
@@ -75,8 +78,8 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
-/// Does `work` with no more rights than the caller has, then takes its own again. Ids are the process's: the thread for
-/// SIGTERM touches no file.
+/// Does `work` with the caller's permissions, then returns to the helper's own. Ids belong to the whole process, which is safe
+/// because the only other thread, the one for SIGTERM, touches no file.
 pub(crate) fn with_rights_of<T>(caller: &Caller, work: impl FnOnce() -> T) -> io::Result<T> {
     let (uid, gid) = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
     if geteuid() == uid && !geteuid().is_root() {
@@ -87,7 +90,7 @@ pub(crate) fn with_rights_of<T>(caller: &Caller, work: impl FnOnce() -> T) -> io
         gid: getegid(),
         groups: rustix::process::getgroups()?,
     };
-    // Groups and gid first: they can be set only while the uid is still root's.
+    // Groups and gid first: they can only be set while the uid is still root's.
     groups::set(&caller.groups)?;
     let result = setegid(gid).and_then(|()| seteuid(uid)).map(|()| work());
     own.restore()?;

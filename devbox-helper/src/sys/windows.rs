@@ -1,11 +1,11 @@
-//! A child without a console of its own is told nothing by the console: there is nothing to leave.
+//! A child without a console gets no console events: there is nothing to leave.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use crate::policy::Caller;
 
-/// Whether a listener can be handed to the caller.
+/// Whether a listener can be passed to the caller.
 pub(crate) const PASSES_LISTENERS: bool = false;
 
 #[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]
@@ -18,15 +18,15 @@ pub(crate) fn end_on_terminate() -> io::Result<()> {
     Ok(())
 }
 
-/// There is no such thing as a numbered user to act for.
+/// Windows has no numeric user ids to act for.
 pub(crate) fn with_rights_of<T>(_: &Caller, _: impl FnOnce() -> T) -> io::Result<T> {
     Err(io::Error::new(
         io::ErrorKind::Unsupported,
-        "acting with another user's rights",
+        "acting as another user",
     ))
 }
 
-/// As std does it. Nobody is handed it here.
+/// As std does it. It cannot be passed to anybody here.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address)
 }

@@ -1,4 +1,4 @@
-//! The edits of the user's own lines, each of which names its line.
+//! Makes edits of the user's own lines, each of which refers to its line.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -12,8 +12,8 @@ use crate::line::EntryLine;
 use crate::name::{Comment, HostName};
 
 impl Document {
-    /// The edits that give an address these names, on the user's own lines: on a line that has the address and the same
-    /// comment already, else on a new one at the end. Nothing for names that the address has.
+    /// The edits that give an address these names on the user's own lines: on a line that already has the address and the same
+    /// comment, otherwise on a new line at the end. Names that the address already has need no edit.
     /// ```
     /// use hostsfile::{Document, HostName, OnConflict, Options};
     /// let doc = Document::parse("10.0.0.1 a\n");
@@ -23,8 +23,8 @@ impl Document {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NameTaken`] where a name is at another address of the family and `on_conflict` says to refuse, or the other
-    /// place is inside a block; [`Error::MappedAddress`].
+    /// [`Error::NameTaken`] if a name has another address of the same family and `on_conflict` says to refuse, or that other line is
+    /// inside a block; [`Error::MappedAddress`].
     pub fn adding(
         &self,
         address: IpAddr,
@@ -83,7 +83,7 @@ impl Document {
         Ok(edits)
     }
 
-    /// The edits that take names, in any case, out of the user's own lines.
+    /// The edits that remove names, compared case-insensitively, from the user's own lines.
     #[must_use]
     pub fn removing_names<S: AsRef<str>>(&self, names: &[S]) -> Vec<Edit> {
         let wanted: HashSet<String> = names.iter().map(|n| n.as_ref().to_ascii_lowercase()).collect();
@@ -105,19 +105,19 @@ impl Document {
         edits
     }
 
-    /// The edits that remove the user's own lines of an address.
+    /// The edits that remove the user's own lines with an address.
     #[must_use]
     pub fn removing_address(&self, address: IpAddr) -> Vec<Edit> {
         self.removing(|e| e.address == address)
     }
 
-    /// The edits that remove the user's own lines whose address lies in a network.
+    /// The edits that remove the user's own lines whose address is in a network.
     #[must_use]
     pub fn removing_within(&self, network: &Cidr) -> Vec<Edit> {
         self.removing(|e| network.contains(e.address))
     }
 
-    /// The edits that remove the user's own lines that have this whole comment.
+    /// The edits that remove the user's own lines whose whole comment is this text.
     #[must_use]
     pub fn removing_comment(&self, comment: &Comment) -> Vec<Edit> {
         self.removing(|e| e.comment == comment.as_str().as_bytes())

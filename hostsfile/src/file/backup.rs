@@ -1,4 +1,4 @@
-//! Copies of a hosts file, kept aside.
+//! Backups of a hosts file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -9,7 +9,7 @@ use super::HostsFile;
 use super::target::{holds, os_error, read_error};
 use crate::error::Error;
 
-/// Where backups go and how many stay.
+/// Where backups are kept, and how many.
 #[derive(Debug, Clone)]
 pub struct BackupRules {
     directory: PathBuf,
@@ -17,7 +17,7 @@ pub struct BackupRules {
 }
 
 impl BackupRules {
-    /// Backups in this directory, which must be there. The first one of all and the last nine are kept.
+    /// Keeps backups in this directory, which must exist: the very first one and the newest nine.
     #[must_use]
     pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
         BackupRules {
@@ -26,7 +26,7 @@ impl BackupRules {
         }
     }
 
-    /// Keeps this many: the first of all, which is the file before anybody here touched it, and the newest. At least two.
+    /// Keeps this many, at least two: the very first one, which is the file before this crate touched it, and the newest.
     #[must_use]
     pub fn keep(mut self, keep: usize) -> Self {
         self.keep = keep.max(2);
@@ -38,17 +38,17 @@ impl BackupRules {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backup {
-    /// The file, named `<name>.<YYYYMMDD>`, or `<name>.<YYYYMMDD>.<n>` where that day has one already; mode 0600.
+    /// The file, named `<name>.<YYYYMMDD>`, or `<name>.<YYYYMMDD>.<n>` if there is already one of that day; mode 0600.
     pub path: PathBuf,
-    /// False if the newest backup holds the same bytes, so that none was made.
+    /// False if no backup was made because the newest one has the same bytes.
     pub created: bool,
 }
 
 impl HostsFile {
-    /// Copies the file to a new one in a directory. An older backup is never written over.
+    /// Copies the file to a new one in a directory. An older backup is never overwritten.
     ///
     /// # Errors
-    /// [`Error::NotFound`] and the other failures of reading the file and writing the copy.
+    /// [`Error::NotFound`], and the other errors of reading the file and writing the copy.
     pub fn back_up(&self, rules: &BackupRules) -> Result<Backup, Error> {
         back_up(self.path(), rules)
     }
@@ -56,7 +56,7 @@ impl HostsFile {
     /// The backups of this file in a directory, oldest first.
     ///
     /// # Errors
-    /// What listing the directory may give.
+    /// Those of listing the directory.
     pub fn backups(&self, rules: &BackupRules) -> Result<Vec<PathBuf>, Error> {
         Ok(list(self.path(), rules)?
             .into_iter()
@@ -94,7 +94,7 @@ pub(super) fn back_up(hosts: &Path, rules: &BackupRules) -> Result<Backup, Error
             Ok(mut file) => {
                 let written = file.write_all(&content).and_then(|()| file.sync_all());
                 if let Err(e) = written {
-                    // A part of a backup is none.
+                    // Do not leave a partial backup.
                     let _removed = std::fs::remove_file(&path);
                     return Err(os_error(&path, "write", e));
                 }
@@ -119,7 +119,7 @@ fn rotate(hosts: &Path, rules: &BackupRules) -> Result<(), Error> {
 /// YYYYMMDD, and the number of the backup on that day.
 type DayAndNumber = (u32, u32);
 
-/// The backups by day and number.
+/// The backups, sorted by day and number.
 fn list(hosts: &Path, rules: &BackupRules) -> Result<Vec<(DayAndNumber, PathBuf)>, Error> {
     let failed = |e| read_error(&rules.directory, e);
     let mut found = Vec::new();
@@ -151,7 +151,7 @@ fn backup_name(hosts: &Path, day: u32, number: u32) -> std::ffi::OsString {
     name
 }
 
-/// The day as YYYYMMDD, in UTC.
+/// Today's date as YYYYMMDD, in UTC.
 fn today() -> u32 {
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -159,7 +159,7 @@ fn today() -> u32 {
     date(seconds / 86_400)
 }
 
-/// The civil date of a day since 1970-01-01, for the days that 32 bits hold (after Howard Hinnant's algorithms).
+/// The date of a number of days since 1970-01-01, for days that fit in 32 bits (from Howard Hinnant's date algorithms).
 fn date(days: u64) -> u32 {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
@@ -179,7 +179,7 @@ fn date(days: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn dates_are_civil() {
+    fn days_become_calendar_dates() {
         for (days, date) in [
             (0, 19_700_101),
             (59, 19_700_301),

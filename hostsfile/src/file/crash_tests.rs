@@ -1,4 +1,4 @@
-//! A process that is killed at each step of a write: what is there afterwards, and what the next one makes of it.
+//! Kills a process at each step of a write, and checks what is left and what the next process does with it.
 
 #![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 
@@ -29,7 +29,7 @@ fn edits() -> Vec<Edit> {
     ]
 }
 
-/// Runs the edit in a process that dies at this point, and gives what the file holds then.
+/// Runs the edit in a process that dies at this point, and returns what the file then contains.
 fn killed_at(point: &str, path: &Path, in_place: bool) -> Vec<u8> {
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "file::crash_tests::edits_and_dies", "--ignored"])
@@ -64,7 +64,7 @@ fn edits_and_dies() {
 }
 
 #[test]
-fn killed_while_replacing_the_file_has_its_old_or_its_new_content() {
+fn a_killed_replacement_leaves_the_old_or_the_new_content() {
     let after = plan(BEFORE, &edits(), &Options::new()).unwrap().new_bytes();
     let points = [
         "temp-created",
@@ -93,7 +93,7 @@ fn killed_while_replacing_the_file_has_its_old_or_its_new_content() {
 }
 
 #[test]
-fn killed_while_writing_in_place_the_next_one_makes_it_whole() {
+fn a_write_in_place_that_was_killed_is_finished_by_the_next_one() {
     let after = plan(BEFORE, &edits(), &Options::new()).unwrap().new_bytes();
     let points = [
         ("journal-written", true),
@@ -120,7 +120,7 @@ fn killed_while_writing_in_place_the_next_one_makes_it_whole() {
 }
 
 #[test]
-fn killed_while_writing_in_place_a_foreign_edit_since_then_is_kept() {
+fn an_edit_by_others_after_a_killed_write_in_place_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("hosts");
     std::fs::write(&path, BEFORE).unwrap();
@@ -133,7 +133,7 @@ fn killed_while_writing_in_place_a_foreign_edit_since_then_is_kept() {
 
 fn next_one_finds_no_trace(dir: &Path, path: &Path, after: &[u8]) {
     HostsFile::open(path).unwrap().edit(&edits()).unwrap();
-    // The next one may find nothing to change; then a sweep clears away what was left.
+    // The next edit may find nothing to change; then a sweep removes the leftovers.
     HostsFile::open(path).unwrap().sweep(|_| true).unwrap();
     assert_eq!(std::fs::read(path).unwrap(), after);
     let names: Vec<_> = std::fs::read_dir(dir)

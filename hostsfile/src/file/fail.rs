@@ -1,6 +1,6 @@
-//! Points at which a test can let the process die. In any other build they are nothing.
+//! Points at which a test can make the process die. They do nothing in other builds.
 
-/// Dies here if the environment of a test says so.
+/// Dies here if a test's environment variable says so.
 #[cfg(test)]
 pub(super) fn point(name: &str) {
     if std::env::var("HOSTSFILE_DIE_AT").is_ok_and(|at| at == name) {
@@ -11,7 +11,7 @@ pub(super) fn point(name: &str) {
     }
 }
 
-/// Nothing.
+/// Does nothing.
 #[cfg(not(test))]
 #[inline(always)]
 pub(super) fn point(_name: &str) {}

@@ -1,9 +1,9 @@
-//! Asking the system to forget what it has cached about names.
+//! Asks the system to flush what it has cached about names.
 
 use std::io::ErrorKind;
 use std::process::{Command, Stdio};
 
-/// Why a resolver's cache was not flushed. The hosts file has nothing to do with it.
+/// Why a resolver's cache was not flushed. The hosts file is not affected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FlushError {
@@ -12,15 +12,15 @@ pub enum FlushError {
     NotStarted {
         /// The command line.
         command: String,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// The command said no.
+    /// The command failed.
     #[error("{command} failed: {message}")]
     Failed {
         /// The command line.
         command: String,
-        /// The last line of what it wrote, or its exit status.
+        /// The last line of its output, or its exit status.
         message: String,
     },
 }
@@ -29,15 +29,15 @@ pub enum FlushError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Flushed {
-    /// The command lines that ran; none where the system caches nothing.
+    /// The command lines that were run; none if the system caches nothing.
     pub commands: Vec<String>,
 }
 
 /// Flushes the caches of the system's resolver.
 ///
-/// An edit of the hosts file rarely needs this: glibc and musl read the file at each lookup, systemd-resolved within two
-/// seconds, macOS and Windows watch it. It helps with answers that came from DNS before. On Linux the daemons that are
-/// there are asked (`resolvectl`, `nscd`); where there is none, nothing is done and that is no error.
+/// An edit of the hosts file rarely needs this: glibc and musl read the file at each lookup, systemd-resolved notices a change
+/// within two seconds, and macOS and Windows watch the file. It helps against answers that came from DNS before. On Linux the
+/// installed daemons are asked (`resolvectl`, `nscd`); if there are none, nothing is done, and that is not an error.
 ///
 /// # Errors
 /// [`FlushError`], from the first command that fails.
@@ -53,7 +53,7 @@ pub fn flush() -> Result<Flushed, FlushError> {
             Err(e) if optional && e.kind() == ErrorKind::NotFound => {}
             Err(source) => return Err(FlushError::NotStarted { command, source }),
             Ok(output) if output.status.success() => ran.push(command),
-            // The program is installed, the daemon does not run.
+            // The program is installed, but the daemon is not running.
             Ok(_) if optional => {}
             Ok(output) => {
                 let text = String::from_utf8_lossy(&output.stderr)
@@ -74,18 +74,21 @@ pub fn flush() -> Result<Flushed, FlushError> {
     Ok(Flushed { commands: ran })
 }
 
-/// Command lines, and whether the system may be without them.
+/// Command lines, and whether the program may be missing.
 type Commands = &'static [(&'static [&'static str], bool)];
 
-#[cfg(target_vendor = "apple")]
-const COMMANDS: Commands = &[
-    (&["dscacheutil", "-flushcache"], false),
-    (&["killall", "-HUP", "mDNSResponder"], false),
-];
-#[cfg(windows)]
-const COMMANDS: Commands = &[(&["ipconfig", "/flushdns"], false)];
-#[cfg(not(any(windows, target_vendor = "apple")))]
-const COMMANDS: Commands = &[
-    (&["resolvectl", "flush-caches"], true),
-    (&["nscd", "-i", "hosts"], true),
-];
+cfg_if::cfg_if! {
+    if #[cfg(target_vendor = "apple")] {
+        const COMMANDS: Commands = &[
+            (&["dscacheutil", "-flushcache"], false),
+            (&["killall", "-HUP", "mDNSResponder"], false),
+        ];
+    } else if #[cfg(windows)] {
+        const COMMANDS: Commands = &[(&["ipconfig", "/flushdns"], false)];
+    } else {
+        const COMMANDS: Commands = &[
+            (&["resolvectl", "flush-caches"], true),
+            (&["nscd", "-i", "hosts"], true),
+        ];
+    }
+}

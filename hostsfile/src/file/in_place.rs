@@ -1,4 +1,4 @@
-//! Writing a file that cannot be replaced, without ever making it shorter than it has to be.
+//! Writes a file that cannot be replaced, without ever making it shorter than necessary.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -11,9 +11,9 @@ use super::{Method, fail, sys};
 use crate::error::Error;
 use crate::plan::Plan;
 
-/// Writes the plan from the first byte that differs, then sets the length, and reads back what is there.
+/// Writes the plan from the first byte that differs, then sets the length, and reads the result back.
 ///
-/// A process that dies between is what the [`Journal`] is for: the next change finishes the write.
+/// If the process dies in between, the next change finishes the write with the help of the [`Journal`].
 pub(super) fn write(target: &Target, plan: &Plan<'_>, lock: &Lock) -> Result<Attempt, Error> {
     let mut file = target
         .directory
@@ -28,7 +28,7 @@ pub(super) fn write(target: &Target, plan: &Plan<'_>, lock: &Lock) -> Result<Att
     let journal = Journal::write(target, lock, from, old_tail, &new_tail)?;
     fail::point("journal-written");
 
-    // No space is found out before the first byte is written.
+    // A lack of space must show before the first byte is written.
     if new_tail.len() > old_tail.len() {
         let (start, more) = (
             plan.old_bytes().len() as u64,
@@ -53,7 +53,7 @@ pub(super) fn write(target: &Target, plan: &Plan<'_>, lock: &Lock) -> Result<Att
     })
 }
 
-/// Makes a file end with these bytes at an offset.
+/// Makes these bytes, at an offset, the end of a file.
 pub(super) fn write_tail(file: &mut File, from: usize, tail: &[u8]) -> io::Result<()> {
     file.seek(SeekFrom::Start(from as u64))?;
     if cfg!(test) {

@@ -1,5 +1,5 @@
-//! What makes a write in place whole again after its process was killed: a file beside the hosts file that holds both
-//! ends, the old and the new one. It is written and synced before the first byte changes, and removed after the last.
+//! Makes a write in place complete even if its process is killed: a file beside the hosts file contains both the old and the new
+//! tail. It is written and synced before the first byte changes, and removed after the last one.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -13,7 +13,7 @@ use super::sys::{self, Directory};
 use super::target::{Target, os_error, read_error};
 use crate::error::Error;
 
-/// A journal on disk, or none where no directory takes one.
+/// A journal on disk, or none if no directory can hold one.
 pub(super) struct Journal(Option<(Directory, OsString)>);
 
 impl Journal {
@@ -55,13 +55,13 @@ impl Journal {
 
     pub(super) fn remove(self) {
         if let Some((directory, name)) = self.0 {
-            // One that stays is found to be finished before the next change.
+            // If it stays, recovery before the next change finds the write complete and removes it.
             let _removed = directory.remove(&name);
         }
     }
 }
 
-/// Whether there is anything to recover, without a lock.
+/// Whether there is anything to recover, determined without the lock.
 pub(super) fn has_leftovers(target: &Target, options: &FileOptions) -> bool {
     let private = sys::private_lock_directory(target, options).and_then(|path| Directory::open(&path).ok());
     [Some(&target.directory), private.as_ref()]
@@ -71,7 +71,7 @@ pub(super) fn has_leftovers(target: &Target, options: &FileOptions) -> bool {
         || target.directory.names().contains(&target.beside(sys::LOCK_NAME))
 }
 
-/// Finishes writes in place that were cut off, and removes files that killed writers left.
+/// Finishes interrupted writes in place, and removes the files that killed writers left.
 pub(super) fn recover(target: &Target, lock: &Lock) -> Result<(), Error> {
     for directory in directories(target, lock) {
         for name in leftovers(&directory, target) {
@@ -100,7 +100,7 @@ fn directories(target: &Target, lock: &Lock) -> Vec<Directory> {
         .collect()
 }
 
-/// The files of ours in a directory: no other writer is at work while the lock is held.
+/// Our files in a directory. They are leftovers, since no other writer is active while we hold the lock.
 fn leftovers<'d>(directory: &'d Directory, target: &Target) -> impl Iterator<Item = OsString> + 'd {
     let (prefix, redo) = (target.beside(""), target.beside(REDO));
     directory
@@ -115,7 +115,7 @@ fn is_temp(name: &OsStr, prefix: &OsStr) -> bool {
         .is_some_and(|id| id.len() == 16 && id.iter().all(u8::is_ascii_hexdigit))
 }
 
-/// Completes the write that a journal tells of, if the file holds a mixture of its two ends and nothing else.
+/// Completes the write described by a journal, if the file contains a mixture of the two tails and nothing else.
 fn redo(target: &Target, directory: &Directory, name: &OsStr) -> Result<(), Error> {
     let mut bytes = Vec::new();
     let read = directory
@@ -159,13 +159,13 @@ fn parse(bytes: &[u8]) -> Option<(usize, &[u8], &[u8])> {
     Some((from, old, new))
 }
 
-/// Whether the text is the beginning of the new end followed by what the old end has from there on, and neither of them.
+/// Whether the text is a prefix of the new tail followed by the rest of the old tail, and equal to neither tail.
 fn is_mixture(text: &[u8], old: &[u8], new: &[u8]) -> bool {
     if text == old || text == new {
         return false;
     }
     let written = text.iter().zip(new).take_while(|(a, b)| a == b).count();
-    // The file is as long as the old end until the new one reaches beyond it.
+    // The file is as long as the old tail until the new one reaches beyond it.
     if text.len() < old.len() {
         return false;
     }
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_of_a_cut_off_write_is_a_mixture() {
+    fn every_state_of_an_interrupted_write_is_a_mixture() {
         for (old, new) in [
             ("abc", "xyz"),
             ("abc", "abcdef"),

@@ -8,11 +8,11 @@ use super::sys;
 use super::target::Target;
 use crate::error::Error;
 
-/// The right to write a hosts file; given back, and its file removed, when dropped.
+/// The right to write a hosts file. Dropping it releases the lock and removes its file.
 pub(super) struct Lock {
-    /// Kept for its drop.
+    /// Kept only for its `Drop`.
     _held: sys::HeldLock,
-    /// A directory that only root or the file's owner can use, where one is used for the lock.
+    /// The lock's directory, if it has one of its own, which only root or the file's owner can use.
     pub(super) private_directory: Option<PathBuf>,
 }
 
@@ -21,7 +21,7 @@ impl Lock {
         sys::LockPlace::of(target, options).shown(target)
     }
 
-    /// Waits for the lock: a first attempt and three retries, each waiting twice as long as the one before.
+    /// Waits for the lock: tries once and retries three times, waiting twice as long each time.
     pub(super) fn take(target: &Target, options: &FileOptions) -> Result<Self, Error> {
         let began = Instant::now();
         let place = sys::LockPlace::of(target, options);
@@ -41,7 +41,7 @@ impl Lock {
                 if left.is_zero() {
                     break;
                 }
-                // Not all at the same time.
+                // Jitter, so that waiting processes do not all retry at once.
                 std::thread::sleep(left.min(Duration::from_micros(fastrand::u64(500..4000))));
             }
         }

@@ -1,4 +1,4 @@
-//! How a hosts file is opened.
+//! Options for opening a hosts file.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,54 +40,54 @@ impl FileOptions {
         }
     }
 
-    /// How edits are planned.
+    /// Sets how edits are planned.
     #[must_use]
     pub fn plan_options(mut self, options: Options) -> Self {
         self.plan = options;
         self
     }
 
-    /// Writes the file in place and never replaces it, for a file that is bound over another and must keep its inode. A
-    /// reader may then see a part of a change. Default: false.
+    /// Writes the file in place and never replaces it, for a file that is bind-mounted and must keep its inode. A reader may then
+    /// see part of a change. Default: false.
     #[must_use]
     pub fn in_place(mut self, in_place: bool) -> Self {
         self.in_place = in_place;
         self
     }
 
-    /// Takes a missing file for an empty one and creates it (mode 0644) at the first change. Default: false.
+    /// Treats a missing file as empty and creates it (mode 0644) at the first change. Default: false.
     #[must_use]
     pub fn create_missing(mut self, create: bool) -> Self {
         self.create_missing = create;
         self
     }
 
-    /// Changes a file that is marked read-only (no write bit in its mode, or Windows' attribute) and leaves the mark as it
-    /// was. Default: false, which gives [`Error::ReadOnlyFile`].
+    /// Changes a file even if it is marked read-only (no write bit in its mode, or Windows' attribute), and keeps the mark.
+    /// Default: false, which returns [`Error::ReadOnlyFile`].
     #[must_use]
     pub fn override_read_only(mut self, override_it: bool) -> Self {
         self.override_read_only = override_it;
         self
     }
 
-    /// How long the first attempt waits for the lock. Three retries follow, each twice as long as the one before, so that
-    /// [`Error::Locked`] comes after fifteen times this. Default: 250 ms (3.75 s in all).
+    /// Sets how long the first attempt waits for the lock. Each of three retries waits twice as long as the one before, so
+    /// [`Error::Locked`] is returned after fifteen times this duration. Default: 250 ms (3.75 s in total).
     #[must_use]
     pub fn first_lock_wait(mut self, wait: Duration) -> Self {
         self.first_lock_wait = wait;
         self
     }
 
-    /// The directory for the lock file. It is made with mode 0700 and removed again when it is empty; it must be one that
-    /// only its owner can use. Default: `/run/hostsfile` (elsewhere than on Linux `/var/run/hostsfile`) for the system's
-    /// file where root edits it, and otherwise the directory of the hosts file itself. All programs that edit one file must agree.
+    /// Sets the directory for the lock file. It is created with mode 0700 and removed again when it is empty; only its owner may
+    /// have access to it. Default: when root edits the system's file, `/run/hostsfile` (`/var/run/hostsfile` on systems other than
+    /// Linux); otherwise the directory of the hosts file itself. All programs that edit the same file must agree on it.
     #[must_use]
     pub fn lock_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.lock_directory = Some(directory.into());
         self
     }
 
-    /// Makes a backup before the first change through this [`HostsFile`]. Default: none.
+    /// Makes a backup before the first change through this [`HostsFile`]. Default: no backup.
     #[must_use]
     pub fn backup(mut self, rules: BackupRules) -> Self {
         self.backup = Some(rules);
@@ -97,7 +97,7 @@ impl FileOptions {
     /// Opens a hosts file.
     ///
     /// # Errors
-    /// [`Error::NotFound`] unless missing files are created, [`Error::NotAFile`], [`Error::SymlinkLoop`].
+    /// [`Error::NotFound`] unless a missing file is to be created, [`Error::NotAFile`], [`Error::SymlinkLoop`].
     pub fn open(self, path: impl Into<PathBuf>) -> Result<HostsFile, Error> {
         HostsFile::with_options(path.into(), self)
     }

@@ -1,4 +1,4 @@
-//! Puts new bytes in the place of a file.
+//! Replaces a file with new bytes.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,12 +12,12 @@ use super::{Method, fail, in_place, sys};
 use crate::error::Error;
 use crate::plan::Plan;
 
-/// What became of an attempt.
+/// The result of an attempt.
 pub(super) enum Attempt {
     Written(Method),
-    /// The file's content is not what the plan was made from.
+    /// The file's content is no longer what the plan was made from.
     Stale,
-    /// It was written in place, and then held something else.
+    /// It was written in place, but contained something else afterwards.
     NotVerified,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn replace(
     match &old {
         Some(old) => match sys::copy_attributes(old, &file) {
             Ok(()) => {}
-            // Not all of it can be kept that way; in place, everything stays as it is.
+            // A new file could not get all the attributes; a write in place keeps them.
             Err(e) if sys::is_refused(&e) => {
                 drop(temp);
                 return in_place::write(target, plan, lock);
@@ -91,7 +91,7 @@ pub(super) fn replace(
     Ok(Attempt::Written(Method::Renamed))
 }
 
-/// A file beside the target that goes when it is dropped.
+/// A file beside the target that is removed when dropped.
 pub(super) struct Temp<'d> {
     directory: &'d Directory,
     name: OsString,
@@ -99,7 +99,7 @@ pub(super) struct Temp<'d> {
 }
 
 impl<'d> Temp<'d> {
-    /// Makes a file of a random name that nobody else can read, for what is to be written to the target.
+    /// Creates a file with a random name that nobody else can read, for the target's new content.
     pub(super) fn create_in(directory: &'d Directory, target: &Target) -> io::Result<(Self, File)> {
         for _ in 0..TRIES {
             let name = target.beside(&format!("{:016x}.tmp", fastrand::u64(..)));
@@ -121,7 +121,7 @@ impl<'d> Temp<'d> {
         Err(ErrorKind::AlreadyExists.into())
     }
 
-    /// Gives it a name of its own, under which it stays.
+    /// Renames it, so that it stays.
     pub(super) fn rename_to(mut self, name: &OsStr) -> io::Result<()> {
         self.directory.rename(&self.name, name)?;
         self.there = false;
@@ -142,7 +142,7 @@ impl<'d> Temp<'d> {
 impl Drop for Temp<'_> {
     fn drop(&mut self) {
         if self.there {
-            // What cannot be removed here is removed before the next change.
+            // If it cannot be removed now, the next change removes it.
             let _removed = self.directory.remove(&self.name);
         }
     }

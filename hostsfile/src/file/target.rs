@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use super::sys::{self, Directory};
 use crate::error::Error;
 
-/// A hosts file with its links resolved, and the directory that it really is in.
+/// A hosts file with its links resolved, and the directory that it is really in.
 pub(super) struct Target {
     /// The path as the caller gave it, for messages.
     pub(super) shown: PathBuf,
-    /// Where it leads to.
+    /// The file it leads to.
     pub(super) real: PathBuf,
     pub(super) directory: Directory,
     pub(super) name: OsString,
@@ -55,7 +55,7 @@ impl Target {
         })
     }
 
-    /// False for a file that is to be created.
+    /// False for a file that has yet to be created.
     pub(super) fn exists(&self) -> bool {
         self.exists
     }
@@ -64,14 +64,14 @@ impl Target {
         self.read_stamped().map(|(bytes, _)| bytes)
     }
 
-    /// The content, and what tells at once that it is another one later. What it does not tell, a comparison does.
+    /// The content, and a stamp with which a later change can be noticed cheaply. A comparison finds what the stamp misses.
     pub(super) fn read_stamped(&self) -> Result<(Vec<u8>, Option<sys::Stamp>), Error> {
         let mut bytes = Vec::new();
         let mut stamp = None;
         if self.exists {
             let mut file = self.open()?;
             stamp = sys::stamp(&file).ok();
-            // One page more than its length, so that the end is found without growing.
+            // Room for more than its length, so that reading up to the end does not reallocate.
             let length = file
                 .metadata()
                 .map_or(0, |m| usize::try_from(m.len()).unwrap_or(0));
@@ -96,20 +96,20 @@ impl Target {
             .map_err(|e| read_error(&self.shown, e))
     }
 
-    /// Whether the file holds these bytes at this moment, compared to the last byte.
+    /// Whether the file contains exactly these bytes right now.
     pub(super) fn holds(&self, expected: &[u8]) -> Result<bool, Error> {
         match self.directory.open_file(&self.name) {
             Ok(mut file) => {
                 holds(&mut file, std::iter::once(expected)).map_err(|e| read_error(&self.shown, e))
             }
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(!self.exists && expected.is_empty()),
-            // Somebody put a link in its place.
+            // Someone replaced it with a link.
             Err(e) if sys::is_symlink_loop(&e) => Ok(false),
             Err(e) => Err(read_error(&self.shown, e)),
         }
     }
 
-    /// The name of a file of ours beside it: hidden, and told from others by its end.
+    /// The name for one of our files beside it: hidden, and recognised by its ending.
     pub(super) fn beside(&self, end: &str) -> OsString {
         beside(&self.name, end)
     }
@@ -123,7 +123,7 @@ pub(super) fn beside(name: &OsStr, end: &str) -> OsString {
     beside
 }
 
-/// Whether a reader gives exactly these pieces.
+/// Whether a reader yields exactly these pieces.
 pub(super) fn holds<'p>(mut from: impl Read, pieces: impl Iterator<Item = &'p [u8]>) -> io::Result<bool> {
     let mut buffer = vec![0_u8; COMPARE_BYTES];
     let mut at = 0;
@@ -157,7 +157,7 @@ fn read_some(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Where a file that does not exist is to be made: links are followed by hand, since the last one leads nowhere.
+/// Where to create a file that does not exist. Links are followed by hand, since the last one is dangling.
 fn missing_target(path: &Path) -> Result<PathBuf, Error> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -178,12 +178,12 @@ fn missing_target(path: &Path) -> Result<PathBuf, Error> {
     Err(Error::SymlinkLoop { path })
 }
 
-/// What a failure to read says.
+/// The error for a failure to read.
 pub(super) fn read_error(path: &Path, source: io::Error) -> Error {
     os_error(path, "read", source)
 }
 
-/// The variant for what the system said.
+/// The variant for an error of the operating system.
 pub(super) fn os_error(path: &Path, doing: &'static str, source: io::Error) -> Error {
     let path = path.to_owned();
     if sys::is_held_by_other(&source) {
@@ -202,5 +202,5 @@ pub(super) fn os_error(path: &Path, doing: &'static str, source: io::Error) -> E
 }
 
 const MAX_LINKS: usize = 40;
-/// What stays in a core's cache.
+/// Small enough to stay in a core's cache.
 const COMPARE_BYTES: usize = 128 * 1024;

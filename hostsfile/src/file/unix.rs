@@ -1,10 +1,7 @@
-//! The calls that Unix systems need.
+//! The calls for Unix systems.
 
-#[path = "unix/flags.rs"]
 mod flags;
-#[path = "unix/lock.rs"]
 mod lock;
-#[path = "unix/xattr.rs"]
 mod xattr;
 
 use std::ffi::{OsStr, OsString};
@@ -45,7 +42,7 @@ pub(super) fn system_path() -> PathBuf {
     PathBuf::from("/etc/hosts")
 }
 
-/// An open directory, so that a path that is changed meanwhile leads nobody astray.
+/// An open directory, so that a path that is changed meanwhile does no harm.
 pub(super) struct Directory {
     fd: OwnedFd,
 }
@@ -110,12 +107,12 @@ impl Directory {
     }
 
     pub(super) fn open_with(&self, name: &OsStr, flags: OFlags, mode: Mode) -> io::Result<File> {
-        // O_NONBLOCK: a pipe in the place of the file holds nobody up.
+        // O_NONBLOCK, so that opening a pipe in the file's place does not block.
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         Ok(rustix::fs::openat(&self.fd, name, flags, mode)?.into())
     }
 
-    /// Device and inode of the file under a name.
+    /// The device and inode of the file with a name.
     pub(super) fn identity(&self, name: &OsStr) -> io::Result<(u64, u64)> {
         identity(&self.open_with(name, OFlags::RDONLY, Mode::empty())?)
     }
@@ -125,7 +122,7 @@ pub(super) fn identity(file: &File) -> io::Result<(u64, u64)> {
     file.metadata().map(|m| (m.dev(), m.ino()))
 }
 
-/// Device, inode, length, and times of the last change of content and of attributes.
+/// Device, inode, length, and the times of the last change of content and of attributes.
 pub(super) type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
 pub(super) fn stamp(file: &File) -> io::Result<Stamp> {
@@ -143,15 +140,15 @@ pub(super) fn is_symlink_loop(e: &io::Error) -> bool {
     Errno::from_io_error(e) == Some(Errno::LOOP)
 }
 
-/// Whether a file cannot be replaced but perhaps written: another file is bound over it.
+/// Whether a file cannot be replaced, but perhaps written: it is bind-mounted.
 pub(super) fn must_stay(e: &io::Error) -> bool {
     e.kind() == ErrorKind::ResourceBusy
 }
 
-/// How long a file that another program has open was waited for.
+/// How long we waited for another program to close the file.
 pub(super) const PATIENCE: std::time::Duration = std::time::Duration::ZERO;
 
-/// Windows alone keeps others from a file while it is open.
+/// Always false: only Windows locks others out of an open file.
 pub(super) fn is_held_by_other(_: &io::Error) -> bool {
     false
 }
@@ -164,7 +161,7 @@ pub(super) fn is_refused(e: &io::Error) -> bool {
     )
 }
 
-/// Finds out what would make a change fail, or go through although the user marked the file.
+/// Finds whatever would make a change fail, or make it succeed although the user marked the file.
 pub(super) fn check_writable(target: &Target, file: &File, override_read_only: bool) -> Result<(), Error> {
     if target.real.starts_with("/nix/store") {
         return Err(Error::ManagedByNix {
@@ -192,7 +189,7 @@ pub(super) fn check_writable(target: &Target, file: &File, override_read_only: b
     Ok(())
 }
 
-/// The error for a file that has a flag against changes.
+/// The error for a file with a flag that forbids changes.
 fn immutable(target: &Target, file: &File) -> Option<Error> {
     let (flag, clear) = flags::immutable(file)?;
     let clear = format!("{clear} {}", target.real.display());
@@ -203,7 +200,7 @@ fn immutable(target: &Target, file: &File) -> Option<Error> {
     })
 }
 
-/// Takes marks against changes off the target until the result is dropped.
+/// Removes the marks that forbid changes from the target, until the result is dropped.
 pub(super) fn clear_marks(target: &Target, override_read_only: bool) -> Result<Option<Marks<'_>>, Error> {
     if !override_read_only || !target.exists() {
         return Ok(None);
@@ -228,7 +225,7 @@ pub(super) fn clear_marks(target: &Target, override_read_only: bool) -> Result<O
     }))
 }
 
-/// Marks to be set again.
+/// Marks to set again.
 pub(super) struct Marks<'t> {
     target: &'t Target,
     mode: Option<u32>,
@@ -239,7 +236,7 @@ impl Drop for Marks<'_> {
     fn drop(&mut self) {
         let Ok(file) = self.target.open() else { return };
         if let Some(mode) = self.mode {
-            // The change itself is done; a mark that cannot be set again is no reason to undo it.
+            // The change itself is done, and failing to set the mark again is no reason to undo it.
             let _restored = rustix::fs::fchmod(&file, Mode::from_raw_mode(raw_mode(mode & 0o7777)));
         }
         if let Some(flags) = self.flags.take() {
@@ -248,7 +245,7 @@ impl Drop for Marks<'_> {
     }
 }
 
-/// Owner, then mode (a change of owner clears bits of it), then extended attributes.
+/// Copies the owner, then the mode (changing the owner clears bits of it), then the extended attributes.
 pub(super) fn copy_attributes(from: &File, to: &File) -> io::Result<()> {
     let (old, new) = (from.metadata()?, to.metadata()?);
     if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
@@ -277,12 +274,12 @@ pub(super) fn replace_file(
     if exists {
         return directory.rename(temp, target);
     }
-    // A file that appeared meanwhile is not replaced.
+    // Does not replace a file that appeared meanwhile.
     rustix::fs::linkat(&directory.fd, temp, &directory.fd, target, AtFlags::empty())?;
     directory.remove(temp)
 }
 
-/// What a failed rename says.
+/// The error for a failed rename.
 pub(super) fn rename_error(target: &Target, source: io::Error) -> Error {
     if Errno::from_io_error(&source) == Some(Errno::PERM)
         && let Some(error) = target.open().ok().and_then(|file| immutable(target, &file))
@@ -298,7 +295,7 @@ pub(super) fn rename_error(target: &Target, source: io::Error) -> Error {
     os_error(&target.shown, "replace", source)
 }
 
-/// What a failure to open for writing says.
+/// The error for a failure to open for writing.
 pub(super) fn open_error(target: &Target, source: io::Error) -> Error {
     if Errno::from_io_error(&source) == Some(Errno::PERM)
         && let Some(error) = target.open().ok().and_then(|file| immutable(target, &file))
@@ -308,12 +305,12 @@ pub(super) fn open_error(target: &Target, source: io::Error) -> Error {
     os_error(&target.shown, "write", source)
 }
 
-/// Takes space behind the end of a file without changing its length.
+/// Reserves space after the end of a file without changing its length.
 pub(super) fn reserve(file: &File, from: u64, bytes: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, from, bytes) {
         Err(e @ (Errno::NOSPC | Errno::DQUOT | Errno::IO)) => Err(e.into()),
-        // A file system that cannot reserve finds out when it writes; then the old end is written again.
+        // A file system that cannot reserve space fails when writing; then the old tail is restored.
         _ => Ok(()),
     }
     #[cfg(not(target_os = "linux"))]

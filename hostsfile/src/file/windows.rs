@@ -1,4 +1,4 @@
-//! The calls that Windows needs.
+//! The calls for Windows.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -27,7 +27,7 @@ pub(crate) const PLATFORM_LINE_ENDING: LineEnding = LineEnding::CrLf;
 
 pub(crate) const PLATFORM_RESOLVER: Resolver = Resolver::Windows;
 
-/// The file `hosts` in the directory that the TCP/IP service's `DataBasePath` names.
+/// The file `hosts` in the directory given by the TCP/IP service's `DataBasePath`.
 pub(super) fn system_path() -> PathBuf {
     let directory = database_path().unwrap_or_else(|| {
         let root = std::env::var_os("SystemRoot").unwrap_or_else(|| OsString::from("C:\\Windows"));
@@ -41,8 +41,8 @@ fn database_path() -> Option<PathBuf> {
     let value = wide("DataBasePath".as_ref());
     let mut buffer = [0_u16; 512];
     let mut bytes = u32::try_from(size_of_val(&buffer)).ok()?;
-    // RRF_RT_REG_SZ also takes REG_EXPAND_SZ and replaces what stands between percent signs.
-    // SAFETY: the strings end with NUL; the buffer is writable and `bytes` is its length; null asks for no type.
+    // RRF_RT_REG_SZ also accepts REG_EXPAND_SZ, and expands the variables between percent signs.
+    // SAFETY: the strings end with NUL; the buffer is writable and `bytes` is its length; null means that no type is requested.
     let status = unsafe {
         RegGetValueW(
             HKEY_LOCAL_MACHINE,
@@ -113,7 +113,7 @@ impl Directory {
         patiently(is_held_by_other, || std::fs::remove_file(self.path.join(name)))
     }
 
-    /// Directories are not synced on Windows; the replacement itself is written through.
+    /// Does nothing: directories cannot be synced on Windows, and the replacement itself is written through.
     pub(super) fn sync(&self) -> io::Result<()> {
         Ok(())
     }
@@ -126,7 +126,7 @@ impl Directory {
     }
 }
 
-/// Repeats what fails because another program has the file open, with growing pauses: the DNS client, virus scanners
+/// Repeats, with growing pauses, a call that fails because another program has the file open: the DNS client, virus scanners
 /// and Docker Desktop read the file right after each change.
 fn patiently<T>(
     is_passing: impl Fn(&io::Error) -> bool,
@@ -145,7 +145,7 @@ fn patiently<T>(
     }
 }
 
-/// Length and time of the last change.
+/// Length, and time of the last change.
 pub(super) type Stamp = (u64, Option<std::time::SystemTime>);
 
 pub(super) fn stamp(file: &File) -> io::Result<Stamp> {
@@ -161,14 +161,14 @@ pub(super) fn is_held_by_other(e: &io::Error) -> bool {
     is_code(e, &[ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION])
 }
 
-/// How long a file that another program has open was waited for.
+/// How long we waited for another program to close the file.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn is_refused(e: &io::Error) -> bool {
     e.kind() == ErrorKind::PermissionDenied
 }
 
-/// Whether a file cannot be replaced but perhaps written.
+/// Whether a file cannot be replaced, but perhaps written.
 pub(super) fn must_stay(e: &io::Error) -> bool {
     may_pass_by_itself(e)
 }
@@ -208,7 +208,7 @@ pub(super) fn check_writable(target: &Target, file: &File, override_read_only: b
     Ok(())
 }
 
-/// Takes the read-only attribute off the target until the result is dropped.
+/// Removes the read-only attribute from the target until the result is dropped.
 pub(super) fn clear_marks(target: &Target, override_read_only: bool) -> Result<Option<Marks<'_>>, Error> {
     if !override_read_only || !target.exists() {
         return Ok(None);
@@ -225,14 +225,14 @@ pub(super) fn clear_marks(target: &Target, override_read_only: bool) -> Result<O
     Ok(Some(Marks { target }))
 }
 
-/// The read-only attribute, to be set again.
+/// The read-only attribute, to set again.
 pub(super) struct Marks<'t> {
     target: &'t Target,
 }
 
 impl Drop for Marks<'_> {
     fn drop(&mut self) {
-        // The change itself is done; a mark that cannot be set again is no reason to undo it.
+        // The change itself is done, and failing to set the mark again is no reason to undo it.
         let _restored = set_read_only(&self.target.real, true);
     }
 }
@@ -263,13 +263,13 @@ pub(super) fn replace_file(
     drop(open);
     let (temp, target) = (directory.path.join(temp), directory.path.join(target));
     if !exists {
-        // A file that appeared meanwhile is not replaced.
+        // Does not replace a file that appeared meanwhile.
         std::fs::hard_link(&temp, &target)?;
         return std::fs::remove_file(&temp);
     }
     let (replacement, replaced) = (wide(temp.as_os_str()), wide(target.as_os_str()));
     patiently(may_pass_by_itself, || {
-        // SAFETY: both names end with NUL; the three null pointers ask for no backup and are reserved.
+        // SAFETY: both names end with NUL; the null pointers mean no backup, or are reserved.
         let done = unsafe {
             ReplaceFileW(
                 replaced.as_ptr(),
@@ -302,12 +302,12 @@ pub(super) fn open_error(target: &Target, source: io::Error) -> Error {
     os_error(&target.shown, "write", source)
 }
 
-/// Space is found out when it is written; then the old end is written again.
+/// Does nothing: a lack of space shows when writing; then the old tail is restored.
 pub(super) fn reserve(_file: &File, _from: u64, _bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the lock for a hosts file is: beside it, in a directory that only administrators can write.
+/// Where the lock for a hosts file is: beside it, in a directory that only administrators can write to.
 pub(super) struct LockPlace {
     path: PathBuf,
     private: Option<PathBuf>,
@@ -331,8 +331,8 @@ impl LockPlace {
         self.private.clone()
     }
 
-    /// Opens a file that nobody else can have open at the same time and that goes when it is closed, even by a crash.
-    /// `None` while somebody else has it.
+    /// Opens a file that nobody else can open at the same time and that is removed when it is closed, even by a crash.
+    /// `None` while someone else has it open.
     pub(super) fn try_take(&self, target: &Target) -> Result<Option<HeldLock>, Error> {
         let failed = |e| os_error(&target.shown, "lock", e);
         if let Some(directory) = &self.private {
@@ -356,9 +356,9 @@ impl LockPlace {
                 private: self.private.clone(),
             })),
             Err(e) if is_held_by_other(&e) => Ok(None),
-            // Access is also denied for a moment while the last one's file goes.
+            // Access is also denied for a moment while the previous holder's file is being removed.
             Err(e) if is_code(&e, &[ERROR_ACCESS_DENIED]) && self.path.exists() => Ok(None),
-            // Its last user removed the directory a moment ago.
+            // The previous holder has just removed the directory.
             Err(e) if e.kind() == ErrorKind::NotFound && self.private.is_some() => Ok(None),
             Err(e) => Err(failed(e)),
         }
@@ -369,7 +369,7 @@ pub(super) fn private_lock_directory(_target: &Target, options: &FileOptions) ->
     options.lock_directory.clone()
 }
 
-/// A lock that is held.
+/// A held lock.
 pub(super) struct HeldLock {
     file: Option<File>,
     private: Option<PathBuf>,
@@ -379,7 +379,7 @@ impl Drop for HeldLock {
     fn drop(&mut self) {
         drop(self.file.take());
         if let Some(directory) = &self.private {
-            // Fails while somebody else has a file in it.
+            // Fails while someone else has a file in it.
             let _removed = std::fs::remove_dir(directory);
         }
     }

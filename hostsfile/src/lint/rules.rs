@@ -1,4 +1,4 @@
-//! The rules by resolver. A rule that is general knowledge alone, without a source or a measurement, is not here.
+//! The rules for each resolver. Every rule is backed by a source or a measurement, not just by general knowledge.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,7 +20,7 @@ pub(super) fn check(document: &Document, resolver: Resolver) -> Vec<Diagnostic> 
         return found.list;
     }
     let bom = bytes.starts_with(scan::BOM);
-    // Reports disagree about Windows; systemd-resolved takes it for a part of an invalid address.
+    // Reports disagree about Windows. systemd-resolved reads the mark as part of an invalid address.
     if bom
         && document
             .lines()
@@ -170,7 +170,7 @@ fn check_entry(found: &mut Findings, line: &Line<'_>, entry: &EntryLine<'_>) {
                 },
             );
         } else {
-            // Libinfo's file module; mDNSResponder cuts the comment.
+            // This is Libinfo's file module; mDNSResponder strips the comment.
             found.add(number, Finding::CommentRead);
         }
     }
@@ -199,7 +199,7 @@ fn check_name(found: &mut Findings, line: usize, name: &str) {
     }
 }
 
-/// musl hands the first word to inet_aton(3); the others skip the line.
+/// musl passes the first word to inet_aton(3); the others skip the line.
 fn check_odd_address(found: &mut Findings, line: &Line<'_>) {
     let word = line
         .text()
@@ -261,7 +261,7 @@ fn check_end(found: &mut Findings, document: &Document, last: usize) {
     }
 }
 
-/// What only the whole file tells: addresses by name.
+/// What can be told only from the whole file: the addresses of each name.
 #[derive(Default)]
 struct Seen {
     by_name: HashMap<String, Vec<(IpAddr, usize)>>,
@@ -305,7 +305,7 @@ impl Seen {
                 }
                 _ => {}
             }
-            // glibc with `multi off`, its default, FreeBSD and Libinfo give the first line of the family.
+            // glibc with `multi off` (its default), FreeBSD and Libinfo return the first line of the family.
             if !matches!(
                 found.resolver,
                 Resolver::Glibc | Resolver::FreeBsd | Resolver::MacOs

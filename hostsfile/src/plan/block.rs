@@ -1,4 +1,4 @@
-//! A block while it is being edited.
+//! A block that is being edited.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -11,15 +11,15 @@ use crate::line::{self, LineKind};
 use crate::name::{HostName, Owner, Tag};
 use crate::scan::{LineEnding, MarkerKind, Markers, Span, chomp, trim_end};
 
-/// A block that edits name: where it stands, and what it is to hold.
+/// A block that edits refer to: where it is, and what it will contain.
 pub(super) struct BlockWork<'a> {
     pub(super) tag: Tag,
-    /// Where it stands in the old bytes.
+    /// Its range in the old bytes.
     pub(super) span: Option<Span<'a>>,
-    /// Other parts that go with it: stray markers and doubles, when it is repaired.
+    /// Other ranges that are removed with it: stray markers and duplicates, when it is repaired.
     pub(super) extra: Vec<Range<usize>>,
     gone: bool,
-    /// Its lines, once an edit has looked at them; without them it is kept as it stands.
+    /// Its lines, once an edit has needed them; until then it is kept as it is.
     items: Option<Items<'a>>,
     owner: Option<Owner>,
     off: bool,
@@ -47,7 +47,7 @@ impl<'a> BlockWork<'a> {
         !self.gone
     }
 
-    /// `leave_out`: names that are not to be written.
+    /// `leave_out` are names that must not be written.
     pub(super) fn set(&mut self, block: &Block, leave_out: &HashSet<HostName>) {
         let mut items = Items::default();
         for entry in &block.entries {
@@ -103,7 +103,7 @@ impl<'a> BlockWork<'a> {
         if !items.list.iter().any(Item::is_active) {
             return;
         }
-        // Where a comment sign in front of the entries alone could not be undone exactly, each line gets one.
+        // If commenting out only the entries could not be undone exactly, every line is commented out.
         let mixed = !items.list.iter().all(Item::is_active);
         for item in &mut items.list {
             item.disable(mixed);
@@ -112,7 +112,7 @@ impl<'a> BlockWork<'a> {
         self.off |= mixed;
     }
 
-    /// Makes one whole block of what there is of a damaged one.
+    /// Makes one complete block from the parts of a damaged one.
     pub(super) fn repair(bytes: &'a [u8], markers: &Markers<'a>, tag: Tag) -> Self {
         let mut open: Vec<usize> = Vec::new();
         let mut pairs: Vec<(usize, usize)> = Vec::new();
@@ -125,7 +125,7 @@ impl<'a> BlockWork<'a> {
                 }
                 (MarkerKind::End, Some(begin)) => {
                     pairs.push((begin, at));
-                    // What is still open is not closed by a later END: the blocks would hold one another.
+                    // A later END does not close what is still open: the blocks would contain one another.
                     stray.append(&mut open);
                 }
                 (MarkerKind::End, None) => stray.push(at),
@@ -152,7 +152,7 @@ impl<'a> BlockWork<'a> {
                     None => target.list.push(item),
                 }
             }
-            // What belongs to others in the double stays where it is.
+            // Parts of a duplicate that belong to others stay where they are.
             let mut from = double.range.start;
             for foreign in &double.foreign {
                 work.extra.push(from..foreign.start);
@@ -173,12 +173,12 @@ impl<'a> BlockWork<'a> {
         })
     }
 
-    /// Whether its lines were looked at, so that it is rendered anew.
+    /// Whether its lines were needed, so that it must be rendered again.
     pub(super) fn is_rendered(&self) -> bool {
         self.items.is_some()
     }
 
-    /// The block's text with BEGIN and END.
+    /// The block's text, including BEGIN and END.
     pub(super) fn render(&self, old: &[u8], ending: LineEnding, no_eol: bool, options: &Options) -> Vec<u8> {
         let eol = ending.as_str();
         let mut bytes = self.begin(old, no_eol);
@@ -194,7 +194,7 @@ impl<'a> BlockWork<'a> {
         bytes
     }
 
-    /// The BEGIN line without its end: as it stands, if it says what is to be said.
+    /// The BEGIN line without its line end; unchanged if it already has the right attributes.
     fn begin(&self, old: &[u8], no_eol: bool) -> Vec<u8> {
         if let Some(span) = &self.span
             && (no_eol, self.off) == (span.attributes.no_eol, span.attributes.off)
@@ -236,17 +236,17 @@ impl<'a> BlockWork<'a> {
 #[derive(Default)]
 struct Items<'a> {
     list: Vec<Item<'a>>,
-    /// Made when names are added or removed one by one, so that a batch of them stays linear.
+    /// Built when names are added or removed one by one, so that a batch of them takes linear time.
     index: Option<Index>,
 }
 
 struct Item<'a> {
-    /// The line's text without its end, as long as it is not changed.
+    /// The line's text without its line end, until it is changed.
     raw: Option<Cow<'a, [u8]>>,
     entry: Option<Held>,
 }
 
-/// An entry whose names can be struck out.
+/// An entry whose names can be removed one by one.
 struct Held {
     place: Entry,
     names: Vec<(HostName, bool)>,
@@ -285,7 +285,7 @@ impl<'a> Items<'a> {
         }
     }
 
-    /// Adds an entry behind the others; shares the last one's lines where it can.
+    /// Adds an entry after the others; it shares the last one's lines if it can.
     fn push_entry(&mut self, entry: &Entry, leave_out: &HashSet<HostName>) {
         let names = entry
             .names
@@ -332,7 +332,7 @@ impl<'a> Items<'a> {
                 names: Vec::new(),
                 ..entry.clone()
             };
-            // A name that has another address keeps the order of its addresses: a new line, behind those there are.
+            // A new line after the existing ones keeps the order of a name's addresses.
             let home = if held_at.is_empty() {
                 index.by_place.get(&place).copied()
             } else {
@@ -363,7 +363,7 @@ impl<'a> Items<'a> {
         }
     }
 
-    /// Whether any name was there.
+    /// Removes names; returns whether there were any.
     fn remove(&mut self, names: &[HostName]) -> bool {
         let mut any = false;
         let index = self.index.get_or_insert_with(|| Index::of(&self.list));
@@ -478,7 +478,7 @@ impl Index {
     }
 }
 
-/// The entry of a line, if it is one that could be written again with the same meaning.
+/// The entry of a line, if writing it again would keep its meaning.
 fn held(raw: &[u8]) -> Option<Held> {
     let (entry, disabled) = match line::read(0, raw) {
         LineKind::Entry(entry) => (entry, false),

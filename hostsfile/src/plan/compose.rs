@@ -1,4 +1,4 @@
-//! Carries a batch of edits out and puts the changed parts together.
+//! Applies a batch of edits and assembles the changed parts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -17,10 +17,10 @@ use crate::line::{self, LineKind};
 use crate::name::{HostName, Marker, Tag};
 use crate::scan::{self, LineEnding, Markers, Span};
 
-/// What a batch of edits comes to.
+/// The result of a batch of edits.
 pub(super) struct Composed {
     pub(super) splices: Vec<Splice>,
-    /// The blocks that the batch wrote and that are there afterwards.
+    /// The blocks that the batch wrote and did not remove.
     pub(super) tags: Vec<Tag>,
     /// The markers that the batch wrote.
     pub(super) markers: Vec<Marker>,
@@ -58,7 +58,7 @@ struct Batch<'a, 'o> {
     blocks: BTreeMap<Tag, BlockWork<'a>>,
     managed: BTreeMap<Marker, ManagedWork>,
     lines: LineWorks,
-    /// What goes to the end of the file, in the order in which it was first asked for.
+    /// What is added to the end of the file, in the order in which it was first requested.
     tail: Vec<Tail>,
     left_out: HashSet<HostName>,
 }
@@ -261,7 +261,7 @@ impl<'a> Batch<'a, '_> {
         })
     }
 
-    /// The changes to blocks and managed lines that are in the old bytes.
+    /// The changes to blocks and managed lines of the old bytes.
     fn splices_in_place(&self) -> Vec<Splice> {
         let mut elements = self.elements();
         let dropped = settle_line_ends(&mut elements, self.bytes.len());
@@ -292,6 +292,23 @@ impl<'a> Batch<'a, '_> {
             }
         }
         splices
+            .into_iter()
+            .map(|splice| self.without_line_end(splice))
+            .collect()
+    }
+
+    /// The same splice, but it leaves a final line end alone that it would write again. That line end may belong to the element
+    /// after it, and be removed with it.
+    fn without_line_end(&self, mut splice: Splice) -> Splice {
+        let kept = [LineEnding::CrLf, LineEnding::Lf].into_iter().find(|ending| {
+            let ending = ending.as_str().as_bytes();
+            self.bytes[splice.range.clone()].ends_with(ending) && splice.text.ends_with(ending)
+        });
+        if let Some(ending) = kept {
+            splice.range.end -= ending.as_str().len();
+            splice.text.truncate(splice.text.len() - ending.as_str().len());
+        }
+        splice
     }
 
     fn block_splice(
@@ -338,7 +355,7 @@ impl<'a> Batch<'a, '_> {
         }
     }
 
-    /// The new text of a managed line that is there; `None` where it stays.
+    /// The new text of an existing managed line; `None` if it does not change.
     fn managed_text(&self, element: &Element<'_, 'a>, work: &ManagedWork, index: usize) -> Option<Vec<u8>> {
         let old = &self.bytes[element.range.clone()];
         let text = scan::chomp(old);
@@ -369,7 +386,7 @@ impl<'a> Batch<'a, '_> {
         Some(new)
     }
 
-    /// What is ours in the old bytes, or could be a neighbour of it, by position.
+    /// Everything in the old bytes that is ours or could be next to something of ours, by position.
     fn elements<'w>(&'w self) -> Vec<Element<'w, 'a>> {
         let block = |span: Span<'a>, work: Option<&'w BlockWork<'a>>| Element {
             range: span.range.clone(),
@@ -420,12 +437,12 @@ impl<'a> Batch<'a, '_> {
 struct Element<'w, 'a> {
     range: Range<usize>,
     removed: bool,
-    /// The line end in front of it, where that is its own.
+    /// The line end in front of it, if that belongs to it.
     separator: Option<Range<usize>>,
     what: What<'w, 'a>,
-    /// It takes over the line end in front of it from one that goes.
+    /// It takes over the line end in front of it from an element that is removed.
     gains: bool,
-    /// The line end in front of it goes with the line before.
+    /// The line end in front of it is removed with the line before.
     loses: bool,
 }
 
@@ -434,13 +451,13 @@ enum What<'w, 'a> {
     Managed(&'w ManagedWork, usize),
 }
 
-/// Decides what becomes of line ends that belong to elements: those that go with their elements are returned.
+/// Decides what happens to line ends that belong to elements, and returns those that are removed.
 ///
-/// Where an element that goes had brought the line end in front of it, that line end goes too if nothing follows; the
-/// next element takes it over if it follows directly; and it stays where other text follows, which needs it.
+/// If a removed element had brought the line end in front of it, that line end is removed too if nothing follows. If another
+/// element follows directly, that element takes it over. If other text follows, it stays, since the text needs it.
 fn settle_line_ends(elements: &mut [Element<'_, '_>], len: usize) -> Vec<Range<usize>> {
     let mut dropped = Vec::new();
-    // The line end that waits for a decision, and the end of the last element that went.
+    // The line end that is still undecided, and the end of the last element that was removed.
     let mut waiting: Option<Range<usize>> = None;
     let mut gone_until = None;
     for element in elements.iter_mut() {
@@ -462,7 +479,7 @@ fn settle_line_ends(elements: &mut [Element<'_, '_>], len: usize) -> Vec<Range<u
     dropped
 }
 
-/// The names of the batch's blocks that the user has in a line of their own, if such names are to be left out.
+/// The names of the batch's blocks that are also on the user's own lines, if such names are to be left out.
 fn left_out<'e>(
     bytes: &[u8],
     markers: &Markers<'_>,
@@ -506,7 +523,7 @@ fn left_out<'e>(
     left_out
 }
 
-/// Whether the text that the splices leave is empty or ends with a line end.
+/// Whether the text that the splices produce is empty or ends with a line end.
 fn ends_line(bytes: &[u8], splices: &[Splice]) -> bool {
     let mut end = bytes.len();
     for splice in splices.iter().rev() {

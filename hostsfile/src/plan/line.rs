@@ -1,4 +1,4 @@
-//! A line of the user's while it is being edited.
+//! One of the user's lines while it is being edited.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -11,19 +11,19 @@ use crate::line::{self, EntryLine, LineKind, LineRef};
 use crate::name::{Comment, HostName, Zone};
 use crate::scan;
 
-/// The lines that a batch names, found in one pass.
+/// The lines that a batch refers to, found in one pass.
 pub(super) struct LineWorks {
     works: HashMap<usize, LineWork>,
 }
 
 pub(super) struct LineWork {
     pub(super) number: usize,
-    /// With its line end.
+    /// Its range, including its line end.
     pub(super) range: Range<usize>,
     original: Vec<u8>,
-    /// Without its line end; `None` once it is removed.
+    /// Its text without the line end; `None` once it is removed.
     text: Option<Vec<u8>>,
-    /// Lines that come below it.
+    /// Lines to add below it.
     below: Vec<String>,
 }
 
@@ -57,7 +57,7 @@ impl LineWorks {
         self.works.into_values()
     }
 
-    /// The line, if it still is the one that the edit means.
+    /// The line, if it is still the one that the edit refers to.
     pub(super) fn named(&mut self, line: &LineRef) -> Result<&mut LineWork, Error> {
         self.works
             .get_mut(&line.number())
@@ -129,7 +129,7 @@ impl LineWork {
         let mut kept = Vec::with_capacity(text.len());
         let mut at = 0;
         let mut words = 0;
-        // Each word goes with the blanks in front of it; the first word is the address.
+        // A word is removed with the blanks in front of it; the first word is the address.
         while at < end {
             let start = at + text[at..end].iter().take_while(|b| scan::is_blank(**b)).count();
             let stop = start
@@ -149,7 +149,7 @@ impl LineWork {
         Ok(())
     }
 
-    /// The new text of the whole range.
+    /// The new text for the whole range.
     pub(super) fn render(&self, bytes: &[u8], eol: &str) -> Vec<u8> {
         let ending = &bytes[self.range.start + self.original.len()..self.range.end];
         let separator = if ending.is_empty() { eol.as_bytes() } else { ending };
@@ -175,7 +175,7 @@ impl LineWork {
     }
 }
 
-/// Behind the last name: the comment and the blanks before it follow.
+/// The end of the last name; blanks and the comment follow.
 fn names_end(text: &[u8]) -> usize {
     let words = memchr::memchr(b'#', text).unwrap_or(text.len());
     scan::trim_end(&text[..words]).len()
@@ -191,5 +191,5 @@ fn named_line(edit: &Edit) -> Option<&LineRef> {
     }
 }
 
-/// 510 less the longest line end.
+/// 510 bytes, minus the longest line end.
 const MAX_TEXT: usize = 508;

@@ -14,15 +14,15 @@ use crate::scan::{self, Markers};
 /// The lines of one marker.
 pub(super) struct ManagedWork {
     pub(super) existing: Vec<Range<usize>>,
-    /// What they are to be, without line ends; `None` as long as no edit has said so.
+    /// The lines they will be, without line ends; none if they are removed.
     pub(super) wanted: Vec<String>,
 }
 
-/// A tab behind the marker of a line says that the text before it had no line end: the one in front of the line is the
-/// line's own and goes with it. It stands behind the comment, where no resolver looks and other tools trim.
+/// A tab after the marker of a line records that the text before the line had no final line end, so the line end in front of it
+/// belongs to the line and is removed with it. After the comment no resolver sees the tab, and other tools trim it.
 pub(super) const NO_EOL: u8 = b'\t';
 
-/// Finds the managed lines of all markers of a batch, in one pass over the lines that have a `#`.
+/// Finds the managed lines for all markers of a batch, in one pass over the lines with a `#`.
 pub(super) fn works(bytes: &[u8], markers: &Markers<'_>, edits: &[Edit]) -> BTreeMap<Marker, ManagedWork> {
     let mut works = BTreeMap::new();
     for edit in edits {
@@ -60,7 +60,7 @@ pub(super) fn works(bytes: &[u8], markers: &Markers<'_>, edits: &[Edit]) -> BTre
     works
 }
 
-/// The lines for these entries: by address, names sorted, each once.
+/// The lines for these entries: grouped by address, with the names sorted and each once.
 pub(super) fn render(marker: &Marker, entries: &[Entry], options: &Options) -> Vec<String> {
     let mut by_place: BTreeMap<Entry, BTreeSet<&HostName>> = BTreeMap::new();
     for entry in entries {
@@ -81,7 +81,7 @@ pub(super) fn render(marker: &Marker, entries: &[Entry], options: &Options) -> V
         .collect()
 }
 
-/// Whether a line says the same as a rendered one, whatever its blanks.
+/// Whether a line means the same as a rendered one, whatever its blanks.
 pub(super) fn same(existing: &[u8], rendered: &str) -> bool {
     match (line::read(0, existing), line::read(0, rendered.as_bytes())) {
         (LineKind::Entry(a), LineKind::Entry(b)) => a == b,
@@ -89,7 +89,7 @@ pub(super) fn same(existing: &[u8], rendered: &str) -> bool {
     }
 }
 
-/// Whether the line end in front of the line is the line's own.
+/// Whether the line end in front of the line belongs to the line.
 pub(super) fn owns_line_end(line: &[u8]) -> bool {
     scan::chomp(line).last() == Some(&NO_EOL)
 }

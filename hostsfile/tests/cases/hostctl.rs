@@ -202,7 +202,7 @@ pub(crate) const CASES: &[(&str, Check)] = &[
     ("H124", |c| comes_and_goes(&c.doc())),
     ("H125", |c| comes_and_goes(&c.doc())),
     ("H131", |c| {
-        // The issue of this crate says that names of managed lines are sorted; the case would keep the caller's order.
+        // Here the names of managed lines are sorted; the original case keeps the caller's order.
         let doc = managed(&c.doc(), &["app.localdev.test", "api.localdev.test"]);
         let line = "127.0.0.1    api.localdev.test app.localdev.test    # Stagecraft managed";
         assert_eq!(doc.lines().next().unwrap().text(), line.as_bytes());
@@ -254,7 +254,7 @@ fn in_block(lines: &[u8]) -> Document {
     )
 }
 
-/// The input of hostctl's cases, with our markers in the place of its own.
+/// The input of hostctl's cases, with our markers in place of its own.
 const PROFILES: &str = "127.0.0.1 localhost
 # BEGIN profile1
 127.0.0.1 first.loc

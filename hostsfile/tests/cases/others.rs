@@ -40,7 +40,7 @@ pub(crate) const CASES: &[(&str, Check)] = &[
             3
         );
     }),
-    // Nothing is ever removed for its address: a sweep asks for the owners of blocks, and these lines have none.
+    // Nothing is ever removed because of its address: a sweep asks about the owners of blocks, and these lines have none.
     ("H154", |c| {
         let file = OnDisk::new(&c.input);
         assert!(file.hosts().sweep(|_| false).unwrap().removed.is_empty());
@@ -132,7 +132,7 @@ pub(crate) const CASES: &[(&str, Check)] = &[
             Err(Error::NotFound { .. })
         ));
     }),
-    // What is there after a kill at each step has tests of its own, beside the code that writes.
+    // The tests next to the code that writes check what is left after a kill at each step.
     ("H163", |_| {
         let file = OnDisk::new(b"127.0.0.1 localhost\n");
         let method = file
@@ -168,8 +168,8 @@ pub(crate) const CASES: &[(&str, Check)] = &[
         hosts.edit(&[Edit::RemoveBlock(tag("b"))]).unwrap();
         assert_eq!(file.bytes(), b"127.0.0.1 localhost\n");
     }),
-    // The file beside the target is gone after each change; that it is in the same directory is seen in the tests of
-    // what a kill leaves behind.
+    // The file beside the target is gone after each change; the tests of what a kill leaves behind show that it is in the same
+    // directory.
     ("H167", |_| nothing_left_beside()),
     ("H171", |_| nothing_left_beside()),
     ("H169", |c| section_twice(&c.doc(), "foo")),
@@ -231,7 +231,7 @@ pub(crate) const CASES: &[(&str, Check)] = &[
         );
     }),
     ("H179", |_| keeps_mode_and_owner()),
-    // With a real bind mount in the tests of file systems; here the caller asks for it.
+    // Here the caller asks for it; the tests of file systems use a real bind mount.
     ("H180", |c| {
         let file = OnDisk::new(&c.input);
         let hosts = hostsfile::FileOptions::new()
@@ -276,7 +276,7 @@ pub(crate) const CASES: &[(&str, Check)] = &[
     }),
     ("H191", |c| {
         let doc = c.doc();
-        // The scoped address is kept; lookups give it as well, after the others.
+        // The address with a zone is kept; lookups return it too, after the others.
         assert_eq!(
             doc.lookup("localhost"),
             [ip("127.0.0.1"), ip("::1"), ip("fe80::1")]
@@ -384,7 +384,7 @@ fn keeps_mode_and_owner() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
     let file = OnDisk::new(b"127.0.0.1 localhost\n");
     std::fs::set_permissions(&file.path, PermissionsExt::from_mode(0o640)).unwrap();
-    // Giving a file away takes root; without, the owner is the caller before and after.
+    // Giving a file away needs root; without it, the owner is the caller before and after.
     let _given_if_root = chown(&file.path, Some(1234), Some(1234));
     let look = || {
         std::fs::metadata(&file.path)

@@ -1,4 +1,4 @@
-//! Runs of glibc 2.36 and musl 1.2: what they made of odd lines, as findings of the lint.
+//! What glibc 2.36 and musl 1.2 did with unusual lines when they were run, as findings of the lint.
 
 use hostsfile::{Document, Edit, Options, Resolver};
 
@@ -47,7 +47,7 @@ pub(crate) const CASES: &[(&str, Check)] = &[
         .unwrap();
         assert_eq!(text(&doc), "10.0.0.1 hash # c\n");
     }),
-    // The caller's order of entries stays, so that the preferred family comes first.
+    // The caller's order of entries is kept, so the preferred family comes first.
     ("H207", |_| {
         let set = Edit::SetBlock(block("b", &[("::1", &["dual"]), ("127.0.0.1", &["dual"])]));
         let doc = edited(&Document::parse(""), &[set]);
@@ -77,7 +77,7 @@ pub(crate) const CASES: &[(&str, Check)] = &[
         let long = Document::parse(format!("10.0.0.1 {}\n", ninety.join(" ")));
         assert!(found(&long, Resolver::Musl, "long-line", 1));
         assert!(long.lint(Resolver::Glibc).is_empty());
-        // Nothing that is written is that long, whatever the names.
+        // No line that is written is that long, whatever the names.
         let names: Vec<String> = (0..40)
             .map(|n| format!("{}.n{n}", ["y".repeat(60), "z".repeat(60)].join(".")))
             .collect();

@@ -1,4 +1,4 @@
-//! What the checks share.
+//! Helpers that the checks share.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ impl Case {
     }
 }
 
-/// `\xNN`, `\r`, `\n` and `\ufeff` that the data spells out.
+/// Replaces `\xNN`, `\r`, `\n` and `\ufeff`, which the data spells out.
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text;
@@ -84,7 +84,7 @@ pub(crate) fn marker(text: &str) -> Marker {
     Marker::new(text).unwrap()
 }
 
-/// Lines that end alike in a new document on every system, as the cases expect.
+/// Options with which a new document has the same line ends on every system, as the cases expect.
 fn options() -> Options {
     Options::new().line_ending(LineEnding::Lf)
 }
@@ -93,7 +93,7 @@ pub(crate) fn edited(doc: &Document, edits: &[Edit]) -> Document {
     doc.edited(edits, &options()).unwrap()
 }
 
-/// Adds names to an address on the user's lines, accepting that a name is elsewhere too.
+/// Adds names to an address on the user's lines, even if a name already has another address.
 pub(crate) fn add(doc: &Document, address: &str, which: &[&str]) -> Document {
     add_with(doc, address, which, "", OnConflict::Allow, 9).unwrap()
 }
@@ -123,7 +123,7 @@ pub(crate) fn line_count(doc: &Document) -> usize {
     doc.lines().count()
 }
 
-/// A hosts file on disk with this content, in a directory of its own.
+/// A hosts file on disk with this content, in its own directory.
 pub(crate) struct OnDisk {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) path: PathBuf,
@@ -156,7 +156,7 @@ impl OnDisk {
     }
 }
 
-/// Adding a block leaves the old bytes as they were, and removing it leaves nothing.
+/// Checks that adding a block keeps the old bytes and removing it leaves nothing behind.
 pub(crate) fn comes_and_goes(before: &Document) {
     let added = edited(
         before,

@@ -17,7 +17,7 @@ pub(crate) const CASES: &[(&str, Check)] = &[
         assert_eq!(doc.names_at(ip("127.100.100.100")), ["n1", "t", "x", "e", "h"]);
         assert!(HostName::new("A ").is_err());
     }),
-    // A document in memory has no `save` and no `reload`; that is what its type says.
+    // A document in memory has no `save` and no `reload`, by its type.
     ("H003", |_| assert_eq!(Document::parse("x").into_bytes(), b"x")),
     ("H005", |c| {
         assert_eq!(c.doc().lookup_v4("myhost").unwrap().to_string(), "127.0.0.1");
@@ -301,7 +301,7 @@ pub(crate) const CASES: &[(&str, Check)] = &[
         assert_eq!(c.doc().lookup("mixed"), [ip("127.0.0.1")]);
     }),
     ("H087", |c| {
-        // Underscores are allowed where the caller says so.
+        // Underscores are allowed if the caller asks for it.
         let input = String::from_utf8(c.input.clone()).unwrap();
         let valid: Vec<bool> = input
             .split(" | ")
@@ -346,7 +346,7 @@ pub(crate) const CASES: &[(&str, Check)] = &[
     }),
 ];
 
-/// The names of each line that adding these gives.
+/// The names on each line after adding these.
 fn per_line(doc: &Document, max: usize, which: &[&str]) -> Vec<usize> {
     let doc = add_with(doc, "10.0.0.1", which, "", OnConflict::Refuse, max).unwrap();
     doc.entries().map(|e| e.names.len()).collect()

@@ -1,4 +1,4 @@
-//! What Unix systems alone have: modes, owners, extended attributes, links, shells.
+//! What only Unix systems have: modes, owners, extended attributes, links, shells.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
@@ -105,7 +105,7 @@ fn a_symbolic_link_stays_one_and_its_target_is_changed() {
 }
 
 #[test]
-fn links_in_a_circle_and_directories_are_errors_of_their_own() {
+fn symlink_loops_and_directories_are_their_own_errors() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     symlink(&b, &a).unwrap();
@@ -156,7 +156,7 @@ fn a_lock_directory_that_others_can_use_is_refused() {
 }
 
 #[test]
-fn leftovers_of_killed_writers_go_and_files_of_others_stay() {
+fn leftovers_of_killed_writers_are_removed_and_other_files_stay() {
     let dir = tempfile::tempdir().unwrap();
     let path = hosts_in(dir.path());
     for name in [
@@ -237,8 +237,7 @@ fn patch_accepts_the_diff() {
     let Ok(mut child) = child else {
         std::io::Write::write_all(
             &mut std::io::stderr(),
-            b"SKIPPED patch_accepts_the_diff: no patch(1)
-",
+            b"SKIP patch_accepts_the_diff: patch is not installed\n",
         )
         .unwrap();
         return;

@@ -1,4 +1,4 @@
-//! The two laws, for any bytes.
+//! The two laws, for arbitrary bytes.
 
 use hostsfile::{
     Block, Document, Edit, Entry, Error, Marker, Options, Resolver, Shell, Tag, manual_instructions, plan,
@@ -34,13 +34,13 @@ pub(crate) fn check(bytes: &[u8]) {
         (block, Edit::RemoveBlock(tag())),
         (managed, Edit::RemoveManaged(marker())),
     ] {
-        // What has such a block or line already is not what was there before it was added.
+        // If there already is such a block or line, removing it does not restore these bytes.
         let before = match plan(bytes, std::slice::from_ref(&remove), &Options::new()) {
             Ok(plan) => plan.new_bytes(),
             Err(Error::Utf16 | Error::DamagedBlock { .. }) => continue,
             Err(e) => panic!("{e}"),
         };
-        // Taking it away once is enough, unless that made another one of what was around it.
+        // Removing it once is enough, unless that made another one out of what was around it.
         let Ok(again) = plan(&before, std::slice::from_ref(&remove), &Options::new()) else {
             continue;
         };

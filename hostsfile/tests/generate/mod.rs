@@ -1,4 +1,4 @@
-//! What the property tests draw from.
+//! Strategies for the property tests.
 use std::net::IpAddr;
 
 use hostsfile::{Block, Comment, Document, Edit, Entry, HostName, LineKind, LineRef, Marker, Tag};
@@ -14,7 +14,7 @@ pub(crate) fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Lines as they occur in hosts files, odd ones among them, with any line ends.
+/// Lines as they occur in hosts files, including unusual ones, with any line ends.
 pub(crate) fn document() -> impl Strategy<Value = Vec<u8>> {
     let line = prop_oneof![
         6 => prop::sample::select(LINES.to_vec()).prop_map(<[u8]>::to_vec),
@@ -38,7 +38,7 @@ pub(crate) fn document() -> impl Strategy<Value = Vec<u8>> {
                     bytes.extend_from_slice(if uniform { b"\n" } else { ending.as_bytes() });
                 }
             }
-            // UTF-16 has a test of its own.
+            // UTF-16 has its own test.
             if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
                 Vec::new()
             } else {
@@ -114,7 +114,7 @@ pub(crate) fn any_edits() -> impl Strategy<Value = Vec<Edit>> {
     })
 }
 
-/// The lines that stand in no whole block of these tags, nor are markers of them; all tags if none is given.
+/// The lines that are neither in a complete block of these tags nor markers of them; of all tags if none is given.
 pub(crate) fn lines_outside_blocks(doc: &Document, tags: &[&str]) -> Vec<Vec<u8>> {
     let ours = |tag: &str| tags.is_empty() || tags.contains(&tag);
     let inside: Vec<_> = doc
@@ -126,12 +126,12 @@ pub(crate) fn lines_outside_blocks(doc: &Document, tags: &[&str]) -> Vec<Vec<u8>
     doc.lines()
         .filter(|l| tags.is_empty() || !inside.iter().any(|r| r.contains(&l.number)))
         .filter(|l| tags.is_empty() || !matches!(l.kind, LineKind::Begin(t) | LineKind::End(t) if ours(t)))
-        // A CR at the very end of a file becomes a part of the line end when a line is added below it.
+        // A CR at the very end of a file becomes part of the line end when a line is added below it.
         .map(|l| l.text().trim_ascii_end().to_vec())
         .collect()
 }
 
-/// What patch(1) would make of it; `None` if the diff does not fit.
+/// What patch(1) would produce; `None` if the diff does not apply.
 pub(crate) fn patched(old: &[u8], diff: &[u8]) -> Option<Vec<u8>> {
     let old: Vec<&[u8]> = old.split_inclusive(|b| *b == b'\n').collect();
     let mut new = Vec::new();

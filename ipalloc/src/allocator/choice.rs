@@ -166,7 +166,7 @@ impl Allocator {
     }
 
     /// The address of the key that rests, where the key may have it back.
-    fn own_rest(&self, key: &Key, now: Timestamp) -> Option<u128> {
+    pub(super) fn own_rest(&self, key: &Key, now: Timestamp) -> Option<u128> {
         if self.slots.resting() == 0 {
             return None;
         }

@@ -1,5 +1,6 @@
 //! An allocator whose changes are on disk before a call returns.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
@@ -112,6 +113,18 @@ impl<S: Store> Persistent<S> {
     /// As [`Allocator::lease`] and [`open`](Self::open).
     pub fn lease(&mut self, key: &Key, now: Timestamp) -> Result<IpAddr, Error> {
         self.update(|allocator| allocator.lease(key, now))
+    }
+
+    /// See [`Allocator::lease_all`]. All leases are written together, which costs one sync.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and then nothing was leased. Keys for which no address is left have their errors in the map.
+    pub fn lease_all<'k>(
+        &mut self,
+        keys: impl IntoIterator<Item = &'k Key>,
+        now: Timestamp,
+    ) -> Result<BTreeMap<Key, Result<IpAddr, Error>>, Error> {
+        self.update(|allocator| Ok(allocator.lease_all(keys, now)))
     }
 
     /// See [`Allocator::lease_where`]. The store is locked while `usable` is asked.

@@ -4,7 +4,6 @@
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stderr,
     clippy::panic,
     reason = "a test; what is outside #[test] functions counts too"
 )]

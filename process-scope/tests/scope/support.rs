@@ -1,5 +1,6 @@
 //! Who runs the commands, and with which program.
 
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -70,6 +71,18 @@ impl User {
     }
 }
 
+/// Says that this test, or a part of it, cannot run here. The line goes past the test runner, which keeps to itself what a
+/// passing test prints; `cargo xtask test` collects it.
+fn skip(why: &str) {
+    let thread = std::thread::current();
+    let line = format!(
+        "SKIP {}: {}\n",
+        thread.name().unwrap_or("scope"),
+        why.replace('\n', " ")
+    );
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
 pub(crate) fn am_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -87,7 +100,7 @@ pub(crate) fn users() -> Vec<User> {
         let said = String::from_utf8_lossy(&probe.stderr);
         let forbidden = said.contains("UserNamespacesForbidden") || said.contains("MountNamespaceForbidden");
         if forbidden {
-            eprintln!("SKIPPED for {}: {said}", user.name);
+            skip(&format!("no scope can be made as {}: {}", user.name, said.trim()));
         } else {
             assert!(probe.status.success(), "{said}");
         }
@@ -97,9 +110,9 @@ pub(crate) fn users() -> Vec<User> {
 }
 
 /// An ordinary user for tests that arrange the system around it, in a mount namespace of the test's own: only root can.
-pub(crate) fn ordinary_user_of_root(test: &str) -> Option<User> {
+pub(crate) fn ordinary_user_of_root() -> Option<User> {
     if !am_root() {
-        eprintln!("SKIPPED {test}: needs root");
+        skip("needs root");
         return None;
     }
     users().into_iter().find(|user| !user.is_root())
@@ -114,7 +127,7 @@ pub(crate) fn have(program: &str) -> bool {
         .unwrap()
         .success();
     if !found {
-        eprintln!("SKIPPED: {program} is not installed");
+        skip(&format!("{program} is not installed"));
     }
     found
 }

@@ -11,10 +11,10 @@ use crate::skip::need_program;
 use crate::wait;
 
 /// A bare repository `<folder>/things.git` of `caller` with one commit: a file `README` and a binary of 3 MiB.
-/// Answers its folder.
+/// Returns its folder.
 ///
 /// # Errors
-/// [`crate::Skip`] where git is not installed.
+/// [`crate::Skip`] if git is not installed.
 pub fn bare_repository(scene: &Scene, caller: Caller) -> crate::Result<PathBuf> {
     need_program("git", "git")?;
     let folder = scene.folder_of("git", caller)?;
@@ -46,7 +46,7 @@ impl GitDaemon {
     /// Starts one for `folder`, as [`Caller::Ordinary`].
     ///
     /// # Errors
-    /// [`crate::Skip`] where it is not installed.
+    /// [`crate::Skip`] if it is not installed.
     pub fn start(scene: &Scene, folder: &Path) -> crate::Result<GitDaemon> {
         need_program("git", "git")?;
         let address = scene.free_address()?;

@@ -22,7 +22,7 @@ impl Nginx {
     /// Starts one as [`Caller::Ordinary`], with an `index.html` that says `hello from nginx`.
     ///
     /// # Errors
-    /// [`crate::Skip`] where it is not installed.
+    /// [`crate::Skip`] if it is not installed.
     pub fn start(scene: &Scene) -> crate::Result<Nginx> {
         let server = need_program("nginx", "nginx")?;
         let address = scene.free_address()?;

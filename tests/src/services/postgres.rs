@@ -11,7 +11,7 @@ use crate::scene::Scene;
 use crate::skip::need_program;
 use crate::wait;
 
-/// A PostgreSQL server with the database and superuser `dev`, no password, and no Unix socket but in the scene.
+/// A PostgreSQL server with the database and superuser `dev`, no password, and its Unix socket only in the scene.
 #[derive(Debug)]
 pub struct Postgres {
     process: Process,
@@ -19,10 +19,10 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Makes a cluster and starts it, as [`Caller::Ordinary`]: `initdb` refuses root.
+    /// Creates a cluster and starts it as [`Caller::Ordinary`]: `initdb` refuses root.
     ///
     /// # Errors
-    /// [`crate::Skip`] where it is not installed.
+    /// [`crate::Skip`] if it is not installed.
     pub fn start(scene: &Scene) -> crate::Result<Postgres> {
         const PACKAGE: &str = "postgresql";
         let initdb = need_program("initdb", PACKAGE)?;

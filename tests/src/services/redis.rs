@@ -9,7 +9,7 @@ use crate::process::Process;
 use crate::scene::Scene;
 use crate::skip::need_program;
 
-/// A Redis server that keeps nothing on disk.
+/// A Redis server that stores nothing on disk.
 #[derive(Debug)]
 pub struct Redis {
     _process: Process,
@@ -20,7 +20,7 @@ impl Redis {
     /// Starts one as [`Caller::Ordinary`].
     ///
     /// # Errors
-    /// [`crate::Skip`] where it is not installed.
+    /// [`crate::Skip`] if it is not installed.
     pub fn start(scene: &Scene) -> crate::Result<Redis> {
         let server = need_program("redis-server", "redis-server")?;
         need_program("redis-benchmark", "redis-tools")?;

@@ -20,7 +20,7 @@ impl Rsyncd {
     /// Starts one for `folder`, as [`Caller::Ordinary`].
     ///
     /// # Errors
-    /// [`crate::Skip`] where it is not installed.
+    /// [`crate::Skip`] if it is not installed.
     pub fn start(scene: &Scene, folder: &Path) -> crate::Result<Rsyncd> {
         need_program("rsync", "rsync")?;
         let address = scene.free_address()?;

@@ -11,9 +11,9 @@ use crate::scene::Scene;
 use crate::skip::{Skip, need_program};
 use crate::wait;
 
-/// An `sshd` that lets one user in, by a key: the user that runs the tests.
+/// An `sshd` that lets in one user by a key: the user who runs the tests.
 ///
-/// As root it runs inside a [`Machine`], because it wants `/run/sshd`.
+/// As root it runs inside a [`Machine`], because it needs `/run/sshd`.
 #[derive(Debug)]
 pub struct Sshd {
     process: Process,
@@ -27,7 +27,7 @@ impl Sshd {
     /// Starts one.
     ///
     /// # Errors
-    /// [`Skip`] where it is not installed, or lets this user in by no key.
+    /// [`Skip`] if it is not installed, or does not let this user in with a key.
     pub fn start(scene: &Scene) -> crate::Result<Sshd> {
         let server = need_program("sshd", "openssh-server")?;
         need_program("ssh", "openssh-client")?;
@@ -75,7 +75,7 @@ impl Sshd {
         Ok(sshd)
     }
 
-    /// Logs in once, directly. Where the system's accounts do not allow it, that is a skip and no fault of devbox.
+    /// Logs in once, directly. If the system's accounts do not allow that, the test is skipped, since devbox is not at fault.
     fn let_in(&self, scene: &Scene) -> crate::Result {
         let name = self.address.ip().to_string();
         let ssh = self.client(scene, Caller::own(), &name, self.address.port())?;
@@ -97,11 +97,11 @@ impl Sshd {
         Caller::own().name()
     }
 
-    /// `ssh` with the options by which `caller` gets in as `name` at `port`, without the name: words for a command line.
-    /// Options, not a file for `-F`: that would hide the system's own configuration, which every user's ssh reads.
+    /// The words of an `ssh` command with the options that let `caller` in as `name` at `port`, without the host's name. Options
+    /// and not a file for `-F`, which would hide the system's own configuration that every user's ssh reads.
     ///
     /// # Errors
-    /// When the key cannot be written.
+    /// If the key cannot be written.
     pub fn client(&self, scene: &Scene, caller: Caller, name: &str, port: u16) -> crate::Result<Vec<String>> {
         let key = std::fs::read(self.folder.join("user_key"))?;
         let key = scene.write_secret(&format!("ssh/key-{}", caller.uid()), key, caller)?;

@@ -1,5 +1,5 @@
-//! Socket options. An option that a system lacks or refuses costs speed or a later notice of a dead peer, never the
-//! connection: it is logged and left.
+//! Socket options. Without an option that the system lacks or refuses, a connection is slower or a dead peer is noticed
+//! later; it is logged, and the connection goes on.
 
 use std::io;
 use std::time::Duration;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// Unsent bytes that the kernel may hold for a link: what waits above them waits in our scheduler, where small
-/// requests overtake bulk.
+/// Unsent bytes that the kernel may hold for a link: the rest waits in our scheduler, where small requests overtake
+/// bulk.
 #[cfg(target_os = "linux")]
 const LINK_UNSENT_BYTES: u32 = 128 * 1024;
 
@@ -57,13 +57,26 @@ pub(crate) fn reset_on_close(stream: &TcpStream) {
     );
 }
 
-/// Lets a listener bind its port again while connections of its former life are in TIME_WAIT. On Windows that is the
-/// default, and `SO_REUSEADDR` there would let others take the port over.
+/// Lets a listener bind its port again while connections of a former listener are in TIME_WAIT. On Windows that is the
+/// default, and `SO_REUSEADDR` would let other programs take the port over.
 pub(crate) fn allow_restart(socket: &socket2::Socket) -> io::Result<()> {
     if cfg!(unix) {
         socket.set_reuse_address(true)
     } else {
         Ok(())
+    }
+}
+
+/// Whether an accept failed because this process (EMFILE) or the system (ENFILE) has no descriptor left (accept(2)). The
+/// numbers are the same on all Unix systems; Windows has its own for the first and no second.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const WSAEMFILE: i32 = 10024;
+    match error.raw_os_error() {
+        Some(number) if cfg!(windows) => number == WSAEMFILE,
+        Some(number) => matches!(number, ENFILE | EMFILE),
+        None => false,
     }
 }
 

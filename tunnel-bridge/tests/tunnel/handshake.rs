@@ -1,4 +1,4 @@
-//! Who is let in, and what those who are not are told.
+//! The WebSocket handshake of both sides: what each hears of the other, and how failures are told apart.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -6,86 +6,95 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tunnel_bridge::client::{self, ConnectError};
-use tunnel_bridge::server;
-use tunnel_bridge::{Error, Target, Token};
+use tunnel_bridge::ws::{self, ConnectError, ConnectOptions, NotAWebSocket, Upgrade};
+use tunnel_bridge::{Error, Target};
 
-use crate::support::{check, connect_error, options, read_all, refusing_port, service, soon, target};
+use crate::support::{SUBPROTOCOL, connect_error, options, read_all, refusing_port, service, soon, target};
 
-/// Serves handshakes for ever; links are kept until the test ends.
-async fn gateway() -> SocketAddr {
+/// Lets in who knows the password; links are kept until the test ends.
+async fn server() -> SocketAddr {
     service(|stream| async move {
-        if let Ok((link, _)) = server::accept(stream, check).await {
+        let Ok(upgrade) = Upgrade::read(stream).await else {
+            return;
+        };
+        if let Err(error) = upgrade.check(SUBPROTOCOL) {
+            let status = if error == NotAWebSocket::Method { 405 } else { 426 };
+            upgrade.answer(status, &error.to_string(), &[]).await.unwrap();
+        } else if upgrade.header("x-password") != Some("open sesame") {
+            let headers = [("X-Why", "ünknown\r\nX-Injected: yes")];
+            upgrade.answer(401, "no such password", &headers).await.unwrap();
+        } else {
+            let link = upgrade.accept(SUBPROTOCOL).await.unwrap();
             link.closed().await;
         }
     })
     .await
 }
 
+fn let_in(server: SocketAddr) -> ConnectOptions {
+    options(server).secret_header("X-Password", "open sesame")
+}
+
 #[tokio::test]
-async fn a_gateway_sees_what_the_client_says_about_itself() {
+async fn the_server_sees_path_and_headers() {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
-    let accepted = tokio::spawn(async move {
+    let read = async {
         let (stream, _) = socket.accept().await.unwrap();
-        let mut offered = None;
-        let (link, admitted) = server::accept(stream, |offer| {
-            offered = Some(offer.clone());
-            check(offer)
-        })
-        .await
-        .unwrap();
-        (link, admitted, offered.unwrap())
-    });
-    let mut options = options(address);
-    options.environment = Some("dev".to_owned());
-    options.generation = 41;
-    let _link = soon("the link", client::connect(&options)).await.unwrap();
-    let (_link, admitted, offer) = accepted.await.unwrap();
-    assert_eq!(admitted.session, "session-1");
-    assert_eq!(admitted.environment.as_deref(), Some("dev"));
-    assert_eq!(admitted.generation, 41);
-    assert!(!format!("{offer:?}").contains(crate::support::TOKEN));
-    assert!(!format!("{options:?}").contains(crate::support::TOKEN));
+        let upgrade = Upgrade::read(stream).await.unwrap();
+        assert_eq!((upgrade.method(), upgrade.path()), ("GET", "/mounted/here"));
+        assert_eq!(upgrade.header("x-session"), Some("41"));
+        assert_eq!(upgrade.header("X-PASSWORD"), Some("open sesame"));
+        assert_eq!(upgrade.header("x-other"), None);
+        assert_eq!(upgrade.check("other.2"), Err(NotAWebSocket::Subprotocol));
+        upgrade.accept(SUBPROTOCOL).await.unwrap()
+    };
+    let mut options = let_in(address).header("X-Session", "41");
+    options.url.set_query(Some("a=b"));
+    assert!(!format!("{options:?}").contains("sesame"), "{options:?}");
+    assert!(format!("{options:?}").contains("X-Session: 41"), "{options:?}");
+    let (near, _far) = soon("the link", async { tokio::join!(ws::connect(&options), read) }).await;
+    near.unwrap();
 }
 
 #[tokio::test]
-async fn rejections_become_typed_errors() {
-    let gateway = gateway().await;
-    let good = options(gateway);
-
-    let mut bad = good.clone();
-    bad.token = Token::new("wrong").unwrap();
-    match connect_error(&bad).await {
-        ConnectError::TokenRefused { message } => assert_eq!(message, "this token opens nothing here"),
+async fn an_answer_that_is_no_switch_comes_whole() {
+    let server = server().await;
+    match connect_error(&options(server)).await {
+        ConnectError::Rejected { response, .. } => {
+            assert_eq!(
+                (response.status, response.text.as_str()),
+                (401, "no such password")
+            );
+            assert_eq!(response.header("www-authenticate"), Some("Bearer"));
+            assert_eq!(response.header("x-why"), Some("?nknown"));
+            assert_eq!(response.header("x-injected"), None);
+        }
         other => panic!("{other:?}"),
     }
-    let mut bad = good.clone();
-    bad.environment = Some("prod".to_owned());
-    match connect_error(&bad).await {
-        ConnectError::UnknownEnvironment { message } => assert_eq!(message, "no environment prod"),
-        other => panic!("{other:?}"),
-    }
-    let mut bad = good.clone();
-    bad.generation = 7;
-    assert!(
-        matches!(connect_error(&bad).await, ConnectError::Superseded { message } if message == "8 is up")
-    );
-    let mut bad = good.clone();
-    bad.session = "a/b".to_owned();
-    assert!(matches!(connect_error(&bad).await, ConnectError::BadUrl { .. }));
-    let mut bad = good.clone();
-    bad.gateway = format!("http://{gateway}/").parse().unwrap();
-    assert!(matches!(connect_error(&bad).await, ConnectError::BadUrl { .. }));
-    let mut bad = good.clone();
-    bad.gateway = format!("ws://me:hunter2@{gateway}/").parse().unwrap();
-    let error = connect_error(&bad).await;
-    assert!(matches!(error, ConnectError::BadUrl { .. }) && !error.to_string().contains("hunter2"));
-    client::connect(&good).await.unwrap();
+    ws::connect(&let_in(server)).await.unwrap();
 }
 
 #[tokio::test]
-async fn what_is_no_gateway_is_told_apart() {
+async fn what_cannot_be_asked_for_is_told_before_anything_is_sent() {
+    let (_refuses, nobody) = refusing_port();
+    for url in [format!("http://{nobody}/"), format!("ws://me:hunter2@{nobody}/")] {
+        let url = url.parse().unwrap();
+        let error = connect_error(&ConnectOptions::new(url, SUBPROTOCOL)).await;
+        assert!(matches!(error, ConnectError::BadRequest { .. }), "{error:?}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+    for (name, value) in [("X-A", "a\r\nb"), ("X A", "a"), ("", "a")] {
+        let error = connect_error(&options(nobody).header(name, value)).await;
+        assert!(
+            matches!(error, ConnectError::BadRequest { .. }),
+            "{name:?}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_speak_websocket_is_told_apart() {
     let not_found = service(|mut stream| async move {
         let mut some = [0; 4096];
         assert!(stream.read(&mut some).await.unwrap() > 0);
@@ -94,28 +103,17 @@ async fn what_is_no_gateway_is_told_apart() {
     })
     .await;
     match connect_error(&options(not_found)).await {
-        ConnectError::NotAGateway { status: 404, message } => assert_eq!(message, "no such 42"),
+        ConnectError::Rejected { response, .. } => {
+            assert_eq!((response.status, response.text.as_str()), (404, "no such 42"));
+        }
         other => panic!("{other:?}"),
     }
-    let proxy = service(|mut stream| async move {
-        let mut some = [0; 4096];
-        assert!(stream.read(&mut some).await.unwrap() > 0);
-        stream
-            .write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
-            .await
-            .unwrap();
-    })
-    .await;
-    assert!(matches!(
-        connect_error(&options(proxy)).await,
-        ConnectError::Unavailable { status: 502, .. }
-    ));
     let ssh =
         service(|mut stream| async move { stream.write_all(b"SSH-2.0-OpenSSH_9.2p1\r\n").await.unwrap() })
             .await;
     assert!(matches!(
         connect_error(&options(ssh)).await,
-        ConnectError::NotAGateway { status: 0, .. }
+        ConnectError::NotAWebSocket { .. }
     ));
     let hangs_up = service(|mut stream| async move {
         let mut some = [0; 4096];
@@ -142,50 +140,68 @@ async fn what_is_no_gateway_is_told_apart() {
         ConnectError::Unreachable { source, .. } => assert_eq!(source.kind(), ErrorKind::ConnectionRefused),
         other => panic!("{other:?}"),
     }
+    // The server does not choose the subprotocol.
+    let mut other = let_in(server().await);
+    other.subprotocol = "other.2".to_owned();
+    assert!(matches!(
+        connect_error(&other).await,
+        ConnectError::Rejected { response, .. } if response.status == 426
+    ));
 }
 
-async fn http(gateway: SocketAddr, request: &str) -> String {
-    let mut stream = TcpStream::connect(gateway).await.unwrap();
+async fn http(server: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(server).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     String::from_utf8(soon("the answer", read_all(&mut stream)).await.unwrap()).unwrap()
 }
 
 #[tokio::test]
-async fn people_with_a_browser_are_told_what_this_is() {
-    let gateway = gateway().await;
-    let root = http(gateway, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    assert!(
-        root.starts_with("HTTP/1.1 200 OK\r\n") && root.contains("This is a devbox gateway"),
-        "{root}"
-    );
-    let other = http(gateway, "GET /favicon.ico HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    assert!(
-        other.starts_with("HTTP/1.1 404 ") && other.contains("/kube/devbox/tunnel/client/"),
-        "{other}"
-    );
-    let tunnel = http(
-        gateway,
-        "GET /kube/devbox/tunnel/client/s HTTP/1.1\r\nHost: x\r\n\r\n",
-    )
-    .await;
-    assert!(
-        tunnel.starts_with("HTTP/1.1 426 ") && tunnel.contains("wants a WebSocket"),
-        "{tunnel}"
-    );
-    let post = http(
-        gateway,
-        "POST /kube/devbox/tunnel/client/s HTTP/1.1\r\nHost: x\r\n\r\n",
-    )
-    .await;
-    assert!(post.starts_with("HTTP/1.1 405 "), "{post}");
-    let nonsense = http(gateway, "\x16\x03\x01 no HTTP at all\r\n\r\n").await;
-    assert!(nonsense.starts_with("HTTP/1.1 400 "), "{nonsense}");
-    let endless = http(gateway, &format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(17_000))).await;
-    assert!(endless.starts_with("HTTP/1.1 400 "), "{endless}");
+async fn requests_by_hand_and_hostile_ones_are_answered() {
+    let server = server().await;
+    let head = |method: &str, rest: &str| format!("{method} /x?y#z HTTP/1.1\r\nHost: x\r\n{rest}\r\n");
+    let full = "Connection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\n\
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: other, test-tunnel.1\r\n";
+    for (request, status, says) in [
+        (head("GET", ""), 426, "expects a WebSocket"),
+        (head("POST", full), 405, "GET"),
+        (
+            head("GET", &full.replace("Version: 13", "Version: 8")),
+            426,
+            "version 13",
+        ),
+        (
+            head("GET", &full.replace("test-tunnel.1", "test-tunnel.2")),
+            426,
+            "subprotocol",
+        ),
+        (
+            head("GET", &full.replace("Sec-WebSocket-Key", "X-Key")),
+            426,
+            "Sec-WebSocket-Key",
+        ),
+        (head("GET", full), 401, "no such password"),
+        (
+            "\x16\x03\x01 no HTTP at all\r\n\r\n".to_owned(),
+            400,
+            "not HTTP/1.1",
+        ),
+        (
+            format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(17_000)),
+            400,
+            "longer than 16 KiB",
+        ),
+        (head("GET", &"X: y\r\n".repeat(70)), 400, "more than 64 headers"),
+    ] {
+        let answer = http(server, &request).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(says),
+            "{request}: {answer}"
+        );
+    }
 }
 
 #[test]
-fn targets_and_tokens_are_checked() {
+fn targets_are_checked() {
     let long = "x".repeat(513);
     for bad in ["", "a\nb", "\u{85}", long.as_str()] {
         assert!(
@@ -194,23 +210,6 @@ fn targets_and_tokens_are_checked() {
         );
     }
     assert_eq!(target("tcp/ü/x/1").as_str(), "tcp/ü/x/1");
-    for bad in ["", "two words", "ü", "tab\t"] {
-        assert!(matches!(Token::new(bad), Err(Error::BadToken { .. })), "{bad:?}");
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("token");
-    std::fs::write(&path, "  abc\r\n").unwrap();
-    assert_eq!(Token::read(&path).unwrap().expose(), "abc");
-    std::fs::write(&path, "a b").unwrap();
-    let error = Token::read(&path).unwrap_err();
-    assert!(
-        error.to_string().contains(path.to_str().unwrap()) && !error.to_string().contains("a b"),
-        "{error}"
-    );
-    assert!(matches!(
-        Token::read(dir.path().join("none")),
-        Err(Error::File { .. })
-    ));
 }
 
 #[cfg(feature = "tls")]
@@ -221,6 +220,7 @@ mod tls {
     use tunnel_bridge::tls::Acceptor;
 
     use super::*;
+    use crate::support::accept;
 
     struct Files {
         dir: TempDir,
@@ -250,7 +250,7 @@ mod tls {
         files
     }
 
-    async fn tls_gateway(files: &Files) -> SocketAddr {
+    async fn tls_server(files: &Files) -> SocketAddr {
         let acceptor = Acceptor::from_pem(&files.path("cert.pem"), &files.path("key.pem")).unwrap();
         service(move |stream| {
             let acceptor = acceptor.clone();
@@ -258,7 +258,7 @@ mod tls {
                 let Ok(stream) = acceptor.accept(stream).await else {
                     return;
                 };
-                let Ok((link, _)) = server::accept(stream, check).await else {
+                let Ok(link) = accept(stream).await else {
                     return;
                 };
                 while let Some(incoming) = link.accept().await {
@@ -271,14 +271,18 @@ mod tls {
         .await
     }
 
+    fn over_tls(server: SocketAddr) -> ConnectOptions {
+        let mut options = options(server);
+        options.url = format!("wss://localhost:{}/", server.port()).parse().unwrap();
+        options
+    }
+
     #[tokio::test]
     async fn a_link_runs_over_tls_when_the_certificate_is_known() {
         let files = files();
-        let gateway = tls_gateway(&files).await;
-        let mut options = options(gateway);
-        options.gateway = format!("wss://localhost:{}/", gateway.port()).parse().unwrap();
+        let mut options = over_tls(tls_server(&files).await);
         options.tls_ca = Some(files.path("ca.pem"));
-        let link = soon("the link", client::connect(&options)).await.unwrap();
+        let link = soon("the link", ws::connect(&options)).await.unwrap();
         let stream = link.open(&target("x")).await.unwrap();
         let sent = crate::support::pattern(3_000_000, 17);
         let (mut read, mut write) = tokio::io::split(stream);
@@ -291,16 +295,21 @@ mod tls {
     }
 
     #[tokio::test]
-    async fn an_unknown_certificate_or_another_name_is_a_tls_error() {
+    async fn an_unknown_certificate_or_another_name_is_a_certificate_error() {
         let files = files();
-        let gateway = tls_gateway(&files).await;
-        let mut options = options(gateway);
-        options.gateway = format!("wss://localhost:{}/", gateway.port()).parse().unwrap();
+        let server = tls_server(&files).await;
+        let mut options = over_tls(server);
         // The system's authorities do not know ours.
-        assert!(matches!(connect_error(&options).await, ConnectError::Tls { .. }));
+        assert!(matches!(
+            connect_error(&options).await,
+            ConnectError::Certificate { .. }
+        ));
         options.tls_ca = Some(files.path("ca.pem"));
-        options.gateway = format!("wss://{gateway}/").parse().unwrap();
-        assert!(matches!(connect_error(&options).await, ConnectError::Tls { .. }));
+        options.url = format!("wss://{server}/").parse().unwrap();
+        assert!(matches!(
+            connect_error(&options).await,
+            ConnectError::Certificate { .. }
+        ));
         options.tls_ca = Some(files.path("key.pem"));
         let error = connect_error(&options).await;
         assert!(
@@ -314,11 +323,18 @@ mod tls {
         ));
     }
 
+    /// A user who has typed `wss://` for `ws://` must not be sent looking for certificates.
     #[tokio::test]
-    async fn tls_to_a_port_without_it_is_a_tls_error() {
-        let gateway = gateway().await;
-        let mut options = options(gateway);
-        options.gateway = format!("wss://localhost:{}/", gateway.port()).parse().unwrap();
-        assert!(matches!(connect_error(&options).await, ConnectError::Tls { .. }));
+    async fn tls_to_a_port_without_it_is_not_a_certificate_error() {
+        let options = over_tls(server().await);
+        let error = connect_error(&options).await;
+        assert!(matches!(error, ConnectError::Tls { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn no_tls_to_a_port_with_it_does_not_answer_as_a_websocket() {
+        let files = files();
+        let error = connect_error(&options(tls_server(&files).await)).await;
+        assert!(matches!(error, ConnectError::NotAWebSocket { .. }), "{error:?}");
     }
 }

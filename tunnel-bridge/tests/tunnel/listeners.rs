@@ -1,53 +1,59 @@
 //! From a local port to a target: the ends of connections as programs see them.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tunnel_bridge::listener::{ConnectionEvent, Listener, ListenerOptions, bind};
+use tokio::sync::{Notify, mpsc};
+use tunnel_bridge::listener::{Listener, ListenerOptions, bind};
 use tunnel_bridge::{End, RefusalKind, Side};
 
 use crate::support::{
-    Relay, any_port_aside, dialer, echo_service, listen, pair, pair_through, pattern, read_all,
-    refusing_port, request, road, serve, service, soon, target,
+    Over, any_port_aside, dialer, echo_service, listen, over_each_carrier, pair, pair_to_cut, pattern,
+    read_all, refusing_port, request, road, serve, service, soon, target,
 };
 
-async fn closed(events: &mut mpsc::Receiver<ConnectionEvent>) -> (u64, u64, End) {
-    loop {
-        match soon("an event", events.recv()).await {
-            Some(ConnectionEvent::Closed {
-                sent, received, end, ..
-            }) => return (sent, received, end),
-            Some(_) => {}
-            None => panic!("no more events"),
-        }
-    }
+over_each_carrier! {
+    a_request_and_its_answer_go_through_and_are_counted,
+    a_megabyte_comes_back_after_the_request_was_half_closed,
+    a_refused_target_resets_the_program_within_a_second,
+    a_reset_by_the_target_is_a_reset_for_the_program,
+    a_reset_by_the_program_is_a_reset_for_the_target,
+    a_reset_after_half_close_is_noticed_as_well,
+    a_lost_link_resets_programs_in_the_middle_of_a_download,
+    two_hundred_programs_at_once_have_their_own_bytes_back,
+    sixteen_kibibytes_go_and_come_without_nagles_delay,
+    closing_lets_connections_finish_and_resets_the_rest_at_the_deadline,
+    fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure,
 }
 
-#[tokio::test]
-async fn a_request_and_its_answer_go_through_and_are_counted() {
+async fn a_request_and_its_answer_go_through_and_are_counted(over: Over) {
     let echo = echo_service().await;
-    let mut road = road(echo).await;
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
-    let peer = program.local_addr().unwrap();
+    let road = road(over, echo).await;
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     request(&mut program, b"ping").await;
     let mut answer = [0; 4];
     soon("the answer", program.read_exact(&mut answer)).await.unwrap();
     assert_eq!(&answer, b"ping");
-    let listener = road.listener.local_addr();
+    // Bytes are counted while the connection is open.
+    let open = road.listening.counts.read();
     assert_eq!(
-        road.events.recv().await,
-        Some(ConnectionEvent::Opened { listener, peer })
+        (
+            open.connections,
+            open.active,
+            open.sent_bytes,
+            open.received_bytes
+        ),
+        (1, 1, 4, 4)
     );
     program.shutdown().await.unwrap();
     assert!(soon("the end", read_all(&mut program)).await.unwrap().is_empty());
-    assert_eq!(closed(&mut road.events).await, (4, 4, End::Finished));
+    assert_eq!(road.listening.closed(1).await, (4, 4, None));
 }
 
-#[tokio::test]
-async fn a_megabyte_comes_back_after_the_request_was_half_closed() {
+async fn a_megabyte_comes_back_after_the_request_was_half_closed(over: Over) {
     let answer = pattern(1024 * 1024, 11);
     let wanted = answer.clone();
     let to = service(move |mut stream| {
@@ -59,20 +65,19 @@ async fn a_megabyte_comes_back_after_the_request_was_half_closed() {
         }
     })
     .await;
-    let mut road = road(to).await;
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let road = road(over, to).await;
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     request(&mut program, b"all of it, please").await;
     program.shutdown().await.unwrap();
     assert!(soon("the answer", read_all(&mut program)).await.unwrap() == wanted);
-    assert_eq!(closed(&mut road.events).await, (17, 1024 * 1024, End::Finished));
+    assert_eq!(road.listening.closed(1).await, (17, 1024 * 1024, None));
 }
 
-#[tokio::test]
-async fn a_refused_target_resets_the_program_within_a_second() {
+async fn a_refused_target_resets_the_program_within_a_second(over: Over) {
     let (_refuses, port) = refusing_port();
-    let mut road = road(port).await;
+    let road = road(over, port).await;
     let since = Instant::now();
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     let error = soon("the reset", program.read_u8()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert!(
@@ -80,14 +85,13 @@ async fn a_refused_target_resets_the_program_within_a_second() {
         "took {:?}",
         since.elapsed()
     );
-    match closed(&mut road.events).await {
-        (0, 0, End::Refused(refusal)) => assert_eq!(refusal.kind, RefusalKind::Refused),
+    match road.listening.closed(1).await {
+        (0, 0, Some(End::Refused(refusal))) => assert_eq!(refusal.kind, RefusalKind::Refused),
         other => panic!("{other:?}"),
     }
 }
 
-#[tokio::test]
-async fn a_reset_by_the_target_is_a_reset_for_the_program() {
+async fn a_reset_by_the_target_is_a_reset_for_the_program(over: Over) {
     let to = service(|mut stream| async move {
         let mut some = [0; 5];
         stream.read_exact(&mut some).await.unwrap();
@@ -95,19 +99,21 @@ async fn a_reset_by_the_target_is_a_reset_for_the_program() {
         stream.set_zero_linger().unwrap();
     })
     .await;
-    let mut road = road(to).await;
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let road = road(over, to).await;
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     request(&mut program, b"hello").await;
     let mut bytes = Vec::new();
     let error = soon("the reset", program.read_to_end(&mut bytes))
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    assert_eq!(closed(&mut road.events).await.2, End::Reset { by: Side::Remote });
+    assert_eq!(
+        road.listening.closed(1).await.2,
+        Some(End::Reset { by: Side::Remote })
+    );
 }
 
-#[tokio::test]
-async fn a_reset_by_the_program_is_a_reset_for_the_target() {
+async fn a_reset_by_the_program_is_a_reset_for_the_target(over: Over) {
     let (ends, mut seen) = mpsc::channel(1);
     let to = service(move |mut stream| {
         let ends = ends.clone();
@@ -118,22 +124,26 @@ async fn a_reset_by_the_program_is_a_reset_for_the_target() {
         }
     })
     .await;
-    let mut road = road(to).await;
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let road = road(over, to).await;
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     request(&mut program, b"hello").await;
-    soon("opened", road.events.recv()).await.unwrap();
+    road.listening
+        .until("the connection", |counts| counts.active == 1)
+        .await;
     program.set_zero_linger().unwrap();
     drop(program);
     assert_eq!(
         soon("the reset", seen.recv()).await,
         Some(Err(ErrorKind::ConnectionReset))
     );
-    assert_eq!(closed(&mut road.events).await.2, End::Reset { by: Side::Local });
+    assert_eq!(
+        road.listening.closed(1).await.2,
+        Some(End::Reset { by: Side::Local })
+    );
 }
 
 /// The program has half-closed, so that nobody reads from it any more, and is reset then.
-#[tokio::test]
-async fn a_reset_after_half_close_is_noticed_as_well() {
+async fn a_reset_after_half_close_is_noticed_as_well(over: Over) {
     let (ends, mut seen) = mpsc::channel(1);
     let to = service(move |mut stream| {
         let ends = ends.clone();
@@ -146,57 +156,51 @@ async fn a_reset_after_half_close_is_noticed_as_well() {
         }
     })
     .await;
-    let mut road = road(to).await;
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let road = road(over, to).await;
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     program.shutdown().await.unwrap();
     soon("the half-close", seen.recv()).await.unwrap();
     program.set_zero_linger().unwrap();
     drop(program);
     soon("the reset", seen.recv()).await.unwrap();
-    assert_eq!(closed(&mut road.events).await.2, End::Reset { by: Side::Local });
+    assert_eq!(
+        road.listening.closed(1).await.2,
+        Some(End::Reset { by: Side::Local })
+    );
 }
 
-#[tokio::test]
-async fn a_lost_link_resets_programs_in_the_middle_of_a_download() {
+async fn a_lost_link_resets_programs_in_the_middle_of_a_download(over: Over) {
     let to = service(|mut stream| async move {
         let bytes = pattern(256 * 1024, 2);
         while stream.write_all(&bytes).await.is_ok() {}
     })
     .await;
-    let (relay_out, relay_in) = tokio::sync::oneshot::channel();
-    let (near, far, _) = pair_through(|gateway| async move {
-        let relay = Relay::to(gateway).await;
-        let address = relay.address;
-        relay_out.send(relay).map_err(drop).unwrap();
-        address
-    })
-    .await;
+    let (near, far, relay) = pair_to_cut(over).await;
     serve(far);
-    let (listener, mut events) = listen(&near, to);
-    let mut program = TcpStream::connect(listener.local_addr()).await.unwrap();
+    let listening = listen(&near, to);
+    let mut program = TcpStream::connect(listening.address()).await.unwrap();
     let mut some = vec![0; 1024 * 1024];
     soon("the first megabyte", program.read_exact(&mut some))
         .await
         .unwrap();
-    relay_in.await.unwrap().cut();
+    relay.cut();
     let mut rest = Vec::new();
     let error = soon("the loss", program.read_to_end(&mut rest))
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    assert_eq!(closed(&mut events).await.2, End::LinkLost);
+    assert_eq!(listening.closed(1).await.2, Some(End::LinkLost));
     // While there is no link, programs are reset as well; the port stays.
-    let mut program = TcpStream::connect(listener.local_addr()).await.unwrap();
+    let mut program = TcpStream::connect(listening.address()).await.unwrap();
     let error = soon("the reset", program.read_u8()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    assert_eq!(closed(&mut events).await.2, End::LinkLost);
+    assert_eq!(listening.closed(2).await.2, Some(End::LinkLost));
 }
 
-#[tokio::test]
-async fn two_hundred_programs_at_once_have_their_own_bytes_back() {
+async fn two_hundred_programs_at_once_have_their_own_bytes_back(over: Over) {
     let echo = echo_service().await;
-    let road = road(echo).await;
-    let address = road.listener.local_addr();
+    let road = road(over, echo).await;
+    let address = road.listening.address();
     let mut all = tokio::task::JoinSet::new();
     for number in 0..200u64 {
         all.spawn(async move {
@@ -223,11 +227,10 @@ async fn two_hundred_programs_at_once_have_their_own_bytes_back() {
 }
 
 /// With Nagle's delay on any leg this takes 40 ms a round (its other half is the delayed acknowledgement).
-#[tokio::test]
-async fn sixteen_kibibytes_go_and_come_without_nagles_delay() {
+async fn sixteen_kibibytes_go_and_come_without_nagles_delay(over: Over) {
     let echo = echo_service().await;
-    let road = road(echo).await;
-    let mut program = TcpStream::connect(road.listener.local_addr()).await.unwrap();
+    let road = road(over, echo).await;
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
     program.set_nodelay(true).unwrap();
     let mut buffer = vec![7; 16 * 1024];
     let mut fastest = Duration::MAX;
@@ -240,18 +243,17 @@ async fn sixteen_kibibytes_go_and_come_without_nagles_delay() {
     assert!(fastest < Duration::from_millis(20), "{fastest:?}");
 }
 
-#[tokio::test]
-async fn closing_lets_connections_finish_and_resets_the_rest_at_the_deadline() {
+async fn closing_lets_connections_finish_and_resets_the_rest_at_the_deadline(over: Over) {
     let echo = echo_service().await;
-    let mut road = road(echo).await;
-    let address = road.listener.local_addr();
+    let road = road(over, echo).await;
+    let address = road.listening.address();
     let mut finishing = TcpStream::connect(address).await.unwrap();
     let mut staying = TcpStream::connect(address).await.unwrap();
     for program in [&mut finishing, &mut staying] {
         request(program, b"x").await;
         soon("the echo", program.read_u8()).await.unwrap();
     }
-    let closing = tokio::spawn(road.listener.close(Duration::from_millis(300)));
+    let closing = tokio::spawn(road.listening.listener.close(Duration::from_millis(300)));
     // The port is closed at once: a new program is refused, or reset if it came before the close.
     soon("the port's end", async {
         loop {
@@ -275,18 +277,17 @@ async fn closing_lets_connections_finish_and_resets_the_rest_at_the_deadline() {
     let error = soon("the reset", staying.read_u8()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     soon("closing", closing).await.unwrap();
-    let mut ends = vec![closed(&mut road.events).await.2, closed(&mut road.events).await.2];
-    ends.retain(|end| *end != End::Finished);
-    assert_eq!(ends.last(), Some(&End::Reset { by: Side::Neither }));
+    let counts = road.listening.counts.read();
+    assert_eq!((counts.connections, counts.active), (2, 0));
+    assert_eq!(counts.last_failure, Some(End::Reset { by: Side::Neither }));
     assert!(!road.near.is_closed());
 }
 
-#[tokio::test]
-async fn fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure() {
+async fn fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure(over: Over) {
     let echo = echo_service().await;
-    let (near, far) = pair().await;
+    let (near, far) = pair(over).await;
     serve(far);
-    let (events, _ignored) = mpsc::channel(1);
+    let changed = Arc::new(Notify::new());
     let mut addresses = vec![any_port_aside(); 50];
     for round in 0..20 {
         let mut listeners = Vec::new();
@@ -295,7 +296,7 @@ async fn fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure() {
             *address = socket.local_addr().unwrap();
             let options = ListenerOptions::default();
             let listener =
-                Listener::spawn(socket, target(echo), dialer(&near), options, events.clone()).unwrap();
+                Listener::spawn(socket, target(echo), dialer(&near), options, Arc::clone(&changed)).unwrap();
             listeners.push(listener);
         }
         // Some live connections, left in different states.

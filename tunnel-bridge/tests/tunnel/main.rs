@@ -1,6 +1,8 @@
 //! The tunnel over real sockets of the loopback interface.
 
 #[cfg(test)]
+mod giving_up;
+#[cfg(test)]
 mod handshake;
 #[cfg(test)]
 mod listeners;
@@ -10,3 +12,5 @@ mod raw;
 mod streams;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod wrapped;

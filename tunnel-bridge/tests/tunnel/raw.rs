@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tunnel_bridge::{Link, LinkEnd, server};
+use tunnel_bridge::ws::AcceptError;
+use tunnel_bridge::{Link, LinkEnd};
 
-const REQUEST: &str = "GET /kube/devbox/tunnel/client/raw HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\n\
+use crate::support::accept;
+
+const REQUEST: &str = "GET /raw HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-    Sec-WebSocket-Protocol: other, devbox-tunnel.1\r\n\r\n";
+    Sec-WebSocket-Protocol: other, test-tunnel.1\r\n\r\n";
 
 /// HELLO of `docs/protocol.md`.
 const HELLO: [u8; 28] = [
@@ -18,15 +21,7 @@ const HELLO: [u8; 28] = [
 async fn raw_client() -> (Link, DuplexStream) {
     let (mut client, stream) = tokio::io::duplex(64 * 1024);
     client.write_all(REQUEST.as_bytes()).await.unwrap();
-    let (link, admitted) = server::accept(stream, |_| Ok(())).await.unwrap();
-    assert_eq!(
-        (
-            admitted.session.as_str(),
-            admitted.environment,
-            admitted.generation
-        ),
-        ("raw", None, 0)
-    );
+    let link = accept(stream).await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         answer.push(client.read_u8().await.unwrap());
@@ -140,6 +135,6 @@ async fn a_black_hole_is_noticed_and_resets_the_streams() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_does_not_come_is_not_waited_for() {
     let (_client, stream) = tokio::io::duplex(1024);
-    let error = server::accept(stream, |_| Ok(())).await.unwrap_err();
-    assert!(matches!(error, server::ServerError::TimedOut { .. }), "{error:?}");
+    let error = accept(stream).await.unwrap_err();
+    assert!(matches!(error, AcceptError::TimedOut { .. }), "{error:?}");
 }

@@ -5,11 +5,25 @@ use std::io::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tunnel_bridge::{GoAwayReason, LinkEnd, RefusalKind, ResetReason, is_link_lost, refusal_of, reset_of};
 
-use crate::support::{Relay, pair, pair_through, pattern, read_all, refused, soon, target};
+use crate::support::{Over, over_each_carrier, pair, pair_to_cut, pattern, read_all, refused, soon, target};
 
-#[tokio::test]
-async fn a_stream_carries_both_directions_and_their_ends() {
-    let (near, far) = pair().await;
+over_each_carrier! {
+    a_draining_end_serves_its_streams_and_those_that_crossed,
+    the_reason_for_leaving_is_heard_while_streams_go_on,
+    a_stream_carries_both_directions_and_their_ends,
+    both_ends_open_streams,
+    a_refusal_arrives_with_its_kind_and_message,
+    a_dropped_stream_is_a_reset_for_the_other_end,
+    a_stream_that_is_finished_both_ways_may_be_dropped_with_bytes_under_way,
+    a_cut_link_resets_its_streams_and_never_ends_them,
+    leaving_tells_the_other_end_why,
+    two_hundred_streams_at_once_arrive_whole,
+    a_thousand_opens_at_once_are_served_and_too_many_are_refused,
+    one_stalled_reader_of_a_hundred_stops_nobody,
+}
+
+async fn a_stream_carries_both_directions_and_their_ends(over: Over) {
+    let (near, far) = pair(over).await;
     let mut ours = near.open(&target("tcp/backend/orders/5432")).await.unwrap();
     ours.write_all(b"before the answer").await.unwrap();
     let incoming = soon("the request", far.accept()).await.unwrap();
@@ -35,9 +49,8 @@ async fn a_stream_carries_both_directions_and_their_ends() {
     assert!(ours.is_finished() && theirs.is_finished());
 }
 
-#[tokio::test]
-async fn both_ends_open_streams() {
-    let (near, far) = pair().await;
+async fn both_ends_open_streams(over: Over) {
+    let (near, far) = pair(over).await;
     let mut theirs = far.open(&target("from the far end")).await.unwrap();
     theirs.write_all(b"hello").await.unwrap();
     let mut ours = soon("the request", near.accept()).await.unwrap().accept();
@@ -46,9 +59,8 @@ async fn both_ends_open_streams() {
     assert_eq!(&five, b"hello");
 }
 
-#[tokio::test]
-async fn a_refusal_arrives_with_its_kind_and_message() {
-    let (near, far) = pair().await;
+async fn a_refusal_arrives_with_its_kind_and_message(over: Over) {
+    let (near, far) = pair(over).await;
     let mut stream = near.open(&target("x")).await.unwrap();
     soon("the request", far.accept()).await.unwrap().refuse(refused());
     let error = soon("the refusal", stream.read_u8()).await.unwrap_err();
@@ -64,9 +76,8 @@ async fn a_refusal_arrives_with_its_kind_and_message() {
     );
 }
 
-#[tokio::test]
-async fn a_dropped_stream_is_a_reset_for_the_other_end() {
-    let (near, far) = pair().await;
+async fn a_dropped_stream_is_a_reset_for_the_other_end(over: Over) {
+    let (near, far) = pair(over).await;
     let mut ours = near.open(&target("x")).await.unwrap();
     let mut theirs = soon("the request", far.accept()).await.unwrap().accept();
     ours.write_all(b"half a request").await.unwrap();
@@ -91,9 +102,8 @@ async fn a_dropped_stream_is_a_reset_for_the_other_end() {
     );
 }
 
-#[tokio::test]
-async fn a_stream_that_is_finished_both_ways_may_be_dropped_with_bytes_under_way() {
-    let (near, far) = pair().await;
+async fn a_stream_that_is_finished_both_ways_may_be_dropped_with_bytes_under_way(over: Over) {
+    let (near, far) = pair(over).await;
     let all = pattern(200_000, 3);
     let mut theirs = {
         let mut ours = near.open(&target("x")).await.unwrap();
@@ -109,17 +119,8 @@ async fn a_stream_that_is_finished_both_ways_may_be_dropped_with_bytes_under_way
     assert!(soon("all", read_all(&mut theirs)).await.unwrap() == all);
 }
 
-#[tokio::test]
-async fn a_cut_link_resets_its_streams_and_never_ends_them() {
-    let (relay_out, relay_in) = tokio::sync::oneshot::channel();
-    let (near, far, _) = pair_through(|gateway| async move {
-        let relay = Relay::to(gateway).await;
-        let address = relay.address;
-        relay_out.send(relay).map_err(drop).unwrap();
-        address
-    })
-    .await;
-    let relay = relay_in.await.unwrap();
+async fn a_cut_link_resets_its_streams_and_never_ends_them(over: Over) {
+    let (near, far, relay) = pair_to_cut(over).await;
     let mut ours = near.open(&target("x")).await.unwrap();
     let mut theirs = soon("the request", far.accept()).await.unwrap().accept();
     theirs.write_all(b"the first half").await.unwrap();
@@ -154,9 +155,8 @@ async fn a_cut_link_resets_its_streams_and_never_ends_them() {
     );
 }
 
-#[tokio::test]
-async fn leaving_tells_the_other_end_why() {
-    let (near, far) = pair().await;
+async fn leaving_tells_the_other_end_why(over: Over) {
+    let (near, far) = pair(over).await;
     let mut ours = near.open(&target("x")).await.unwrap();
     let _theirs = soon("the request", far.accept()).await.unwrap().accept();
     soon("closing", far.close(GoAwayReason::Superseded, "by generation 9")).await;
@@ -173,7 +173,7 @@ async fn leaving_tells_the_other_end_why() {
         ErrorKind::ConnectionReset
     );
 
-    let (near, far) = pair().await;
+    let (near, far) = pair(over).await;
     soon("leaving", near.shutdown()).await;
     assert!(matches!(
         soon("the end", far.closed()).await,
@@ -181,7 +181,7 @@ async fn leaving_tells_the_other_end_why() {
     ));
 
     // The last handle's drop is a leave as well.
-    let (near, far) = pair().await;
+    let (near, far) = pair(over).await;
     drop(near);
     assert!(matches!(
         soon("the end", far.closed()).await,
@@ -189,9 +189,8 @@ async fn leaving_tells_the_other_end_why() {
     ));
 }
 
-#[tokio::test]
-async fn two_hundred_streams_at_once_arrive_whole() {
-    let (near, far) = pair().await;
+async fn two_hundred_streams_at_once_arrive_whole(over: Over) {
+    let (near, far) = pair(over).await;
     let echo = tokio::spawn(async move {
         while let Some(incoming) = far.accept().await {
             tokio::spawn(async move {
@@ -229,9 +228,8 @@ async fn two_hundred_streams_at_once_arrive_whole() {
 }
 
 /// More at once than may wait for their answer: the rest waits its turn. More than may be open: a clear error.
-#[tokio::test]
-async fn a_thousand_opens_at_once_are_served_and_too_many_are_refused() {
-    let (near, far) = pair().await;
+async fn a_thousand_opens_at_once_are_served_and_too_many_are_refused(over: Over) {
+    let (near, far) = pair(over).await;
     let mut held = Vec::new();
     for number in 0..4096 {
         held.push(near.open(&target(number)).await.unwrap());
@@ -269,9 +267,8 @@ async fn a_thousand_opens_at_once_are_served_and_too_many_are_refused() {
     soon("the far end", accepting).await.unwrap();
 }
 
-#[tokio::test]
-async fn one_stalled_reader_of_a_hundred_stops_nobody() {
-    let (near, far) = pair().await;
+async fn one_stalled_reader_of_a_hundred_stops_nobody(over: Over) {
+    let (near, far) = pair(over).await;
     let serving = tokio::spawn(async move {
         while let Some(incoming) = far.accept().await {
             tokio::spawn(async move {
@@ -305,4 +302,65 @@ async fn one_stalled_reader_of_a_hundred_stops_nobody() {
     assert!(soon("the stalled one", read_all(&mut stalled)).await.unwrap() == pattern(1024 * 1024, 5));
     near.shutdown().await;
     soon("the far end", serving).await.unwrap();
+}
+
+async fn a_draining_end_serves_its_streams_and_those_that_crossed(over: Over) {
+    let (near, far) = pair(over).await;
+    assert!(!near.is_leaving());
+    let mut before = near.open(&target("before")).await.unwrap();
+    let mut served = soon("the request", far.accept()).await.unwrap().accept();
+    // On a runtime of one thread nothing moves before the next await: the word and the request cross.
+    far.drain("back soon");
+    let mut crossing = near.open(&target("crossing")).await.unwrap();
+    let word = soon("the word", near.leaving()).await.unwrap();
+    assert_eq!(
+        (word.reason, word.message.as_str()),
+        (GoAwayReason::Leaving, "back soon")
+    );
+    assert!(near.is_leaving() && !near.is_closed());
+    assert_eq!(
+        near.open(&target("late")).await.unwrap_err().kind,
+        RefusalKind::LinkLost
+    );
+    let mut crossed = soon("what crossed", far.accept()).await.unwrap().accept();
+    for (ours, theirs) in [(&mut before, &mut served), (&mut crossing, &mut crossed)] {
+        ours.write_all(b"question").await.unwrap();
+        ours.shutdown().await.unwrap();
+        assert_eq!(soon("the question", read_all(theirs)).await.unwrap(), b"question");
+        theirs.write_all(b"answer").await.unwrap();
+        theirs.shutdown().await.unwrap();
+        assert_eq!(soon("the answer", read_all(ours)).await.unwrap(), b"answer");
+    }
+    // The link is there for as long as its streams need it, and until the far end closes it.
+    assert!(!near.is_closed());
+    far.shutdown().await;
+    assert!(matches!(
+        soon("the end", near.closed()).await,
+        LinkEnd::PeerClosed { message } if message.is_empty() || message == "back soon"
+    ));
+}
+
+async fn the_reason_for_leaving_is_heard_while_streams_go_on(over: Over) {
+    let (near, far) = pair(over).await;
+    let mut ours = near.open(&target("x")).await.unwrap();
+    let mut theirs = soon("the request", far.accept()).await.unwrap().accept();
+    far.drain("");
+    soon("the word", near.leaving()).await.unwrap();
+    let closing = tokio::spawn(async move { near.closed().await });
+    theirs.write_all(b"still here").await.unwrap();
+    let mut some = [0; 10];
+    soon("bytes", ours.read_exact(&mut some)).await.unwrap();
+    far.close(GoAwayReason::Superseded, "by generation 9").await;
+    assert_eq!(
+        soon("the end", closing).await.unwrap(),
+        LinkEnd::Superseded {
+            message: "by generation 9".to_owned()
+        }
+    );
+
+    // A link that is lost without a word says so.
+    let (near, far, relay) = pair_to_cut(over).await;
+    relay.cut();
+    assert_eq!(soon("the loss", near.leaving()).await, None);
+    assert!(far.closed().await != LinkEnd::Drained);
 }

@@ -4,17 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tunnel_bridge::client::{self, ConnectError, ConnectOptions};
 use tunnel_bridge::direct;
-use tunnel_bridge::listener::{ConnectionEvent, Listener, ListenerOptions, bind};
-use tunnel_bridge::server::{self, Offer, Rejection};
-use tunnel_bridge::{Link, Refusal, RefusalKind, Target, Token, splice};
+use tunnel_bridge::listener::{ConnectionCounts, Listener, ListenerCounts, ListenerOptions, bind};
+use tunnel_bridge::ws::{self, AcceptError, ConnectError, ConnectOptions, Upgrade};
+use tunnel_bridge::{
+    Dialer, End, Link, Refusal, RefusalKind, Role, StreamCarrier, Target, prepare_socket, splice,
+};
 
-pub(crate) const TOKEN: &str = "s3cret-of-the-tests";
+pub(crate) const SUBPROTOCOL: &str = "test-tunnel.1";
 
 /// Everything here must happen within this time; on a loaded machine it takes well below a second.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -30,35 +31,64 @@ pub(crate) fn target(text: impl std::fmt::Display) -> Target {
     Target::new(&format!("{text}")).unwrap()
 }
 
-pub(crate) fn options(gateway: SocketAddr) -> ConnectOptions {
-    let url = format!("ws://{gateway}/mounted/here/").parse().unwrap();
-    ConnectOptions::new(url, Token::new(TOKEN).unwrap(), "session-1")
+pub(crate) fn options(server: SocketAddr) -> ConnectOptions {
+    let url = format!("ws://{server}/mounted/here").parse().unwrap();
+    ConnectOptions::new(url, SUBPROTOCOL)
 }
 
-/// Lets in who has the token and knows the one environment there is.
-pub(crate) fn check(offer: &Offer) -> Result<(), Rejection> {
-    if offer.token.as_ref().is_none_or(|token| token.expose() != TOKEN) {
-        return Err(Rejection::token("this token opens nothing here"));
-    }
-    match offer.environment.as_deref() {
-        None | Some("dev") => {}
-        Some(other) => return Err(Rejection::unknown_environment(format!("no environment {other}"))),
-    }
-    if offer.generation == 7 {
-        Err(Rejection::superseded("8 is up"))
-    } else {
-        Ok(())
+/// The server's end of a link, for whoever asks.
+pub(crate) async fn accept<S>(stream: S) -> Result<Link, AcceptError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    Upgrade::read(stream).await?.accept(SUBPROTOCOL).await
+}
+
+/// What a test's link runs over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Over {
+    /// WebSocket over TCP, with the whole handshake.
+    WebSocket,
+    /// The bytes of the link as they are: in memory, and over TCP where a test needs a connection to cut.
+    Plain,
+}
+
+/// Runs each of these tests over each kind of carrier.
+macro_rules! over_each_carrier {
+    ($($(#[$attribute:meta])* $test:ident),* $(,)?) => {
+        mod over_websocket {
+            $(#[tokio::test] $(#[$attribute])* async fn $test() {
+                super::$test($crate::support::Over::WebSocket).await;
+            })*
+        }
+        mod over_a_plain_stream {
+            $(#[tokio::test] $(#[$attribute])* async fn $test() {
+                super::$test($crate::support::Over::Plain).await;
+            })*
+        }
+    };
+}
+pub(crate) use over_each_carrier;
+
+/// Two ends of a link.
+pub(crate) async fn pair(over: Over) -> (Link, Link) {
+    match over {
+        Over::WebSocket => pair_through(over, |address| async move { address }).await,
+        Over::Plain => plain_pair(),
     }
 }
 
-/// Two ends of a link over a TCP connection.
-pub(crate) async fn pair() -> (Link, Link) {
-    let (near, far, _) = pair_through(|address| async move { address }).await;
-    (near, far)
+/// Two ends of a link inside this process.
+pub(crate) fn plain_pair() -> (Link, Link) {
+    let (near, far) = tokio::io::duplex(256 * 1024);
+    (
+        Link::over(StreamCarrier::new(near), Role::Client),
+        Link::over(StreamCarrier::new(far), Role::Server),
+    )
 }
 
-/// As [`pair`], by way of what `road` puts before the gateway's address. The accepted half is kept by the task.
-pub(crate) async fn pair_through<R, F>(road: R) -> (Link, Link, SocketAddr)
+/// Two ends of a link over TCP, by way of what `road` puts before the far end's address.
+pub(crate) async fn pair_through<R, F>(over: Over, road: R) -> (Link, Link)
 where
     R: FnOnce(SocketAddr) -> F,
     F: Future<Output = SocketAddr>,
@@ -67,11 +97,35 @@ where
     let address = socket.local_addr().unwrap();
     let far = tokio::spawn(async move {
         let (stream, _) = socket.accept().await.unwrap();
-        server::prepare_socket(&stream);
-        server::accept(stream, check).await.unwrap().0
+        prepare_socket(&stream);
+        match over {
+            Over::WebSocket => accept(stream).await.unwrap(),
+            Over::Plain => Link::over(StreamCarrier::new(stream), Role::Server),
+        }
     });
-    let near = client::connect(&options(road(address).await)).await.unwrap();
-    (near, far.await.unwrap(), address)
+    let address = road(address).await;
+    let near = match over {
+        Over::WebSocket => ws::connect(&options(address)).await.unwrap(),
+        Over::Plain => {
+            let stream = TcpStream::connect(address).await.unwrap();
+            prepare_socket(&stream);
+            Link::over(StreamCarrier::new(stream), Role::Client)
+        }
+    };
+    (near, far.await.unwrap())
+}
+
+/// As [`pair_through`], by way of a relay that can be cut.
+pub(crate) async fn pair_to_cut(over: Over) -> (Link, Link, Relay) {
+    let (relay_out, relay_in) = tokio::sync::oneshot::channel();
+    let (near, far) = pair_through(over, |gateway| async move {
+        let relay = Relay::to(gateway).await;
+        let address = relay.address;
+        relay_out.send(relay).map_err(drop).unwrap();
+        address
+    })
+    .await;
+    (near, far, relay_in.await.unwrap())
 }
 
 /// Connects what the far end is asked for, `host:port`, as a gateway does for its catalog's targets.
@@ -79,7 +133,12 @@ pub(crate) fn serve(far: Link) -> JoinHandle<()> {
     tokio::spawn(async move {
         while let Some(incoming) = far.accept().await {
             tokio::spawn(async move {
-                match direct::connect(incoming.target().as_str().to_owned(), Duration::from_secs(5)).await {
+                let address = incoming.target().as_str().to_owned();
+                let dialled = tokio::select! {
+                    dialled = direct::connect(address, Duration::from_secs(5)) => dialled,
+                    () = incoming.abandoned() => return,
+                };
+                match dialled {
                     Ok(stream) => {
                         splice(stream, Box::new(incoming.accept())).await;
                     }
@@ -142,41 +201,86 @@ pub(crate) async fn echo_service() -> SocketAddr {
     .await
 }
 
+/// A listener, and what tells that its counts have changed.
+pub(crate) struct Listening {
+    pub(crate) listener: Listener,
+    pub(crate) counts: Arc<ListenerCounts>,
+    pub(crate) changed: Arc<Notify>,
+}
+
 /// A listener whose connections run over a link to `to`.
-pub(crate) fn listen(link: &Link, to: SocketAddr) -> (Listener, mpsc::Receiver<ConnectionEvent>) {
-    let (events, receiver) = mpsc::channel(1024);
-    let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+pub(crate) fn listen(link: &Link, to: impl std::fmt::Display) -> Listening {
+    listen_with(link.dialer(), to)
+}
+
+pub(crate) fn listen_with(dialer: Arc<dyn Dialer>, to: impl std::fmt::Display) -> Listening {
+    let changed = Arc::new(Notify::new());
     let listener = Listener::spawn(
-        socket,
+        bind("127.0.0.1:0".parse().unwrap()).unwrap(),
         target(to),
-        link.dialer(),
+        dialer,
         ListenerOptions::default(),
-        events,
+        Arc::clone(&changed),
     )
     .unwrap();
-    (listener, receiver)
+    let counts = listener.shared_counts();
+    Listening {
+        listener,
+        counts,
+        changed,
+    }
+}
+
+impl Listening {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener.local_addr()
+    }
+
+    /// Waits until the counts are as wanted, hearing of changes only.
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&ConnectionCounts) -> bool,
+    ) -> ConnectionCounts {
+        soon(what, async {
+            loop {
+                let counts = self.counts.read();
+                assert!(counts.active <= counts.connections, "{counts:?}");
+                if wanted(&counts) {
+                    return counts;
+                }
+                self.changed.notified().await;
+            }
+        })
+        .await
+    }
+
+    /// Waits for the end of `connections` connections, with none left; what they carried, and how the last one failed.
+    pub(crate) async fn closed(&self, connections: u64) -> (u64, u64, Option<End>) {
+        let counts = self
+            .until("the connections' end", |counts| {
+                (counts.connections, counts.active) == (connections, 0)
+            })
+            .await;
+        (counts.sent_bytes, counts.received_bytes, counts.last_failure)
+    }
 }
 
 /// The whole road: program, listener, link, far end, target.
 pub(crate) struct Road {
     pub(crate) near: Link,
-    pub(crate) listener: Listener,
-    pub(crate) events: mpsc::Receiver<ConnectionEvent>,
+    pub(crate) listening: Listening,
 }
 
-pub(crate) async fn road(to: SocketAddr) -> Road {
-    let (near, far) = pair().await;
+pub(crate) async fn road(over: Over, to: SocketAddr) -> Road {
+    let (near, far) = pair(over).await;
     serve(far);
-    let (listener, events) = listen(&near, to);
-    Road {
-        near,
-        listener,
-        events,
-    }
+    let listening = listen(&near, to);
+    Road { near, listening }
 }
 
 pub(crate) async fn connect_error(options: &ConnectOptions) -> ConnectError {
-    match client::connect(options).await {
+    match ws::connect(options).await {
         Ok(_) => panic!("connected, against all expectation"),
         Err(error) => error,
     }
@@ -206,7 +310,7 @@ pub(crate) fn refused() -> Refusal {
 }
 
 /// A dialer for tests that want none.
-pub(crate) fn dialer(link: &Link) -> Arc<dyn tunnel_bridge::Dialer> {
+pub(crate) fn dialer(link: &Link) -> Arc<dyn Dialer> {
     link.dialer()
 }
 

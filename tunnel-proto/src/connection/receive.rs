@@ -1,19 +1,25 @@
-//! What the peer said, checked.
+//! What the peer sent, checked.
 
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::stream::{Phase, Stream};
-use super::{Connection, Role, StreamId};
-use crate::frame::{self, Control, Piece};
+use super::{Connection, Leaving, StreamId};
+use crate::frame::{self, Control, Data, Piece};
 use crate::{Error, Event, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
 
-/// Answers that may wait for a peer that does not read, in bytes.
+/// Payloads below this size are copied out of what was received.
+const COPY_BELOW: usize = 4 * 1024;
+
+/// Most bytes of answers that are queued for a peer that does not read.
 const MAX_CONTROL_BACKLOG: usize = 4 * 1024 * 1024;
 
 impl Connection {
     /// Takes bytes of the link, cut anywhere.
+    ///
+    /// Large payloads are handed on as slices of `bytes`. The buffer behind `bytes` should therefore not be several
+    /// times their size: who reads slowly keeps it.
     ///
     /// # Errors
     /// [`Error::Violation`] when the peer broke the protocol; the connection is over then, and what was in `bytes`
@@ -35,15 +41,11 @@ impl Connection {
     }
 
     fn handle_pieces(&mut self, bytes: &mut Bytes, now: Instant) -> Result<(), Violation> {
+        let buffer = bytes.len();
         while let Some(piece) = self.reader.next(bytes)? {
             match piece {
                 Piece::Control(control) => self.handle_control(control, now)?,
-                Piece::Data {
-                    kind,
-                    stream,
-                    bytes,
-                    whole,
-                } => self.handle_data(kind, stream, bytes, whole)?,
+                Piece::Data(data) => self.handle_data(data, buffer)?,
             }
             if self.control.len() > MAX_CONTROL_BACKLOG {
                 return Err(Violation::Flood);
@@ -59,7 +61,7 @@ impl Connection {
         match control.kind {
             frame::HELLO => {
                 self.peer = Some(control.hello()?);
-                self.events.push_back(Event::Ready);
+                self.events.push(Event::Ready);
                 self.release_held();
             }
             frame::PING => self.pong = Some(control.number()?),
@@ -67,7 +69,8 @@ impl Connection {
             frame::GOAWAY => {
                 let (code, message) = control.code()?;
                 self.peer_leaving = true;
-                self.events.push_back(Event::GoingAway {
+                self.refuse_all_held("the other side is leaving");
+                self.events.push(Event::GoingAway {
                     reason: GoAwayReason::from_code(code),
                     message,
                 });
@@ -77,6 +80,18 @@ impl Connection {
             frame::REFUSE => self.handle_refuse(control)?,
             frame::RESET => self.handle_reset(control)?,
             frame::CREDIT => self.handle_credit(control)?,
+            frame::RECLAIM => {
+                let (wire, keep) = (control.stream, control.credit()?);
+                if let Some((id, _)) = self.streams.of_peer(frame::RECLAIM, wire)? {
+                    self.give_back(id, keep);
+                }
+            }
+            frame::RETURN => {
+                let (wire, bytes) = (control.stream, control.credit()?);
+                if let Some((id, _)) = self.streams.of_peer(frame::RETURN, wire)? {
+                    self.take_back(id, bytes, now)?;
+                }
+            }
             // The reader gives out no other kinds.
             kind => return Err(Violation::UnknownKind { kind }),
         }
@@ -84,12 +99,18 @@ impl Connection {
     }
 
     fn handle_pong(&mut self, token: u64, now: Instant) {
+        if let Leaving::Draining { ping } = self.leaving
+            && token >= ping
+        {
+            self.leaving = Leaving::Drained;
+            self.events.push(Event::Drained);
+        }
         if token != self.ping.token {
             return;
         }
         if let Some(asked) = self.ping.asked.take() {
             let sample = now.saturating_duration_since(asked);
-            // A path that became slower is believed step by step: a sample may only have waited behind bulk.
+            // The estimate rises slowly: a long sample may only have waited behind bulk.
             self.ping.rtt = Some(self.ping.rtt.map_or(sample, |rtt| sample.min(rtt + rtt / 4)));
         }
     }
@@ -100,15 +121,11 @@ impl Connection {
             stream: id,
             payload: target,
         } = control;
-        let theirs = id % 2 == if self.role == Role::Client { 0 } else { 1 };
-        if !theirs || id <= self.last_peer_id {
-            return Err(Violation::OpenedOutOfTurn { id });
-        }
+        self.streams.open_by_peer(id)?;
         if target.is_empty() || target.len() > frame::MAX_TARGET_BYTES {
             return Err(Violation::BadPayload { kind });
         }
-        self.last_peer_id = id;
-        let refusal = if self.leaving {
+        let refusal = if matches!(self.leaving, Leaving::Drained | Leaving::Gone) {
             Refusal::new(RefusalKind::Internal, "leaving")
         } else if self.streams.len() >= self.config.max_streams as usize {
             Refusal::new(
@@ -124,12 +141,12 @@ impl Connection {
             let credit = self.peer.map_or(0, |peer| peer.initial_window);
             self.streams.insert(
                 id,
-                Stream::new(Phase::AwaitOwner, credit, self.config.initial_window, now),
+                Stream::new(Phase::AwaitOwner, id, credit, self.config.initial_window, now),
             );
             self.unanswered_by_us += 1;
             // A target is short: it must not keep the buffer that it came in.
             let target = Bytes::copy_from_slice(&target);
-            self.events.push_back(Event::Opened {
+            self.events.push(Event::Opened {
                 id: StreamId(id),
                 target,
             });
@@ -145,38 +162,37 @@ impl Connection {
         Ok(())
     }
 
-    fn handle_accept(&mut self, id: u32) -> Result<(), Violation> {
-        let Some(stream) = self.known(frame::ACCEPT, id)? else {
+    fn handle_accept(&mut self, wire: u32) -> Result<(), Violation> {
+        let kind = frame::ACCEPT;
+        let Some((id, stream)) = self.streams.of_peer(kind, wire)? else {
             return Ok(());
         };
         if stream.phase != Phase::AwaitAnswer {
-            return Err(Violation::OutOfPlace {
-                kind: frame::ACCEPT,
-                id,
-            });
+            return Err(Violation::OutOfPlace { kind, id: wire });
         }
         stream.phase = Phase::Open;
-        self.unanswered -= 1;
-        self.events.push_back(Event::Accepted { id: StreamId(id) });
+        let target = std::mem::take(&mut stream.target);
+        self.opens.answered(&target);
+        self.events.push(Event::Accepted { id: StreamId(id) });
         self.release_held();
         Ok(())
     }
 
     fn handle_refuse(&mut self, control: Control) -> Result<(), Violation> {
-        let (kind, id) = (control.kind, control.stream);
+        let (kind, wire) = (control.kind, control.stream);
         let (code, message) = control.code()?;
-        let Some(stream) = self.known(kind, id)? else {
+        let Some((id, stream)) = self.streams.of_peer(kind, wire)? else {
             return Ok(());
         };
         if stream.phase != Phase::AwaitAnswer {
-            return Err(Violation::OutOfPlace { kind, id });
+            return Err(Violation::OutOfPlace { kind, id: wire });
         }
         self.forget(id);
         let refusal = Refusal {
             kind: RefusalKind::from_code(code),
             message,
         };
-        self.events.push_back(Event::Refused {
+        self.events.push(Event::Refused {
             id: StreamId(id),
             refusal,
         });
@@ -184,12 +200,12 @@ impl Connection {
     }
 
     fn handle_reset(&mut self, control: Control) -> Result<(), Violation> {
-        let (kind, id) = (control.kind, control.stream);
+        let (kind, wire) = (control.kind, control.stream);
         let (code, _) = control.code()?;
-        if self.known(kind, id)?.is_some() {
+        if let Some((id, _)) = self.streams.of_peer(kind, wire)? {
             self.forget(id);
             let reason = ResetReason::from_code(code);
-            self.events.push_back(Event::Reset {
+            self.events.push(Event::Reset {
                 id: StreamId(id),
                 reason,
             });
@@ -198,68 +214,60 @@ impl Connection {
     }
 
     fn handle_credit(&mut self, control: Control) -> Result<(), Violation> {
-        let (kind, id) = (control.kind, control.stream);
+        let (kind, wire) = (control.kind, control.stream);
         let bytes = control.credit()?;
-        let Some(stream) = self.known(kind, id)? else {
+        let Some((id, stream)) = self.streams.of_peer(kind, wire)? else {
             return Ok(());
         };
         let credit = stream
             .credit
             .checked_add(bytes)
             .filter(|&credit| credit <= i32::MAX as u32);
-        stream.credit = credit.ok_or(Violation::CreditOverflow { id })?;
+        stream.credit = credit.ok_or(Violation::CreditOverflow { id: wire })?;
         self.enter_ring(id);
         Ok(())
     }
 
-    fn handle_data(&mut self, kind: u8, id: u32, bytes: Bytes, whole: bool) -> Result<(), Violation> {
+    /// Takes a payload that is part of a buffer of `buffer` bytes.
+    fn handle_data(&mut self, data: Data, buffer: usize) -> Result<(), Violation> {
+        let Data {
+            kind,
+            stream: wire,
+            bytes,
+            whole,
+        } = data;
         if self.peer.is_none() {
             return Err(Violation::HelloMisplaced);
         }
-        let Some(stream) = self.known(kind, id)? else {
+        let Some((id, stream)) = self.streams.of_peer(kind, wire)? else {
             return Ok(());
         };
         if stream.phase == Phase::AwaitAnswer || stream.peer_finished {
-            return Err(Violation::OutOfPlace { kind, id });
+            return Err(Violation::OutOfPlace { kind, id: wire });
         }
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        stream.granted = stream
-            .granted
-            .checked_sub(len)
-            .ok_or(Violation::CreditExceeded { id })?;
-        stream.unread += len;
+        if len > stream.granted {
+            return Err(Violation::CreditExceeded { id: wire });
+        }
+        // A part of a buffer keeps all of it alive: a small one is copied, a large one counts as the whole.
+        let copy = bytes.len() < COPY_BELOW || bytes.len() < buffer / 4;
+        let pins = if copy { bytes.len() } else { buffer };
+        self.memory.receive(stream, len, pins as u64);
         let finished = kind == frame::FIN && whole;
         stream.peer_finished = finished;
-        self.unread += u64::from(len);
         if !bytes.is_empty() {
-            self.events.push_back(Event::Data {
-                id: StreamId(id),
-                bytes,
+            self.events.add_data(StreamId(id), &mut stream.place, |waiting| {
+                if copy {
+                    waiting.push_slice(&bytes);
+                } else {
+                    waiting.push(bytes);
+                }
             });
         }
         if finished {
-            self.events.push_back(Event::Finished { id: StreamId(id) });
+            self.events.push(Event::Finished { id: StreamId(id) });
             self.close_if_over(id);
         }
         Ok(())
-    }
-
-    /// The stream of a frame; `None` when it is over, in which case frames that crossed its end are ignored.
-    fn known(&mut self, kind: u8, id: u32) -> Result<Option<&mut Stream>, Violation> {
-        let ours = id % 2 == if self.role == Role::Client { 1 } else { 0 };
-        let opened = if ours {
-            id < self.next_id
-                && self
-                    .streams
-                    .get(&id)
-                    .is_none_or(|stream| stream.phase != Phase::Held)
-        } else {
-            id <= self.last_peer_id
-        };
-        if opened {
-            Ok(self.streams.get_mut(&id))
-        } else {
-            Err(Violation::NeverOpened { kind, id })
-        }
     }
 }

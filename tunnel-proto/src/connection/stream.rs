@@ -1,14 +1,16 @@
 //! What a connection keeps of one stream.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::events::Place;
+use crate::ChunkQueue;
+
 /// How far a stream has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Ours; OPEN has not been sent, since too many wait for their answer.
+    /// Ours; OPEN has not been sent, since too many others are unanswered.
     Held,
     /// Ours; OPEN is on its way, the answer is awaited.
     AwaitAnswer,
@@ -29,12 +31,13 @@ pub(crate) enum Fin {
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) phase: Phase,
-    /// Kept while OPEN is held.
+    /// Its number on the wire; 0 while its OPEN is held.
+    pub(crate) wire: u32,
+    /// Kept until OPEN is answered.
     pub(crate) target: Bytes,
 
     /// Given to us, not yet sent.
-    pub(crate) queue: VecDeque<Bytes>,
-    pub(crate) queued: usize,
+    pub(crate) queue: ChunkQueue,
     /// What the peer lets us send.
     pub(crate) credit: u32,
     pub(crate) fin: Fin,
@@ -47,24 +50,36 @@ pub(crate) struct Stream {
     pub(crate) granted: u32,
     /// Received and not consumed.
     pub(crate) unread: u32,
+    /// What the unread bytes keep alive, which is more than they are where they are slices of a larger buffer.
+    pub(crate) held: u64,
+    /// How far the stream exceeds its initial window, as counted for the connection.
+    pub(crate) reserved: u32,
     pub(crate) last_grant: Instant,
+    /// The peer was asked to give credit back, and has been granted none since.
+    pub(crate) asked_back: bool,
+    /// Where data wait for the owner.
+    pub(super) place: Place,
     pub(crate) peer_finished: bool,
 }
 
 impl Stream {
-    pub(crate) fn new(phase: Phase, credit: u32, window: u32, now: Instant) -> Stream {
+    pub(crate) fn new(phase: Phase, wire: u32, credit: u32, window: u32, now: Instant) -> Stream {
         Stream {
             phase,
+            wire,
             target: Bytes::new(),
-            queue: VecDeque::new(),
-            queued: 0,
+            queue: ChunkQueue::new(),
             credit,
             fin: Fin::No,
             in_ring: false,
             window,
             granted: window,
             unread: 0,
+            held: 0,
+            reserved: 0,
             last_grant: now,
+            asked_back: false,
+            place: Place::default(),
             peer_finished: false,
         }
     }
@@ -72,9 +87,14 @@ impl Stream {
     /// Whether it has something that it may send.
     pub(crate) fn may_send(&self) -> bool {
         let started = matches!(self.phase, Phase::AwaitAnswer | Phase::Open);
-        let bytes = self.queued > 0 && self.credit > 0;
-        let fin = self.queued == 0 && self.fin == Fin::Wanted;
+        let bytes = !self.queue.is_empty() && self.credit > 0;
+        let fin = self.queue.is_empty() && self.fin == Fin::Wanted;
         started && (bytes || fin)
+    }
+
+    /// The most that may have to be held for it at once.
+    pub(crate) fn exposure(&self) -> u32 {
+        self.window.max(self.granted.saturating_add(self.unread))
     }
 
     pub(crate) fn is_over(&self) -> bool {

@@ -1,7 +1,9 @@
 //! Every stream arrives whole, or its end says that it does not.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
-use tunnel_proto::{Config, Refusal, RefusalKind, ResetReason};
+use tunnel_proto::{Config, Refusal, RefusalKind, ResetReason, StreamId};
 
 use crate::support::{FAR, NEAR, Pair, small};
 
@@ -44,13 +46,16 @@ fn config() -> impl Strategy<Value = Config> {
             receive_budget: budget_kib * 1024,
             max_pending_opens: pending,
             max_streams: 20,
+            // Time passes here without the other end's answers.
+            ping_interval: std::time::Duration::from_secs(3600),
             ..Config::default()
         }
     })
 }
 
-fn run(pair: &mut Pair, steps: Vec<Step>) {
-    let mut refused = 0;
+/// Takes the steps; which streams were refused, and at which end.
+fn run(pair: &mut Pair, steps: Vec<Step>) -> BTreeSet<(usize, StreamId)> {
+    let mut refused = BTreeSet::new();
     for step in steps {
         let pick = |pair: &Pair, end: usize, which: prop::sample::Index| {
             let streams = pair.seen[end].keys().copied().collect::<Vec<_>>();
@@ -87,7 +92,7 @@ fn run(pair: &mut Pair, steps: Vec<Step>) {
                         drop(pair.ends[end].accept(id));
                     } else if pair.ends[end].refuse(id, &refusal).is_ok() {
                         pair.seen[end].get_mut(&id).unwrap().refused = Some(refusal);
-                        refused += 1;
+                        refused.insert((end, id));
                     }
                 }
             }
@@ -102,16 +107,36 @@ fn run(pair: &mut Pair, steps: Vec<Step>) {
             Step::Deliver(end, n) => pair.deliver(end, n).unwrap(),
             Step::Pass(millis) => {
                 pair.pass(std::time::Duration::from_millis(millis));
+                for end in [NEAR, FAR] {
+                    pair.ends[end].handle_timeout(pair.now);
+                }
             }
         }
     }
-    let said = pair
-        .seen
-        .iter()
-        .flat_map(|seen| seen.values())
-        .filter(|s| s.refused.is_some())
-        .count();
-    assert!(said >= refused);
+    refused
+}
+
+/// Each refusal was heard by the end that had opened the stream, unless that had reset it meanwhile; and no other was.
+fn refusals_were_heard(pair: &Pair, refused: &BTreeSet<(usize, StreamId)>) {
+    for &(end, id) in refused {
+        let opener = &pair.seen[1 - end][&id];
+        let heard = opener
+            .refused
+            .as_ref()
+            .is_some_and(|refusal| refusal.kind == RefusalKind::NotFound && refusal.message == "none");
+        assert!(heard || opener.reset.is_some(), "stream {id}: {opener:?}");
+    }
+    for end in [NEAR, FAR] {
+        for (&id, seen) in &pair.seen[end] {
+            let said = refused.contains(&(end, id)) || refused.contains(&(1 - end, id));
+            // Both ends together may open more streams than each of them may have, before they hear of each other's.
+            let full = |refusal: &Refusal| refusal.message == "20 streams are open";
+            assert!(
+                said || seen.refused.as_ref().is_none_or(full),
+                "stream {id}: {seen:?}"
+            );
+        }
+    }
 }
 
 /// Whoever has not answered or ended a stream does it, and then all that was given must be there.
@@ -163,8 +188,9 @@ proptest! {
         let mut pair = if hello_first { Pair::up(near, far) } else { Pair::new(near, far) };
         pair.accept_at_once = false;
         pair.read_at_once = false;
-        run(&mut pair, steps);
+        let refused = run(&mut pair, steps);
         conclude(&mut pair);
+        refusals_were_heard(&pair, &refused);
     }
 
     #[test]

@@ -7,6 +7,10 @@ mod hostile;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod sink;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod time;
+#[cfg(test)]
+mod windows;

@@ -86,8 +86,14 @@ impl Pair {
         pair
     }
 
+    /// Opens a stream to a target that no other stream has.
     pub(crate) fn open(&mut self, end: usize) -> StreamId {
-        let id = self.ends[end].open(b"target", self.now).unwrap();
+        let target = format!("{:06}", self.seen[end].len());
+        self.open_to(end, target.as_bytes())
+    }
+
+    pub(crate) fn open_to(&mut self, end: usize, target: &[u8]) -> StreamId {
+        let id = self.ends[end].open(target, self.now).unwrap();
         self.seen[end].insert(id, Seen::default());
         id
     }

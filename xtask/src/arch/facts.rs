@@ -1,4 +1,4 @@
-//! What the rules look at: packages and their dependencies from Cargo, and the sources.
+//! What the rules examine: packages and their dependencies as Cargo reports them, and the sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,7 +10,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 use super::text::Text;
 use crate::command::{cargo, root, succeed};
 
-/// All that rules may know.
+/// Everything that the rules may know.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
     pub(crate) packages: Vec<Package>,
@@ -24,11 +24,11 @@ pub(crate) struct Package {
     /// Its Cargo.toml, relative to the root.
     pub(crate) manifest: String,
     pub(crate) manifest_text: String,
-    /// What it names as dependencies to be linked, for any operating system, and build dependencies.
+    /// The dependencies that it names, for any operating system, including build dependencies but not dev-dependencies.
     pub(crate) dependencies: Vec<String>,
-    /// Everything that is linked into it with its default features, for any operating system, each with the way to it.
+    /// Everything that is linked into it with its default features, for any operating system, each with the path to it.
     pub(crate) tree: BTreeMap<String, Vec<String>>,
-    /// Main files of its library and programs, relative to the root.
+    /// The root files of its library and programs, relative to the workspace's root.
     pub(crate) roots: Vec<String>,
 }
 
@@ -50,7 +50,7 @@ impl Package {
 /// A Rust file.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// The package that it belongs to.
+    /// The package it belongs to.
     pub(crate) package: String,
     /// Relative to the root.
     pub(crate) file: String,
@@ -69,8 +69,8 @@ impl Source {
         }
     }
 
-    /// Whether the file is under one of the folders, or is the file that such a folder belongs to: `src/sys` has
-    /// `src/sys.rs` and everything under `src/sys/`.
+    /// Whether the file belongs to one of the folders' modules: `src/sys` means `src/sys.rs` and everything under
+    /// `src/sys/`.
     pub(crate) fn is_under(&self, folders: &[&str]) -> bool {
         folders.iter().any(|folder| {
             self.inside
@@ -79,7 +79,7 @@ impl Source {
         })
     }
 
-    /// Whether the file holds nothing but tests, examples or benches.
+    /// Whether the file contains nothing but tests, examples or benches.
     pub(crate) fn is_workbench(&self) -> bool {
         ["tests/", "examples/", "benches/"]
             .iter()
@@ -89,7 +89,7 @@ impl Source {
     }
 }
 
-/// Asks Cargo and reads the sources.
+/// Runs Cargo and reads the sources.
 pub(crate) fn of_workspace() -> Result<Facts> {
     let root = root();
     let metadata = MetadataCommand::new()
@@ -143,8 +143,8 @@ pub(crate) fn of_workspace() -> Result<Facts> {
     Ok(facts)
 }
 
-/// `cargo tree` and not the graph of `cargo metadata`: that one has the features of all members together, so that the
-/// helper would seem to link what the command line asks of a crate that both use.
+/// Uses `cargo tree`, not the graph of `cargo metadata`: that one unifies the features of all members, and the helper would
+/// seem to link what devbox-cli enables in a crate that both use.
 fn tree(package: &str) -> Result<BTreeMap<String, Vec<String>>> {
     let mut command = cargo();
     command.args([
@@ -162,19 +162,19 @@ fn tree(package: &str) -> Result<BTreeMap<String, Vec<String>>> {
     Ok(parse_tree(&succeed(&mut command)?))
 }
 
-/// Lines such as `2 mio v1.0.4`: a depth, a name, a version.
+/// Parses lines such as `2 mio v1.0.4`: a depth, a name, a version.
 fn parse_tree(text: &str) -> BTreeMap<String, Vec<String>> {
     let mut found = BTreeMap::new();
-    let mut way: Vec<String> = Vec::new();
+    let mut path: Vec<String> = Vec::new();
     for line in text.lines() {
         let mut words = line.split_whitespace();
         let (Some(Ok(depth)), Some(name)) = (words.next().map(str::parse::<usize>), words.next()) else {
             continue;
         };
-        way.truncate(depth);
-        way.push(name.to_owned());
+        path.truncate(depth);
+        path.push(name.to_owned());
         if depth > 0 {
-            found.entry(name.to_owned()).or_insert_with(|| way.clone());
+            found.entry(name.to_owned()).or_insert_with(|| path.clone());
         }
     }
     found
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_way_to_a_dependency_is_known() {
+    fn the_path_to_a_dependency_is_recorded() {
         let tree = parse_tree(
             "0 a v0.1.0 (/x/a)\n1 b v0.1.0 (/x/b)\n2 tokio v1.0.0\n1 c v0.1.0\n2 tokio v1.0.0 (*)\n",
         );

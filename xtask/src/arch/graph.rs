@@ -1,36 +1,36 @@
-//! Rules about who links whom.
+//! Rules about which crate links which.
 
 use super::facts::{Facts, Package};
 use super::law::{
     self, CHANGES_THE_MACHINE, GATEWAY_NEVER, HELPER_MAY_NAME, HELPER_NEVER, Kind, Law, RESERVED, RUNTIMES,
-    Reserved,
+    Reserved, SESSION_NEVER,
 };
 use super::{Place, Rule};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "known",
-        why: "the rules can only hold for a crate that has its row in xtask/src/arch/law.rs",
+        why: "the rules can only be checked for a crate that has a row in xtask/src/arch/law.rs",
         look: known,
     },
     Rule {
         name: "upward",
-        why: "what stands below must be usable alone, and must build when what stands above does not",
+        why: "a lower layer must be usable by itself, and must build when the layers above it do not",
         look: upward,
     },
     Rule {
         name: "runtime",
-        why: "these crates are taken alone by programs with another runtime, or with none",
+        why: "these crates are also used by themselves, in programs with another runtime or none",
         look: runtime,
     },
     Rule {
         name: "helper",
-        why: "the helper runs as root: little code, which can be read in an hour",
+        why: "the helper runs as root: it must stay small enough to be read in an hour",
         look: helper,
     },
     Rule {
         name: "machine",
-        why: "only the helper changes the machine, so that only it can leave something behind",
+        why: "only the helper changes the machine, so only the helper can leave something behind",
         look: machine,
     },
     Rule {
@@ -39,13 +39,18 @@ pub(super) const RULES: &[Rule] = &[
         look: gateway,
     },
     Rule {
+        name: "session",
+        why: "a session works with any provider over any carrier, so it enables no WebSocket, QUIC or TLS",
+        look: session,
+    },
+    Rule {
         name: "owner",
-        why: "one crate owns what it takes from outside: arguments, bindings, Kubernetes, DNS, untyped errors",
+        why: "one crate of ours owns each outside library: arguments, bindings, Kubernetes, DNS, WebSocket, QUIC, TLS, untyped errors",
         look: owner,
     },
     Rule {
         name: "lints",
-        why: "the workspace's lints hold for every crate",
+        why: "the workspace's lints apply to every crate",
         look: lints,
     },
 ];
@@ -63,6 +68,10 @@ fn with_laws(facts: &Facts) -> impl Iterator<Item = (&Package, &'static Law)> {
         .packages
         .iter()
         .filter_map(|package| Some((package, law::of(&package.name)?)))
+}
+
+fn named<'a>(facts: &'a Facts, name: &'a str) -> impl Iterator<Item = &'a Package> {
+    facts.packages.iter().filter(move |package| package.name == name)
 }
 
 fn known(facts: &Facts, broken: &mut dyn FnMut(Place)) {
@@ -98,11 +107,7 @@ fn runtime(facts: &Facts, broken: &mut dyn FnMut(Place)) {
 }
 
 fn helper(facts: &Facts, broken: &mut dyn FnMut(Place)) {
-    for package in facts
-        .packages
-        .iter()
-        .filter(|package| package.name == "devbox-helper")
-    {
+    for package in named(facts, "devbox-helper") {
         for dependency in package
             .dependencies
             .iter()
@@ -119,24 +124,26 @@ fn helper(facts: &Facts, broken: &mut dyn FnMut(Place)) {
 }
 
 fn gateway(facts: &Facts, broken: &mut dyn FnMut(Place)) {
-    for package in facts
-        .packages
-        .iter()
-        .filter(|package| package.name == "devbox-gateway")
-    {
+    for package in named(facts, "devbox-gateway") {
         never_in_tree(package, GATEWAY_NEVER, "the gateway", broken);
+    }
+}
+
+fn session(facts: &Facts, broken: &mut dyn FnMut(Place)) {
+    for package in named(facts, "devbox-session") {
+        never_in_tree(package, SESSION_NEVER, "the session", broken);
     }
 }
 
 fn never_in_tree(package: &Package, never: &[&str], who: &str, broken: &mut dyn FnMut(Place)) {
     for name in never {
-        if let Some(way) = package.tree.get(*name) {
-            // The line of the direct dependency that the way begins with.
-            let first = way.get(1).map_or(*name, String::as_str);
+        if let Some(path) = package.tree.get(*name) {
+            // The direct dependency through which it comes in.
+            let first = path.get(1).map_or(*name, String::as_str);
             broken(at(
                 package,
                 first,
-                format!("{who} has {name} in its tree: {}", way.join(" > ")),
+                format!("{who} has {name} in its tree: {}", path.join(" > ")),
             ));
         }
     }
@@ -174,7 +181,7 @@ fn reserved(facts: &Facts, table: &[Reserved], broken: &mut dyn FnMut(Place)) {
     }
 }
 
-/// A table of our own crates, which examples, tests and benches may use freely.
+/// Whether a table lists our own crates, which examples, tests and benches may all use.
 fn ours_only(table: &[Reserved]) -> bool {
     table.iter().all(|entry| law::of(entry.name).is_some())
 }
@@ -187,7 +194,7 @@ fn lints(facts: &Facts, broken: &mut dyn FnMut(Place)) {
             broken(at(
                 package,
                 "name",
-                format!("{} does not take the workspace's lints", package.name),
+                format!("{} does not inherit the workspace's lints", package.name),
             ));
         }
     }
@@ -198,7 +205,7 @@ mod tests {
     use super::super::{Breach, breaches};
     use super::*;
 
-    /// A package whose tree is what it names.
+    /// A package whose tree consists of its direct dependencies.
     fn package(name: &str, dependencies: &[&str]) -> Package {
         let named: String = dependencies
             .iter()
@@ -234,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lawful_workspace_has_no_breach() {
+    fn a_workspace_that_keeps_the_rules_has_no_breach() {
         let found = of(vec![
             package("hostsfile", &["thiserror"]),
             package("devbox-helper-client", &["serde", "serde_json"]),
@@ -243,14 +250,26 @@ mod tests {
                 &["devbox-helper-client", "hostsfile", "ipnet", "rustix"],
             ),
             package("tunnel-bridge", &["tunnel-proto", "tokio"]),
+            package("devbox-provider", &["service-catalog", "tunnel-bridge"]),
             package(
                 "devbox-session",
-                &["tunnel-bridge", "devbox-helper-client", "tokio"],
+                &["devbox-provider", "devbox-helper-client", "tokio"],
             ),
             package(
-                "devbox-cli",
-                &["clap", "anyhow", "devbox-helper", "hostsfile", "devbox-session"],
+                "devbox-engine",
+                &[
+                    "devbox-session",
+                    "devbox-gateway-client",
+                    "catalog-file",
+                    "hostsfile",
+                ],
             ),
+            package("devbox-gateway", &["catalog-file", "devbox-gateway-client"]),
+            package(
+                "devbox-cli",
+                &["clap", "anyhow", "devbox-helper", "hostsfile", "devbox-engine"],
+            ),
+            package("devbox-ffi", &["uniffi", "devbox-engine", "hostsfile"]),
             package("devbox-tests", &["anyhow", "hostsfile", "devbox-helper"]),
         ]);
         assert_eq!(found, []);
@@ -265,14 +284,17 @@ mod tests {
             told.starts_with("ipalloc/Cargo.toml:7: [runtime] ipalloc has tokio in its tree"),
             "{told}"
         );
-        assert!(told.contains("why: these crates are taken alone"), "{told}");
+        assert!(
+            told.contains("why: these crates are also used by themselves"),
+            "{told}"
+        );
     }
 
     #[test]
-    fn a_runtime_far_down_the_tree_is_found_with_the_way_to_it() {
+    fn a_runtime_deep_in_the_tree_is_found_with_the_path_to_it() {
         let mut hostsfile = package("hostsfile", &["innocent"]);
-        let way = ["hostsfile", "innocent", "mio"].map(str::to_owned).to_vec();
-        hostsfile.tree.insert("mio".into(), way);
+        let path = ["hostsfile", "innocent", "mio"].map(str::to_owned).to_vec();
+        hostsfile.tree.insert("mio".into(), path);
         let found = of(vec![hostsfile]);
         assert_eq!(found.len(), 1);
         assert!(
@@ -280,7 +302,10 @@ mod tests {
             "{}",
             found[0].what
         );
-        assert_eq!(found[0].line, 6, "the line of the dependency that brings it");
+        assert_eq!(
+            found[0].line, 6,
+            "the line of the dependency through which it comes in"
+        );
     }
 
     #[test]
@@ -314,10 +339,18 @@ mod tests {
             rules(vec![package("devbox-session", &["hostsfile"])]),
             ["machine", "upward"]
         );
-        assert_eq!(
-            rules(vec![package("devbox-ffi", &["devbox-helper"])]),
-            ["machine", "upward"]
-        );
+        for who in ["devbox-ffi", "devbox-engine"] {
+            assert_eq!(
+                rules(vec![package(who, &["devbox-helper"])]),
+                ["machine", "upward"],
+                "{who}"
+            );
+            assert_eq!(
+                rules(vec![package(who, &["netif"])]),
+                ["machine", "upward"],
+                "{who}"
+            );
+        }
     }
 
     #[test]
@@ -328,10 +361,35 @@ mod tests {
             vec!["devbox-gateway".into(), "x".into(), "hostsfile".into()],
         );
         assert_eq!(rules(vec![gateway]), ["gateway"]);
+        assert_eq!(
+            rules(vec![package("devbox-gateway", &["devbox-engine"])]),
+            ["gateway", "upward"]
+        );
     }
 
     #[test]
-    fn what_comes_from_outside_has_one_owner() {
+    fn the_session_enables_no_carrier_and_no_tls() {
+        for deep in ["tokio-tungstenite", "rustls", "ring", "quinn"] {
+            let mut session = package("devbox-session", &["tunnel-bridge", "tokio"]);
+            let path = ["devbox-session", "tunnel-bridge", deep]
+                .map(str::to_owned)
+                .to_vec();
+            session.tree.insert(deep.into(), path);
+            let found = of(vec![session]);
+            assert_eq!(found.len(), 1, "{deep}");
+            assert_eq!(found[0].rule, "session");
+            assert!(
+                found[0]
+                    .what
+                    .contains(&format!("devbox-session > tunnel-bridge > {deep}")),
+                "{}",
+                found[0].what
+            );
+        }
+    }
+
+    #[test]
+    fn an_outside_library_has_one_owner() {
         for (who, what) in [
             ("devbox-gateway", "clap"),
             ("devbox-session", "clap_complete"),
@@ -339,6 +397,15 @@ mod tests {
             ("devbox-gateway", "kube-runtime"),
             ("devbox-cli", "uniffi"),
             ("devbox-session", "hickory-proto"),
+            ("devbox-gateway-client", "tokio-tungstenite"),
+            ("devbox-gateway", "tungstenite"),
+            ("devbox-gateway", "httparse"),
+            ("catalog-file", "quinn"),
+            ("catalog-file", "quinn-proto"),
+            ("devbox-gateway-client", "rustls"),
+            ("devbox-cli", "rustls-pki-types"),
+            ("devbox-engine", "tokio-rustls"),
+            ("devbox-provider", "native-tls"),
             ("tunnel-bridge", "anyhow"),
             ("devbox-tests", "clap"),
         ] {
@@ -347,7 +414,60 @@ mod tests {
     }
 
     #[test]
-    fn a_crate_without_a_row_or_without_the_lints_is_told() {
+    fn an_owner_names_what_it_owns() {
+        for (who, what) in [
+            ("devbox-cli", "clap"),
+            ("devbox-ffi", "uniffi"),
+            ("catalog-kube", "kube"),
+            ("nameserver", "hickory-proto"),
+            ("nameserver", "rustls"),
+            ("tunnel-bridge", "tokio-tungstenite"),
+            ("tunnel-bridge", "httparse"),
+            ("tunnel-bridge", "quinn"),
+            ("tunnel-bridge", "rustls-platform-verifier"),
+            // Only `domain` itself is reserved, not every name that begins with it.
+            ("devbox-cli", "domain-list"),
+        ] {
+            assert_eq!(of(vec![package(who, &[what])]), [], "{who} {what}");
+        }
+    }
+
+    #[test]
+    fn no_kind_of_far_side_links_another() {
+        for one in ["devbox-gateway-client", "catalog-file", "catalog-kube"] {
+            assert_eq!(
+                of(vec![package(
+                    one,
+                    &["devbox-provider", "service-catalog", "tunnel-bridge", "tokio"]
+                )]),
+                []
+            );
+            for other in [
+                "devbox-gateway-client",
+                "catalog-file",
+                "catalog-kube",
+                "tunnel-proto",
+                "devbox-session",
+            ] {
+                if one != other {
+                    assert_eq!(rules(vec![package(one, &[other])]), ["upward"], "{one} {other}");
+                }
+                assert_eq!(
+                    rules(vec![package("devbox-provider", &[other])]),
+                    ["upward"],
+                    "{other}"
+                );
+            }
+            assert_eq!(
+                rules(vec![package("devbox-session", &[one])]),
+                ["upward"],
+                "{one}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_crate_without_a_row_or_without_the_lints_is_reported() {
         assert_eq!(rules(vec![package("brand-new", &[])]), ["known"]);
         let mut lax = package("ipalloc", &[]);
         lax.manifest_text = "[package]\nname = \"ipalloc\"\n".into();

@@ -1,4 +1,4 @@
-//! Rules about what stands in the sources.
+//! Rules about what the sources contain.
 
 use super::facts::{Facts, Source};
 use super::law::{self, Kind, Law};
@@ -8,22 +8,22 @@ use super::{Place, Rule};
 pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "os",
-        why: "what an operating system needs is built as data everywhere; only the call that performs it is under sys/",
+        why: "what an operating system needs is built as data on every system; only the call that performs it is under sys/",
         look: operating_system,
     },
     Rule {
         name: "unsafe-root",
-        why: "a reader must see at the top of a crate whether it holds unsafe code",
+        why: "whether a crate contains unsafe code must be visible at the top of its root",
         look: unsafe_root,
     },
     Rule {
         name: "unsafe",
-        why: "unsafe code stands only where the operating system is called, and is read there",
+        why: "unsafe code belongs only where the operating system is called, so that it can be reviewed there",
         look: unsafe_code,
     },
     Rule {
         name: "print",
-        why: "a library logs; only a program that speaks with a person prints",
+        why: "a library logs; only a program that talks to a person prints",
         look: printing,
     },
 ];
@@ -43,7 +43,7 @@ fn at(source: &Source, at: usize, what: String) -> Place {
     }
 }
 
-/// Words by which a condition asks for an operating system.
+/// Words in a condition that test for an operating system.
 const SYSTEMS: &[&str] = &[
     "target_os",
     "target_family",
@@ -56,7 +56,7 @@ const SYSTEMS: &[&str] = &[
 fn operating_system(facts: &Facts, broken: &mut dyn FnMut(Place)) {
     for (source, law) in with_laws(facts) {
         let whole = law.os_under.contains(&"src");
-        // A test of what one system does can only be for that system.
+        // A test of one system's behaviour can only run on that system.
         if whole
             || source.is_workbench()
             || law.kind == Kind::Workbench
@@ -66,7 +66,8 @@ fn operating_system(facts: &Facts, broken: &mut dyn FnMut(Place)) {
             continue;
         }
         let code = source.text.code();
-        for name in ["cfg", "cfg_attr", "cfg_select", "cfg_if"] {
+        // The conditions of `cfg_if!` are `#[cfg]`s of their own.
+        for name in ["cfg", "cfg_attr", "cfg_select"] {
             for word in source.text.words(name) {
                 let after = word + name.len();
                 let after = next_is(code, after, b'!').map_or(after, |bang| bang + 1);
@@ -81,7 +82,7 @@ fn operating_system(facts: &Facts, broken: &mut dyn FnMut(Place)) {
                     broken(at(
                         source,
                         word,
-                        format!("`{name}` asks for an operating system ({system}) outside sys/"),
+                        format!("`{name}` tests for an operating system ({system}) outside sys/"),
                     ));
                 }
             }
@@ -89,7 +90,7 @@ fn operating_system(facts: &Facts, broken: &mut dyn FnMut(Place)) {
     }
 }
 
-/// A `sys` of any depth: `src/sys/linux.rs`, `src/listener/sys.rs`.
+/// A `sys` at any depth: `src/sys/linux.rs`, `src/listener/sys.rs`.
 fn in_sys(source: &Source) -> bool {
     let path = source.inside.strip_suffix(".rs").unwrap_or(&source.inside);
     path.starts_with("src/") && path.split('/').any(|part| part == "sys")
@@ -110,7 +111,7 @@ fn unsafe_root(facts: &Facts, broken: &mut dyn FnMut(Place)) {
             let Some(source) = facts.sources.iter().find(|source| source.file == *root) else {
                 continue;
             };
-            // Spaces do not matter, and a stronger level is as good.
+            // White space does not matter, and a stricter level is fine.
             let code: String = source.text.code().split_whitespace().collect();
             if !code.contains(&format!("#![{level}(unsafe_code)]"))
                 && !code.contains("#![forbid(unsafe_code)]")
@@ -118,7 +119,7 @@ fn unsafe_root(facts: &Facts, broken: &mut dyn FnMut(Place)) {
                 broken(at(
                     source,
                     0,
-                    format!("the crate's root lacks `#![{level}(unsafe_code)]`"),
+                    format!("the crate root lacks `#![{level}(unsafe_code)]`"),
                 ));
             }
         }
@@ -139,7 +140,7 @@ fn unsafe_code(facts: &Facts, broken: &mut dyn FnMut(Place)) {
             broken(at(
                 source,
                 word,
-                format!("`unsafe`; in {} it may stand under: {allowed}", law.name),
+                format!("`unsafe`; {} allows it only under: {allowed}", law.name),
             ));
         }
     }
@@ -158,7 +159,7 @@ fn printing(facts: &Facts, broken: &mut dyn FnMut(Place)) {
                 }
             }
         }
-        // Under sys/ a standard stream is a handle to be passed on.
+        // Under sys/ a standard stream is only a handle to pass on.
         for call in ["io::stdout", "io::stderr"]
             .into_iter()
             .filter(|_| !in_sys(source))
@@ -196,13 +197,14 @@ mod tests {
     }
 
     #[test]
-    fn an_operating_system_is_asked_for_only_where_it_is_called() {
+    fn operating_systems_are_tested_for_only_where_they_are_called() {
         for text in [
             "#[cfg(unix)]\nfn f() {}",
             "#[cfg(any(test, target_os = \"linux\"))]\nfn f() {}",
             "#[cfg_attr(windows, path = \"x.rs\")]\nmod x;",
             "fn f() -> bool { cfg!(target_os = \"macos\") }",
             "#![cfg(not(windows))]",
+            "cfg_if::cfg_if! { if #[cfg(unix)] { mod unix; } else { mod other; } }",
         ] {
             assert_eq!(rules("ipalloc", "src/pool.rs", text), ["os"], "{text}");
             assert_eq!(
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn other_conditions_and_mentions_are_free() {
+    fn other_conditions_and_mere_mentions_are_allowed() {
         for text in [
             "#[cfg(test)]\nmod tests {}",
             "#[cfg(feature = \"windows\")]\nfn f() {}",
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn unsafe_code_stands_only_where_it_may() {
+    fn unsafe_code_is_only_where_it_is_allowed() {
         let text = "fn f() { unsafe { g() } }";
         assert_eq!(rules("ipalloc", "src/pool.rs", text), ["unsafe"]);
         assert_eq!(rules("ipalloc", "src/sys/linux.rs", text), ["unsafe"]);
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_says_that_there_is_no_unsafe_code() {
+    fn a_crate_root_declares_that_there_is_no_unsafe_code() {
         let found = |name: &str, text: &str| {
             let file = format!("{name}/src/lib.rs");
             let package = Package {
@@ -290,7 +292,7 @@ mod tests {
         assert_eq!(
             found("ipalloc", "//! #![forbid(unsafe_code)]\n")[0].rule,
             "unsafe-root",
-            "a comment is no attribute"
+            "a comment is not an attribute"
         );
         assert_eq!(found("hostsfile", "#![deny(unsafe_code)]\n"), []);
         assert_eq!(found("hostsfile", "")[0].rule, "unsafe-root");

@@ -1,13 +1,13 @@
-//! A Rust source with comments and literals blanked out, so that a word found in it is code.
+//! A Rust source with comments and literals blanked out, so that any word found in it is code.
 
 use std::ops::Range;
 
-/// A source and its code alone.
+/// The code of a source file.
 #[derive(Debug)]
 pub(crate) struct Text {
-    /// As long as the source, byte for byte: what is no code is spaces, line ends stay.
+    /// As long as the source, byte for byte: whatever is not code is replaced by spaces, and line ends are kept.
     code: String,
-    /// Items that exist only in tests.
+    /// Items that are compiled only for tests.
     test_items: Vec<Range<usize>>,
 }
 
@@ -22,12 +22,12 @@ impl Text {
         &self.code
     }
 
-    /// Where a word stands as code, with nothing that continues a name on either side.
+    /// The places of a word in the code, as a whole name and not as part of a longer one.
     pub(crate) fn words<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
         words(&self.code, word)
     }
 
-    /// The line of a place, from 1.
+    /// The line of a place, counted from 1.
     pub(crate) fn line(&self, at: usize) -> usize {
         self.code[..at].matches('\n').count() + 1
     }
@@ -50,7 +50,7 @@ fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     })
 }
 
-/// What stands between the bracket at `open` and the one that closes it.
+/// The range between the bracket at `open` and the one that closes it.
 pub(crate) fn bracketed(code: &str, open: usize) -> Range<usize> {
     let bytes = code.as_bytes();
     let mut depth = 0_usize;
@@ -83,7 +83,7 @@ fn test_items(code: &str) -> Vec<Range<usize>> {
         if !for_tests || !only {
             continue;
         }
-        // An inner attribute, `#![cfg(test)]`, is for the whole file.
+        // An inner attribute, `#![cfg(test)]`, applies to the whole file.
         if code[..at].trim_end().ends_with("#![") {
             return std::iter::once(0..code.len()).collect();
         }
@@ -101,13 +101,13 @@ fn test_items(code: &str) -> Vec<Range<usize>> {
     items
 }
 
-/// The place of `byte` where it is the next that is not white.
+/// The place of `byte`, if it is the next byte that is not white space.
 pub(crate) fn next_is(code: &str, from: usize, byte: u8) -> Option<usize> {
     let at = from + code[from..].len() - code[from..].trim_start().len();
     (code.as_bytes().get(at) == Some(&byte)).then_some(at)
 }
 
-/// The source with comments, strings and characters as spaces.
+/// The source with comments, strings and character literals replaced by spaces.
 fn blank(source: &str) -> String {
     let bytes = source.as_bytes();
     let mut code = bytes.to_vec();
@@ -127,7 +127,7 @@ fn blank(source: &str) -> String {
         }
         at = end.max(at + 1);
     }
-    // Only whole characters were blanked, or none of their bytes.
+    // A character is blanked whole or not at all, so this is still UTF-8.
     String::from_utf8_lossy(&code).into_owned()
 }
 
@@ -174,7 +174,7 @@ fn string_end(bytes: &[u8], at: usize) -> usize {
     bytes.len()
 }
 
-/// `'a'` and `'\n'` are characters, `'a` is a lifetime.
+/// `'a'` and `'\n'` are character literals; `'a` is a lifetime.
 fn char_end(source: &str, at: usize) -> usize {
     let rest = &source[at + 1..];
     let mut chars = rest.char_indices();
@@ -191,7 +191,7 @@ fn char_end(source: &str, at: usize) -> usize {
     }
 }
 
-/// Literals with letters before them: `r"…"`, `r#"…"#`, `b"…"`, `br#"…"#`, `c"…"`, `b'x'`; `r#name` is a name.
+/// Literals with a prefix: `r"…"`, `r#"…"#`, `b"…"`, `br#"…"#`, `c"…"`, `b'x'`. `r#name` is a name.
 fn prefixed_end(bytes: &[u8], at: usize) -> usize {
     let letters = bytes[at..]
         .iter()
@@ -215,7 +215,7 @@ fn prefixed_end(bytes: &[u8], at: usize) -> usize {
                 .map_or(bytes.len(), |index| quote + 1 + index + close.len())
         }
         Some(b'"') if hashes == 0 => string_end(bytes, quote),
-        // `b'x'`: the letter stays, the character is blanked next.
+        // `b'x'`: the prefix stays; the character literal is blanked next.
         _ => at,
     }
 }
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_literals_are_no_code() {
+    fn comments_and_literals_are_not_code() {
         assert_eq!(code("a // unsafe\nb /* x /* y */ unsafe */ c"), "a b c");
         assert_eq!(
             code(r#"f("unsafe \" still", 'x', '\'', '"', "end")"#),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn items_for_tests_are_known() {
+    fn items_for_tests_are_recognised() {
         let source = "fn a() { print!() }\n#[cfg(test)]\nmod tests {\n    fn b() { { print!() } }\n}\nfn c() { print!() }";
         let text = Text::new(source);
         let inside: Vec<_> = text
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn code_for_all_but_tests_is_no_test() {
+    fn code_that_tests_leave_out_is_not_test_code() {
         let text =
             Text::new("#[cfg(not(test))] fn a() { print!() }\n#[cfg(any(test, unix))] fn b() { print!() }");
         assert!(text.words("print").all(|at| !text.is_in_test(at)));

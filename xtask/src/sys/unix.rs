@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// The child starts a process group of its own.
+/// Makes the child the leader of a new process group.
 pub(crate) fn own_group(command: &mut Command) {
     command.process_group(0);
 }

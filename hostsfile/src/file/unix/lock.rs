@@ -1,4 +1,4 @@
-//! One writer at a time, by flock(2) on a file that is there only while it is held.
+//! One writer at a time, by flock(2) on a file that exists only while the lock is held.
 
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
@@ -22,7 +22,7 @@ const LOCK_DIRECTORY: &str = if cfg!(target_os = "linux") {
 
 /// Where the lock for a hosts file is.
 pub(in crate::file) enum LockPlace {
-    /// A file in a directory that only its owner can use.
+    /// A file in a directory to which only its owner has access.
     Private(PathBuf),
     /// A file beside the hosts file.
     Beside,
@@ -47,11 +47,11 @@ impl LockPlace {
         }
     }
 
-    /// `None` while somebody else has it.
+    /// `None` while someone else holds it.
     pub(in crate::file) fn try_take(&self, target: &Target) -> Result<Option<HeldLock>, Error> {
         let (directory, name, private) = match self {
             LockPlace::Private(path) => match open_private(path) {
-                // Its last user removed it a moment ago.
+                // The previous holder has just removed it.
                 Err(Error::NotFound { .. }) => return Ok(None),
                 opened => (opened?, OsString::from(LOCK_NAME), Some(path.clone())),
             },
@@ -80,7 +80,7 @@ impl LockPlace {
                 if directory.exists(&name) {
                     return Ok(None);
                 }
-                // No file can be made here, so that no rename will change the hosts file's inode: it can be the lock.
+                // No file can be created here, so no rename can change the hosts file's inode, and it can serve as the lock.
                 (target.open()?, None)
             }
             Err(e) if private.is_some() && e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -91,7 +91,7 @@ impl LockPlace {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(e)) => return Err(failed(e)),
         }
-        // The one who had it may have removed the file: then this lock holds back nobody.
+        // The previous holder may have removed the file; then a lock on it excludes nobody.
         let under_name = directory.identity(name.as_deref().unwrap_or(&target.name)).ok();
         let held = HeldLock {
             file,
@@ -107,7 +107,7 @@ impl LockPlace {
     }
 }
 
-/// The directory that keeps others from holding the lock, where there is one.
+/// The directory that prevents others from taking the lock, if there is one.
 pub(in crate::file) fn private_lock_directory(target: &Target, options: &FileOptions) -> Option<PathBuf> {
     if let Some(directory) = &options.lock_directory {
         return Some(directory.clone());
@@ -145,7 +145,7 @@ fn open_private(path: &Path) -> Result<Directory, Error> {
     Ok(Directory { fd })
 }
 
-/// Lets those who may write the hosts file use the lock as well, where root made it for a file of theirs.
+/// If root created the lock for someone else's file, lets those who may write that file use the lock too.
 fn open_to_owner(target: &Target, lock: &File) {
     let (Ok(hosts), Ok(made)) = (
         target
@@ -157,7 +157,7 @@ fn open_to_owner(target: &Target, lock: &File) {
     };
     let write = hosts.mode() & 0o222;
     let mode = 0o600 | write | write << 1;
-    // Where it fails, others wait for nothing and find the file changed; that is noticed before a write.
+    // If it fails, others cannot wait for the lock and find the file changed, which they notice before writing.
     if (made.uid(), made.gid()) != (hosts.uid(), hosts.gid()) && rustix::process::geteuid().is_root() {
         let _given = std::os::unix::fs::fchown(lock, Some(hosts.uid()), Some(hosts.gid()));
     }
@@ -166,7 +166,7 @@ fn open_to_owner(target: &Target, lock: &File) {
     }
 }
 
-/// A lock that is held; its file goes first, then the lock, then the directory if it is empty.
+/// A held lock. Dropping it removes the file, then releases the lock, then removes the directory if it is empty.
 pub(in crate::file) struct HeldLock {
     file: File,
     directory: Directory,
@@ -175,7 +175,7 @@ pub(in crate::file) struct HeldLock {
 }
 
 impl HeldLock {
-    /// Gives up a lock on a file that is not under its name.
+    /// Gives up the lock on a file that is no longer at its path.
     fn forget(mut self) {
         self.name = None;
     }
@@ -183,13 +183,13 @@ impl HeldLock {
 
 impl Drop for HeldLock {
     fn drop(&mut self) {
-        // Whoever waits for this very file sees that it is gone and asks again.
+        // Whoever waits for this file sees that it is gone and tries again.
         if let Some(name) = &self.name {
             let _removed = self.directory.remove(name);
         }
         let _unlocked = self.file.unlock();
         if let Some(directory) = &self.private {
-            // Fails while somebody else has a file in it.
+            // Fails while someone else has a file in it.
             let _removed = rustix::fs::rmdir(directory);
         }
     }

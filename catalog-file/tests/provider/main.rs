@@ -1,0 +1,4 @@
+//! A catalog file as a provider.
+
+#[cfg(test)]
+mod file;

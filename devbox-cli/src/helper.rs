@@ -1,0 +1,52 @@
+//! Starting the helper: this program again, with a hidden first argument.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use devbox_engine::{Helper, HelperConfig};
+use devbox_helper::Policy;
+use ipnet::IpNet;
+
+use crate::failure::Failure;
+use crate::sys::{self, Caller};
+
+/// The hidden first argument.
+pub(crate) const ARGUMENT: &str = "__helper";
+
+/// The helper's command line for a policy.
+pub(crate) fn arguments(policy: &Policy) -> impl Iterator<Item = OsString> {
+    std::iter::once(ARGUMENT.into()).chain(policy.to_args())
+}
+
+/// What a helper may be asked to do to a hosts file for a caller.
+pub(crate) fn policy(hosts_file: &Path, caller: &Caller) -> Result<Policy, Failure> {
+    let mut policy = Policy::new(hosts_file).map_err(Failure::because)?;
+    if sys::is_root() && caller.uid != 0 {
+        policy.caller = Some(devbox_helper::Caller {
+            uid: caller.uid,
+            gid: caller.gid,
+            groups: caller.groups.clone(),
+        });
+    }
+    Ok(policy)
+}
+
+/// Starts a session's helper with the rights that this process has now. To be called before any thread exists.
+///
+/// `privileged` says whether it edits the file with rights that this process is about to give up.
+pub(crate) fn start(
+    hosts_file: &Path,
+    pools: &[IpNet],
+    caller: &Caller,
+    privileged: bool,
+    verbose: bool,
+) -> Result<Helper, Failure> {
+    let mut policy = policy(hosts_file, caller)?;
+    policy.pools = pools.to_vec();
+    policy.check().map_err(Failure::because)?;
+    let program = std::env::current_exe().map_err(Failure::because)?;
+    let mut config = HelperConfig::new(program, arguments(&policy));
+    config.privileged = privileged;
+    config.verbose = verbose;
+    Helper::start(&config).map_err(Failure::because)
+}

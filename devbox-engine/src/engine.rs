@@ -1,0 +1,411 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use devbox_provider::Provider;
+use devbox_session::sink::{NameSink, Registry};
+use devbox_session::{
+    Handle, Identity, Parts, ProviderId, ProviderSettings, Session, Settings, StatusReport, StopReason,
+};
+use service_catalog::Label;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::config::{Config, Publish};
+use crate::error::Error;
+use crate::helper::Helper;
+use crate::holders::Holders;
+use crate::host::{Claims, Control, MachineHost};
+use crate::leases::{Addresses, Writing};
+use crate::notice::{Events, Notice, Notices};
+use crate::providers;
+use crate::sinks::{HelperHosts, PrivateHosts, PrivateSink};
+use crate::sys::ControlListener;
+
+/// What the tags of all sessions' blocks begin with.
+pub(crate) const TAG_PREFIX: &str = "devbox-";
+
+/// Claims under way whose sockets wait to be served. Further ones wait.
+const CONTROL_QUEUE: usize = 8;
+/// Control connections of one socket at a time. Further ones wait in the system's queue.
+const CONTROL_CONNECTIONS: usize = 64;
+/// The pause after a control connection could not be accepted: no descriptor may be free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Starts a session. It runs on the tokio runtime of the caller until it is stopped, its last [`Engine`] handle is dropped,
+/// or it cannot go on; the reason is what [`Engine::wait`] gives.
+///
+/// # Errors
+/// [`Error`] tells what is wrong with the configuration. A far side that cannot be reached is no error of this function:
+/// the session ends then, and says so.
+///
+/// # Cancel safety
+/// Safe: nothing is started.
+pub async fn start(config: Config) -> Result<Engine, Error> {
+    let notices = Notices::new();
+    let Prepared {
+        settings,
+        addresses,
+        providers,
+    } = prepare(&config, &notices).await?;
+    let identity = settings.identity.clone();
+    let names = settings.providers.iter().map(|provider| provider.name.clone());
+    let names: Vec<_> = names.collect();
+
+    let registry = Registry::default();
+    let mut sinks: Vec<Arc<dyn NameSink>> = Vec::new();
+    let mut private = None;
+    match (config.publish, &config.helper) {
+        (Publish::Registry, _) => {}
+        (Publish::HostsFile(file), Some(helper)) => sinks.push(Arc::new(HelperHosts {
+            helper: helper.clone(),
+            file,
+            tag: format!("{TAG_PREFIX}{}", identity.session),
+        })),
+        (Publish::HostsFile(file), None) => return Err(Error::HelperNeeded { file }),
+        (Publish::Private { base }, _) => {
+            let (sink, hosts) = PrivateSink::new(base);
+            sinks.push(Arc::new(sink));
+            private = Some(hosts);
+        }
+    }
+    // Last: messages that mean the names in general speak of the first one.
+    sinks.push(Arc::new(registry.clone()));
+    let (control_sender, control) = mpsc::channel(CONTROL_QUEUE);
+    let host = MachineHost {
+        helper: config.helper.clone(),
+        hosts_file: identity.hosts_file.clone(),
+        claims: config.claim.then(|| Claims {
+            introduction: introduction(&identity),
+            control: control_sender,
+        }),
+        notices: notices.clone(),
+        holders: Holders::default(),
+    };
+    let parts = Parts {
+        addresses: addresses.allocator,
+        providers,
+        host: Arc::new(host),
+        sinks,
+        keeper: addresses.keeper,
+    };
+    let (session, handle) = Session::new(settings, parts);
+    let events = Events::new(handle.events(), &notices);
+    let abandoned = CancellationToken::new();
+    let (ended_sender, ended) = watch::channel(None);
+    let supervisor = Supervisor {
+        handle: handle.clone(),
+        control,
+        sweep: config.helper.filter(|_| identity.hosts_file.is_some()),
+        notices: notices.clone(),
+        writing: addresses.writing,
+        abandoned: abandoned.clone(),
+    };
+    // It ends after the session, which the last handle stops; whoever wants to see the end waits for it.
+    tokio::spawn(async move {
+        if let Some(reason) = supervisor.run(session).await {
+            ended_sender.send_replace(Some(reason));
+        }
+    });
+    Ok(Engine(Arc::new(Shared {
+        session: handle,
+        identity,
+        providers: names,
+        registry,
+        private,
+        notices,
+        first_reader: Mutex::new(Some(events)),
+        ended,
+        _abandoned: abandoned.drop_guard(),
+    })))
+}
+
+/// A running session. Clones are handles to the same one; it is stopped when the last of them is dropped.
+#[derive(Debug, Clone)]
+pub struct Engine(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    session: Handle,
+    identity: Identity,
+    providers: Vec<String>,
+    registry: Registry,
+    private: Option<PrivateHosts>,
+    notices: Notices,
+    /// Subscribed before the session ran, so that the first reader misses nothing.
+    first_reader: Mutex<Option<Events>>,
+    ended: watch::Receiver<Option<StopReason>>,
+    _abandoned: DropGuard,
+}
+
+impl Engine {
+    /// Who this session is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// The names of the session, in memory: for a resolver in this process.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    /// The private hosts file, where [`Publish::Private`] asked for one.
+    #[must_use]
+    pub fn private_hosts(&self) -> Option<PrivateHosts> {
+        self.0.private.clone()
+    }
+
+    /// The session as it is now; `None` once it has ended.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn status(&self) -> Option<StatusReport> {
+        self.0.session.status().await
+    }
+
+    /// What happens to the session. The first reader gets everything from the start, a later one from here on, and the
+    /// notices from the start.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        let first = self
+            .0
+            .first_reader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        first.unwrap_or_else(|| Events::new(self.0.session.events(), &self.0.notices))
+    }
+
+    /// Waits until every service of the first catalogs can be connected to (or is reported as degraded) and every name is
+    /// published.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if the session ends first.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn ready(&self) -> Result<StatusReport, Error> {
+        let mut changes = self.0.session.changes();
+        while let Some(report) = changes.next().await {
+            if report.ready {
+                return Ok(report);
+            }
+        }
+        Err(Error::Stopped(self.wait().await?))
+    }
+
+    /// Asks the session to end; `by` says who does, for its last words. Asked a second time, it no longer waits for open
+    /// connections, nor for a part of the machine that does not answer.
+    ///
+    /// # Cancel safety
+    /// Safe: it was asked, or it was not.
+    pub async fn stop(&self, by: &str) {
+        self.0
+            .session
+            .stop(StopReason::Requested { by: by.to_owned() })
+            .await;
+    }
+
+    /// Has a provider serve another environment: the names and addresses of the old one go, those of the new one come.
+    ///
+    /// # Errors
+    /// [`Error::UnknownProvider`], and [`Error::Ending`] where the session is on its way to its end.
+    ///
+    /// # Cancel safety
+    /// Safe: it was asked, or it was not.
+    pub async fn switch_environment(&self, provider: &str, environment: Label) -> Result<(), Error> {
+        let index = self.0.providers.iter().position(|name| name == provider);
+        let provider = index.map(ProviderId).ok_or_else(|| Error::UnknownProvider {
+            name: provider.to_owned(),
+        })?;
+        if self.0.session.switch_environment(provider, environment).await {
+            Ok(())
+        } else {
+            Err(Error::Ending)
+        }
+    }
+
+    /// Waits until the session has ended and everything is undone; says why it ended.
+    ///
+    /// # Errors
+    /// [`Error::Crashed`].
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn wait(&self) -> Result<StopReason, Error> {
+        let mut ended = self.0.ended.clone();
+        let reason = ended
+            .wait_for(Option::is_some)
+            .await
+            .map_err(|_| Error::Crashed)?;
+        reason.clone().ok_or(Error::Crashed)
+    }
+}
+
+/// What a session and a plan of it both need.
+pub(crate) struct Prepared {
+    pub(crate) settings: Settings,
+    pub(crate) addresses: Addresses,
+    pub(crate) providers: Vec<Arc<dyn Provider>>,
+}
+
+pub(crate) async fn prepare(config: &Config, notices: &Notices) -> Result<Prepared, Error> {
+    let identity = Identity {
+        session: new_id(config)?,
+        pid: std::process::id(),
+        helper_pid: config.helper.as_ref().map(Helper::pid),
+        hosts_file: match &config.publish {
+            Publish::HostsFile(file) => Some(file.clone()),
+            Publish::Registry | Publish::Private { .. } => None,
+        },
+        started_at: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs(),
+    };
+    let providers = providers::build(&config.providers, &identity.session).await?;
+    let lock_file = config.lock_file.as_deref();
+    let addresses = Addresses::open(&config.pools, lock_file, config.state_dir.as_deref(), notices).await?;
+    let provider_settings = config.providers.iter().map(|provider| ProviderSettings {
+        name: provider.name.clone(),
+        environment: provider.environment.clone(),
+    });
+    let seed = u64::from_le_bytes(random()?);
+    let mut settings = Settings::new(identity, provider_settings.collect(), seed);
+    settings.names = config.names.clone();
+    Ok(Prepared {
+        settings,
+        addresses,
+        providers,
+    })
+}
+
+/// A new session's id: the environment that is asked for first, if one is, and 32 random bits.
+fn new_id(config: &Config) -> Result<String, Error> {
+    let random: String = random::<4>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+    let environment = config
+        .providers
+        .iter()
+        .find_map(|provider| provider.environment.as_ref());
+    // A tag of the hosts file takes 64 bytes, `devbox-` included.
+    let environment: String = environment
+        .map_or("session", |label| label.as_ref())
+        .chars()
+        .take(40)
+        .collect();
+    Ok(format!("{environment}-{random}"))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Random {
+        message: error.to_string(),
+    })?;
+    Ok(bytes)
+}
+
+fn introduction(identity: &Identity) -> String {
+    format!("session {} (pid {})", identity.session, identity.pid)
+}
+
+/// Owns what runs beside a session: its control sockets, the sweep at its start, the last write at its end.
+struct Supervisor {
+    handle: Handle,
+    control: mpsc::Receiver<Control>,
+    sweep: Option<Helper>,
+    notices: Notices,
+    writing: Option<Writing>,
+    abandoned: CancellationToken,
+}
+
+impl Supervisor {
+    /// Runs the session; `None` if it panicked.
+    async fn run(mut self, session: Session) -> Option<StopReason> {
+        let mut tasks = JoinSet::new();
+        if let Some(helper) = self.sweep.take() {
+            // Beside the session: a helper that does not answer keeps nobody waiting.
+            tasks.spawn(sweep(helper, self.notices.clone()));
+        }
+        let stopping = self.handle.clone();
+        let abandoned = self.abandoned.clone();
+        tasks.spawn(async move {
+            abandoned.cancelled().await;
+            let by = "its owner is gone".to_owned();
+            stopping.stop(StopReason::Requested { by }).await;
+        });
+        let mut running = JoinSet::new();
+        running.spawn(session.run());
+        // One set a socket; dropping it closes the socket.
+        let mut served: BTreeMap<Label, JoinSet<()>> = BTreeMap::new();
+        let ended = loop {
+            tokio::select! {
+                ended = running.join_next() => break ended,
+                Some(control) = self.control.recv() => match control {
+                    Control::Serve(environment, listener) => {
+                        let mut serving = JoinSet::new();
+                        serving.spawn(serve_control(listener, self.handle.clone()));
+                        served.insert(environment, serving);
+                    }
+                    Control::Close(environment) => drop(served.remove(&environment)),
+                },
+            }
+        };
+        for (_, mut serving) in served {
+            serving.shutdown().await;
+        }
+        if let Some(writing) = self.writing.take() {
+            writing.finish().await;
+        }
+        tasks.shutdown().await;
+        match ended? {
+            Ok(reason) => Some(reason),
+            Err(error) => {
+                tracing::error!(%error, "the session's task ended");
+                None
+            }
+        }
+    }
+}
+
+/// Removes what sessions left that were killed together with their helper: also where this session gets no further.
+async fn sweep(helper: Helper, notices: Notices) {
+    match helper.client.sweep().await {
+        Ok(report) => {
+            for block in report.removed {
+                notices.add(Notice::Swept {
+                    file: report.file.clone(),
+                    tag: block.tag,
+                });
+            }
+        }
+        // Whether the file can be written will show when the names are.
+        Err(error) => tracing::debug!(error = %devbox_provider::with_causes(&error), "nothing was swept"),
+    }
+}
+
+/// Answers the connections of one control socket until it is dropped.
+async fn serve_control(listener: ControlListener, handle: Handle) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < CONTROL_CONNECTIONS => match accepted {
+                Ok(stream) => {
+                    let handle = handle.clone();
+                    connections.spawn(async move {
+                        if let Err(error) = devbox_session::control::serve(stream, &handle).await {
+                            tracing::debug!(%error, "control connection");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "control socket");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}

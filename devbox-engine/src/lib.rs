@@ -1,0 +1,39 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod config;
+mod engine;
+mod error;
+mod helper;
+mod holders;
+mod host;
+mod hosts;
+mod leases;
+mod notice;
+mod plan;
+mod providers;
+mod running;
+mod sinks;
+mod sys;
+
+pub use config::{Config, GatewayConfig, ProviderConfig, ProviderKind, Publish, TokenConfig, default_pools};
+pub use devbox_session::sink::Registry;
+pub use devbox_session::{Event, NamesPolicy, StatusReport, StopReason};
+pub use engine::{Engine, start};
+pub use error::Error;
+pub use helper::{Helper, HelperConfig};
+pub use hosts::{plan_block, system_hosts_file, without_sessions};
+pub use leases::lease_store;
+pub use notice::{EngineEvent, Events, Notice};
+pub use plan::{Plan, plan};
+pub use running::{Found, Joined, Running, Silence, Silent, find, records};
+pub use sinks::PrivateHosts;
+
+/// Raises this process's soft limit of open files to the hard one: each connection and each listener costs a descriptor.
+/// The soft limit from before, for commands that are started with it; `None` on systems without such a limit.
+///
+/// # Errors
+/// Those of the system; the limit stays as it was.
+pub fn raise_open_files() -> std::io::Result<Option<u64>> {
+    sys::raise_open_files()
+}

@@ -1,0 +1,32 @@
+//! What the engine asks of the operating system itself. Each function is there on every system; what one lacks says so.
+
+use cfg_if::cfg_if;
+
+cfg_if! {
+    if #[cfg(unix)] {
+        mod control;
+        mod limits;
+        pub(crate) use control::{
+            ControlListener, ControlStream, connect_control, control_sockets, remove_dead_control_sockets,
+        };
+        pub(crate) use limits::{is_out_of_descriptors, may_make_files, raise_open_files};
+    } else {
+        mod other;
+        pub(crate) use other::{
+            ControlListener, ControlStream, connect_control, control_sockets, is_out_of_descriptors,
+            may_make_files, raise_open_files, remove_dead_control_sockets,
+        };
+    }
+}
+
+cfg_if! {
+    if #[cfg(target_os = "linux")] {
+        #[path = "sys/ports_linux.rs"]
+        mod ports;
+    } else {
+        #[path = "sys/ports_other.rs"]
+        mod ports;
+    }
+}
+
+pub(crate) use ports::{PortHolders, first_free_port};

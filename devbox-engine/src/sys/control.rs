@@ -1,0 +1,249 @@
+//! The control sockets: one for each session of a user, in a folder of the user's own.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::unistd::Uid;
+use tokio::net::{UnixListener, UnixStream};
+
+/// A connection to a session.
+pub(crate) type ControlStream = UnixStream;
+
+/// Folders in which a user's control sockets may lie, the preferred one first. Under sudo `XDG_RUNTIME_DIR` is unset, so
+/// the well-known places are searched too.
+fn runtime_folders(uid: u32) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    if let Some(folder) = std::env::var_os("XDG_RUNTIME_DIR") {
+        folders.push(PathBuf::from(folder).join("devbox"));
+    }
+    folders.push(PathBuf::from(format!("/run/user/{uid}/devbox")));
+    // Under sudo TMPDIR is unset too.
+    for folder in [std::env::temp_dir(), PathBuf::from("/tmp")] {
+        folders.push(folder.join(format!("devbox-{uid}")));
+    }
+    let mut seen = Vec::new();
+    folders.retain(|folder| {
+        folder.is_absolute() && !seen.contains(folder) && {
+            seen.push(folder.clone());
+            true
+        }
+    });
+    folders
+}
+
+/// Whether nobody but this user can put anything there.
+fn is_private(folder: &Path, uid: u32) -> bool {
+    fs::symlink_metadata(folder)
+        .is_ok_and(|found| found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0)
+}
+
+/// The control sockets of this user's sessions, whether anybody still listens there or not.
+pub(crate) fn control_sockets() -> Vec<PathBuf> {
+    let uid = Uid::effective().as_raw();
+    let private = runtime_folders(uid)
+        .into_iter()
+        .filter(|folder| is_private(folder, uid));
+    let mut sockets: Vec<_> = private
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
+        .collect();
+    sockets.sort();
+    sockets
+}
+
+/// Connects to a control socket, if a session of this user listens there.
+pub(crate) async fn connect_control(path: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(path).await?;
+    let peer = stream.peer_cred()?.uid();
+    if peer != Uid::effective().as_raw() {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("user {peer} listens there"),
+        ));
+    }
+    Ok(stream)
+}
+
+/// Removes the control sockets of this user's sessions that were killed.
+pub(crate) async fn remove_dead_control_sockets() {
+    let uid = Uid::effective().as_raw();
+    for folder in runtime_folders(uid)
+        .iter()
+        .filter(|folder| is_private(folder, uid))
+    {
+        let removed = async {
+            let lock = FolderLock::take(folder).await?;
+            remove_dead(folder).await?;
+            lock.remove_if_empty(folder);
+            io::Result::Ok(())
+        };
+        if let Err(error) = removed.await {
+            tracing::debug!(folder = %folder.display(), %error, "dead sockets may stay");
+        }
+    }
+}
+
+/// Removes the sockets of a locked folder on which nobody listens. Sockets are bound under the lock only, so such a one is
+/// left over.
+async fn remove_dead(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let connected = UnixStream::connect(&path).await;
+        if connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The lock of a folder of control sockets: only its holder makes or removes them.
+struct FolderLock(File);
+
+impl FolderLock {
+    /// Waits for the lock. [`NotFound`](io::ErrorKind::NotFound) means that the folder was removed meanwhile.
+    async fn take(folder: &Path) -> io::Result<Self> {
+        let file = File::open(folder)?;
+        let deadline = Instant::now() + PATIENCE;
+        while file.try_lock().is_err() {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("{} stays locked", folder.display()),
+                ));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        // The previous holder may have removed the folder, and somebody else made it again.
+        if fs::metadata(folder)?.ino() == file.metadata()?.ino() {
+            Ok(Self(file))
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+
+    fn remove_if_empty(self, folder: &Path) {
+        // Other sessions may have theirs there.
+        drop(fs::remove_dir(folder));
+        drop(self.0);
+    }
+}
+
+/// Longer than a session drains.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A control socket that this process listens on; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct ControlListener {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+    uid: u32,
+}
+
+impl ControlListener {
+    /// Listens as `name`, once nobody else does: `displace` asks the session behind a socket to leave and waits for it;
+    /// it returns `false` when nobody listens there.
+    ///
+    /// The folder is locked meanwhile, so that of several sessions that start at once exactly one stays.
+    pub(crate) async fn claim<F, D>(name: &str, displace: D) -> io::Result<Self>
+    where
+        D: Fn(PathBuf) -> F,
+        F: Future<Output = io::Result<bool>>,
+    {
+        let uid = Uid::effective().as_raw();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let folder = Self::folder(uid)?;
+            let lock = match FolderLock::take(&folder).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::now() < deadline => {
+                    continue;
+                }
+                taken => taken?,
+            };
+            // A session started with another XDG_RUNTIME_DIR has its socket in another of the folders.
+            let mut others = control_sockets();
+            others.retain(|path| path.file_stem().is_some_and(|stem| stem == name));
+            for path in others {
+                // Until nobody answers: one that was about to end may hang up halfway.
+                loop {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    match tokio::time::timeout(left, displace(path.clone())).await {
+                        Ok(Ok(false)) => break,
+                        Ok(Ok(true)) | Err(_) => {}
+                        Ok(Err(error)) => {
+                            tracing::debug!(%error, "asked to leave");
+                            tokio::time::sleep(PAUSE).await;
+                        }
+                    }
+                    if Instant::now() > deadline {
+                        let message = format!("the session at {} does not leave", path.display());
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                    }
+                }
+            }
+            remove_dead(&folder).await?;
+            let path = folder.join(format!("{name}.sock"));
+            let listener = UnixListener::bind(&path)?;
+            fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            let inode = fs::symlink_metadata(&path)?.ino();
+            drop(lock);
+            return Ok(Self {
+                listener,
+                path,
+                inode,
+                uid,
+            });
+        }
+    }
+
+    fn folder(uid: u32) -> io::Result<PathBuf> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "there is no folder for it");
+        for folder in runtime_folders(uid) {
+            match DirBuilder::new().mode(0o700).create(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => last = error,
+                _ if is_private(&folder, uid) => return Ok(folder),
+                _ => {
+                    last = io::Error::new(
+                        io::ErrorKind::PermissionDenied,
+                        format!("{} is open to other users", folder.display()),
+                    );
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// The next connection of this user; others are turned away.
+    pub(crate) async fn accept(&self) -> io::Result<UnixStream> {
+        loop {
+            let (stream, _) = self.listener.accept().await?;
+            let peer = stream.peer_cred()?.uid();
+            if peer == self.uid || peer == 0 {
+                return Ok(stream);
+            }
+            tracing::warn!(uid = peer, "another user was turned away from the control socket");
+        }
+    }
+}
+
+impl Drop for ControlListener {
+    fn drop(&mut self) {
+        let Some(folder) = self.path.parent() else { return };
+        let Ok(lock) = File::open(folder) else { return };
+        // The holder of the lock is waiting for this session to end, and removes the socket itself.
+        if lock.try_lock().is_err() {
+            return;
+        }
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(%error, "the control socket stays");
+        }
+        FolderLock(lock).remove_if_empty(folder);
+    }
+}

@@ -1,0 +1,13 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod error;
+pub mod handshake;
+mod provider;
+mod push;
+mod source;
+mod token;
+
+pub use error::Error;
+pub use provider::{GatewayProvider, TokenSource};
+pub use token::{MAX_TOKEN_BYTES, Token};

@@ -1,0 +1,323 @@
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use devbox_provider::{ConnectError, Connection, Provider, Status, Wanted, with_causes};
+use service_catalog::{CATALOG_STREAM, Label, Source as _, SourceError, Update};
+use tunnel_bridge::ws::{self, ConnectOptions, Response};
+use tunnel_bridge::{Link, Refusal, RefusalKind, Target};
+use url::Url;
+
+use crate::handshake::{ENVIRONMENT, GENERATION, MESSAGE, SUBPROTOCOL, TUNNEL_PATH, is_session};
+use crate::push::{self, PushError};
+use crate::source::GatewaySource;
+use crate::{Error, Token};
+
+/// Where the token comes from.
+#[derive(Debug, Clone)]
+pub enum TokenSource {
+    /// A file that holds the token and nothing else. It is read at each connect, so that a rotated token is used at
+    /// the next one.
+    File(PathBuf),
+    /// A token in memory.
+    Fixed(Token),
+}
+
+/// A devbox gateway as a provider: one link carries its catalog and every connection.
+///
+/// ```no_run
+/// use devbox_gateway_client::{GatewayProvider, TokenSource};
+/// use devbox_provider::{Provider as _, Wanted};
+/// use service_catalog::Update;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let token = TokenSource::File("/run/secrets/devbox-token".into());
+/// let gateway = GatewayProvider::new("wss://gateway.example".parse()?, token, "laptop-1");
+/// let mut connection = gateway.connect(Wanted::default()).await?;
+/// if let Update::Snapshot(catalog) = connection.source.next().await? {
+///     println!("{} has {} services", catalog.environment, catalog.services.len());
+/// }
+/// connection.close().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct GatewayProvider {
+    /// `ws://host:port` or `wss://host:port`; its path is where the gateway is mounted.
+    pub gateway: Url,
+    /// The bearer token.
+    pub token: TokenSource,
+    /// The session's name: a new connection of the same session takes the former one's place.
+    pub session: String,
+    /// A PEM file of certificate authorities to trust in place of the system's.
+    pub tls_ca: Option<PathBuf>,
+    /// How long one connect may take, the first catalog included. Default: 10 s.
+    pub connect_timeout: Duration,
+    /// Whose catalog to give to the gateway at each connect, for gateways that take one from each client. Each port's
+    /// [`target`](service_catalog::Port::target) is what the gateway dials: `host:port`. Changes are pushed as well.
+    pub push: Option<Arc<dyn Provider>>,
+}
+
+impl GatewayProvider {
+    /// A gateway with the defaults.
+    #[must_use]
+    pub fn new(gateway: Url, token: TokenSource, session: impl Into<String>) -> Self {
+        Self {
+            gateway,
+            token,
+            session: session.into(),
+            tls_ca: None,
+            connect_timeout: Duration::from_secs(10),
+            push: None,
+        }
+    }
+
+    /// The gateway's URL, without a password.
+    fn far_side(&self) -> String {
+        let mut url = self.gateway.clone();
+        // Fails for URLs without a host, which have no password either.
+        if url.set_password(None).is_err() {
+            url.set_path("");
+        }
+        url.to_string()
+    }
+
+    async fn read_token(&self) -> Result<Token, Error> {
+        match &self.token {
+            TokenSource::Fixed(token) => Ok(token.clone()),
+            TokenSource::File(path) => {
+                let (path, shown) = (path.clone(), path.clone());
+                // The file may be on a network file system.
+                let read = tokio::task::spawn_blocking(move || Token::read(path)).await;
+                read.unwrap_or_else(|error| {
+                    Err(Error::ReadToken {
+                        path: shown,
+                        source: std::io::Error::other(error),
+                    })
+                })
+            }
+        }
+    }
+
+    async fn options(&self, wanted: &Wanted) -> Result<ConnectOptions, ConnectError> {
+        let setup = |message: String| ConnectError::Setup { message };
+        if !is_session(&self.session) {
+            return Err(setup(format!(
+                "`{}` is not a session's name: 1 to 128 letters, digits, '-', '.', '_' or '~'",
+                self.session.escape_debug()
+            )));
+        }
+        let token = self
+            .read_token()
+            .await
+            .map_err(|error| setup(with_causes(&error)))?;
+        let mut url = self.gateway.clone();
+        let mounted = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{mounted}{TUNNEL_PATH}{}", self.session));
+        let mut options = ConnectOptions::new(url, SUBPROTOCOL)
+            .header(GENERATION, &wanted.generation.to_string())
+            .secret_header("Authorization", &format!("Bearer {}", token.expose()));
+        if let Some(environment) = &wanted.environment {
+            options = options.header(ENVIRONMENT, environment.as_str());
+        }
+        options.connect_timeout = self.connect_timeout;
+        options.tls_ca.clone_from(&self.tls_ca);
+        Ok(options)
+    }
+
+    async fn connect_in_any_time(&self, wanted: &Wanted) -> Result<Connection, ConnectError> {
+        let options = self.options(wanted).await?;
+        let link = ws::connect(&options)
+            .await
+            .map_err(|error| self.not_connected(error))?;
+        let pushing = match &self.push {
+            None => None,
+            Some(own) => {
+                let pushed = push::push(&link, own, wanted).await;
+                Some(pushed.map_err(|error| self.not_pushed(error))?)
+            }
+        };
+        let target = Target::new(CATALOG_STREAM).map_err(|error| ConnectError::Setup {
+            message: with_causes(&error),
+        })?;
+        let mut stream = link
+            .open(&target)
+            .await
+            .map_err(|refusal| self.no_catalog_stream(&refusal))?;
+        stream
+            .accepted()
+            .await
+            .map_err(|refusal| self.no_catalog_stream(&refusal))?;
+        let mut source = GatewaySource::new(stream, link.clone(), pushing);
+        // A gateway that lets a client in and says nothing has not answered.
+        let first = source.next().await.map_err(|error| self.no_catalog(&error))?;
+        self.check_environment(&first, wanted.environment.as_ref())?;
+        source.put_back(first);
+        let dialer = link.dialer();
+        Ok(Connection::new(source, dialer).on_close(move || close(link)))
+    }
+
+    /// Before a stream to any service is opened: a gateway of another environment has services of the same names.
+    fn check_environment(&self, first: &Update, wanted: Option<&Label>) -> Result<(), ConnectError> {
+        let far_side = self.far_side();
+        let Update::Snapshot(catalog) = first else {
+            let message = "its catalog does not begin with a snapshot".to_owned();
+            return Err(ConnectError::NotAGateway { far_side, message });
+        };
+        match wanted {
+            Some(wanted) if *wanted != catalog.environment => {
+                let served = &catalog.environment;
+                let message = format!("the environment is `{served}`, not `{wanted}`");
+                Err(ConnectError::UnknownEnvironment { far_side, message })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn not_connected(&self, error: ws::ConnectError) -> ConnectError {
+        let far_side = self.far_side();
+        match error {
+            ws::ConnectError::Unreachable { source, .. } => ConnectError::Unreachable {
+                far_side,
+                reason: source.to_string(),
+            },
+            ws::ConnectError::TimedOut { after, .. } => ConnectError::TimedOut { far_side, after },
+            ws::ConnectError::Rejected { response, .. } => self.rejected(&response),
+            ws::ConnectError::NotAWebSocket { message, .. } => {
+                ConnectError::NotAGateway { far_side, message }
+            }
+            ws::ConnectError::Certificate { message, .. } => ConnectError::Certificate { far_side, message },
+            ws::ConnectError::Tls { message, .. } => ConnectError::NotAGateway {
+                far_side,
+                message: format!(
+                    "the TLS handshake failed: {message}; a gateway without TLS has a URL that begins with ws://"
+                ),
+            },
+            error => ConnectError::Setup {
+                message: with_causes(&error),
+            },
+        }
+    }
+
+    fn rejected(&self, response: &Response) -> ConnectError {
+        let far_side = self.far_side();
+        let status = response.status;
+        let said = response.header(MESSAGE);
+        // Only a gateway's own 404 and 409 mean what the protocol says; a proxy has its own reasons for them.
+        let ours = said.is_some();
+        let message = said.unwrap_or(&response.text).to_owned();
+        let with_status = |message: String| {
+            if message.is_empty() {
+                format!("it answered with status {status}")
+            } else {
+                format!("{message} (status {status})")
+            }
+        };
+        match status {
+            401 | 403 => {
+                let file = match &self.token {
+                    TokenSource::File(path) => Some(path.clone()),
+                    TokenSource::Fixed(_) => None,
+                };
+                let message = with_status(message);
+                ConnectError::CredentialRefused {
+                    far_side,
+                    file,
+                    message,
+                }
+            }
+            404 if ours => ConnectError::UnknownEnvironment { far_side, message },
+            409 if ours => ConnectError::Superseded { far_side, message },
+            429 | 502 | 503 | 504 => ConnectError::Unavailable {
+                far_side,
+                message: with_status(message),
+            },
+            _ => ConnectError::NotAGateway {
+                far_side,
+                message: with_status(message),
+            },
+        }
+    }
+
+    fn not_pushed(&self, error: PushError) -> ConnectError {
+        match error {
+            PushError::Own(error) => error,
+            PushError::NotTaken { reason } => ConnectError::Setup {
+                message: format!("{} does not take the catalog: {reason}", self.far_side()),
+            },
+            PushError::Source(error) => self.no_catalog(&error),
+        }
+    }
+
+    fn no_catalog_stream(&self, refusal: &Refusal) -> ConnectError {
+        let far_side = self.far_side();
+        let reason = refusal.to_string();
+        match refusal.kind {
+            RefusalKind::LinkLost => ConnectError::Unreachable { far_side, reason },
+            RefusalKind::NotAllowed | RefusalKind::NotFound | RefusalKind::Unsupported => {
+                let message = format!("it has no catalog: {reason}");
+                ConnectError::NotAGateway { far_side, message }
+            }
+            _ => ConnectError::Unavailable {
+                far_side,
+                message: reason,
+            },
+        }
+    }
+
+    fn no_catalog(&self, error: &SourceError) -> ConnectError {
+        let far_side = self.far_side();
+        match error {
+            SourceError::Superseded { message } => ConnectError::Superseded {
+                far_side,
+                message: message.clone(),
+            },
+            SourceError::Leaving { .. } | SourceError::Ended => ConnectError::Unavailable {
+                far_side,
+                message: error.to_string(),
+            },
+            SourceError::Malformed { .. } => ConnectError::NotAGateway {
+                far_side,
+                message: with_causes(error),
+            },
+            error => ConnectError::Unreachable {
+                far_side,
+                reason: with_causes(error),
+            },
+        }
+    }
+}
+
+async fn close(link: Link) {
+    link.shutdown().await;
+}
+
+#[async_trait]
+impl Provider for GatewayProvider {
+    async fn connect(&self, wanted: Wanted) -> Result<Connection, ConnectError> {
+        let connecting = self.connect_in_any_time(&wanted);
+        match tokio::time::timeout(self.connect_timeout, connecting).await {
+            Ok(connected) => connected,
+            Err(_) => Err(ConnectError::TimedOut {
+                far_side: self.far_side(),
+                after: self.connect_timeout,
+            }),
+        }
+    }
+
+    fn status(&self) -> Status {
+        Status::new("gateway", self.far_side())
+    }
+}
+
+impl fmt::Debug for GatewayProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GatewayProvider")
+            .field("gateway", &self.far_side())
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}

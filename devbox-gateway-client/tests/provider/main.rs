@@ -1,0 +1,4 @@
+//! The provider against gateways made by hand.
+
+#[cfg(test)]
+mod connect;

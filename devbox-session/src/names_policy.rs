@@ -1,0 +1,148 @@
+//! Which names a service gets, from the labels that the far side gave.
+//!
+//! The far side is trusted for labels only. Whole names are built here, so that no catalog can claim `localhost`
+//! or, by calling a namespace `com`, a name that somebody owns on the internet.
+
+use std::collections::BTreeSet;
+
+use service_catalog::{Label, ServiceId};
+
+/// The suffix under which Kubernetes answers for a service.
+const CLUSTER_SUFFIX: &str = "svc.cluster.local";
+
+/// The suffix of multicast DNS, which stalls for seconds where one family is missing (RFC 6762 §3).
+const MULTICAST: &str = "local";
+
+/// The rules by which names are made from `service`, `namespace` and environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamesPolicy {
+    /// The namespace whose services also get their bare name (`orders`). Without one no bare name is written.
+    pub active: Option<Label>,
+    /// Namespaces which the user named themselves. Under one that is a public top-level domain too (`shop`) a name is written
+    /// only then: a catalog alone cannot take `orders.shop` away from its owner.
+    pub named_namespaces: BTreeSet<Label>,
+    /// Environments which the user named themselves; for `dev` and its like the same holds.
+    pub named_environments: BTreeSet<Label>,
+}
+
+impl NamesPolicy {
+    /// The names of one service, the canonical one first, without doubles.
+    ///
+    /// ```
+    /// use devbox_session::NamesPolicy;
+    /// let policy = NamesPolicy { active: Some("backend".parse()?), ..NamesPolicy::default() };
+    /// let names = policy.names(&"orders.backend".parse()?, &"staging".parse()?);
+    /// assert_eq!(names, [
+    ///     "orders", "orders.backend", "orders.backend.svc", "orders.backend.svc.cluster.local",
+    ///     "orders.backend.staging",
+    /// ]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn names(&self, service: &ServiceId, environment: &Label) -> Vec<String> {
+        let namespace = &service.namespace;
+        let name = match &service.member {
+            Some(member) => format!("{member}.{}", service.name),
+            None => service.name.to_string(),
+        };
+        let mut names = Vec::with_capacity(5);
+        if self.active.as_ref() == Some(namespace) {
+            names.push(name.clone());
+        }
+        if may_end_in(namespace, &self.named_namespaces) {
+            names.push(format!("{name}.{namespace}"));
+        }
+        names.push(format!("{name}.{namespace}.svc"));
+        names.push(format!("{name}.{namespace}.{CLUSTER_SUFFIX}"));
+        if may_end_in(environment, &self.named_environments) {
+            names.push(format!("{name}.{namespace}.{environment}"));
+        }
+        let mut seen = BTreeSet::new();
+        names.retain(|name| devbox_helper_client::name_refusal(name).is_none() && seen.insert(name.clone()));
+        names
+    }
+}
+
+fn may_end_in(label: &Label, named: &BTreeSet<Label>) -> bool {
+    let text: &str = label.as_ref();
+    text != MULTICAST && (named.contains(label) || !tld::exist(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(policy: &NamesPolicy, service: &str, environment: &str) -> Vec<String> {
+        policy.names(&service.parse().unwrap(), &environment.parse().unwrap())
+    }
+
+    #[test]
+    fn only_the_active_namespace_owns_bare_names() {
+        let policy = NamesPolicy {
+            active: Some("backend".parse().unwrap()),
+            ..NamesPolicy::default()
+        };
+        assert_eq!(names(&policy, "web.frontend", "staging")[0], "web.frontend");
+        assert_eq!(names(&policy, "web.backend", "staging")[0], "web");
+    }
+
+    #[test]
+    fn a_public_top_level_domain_is_taken_only_when_the_user_named_it() {
+        let unnamed = NamesPolicy::default();
+        assert_eq!(
+            names(&unnamed, "orders.shop", "dev"),
+            ["orders.shop.svc", "orders.shop.svc.cluster.local"]
+        );
+        let labels = |text: &str| BTreeSet::from([text.parse().unwrap()]);
+        let named = NamesPolicy {
+            active: None,
+            named_namespaces: labels("shop"),
+            named_environments: labels("dev"),
+        };
+        let crossed = NamesPolicy {
+            active: None,
+            named_namespaces: labels("dev"),
+            named_environments: labels("shop"),
+        };
+        assert_eq!(
+            names(&crossed, "orders.shop", "dev").len(),
+            2,
+            "naming an environment names no namespace"
+        );
+        assert_eq!(names(&named, "orders.shop", "dev")[0], "orders.shop");
+        assert_eq!(names(&named, "orders.shop", "dev")[3], "orders.shop.dev");
+    }
+
+    #[test]
+    fn names_of_the_machine_itself_are_never_built() {
+        let policy = NamesPolicy {
+            active: Some("default".parse().unwrap()),
+            named_namespaces: ["local", "localhost"]
+                .iter()
+                .map(|label| label.parse().unwrap())
+                .collect(),
+            ..NamesPolicy::default()
+        };
+        assert!(names(&policy, "localhost.default", "staging").is_empty());
+        assert!(!names(&policy, "web.localhost", "staging").contains(&"web.localhost".to_owned()));
+        assert!(!names(&policy, "web.local", "staging").contains(&"web.local".to_owned()));
+    }
+
+    #[test]
+    fn a_name_that_reads_as_an_address_is_never_built() {
+        let policy = NamesPolicy {
+            active: Some("2".parse().unwrap()),
+            ..NamesPolicy::default()
+        };
+        assert_eq!(
+            names(&policy, "1.2", "0x7f"),
+            ["1.2.svc", "1.2.svc.cluster.local"]
+        );
+        assert_eq!(names(&policy, "web.v2", "staging")[0], "web.v2");
+    }
+
+    #[test]
+    fn an_environment_called_svc_gives_no_double() {
+        let all = names(&NamesPolicy::default(), "web.backend", "svc");
+        assert_eq!(all.iter().filter(|name| *name == "web.backend.svc").count(), 1);
+    }
+}

@@ -1,0 +1,341 @@
+//! Which address each service has: its own, derived from its name, or another candidate for this session only.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipalloc::{Allocator, Key, Timestamp};
+
+use crate::key::ServiceKey;
+use crate::lease_keeper::LeaseChange;
+
+/// How many addresses are tried for a service where addresses are in use. After that a port is taken to be held on
+/// every address.
+pub(super) const CANDIDATES: usize = 4;
+
+/// The addresses of a session's services.
+#[derive(Debug)]
+pub(super) struct Leases {
+    allocator: Allocator,
+    placements: BTreeMap<ServiceKey, Placement>,
+    /// Whose address a key is: two providers may serve one environment, and then one of them has another key.
+    owners: BTreeMap<Key, ServiceKey>,
+    changes: Vec<LeaseChange>,
+}
+
+#[derive(Debug)]
+struct Placement {
+    own: Key,
+    address: Option<IpAddr>,
+    /// 0 is its own address, the others are for this session only.
+    candidate: usize,
+    /// Its own address is the one that its name gives it among the names of this session: worth remembering.
+    usual: bool,
+    kept: bool,
+}
+
+impl Leases {
+    pub(super) fn new(allocator: Allocator) -> Self {
+        Self {
+            allocator,
+            placements: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// Gives services their addresses, all of a batch together: the outcome is a function of the set of names and not
+    /// of their order. Answers those that got none, and why.
+    pub(super) fn place<'k>(
+        &mut self,
+        services: impl IntoIterator<Item = &'k ServiceKey>,
+        now: Timestamp,
+    ) -> Vec<(ServiceKey, String)> {
+        let mut faults = Vec::new();
+        let mut fresh = Vec::new();
+        for service in services {
+            if self.placements.contains_key(service) {
+                continue;
+            }
+            let Some(own) = self.own_key(service) else {
+                let why = "its name is too long for an address to be chosen by it";
+                faults.push((service.clone(), why.to_owned()));
+                continue;
+            };
+            self.owners.insert(own.clone(), service.clone());
+            fresh.push((service.clone(), own));
+        }
+        let usual = self
+            .allocator
+            .assign(fresh.iter().map(|(_, own)| own))
+            .unwrap_or_default();
+        let mut leased = self.allocator.lease_all(fresh.iter().map(|(_, own)| own), now);
+        for (service, own) in fresh {
+            let address = match leased.remove(&own) {
+                Some(Ok(address)) => Some(address),
+                Some(Err(error)) => {
+                    faults.push((service.clone(), format!("no address is left for it: {error}")));
+                    None
+                }
+                None => None,
+            };
+            let wanted = usual.get(&own).copied();
+            // A former session may have left it elsewhere, where its usual address was held then.
+            let moved = if address.is_some() && address != wanted {
+                let back = self
+                    .allocator
+                    .lease_where(&own, now, |offered| Some(offered) == wanted);
+                back.ok()
+            } else {
+                None
+            };
+            let address = moved.or(address);
+            let usual = address.is_some() && wanted == address;
+            self.placements.insert(
+                service,
+                Placement {
+                    own,
+                    address,
+                    candidate: 0,
+                    usual,
+                    kept: false,
+                },
+            );
+        }
+        faults
+    }
+
+    /// The service is gone; its addresses rest.
+    pub(super) fn release(&mut self, service: &ServiceKey, now: Timestamp) {
+        let Some(placement) = self.placements.remove(service) else {
+            return;
+        };
+        self.owners.remove(&placement.own);
+        if placement.candidate != 0
+            && let Some(key) = candidate_key(&placement.own, placement.candidate)
+        {
+            self.allocator.release(&key, now);
+        }
+        self.allocator.release(&placement.own, now);
+        if placement.kept {
+            self.changes.push(LeaseChange::Released { key: placement.own });
+        }
+    }
+
+    /// The service's address, and the one beside it in the other family where the pool has one.
+    pub(super) fn addresses(&self, service: &ServiceKey) -> Vec<IpAddr> {
+        let address = self
+            .placements
+            .get(service)
+            .and_then(|placement| placement.address);
+        let beside = address.and_then(|address| self.allocator.pool().beside(address));
+        address.into_iter().chain(beside.map(IpAddr::V6)).collect()
+    }
+
+    /// Moves a service to its next candidate, for this session only: its own address stays leased to it. After the last
+    /// one it comes back to its own, and the answer is `true`.
+    pub(super) fn next_candidate(&mut self, service: &ServiceKey, now: Timestamp) -> Result<bool, String> {
+        let from = self
+            .placements
+            .get(service)
+            .map_or(0, |placement| placement.candidate);
+        let to = (from + 1) % CANDIDATES;
+        self.settle_at(service, to, now)?;
+        Ok(to == 0)
+    }
+
+    /// Moves a service back to its own address.
+    pub(super) fn go_home(&mut self, service: &ServiceKey, now: Timestamp) -> Result<(), String> {
+        self.settle_at(service, 0, now)
+    }
+
+    fn settle_at(&mut self, service: &ServiceKey, candidate: usize, now: Timestamp) -> Result<(), String> {
+        let placement = self
+            .placements
+            .get_mut(service)
+            .ok_or("its name is too long for an address to be chosen by it")?;
+        if placement.candidate != 0
+            && let Some(key) = candidate_key(&placement.own, placement.candidate)
+        {
+            self.allocator.release(&key, now);
+        }
+        placement.candidate = 0;
+        let key =
+            candidate_key(&placement.own, candidate).ok_or("its name is too long for another address")?;
+        let address = self
+            .allocator
+            .lease(&key, now)
+            .map_err(|error| format!("no address is left for it: {error}"))?;
+        placement.address = Some(address);
+        placement.candidate = candidate;
+        Ok(())
+    }
+
+    /// The service is offered: its address is worth remembering, if it is its own.
+    pub(super) fn keep(&mut self, service: &ServiceKey) {
+        let Some(placement) = self.placements.get_mut(service) else {
+            return;
+        };
+        if let (false, true, 0, Some(address)) = (
+            placement.kept,
+            placement.usual,
+            placement.candidate,
+            placement.address,
+        ) {
+            placement.kept = true;
+            self.changes.push(LeaseChange::Leased {
+                key: placement.own.clone(),
+                address,
+            });
+        }
+    }
+
+    pub(super) fn take_changes(&mut self) -> Vec<LeaseChange> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// A service's address is derived from its full name, the environment included. Of two providers that serve one
+    /// environment, the one that came later is told apart by its place.
+    fn own_key(&self, service: &ServiceKey) -> Option<Key> {
+        let environment = &service.environment;
+        let id = &service.service;
+        let member = id
+            .member
+            .as_ref()
+            .map_or_else(String::new, |member| format!("/{member}"));
+        let text = format!("{environment}/{}/{}{member}", id.namespace, id.name);
+        let key = Key::new(&text).ok()?;
+        match self.owners.get(&key) {
+            Some(owner) if owner != service => Key::new(&format!("{text}@{}", service.provider.0)).ok(),
+            _ => Some(key),
+        }
+    }
+}
+
+fn candidate_key(own: &Key, candidate: usize) -> Option<Key> {
+    match candidate {
+        0 => Some(own.clone()),
+        // No label contains a plus sign, so that this is nobody's own key.
+        number => Key::new(&format!("{}+{number}", own.as_str())).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipalloc::Pool;
+
+    use super::*;
+    use crate::key::ProviderId;
+
+    fn leases(pool: &str) -> Leases {
+        Leases::new(Allocator::new(Pool::new([pool.parse().unwrap()]).unwrap()))
+    }
+
+    fn key(provider: usize, service: &str) -> ServiceKey {
+        ServiceKey {
+            provider: ProviderId(provider),
+            environment: "staging".parse().unwrap(),
+            service: service.parse().unwrap(),
+        }
+    }
+
+    const NOW: Timestamp = Timestamp::from_secs(1);
+
+    #[test]
+    fn a_batch_is_placed_the_same_in_any_order() {
+        // Nearly as many as the pool has addresses.
+        let services: Vec<_> = (0..240).map(|n| key(0, &format!("s{n}.backend"))).collect();
+        let mut one = leases("127.78.0.0/24");
+        let mut other = leases("127.78.0.0/24");
+        assert!(one.place(&services, NOW).is_empty());
+        assert!(other.place(services.iter().rev(), NOW).is_empty());
+        for service in &services {
+            assert_eq!(one.addresses(service), other.addresses(service));
+            assert_eq!(one.addresses(service).len(), 1);
+        }
+    }
+
+    #[test]
+    fn candidates_differ_and_the_last_leads_back_home() {
+        let mut leases = leases("127.78.0.0/16");
+        let orders = key(0, "orders.backend");
+        leases.place([&orders], NOW);
+        let home = leases.addresses(&orders);
+        let mut seen = vec![home.clone()];
+        for _ in 1..CANDIDATES {
+            assert_eq!(leases.next_candidate(&orders, NOW), Ok(false));
+            assert!(!seen.contains(&leases.addresses(&orders)));
+            seen.push(leases.addresses(&orders));
+        }
+        assert_eq!(leases.next_candidate(&orders, NOW), Ok(true));
+        assert_eq!(leases.addresses(&orders), home);
+    }
+
+    #[test]
+    fn a_member_never_shares_the_key_of_a_candidate() {
+        let mut leases = leases("127.78.0.0/16");
+        let (service, member) = (key(0, "db.backend"), key(0, "1.db.backend"));
+        leases.place([&service, &member], NOW);
+        leases.next_candidate(&service, NOW).unwrap();
+        assert_ne!(leases.addresses(&service), leases.addresses(&member));
+    }
+
+    #[test]
+    fn one_name_of_two_providers_has_two_addresses() {
+        let mut leases = leases("127.78.0.0/16");
+        let (first, second) = (key(0, "orders.backend"), key(1, "orders.backend"));
+        leases.place([&first, &second], NOW);
+        assert_ne!(leases.addresses(&first), leases.addresses(&second));
+        let mut alone = self::leases("127.78.0.0/16");
+        alone.place([&second], NOW);
+        assert_eq!(
+            alone.addresses(&second),
+            leases.addresses(&first),
+            "an address follows from the name"
+        );
+    }
+
+    #[test]
+    fn only_an_own_address_of_an_offered_service_is_kept_and_let_go() {
+        let mut leases = leases("127.78.0.0/16");
+        let (home, moved, silent) = (key(0, "a.b"), key(0, "c.d"), key(0, "e.f"));
+        leases.place([&home, &moved, &silent], NOW);
+        leases.next_candidate(&moved, NOW).unwrap();
+        leases.keep(&home);
+        leases.keep(&home);
+        leases.keep(&moved);
+        for service in [&home, &moved, &silent] {
+            leases.release(service, NOW);
+        }
+        let changes = leases.take_changes();
+        assert!(
+            matches!(&changes[..], [LeaseChange::Leased { key: one, .. }, LeaseChange::Released { key: two }] if one == two),
+            "{changes:?}"
+        );
+    }
+
+    #[test]
+    fn a_pool_with_a_prefix_beside_gives_an_address_of_each_family() {
+        let pool = Pool::builder()
+            .prefix("127.78.0.0/16".parse().unwrap())
+            .beside("fd77::/64".parse().unwrap())
+            .build()
+            .unwrap();
+        let mut leases = Leases::new(Allocator::new(pool));
+        let orders = key(0, "orders.backend");
+        leases.place([&orders], NOW);
+        let addresses = leases.addresses(&orders);
+        assert!(
+            matches!(addresses[..], [IpAddr::V4(_), IpAddr::V6(_)]),
+            "{addresses:?}"
+        );
+    }
+
+    #[test]
+    fn a_full_pool_is_a_fault_of_the_service_alone() {
+        let mut leases = leases("127.78.0.0/30");
+        let services: Vec<_> = (0..5).map(|n| key(0, &format!("s{n}.backend"))).collect();
+        let faults = leases.place(&services, NOW);
+        assert!(!faults.is_empty() && faults.len() < services.len(), "{faults:?}");
+        assert!(faults.iter().all(|(_, why)| why.contains("no address is left")));
+    }
+}

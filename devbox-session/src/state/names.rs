@@ -1,0 +1,407 @@
+//! Which names lead where, and what each sink has published of that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::notices::Notices;
+use crate::key::ServiceKey;
+use crate::report::{Event, NameClash};
+use crate::sink::{PublishError, Published, Record, TakenName};
+
+/// The names of a session.
+#[derive(Debug)]
+pub(super) struct Names {
+    sinks: Vec<Sink>,
+    wanted: Arc<[Record]>,
+    /// What changed since `wanted` was put together may change it.
+    dirty: bool,
+    assigned: BTreeMap<ServiceKey, Vec<String>>,
+    clashes: BTreeSet<NameClash>,
+}
+
+#[derive(Debug)]
+struct Sink {
+    name: String,
+    published: Arc<[Record]>,
+    under_way: bool,
+    retry_at: Option<Instant>,
+    failing: bool,
+    taken: BTreeMap<String, usize>,
+}
+
+/// What one service would like to be called.
+#[derive(Debug)]
+pub(super) struct Wish {
+    pub(super) service: ServiceKey,
+    /// Whom to name in a clash.
+    pub(super) shown: String,
+    pub(super) addresses: Vec<IpAddr>,
+    /// Names that follow from its id.
+    pub(super) own: Vec<String>,
+    /// Names that its owner gave it: any service's own name is stronger.
+    pub(super) given: Vec<String>,
+}
+
+impl Names {
+    pub(super) fn new(sinks: Vec<String>) -> Self {
+        let nothing: Arc<[Record]> = Arc::from([]);
+        let sinks = sinks.into_iter().map(|name| Sink {
+            name,
+            published: Arc::clone(&nothing),
+            under_way: false,
+            retry_at: None,
+            failing: false,
+            taken: BTreeMap::new(),
+        });
+        Self {
+            sinks: sinks.collect(),
+            wanted: nothing,
+            dirty: false,
+            assigned: BTreeMap::new(),
+            clashes: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn mark_dirty(&mut self) {
+        self.dirty = true;
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Puts the names together anew. Wishes come in the order of their right to a name: own names of all first, then
+    /// given ones. A name that somebody has already is a clash.
+    pub(super) fn refresh(&mut self, wishes: Vec<Wish>, notices: &mut Notices) {
+        self.dirty = false;
+        let mut owners: BTreeMap<String, usize> = BTreeMap::new();
+        let mut names = vec![Vec::new(); wishes.len()];
+        let mut clashes = BTreeSet::new();
+        for given in [false, true] {
+            for (index, wish) in wishes.iter().enumerate() {
+                for name in if given { &wish.given } else { &wish.own } {
+                    let owner = *owners.entry(name.clone()).or_insert(index);
+                    if owner != index {
+                        clashes.insert(NameClash {
+                            name: name.clone(),
+                            owner: wishes[owner].shown.clone(),
+                            other: wish.shown.clone(),
+                        });
+                    } else if !names[index].contains(name) {
+                        names[index].push(name.clone());
+                    }
+                }
+            }
+        }
+        for clash in clashes.difference(&self.clashes) {
+            notices.push(Event::NameClash(clash.clone()));
+        }
+        self.clashes = clashes;
+        self.assigned.clear();
+        // Services with the same addresses (a service and those that are other names for it) share a record.
+        let mut records: Vec<Record> = Vec::with_capacity(wishes.len());
+        let mut places: BTreeMap<Vec<IpAddr>, usize> = BTreeMap::new();
+        for (wish, names) in wishes.into_iter().zip(names) {
+            if !names.is_empty() && !wish.addresses.is_empty() {
+                let place = *places.entry(wish.addresses.clone()).or_insert(records.len());
+                match records.get_mut(place) {
+                    Some(record) => record.names.extend(names.iter().cloned()),
+                    None => records.push(Record {
+                        names: names.clone(),
+                        addresses: wish.addresses,
+                    }),
+                }
+            }
+            self.assigned.insert(wish.service, names);
+        }
+        if *records != *self.wanted {
+            self.wanted = records.into();
+        }
+    }
+
+    /// Nothing is wanted any more.
+    pub(super) fn withdraw(&mut self) {
+        self.dirty = false;
+        self.wanted = Arc::from([]);
+        for sink in &mut self.sinks {
+            sink.retry_at = None;
+        }
+    }
+
+    /// The next sink to publish to, with what it is to have.
+    pub(super) fn poll_publish(&mut self, now: Instant) -> Option<(usize, Arc<[Record]>)> {
+        let wanted = &self.wanted;
+        let (index, sink) = self.sinks.iter_mut().enumerate().find(|(_, sink)| {
+            !sink.under_way && sink.published != *wanted && sink.retry_at.is_none_or(|at| at <= now)
+        })?;
+        sink.under_way = true;
+        Some((index, Arc::clone(wanted)))
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let waiting = self.sinks.iter().filter(|sink| sink.published != self.wanted);
+        waiting.filter_map(|sink| sink.retry_at).min()
+    }
+
+    /// A publication is done.
+    pub(super) fn handle_published(
+        &mut self,
+        sink: usize,
+        records: Arc<[Record]>,
+        published: Published,
+        notices: &mut Notices,
+    ) {
+        let Some(sink) = self.sinks.get_mut(sink) else {
+            return;
+        };
+        sink.under_way = false;
+        sink.published = records;
+        sink.retry_at = None;
+        if std::mem::take(&mut sink.failing) {
+            notices.push(Event::NamesRestored {
+                sink: sink.name.clone(),
+            });
+        }
+        sink.taken = published
+            .taken
+            .into_iter()
+            .map(|taken| (taken.name, taken.line))
+            .collect();
+        for (name, line) in &sink.taken {
+            let event = Event::NameTaken {
+                name: name.clone(),
+                line: *line,
+            };
+            notices.push_once(format!("taken {name}"), event);
+        }
+        for message in published.warnings {
+            notices.push_once(format!("warning {message}"), Event::NamesWarning { message });
+        }
+    }
+
+    /// A publication failed; it is tried again after `pause`.
+    pub(super) fn handle_failed(
+        &mut self,
+        sink: usize,
+        error: &PublishError,
+        now: Instant,
+        pause: Duration,
+        notices: &mut Notices,
+    ) {
+        let Some(sink) = self.sinks.get_mut(sink) else {
+            return;
+        };
+        sink.under_way = false;
+        sink.retry_at = Some(now + pause);
+        if !std::mem::replace(&mut sink.failing, true) {
+            notices.push(Event::NamesFailed {
+                sink: sink.name.clone(),
+                reason: error.to_string(),
+            });
+        }
+    }
+
+    /// A publication failed while undoing: the host's own undo is the second try.
+    pub(super) fn give_up(&mut self, sink: usize) {
+        if let Some(sink) = self.sinks.get_mut(sink) {
+            sink.under_way = false;
+            sink.published = Arc::from([]);
+        }
+    }
+
+    /// Whoever published is gone, and with it what could be withdrawn from here.
+    pub(super) fn forget(&mut self) {
+        for sink in 0..self.sinks.len() {
+            self.give_up(sink);
+        }
+    }
+
+    pub(super) fn sink_name(&self, sink: usize) -> &str {
+        self.sinks.get(sink).map_or("", |sink| &sink.name)
+    }
+
+    /// Whether any sink is at work.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.sinks.iter().any(|sink| sink.under_way)
+    }
+
+    /// Whether every sink has published what is wanted.
+    pub(super) fn is_published(&self) -> bool {
+        !self.dirty
+            && self
+                .sinks
+                .iter()
+                .all(|sink| !sink.under_way && sink.published == self.wanted)
+    }
+
+    /// Whether every sink has published what is wanted, or has failed to and waits.
+    pub(super) fn is_settled(&self) -> bool {
+        let settled =
+            |sink: &Sink| !sink.under_way && (sink.published == self.wanted || sink.retry_at.is_some());
+        !self.dirty && self.sinks.iter().all(settled)
+    }
+
+    /// Whether something may still be resolvable.
+    pub(super) fn is_anything_published(&self) -> bool {
+        self.sinks
+            .iter()
+            .any(|sink| sink.under_way || !sink.published.is_empty())
+    }
+
+    /// What is wanted.
+    pub(super) fn wanted(&self) -> &Arc<[Record]> {
+        &self.wanted
+    }
+
+    /// The names that lead to a service: those that it was assigned and that no line of the user's has.
+    pub(super) fn of(&self, service: &ServiceKey) -> Vec<String> {
+        let assigned = self.assigned.get(service).into_iter().flatten();
+        assigned
+            .filter(|name| !self.sinks.iter().any(|sink| sink.taken.contains_key(*name)))
+            .cloned()
+            .collect()
+    }
+
+    pub(super) fn taken(&self) -> Vec<TakenName> {
+        let taken = self.sinks.iter().flat_map(|sink| &sink.taken);
+        let distinct: BTreeMap<_, _> = taken.collect();
+        let taken = distinct.into_iter().map(|(name, line)| TakenName {
+            name: name.clone(),
+            line: *line,
+        });
+        taken.collect()
+    }
+
+    pub(super) fn clashes(&self) -> Vec<NameClash> {
+        self.clashes.iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::ProviderId;
+
+    fn wish(provider: usize, service: &str, own: &[&str], given: &[&str]) -> Wish {
+        let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let octet = u8::try_from(provider).unwrap();
+        Wish {
+            service: ServiceKey {
+                provider: ProviderId(provider),
+                environment: "staging".parse().unwrap(),
+                service: service.parse().unwrap(),
+            },
+            shown: format!("{service} of p{provider}"),
+            addresses: vec![IpAddr::from([
+                127,
+                77,
+                octet,
+                u8::try_from(service.len()).unwrap(),
+            ])],
+            own: texts(own),
+            given: texts(given),
+        }
+    }
+
+    fn events(notices: &mut Notices) -> Vec<Event> {
+        std::iter::from_fn(|| notices.poll_event()).collect()
+    }
+
+    #[test]
+    fn a_clash_goes_by_configured_order_and_is_told_once() {
+        let mut names = Names::new(vec!["hosts".to_owned()]);
+        let mut notices = Notices::default();
+        let wishes = || {
+            vec![
+                wish(0, "orders.backend", &["orders.backend"], &["shop"]),
+                wish(
+                    1,
+                    "orders.backend",
+                    &["orders.backend", "orders.backend.local"],
+                    &[],
+                ),
+                wish(1, "shop.x", &["shop"], &[]),
+            ]
+        };
+        names.refresh(wishes(), &mut notices);
+        names.refresh(wishes(), &mut notices);
+        let of = |index: usize| names.of(&wishes()[index].service);
+        assert_eq!(of(0), ["orders.backend"]);
+        assert_eq!(of(1), ["orders.backend.local"]);
+        assert_eq!(of(2), ["shop"], "an own name is stronger than a given one");
+        let told = events(&mut notices);
+        assert_eq!(told.len(), 2, "{told:?}");
+        let all: Vec<_> = names
+            .wanted()
+            .iter()
+            .flat_map(|record| record.names.clone())
+            .collect();
+        let distinct: BTreeSet<_> = all.iter().collect();
+        assert_eq!(all.len(), distinct.len(), "no name is in two records");
+    }
+
+    #[test]
+    fn every_sink_gets_the_newest_set_and_one_at_a_time() {
+        let mut names = Names::new(vec!["hosts".to_owned(), "registry".to_owned()]);
+        let mut notices = Notices::default();
+        let now = Instant::now();
+        names.refresh(vec![wish(0, "a.b", &["a.b"], &[])], &mut notices);
+        let (first, records) = names.poll_publish(now).unwrap();
+        let (second, _) = names.poll_publish(now).unwrap();
+        assert_eq!((first, second), (0, 1));
+        assert!(names.poll_publish(now).is_none());
+        names.refresh(vec![wish(0, "c.d", &["c.d"], &[])], &mut notices);
+        names.handle_published(0, records, Published::default(), &mut notices);
+        assert!(!names.is_published());
+        let (again, newest) = names.poll_publish(now).unwrap();
+        assert_eq!((again, newest[0].names[0].as_str()), (0, "c.d"));
+    }
+
+    #[test]
+    fn a_sink_that_fails_is_tried_later_and_told_of_once() {
+        let mut names = Names::new(vec!["hosts".to_owned(), "registry".to_owned()]);
+        let mut notices = Notices::default();
+        let mut now = Instant::now();
+        let pause = Duration::from_secs(5);
+        names.refresh(vec![wish(0, "a.b", &["a.b"], &[])], &mut notices);
+        let error = PublishError::Other {
+            message: "disk full".to_owned(),
+        };
+        for _ in 0..10 {
+            let (sink, _) = names.poll_publish(now).unwrap();
+            assert_eq!(sink, 0);
+            names.handle_failed(sink, &error, now, pause, &mut notices);
+            if let Some((sink, records)) = names.poll_publish(now) {
+                assert_eq!(sink, 1, "the other sink does not wait for it");
+                names.handle_published(sink, records, Published::default(), &mut notices);
+            }
+            assert!(names.is_settled() && !names.is_published());
+            now = names.poll_timeout().unwrap();
+        }
+        let (sink, records) = names.poll_publish(now).unwrap();
+        names.handle_published(sink, records, Published::default(), &mut notices);
+        assert!(names.is_published());
+        let told = events(&mut notices);
+        assert!(
+            matches!(
+                told.as_slice(),
+                [Event::NamesFailed { .. }, Event::NamesRestored { .. }]
+            ),
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn another_name_for_a_service_shares_its_record() {
+        let mut names = Names::new(vec!["hosts".to_owned()]);
+        let mut notices = Notices::default();
+        let mut alias = wish(0, "db.x", &["db.x"], &[]);
+        let target = wish(0, "postgres.x", &["postgres.x"], &[]);
+        alias.addresses.clone_from(&target.addresses);
+        names.refresh(vec![alias, target], &mut notices);
+        assert_eq!(names.wanted().len(), 1);
+        assert_eq!(names.wanted()[0].names, ["db.x", "postgres.x"]);
+    }
+}

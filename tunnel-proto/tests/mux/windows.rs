@@ -1,0 +1,148 @@
+//! What a peer may make an end hold, by way of windows that have grown.
+
+use std::time::Duration;
+
+use tunnel_proto::{Config, StreamId};
+
+use crate::support::{FAR, NEAR, Pair, small};
+
+const RTT: Duration = Duration::from_millis(40);
+const STREAMS: usize = 12;
+
+/// Two ends with a measured round trip, and room for [`STREAMS`] streams.
+fn pair() -> Pair {
+    let config = Config {
+        max_pending_opens: 64,
+        ..small()
+    };
+    let mut pair = Pair::new(config.clone(), config);
+    pair.transmit(FAR, 1000);
+    pair.transmit(NEAR, 1000);
+    pair.pass(RTT);
+    pair.settle();
+    pair.pass(RTT);
+    pair.settle();
+    pair.read_at_once = false;
+    pair
+}
+
+/// Removes what asks for credit back from what is on its way to the near end, as if that did not know the kind.
+fn drop_reclaims(pair: &mut Pair) -> usize {
+    let (mut kept, mut dropped) = (bytes::BytesMut::new(), 0);
+    while let Some(head) = pair.wires[NEAR].first_chunk::<8>().copied() {
+        let len = usize::from(head[1]) << 16 | usize::from(head[2]) << 8 | usize::from(head[3]);
+        let frame = pair.wires[NEAR].split_to(8 + len);
+        if head[0] == 0x90 {
+            dropped += 1;
+        } else {
+            kept.extend_from_slice(&frame);
+        }
+    }
+    pair.wires[NEAR] = kept;
+    dropped
+}
+
+/// Sends as much as the window lets it; how much was under way at once. Everything is read.
+fn fill(pair: &mut Pair, id: StreamId) -> u32 {
+    pair.write(NEAR, id, 400_000).unwrap();
+    let mut most = 0;
+    while pair.seen[FAR][&id].received < pair.given[NEAR][&id] {
+        pair.settle();
+        most = most.max(pair.seen[FAR][&id].unread);
+        pair.read(FAR, id, u32::MAX);
+        pair.pass(RTT);
+    }
+    pair.settle();
+    most
+}
+
+/// Grows a stream's window to its largest, if the budget lets it; the window then.
+fn grow(pair: &mut Pair, id: StreamId) -> u32 {
+    (0..5).map(|_| fill(pair, id)).max().unwrap()
+}
+
+fn rest(pair: &mut Pair, cooperative: bool) -> usize {
+    let mut dropped = 0;
+    for _ in 0..6 {
+        pair.pass(Duration::from_secs(5));
+        pair.ends[FAR].handle_timeout(pair.now);
+        pair.transmit(FAR, 64 * 1024);
+        if !cooperative {
+            dropped += drop_reclaims(pair);
+        }
+        // A ping may be among it: the round trip stays what it was.
+        pair.pass(RTT);
+        pair.settle();
+    }
+    dropped
+}
+
+#[test]
+fn idle_streams_give_their_windows_back_without_being_read() {
+    let mut pair = pair();
+    for _ in 0..STREAMS {
+        let id = pair.open(NEAR);
+        pair.settle();
+        // The budget is for two grown windows and some: it must come free again and again.
+        assert_eq!(grow(&mut pair, id), 256 * 1024, "stream {id}");
+        rest(&mut pair, true);
+    }
+    // Nobody lost anything by it, and nobody has more than the initial window.
+    let ids = pair.seen[NEAR].keys().copied().collect::<Vec<_>>();
+    for &id in &ids {
+        pair.write(NEAR, id, 400_000).unwrap();
+    }
+    pair.settle();
+    for &id in &ids {
+        assert_eq!(pair.seen[FAR][&id].unread, 64 * 1024, "stream {id}");
+    }
+    pair.settle_reading();
+    for &id in &ids {
+        assert_eq!(pair.seen[FAR][&id].received, pair.given[NEAR][&id]);
+    }
+}
+
+#[test]
+fn a_peer_that_keeps_its_credit_cannot_exceed_the_budget() {
+    let mut pair = pair();
+    let mut asked = 0;
+    for _ in 0..STREAMS {
+        let id = pair.open(NEAR);
+        pair.settle();
+        grow(&mut pair, id);
+        asked += rest(&mut pair, false);
+        // A read after the rest shrinks the window as well; the credit is still the peer's.
+        pair.write(NEAR, id, 1).unwrap();
+        pair.settle();
+        pair.read(FAR, id, 1);
+    }
+    assert!(asked >= 2, "nothing was asked back");
+    for id in pair.seen[NEAR].keys().copied().collect::<Vec<_>>() {
+        pair.write(NEAR, id, 400_000).unwrap();
+    }
+    pair.settle();
+    let unread = pair.seen[FAR]
+        .values()
+        .map(|seen| u64::from(seen.unread))
+        .sum::<u64>();
+    let limit = STREAMS as u64 * u64::from(small().initial_window) + small().receive_budget;
+    assert!(unread <= limit, "{unread} bytes are held, {limit} at most may be");
+    pair.settle_reading();
+}
+
+/// What is under way when credit is asked back arrives all the same.
+#[test]
+fn asking_credit_back_from_a_busy_stream_loses_nothing() {
+    let mut pair = pair();
+    let id = pair.open(NEAR);
+    pair.settle();
+    grow(&mut pair, id);
+    pair.pass(Duration::from_secs(11));
+    pair.ends[FAR].handle_timeout(pair.now);
+    // Data and the question cross.
+    pair.write(NEAR, id, 400_000).unwrap();
+    pair.transmit(NEAR, 100_000);
+    pair.transmit(FAR, 64 * 1024);
+    pair.settle_reading();
+    assert_eq!(pair.seen[FAR][&id].received, pair.given[NEAR][&id]);
+}
