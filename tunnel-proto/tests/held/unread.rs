@@ -1,36 +1,18 @@
 //! What unread bytes hold when the peer chooses the least convenient way to send them.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::alloc::System;
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use cap::Cap;
 use tunnel_proto::{ChunkQueue, Config, Connection, Event, Role};
 
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes on to the system's allocator as it came; only a counter is kept beside it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`, which is the system's as well.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: `at` came from `alloc` above with this layout, as the caller promises.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
+/// Counts what is allocated.
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
 fn held() -> usize {
-    HELD.load(Ordering::Relaxed)
+    ALLOCATOR.allocated()
 }
 
 fn frame(out: &mut BytesMut, kind: u8, stream: u32, payload: &[u8]) {
