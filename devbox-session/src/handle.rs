@@ -87,6 +87,7 @@ impl Handle {
     pub fn events(&self) -> Events {
         Events {
             receiver: self.events.upgrade().map(|events| events.subscribe()),
+            missed: 0,
             handle: self.clone(),
         }
     }
@@ -117,6 +118,8 @@ impl Handle {
 #[derive(Debug)]
 pub struct Events {
     receiver: Option<broadcast::Receiver<Event>>,
+    /// Events that were missed and not reported yet.
+    missed: u64,
     handle: Handle,
 }
 
@@ -126,29 +129,35 @@ impl Events {
     ///
     /// # Cancel safety
     ///
-    /// Safe, but for [`Event::Lagged`], which comes again with a newer state.
+    /// Safe: an [`Event::Lagged`] that was not returned comes with the next call.
     pub async fn next(&mut self) -> Option<Event> {
-        use broadcast::error::RecvError;
+        use broadcast::error::{RecvError, TryRecvError};
         let receiver = self.receiver.as_mut()?;
-        match receiver.recv().await {
-            Ok(event) => Some(event),
-            Err(RecvError::Closed) => None,
-            Err(RecvError::Lagged(missed)) => {
+        'missed: loop {
+            if self.missed > 0 {
                 // What is queued happened before the state that follows, and is in it.
                 let queued = receiver.len();
-                match self.handle.status().await {
-                    Some(status) => {
-                        let mut skipped = 0;
-                        while skipped < queued && receiver.try_recv().is_ok() {
-                            skipped += 1;
+                let status = self.handle.status().await;
+                let mut missed = std::mem::take(&mut self.missed);
+                if let Some(status) = status {
+                    for _ in 0..queued {
+                        match receiver.try_recv() {
+                            Ok(_) => missed += 1,
+                            Err(TryRecvError::Lagged(more)) => {
+                                self.missed = missed + more;
+                                continue 'missed;
+                            }
+                            Err(TryRecvError::Empty | TryRecvError::Closed) => break,
                         }
-                        Some(Event::Lagged {
-                            missed: missed + skipped as u64,
-                            status: Box::new(status),
-                        })
                     }
-                    None => Box::pin(self.next()).await,
+                    let status = Box::new(status);
+                    return Some(Event::Lagged { missed, status });
                 }
+            }
+            match receiver.recv().await {
+                Ok(event) => return Some(event),
+                Err(RecvError::Closed) => return None,
+                Err(RecvError::Lagged(missed)) => self.missed = missed,
             }
         }
     }
@@ -178,5 +187,61 @@ impl Changes {
         let report = self.handle.status().await;
         self.last = Some(tokio::time::Instant::now());
         report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::report::Identity;
+
+    fn report() -> StatusReport {
+        StatusReport {
+            identity: Identity {
+                session: "dev-1".to_owned(),
+                pid: 1,
+                helper_pid: None,
+                hosts_file: None,
+                started_at: 0,
+            },
+            providers: Vec::new(),
+            ready: true,
+            stopping: false,
+            services: Vec::new(),
+            taken: Vec::new(),
+            clashes: Vec::new(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_is_cancelled_while_it_catches_up_still_gets_the_state() {
+        let (commands, mut asked) = mpsc::channel(4);
+        let (events, _) = broadcast::channel(2);
+        let (_revision, revisions) = watch::channel(0);
+        let mut reader = Handle::new(commands, events.downgrade(), revisions).events();
+        for _ in 0..5 {
+            events.send(Event::DescriptorsAvailable).unwrap();
+        }
+        // The session is busy: the state does not come in time.
+        let cancelled = tokio::time::timeout(Duration::from_secs(1), reader.next()).await;
+        assert!(cancelled.is_err(), "{cancelled:?}");
+        let answering = tokio::spawn(async move {
+            while let Some(command) = asked.recv().await {
+                if let Command::Status(reply) = command {
+                    // The one that was cancelled is gone.
+                    drop(reply.send(Box::new(report())));
+                }
+            }
+        });
+        let lagged = reader.next().await;
+        assert!(
+            matches!(&lagged, Some(Event::Lagged { missed: 5, .. })),
+            "{lagged:?}"
+        );
+        events.send(Event::DescriptorsAvailable).unwrap();
+        assert_eq!(reader.next().await, Some(Event::DescriptorsAvailable));
+        answering.abort();
     }
 }
