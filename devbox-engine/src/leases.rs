@@ -56,7 +56,7 @@ impl Addresses {
         allocator.set_lock(&lock)?;
         let (keeper, writing): (Box<dyn LeaseKeeper>, _) = match store {
             Some(store) => {
-                let (keeper, writing) = start(store, notices.clone());
+                let (keeper, writing) = start(store, notices);
                 (Box::new(keeper), Some(writing))
             }
             None => (Box::new(Forget), None),
@@ -179,7 +179,7 @@ impl Writing {
     }
 }
 
-fn start(mut store: Persistent<FileStore>, notices: Notices) -> (StoreKeeper, Writing) {
+fn start(mut store: Persistent<FileStore>, notices: &Notices) -> (StoreKeeper, Writing) {
     let queue = Arc::new(Queue::default());
     let (done, finished) = oneshot::channel();
     let work = Arc::clone(&queue);

@@ -1,5 +1,7 @@
 //! A session with a far side of one's own: a whole provider in this file, and no change to any other crate.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! `devbox exec -- command`: the names exist for that command only, with no root and no change outside.
 #![cfg(target_os = "linux")]
 
+use std::ffi::OsString;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
@@ -78,6 +79,26 @@ fn the_names_are_there_inside_and_nowhere_else() -> Outcome {
                 std::fs::metadata("/etc/hosts")?.ino()
             ) == outside
         );
+        Ok(())
+    })
+}
+
+#[test]
+fn the_command_gets_the_limit_of_open_files_that_exec_was_started_with() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let flags = gateway.flags(Caller::Ordinary)?;
+        let limited = ["sh", "-c", "ulimit -S -n 200; exec \"$0\" exec \"$@\""].map(OsString::from);
+        let out = scene
+            .command(limited)
+            .args([scene.devbox_program()?])
+            .args(flags)
+            .args(["--", "sh", "-c", "ulimit -S -n"])
+            .by(Caller::Ordinary)
+            .run(2 * wait::SOON)?
+            .expect_success()?;
+        ensure!(out.output().trim() == "200", "{}", out.output());
         Ok(())
     })
 }

@@ -1,6 +1,7 @@
 //! A session's life: what it changes while it runs, and that everything is undone, however it ends.
 #![cfg(target_os = "linux")]
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
@@ -118,7 +119,7 @@ fn json_output_is_one_object_a_line_and_tells_the_addresses() -> Outcome {
                 .is_some_and(|names| names.contains(&"echo.demo".into())),
             "{service}"
         );
-        let address: IpAddr = service["address"].as_str().context("no address")?.parse()?;
+        let address: IpAddr = service["addresses"][0].as_str().context("no address")?.parse()?;
         ensure!(address == hosts::address_of(&file, "echo.demo")?);
         Echo::ask(SocketAddr::new(address, PORT))?;
         up.signal(Signal::TERM)?;
@@ -129,6 +130,45 @@ fn json_output_is_one_object_a_line_and_tells_the_addresses() -> Outcome {
             ensure!(value.is_object(), "{value}");
         }
         Ok(())
+    })
+}
+
+#[test]
+fn a_low_soft_limit_of_open_files_is_raised() -> Outcome {
+    const SERVICES: usize = 300;
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let services: Vec<_> = (0..SERVICES)
+            .map(|number| Service::new(&format!("s{number}"), "demo", PORT, echo.address()))
+            .collect();
+        let catalog = scene.catalog(&services)?;
+        let file = scene.hosts_file(Caller::Ordinary)?;
+        // Fewer than there are services, each of which needs a listener.
+        let limited = ["sh", "-c", "ulimit -S -n 128; exec \"$0\" \"$@\""].map(OsString::from);
+        let mut up = scene
+            .command(limited)
+            .args([
+                scene.devbox_program()?.into_os_string(),
+                "up".into(),
+                "--catalog".into(),
+            ])
+            .args([
+                catalog.path().as_os_str(),
+                "--hosts-file".as_ref(),
+                file.as_os_str(),
+            ])
+            .by(Caller::Ordinary)
+            .start()?;
+        up.wait_for_line("the line `ready`", 2 * wait::SOON, |line| {
+            line.trim_end() == "ready"
+        })?;
+        ensure!(up.errors().is_empty(), "{}", up.errors());
+        ensure!(up.output().lines().count() == SERVICES + 2, "{}", up.output());
+        let last = format!("s{}.demo", SERVICES - 1);
+        Echo::ask(SocketAddr::new(hosts::address_of(&file, &last)?, PORT))?;
+        up.signal(Signal::TERM)?;
+        ensure!(up.wait(wait::SOON)? == Exit::Code(0));
+        hosts::expect_original(&file)
     })
 }
 
