@@ -1,6 +1,8 @@
 //! Limits and rights of this process.
 
 use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use nix::libc;
@@ -21,6 +23,19 @@ pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
+/// The most descriptors that listeners leave to connections and files; a quarter of the limit where that is less.
+const RESERVE: u64 = 1024;
+
+/// Whether a listener has one of the last descriptors that this process may have. Descriptors are given out lowest
+/// first (socket(2)), so that its number tells how many are taken.
+pub(crate) fn is_in_reserve(listener: &TcpListener) -> bool {
+    let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return false;
+    };
+    let number = u64::try_from(listener.as_raw_fd()).unwrap_or(0);
+    number >= limit - RESERVE.min(limit / 4)
+}
+
 /// Whether this process may make files in a folder (access(2)).
 pub(crate) fn may_make_files(folder: &Path) -> bool {
     let flags = AccessFlags::W_OK | AccessFlags::X_OK;
@@ -30,5 +45,20 @@ pub(crate) fn may_make_files(folder: &Path) -> bool {
         } else {
             nix::unistd::eaccess(folder, flags).is_ok()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_descriptors_are_not_in_the_reserve_and_a_failure_is_known() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!is_in_reserve(&listener));
+        assert!(is_out_of_descriptors(&io::Error::from_raw_os_error(libc::EMFILE)));
+        assert!(!is_out_of_descriptors(&io::Error::from_raw_os_error(
+            libc::EACCES
+        )));
     }
 }
