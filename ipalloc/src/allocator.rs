@@ -54,8 +54,18 @@ pub struct Allocator {
     reserved: Runs,
     reservations: std::collections::BTreeSet<AddressRange>,
     ports: Ports,
-    /// What was done, for a journal; none where nobody keeps one.
-    log: Option<Vec<Record>>,
+    log: Log,
+}
+
+/// What was done, for a journal; none where nobody keeps one. A clone of an allocator is nobody's journal: it would grow
+/// with every lease and never be read.
+#[derive(Debug, Default)]
+struct Log(Option<Vec<Record>>);
+
+impl Clone for Log {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 impl Allocator {
@@ -69,7 +79,7 @@ impl Allocator {
             fixed: Fixed::default(),
             reservations: std::collections::BTreeSet::new(),
             ports: Ports::default(),
-            log: None,
+            log: Log::default(),
         };
         allocator.reserve_places();
         allocator
@@ -435,21 +445,38 @@ impl Allocator {
 
     #[inline]
     fn note(&mut self, record: impl FnOnce() -> Record) {
-        if let Some(log) = &mut self.log {
+        if let Log(Some(log)) = &mut self.log {
             log.push(record());
         }
     }
 
     /// From now on what is done is written down.
     pub(crate) fn start_log(&mut self) {
-        self.log = Some(Vec::new());
+        self.log = Log(Some(Vec::new()));
     }
 
     /// What was done since the last call.
     pub(crate) fn take_log(&mut self) -> Vec<Record> {
-        self.log.as_mut().map(std::mem::take).unwrap_or_default()
+        self.log.0.as_mut().map(std::mem::take).unwrap_or_default()
     }
 }
 
 /// How many released addresses lowest-free remembers beyond their quarantine.
 const REMEMBERED: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_keeps_no_log() {
+        let mut kept = Allocator::new(Pool::default());
+        kept.start_log();
+        let mut clone = kept.clone();
+        let (key, now) = (Key::new("a/b/c").unwrap(), Timestamp::from_secs(1));
+        clone.lease(&key, now).unwrap();
+        kept.lease(&key, now).unwrap();
+        assert!(clone.take_log().is_empty());
+        assert_eq!(kept.take_log().len(), 1);
+    }
+}
