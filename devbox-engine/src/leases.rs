@@ -1,6 +1,7 @@
 //! Where a session's addresses come from, and who remembers them: the pool, the team's lock file, this user's store.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -16,6 +17,8 @@ use crate::notice::{Notice, Notices};
 
 /// A store on a disk that does not answer is given up: addresses follow from the names all the same.
 const OPENING: Duration = Duration::from_secs(3);
+/// After this pause a write that failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 /// How long the end of a session waits for the last leases to be written.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -138,6 +141,25 @@ impl Queue {
         self.more.notify_one();
     }
 
+    /// What could not be written is tried again after a pause, or a last time when the session ends. What was said since is
+    /// newer.
+    fn put_back(&self, changes: BTreeMap<Key, Change>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.ended {
+            return;
+        }
+        for (key, older) in changes {
+            match waiting.changes.entry(key) {
+                Entry::Vacant(entry) => {
+                    entry.insert(older);
+                }
+                Entry::Occupied(mut newer) => newer.get_mut().release |= older.release,
+            }
+        }
+        let idle = |waiting: &mut Waiting| !waiting.ended;
+        drop(self.more.wait_timeout_while(waiting, RETRY, idle));
+    }
+
     /// Blocks until there is something to write; `None` once there will be nothing more.
     fn take(&self) -> Option<BTreeMap<Key, Change>> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -189,14 +211,17 @@ fn start(mut store: Persistent<FileStore>, notices: &Notices) -> (StoreKeeper, W
         .spawn(move || {
             let mut failed = false;
             while let Some(changes) = work.take() {
-                match write(&mut store, changes) {
+                match write(&mut store, &changes) {
                     Ok(()) => failed = false,
-                    Err(error) if !std::mem::replace(&mut failed, true) => {
-                        reporter.add(Notice::AddressesNotKept {
-                            reason: devbox_provider::with_causes(&error),
-                        });
+                    Err(error) => {
+                        tracing::debug!(%error, "addresses are not kept");
+                        if !std::mem::replace(&mut failed, true) {
+                            reporter.add(Notice::AddressesNotKept {
+                                reason: devbox_provider::with_causes(&error),
+                            });
+                        }
+                        work.put_back(changes);
                     }
-                    Err(error) => tracing::debug!(%error, "addresses are still not kept"),
                 }
             }
             drop(done);
@@ -210,16 +235,16 @@ fn start(mut store: Persistent<FileStore>, notices: &Notices) -> (StoreKeeper, W
 }
 
 /// One batch, one sync.
-fn write(store: &mut Persistent<FileStore>, changes: BTreeMap<Key, Change>) -> Result<(), Error> {
+fn write(store: &mut Persistent<FileStore>, changes: &BTreeMap<Key, Change>) -> Result<(), Error> {
     let now = Timestamp::from(SystemTime::now());
     store.update(|allocator| {
         for (key, change) in changes {
             if change.release {
-                allocator.release(&key, now);
+                allocator.release(key, now);
             }
             if let Some(address) = change.lease {
                 // Another session of this user may have given it to another key, or another one to this key.
-                if let Err(error) = allocator.lease_at(&key, address, now) {
+                if let Err(error) = allocator.lease_at(key, address, now) {
                     tracing::debug!(%error, "an address is kept in memory only");
                 }
             }
@@ -280,6 +305,27 @@ mod tests {
         assert!(addresses.unwrap().writing.is_none());
         let log = notices.all();
         assert!(matches!(&log[..], [Notice::AddressesInMemory { .. }]), "{log:?}");
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_tried_again_and_what_is_newer_wins() {
+        let queue = Queue::default();
+        let lease = |last| LeaseChange::Leased {
+            key: key(last),
+            address: IpAddr::from([127, 77, 1, u8::try_from(last).unwrap()]),
+        };
+        queue.add(vec![lease(1), lease(2)]);
+        let failed = queue.take().unwrap();
+        queue.add(vec![LeaseChange::Released { key: key(2) }]);
+        std::thread::scope(|scope| {
+            scope.spawn(|| queue.put_back(failed));
+            // Ends the pause: the end of a session waits for no retry.
+            queue.end();
+        });
+        // The end may have come first; then nothing is put back, and what is newer is still there.
+        let left = queue.take().unwrap();
+        assert!(left[&key(2)].release && left[&key(2)].lease.is_none());
+        assert!(queue.take().is_none());
     }
 
     #[test]
