@@ -108,12 +108,12 @@ pub async fn plan(config: &Config, low_ports: bool) -> Result<Plan, Error> {
                     service,
                     address,
                     endpoints,
-                    ..
+                    all_or_none,
                 } => {
                     let tried = endpoints
                         .into_iter()
                         .map(|(endpoint, _)| (endpoint, displaced.probe(endpoint, low_ports)));
-                    state.handle_bound(&service, address, tried.collect());
+                    state.handle_bound(&service, address, all_or_none, tried.collect());
                 }
                 Step::Publish { sink, records } => {
                     let mut outcome = Ok(Published::default());

@@ -22,9 +22,11 @@
 //! Whoever serves this must see to it that only the session's own user can connect.
 
 use std::io;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::time::timeout;
 
 use crate::handle::Handle;
 use crate::report::StatusReport;
@@ -32,6 +34,9 @@ use crate::settings::StopReason;
 
 /// The oldest and the newest version that this program speaks.
 pub const VERSIONS: (u32, u32) = (1, 1);
+
+/// How long the other side may take to say what it wants, and to take what it asked for: one that hangs is hung up on.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A request is short; a longer line is none.
 const MAX_REQUEST_BYTES: u64 = 4 * 1024;
@@ -113,7 +118,8 @@ fn program() -> String {
 /// May be dropped; the other side sees the stream end.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, session: &Handle) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    let Some(first) = read::<Asked, _>(&mut stream, MAX_REQUEST_BYTES).await? else {
+    let first = timeout(PATIENCE, read::<Asked, _>(&mut stream, MAX_REQUEST_BYTES)).await??;
+    let Some(first) = first else {
         return Ok(());
     };
     let speaks = match first {
@@ -190,8 +196,11 @@ async fn stop<S: AsyncRead + AsyncWrite + Unpin>(
 async fn send<S: AsyncWrite + Unpin>(stream: &mut S, value: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
-    stream.write_all(&line).await?;
-    stream.flush().await
+    timeout(PATIENCE, async {
+        stream.write_all(&line).await?;
+        stream.flush().await
+    })
+    .await?
 }
 
 /// The next line; `None` at the end of the stream.

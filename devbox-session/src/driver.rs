@@ -71,6 +71,8 @@ pub struct Session {
     lost: BoxFuture<'static, ()>,
     draining: JoinSet<()>,
     goodbyes: JoinSet<()>,
+    /// Cancelled by the first request to stop: nothing new is opened.
+    halt: CancellationToken,
     /// Cancelled by the second request to stop: effects that hang are given up.
     hurry: CancellationToken,
     commands: mpsc::Receiver<Command>,
@@ -145,6 +147,7 @@ impl Session {
             host,
             draining: JoinSet::new(),
             goodbyes: JoinSet::new(),
+            halt: CancellationToken::new(),
             hurry: CancellationToken::new(),
             commands,
             events,
@@ -166,12 +169,17 @@ impl Session {
                 self.start(step);
             }
             self.publish();
+            if self.state.is_stopping() {
+                self.halt.cancel();
+            }
             if let Some(reason) = self.state.finished() {
                 let reason = reason.clone();
                 self.leave().await;
                 return reason;
             }
             self.wait().await;
+            // However much is ready at once, the other tasks of the thread get their turn.
+            tokio::task::consume_budget().await;
         }
     }
 
@@ -186,8 +194,10 @@ impl Session {
                 self.state.handle_helper_lost();
                 self.changed = true;
             }
-            Some(outcome) = self.effects.next() => self.handle_outcome(outcome),
-            (provider, happened) = self.links.next() => self.handle_link(provider, happened),
+            next = either(&mut self.effects, &mut self.links) => match next {
+                Next::Outcome(outcome) => self.handle_outcome(outcome),
+                Next::Link(provider, happened) => self.handle_link(provider, happened),
+            },
             // What was carried is read when a report is built.
             () = self.connections.notified() => self.changed = true,
             Some(_) = self.draining.join_next() => {}
@@ -305,12 +315,15 @@ impl Session {
         endpoints: Vec<(Endpoint, Target)>,
         all_or_none: bool,
     ) {
-        let (host, hurry) = (Arc::clone(&self.host), self.hurry.clone());
+        let (host, halt) = (Arc::clone(&self.host), self.halt.clone());
         let after = self.state.effect_timeout();
+        let deadline = tokio::time::Instant::now() + after;
         self.effect(async move {
             let mut results = Vec::with_capacity(endpoints.len());
             for (endpoint, target) in endpoints {
-                let bound = in_time(after, &hurry, host.bind(endpoint)).await;
+                // One deadline for all ports: a helper that hangs hangs for each of them.
+                let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+                let bound = in_time(left, &halt, host.bind(endpoint)).await;
                 let result = bound.unwrap_or(Err(BindFault::TimedOut { endpoint, after }));
                 results.push((endpoint, target, result));
             }
@@ -333,7 +346,7 @@ impl Session {
             let published = in_time(after, &hurry, sink.publish(Arc::clone(&records))).await;
             let result = published.unwrap_or_else(|| {
                 Err(PublishError::TimedOut {
-                    what: sink.describe(),
+                    what: format!("whoever publishes to {}", sink.describe()),
                     after,
                 })
             });
@@ -458,7 +471,7 @@ impl Session {
             };
             results.push((endpoint, result));
         }
-        self.state.handle_bound(service, address, results);
+        self.state.handle_bound(service, address, all_or_none, results);
     }
 
     fn listen(
@@ -545,6 +558,20 @@ impl Session {
             }
         }
         while self.goodbyes.join_next().await.is_some() {}
+    }
+}
+
+/// What happens next, here or at a far side.
+enum Next {
+    Outcome(Outcome),
+    Link(ProviderId, Happened),
+}
+
+/// Waits for an effect or a link; neither can starve the other.
+async fn either(effects: &mut FuturesUnordered<BoxFuture<'static, Outcome>>, links: &mut Links) -> Next {
+    tokio::select! {
+        Some(outcome) = effects.next() => Next::Outcome(outcome),
+        (provider, happened) = links.next() => Next::Link(provider, happened),
     }
 }
 

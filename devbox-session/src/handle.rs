@@ -94,11 +94,10 @@ impl Handle {
 
     /// The session's state, now and after each settled batch of changes.
     pub fn changes(&self) -> Changes {
-        let mut revisions = self.revisions.clone();
-        revisions.mark_changed();
         Changes {
-            revisions,
+            revisions: self.revisions.clone(),
             handle: self.clone(),
+            told: None,
             last: None,
         }
     }
@@ -168,6 +167,7 @@ impl Events {
 pub struct Changes {
     revisions: watch::Receiver<u64>,
     handle: Handle,
+    told: Option<u64>,
     last: Option<tokio::time::Instant>,
 }
 
@@ -177,16 +177,19 @@ impl Changes {
     ///
     /// # Cancel safety
     ///
-    /// A report that was not returned comes with the next change.
+    /// Safe: a state that was not returned comes with the next call.
     pub async fn next(&mut self) -> Option<StatusReport> {
-        self.revisions.changed().await.ok()?;
+        if let Some(told) = self.told {
+            self.revisions.wait_for(|revision| *revision != told).await.ok()?;
+        }
         if let Some(last) = self.last {
             tokio::time::sleep_until(last + BETWEEN_REPORTS).await;
         }
-        self.revisions.mark_unchanged();
-        let report = self.handle.status().await;
+        let revision = *self.revisions.borrow();
+        let report = self.handle.status().await?;
+        self.told = Some(revision);
         self.last = Some(tokio::time::Instant::now());
-        report
+        Some(report)
     }
 }
 

@@ -66,6 +66,8 @@ enum Claim {
     Wanted,
     UnderWay,
     Made,
+    /// Under way, and no longer wanted: given up once it is made.
+    Abandoned,
 }
 
 #[derive(Debug)]
@@ -138,6 +140,15 @@ impl SessionState {
             return self.next_undo(now);
         }
         let hold = self.settings.backoff.1;
+        let overdue = self
+            .links
+            .iter()
+            .position(|link| link.is_overdue(now))
+            .map(ProviderId);
+        if let Some(provider) = overdue {
+            self.handle_link_lost(provider, "it sent no catalog".to_owned(), now);
+            return Some(Step::Disconnect { provider });
+        }
         for (index, link) in self.links.iter_mut().enumerate() {
             link.handle_timeout(now, hold, &mut self.notices);
             if let Some(environment) = link.poll_connect(now) {
@@ -167,10 +178,10 @@ impl SessionState {
         }
         let hold = self.settings.backoff.1;
         let links = self.links.iter().filter_map(|link| link.poll_timeout(hold));
-        links
-            .chain(self.names.poll_timeout())
-            .chain(self.listeners.poll_timeout())
-            .min()
+        // While listeners are being opened, neither names nor degraded services are looked at.
+        let machine = [self.names.poll_timeout(), self.listeners.poll_timeout()];
+        let machine = machine.into_iter().flatten().filter(|_| !self.is_opening());
+        links.chain(machine).min()
     }
 
     /// Why the session ended, once all is undone.
@@ -286,14 +297,24 @@ impl SessionState {
     /// The link to a provider was lost. Listeners and names stay.
     pub fn handle_link_lost(&mut self, provider: ProviderId, reason: String, now: Instant) {
         let hold = self.settings.backoff.1;
-        if let Some(link) = self.links.get_mut(provider.0).filter(|_| self.stop.is_none()) {
-            link.handle_lost(reason, now, hold, &mut self.backoff, &mut self.notices);
+        let Some(link) = self.links.get_mut(provider.0).filter(|_| self.stop.is_none()) else {
+            return;
+        };
+        if link.awaits_first_catalog() {
+            // It lets in and says nothing: that is no answer.
+            let far_side = link.report().status.far_side;
+            let error = ConnectError::Unreachable { far_side, reason };
+            return self.handle_connect_failed(provider, error, now);
         }
+        link.handle_lost(reason, now, hold, &mut self.backoff, &mut self.notices);
     }
 
     /// Another connection of this session took over at a provider: this one must not come back.
     pub fn handle_superseded(&mut self, provider: ProviderId, message: String) {
-        self.superseded(provider, message);
+        // On the way to its end already; that is not a second request.
+        if self.stop.is_none() {
+            self.superseded(provider, message);
+        }
     }
 
     /// A provider's catalog came or changed. `today` dates what happens to addresses.
@@ -376,7 +397,10 @@ impl SessionState {
         for key in gone {
             self.remove(&key);
         }
-        self.claims.entry(environment.clone()).or_insert(Claim::Wanted);
+        let claim = self.claims.entry(environment.clone()).or_insert(Claim::Wanted);
+        if *claim == Claim::Abandoned {
+            *claim = Claim::UnderWay;
+        }
         self.give_up_claims();
         self.take_services(provider, &environment, catalog.services.into_values().collect());
     }
@@ -400,15 +424,19 @@ impl SessionState {
             .chain(self.services.keys().map(|key| &key.environment))
             .cloned()
             .collect();
-        let left: Vec<_> = self
+        let left = self
             .claims
-            .extract_if(.., |environment, _| !served.contains(environment))
-            .collect();
-        for (environment, claim) in left {
-            if claim != Claim::Wanted {
-                self.due.push_back(Step::Unclaim { environment });
-            }
-        }
+            .extract_if(.., |environment, claim| match claim {
+                _ if served.contains(environment) => false,
+                Claim::UnderWay | Claim::Abandoned => {
+                    *claim = Claim::Abandoned;
+                    false
+                }
+                Claim::Wanted | Claim::Made => true,
+            })
+            .filter(|(_, claim)| *claim == Claim::Made);
+        let given_up = left.map(|(environment, _)| Step::Unclaim { environment });
+        self.due.extend(given_up.collect::<Vec<_>>());
     }
 
     /// Takes services that are new or may have changed. A port that stays keeps its listener and its connections.
@@ -473,16 +501,24 @@ impl SessionState {
 
     /// The outcome of [`Step::Claim`].
     pub fn handle_claimed(&mut self, environment: &Label) {
-        if let Some(claim) = self.claims.get_mut(environment) {
-            *claim = Claim::Made;
+        match self.claims.get_mut(environment) {
+            Some(Claim::Abandoned) | None => {
+                self.claims.remove(environment);
+                self.due.push_back(Step::Unclaim {
+                    environment: environment.clone(),
+                });
+            }
+            Some(claim) => *claim = Claim::Made,
         }
     }
 
-    /// The outcome of [`Step::Bind`], one result for each of its endpoints.
+    /// The outcome of [`Step::Bind`], one result for each of its endpoints. Where it was all or none and one is in use,
+    /// whoever carried it out has let go of the others.
     pub fn handle_bound(
         &mut self,
         service: &ServiceKey,
         address: IpAddr,
+        all_or_none: bool,
         results: Vec<(Endpoint, Result<(), BindFault>)>,
     ) {
         self.busy = false;
@@ -490,7 +526,7 @@ impl SessionState {
         let repaired = listened && self.is_told_degraded(service, &results);
         match self
             .listeners
-            .handle_bound(service, address, results, &mut self.notices)
+            .handle_bound(service, address, all_or_none, results, &mut self.notices)
         {
             Bound::Done => {
                 if listened {
@@ -541,6 +577,8 @@ impl SessionState {
             Ok(published) => self
                 .names
                 .handle_published(sink, records, published, &mut self.notices),
+            // A helper that is gone was reported.
+            Err(_) if self.is_without_helper() => self.names.give_up(sink),
             Err(error) if self.stop.is_some() => {
                 self.names.give_up(sink);
                 self.notices.push(Event::NamesFailed {
@@ -559,6 +597,11 @@ impl SessionState {
                     .handle_failed(sink, &error, now, pause, &mut self.notices);
             }
         }
+    }
+
+    fn is_without_helper(&self) -> bool {
+        let reason = self.stop.as_ref().map(|stop| &stop.reason);
+        matches!(reason, Some(StopReason::HelperLost { .. }))
     }
 
     /// The outcome of [`Step::Close`].
@@ -587,10 +630,16 @@ impl SessionState {
 
     /// The helper is gone before it was released: nothing that it did can be undone from here.
     pub fn handle_helper_lost(&mut self) {
+        if self.stop.is_some() {
+            return;
+        }
         let left = self.names.is_anything_published();
-        self.names.forget();
         let hosts_file = self.settings.identity.hosts_file.clone().filter(|_| left);
         self.stop(StopReason::HelperLost { hosts_file });
+    }
+
+    fn is_opening(&self) -> bool {
+        self.busy || self.listeners.is_opening(claimed(&self.claims))
     }
 
     fn next_change(&mut self, now: Instant) -> Option<Step> {
@@ -603,7 +652,7 @@ impl SessionState {
             }
         }
         if !self.busy {
-            for service in self.listeners.retry(now) {
+            for service in self.listeners.retry(now, claimed(&self.claims)) {
                 // Its own address may be free again, or there may be one at last.
                 match self.leases.go_home(&service, self.today) {
                     Ok(()) => self
@@ -626,10 +675,13 @@ impl SessionState {
                         target,
                     });
                 }
-                None => self.listeners.tell_starved(&mut self.notices),
+                None => {
+                    self.listeners.end_round(now);
+                    self.listeners.tell_starved(&mut self.notices);
+                }
             }
         }
-        if self.busy || self.listeners.is_opening(claimed(&self.claims)) {
+        if self.is_opening() {
             return None;
         }
         if self.names.is_dirty() {
@@ -719,7 +771,10 @@ impl SessionState {
     /// Tells of what is up, once its names are published.
     fn announce(&mut self) {
         if !self.links.iter().all(Link::has_answered)
-            || self.claims.values().any(|claim| *claim != Claim::Made)
+            || self
+                .claims
+                .values()
+                .any(|claim| matches!(claim, Claim::Wanted | Claim::UnderWay))
             || !self.links.iter().any(|link| link.settled().is_some())
         {
             return;
@@ -748,21 +803,20 @@ impl SessionState {
             let waits = !stop.hurried;
             match stop.phase {
                 Phase::WithdrawNames => {
-                    if waits && let Some((sink, records)) = self.names.poll_publish(now) {
+                    // Withdrawn also in a hurry, and then not waited for.
+                    if let Some((sink, records)) = self.names.poll_publish(now) {
                         return Some(Step::Publish { sink, records });
                     }
                     if waits && (self.names.is_under_way() || self.busy) {
                         return None;
                     }
+                    // Also without a listener: connections of those that were closed before may still drain.
                     stop.phase = Phase::CloseListeners;
-                    let endpoints = self.listeners.take_all();
-                    if !endpoints.is_empty() {
-                        self.busy = true;
-                        return Some(Step::Close {
-                            endpoints,
-                            drain: self.settings.drain,
-                        });
-                    }
+                    self.busy = true;
+                    return Some(Step::Close {
+                        endpoints: self.listeners.take_all(),
+                        drain: self.settings.drain,
+                    });
                 }
                 Phase::CloseListeners => {
                     if waits && self.busy {

@@ -220,7 +220,7 @@ impl Machine {
                         *self.opened.entry(*endpoint).or_default() += 1;
                     }
                 }
-                self.state.handle_bound(&service, address, results);
+                self.state.handle_bound(&service, address, all_or_none, results);
             }
             Step::Retarget {
                 endpoint, service, ..
@@ -944,6 +944,149 @@ fn a_stop_while_a_step_hangs_is_taken_at_once_and_a_second_one_waits_for_nothing
         machine.state.finished(),
         Some(StopReason::Requested { .. })
     ));
+}
+
+#[test]
+fn no_timer_is_due_while_what_it_is_for_is_under_way() {
+    let mut machine = ready([service("web", &[80])]);
+    machine.publishing_fails = true;
+    machine.update(Update::Changed {
+        upserted: vec![service("new", &[81])],
+        removed: Vec::new(),
+    });
+    machine.now = machine.state.poll_timeout().expect("it is tried again");
+    let Some(Step::Publish { .. }) = machine.state.poll_step(machine.now) else {
+        panic!("it is published again")
+    };
+    machine.now += Duration::from_secs(1);
+    assert_eq!(
+        machine.state.poll_timeout(),
+        None,
+        "a timer in the past is a busy loop"
+    );
+}
+
+#[test]
+fn slow_rounds_of_binding_do_not_keep_the_names_from_being_published() {
+    let mut machine = Machine::new();
+    machine.settle();
+    let services = [service("a", &[80]), service("b", &[81]), service("good", &[5432])];
+    machine.told(ONLY, Update::Snapshot(catalog(services)));
+    for _ in 0..200 {
+        match machine.state.poll_step(machine.now) {
+            // A helper that hangs: each bind of a low port takes its whole time.
+            Some(Step::Bind {
+                service,
+                address,
+                endpoints,
+                all_or_none,
+            }) if endpoints[0].0.port < 1024 => {
+                machine.now += Duration::from_secs(10);
+                let after = Duration::from_secs(10);
+                let timed_out = endpoints.iter().map(|(endpoint, _)| {
+                    (
+                        *endpoint,
+                        Err(BindFault::TimedOut {
+                            endpoint: *endpoint,
+                            after,
+                        }),
+                    )
+                });
+                let results = timed_out.collect();
+                machine
+                    .state
+                    .handle_bound(&service, address, all_or_none, results);
+            }
+            Some(step) => machine.perform(step),
+            None => break,
+        }
+    }
+    assert_eq!(machine.names.len(), 1, "what listens has its name");
+    assert!(machine.report().ready);
+}
+
+#[test]
+fn a_claim_that_was_given_up_while_it_was_under_way_is_not_kept() {
+    let mut machine = Machine::of(&[Some("staging")]);
+    let Some(Step::Connect { provider, .. }) = machine.state.poll_step(machine.now) else {
+        panic!("connect comes first")
+    };
+    machine.state.handle_connected(provider, machine.now);
+    machine.told(ONLY, Update::Snapshot(catalog([service("web", &[80])])));
+    let mut claiming = None;
+    while let Some(step) = machine.state.poll_step(machine.now) {
+        match step {
+            Step::Claim { environment } => claiming = Some(environment),
+            step => machine.perform(step),
+        }
+    }
+    let staging = claiming.expect("the environment is claimed");
+    machine
+        .state
+        .switch_environment(ONLY, "dev".parse().unwrap(), machine.now);
+    machine.settle();
+    machine.update(Update::Snapshot(catalog_of("dev", [service("web", &[80])])));
+    machine.claimed.insert(staging.clone());
+    machine.state.handle_claimed(&staging);
+    machine.settle();
+    let claimed: Vec<_> = machine.claimed.iter().map(Label::as_str).collect();
+    assert_eq!(claimed, ["dev"]);
+}
+
+#[test]
+fn a_listener_that_opens_for_an_address_that_was_left_is_closed() {
+    let mut machine = ready([service("web", &[8080])]);
+    let home = machine.endpoint("web", 8080);
+    machine.update(Update::Snapshot(catalog([])));
+    machine.in_use.insert(home);
+    machine.told(ONLY, Update::Snapshot(catalog([service("web", &[8080])])));
+    // The bind of another candidate is under way when the service leaves and comes back, home again.
+    let mut late = None;
+    while let Some(step) = machine.state.poll_step(machine.now) {
+        match step {
+            Step::Bind { address, .. } if address != home.address => {
+                late = Some(step);
+                break;
+            }
+            step => machine.perform(step),
+        }
+    }
+    machine.told(ONLY, Update::Snapshot(catalog([])));
+    machine.told(ONLY, Update::Snapshot(catalog([service("web", &[8080])])));
+    machine.in_use.clear();
+    machine.perform(late.expect("another candidate is tried"));
+    machine.settle();
+    assert_eq!(machine.listening.keys().collect::<Vec<_>>(), [&home]);
+}
+
+#[test]
+fn a_far_side_that_lets_in_and_sends_no_catalog_is_given_up() {
+    let mut machine = Machine::new();
+    for _ in 0..20 {
+        machine.settle();
+        if machine.state.finished().is_some() {
+            break;
+        }
+        machine.now = machine
+            .state
+            .poll_timeout()
+            .expect("it is not waited for without end");
+    }
+    assert!(matches!(
+        machine.state.finished(),
+        Some(StopReason::Unreachable { tries: 3, .. })
+    ));
+}
+
+#[test]
+fn what_happens_to_a_session_that_is_stopping_is_no_second_request() {
+    let mut machine = ready([service("web", &[80])]);
+    machine.state.stop(StopReason::Requested {
+        by: "test".to_owned(),
+    });
+    machine.state.handle_superseded(ONLY, "generation 9".to_owned());
+    machine.state.handle_helper_lost();
+    assert!(!machine.state.is_hurried());
 }
 
 /// Something that may happen.

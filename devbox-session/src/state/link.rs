@@ -10,6 +10,9 @@ use super::notices::Notices;
 use crate::report::{Event, LinkState, ProviderReport};
 use crate::settings::ProviderSettings;
 
+/// How long a far side may take to send its catalog once it has answered.
+const CATALOG_PATIENCE: Duration = Duration::from_secs(10);
+
 /// After so many losses in a row, none of them after the link had held, further ones are only counted.
 const UNSTABLE_AFTER: u32 = 3;
 
@@ -172,6 +175,7 @@ impl Link {
     pub(super) fn poll_timeout(&self, hold: Duration) -> Option<Instant> {
         match self.phase {
             Phase::Waiting { until, .. } => Some(until),
+            Phase::AwaitCatalog { since, .. } => Some(since + CATALOG_PATIENCE),
             Phase::Up { since, .. } if self.flaps >= UNSTABLE_AFTER => Some(since + hold),
             _ => None,
         }
@@ -188,6 +192,16 @@ impl Link {
                 losses: std::mem::take(&mut self.flaps),
             });
         }
+    }
+
+    /// Whether the far side answered and its catalog should have come.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        matches!(self.phase, Phase::AwaitCatalog { since, .. } if now >= since + CATALOG_PATIENCE)
+    }
+
+    /// Whether the far side answered and has never sent a catalog.
+    pub(super) fn awaits_first_catalog(&self) -> bool {
+        matches!(self.phase, Phase::AwaitCatalog { .. }) && !self.seen_catalog
     }
 
     pub(super) fn handle_connected(&mut self, now: Instant) {
@@ -239,7 +253,9 @@ impl Link {
             }
             self.phase = Phase::Up { attempt, since: now };
         }
-        self.reported.clear();
+        if self.flaps < UNSTABLE_AFTER {
+            self.reported.clear();
+        }
         self.reported_wrong = None;
         self.seen_catalog = true;
         self.given_up = None;
@@ -259,7 +275,7 @@ impl Link {
         backoff: &mut Backoff,
         notices: &mut Notices,
     ) -> Failure {
-        let Phase::Connecting { attempt } = self.phase else {
+        let (Phase::Connecting { attempt } | Phase::AwaitCatalog { attempt, .. }) = self.phase else {
             return Failure::Retry;
         };
         let reason = error.to_string();

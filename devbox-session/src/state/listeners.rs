@@ -125,9 +125,25 @@ impl Listeners {
         changed
     }
 
-    /// The service's addresses; it must have no listeners on others.
+    /// The service's addresses. Listeners on others that it had are closed.
     pub(super) fn set_addresses(&mut self, service: &ServiceKey, addresses: Vec<IpAddr>) {
         if let Some(group) = self.groups.get_mut(service) {
+            for left in group
+                .addresses
+                .iter()
+                .filter(|address| !addresses.contains(address))
+            {
+                for key in group.ports.keys() {
+                    let endpoint = endpoint(*left, *key);
+                    if self
+                        .open
+                        .get(&endpoint)
+                        .is_some_and(|(owner, _)| owner == service)
+                    {
+                        self.to_close.insert(endpoint);
+                    }
+                }
+            }
             group.addresses = addresses;
             for port in group.ports.values_mut() {
                 port.tried.clear();
@@ -159,8 +175,18 @@ impl Listeners {
 
     /// The next thing to do for services that `may_open`.
     pub(super) fn poll(&mut self, mut may_open: impl FnMut(&ServiceKey) -> bool) -> Option<Next> {
-        let service = self.to_open.iter().find(|service| may_open(service))?.clone();
-        let group = self.groups.get_mut(&service)?;
+        loop {
+            let service = self.to_open.iter().find(|service| may_open(service))?.clone();
+            if let Some(next) = self.next_of(&service) {
+                return Some(next);
+            }
+            self.to_open.remove(&service);
+        }
+    }
+
+    /// The next thing to do for one service.
+    fn next_of(&mut self, service: &ServiceKey) -> Option<Next> {
+        let group = self.groups.get_mut(service)?;
         for address in group.addresses.clone() {
             let primary = group.addresses.first() == Some(&address);
             let mut endpoints = Vec::new();
@@ -185,7 +211,7 @@ impl Listeners {
                     self.open.insert(endpoint, (service.clone(), *key));
                     return Some(Next::Retarget {
                         endpoint,
-                        service,
+                        service: service.clone(),
                         target,
                     });
                 }
@@ -199,15 +225,14 @@ impl Listeners {
                 }
                 let all_or_none = primary && group.may_move();
                 return Some(Next::Bind(Bind {
-                    service,
+                    service: service.clone(),
                     address,
                     endpoints,
                     all_or_none,
                 }));
             }
         }
-        self.to_open.remove(&service);
-        self.poll(may_open)
+        None
     }
 
     /// Whether services that `may_open` wait for listeners.
@@ -215,27 +240,33 @@ impl Listeners {
         self.to_open.iter().any(&mut may_open)
     }
 
-    /// What came of a [`Bind`].
+    /// What came of a [`Bind`]. Of one that was all or none, and had an endpoint in use, nothing is open.
     pub(super) fn handle_bound(
         &mut self,
         service: &ServiceKey,
         address: IpAddr,
+        all_or_none: bool,
         results: Vec<(Endpoint, Result<(), BindFault>)>,
         notices: &mut Notices,
     ) -> Bound {
-        let succeeded = results.iter().filter(|(_, result)| result.is_ok());
-        let Some(group) = self.groups.get_mut(service) else {
-            for (endpoint, _) in succeeded {
-                self.open.insert(*endpoint, (service.clone(), key_of(endpoint)));
-                self.to_close.insert(*endpoint);
+        let in_use = results
+            .iter()
+            .any(|(_, result)| matches!(result, Err(BindFault::InUse { .. })));
+        let nothing = all_or_none && in_use;
+        let group = self.groups.get_mut(service);
+        // It left meanwhile, or has another address.
+        let Some(group) = group.filter(|group| group.addresses.contains(&address)) else {
+            let open = results
+                .into_iter()
+                .filter(|(_, result)| result.is_ok() && !nothing);
+            for (endpoint, _) in open {
+                self.open.insert(endpoint, (service.clone(), key_of(&endpoint)));
+                self.to_close.insert(endpoint);
             }
             return Bound::Gone;
         };
         let primary = group.addresses.first() == Some(&address);
-        let in_use = results
-            .iter()
-            .any(|(_, result)| matches!(result, Err(BindFault::InUse { .. })));
-        if primary && in_use && group.may_move() {
+        if nothing {
             for (endpoint, _) in results {
                 if let Some(port) = group.ports.get_mut(&key_of(&endpoint)) {
                     port.tried.remove(&address);
@@ -254,7 +285,7 @@ impl Listeners {
                     }
                     self.open.insert(endpoint, (service.clone(), key));
                 }
-                // The port left the catalog meanwhile, or the service moved.
+                // The port left the catalog meanwhile.
                 (Ok(()), None) => {
                     self.open.insert(endpoint, (service.clone(), key));
                     self.to_close.insert(endpoint);
@@ -330,14 +361,17 @@ impl Listeners {
     }
 
     /// Services to try again now. Those without a listener may move home first.
-    pub(super) fn retry(&mut self, now: Instant) -> Vec<ServiceKey> {
-        match self.degraded_until {
-            None if !self.degraded.is_empty() => {
-                self.degraded_until = Some(now + DEGRADED_PAUSE);
-                return Vec::new();
-            }
-            Some(until) if until <= now => {}
-            _ => return Vec::new(),
+    pub(super) fn retry(
+        &mut self,
+        now: Instant,
+        may_open: impl FnMut(&ServiceKey) -> bool,
+    ) -> Vec<ServiceKey> {
+        // A round is finished before the next one begins: rounds that overlap would never end where binding is slow.
+        if self.is_opening(may_open) {
+            return Vec::new();
+        }
+        if self.degraded_until.is_none_or(|until| until > now) {
+            return Vec::new();
         }
         self.degraded_until = None;
         self.starved.clear();
@@ -359,6 +393,13 @@ impl Listeners {
             }
         }
         idle
+    }
+
+    /// A round is over: what could not be offered is tried again after a pause.
+    pub(super) fn end_round(&mut self, now: Instant) {
+        if self.degraded_until.is_none() && !self.degraded.is_empty() {
+            self.degraded_until = Some(now + DEGRADED_PAUSE);
+        }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {

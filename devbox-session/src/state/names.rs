@@ -137,6 +137,7 @@ impl Names {
             !sink.under_way && sink.published != *wanted && sink.retry_at.is_none_or(|at| at <= now)
         })?;
         sink.under_way = true;
+        sink.retry_at = None;
         Some((index, Arc::clone(wanted)))
     }
 
@@ -208,13 +209,6 @@ impl Names {
         if let Some(sink) = self.sinks.get_mut(sink) {
             sink.under_way = false;
             sink.published = Arc::from([]);
-        }
-    }
-
-    /// Whoever published is gone, and with it what could be withdrawn from here.
-    pub(super) fn forget(&mut self) {
-        for sink in 0..self.sinks.len() {
-            self.give_up(sink);
         }
     }
 
