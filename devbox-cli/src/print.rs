@@ -131,9 +131,12 @@ pub(crate) fn services(report: &StatusReport) -> String {
 /// The name by which a user would call it: `svc.ns` where it has that, else the shortest.
 pub(crate) fn shown_name(service: &ServiceReport) -> String {
     let id = service.service.to_string();
-    let found = service.names.iter().find(|name| **name == id);
-    let shortest = || service.names.iter().min_by_key(|name| name.len());
-    found.or_else(shortest).cloned().unwrap_or(id)
+    // Its own names begin with its id; the others are aliases.
+    let shortest = |own: bool| {
+        let names = service.names.iter().filter(|name| !own || name.starts_with(&id));
+        names.min_by_key(|name| name.len())
+    };
+    shortest(true).or_else(|| shortest(false)).cloned().unwrap_or(id)
 }
 
 fn shown_addresses(service: &ServiceReport) -> String {

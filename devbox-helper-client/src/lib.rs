@@ -9,7 +9,7 @@ mod codec;
 mod endpoint;
 mod error;
 mod message;
-mod names;
+mod name_rule;
 mod sys;
 
 #[cfg(feature = "tokio")]
@@ -24,4 +24,4 @@ pub use message::{
     ReleaseReport, Reply, Request, Response, SweepReport, SweptBlock, UserBlock, UserEdit, UserEntry,
     UserLine, VERSION,
 };
-pub use names::name_refusal;
+pub use name_rule::name_refusal;

@@ -17,7 +17,7 @@ use devbox_helper_client::{
 
 use crate::error::{Error, with_sources};
 use crate::policy::{Policy, not_allowed};
-use crate::{by_hand, names, owner, sys};
+use crate::{by_hand, name_check, owner, sys};
 
 /// Removes the blocks of sessions (`devbox-…`) whose owners are dead, with the permissions of this process. Every other byte
 /// stays. Blocks without an owner belong to the user and stay as well.
@@ -160,7 +160,7 @@ impl Hosts {
             let names = entry
                 .names
                 .iter()
-                .map(|name| names::check(name))
+                .map(|name| name_check::check(name))
                 .collect::<Result<Vec<_>, _>>()?;
             let refused = |error: hostsfile::Error| {
                 not_allowed(format!("the entry {}", entry.address), error.to_string())

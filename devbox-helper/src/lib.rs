@@ -4,7 +4,7 @@
 mod by_hand;
 mod error;
 mod hosts;
-mod names;
+mod name_check;
 pub mod owner;
 mod peer;
 mod policy;
