@@ -62,7 +62,8 @@ fn skipped(line: &str) -> Option<&str> {
     let at = line
         .find(WORD)
         .filter(|at| *at == 0 || line[..*at].ends_with(' '))?;
-    Some(&line[at + WORD.len()..])
+    // A step's own line has blanks there, for its columns.
+    Some(&line[at + WORD.len()..]).filter(|told| !told.starts_with(' '))
 }
 
 /// The number before a word: 3 in `ok. 3 passed; 1 failed` for ` passed`.
@@ -148,6 +149,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
         output.line("test with_psql ... SKIP with_psql: psql is not installed");
         output.line("SKIP patch: not installed");
         output.line("SKIPPED is another word");
+        output.line("wine       SKIP   0.0 s  not installed");
         assert_eq!(
             output.skips,
             ["with_psql: psql is not installed", "patch: not installed"]
