@@ -100,6 +100,7 @@ impl Allocator {
     ///
     /// # Errors
     /// [`Error::PoolExhausted`]
+    #[inline]
     pub fn lease(&mut self, key: &Key, now: Timestamp) -> Result<IpAddr, Error> {
         self.expire(now);
         if let Some(number) = self.untouched_first_choice(key) {
