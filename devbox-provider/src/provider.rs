@@ -10,8 +10,8 @@ use crate::{ConnectError, Status};
 
 /// A kind of far side, and everything that is needed to get into one of them.
 ///
-/// One value serves a whole session: [`connect`](Provider::connect) is called again after each loss of the link, and
-/// calls never overlap.
+/// One value serves a whole session: [`connect`](Provider::connect) is called again after each loss of the link. A
+/// session's calls never overlap; those of a gateway that gives one provider to several clients do.
 #[async_trait]
 pub trait Provider: Send + Sync + 'static {
     /// Connects.

@@ -24,7 +24,7 @@ pub(crate) enum Kind {
     Workbench,
 }
 
-const fn library(name: &'static str, may_link: &'static [&'static str]) -> Law {
+const fn row(name: &'static str, may_link: &'static [&'static str]) -> Law {
     Law {
         name,
         kind: Kind::Library,
@@ -67,7 +67,7 @@ const fn workbench(name: &'static str) -> Law {
     Law {
         kind: Kind::Workbench,
         runtime: true,
-        ..library(name, EVERY)
+        ..row(name, EVERY)
     }
 }
 
@@ -76,35 +76,35 @@ pub(crate) const LAWS: &[Law] = &[
     Law {
         os_under: &["src/file"],
         unsafe_under: &["src/file", "src/sys"],
-        ..library("hostsfile", &[])
+        ..row("hostsfile", &[])
     },
-    library("ipalloc", &[]),
+    row("ipalloc", &[]),
     Law {
         unsafe_under: &["src/sys"],
-        ..library("netif", &[])
+        ..row("netif", &[])
     },
     Law {
         os_under: &["src"],
         unsafe_under: &["src/sys"],
-        ..library("process-scope", &[])
+        ..row("process-scope", &[])
     },
-    library("tunnel-proto", &[]),
-    library("service-catalog", &[]),
+    row("tunnel-proto", &[]),
+    row("service-catalog", &[]),
     // Its core is a pure function; only its sockets are tokio's.
-    with_runtime(library("nameserver", &[])),
-    library("devbox-helper-client", &[]),
+    with_runtime(row("nameserver", &[])),
+    row("devbox-helper-client", &[]),
     Law {
         os_under: &["src/peer"],
         unsafe_under: &["src/peer", "src/sys"],
-        ..library("devbox-helper", &["devbox-helper-client", "hostsfile", "netif"])
+        ..row("devbox-helper", &["devbox-helper-client", "hostsfile", "netif"])
     },
-    with_runtime(library("tunnel-bridge", &["tunnel-proto"])),
+    with_runtime(row("tunnel-bridge", &["tunnel-proto"])),
     // Traits only, but the trait of how to reach a target is tunnel-bridge's, which brings tokio.
-    with_runtime(library("devbox-provider", &["service-catalog", "tunnel-bridge"])),
-    with_runtime(library("devbox-gateway-client", PROVIDER_PARTS)),
-    with_runtime(library("catalog-file", PROVIDER_PARTS)),
-    with_runtime(library("catalog-kube", PROVIDER_PARTS)),
-    with_runtime(library(
+    with_runtime(row("devbox-provider", &["service-catalog", "tunnel-bridge"])),
+    with_runtime(row("devbox-gateway-client", PROVIDER_PARTS)),
+    with_runtime(row("catalog-file", PROVIDER_PARTS)),
+    with_runtime(row("catalog-kube", PROVIDER_PARTS)),
+    with_runtime(row(
         "devbox-session",
         &[
             "devbox-helper-client",
@@ -115,7 +115,7 @@ pub(crate) const LAWS: &[Law] = &[
         ],
     )),
     // Of devbox-gateway-client it uses the words of the handshake, so that both ends have them from one place.
-    with_runtime(library(
+    with_runtime(row(
         "devbox-gateway",
         &[
             "catalog-file",
@@ -127,7 +127,7 @@ pub(crate) const LAWS: &[Law] = &[
         ],
     )),
     // Not devbox-helper: whoever embeds a session names a helper program or uses the installed service.
-    with_runtime(library(
+    with_runtime(row(
         "devbox-engine",
         &[
             "catalog-file",
@@ -147,12 +147,12 @@ pub(crate) const LAWS: &[Law] = &[
     Law {
         kind: Kind::Program,
         runtime: true,
-        ..library("devbox-cli", EVERY)
+        ..row("devbox-cli", EVERY)
     },
     Law {
         unsafe_under: &["src"],
         runtime: true,
-        ..library(
+        ..row(
             "devbox-ffi",
             &[
                 "devbox-engine",
@@ -170,7 +170,7 @@ pub(crate) const LAWS: &[Law] = &[
     workbench("devbox-tests"),
     Law {
         kind: Kind::Program,
-        ..library("xtask", &[])
+        ..row("xtask", &[])
     },
 ];
 
