@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::args::ConnectArgs;
 use crate::failure::{Failure, code};
+use crate::sys;
 
 /// The name of the configuration file.
 const FILE_NAME: &str = "devbox.yaml";
@@ -396,9 +397,7 @@ fn find(home: Option<&Path>) -> Option<PathBuf> {
         .iter()
         .flat_map(|folder| folder.ancestors())
         .map(|folder| folder.join(FILE_NAME));
-    let users = std::env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .filter(|folder| folder.is_absolute())
+    let users = sys::folder_of("XDG_CONFIG_HOME")
         .or_else(|| home.map(|home| home.join(".config")))
         .map(|folder| folder.join("devbox").join(FILE_NAME));
     upward.chain(users).find(|path| path.is_file())

@@ -34,17 +34,23 @@ pub(crate) struct Caller {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
+    /// An absolute path: `HOME=` and a relative one name no folder.
     pub(crate) home: Option<PathBuf>,
+}
+
+/// The folder in a variable. Empty and relative ones are ignored (XDG Base Directory Specification): they would mean another
+/// folder wherever the command is run.
+pub(crate) fn folder_of(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable)
+        .map(PathBuf::from)
+        .filter(|folder| folder.is_absolute())
 }
 
 impl Caller {
     /// Where what outlives a session is kept for this user.
     pub(crate) fn state_folder(&self) -> Option<PathBuf> {
-        let own = std::env::var_os("XDG_STATE_HOME")
-            .map(PathBuf::from)
-            .filter(|folder| folder.is_absolute());
         // Under sudo the variable is root's, if it is set at all.
-        let own = own.filter(|_| std::env::var_os("SUDO_UID").is_none());
+        let own = folder_of("XDG_STATE_HOME").filter(|_| std::env::var_os("SUDO_UID").is_none());
         let folder = own.or_else(|| self.home.as_ref().map(|home| home.join(".local/state")))?;
         Some(folder.join("devbox"))
     }

@@ -2,13 +2,12 @@
 
 use std::ffi::CString;
 use std::io;
-use std::path::PathBuf;
 
 use nix::unistd::{
     Gid, Uid, User, getgrouplist, getgroups, setegid, seteuid, setgroups, setresgid, setresuid,
 };
 
-use super::Caller;
+use super::{Caller, folder_of};
 
 /// Whether this process runs as root now.
 pub(crate) fn is_root() -> bool {
@@ -37,7 +36,7 @@ pub(crate) fn caller() -> io::Result<Caller> {
             uid,
             gid,
             groups,
-            home: user.map(|user| user.dir),
+            home: user.map(|user| user.dir).filter(|home| home.is_absolute()),
         });
     }
     own_identity()
@@ -49,7 +48,7 @@ pub(crate) fn own_identity() -> io::Result<Caller> {
         uid: Uid::effective().as_raw(),
         gid: Gid::effective().as_raw(),
         groups: getgroups()?.into_iter().map(Gid::as_raw).collect(),
-        home: std::env::var_os("HOME").map(PathBuf::from),
+        home: folder_of("HOME"),
     })
 }
 

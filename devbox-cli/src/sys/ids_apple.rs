@@ -2,11 +2,10 @@
 //! rest come from a directory service that only initgroups(3) asks.
 
 use std::io;
-use std::path::PathBuf;
 
 use nix::unistd::{Gid, Uid};
 
-use super::Caller;
+use super::{Caller, folder_of};
 
 /// Whether this process runs as root now.
 pub(crate) fn is_root() -> bool {
@@ -30,7 +29,7 @@ pub(crate) fn own_identity() -> io::Result<Caller> {
         uid: Uid::effective().as_raw(),
         gid: Gid::effective().as_raw(),
         groups: Vec::new(),
-        home: std::env::var_os("HOME").map(PathBuf::from),
+        home: folder_of("HOME"),
     })
 }
 

@@ -1,21 +1,19 @@
 //! Systems without Unix users and signals: everybody is who they are, and Ctrl-C is the one signal.
 
 use std::io;
-use std::path::PathBuf;
 
-use super::Caller;
+use super::{Caller, folder_of};
 
 pub(crate) fn is_root() -> bool {
     false
 }
 
 pub(crate) fn caller() -> io::Result<Caller> {
-    let home = std::env::var_os("USERPROFILE").map(PathBuf::from);
     Ok(Caller {
         uid: 0,
         gid: 0,
         groups: Vec::new(),
-        home,
+        home: folder_of("USERPROFILE"),
     })
 }
 

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use nix::unistd::Uid;
 use tokio::net::{UnixListener, UnixStream};
 
+use super::may_make_files;
+
 /// A connection to a session.
 pub(crate) type ControlStream = UnixStream;
 
@@ -202,21 +204,20 @@ impl ControlListener {
         }
     }
 
+    /// The first folder in which a socket can be made; else why the preferred one will not do.
     fn folder(uid: u32) -> io::Result<PathBuf> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "there is no folder for it");
+        let mut first = None;
         for folder in runtime_folders(uid) {
-            match DirBuilder::new().mode(0o700).create(&folder) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => last = error,
-                _ if is_private(&folder, uid) => return Ok(folder),
-                _ => {
-                    last = io::Error::new(
-                        io::ErrorKind::PermissionDenied,
-                        format!("{} is open to other users", folder.display()),
-                    );
-                }
-            }
+            let refusal = match DirBuilder::new().mode(0o700).create(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => error.to_string(),
+                _ if !is_private(&folder, uid) => "it is not a folder of this user alone".to_owned(),
+                _ if !may_make_files(&folder) => "it cannot be written to".to_owned(),
+                _ => return Ok(folder),
+            };
+            first.get_or_insert_with(|| format!("{}: {refusal}", folder.display()));
         }
-        Err(last)
+        let reason = first.unwrap_or_else(|| "there is no folder for it".to_owned());
+        Err(io::Error::other(reason))
     }
 
     /// The next connection of this user; others are turned away.
