@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use ipnet::IpNet;
 use service_catalog::Label;
 use url::Url;
@@ -15,12 +16,7 @@ use crate::ip::IpArgs;
 
 /// Reach services that run elsewhere by name, as if they were local.
 #[derive(Debug, Parser)]
-#[command(
-    name = "devbox",
-    version,
-    max_term_width = 100,
-    disable_help_subcommand = true
-)]
+#[command(name = "devbox", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -47,6 +43,10 @@ pub(crate) enum Command {
     Hosts(HostsArgs),
     /// Show and settle which address a service has
     Ip(IpArgs),
+    /// Print a script that completes devbox's commands and flags in a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write the pages of all commands to a folder
+    Man(ManArgs),
 }
 
 /// Where the services are and what names look like.
@@ -97,9 +97,8 @@ pub(crate) struct UpArgs {
     /// Print what would be done and how the hosts file would change, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// How to print the output
-    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
-    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -126,9 +125,8 @@ pub(crate) struct StatusArgs {
     /// Only the session of this environment
     #[arg(long, value_name = "NAME")]
     pub(crate) env: Option<Label>,
-    /// How to print the output
-    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
-    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -136,9 +134,8 @@ pub(crate) struct CleanupArgs {
     /// Sweep this hosts file in place of the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) hosts_file: Option<PathBuf>,
-    /// How to print the output
-    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
-    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -185,6 +182,41 @@ pub(crate) struct ServeArgs {
     pub(crate) verbose: u8,
 }
 
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ManArgs {
+    /// Write a page for each command to this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// The form of what a command prints. Both flags may also come after a subcommand.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct OutputArgs {
+    /// How to print the output
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    output: Output,
+    /// The same as --output json
+    #[arg(long, global = true, conflicts_with = "output")]
+    json: bool,
+}
+
+impl OutputArgs {
+    pub(crate) fn form(self) -> Output {
+        if self.json { Output::Json } else { self.output }
+    }
+
+    pub(crate) fn is_json(self) -> bool {
+        self.form() == Output::Json
+    }
+}
+
 /// For people or for programs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -225,6 +257,37 @@ mod tests {
         for (name, text) in found {
             insta::assert_snapshot!(format!("help-{name}"), text);
         }
+    }
+
+    #[test]
+    fn whatever_prints_in_two_forms_takes_both_flags_for_it() {
+        fn check(command: &clap::Command, checked: &mut Vec<String>) {
+            let has = |name: &str| {
+                command
+                    .get_arguments()
+                    .any(|found| found.get_long() == Some(name))
+            };
+            assert_eq!(has("output"), has("json"), "{}", command.get_name());
+            if has("json") {
+                checked.push(command.get_name().to_owned());
+            }
+            for below in command.get_subcommands() {
+                check(below, checked);
+            }
+        }
+        let mut checked = Vec::new();
+        check(&Cli::command(), &mut checked);
+        assert_eq!(checked, ["up", "exec", "status", "cleanup", "hosts", "ip"]);
+    }
+
+    #[test]
+    fn flags_of_the_command_that_exec_runs_are_left_to_it() {
+        let cli = Cli::try_parse_from(["devbox", "exec", "kubectl", "--json", "--output", "text"]);
+        let Command::Exec(args) = cli.unwrap().command else {
+            panic!("not exec")
+        };
+        assert_eq!(args.up.output.form(), Output::Text);
+        assert_eq!(args.command, ["kubectl", "--json", "--output", "text"]);
     }
 
     #[test]

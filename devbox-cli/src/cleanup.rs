@@ -22,7 +22,7 @@ pub(crate) fn run(args: &CleanupArgs) -> Result<ExitCode, Failure> {
             Error::Helper(devbox_helper_client::Error::Helper(error)) => ways_out::of_cleanup(&error),
             error => error.into(),
         })?;
-        match args.output {
+        match args.output.form() {
             Output::Json => print::json(&report),
             Output::Text if report.removed.is_empty() => {
                 print::out(&format!("{}: nothing to clean up\n", report.file.display()));

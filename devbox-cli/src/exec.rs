@@ -81,7 +81,7 @@ fn run_inside(args: &ExecArgs) -> Result<Option<ExitOutcome>, Failure> {
             ..devbox_engine::Config::default()
         };
         if args.up.dry_run {
-            dry_run::run(&config, sys::is_root(), args.up.output).await?;
+            dry_run::run(&config, sys::is_root(), args.up.output.form()).await?;
             return Ok(None);
         }
         own_session(config, &command, args, signals).await
@@ -104,7 +104,7 @@ async fn own_session(
             event = events.next() => match event {
                 Some(EngineEvent::Session(Event::Ready { status })) => break status,
                 Some(EngineEvent::Session(Event::Lagged { status, .. })) if status.ready => break status,
-                Some(EngineEvent::Session(event)) => print::tell(&event, args.up.output),
+                Some(EngineEvent::Session(event)) => print::tell(&event, args.up.output.form()),
                 Some(EngineEvent::Notice(notice)) => print::note(&print::notice(&notice)),
                 None => return verdict(engine.wait().await?).map(|_| None),
             },

@@ -109,7 +109,7 @@ impl<'a> Hosts<'a> {
     }
 
     fn show(&self, found: &[Shown]) {
-        if self.args.json {
+        if self.args.output.is_json() {
             found.iter().for_each(|entry| print::json(&entry.json()));
             return;
         }
@@ -224,7 +224,7 @@ impl<'a> Hosts<'a> {
 
     fn show_diff(&self, diff: &Diff) {
         let text = diff.with_label(&self.path.display().to_string()).to_string();
-        if self.args.json {
+        if self.args.output.is_json() {
             print::json(&json!({ "file": self.path, "changed": !diff.is_empty(), "diff": text }));
         } else {
             print::out(&text);
@@ -242,7 +242,7 @@ impl<'a> Hosts<'a> {
         let mut any = false;
         for (tag, damage, lines) in document.damage() {
             any = true;
-            if self.args.json {
+            if self.args.output.is_json() {
                 print::json(
                     &json!({ "line": lines.first(), "kind": "damaged-block", "block": tag.as_str(), "message": damage.to_string() }),
                 );
@@ -255,7 +255,7 @@ impl<'a> Hosts<'a> {
         }
         for diagnostic in resolvers.iter().flat_map(|resolver| document.lint(*resolver)) {
             any = true;
-            if self.args.json {
+            if self.args.output.is_json() {
                 print::json(&json!({
                     "line": diagnostic.line,
                     "resolver": diagnostic.resolver.as_str(),
@@ -296,7 +296,7 @@ impl<'a> Hosts<'a> {
             .file
             .back_up(&BackupRules::in_directory(&folder))
             .map_err(told)?;
-        if self.args.json {
+        if self.args.output.is_json() {
             print::json(&json!({ "file": self.path, "backup": backup.path, "created": backup.created }));
         } else {
             print::out(&format!("{}\n", backup.path.display()));
@@ -374,7 +374,7 @@ impl<'a> Hosts<'a> {
             return Ok(ExitCode::SUCCESS);
         }
         let flushed = hostsfile::flush().map_err(Failure::because)?;
-        if self.args.json {
+        if self.args.output.is_json() {
             print::json(&json!({ "commands": flushed.commands }));
         } else if flushed.commands.is_empty() {
             print::out("nothing here caches names\n");
@@ -437,7 +437,7 @@ impl<'a> Hosts<'a> {
     }
 
     fn done(&self, changed: bool, in_place: bool) {
-        if self.args.json {
+        if self.args.output.is_json() {
             print::json(&json!({ "file": self.path, "changed": changed, "in_place": in_place }));
         } else {
             print::out(&format!(

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::{self, ConnectArgs};
+use crate::args::{self, ConnectArgs, OutputArgs};
 use crate::config::{Config, LOCK_FILE};
 use crate::failure::{Failure, code};
 use crate::print::{self, Table};
@@ -24,9 +24,8 @@ use crate::sys;
 pub(crate) struct IpArgs {
     #[command(subcommand)]
     command: IpCommand,
-    /// Print one JSON object a line
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Configuration file [default: devbox.yaml in this folder or above it, then the user's]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -106,7 +105,7 @@ pub(crate) fn run(args: &IpArgs) -> Result<ExitCode, Failure> {
         .map_err(|error| contradiction(error, &lock, &lock_path))?;
 
     let now = Timestamp::from(SystemTime::now());
-    let json = args.json;
+    let json = args.output.is_json();
     match &args.command {
         IpCommand::List => list(leases.allocator(), json),
         IpCommand::Get { what } => get(leases.allocator(), what, now, json),

@@ -20,6 +20,7 @@ mod ends;
 mod exec;
 mod failure;
 mod fetch;
+mod from_parser;
 mod gateway;
 mod helper;
 mod hosts;
@@ -56,6 +57,8 @@ fn main() -> ExitCode {
         Command::Gateway(GatewayCommand::Serve(args)) => gateway::serve(args),
         Command::Hosts(args) => hosts::run(args),
         Command::Ip(args) => ip::run(args),
+        Command::Completions(args) => from_parser::completions(args.shell),
+        Command::Man(args) => from_parser::man(args),
     };
     done.unwrap_or_else(|failure| failure.report())
 }

@@ -31,7 +31,7 @@ pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
                 Failure::new(code::UNAVAILABLE, "no running session can be shown")
             });
         }
-        match args.output {
+        match args.output.form() {
             Output::Json => running.iter().for_each(|found| print::json(&found.report)),
             Output::Text => {
                 let texts: Vec<_> = running.iter().map(|found| print::status(&found.report)).collect();

@@ -49,10 +49,10 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
     };
     runtime::run(args.connect.verbose, async {
         if args.dry_run {
-            return dry_run::run(&config, root, args.output).await;
+            return dry_run::run(&config, root, args.output.form()).await;
         }
-        let reason = run::until_end(config, args.output, |status, _| {
-            if args.output == Output::Text {
+        let reason = run::until_end(config, args.output.form(), |status, _| {
+            if args.output.form() == Output::Text {
                 print::out(&print::services(status));
                 print::out("ready\n");
             }

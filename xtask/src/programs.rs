@@ -130,6 +130,7 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
         "a hosts file keeps its extended attributes",
     ),
     wanted(Probe::InPath("setfacl"), "acl", "a hosts file keeps its ACLs"),
+    wanted(Probe::InPath("mandoc"), "mandoc", "the manual pages render"),
     wanted(Probe::InPath("chattr"), "e2fsprogs", "an immutable hosts file"),
 ];
 

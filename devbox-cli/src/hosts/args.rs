@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use hostsfile::Resolver;
 
+use crate::args::OutputArgs;
+
 #[derive(Debug, Args)]
 pub(crate) struct HostsArgs {
     #[command(subcommand)]
@@ -15,9 +17,8 @@ pub(crate) struct HostsArgs {
     /// The block's name [default: devbox]
     #[arg(long, global = true, value_name = "TAG")]
     pub(super) tag: Option<String>,
-    /// Print one JSON object a line
-    #[arg(long, global = true)]
-    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
     /// Print the change without making it
     #[arg(long, global = true)]
     pub(super) dry_run: bool,
