@@ -343,11 +343,30 @@ pub(crate) fn event(event: &Event) -> Option<String> {
         } => {
             format!("warning: {service}:{port} is not offered: {reason}")
         }
+        Event::LowPorts {
+            services,
+            ports,
+            examples,
+            first_free,
+            lowest,
+        } => {
+            let (count, verb) = counted(*services);
+            let on = if *ports == 1 { "port" } else { "ports" };
+            let mut names: Vec<_> = examples
+                .iter()
+                .map(|low| format!("{}:{}", low.service, low.port))
+                .collect();
+            if *ports > names.len() {
+                names.push("…".to_owned());
+            }
+            format!(
+                "warning: ports below {first_free} may be bound by root alone: {count} {verb} not offered on {ports} {on} \
+                 ({}); run with sudo, or `sysctl net.ipv4.ip_unprivileged_port_start={lowest}`",
+                names.join(", ")
+            )
+        }
         Event::OutOfDescriptors { services } => {
-            let (count, verb) = match services {
-                1 => ("1 service".to_owned(), "is"),
-                count => (format!("{count} services"), "are"),
-            };
+            let (count, verb) = counted(*services);
             format!(
                 "warning: no more files can be opened: {count} {verb} not offered until some are closed; \
                  raise the limit with `ulimit -n`"
@@ -374,6 +393,14 @@ pub(crate) fn event(event: &Event) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+/// `1 service` `is`, `2 services` `are`.
+fn counted(services: usize) -> (String, &'static str) {
+    match services {
+        1 => ("1 service".to_owned(), "is"),
+        count => (format!("{count} services"), "are"),
+    }
 }
 
 fn service_up(service: &ServiceReport) -> String {
@@ -454,8 +481,8 @@ mod tests {
     use std::time::Duration;
 
     use devbox_provider::Status;
-    use devbox_session::Identity;
     use devbox_session::sink::TakenName;
+    use devbox_session::{Identity, ServicePort};
 
     use super::*;
 
@@ -576,6 +603,13 @@ mod tests {
         }
     }
 
+    fn low_port(port: u16) -> ServicePort {
+        ServicePort {
+            service: "web.shop".parse().unwrap(),
+            port,
+        }
+    }
+
     #[test]
     fn services_of_one_provider() {
         insta::assert_snapshot!(services(&report()));
@@ -661,6 +695,20 @@ mod tests {
                 service: "orders.backend".parse().unwrap(),
                 port: 80,
                 reason: "127.77.1.2:80 is in use by nginx (pid 7)".to_owned(),
+            },
+            Event::LowPorts {
+                services: 1,
+                ports: 1,
+                examples: vec![low_port(80)],
+                first_free: 1024,
+                lowest: 80,
+            },
+            Event::LowPorts {
+                services: 3,
+                ports: 12,
+                examples: [80, 443].map(low_port).to_vec(),
+                first_free: 1024,
+                lowest: 25,
             },
             Event::OutOfDescriptors { services: 1 },
             Event::OutOfDescriptors { services: 3977 },

@@ -67,10 +67,11 @@ pub enum BindFault {
         /// The program that holds it, where the system tells.
         holder: Option<String>,
     },
-    /// Ports below 1024 need a right that the caller does not have.
+    /// Ports below 1024 need a right that the caller does not have. Without a value for the setting that allows it: several
+    /// ports would have several ([`Event::LowPorts`](crate::Event::LowPorts) has the one).
     #[error(
-        "port {port} is below {first_free} and may be bound by root alone: run with sudo, or \
-         `sysctl net.ipv4.ip_unprivileged_port_start={port}`"
+        "port {port} is below {first_free} and may be bound by root alone: run with sudo, or lower \
+         net.ipv4.ip_unprivileged_port_start"
     )]
     Denied {
         /// The port.

@@ -92,6 +92,15 @@ pub struct PortReport {
     pub last_failure: Option<String>,
 }
 
+/// A port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// The service's id.
+    pub service: ServiceId,
+    /// The port.
+    pub port: u16,
+}
+
 /// Whether something listens for a port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state", content = "reason")]
@@ -262,6 +271,20 @@ pub enum Event {
         port: u16,
         /// Why, and what to do about it.
         reason: String,
+    },
+    /// Ports below the first one that everybody may bind are not offered: this process lacks the right. Told once for all that
+    /// a round of binding finds.
+    LowPorts {
+        /// How many services lack one or more ports for it.
+        services: usize,
+        /// How many ports of theirs.
+        ports: usize,
+        /// The first of them, at most three.
+        examples: Vec<ServicePort>,
+        /// The first port that everybody may bind.
+        first_free: u16,
+        /// The lowest port that was refused to this session: were it free to everybody, all would be offered.
+        lowest: u16,
     },
     /// This process may open no more files: some services are not offered until it may.
     OutOfDescriptors {

@@ -678,6 +678,7 @@ impl SessionState {
                 None => {
                     self.listeners.end_round(now);
                     self.listeners.tell_starved(&mut self.notices);
+                    self.listeners.tell_denied(&mut self.notices);
                 }
             }
         }

@@ -114,10 +114,7 @@ impl Host for Machine {
                 })
             }
             Works::Never => std::future::pending().await,
-            Works::Badly => Err(BindFault::Denied {
-                port: endpoint.port,
-                first_free: 1024,
-            }),
+            Works::Badly => Err(BindFault::NotAvailable { endpoint }),
         }
     }
 

@@ -462,26 +462,65 @@ fn a_port_that_was_in_use_is_offered_once_it_is_free() {
 }
 
 #[test]
-fn a_port_that_may_not_be_bound_leaves_the_others_alone() {
+fn ports_that_may_not_be_bound_are_told_in_one_line_and_leave_the_others_alone() {
     let mut machine = Machine::new();
-    machine.denied.insert(80);
+    machine.denied.extend([25, 80, 443]);
     machine.settle();
-    machine.update(Update::Snapshot(catalog([
-        service("web", &[80]),
-        service("orders", &[5432]),
-    ])));
-    assert_eq!(machine.listening.len(), 1);
+    let services = || {
+        [
+            service("web", &[80, 443]),
+            service("orders", &[5432]),
+            service("shop", &[443]),
+            service("admin", &[443, 8443]),
+        ]
+    };
+    machine.update(Update::Snapshot(catalog(services())));
+    assert_eq!(machine.listening.len(), 2);
     assert_eq!(
         machine.names.len(),
-        1,
+        2,
         "a service without a listener gets no name"
     );
-    assert!(
-        machine
-            .events
-            .iter()
-            .any(|event| matches!(event, Event::PortDegraded { port: 80, .. }))
+    let told = |machine: &Machine| {
+        let told = machine.events.iter().filter_map(|event| match event {
+            Event::LowPorts {
+                services,
+                ports,
+                examples,
+                first_free: 1024,
+                lowest,
+            } => {
+                let examples = examples.iter().map(|low| format!("{}:{}", low.service, low.port));
+                let examples: Vec<_> = examples.collect();
+                Some(format!("{services} {ports} {lowest} {}", examples.join(" ")))
+            }
+            Event::PortDegraded { .. } => panic!("not one by one"),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    let first = "3 4 80 admin.backend:443 shop.backend:443 web.backend:80";
+    assert_eq!(told(&machine), [first]);
+    let before_ready = |event: &Event| matches!(event, Event::LowPorts { .. } | Event::Ready { .. });
+    let order = machine.events.iter().find(|event| before_ready(event));
+    assert!(matches!(order, Some(Event::LowPorts { .. })), "{order:?}");
+    for _ in 0..3 {
+        machine.now = machine.state.poll_timeout().unwrap();
+        machine.settle();
+    }
+    assert_eq!(told(&machine), [first], "said once");
+    let more = services().into_iter().chain([service("mail", &[25])]);
+    machine.update(Update::Snapshot(catalog(more)));
+    assert_eq!(
+        told(&machine),
+        [first, "1 1 25 mail.backend:25"],
+        "the value of the newest line is enough for all"
     );
+    machine.denied.clear();
+    machine.now = machine.state.poll_timeout().unwrap();
+    machine.settle();
+    assert_eq!(machine.listening.len(), 7);
+    assert_eq!(told(&machine).len(), 2);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tunnel_bridge::Target;
 use super::notices::Notices;
 use crate::host::BindFault;
 use crate::key::ServiceKey;
-use crate::report::{Event, PortState};
+use crate::report::{Event, PortState, ServicePort};
 
 /// How long what cannot be offered is left alone before it is tried again: a program that holds a port may end, a
 /// right may be given, an address may become free.
@@ -34,6 +34,16 @@ pub(super) struct Listeners {
     /// Services that lack a listener for want of file descriptors. None is tried before the next round.
     starved: BTreeSet<ServiceKey>,
     told_starved: bool,
+    denied: Denied,
+}
+
+/// Ports that this process may not bind.
+#[derive(Debug, Default)]
+struct Denied {
+    untold: BTreeSet<(ServiceId, u16)>,
+    first_free: u16,
+    /// Of all that were refused.
+    lowest: Option<u16>,
 }
 
 /// The listeners of one service: every port on each of its addresses.
@@ -302,6 +312,15 @@ impl Listeners {
                 }
                 // Told in the log alone: the service has its own address.
                 (Err(fault), Some(_)) if !primary => tracing::debug!(%service, %fault, "not offered there"),
+                (Err(fault @ BindFault::Denied { first_free, .. }), Some(port)) => {
+                    self.degraded.insert(service.clone());
+                    if port.set_fault(fault.to_string()) {
+                        let denied = &mut self.denied;
+                        denied.untold.insert((service.service.clone(), key.0));
+                        denied.first_free = first_free;
+                        denied.lowest = Some(denied.lowest.map_or(key.0, |lowest| lowest.min(key.0)));
+                    }
+                }
                 (Err(fault), Some(port)) => {
                     self.degraded.insert(service.clone());
                     port.degrade(service, key, fault.to_string(), notices);
@@ -358,6 +377,27 @@ impl Listeners {
             self.told_starved = false;
             notices.push(Event::DescriptorsAvailable);
         }
+    }
+
+    /// Says in one line which ports this process may not bind, as far as that is news.
+    pub(super) fn tell_denied(&mut self, notices: &mut Notices) {
+        const EXAMPLES: usize = 3;
+        let untold = std::mem::take(&mut self.denied.untold);
+        let Some(lowest) = self.denied.lowest.filter(|_| !untold.is_empty()) else {
+            return;
+        };
+        let services: BTreeSet<_> = untold.iter().map(|(service, _)| service).collect();
+        let examples = untold.iter().take(EXAMPLES).map(|(service, port)| ServicePort {
+            service: service.clone(),
+            port: *port,
+        });
+        notices.push(Event::LowPorts {
+            services: services.len(),
+            ports: untold.len(),
+            examples: examples.collect(),
+            first_free: self.denied.first_free,
+            lowest,
+        });
     }
 
     /// Services to try again now. Those without a listener may move home first.
@@ -499,14 +539,22 @@ impl Port {
     }
 
     fn degrade(&mut self, service: &ServiceKey, key: PortKey, reason: String, notices: &mut Notices) {
-        if self.told.replace(reason.clone()).as_ref() != Some(&reason) {
+        if self.set_fault(reason.clone()) {
             notices.push(Event::PortDegraded {
                 service: service.service.clone(),
                 port: key.0,
-                reason: reason.clone(),
+                reason,
             });
         }
-        self.state = PortState::Degraded(reason);
+    }
+
+    /// It cannot be offered. Whether that is news.
+    fn set_fault(&mut self, reason: String) -> bool {
+        self.state = PortState::Degraded(reason.clone());
+        self.told.as_ref() != Some(&reason) && {
+            self.told = Some(reason);
+            true
+        }
     }
 }
 
