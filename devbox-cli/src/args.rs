@@ -25,11 +25,13 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Give every service of an environment a local name and address, until interrupted
-    Up(UpArgs),
+    Up(DetachableArgs),
     /// Run a command that alone sees the names: no root, no change outside (Linux)
     Exec(ExecArgs),
     /// Show running sessions
     Status(StatusArgs),
+    /// Show what a session in the background has said
+    Logs(LogsArgs),
     /// End a session
     Down(SelectArgs),
     /// Remove leftovers of sessions that were killed together with their helper
@@ -102,6 +104,15 @@ pub(crate) struct UpArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+pub(crate) struct DetachableArgs {
+    #[command(flatten)]
+    pub(crate) up: UpArgs,
+    /// Go on in the background once it is ready: `devbox logs` shows what it says, `devbox down` ends it
+    #[arg(short, long, conflicts_with = "dry_run")]
+    pub(crate) detach: bool,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ExecArgs {
     #[command(flatten)]
     pub(crate) up: UpArgs,
@@ -125,8 +136,24 @@ pub(crate) struct StatusArgs {
     /// Only the session of this environment
     #[arg(long, value_name = "NAME")]
     pub(crate) env: Option<Label>,
+    /// Go on showing it whenever it changes, until the session ends
+    #[arg(short, long)]
+    pub(crate) watch: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LogsArgs {
+    /// The sessions of this environment [default: the log that was written to last]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<Label>,
+    /// Go on with what is said from here on, until interrupted
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// How many of the last lines to begin with
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    pub(crate) lines: usize,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -98,7 +98,7 @@ async fn attempt(system: Option<(PathBuf, Helper)>, once: bool) -> Result<StopRe
     };
     // One failure is enough; it ends the demo.
     let (failed, mut failure) = mpsc::channel(1);
-    let reason = run::until_end(config, Output::Text, |status, engine| {
+    let reason = run::until_end(config, Output::Text, None, |status, engine| {
         let (status, engine, failed) = (status.clone(), engine.clone(), failed.clone());
         tokio::spawn(async move {
             if let Err(failure) = show(&status, names, once, &engine).await {
@@ -106,6 +106,7 @@ async fn attempt(system: Option<(PathBuf, Helper)>, once: bool) -> Result<StopRe
                 engine.stop("the demo failed").await;
             }
         });
+        Ok(())
     })
     .await?;
     ended.cancel();

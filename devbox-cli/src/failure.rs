@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::output::{self, Stream};
+
 /// Exit codes of the command; `exec` has its own for failures before its command runs.
 pub(crate) mod code {
     /// Bad flags, bad configuration, a refused token, a missing right.
@@ -66,9 +68,8 @@ impl Failure {
     }
 
     /// Says it on standard error and gives the exit code.
-    #[expect(clippy::print_stderr, reason = "failures go to standard error")]
     pub(crate) fn report(&self) -> ExitCode {
-        eprint!("{self}");
+        output::write(Stream::Err, &self.to_string());
         ExitCode::from(self.code)
     }
 }

@@ -12,6 +12,7 @@ use crate::args::{Cli, Command, GatewayCommand};
 use crate::failure::{Failure, code};
 
 mod args;
+mod background;
 mod cleanup;
 mod config;
 mod demo;
@@ -25,6 +26,9 @@ mod gateway;
 mod helper;
 mod hosts;
 mod ip;
+mod log_file;
+mod logs;
+mod output;
 mod print;
 mod run;
 mod runtime;
@@ -34,22 +38,31 @@ mod up;
 mod ways_out;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    // The program is its own helper, its own entry into a namespace and its own demo client, so that one file is all there is
-    // to copy.
-    match arguments.next().as_deref().and_then(OsStr::to_str) {
-        Some(helper::ARGUMENT) => return become_helper(arguments),
-        Some(process_scope::HIDDEN_ARGUMENT) => return process_scope::enter(arguments),
-        Some(fetch::ARGUMENT) => return fetch::enter(arguments),
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    let mut starter = None;
+    // The program is its own helper, its own entry into a namespace, its own demo client and its own session in the
+    // background, so that one file is all there is to copy.
+    match arguments.peek().map(OsString::as_os_str).and_then(OsStr::to_str) {
+        Some(helper::ARGUMENT) => return become_helper(arguments.skip(1)),
+        Some(process_scope::HIDDEN_ARGUMENT) => return process_scope::enter(arguments.skip(1)),
+        Some(fetch::ARGUMENT) => return fetch::enter(arguments.skip(1)),
+        Some(background::ARGUMENT) => {
+            arguments.next();
+            match background::enter() {
+                Ok(found) => starter = Some(found),
+                Err(failure) => return failure.report(),
+            }
+        }
         _ => {}
     }
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(std::iter::once("devbox".into()).chain(arguments)) {
         Ok(cli) => cli,
         Err(error) => return bad_arguments(&error),
     };
     let done = match &cli.command {
-        Command::Up(args) => up::run(args),
+        Command::Up(args) => up::run(args, starter.as_ref()),
         Command::Exec(args) => exec::run(args),
+        Command::Logs(args) => logs::run(args),
         Command::Status(args) => status::status(args),
         Command::Down(args) => status::down(args),
         Command::Cleanup(args) => cleanup::run(args),

@@ -1,7 +1,5 @@
 //! What the command prints: tables, lines and JSON.
 
-use std::io::{self, Write};
-
 use devbox_engine::{Event, Notice, StatusReport};
 use devbox_helper_client::Protocol;
 use devbox_session::{LinkState, NameClash, PortReport, PortState, ProviderReport, ServiceReport};
@@ -9,6 +7,7 @@ use serde::Serialize;
 use service_catalog::Readiness;
 
 use crate::args::Output;
+use crate::output::{self, Stream};
 
 /// The column that is left out where there is one provider only.
 const PROVIDER: &str = "PROVIDER";
@@ -73,23 +72,14 @@ impl Table {
     }
 }
 
-/// Prints to standard output. A reader that went away (`| head`) neither causes a panic nor ends a session.
+/// Prints to standard output.
 pub(crate) fn out(text: &str) {
-    let mut stdout = io::stdout().lock();
-    if stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .is_err()
-    {
-        tracing::debug!("nobody reads standard output");
-    }
+    output::write(Stream::Out, text);
 }
 
 /// Prints one line to standard error.
 pub(crate) fn note(line: &str) {
-    if writeln!(io::stderr().lock(), "{line}").is_err() {
-        tracing::debug!("nobody reads standard error");
-    }
+    output::write(Stream::Err, &format!("{line}\n"));
 }
 
 /// Prints one object on a line of its own.

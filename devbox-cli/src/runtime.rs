@@ -6,6 +6,7 @@ use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Failure;
+use crate::output::{self, Clock, LogWriter};
 
 /// Runs one future on this thread: a session's reader, writer and pumps hand over to each other without waking another.
 pub(crate) fn run<T>(verbose: u8, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -71,8 +72,9 @@ fn log(verbose: u8) {
     });
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+        .with_timer(Clock)
+        .with_writer(LogWriter)
+        .with_ansi(!output::is_plain());
     // It fails only where there is one already, and this is called once.
-    drop(subscriber.without_time().try_init());
+    drop(subscriber.try_init());
 }

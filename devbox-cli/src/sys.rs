@@ -6,12 +6,17 @@ use cfg_if::cfg_if;
 
 cfg_if! {
     if #[cfg(unix)] {
+        mod background;
         mod signals;
+        pub(crate) use background::{
+            Background, Starter, append_privately, is_at, make_private_folder, redirect_output,
+        };
         pub(crate) use signals::{ExecSignals, Signals};
     } else {
         mod other;
         pub(crate) use other::{
-            ExecSignals, Signals, as_caller, caller, drop_to_caller, is_root, own_identity,
+            Background, ExecSignals, Signals, Starter, append_privately, as_caller, caller, drop_to_caller, is_at, is_root,
+            make_private_folder, own_identity, redirect_output,
         };
     }
 }

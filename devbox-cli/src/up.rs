@@ -5,15 +5,22 @@ use std::process::ExitCode;
 
 use devbox_engine::{Publish, system_hosts_file};
 
-use crate::args::{Output, UpArgs};
+use crate::args::{DetachableArgs, Output, UpArgs};
 use crate::config::Config;
 use crate::ends::verdict;
 use crate::failure::Failure;
-use crate::{dry_run, helper, print, run, runtime, sys};
+use crate::sys::Starter;
+use crate::{background, dry_run, helper, output, print, run, runtime, sys};
 
-/// Runs it. The calling thread is the only one so far.
-pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
+/// Runs it, in the background where there is a starter that waits for it. The calling thread is the only one so far.
+pub(crate) fn run(
+    DetachableArgs { up: args, detach }: &DetachableArgs,
+    starter: Option<&Starter>,
+) -> Result<ExitCode, Failure> {
     let caller = sys::caller().map_err(Failure::because)?;
+    if *detach && starter.is_none() {
+        return background::start(&caller);
+    }
     // Everything that the user's configuration leads to is done with the user's rights; only the helper keeps root.
     let config = sys::as_caller(&caller, || Config::load(&args.connect, caller.home.as_deref()))
         .map_err(Failure::because)??;
@@ -27,7 +34,8 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
         };
         // Files other than the system's are edited with the caller's rights, whatever the helper's are.
         let privileged = root && (caller.uid == 0 || args.hosts_file.is_none());
-        let verbose = args.connect.verbose > 0;
+        // In the background it would keep the terminal open.
+        let verbose = args.connect.verbose > 0 && starter.is_none();
         Some(helper::start(&file, &config.pool, &caller, privileged, verbose)?)
     } else {
         None
@@ -45,19 +53,25 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
         helper,
         claim: true,
         lock_file: config.lock_file(),
-        state_dir,
+        state_dir: state_dir.clone(),
     };
     runtime::run(args.connect.verbose, async {
         if args.dry_run {
             return dry_run::run(&config, root, args.output.form()).await;
         }
-        let reason = run::until_end(config, args.output.form(), |status, _| {
+        let reason = run::until_end(config, args.output.form(), starter, |status, _| {
             if args.output.form() == Output::Text {
                 print::out(&print::services(status));
                 print::out("ready\n");
             }
+            match (starter, &state_dir) {
+                (Some(starter), Some(state)) => background::go_on(starter, state, status, args),
+                _ => Ok(()),
+            }
         });
-        verdict(reason.await?)
+        let reason = reason.await?;
+        output::tell_log(&format!("the session has ended: {reason}\n"));
+        verdict(reason)
     })
 }
 

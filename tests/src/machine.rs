@@ -9,6 +9,7 @@ use crate::command::own_mounts_words;
 use crate::hosts;
 use crate::process::Process;
 use crate::scene::Scene;
+use crate::skip::need_program;
 use crate::wait;
 
 /// A mount namespace in which `/etc` is a copy of the system's, with [`hosts::ORIGINAL`] as its hosts file, and `/run` has only
@@ -50,6 +51,32 @@ impl Machine {
         let holder = scene.command(words).start()?;
         holder.wait_for_line("its mounts", wait::SOON, |line| line == "ready")?;
         Ok(Machine { holder, etc })
+    }
+
+    /// Creates one on which [`Caller::Ordinary`] may call sudo without a password.
+    ///
+    /// # Errors
+    /// As [`start`](Machine::start), and [`crate::Skip`] where sudo is not installed.
+    pub fn with_sudo(scene: &Scene) -> crate::Result<Machine> {
+        need_program("sudo", "sudo")?;
+        let machine = Machine::start(scene)?;
+        // With a terminal of its own, as newer versions give it, the session would not be in sudo's process group.
+        let rule = format!(
+            "Defaults !use_pty\nroot ALL=(ALL:ALL) ALL\n{} ALL=(ALL:ALL) NOPASSWD: ALL\n",
+            Caller::Ordinary.name()
+        );
+        let file = machine.etc().join("sudoers");
+        std::fs::remove_file(&file)?;
+        std::fs::write(&file, rule)?;
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o440))?;
+        // The home that the password file names is what counts under sudo, not the variable.
+        let passwords = std::fs::read_to_string(machine.etc().join("passwd"))?;
+        let home = scene.home(Caller::Ordinary)?;
+        std::fs::write(
+            machine.etc().join("passwd"),
+            passwords.replace("/nonexistent", &home.display().to_string()),
+        )?;
+        Ok(machine)
     }
 
     /// The file that is `/etc/hosts` inside, by a path that works outside.

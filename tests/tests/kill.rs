@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use devbox_tests::peers::Echo;
 use devbox_tests::{
     Caller, Exit, Gateway, Machine, Outcome, Result, Scene, Service, Signal, Up, UpOptions, files_below,
-    hosts, need_program, proc, scenario, wait,
+    hosts, proc, scenario, wait,
 };
 use rustix::process::{Pid, kill_process};
 
@@ -142,29 +142,6 @@ fn killed_in_the_middle_of_its_start_it_leaves_the_hosts_file_as_before() -> Out
     })
 }
 
-/// A machine on which [`Caller::Ordinary`] may call sudo without a password.
-fn machine_with_sudo(scene: &Scene) -> Result<Machine> {
-    need_program("sudo", "sudo")?;
-    let machine = Machine::start(scene)?;
-    // With a terminal of its own, as newer versions give it, the session would not be in sudo's process group.
-    let rule = format!(
-        "Defaults !use_pty\nroot ALL=(ALL:ALL) ALL\n{} ALL=(ALL:ALL) NOPASSWD: ALL\n",
-        Caller::Ordinary.name()
-    );
-    let file = machine.etc().join("sudoers");
-    std::fs::remove_file(&file)?;
-    std::fs::write(&file, rule)?;
-    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o440))?;
-    // The home that the password file names is what counts under sudo, not the variable.
-    let passwords = std::fs::read_to_string(machine.etc().join("passwd"))?;
-    let home = scene.home(Caller::Ordinary)?;
-    std::fs::write(
-        machine.etc().join("passwd"),
-        passwords.replace("/nonexistent", &home.display().to_string()),
-    )?;
-    Ok(machine)
-}
-
 /// The process of `devbox up` itself at or below `pid`: not sudo's, not the helper's.
 fn session_process(pid: u32) -> Result<u32> {
     wait::until("the session's process below sudo", wait::SOON, || {
@@ -182,7 +159,7 @@ fn under_sudo_only_the_helper_stays_root() -> Outcome {
         // The low port is bound by the helper and handed over.
         let catalog = scene.catalog(&[Service::new("echo", "demo", 82, echo.address())])?;
         let gateway = Gateway::start(scene, &catalog)?;
-        let machine = machine_with_sudo(scene)?;
+        let machine = Machine::with_sudo(scene)?;
         let mut up = Up::start_with(
             &gateway,
             &UpOptions::new(Caller::Ordinary).inside(&machine).sudo(),
@@ -229,7 +206,7 @@ fn killed_under_sudo_it_leaves_the_hosts_file_as_before() -> Outcome {
     scenario(|scene| {
         let echo = Echo::start(scene)?;
         let gateway = Gateway::of_echo(scene, &echo, PORT)?;
-        let machine = machine_with_sudo(scene)?;
+        let machine = Machine::with_sudo(scene)?;
         let options = UpOptions::new(Caller::Ordinary).inside(&machine).sudo();
         for whole_group in [false, true] {
             let mut up = Up::start_with(&gateway, &options)?;

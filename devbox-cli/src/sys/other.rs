@@ -1,6 +1,10 @@
 //! Systems without Unix users and signals: everybody is who they are, and Ctrl-C is the one signal.
 
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::path::Path;
+use std::process::ExitStatus;
 
 use super::{Caller, folder_of};
 
@@ -66,4 +70,58 @@ impl ExecSignals {
     pub(crate) async fn next(&mut self) -> i32 {
         std::future::pending().await
     }
+}
+
+/// There are no sessions in the background on this system yet: a process of Windows has its console for life.
+#[derive(Debug)]
+pub(crate) struct Background;
+
+impl Background {
+    pub(crate) fn start(_arguments: impl IntoIterator<Item = OsString>) -> io::Result<Self> {
+        Err(no_background())
+    }
+
+    pub(crate) fn wait(self) -> io::Result<Option<ExitStatus>> {
+        Err(no_background())
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Starter;
+
+impl Starter {
+    pub(crate) fn take() -> io::Result<Self> {
+        Err(no_background())
+    }
+
+    pub(crate) async fn gone(&self) -> io::Result<()> {
+        std::future::pending().await
+    }
+
+    pub(crate) fn ready(&self) -> io::Result<()> {
+        Err(no_background())
+    }
+}
+
+fn no_background() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "a session in the background is not supported on this system yet",
+    )
+}
+
+pub(crate) fn redirect_output(_file: &File) -> io::Result<()> {
+    Err(no_background())
+}
+
+pub(crate) fn append_privately(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+pub(crate) fn make_private_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)
+}
+
+pub(crate) fn is_at(_file: &File, path: &Path) -> bool {
+    path.exists()
 }
