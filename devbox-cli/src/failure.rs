@@ -69,7 +69,7 @@ impl Failure {
 
     /// Says it on standard error and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        output::write(Stream::Err, &self.to_string());
+        drop(output::write(Stream::Err, &self.to_string()));
         ExitCode::from(self.code)
     }
 }

@@ -12,6 +12,7 @@ use service_catalog::Label;
 use crate::args::LogsArgs;
 use crate::failure::{Failure, code};
 use crate::log_file::{self, set_aside};
+use crate::output::{self, Stream};
 use crate::sys::Signals;
 use crate::{background, print, runtime, sys};
 
@@ -32,21 +33,30 @@ pub(crate) fn run(args: &LogsArgs) -> Result<ExitCode, Failure> {
     }
     runtime::run(0, async {
         let mut signals = Signals::new().map_err(Failure::because)?;
-        loop {
-            show_rest(&mut log).map_err(failed)?;
-            // It was set aside, and may have grown before.
-            if !sys::is_at(log.get_ref(), &path)
-                && let Ok(newer) = File::open(&path)
-            {
-                show_rest(&mut log).map_err(failed)?;
-                log = BufReader::new(newer);
-            }
-            tokio::select! {
-                () = tokio::time::sleep(PAUSE) => {}
-                _ = signals.next() => return Ok(ExitCode::SUCCESS),
-            }
+        tokio::select! {
+            ended = follow(&path, log) => match ended {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),
+                // Nobody reads it any more.
+                _ => Ok(ExitCode::SUCCESS),
+            },
+            _ = signals.next() => Ok(ExitCode::SUCCESS),
         }
     })
+}
+
+/// Shows what is appended to a log, and goes on in the new one where it is set aside.
+async fn follow(path: &Path, mut log: BufReader<File>) -> io::Result<()> {
+    loop {
+        show_rest(&mut log)?;
+        if !sys::is_at(log.get_ref(), path)
+            && let Ok(newer) = File::open(path)
+        {
+            // It may have grown before it was set aside.
+            show_rest(&mut log)?;
+            log = BufReader::new(newer);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// The log of an environment, or the one that was written to last.
@@ -93,8 +103,8 @@ fn last_lines(path: &Path, log: &mut impl BufRead, count: usize) -> io::Result<S
 fn show_rest(log: &mut impl Read) -> io::Result<()> {
     let mut rest = Vec::new();
     log.read_to_end(&mut rest)?;
-    if !rest.is_empty() {
-        print::out(&String::from_utf8_lossy(&rest));
+    if rest.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    output::write(Stream::Out, &String::from_utf8_lossy(&rest))
 }

@@ -35,6 +35,7 @@ mod runtime;
 mod status;
 mod sys;
 mod up;
+mod watch;
 mod ways_out;
 
 fn main() -> ExitCode {

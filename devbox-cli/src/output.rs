@@ -57,7 +57,7 @@ pub(crate) fn is_plain() -> bool {
 
 /// Shows it on the terminal alone: it is for whoever started a session in the background.
 pub(crate) fn tell_starter(text: &str) {
-    show(Stream::Out, text);
+    drop(show(Stream::Out, text));
 }
 
 /// Writes it to the log of a session in the background, where there is one: a terminal has seen what led to it.
@@ -68,32 +68,33 @@ pub(crate) fn tell_log(text: &str) {
     }
 }
 
-/// Writes it. A reader that went away (`| head`) neither causes a panic nor ends a session.
-pub(crate) fn write(stream: Stream, text: &str) {
+/// Writes it. That a reader went away (`| head`) is told whoever has nothing else to do; it ends no session.
+pub(crate) fn write(stream: Stream, text: &str) -> io::Result<()> {
     let mut place = PLACE.lock().unwrap_or_else(PoisonError::into_inner);
     match &mut *place {
         Place::Terminal => show(stream, text),
         Place::Starting(kept) => {
-            show(stream, text);
             let line = dated(stream, text);
             if kept.len() + line.len() <= KEPT_BYTES {
                 kept.push_str(&line);
             }
+            show(stream, text)
         }
-        Place::File(log) => log.write(&dated(stream, text)),
+        Place::File(log) => {
+            log.write(&dated(stream, text));
+            Ok(())
+        }
     }
 }
 
-fn show(stream: Stream, text: &str) {
-    let written = match stream {
+fn show(stream: Stream, text: &str) -> io::Result<()> {
+    match stream {
         Stream::Out => {
             let mut out = io::stdout().lock();
             out.write_all(text.as_bytes()).and_then(|()| out.flush())
         }
         Stream::Err | Stream::Log => io::stderr().lock().write_all(text.as_bytes()),
-    };
-    // Nobody reads it, and saying so would come here again.
-    drop(written);
+    }
 }
 
 /// Lines with the time in front.
@@ -129,7 +130,8 @@ pub(crate) struct LogWriter;
 impl Write for LogWriter {
     /// Called once an event, with all of its text.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        write(Stream::Log, &String::from_utf8_lossy(bytes));
+        // Where nobody reads it there is nobody to tell either.
+        drop(write(Stream::Log, &String::from_utf8_lossy(bytes)));
         Ok(bytes.len())
     }
 

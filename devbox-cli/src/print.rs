@@ -72,14 +72,14 @@ impl Table {
     }
 }
 
-/// Prints to standard output.
+/// Prints to standard output, whether or not somebody reads it.
 pub(crate) fn out(text: &str) {
-    output::write(Stream::Out, text);
+    drop(output::write(Stream::Out, text));
 }
 
-/// Prints one line to standard error.
+/// Prints one line to standard error, whether or not somebody reads it.
 pub(crate) fn note(line: &str) {
-    output::write(Stream::Err, &format!("{line}\n"));
+    drop(output::write(Stream::Err, &format!("{line}\n")));
 }
 
 /// Prints one object on a line of its own.

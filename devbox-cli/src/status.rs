@@ -7,7 +7,7 @@ use service_catalog::Label;
 
 use crate::args::{Output, SelectArgs, StatusArgs};
 use crate::failure::{Failure, code};
-use crate::{print, runtime, sys};
+use crate::{print, runtime, sys, watch};
 
 fn none(environment: Option<&Label>) -> Failure {
     let of = environment.map_or_else(String::new, |environment| {
@@ -30,6 +30,9 @@ pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
             } else {
                 Failure::new(code::UNAVAILABLE, "no running session can be shown")
             });
+        }
+        if args.watch {
+            return watch::watch(running, args.output.form()).await;
         }
         match args.output.form() {
             Output::Json => running.iter().for_each(|found| print::json(&found.report)),

@@ -26,7 +26,7 @@ pub use hosts::{plan_block, system_hosts_file, without_sessions};
 pub use leases::lease_store;
 pub use notice::{EngineEvent, Events, Notice};
 pub use plan::{Plan, plan};
-pub use running::{Found, Joined, Running, Silence, Silent, find, records};
+pub use running::{Found, Joined, Running, Silence, Silent, Watch, find, records};
 pub use sinks::PrivateHosts;
 
 /// Raises this process's soft limit of open files to the hard one: each connection and each listener costs a descriptor.

@@ -202,6 +202,58 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Follows it: its state now, and after each change.
+    ///
+    /// # Errors
+    /// [`Error::Ask`].
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn watch(&self) -> Result<Watch, Error> {
+        let connecting = async {
+            let mut asking = connect(&self.socket).await?;
+            asking.watch().await?;
+            Ok(asking)
+        };
+        let asking = tokio::time::timeout(PATIENCE, connecting)
+            .await
+            .unwrap_or_else(|_| Err(timed_out()))
+            .map_err(|source| self.failed(source))?;
+        Ok(Watch {
+            socket: self.socket.clone(),
+            asking,
+        })
+    }
+}
+
+/// The state of another session, followed.
+#[derive(Debug)]
+pub struct Watch {
+    socket: PathBuf,
+    asking: Asking<ControlStream>,
+}
+
+impl Watch {
+    /// The state at once, then after each change, at most every 50 ms; `None` when the session has ended.
+    ///
+    /// # Errors
+    /// [`Error::Ask`] where what it says cannot be read.
+    ///
+    /// # Cancel safety
+    /// Not safe: half a report may have been read.
+    pub async fn next(&mut self) -> Result<Option<StatusReport>, Error> {
+        match self.asking.next_report().await {
+            Ok(report) => Ok(Some(report)),
+            Err(AskError::Ended) => Ok(None),
+            Err(source) => Err(Error::Ask {
+                socket: self.socket.clone(),
+                source,
+            }),
+        }
+    }
+}
+
 impl Silent {
     /// The environment that its socket is named after.
     #[must_use]

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use devbox_tests::peers::Echo;
 use devbox_tests::{
-    Caller, Exit, Gateway, Machine, Outcome, Result, Scene, Service, Signal, Up, UpOptions, files_below,
-    hosts, proc, scenario, wait,
+    Caller, Exit, Gateway, Machine, Outcome, Result, Service, Signal, Up, UpOptions, files_below, hosts,
+    proc, scenario, wait,
 };
 use rustix::process::{Pid, kill_process};
 
