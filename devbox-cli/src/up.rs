@@ -70,7 +70,9 @@ pub(crate) fn run(
             }
         });
         let reason = reason.await?;
-        output::tell_log(&format!("the session has ended: {reason}\n"));
+        if args.output.form() == Output::Text {
+            output::tell_log(&format!("the session has ended: {reason}\n"));
+        }
         verdict(reason)
     })
 }
