@@ -280,6 +280,27 @@ fn under_sudo_it_and_its_log_are_the_callers() -> Outcome {
 }
 
 #[test]
+fn lines_of_a_gateways_log_begin_with_the_time() -> Outcome {
+    scenario(|scene| {
+        let catalog = scene.catalog(&[])?;
+        let token = scene.write_secret("token", devbox_tests::TOKEN, Caller::Ordinary)?;
+        let gateway = scene
+            .devbox(["gateway", "serve", "--verbose", "--listen"])?
+            .args([format!("{}:0", scene.address())])
+            .args(["--catalog".into(), catalog.path().as_os_str().to_owned()])
+            .args(["--token-file".into(), token.into_os_string()])
+            .by(Caller::Ordinary);
+        let gateway = gateway.start()?.stop_with(Signal::TERM);
+        gateway.wait_for_line("its log", wait::SOON, |line| {
+            begins_with_a_time(line) && line.contains("listening")
+        })?;
+        let logged = gateway.errors();
+        ensure!(logged.lines().all(begins_with_a_time), "{logged}");
+        Ok(())
+    })
+}
+
+#[test]
 fn lines_of_every_log_begin_with_the_time_and_messages_on_a_terminal_do_not() -> Outcome {
     scenario(|scene| {
         let echo = Echo::start(scene)?;

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use devbox_tests::peers::Echo;
-use devbox_tests::{Caller, Exit, Gateway, Outcome, Service, TOKEN, Up, UpOptions, hosts, scenario, wait};
+use devbox_tests::{
+    Caller, Exit, Gateway, Outcome, Service, Skip, TOKEN, Up, UpOptions, hosts, scenario, wait,
+};
 
 const PORT: u16 = 7400;
 
@@ -407,6 +409,40 @@ fn a_port_that_somebody_holds_is_degraded_and_the_holder_named() -> Outcome {
         );
         let out = up.status(&[])?.run(wait::SOON)?.expect_success()?;
         out.expect_text(&["held.demo", &port.to_string(), "in use"])?;
+        Ok(())
+    })
+}
+
+#[test]
+fn ports_that_only_root_may_bind_are_one_line_with_one_value() -> Outcome {
+    scenario(|scene| {
+        let free =
+            std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+        let free: u16 = free.trim().parse().unwrap_or(1024);
+        if free <= 443 {
+            return Err(Skip::new("every user may bind port 443 here (ip_unprivileged_port_start)").into());
+        }
+        let echo = Echo::start(scene)?;
+        let lowest = 81.min(free - 1);
+        let catalog = scene.catalog(&[
+            Service::new("web", "demo", lowest, echo.address()).port(443, echo.address()),
+            Service::new("mail", "demo", 443, echo.address()),
+            Service::new("echo", "demo", PORT, echo.address()),
+        ])?;
+        let gateway = Gateway::start(scene, &catalog)?;
+        let up = Up::start(&gateway, Caller::Ordinary)?;
+        up.connect("echo.demo", PORT)?;
+        let told = up.process().errors();
+        let lines: Vec<_> = told.lines().filter(|line| line.contains("not offered")).collect();
+        let [line] = lines.as_slice() else {
+            anyhow::bail!("not one line:\n{told}")
+        };
+        ensure!(line.contains("2 services") && line.contains("3 ports"), "{line}");
+        let value = format!("ip_unprivileged_port_start={lowest}`");
+        ensure!(line.ends_with(&value), "{line}");
+        // The table has no other value.
+        let status = up.status(&[])?.run(wait::SOON)?.expect_success()?;
+        ensure!(!status.output().contains("_start="), "{}", status.output());
         Ok(())
     })
 }
