@@ -48,7 +48,7 @@ pub(crate) fn move_to(mut log: LogFile) {
     *place = Place::File(log);
 }
 
-/// Whether nobody is on a terminal to see it, or wants it in colour (<https://no-color.org>).
+/// Whether to leave colours out: standard error is no terminal, or `NO_COLOR` is set (<https://no-color.org>).
 pub(crate) fn is_plain() -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let place = PLACE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,7 +68,8 @@ pub(crate) fn tell_log(text: &str) {
     }
 }
 
-/// Writes it. That a reader went away (`| head`) is told whoever has nothing else to do; it ends no session.
+/// Writes it. The error is for commands that only show something and end when their reader goes away (`| head`); a session
+/// ignores it and goes on.
 pub(crate) fn write(stream: Stream, text: &str) -> io::Result<()> {
     let mut place = PLACE.lock().unwrap_or_else(PoisonError::into_inner);
     match &mut *place {
