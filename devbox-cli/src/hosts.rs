@@ -3,6 +3,7 @@
 mod args;
 mod shown;
 
+use std::collections::HashSet;
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -95,7 +96,7 @@ impl<'a> Hosts<'a> {
                 entry.enabled && network.contains(entry.address)
             })
         } else {
-            let lines: Vec<usize> = document.lines_with_name(what).iter().map(|e| e.line).collect();
+            let lines: HashSet<usize> = document.lines_with_name(what).iter().map(|e| e.line).collect();
             entries(&document, |entry| entry.enabled && lines.contains(&entry.line))
         };
         if found.is_empty() {
