@@ -336,6 +336,14 @@ pub enum HelperError {
         /// The rule.
         why: String,
     },
+    /// A line that an edit refers to no longer has the text that the edit expects.
+    #[error("line {line} of {file} is not the line that the edit refers to")]
+    LineChanged {
+        /// The hosts file.
+        file: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+    },
     /// There is a block with this tag that belongs to a living process, or to none.
     #[error("the block {tag} in {file} belongs to another process or to the user")]
     TagTaken {

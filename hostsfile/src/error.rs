@@ -232,6 +232,16 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The copy was made of another hosts file.
+    #[error("{} is a copy of {original}, not of {}", .copy.display(), .path.display())]
+    BackupOfAnother {
+        /// The copy.
+        copy: PathBuf,
+        /// The file that it was made of.
+        original: String,
+        /// The file that it was to replace.
+        path: PathBuf,
+    },
     /// This operating system does not support it.
     #[error("{what} is not supported on this system")]
     Unsupported {

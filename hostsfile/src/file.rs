@@ -228,8 +228,9 @@ impl HostsFile {
     /// Replaces the content with that of another file, normally a backup.
     ///
     /// # Errors
-    /// Those of [`edit`](Self::edit), and those of reading the other file.
+    /// Those of [`edit`](Self::edit), those of reading the other file, and [`Error::BackupOfAnother`].
     pub fn restore(&self, from: &Path) -> Result<Outcome, Error> {
+        self.check_backup(from)?;
         let content = std::fs::read(from).map_err(|source| target::read_error(from, source))?;
         self.replace(&content)
     }

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hostsfile::{Block, Edit, Entry, FileOptions, HostsFile, Tag};
+use hostsfile::{Block, Edit, Entry, FileOptions, HostsFile, OnConflict, Tag};
 
 const PROCESSES: usize = 8;
 const ADDS: usize = 100;
@@ -142,4 +142,33 @@ fn what_a_program_without_our_lock_appends_is_not_lost() {
         lost.len()
     );
     assert_eq!(text.matches(" appended").count(), LINES, "a line is there twice");
+}
+
+#[test]
+fn eight_writers_of_own_lines_all_succeed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hosts");
+    std::fs::write(&path, BEFORE).unwrap();
+    std::thread::scope(|threads| {
+        for worker in 0..8_u8 {
+            let path = &path;
+            threads.spawn(move || {
+                let patient = FileOptions::new().first_lock_wait(Duration::from_secs(10));
+                let hosts = patient.open(path).unwrap();
+                for number in 0..25_u8 {
+                    let entry = Entry::new(
+                        [10, 1 + worker, 0, number].into(),
+                        [format!("n{worker}-{number}")],
+                    );
+                    let entry = entry.unwrap();
+                    hosts
+                        .edit_with(|document| document.adding(&entry, OnConflict::Refuse))
+                        .unwrap();
+                }
+            });
+        }
+    });
+    let document = HostsFile::open(&path).unwrap().read().unwrap();
+    assert_eq!(document.entries().count(), 2 + 8 * 25);
+    assert!(document.duplicates().is_empty());
 }
