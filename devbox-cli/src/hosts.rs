@@ -162,9 +162,37 @@ impl<'a> Hosts<'a> {
             };
             return self.edit_with(|document| document.adding(&entry, rule));
         }
-        self.edit(&[Edit::AddToBlock(
-            Block::new(self.tag.clone()).with_entries([entry]),
-        )])
+        let former = if how.also {
+            Vec::new()
+        } else {
+            self.former(&entry)?
+        };
+        let block = Block::new(self.tag.clone()).with_entries([entry]);
+        let done = self.edit(&[if how.also {
+            Edit::AddToBlock(block)
+        } else {
+            Edit::PointInBlock(block)
+        }])?;
+        for (name, address) in former {
+            print::note(&format!("{name} led to {address}; --also keeps both"));
+        }
+        Ok(done)
+    }
+
+    /// The addresses that an entry takes its names from.
+    fn former(&self, entry: &Entry) -> Result<Vec<(String, IpAddr)>, Failure> {
+        let document = self.read()?;
+        let block = document.block(&self.tag).map_err(told)?;
+        let mut former = Vec::new();
+        for held in block.iter().flat_map(|block| &block.entries) {
+            let is_other = held.address != entry.address && held.address.is_ipv4() == entry.address.is_ipv4();
+            let names = entry
+                .names
+                .iter()
+                .filter(|name| is_other && held.has(name.as_str()));
+            former.extend(names.map(|name| (name.to_string(), held.address)));
+        }
+        Ok(former)
     }
 
     fn remove(&self, names: &[String], own: bool) -> Result<ExitCode, Failure> {

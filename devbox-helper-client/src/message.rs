@@ -204,6 +204,8 @@ pub enum UserEdit {
     SetBlock(UserBlock),
     /// Adds entries to a block, which is made if it is not there.
     AddToBlock(UserBlock),
+    /// The same, and each name is taken from the block's other addresses of the same family.
+    PointInBlock(UserBlock),
     /// Removes names from a block, and the block itself once it has none left.
     RemoveFromBlock {
         /// The block.

@@ -357,6 +357,28 @@ fn names_of_the_user_are_reported_or_left_out() {
 }
 
 #[test]
+fn pointing_a_name_elsewhere_leaves_its_other_family_and_other_names_alone() {
+    let tag = || Tag::new("a").unwrap();
+    let block = |address: &str, names: &[&str]| {
+        Block::new(tag()).with_entries([Entry::parse(address, names.iter().copied()).unwrap()])
+    };
+    let before = b"10.0.0.9 x\n# BEGIN a\n10.0.0.1 x y\n2001:db8::1 x\n# END a\n";
+    let point = |address: &str, names: &[&str]| {
+        let edits = [Edit::PointInBlock(block(address, names))];
+        String::from_utf8(plan(before, &edits, &Options::new()).unwrap().new_bytes()).unwrap()
+    };
+    assert_eq!(
+        point("10.0.0.2", &["x"]),
+        "10.0.0.9 x\n# BEGIN a\n10.0.0.1 y\n2001:db8::1 x\n10.0.0.2 x\n# END a\n"
+    );
+    assert_eq!(
+        point("2001:db8::2", &["x"]),
+        "10.0.0.9 x\n# BEGIN a\n10.0.0.1 x y\n2001:db8::2 x\n# END a\n"
+    );
+    assert_eq!(point("10.0.0.1", &["x"]).as_bytes(), before);
+}
+
+#[test]
 fn a_missing_file_is_created_only_on_request_and_never_over_another() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("new-hosts");
