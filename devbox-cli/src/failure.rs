@@ -1,6 +1,7 @@
 //! How the command fails: what to say, what helps, and the exit code.
 
 use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::output::{self, Stream};
@@ -87,5 +88,16 @@ impl fmt::Display for Failure {
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::because(error)
+    }
+}
+
+/// A path for a command that the user may paste into a shell.
+pub(crate) fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/\\:._-+,@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
     }
 }

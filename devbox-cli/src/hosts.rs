@@ -1,17 +1,19 @@
 //! `devbox hosts`: edit a hosts file by hand. The system's file is edited by the helper, any other one in this process.
 
 mod args;
+mod backups;
 mod shown;
 
+use std::collections::HashSet;
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use devbox_helper::to_wire;
-use devbox_helper_client::{Client, HelperError, StartOptions};
+use devbox_helper_client::{Client, HelperError, HostsReport, StartOptions};
 use hostsfile::{
-    BackupRules, Block, Cidr, Comment, Diff, Document, Edit, Entry, Error, HostName, HostsFile, OnConflict,
+    Block, Cidr, Comment, Diff, Document, Edit, Entry, Error, FileOptions, HostName, HostsFile, OnConflict,
     Options, Resolver, Shell, Tag, manual_instructions,
 };
 use serde_json::json;
@@ -61,7 +63,10 @@ impl<'a> Hosts<'a> {
         };
         let real = |path: &Path| path.canonicalize().ok();
         let is_system = real(&path).is_some() && real(&path) == real(&hostsfile::system_path());
-        let file = HostsFile::open(&path).map_err(told)?;
+        // A file that was deleted is what a backup is for.
+        let restores = matches!(args.command, HostsCommand::Restore { .. });
+        let options = FileOptions::new().create_missing(restores);
+        let file = options.open(&path).map_err(told)?;
         let tag = Tag::new(args.tag.as_deref().unwrap_or(DEFAULT_TAG)).map_err(told)?;
         Ok(Hosts {
             args,
@@ -95,7 +100,7 @@ impl<'a> Hosts<'a> {
                 entry.enabled && network.contains(entry.address)
             })
         } else {
-            let lines: Vec<usize> = document.lines_with_name(what).iter().map(|e| e.line).collect();
+            let lines: HashSet<usize> = document.lines_with_name(what).iter().map(|e| e.line).collect();
             entries(&document, |entry| entry.enabled && lines.contains(&entry.line))
         };
         if found.is_empty() {
@@ -147,29 +152,52 @@ impl<'a> Hosts<'a> {
             .map(Comment::new)
             .transpose()
             .map_err(told)?;
-        let entry = Entry::parse(address, &names)
-            .map_err(told)?
-            .with_comment(comment.clone());
+        let entry = Entry::parse(address, &names).map_err(told)?.with_comment(comment);
+        warn_of_unread(&entry)?;
         if how.own {
             let rule = if how.move_names {
                 OnConflict::Move
             } else {
                 OnConflict::Refuse
             };
-            let edits = self
-                .read()?
-                .adding(entry.address, &names, comment.as_ref(), rule)
-                .map_err(told)?;
-            return self.edit(&edits);
+            return self.edit_with(|document| document.adding(&entry, rule));
         }
-        self.edit(&[Edit::AddToBlock(
-            Block::new(self.tag.clone()).with_entries([entry]),
-        )])
+        let former = if how.also {
+            Vec::new()
+        } else {
+            self.former(&entry)?
+        };
+        let block = Block::new(self.tag.clone()).with_entries([entry]);
+        let done = self.edit(&[if how.also {
+            Edit::AddToBlock(block)
+        } else {
+            Edit::PointInBlock(block)
+        }])?;
+        for (name, address) in former {
+            print::note(&format!("{name} led to {address}; --also keeps both"));
+        }
+        Ok(done)
+    }
+
+    /// The addresses that an entry takes its names from.
+    fn former(&self, entry: &Entry) -> Result<Vec<(String, IpAddr)>, Failure> {
+        let document = self.read()?;
+        let block = document.block(&self.tag).map_err(told)?;
+        let mut former = Vec::new();
+        for held in block.iter().flat_map(|block| &block.entries) {
+            let is_other = held.address != entry.address && held.address.is_ipv4() == entry.address.is_ipv4();
+            let names = entry
+                .names
+                .iter()
+                .filter(|name| is_other && held.has(name.as_str()));
+            former.extend(names.map(|name| (name.to_string(), held.address)));
+        }
+        Ok(former)
     }
 
     fn remove(&self, names: &[String], own: bool) -> Result<ExitCode, Failure> {
         if own {
-            return self.edit(&self.read()?.removing_names(names));
+            return self.edit_with(|document| Ok(document.removing_names(names)));
         }
         let parse = |name: &String| HostName::with_underscore(name);
         let names = names
@@ -281,94 +309,6 @@ impl<'a> Hosts<'a> {
         self.edit(&tags.into_iter().map(Edit::RepairBlock).collect::<Vec<_>>())
     }
 
-    fn back_up(&self, to: Option<&Path>) -> Result<ExitCode, Failure> {
-        let folder = self.backup_folder(to)?;
-        if self.args.dry_run {
-            print::out(&format!(
-                "would copy {} to {}\n",
-                self.path.display(),
-                folder.display()
-            ));
-            return Ok(ExitCode::SUCCESS);
-        }
-        std::fs::create_dir_all(&folder).map_err(Failure::because)?;
-        let backup = self
-            .file
-            .back_up(&BackupRules::in_directory(&folder))
-            .map_err(told)?;
-        if self.args.output.is_json() {
-            print::json(&json!({ "file": self.path, "backup": backup.path, "created": backup.created }));
-        } else {
-            print::out(&format!("{}\n", backup.path.display()));
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-
-    fn restore(&self, copy: Option<&Path>, from: Option<&Path>) -> Result<ExitCode, Failure> {
-        let copy = match copy {
-            Some(copy) => copy.to_owned(),
-            None => {
-                let folder = self.backup_folder(from)?;
-                let newest = self
-                    .file
-                    .backups(&BackupRules::in_directory(&folder))
-                    .ok()
-                    .and_then(|mut all| all.pop());
-                newest.ok_or_else(|| {
-                    Failure::new(
-                        code::FAILED,
-                        format!("there is no backup in {}", folder.display()),
-                    )
-                })?
-            }
-        };
-        let content = std::fs::read(&copy)
-            .map_err(|e| Failure::new(code::FAILED, format!("cannot read {}: {e}", copy.display())))?;
-        let diff = Diff::between(self.read()?.render(), &content);
-        if self.args.dry_run {
-            self.show_diff(&diff);
-            return Ok(ExitCode::SUCCESS);
-        }
-        if self.is_system {
-            let report = self
-                .helper()?
-                .restore_hosts(content)
-                .map_err(|error| match error {
-                    devbox_helper_client::Error::Helper(error) => {
-                        let by_hand = format!("sudo cp '{}' '{}'", copy.display(), self.path.display());
-                        helper_said(&error, &by_hand)
-                    }
-                    error => Failure::because(error),
-                })?;
-            self.done(report.changed, report.in_place);
-        } else {
-            let outcome = self.file.replace(&content).map_err(told)?;
-            self.done(outcome.changed, outcome.method == hostsfile::Method::InPlace);
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-
-    /// A folder of the user's, for each hosts file one of its own.
-    fn backup_folder(&self, given: Option<&Path>) -> Result<PathBuf, Failure> {
-        if let Some(folder) = given {
-            return Ok(folder.to_owned());
-        }
-        let caller = sys::caller().map_err(Failure::because)?;
-        let Some(state) = caller.state_folder() else {
-            return Err(
-                Failure::new(code::FAILED, "there is no home folder to keep backups in")
-                    .help("name a folder: --to FOLDER"),
-            );
-        };
-        let name: String = self
-            .path
-            .to_string_lossy()
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-            .collect();
-        Ok(state.join("hosts").join(name.trim_matches('-')))
-    }
-
     fn flush(&self) -> Result<ExitCode, Failure> {
         if self.args.dry_run {
             return Ok(ExitCode::SUCCESS);
@@ -387,10 +327,15 @@ impl<'a> Hosts<'a> {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Carries edits out: by the helper if the file is the system's.
     fn edit(&self, edits: &[Edit]) -> Result<ExitCode, Failure> {
+        self.edit_with(|_| Ok(edits.to_vec()))
+    }
+
+    /// Carries edits out: by the helper if the file is the system's. They are decided again if the file changes meanwhile.
+    fn edit_with(&self, decide: impl Fn(&Document) -> Result<Vec<Edit>, Error>) -> Result<ExitCode, Failure> {
         let document = self.read()?;
-        let plan = document.plan(edits, &Options::new()).map_err(told)?;
+        let edits = decide(&document).map_err(told)?;
+        let plan = document.plan(&edits, &Options::new()).map_err(told)?;
         if self.args.dry_run {
             self.show_diff(&plan.diff());
             return Ok(ExitCode::SUCCESS);
@@ -401,14 +346,10 @@ impl<'a> Hosts<'a> {
             return Ok(ExitCode::SUCCESS);
         }
         if self.is_system {
-            let wire = to_wire(&document, edits).map_err(|e| helper_said(&e, &by_hand()))?;
-            let report = self.helper()?.edit_hosts(wire).map_err(|error| match error {
-                devbox_helper_client::Error::Helper(error) => helper_said(&error, &by_hand()),
-                error => Failure::because(error),
-            })?;
+            let report = self.edit_by_helper(&decide, &by_hand)?;
             self.done(report.changed, report.in_place);
         } else {
-            let outcome = self.file.edit(edits).map_err(|error| match error {
+            let outcome = self.file.edit_with(&decide).map_err(|error| match error {
                 Error::PermissionDenied { .. } => with_instructions(told(error), &by_hand()),
                 error => told(error),
             })?;
@@ -421,6 +362,31 @@ impl<'a> Hosts<'a> {
             ));
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn edit_by_helper(
+        &self,
+        decide: &impl Fn(&Document) -> Result<Vec<Edit>, Error>,
+        by_hand: &impl Fn() -> String,
+    ) -> Result<HostsReport, Failure> {
+        let mut helper = self.helper()?;
+        let mut attempts = 0;
+        loop {
+            let document = self.read()?;
+            let edits = decide(&document).map_err(told)?;
+            let wire = to_wire(&document, &edits).map_err(|e| helper_said(&e, &by_hand()))?;
+            attempts += 1;
+            match helper.edit_hosts(wire) {
+                Ok(report) => return Ok(report),
+                // Somebody else was faster: the edits refer to lines, and these have moved.
+                Err(devbox_helper_client::Error::Helper(HelperError::LineChanged { .. }))
+                    if attempts < ATTEMPTS => {}
+                Err(devbox_helper_client::Error::Helper(error)) => {
+                    return Err(helper_said(&error, &by_hand()));
+                }
+                Err(error) => return Err(Failure::because(error)),
+            }
+        }
     }
 
     /// A helper for edits by hand. It alone keeps root's rights under sudo.
@@ -447,6 +413,15 @@ impl<'a> Hosts<'a> {
             ));
         }
     }
+}
+
+/// Says what this system's resolver will not read of an entry.
+fn warn_of_unread(entry: &Entry) -> Result<(), Failure> {
+    let line = Document::parse([]).edited(&[Edit::AppendLine(entry.clone())], &Options::new());
+    for found in line.map_err(told)?.lint(Resolver::platform()) {
+        print::note(&format!("warning: {}", found.finding));
+    }
+    Ok(())
 }
 
 /// Lines of "ADDRESS NAME... [# comment]".
@@ -512,6 +487,9 @@ fn with_instructions(failure: Failure, by_hand: &str) -> Failure {
         .help("")
         .verbatim(by_hand)
 }
+
+/// How often edits of single lines are decided again because others changed the file.
+const ATTEMPTS: u32 = 100;
 
 /// The block of edits by hand. Sessions have `devbox-…`.
 const DEFAULT_TAG: &str = "devbox";

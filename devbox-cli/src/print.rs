@@ -47,30 +47,61 @@ impl Table {
         self.rows.len() < 2
     }
 
+    /// Cells that are wider than [`WIDEST_CELL`] continue on further lines.
     pub(crate) fn render(&self) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let rows: Vec<Vec<Vec<&str>>> = self
+            .rows
+            .iter()
+            .map(|row| row.iter().map(|cell| wrapped(cell)).collect())
+            .collect();
+        let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
-            self.rows
-                .iter()
+            rows.iter()
                 .filter_map(|row| row.get(column))
-                .map(|cell| cell.chars().count())
+                .flatten()
+                .map(|piece| piece.chars().count().min(WIDEST_CELL))
                 .max()
                 .unwrap_or(0)
         };
         let widths: Vec<_> = (0..columns).map(width).collect();
         let mut text = String::new();
-        for row in &self.rows {
-            let cells: Vec<_> = row
-                .iter()
-                .zip(&widths)
-                .map(|(cell, width)| format!("{cell:width$}"))
-                .collect();
-            text.push_str(cells.join("  ").trim_end());
-            text.push('\n');
+        for row in &rows {
+            for line in 0..row.iter().map(Vec::len).max().unwrap_or(0) {
+                let cells: Vec<_> = row
+                    .iter()
+                    .zip(&widths)
+                    .map(|(cell, width)| format!("{:width$}", cell.get(line).copied().unwrap_or_default()))
+                    .collect();
+                text.push_str(cells.join("  ").trim_end());
+                text.push('\n');
+            }
         }
         text
     }
 }
+
+/// The pieces of a cell, broken at blanks; a longer word stays whole.
+fn wrapped(cell: &str) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let mut rest = cell;
+    while let Some((limit, _)) = rest.char_indices().nth(WIDEST_CELL) {
+        // A blank right behind the limit is as good a place as one before it.
+        let fits = &rest[..limit];
+        let at = if rest[limit..].starts_with(' ') {
+            Some(limit)
+        } else {
+            fits.rfind(' ').or_else(|| rest.find(' '))
+        };
+        let Some(at) = at else { break };
+        pieces.push(rest[..at].trim_end());
+        rest = rest[at..].trim_start();
+    }
+    pieces.push(rest);
+    pieces
+}
+
+/// The widest cell of a table, in characters. A line of a hosts file may have thousands of names.
+const WIDEST_CELL: usize = 100;
 
 /// Prints to standard output, whether or not somebody reads it.
 pub(crate) fn out(text: &str) {
@@ -482,6 +513,24 @@ mod tests {
         table.row(["a-long-name".to_owned(), "1".to_owned()]);
         table.row(["b".to_owned(), String::new()]);
         assert_eq!(table.render(), "NAME         PORT\na-long-name  1\nb\n");
+    }
+
+    #[test]
+    fn a_wide_cell_continues_below_and_never_widens_the_others() {
+        let mut table = Table::new(["NAMES", "STATE"]);
+        let names: Vec<_> = (0..30).map(|n| format!("name-{n:03}")).collect();
+        table.row([names.join(" "), "on".to_owned()]);
+        table.row(["x".repeat(70_000), "off".to_owned()]);
+        let text = table.render();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 5, "{text}");
+        let shown: Vec<_> = lines[1..4]
+            .iter()
+            .flat_map(|line| line.split_whitespace())
+            .collect();
+        assert_eq!(shown.len(), 31, "30 names and one state");
+        assert!(lines[..4].iter().all(|line| line.len() <= WIDEST_CELL + 10));
+        assert_eq!(lines[4].len(), 70_005);
     }
 
     fn service(name: &str, ports: Vec<PortReport>) -> ServiceReport {

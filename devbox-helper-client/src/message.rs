@@ -204,6 +204,8 @@ pub enum UserEdit {
     SetBlock(UserBlock),
     /// Adds entries to a block, which is made if it is not there.
     AddToBlock(UserBlock),
+    /// The same, and each name is taken from the block's other addresses of the same family.
+    PointInBlock(UserBlock),
     /// Removes names from a block, and the block itself once it has none left.
     RemoveFromBlock {
         /// The block.
@@ -335,6 +337,14 @@ pub enum HelperError {
         what: String,
         /// The rule.
         why: String,
+    },
+    /// A line that an edit refers to no longer has the text that the edit expects.
+    #[error("line {line} of {file} is not the line that the edit refers to")]
+    LineChanged {
+        /// The hosts file.
+        file: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
     },
     /// There is a block with this tag that belongs to a living process, or to none.
     #[error("the block {tag} in {file} belongs to another process or to the user")]

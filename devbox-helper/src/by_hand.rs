@@ -36,6 +36,7 @@ fn edit_to_wire(document: &Document, edit: &Edit) -> Result<UserEdit, HelperErro
     Ok(match edit {
         Edit::SetBlock(block) => UserEdit::SetBlock(block_to_wire(block)),
         Edit::AddToBlock(block) => UserEdit::AddToBlock(block_to_wire(block)),
+        Edit::PointInBlock(block) => UserEdit::PointInBlock(block_to_wire(block)),
         Edit::RemoveFromBlock { tag, names } => UserEdit::RemoveFromBlock {
             tag: tag.to_string(),
             names: strings(names),
@@ -79,6 +80,7 @@ fn edit_from_wire(edit: &UserEdit) -> Result<Edit, HelperError> {
     Ok(match edit {
         UserEdit::SetBlock(block) => Edit::SetBlock(block_from_wire(block)?),
         UserEdit::AddToBlock(block) => Edit::AddToBlock(block_from_wire(block)?),
+        UserEdit::PointInBlock(block) => Edit::PointInBlock(block_from_wire(block)?),
         UserEdit::RemoveFromBlock { tag, names: gone } => Edit::RemoveFromBlock {
             tag: parse_tag(tag)?,
             names: names(gone)?,
@@ -212,7 +214,8 @@ mod tests {
         ];
         let edits = vec![
             Edit::SetBlock(block.clone()),
-            Edit::AddToBlock(block),
+            Edit::AddToBlock(block.clone()),
+            Edit::PointInBlock(block),
             Edit::RemoveFromBlock {
                 tag: tag.clone(),
                 names: names.clone(),

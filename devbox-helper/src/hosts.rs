@@ -311,6 +311,7 @@ fn hosts_error(file: &Path, error: &hostsfile::Error) -> HelperError {
             message,
         },
         Hosts::NotFound { .. } => HelperError::NotFound { file },
+        Hosts::LineChanged { line } => HelperError::LineChanged { file, line: *line },
         _ => HelperError::Hosts { file, message },
     }
 }

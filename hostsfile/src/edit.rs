@@ -20,6 +20,9 @@ pub enum Edit {
     /// Adds entries to a block, which is created at the end of the file if it does not exist. Names that the block already has
     /// for the address are not added again. A disabled block stays disabled. An owner, if given, is written.
     AddToBlock(Block),
+    /// As [`AddToBlock`](Self::AddToBlock), and each name is taken from the block's other addresses of the same family, so that it
+    /// leads to the new one alone.
+    PointInBlock(Block),
     /// Removes names from a block; a block with no names left is removed.
     RemoveFromBlock {
         /// The block.

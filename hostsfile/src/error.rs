@@ -225,6 +225,23 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The file beside the hosts file that tells how to finish an interrupted write was not left by this user's own write:
+    /// its owner, mode or link count is another. Nothing was changed.
+    #[error("{} asks to finish an interrupted write, but this user's programs cannot have written it; look at it, and remove it", .path.display())]
+    ForeignJournal {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The copy was made of another hosts file.
+    #[error("{} is a copy of {original}, not of {}", .copy.display(), .path.display())]
+    BackupOfAnother {
+        /// The copy.
+        copy: PathBuf,
+        /// The file that it was made of.
+        original: String,
+        /// The file that it was to replace.
+        path: PathBuf,
+    },
     /// This operating system does not support it.
     #[error("{what} is not supported on this system")]
     Unsupported {

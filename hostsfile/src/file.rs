@@ -27,6 +27,7 @@ mod crash_tests;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 pub use options::FileOptions;
 pub(crate) use sys::{PLATFORM_LINE_ENDING, PLATFORM_RESOLVER};
@@ -39,7 +40,7 @@ use crate::lint::Diagnostic;
 use crate::name::{Owner, Tag};
 use crate::plan::{Conflict, Plan, plan_bytes};
 use lock::Lock;
-use replace::Attempt;
+use replace::{Attempt, Replaced};
 use target::Target;
 
 /// The path of this system's hosts file: `/etc/hosts`; on Windows, `hosts` in the directory given by the registry's
@@ -227,8 +228,9 @@ impl HostsFile {
     /// Replaces the content with that of another file, normally a backup.
     ///
     /// # Errors
-    /// Those of [`edit`](Self::edit), and those of reading the other file.
+    /// Those of [`edit`](Self::edit), those of reading the other file, and [`Error::BackupOfAnother`].
     pub fn restore(&self, from: &Path) -> Result<Outcome, Error> {
+        self.check_backup(from)?;
         let content = std::fs::read(from).map_err(|source| target::read_error(from, source))?;
         self.replace(&content)
     }
@@ -297,7 +299,10 @@ impl HostsFile {
             }
             self.back_up_once()?;
             match replace::replace(&target, &plan, &lock, &self.options)? {
-                Attempt::Written(method) => return Ok((plan, Outcome::new(self.path.clone(), method))),
+                Attempt::Written(method, replaced) => {
+                    self.take_over_appended(replaced, &lock)?;
+                    return Ok((plan, Outcome::new(self.path.clone(), method)));
+                }
                 Attempt::Stale => {}
                 Attempt::NotVerified => verified = false,
             }
@@ -313,6 +318,47 @@ impl HostsFile {
             attempts: ATTEMPTS,
         }
         .into())
+    }
+
+    /// Appends to the new file what programs without a lock of ours appended to the old one between our last look at it and
+    /// the rename.
+    fn take_over_appended(&self, replaced: Option<Replaced>, lock: &Lock) -> Result<(), Error> {
+        let mut olds: Vec<Replaced> = replaced.into_iter().collect();
+        let mut appended = Vec::new();
+        let patience = Instant::now() + APPENDERS_TIME;
+        let mut attempts = 1;
+        loop {
+            // Asked first: what a writer writes before it closes the file is read below.
+            let is_open = olds.iter().any(Replaced::has_writer);
+            for old in &mut olds {
+                let tail = old.appended().map_err(|e| target::read_error(&self.path, e))?;
+                appended.extend_from_slice(&tail);
+            }
+            if appended.is_empty() {
+                if is_open && Instant::now() < patience {
+                    std::thread::sleep(Duration::from_micros(100));
+                    continue;
+                }
+                break;
+            }
+            attempts += 1;
+            if attempts > ATTEMPTS {
+                return Err(Error::Changed {
+                    path: self.path.clone(),
+                    attempts,
+                });
+            }
+            let target = self.target()?;
+            let bytes = target.read()?;
+            let merged = [bytes.as_slice(), &appended].concat();
+            let plan = Plan::replace_all(Cow::Owned(bytes), merged);
+            // Otherwise the file has changed again, and the text is written with the next attempt.
+            if let Attempt::Written(_, replaced) = replace::replace(&target, &plan, lock, &self.options)? {
+                olds.extend(replaced);
+                appended.clear();
+            }
+        }
+        Ok(())
     }
 
     fn back_up_once(&self) -> Result<(), Error> {
@@ -402,6 +448,9 @@ pub struct Swept {
     /// How the file was written.
     pub outcome: Outcome,
 }
+
+/// How long a program that had the file open when it was replaced may take to append to it.
+const APPENDERS_TIME: Duration = Duration::from_millis(50);
 
 /// How often a change is planned anew because others changed the file, before giving up.
 const ATTEMPTS: u32 = 8;

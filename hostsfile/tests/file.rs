@@ -262,6 +262,56 @@ fn a_backup_is_made_only_before_the_first_change() {
 }
 
 #[test]
+fn files_of_one_name_share_a_folder_of_backups_without_mixing() {
+    let dir = tempfile::tempdir().unwrap();
+    let backups = tempfile::tempdir().unwrap();
+    let rules = BackupRules::in_directory(backups.path());
+    let file = |folder: &str, content: &str| {
+        std::fs::create_dir(dir.path().join(folder)).unwrap();
+        let path = dir.path().join(folder).join("hosts");
+        std::fs::write(&path, content).unwrap();
+        HostsFile::open(path).unwrap()
+    };
+    let (one, other) = (file("a", "10.0.0.1 a\n"), file("b", "10.0.0.2 b\n"));
+    let of_one = one.back_up(&rules).unwrap().path;
+    let of_other = other.back_up(&rules).unwrap().path;
+    assert_eq!(one.backups(&rules).unwrap(), std::slice::from_ref(&of_one));
+    assert_eq!(other.backups(&rules).unwrap(), std::slice::from_ref(&of_other));
+    let refused = one.restore(&of_other).unwrap_err();
+    assert!(matches!(refused, Error::BackupOfAnother { .. }), "{refused}");
+    assert_eq!(one.read().unwrap().render(), b"10.0.0.1 a\n");
+    // What somebody else placed there is no backup, however late its date.
+    for name in ["hosts.99999999", "hosts.20261399", "hosts.99991231"] {
+        std::fs::write(backups.path().join(name), "6.6.6.6 bank\n").unwrap();
+    }
+    assert_eq!(one.backups(&rules).unwrap(), std::slice::from_ref(&of_one));
+    // A deleted file is created anew.
+    std::fs::remove_file(one.path()).unwrap();
+    let anew = FileOptions::new().create_missing(true).open(one.path()).unwrap();
+    assert!(anew.restore(&of_one).unwrap().changed);
+    assert_eq!(one.read().unwrap().render(), b"10.0.0.1 a\n");
+}
+
+#[test]
+fn backups_that_are_rotated_out_take_their_records_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let backups = tempfile::tempdir().unwrap();
+    let path = hosts_in(dir.path());
+    let rules = BackupRules::in_directory(backups.path()).keep(2);
+    let hosts = HostsFile::open(&path).unwrap();
+    for number in 0..5 {
+        std::fs::write(&path, format!("10.0.0.{number} a\n")).unwrap();
+        hosts.back_up(&rules).unwrap();
+    }
+    assert_eq!(hosts.backups(&rules).unwrap().len(), 2);
+    assert_eq!(
+        files_in(backups.path()).len(),
+        4,
+        "two backups, each with its record"
+    );
+}
+
+#[test]
 fn names_of_the_user_are_reported_or_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("hosts");
@@ -304,6 +354,28 @@ fn names_of_the_user_are_reported_or_left_out() {
     );
     assert_eq!(doc.lookup("orders.backend").len(), 1);
     assert!(doc.render().starts_with(content.as_bytes()));
+}
+
+#[test]
+fn pointing_a_name_elsewhere_leaves_its_other_family_and_other_names_alone() {
+    let tag = || Tag::new("a").unwrap();
+    let block = |address: &str, names: &[&str]| {
+        Block::new(tag()).with_entries([Entry::parse(address, names.iter().copied()).unwrap()])
+    };
+    let before = b"10.0.0.9 x\n# BEGIN a\n10.0.0.1 x y\n2001:db8::1 x\n# END a\n";
+    let point = |address: &str, names: &[&str]| {
+        let edits = [Edit::PointInBlock(block(address, names))];
+        String::from_utf8(plan(before, &edits, &Options::new()).unwrap().new_bytes()).unwrap()
+    };
+    assert_eq!(
+        point("10.0.0.2", &["x"]),
+        "10.0.0.9 x\n# BEGIN a\n10.0.0.1 y\n2001:db8::1 x\n10.0.0.2 x\n# END a\n"
+    );
+    assert_eq!(
+        point("2001:db8::2", &["x"]),
+        "10.0.0.9 x\n# BEGIN a\n10.0.0.1 x y\n2001:db8::2 x\n# END a\n"
+    );
+    assert_eq!(point("10.0.0.1", &["x"]).as_bytes(), before);
 }
 
 #[test]

@@ -185,7 +185,7 @@ fn is_justified(error: &Error, bytes: &[u8], edits: &[Edit]) -> bool {
 /// The block that an edit changes.
 fn block_of(edit: &Edit) -> Option<&Tag> {
     match edit {
-        Edit::SetBlock(block) | Edit::AddToBlock(block) => Some(&block.tag),
+        Edit::SetBlock(block) | Edit::AddToBlock(block) | Edit::PointInBlock(block) => Some(&block.tag),
         Edit::RemoveBlock(tag)
         | Edit::EnableBlock(tag)
         | Edit::DisableBlock(tag)

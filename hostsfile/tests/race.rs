@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hostsfile::{Block, Edit, Entry, FileOptions, HostsFile, Tag};
+use hostsfile::{Block, Edit, Entry, FileOptions, HostsFile, OnConflict, Tag};
 
 const PROCESSES: usize = 8;
 const ADDS: usize = 100;
@@ -96,4 +96,79 @@ fn adds_its_names() {
         let block = Block::new(Tag::new("shared").unwrap()).with_entries([entry]);
         assert!(hosts.edit(&[Edit::AddToBlock(block)]).unwrap().changed);
     }
+}
+
+#[test]
+#[cfg(unix)]
+fn what_a_program_without_our_lock_appends_is_not_lost() {
+    use std::io::Write as _;
+    const LINES: usize = 500;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hosts");
+    std::fs::write(&path, BEFORE).unwrap();
+    let hosts = HostsFile::open(&path).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let appender = threads.spawn(|| {
+            for number in 0..LINES {
+                // As `echo … >> hosts` does.
+                let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+                file.write_all(
+                    format!("10.1.{}.{} appended{number}\n", number / 250, number % 250).as_bytes(),
+                )
+                .unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let mut round = 0_u8;
+        while !done.load(Ordering::Relaxed) {
+            round = round.wrapping_add(1);
+            let entry = Entry::new([127, 77, 0, round].into(), ["ours"]).unwrap();
+            let block = Block::new(Tag::new("shared").unwrap()).with_entries([entry]);
+            match hosts.edit(&[Edit::SetBlock(block)]) {
+                Ok(_) | Err(hostsfile::Error::Changed { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        appender.join().unwrap();
+    });
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lost: Vec<_> = (0..LINES)
+        .filter(|number| !text.contains(&format!(" appended{number}\n")))
+        .collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {LINES} lines are lost: {lost:?}",
+        lost.len()
+    );
+    assert_eq!(text.matches(" appended").count(), LINES, "a line is there twice");
+}
+
+#[test]
+fn eight_writers_of_own_lines_all_succeed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hosts");
+    std::fs::write(&path, BEFORE).unwrap();
+    std::thread::scope(|threads| {
+        for worker in 0..8_u8 {
+            let path = &path;
+            threads.spawn(move || {
+                let patient = FileOptions::new().first_lock_wait(Duration::from_secs(10));
+                let hosts = patient.open(path).unwrap();
+                for number in 0..25_u8 {
+                    let entry = Entry::new(
+                        [10, 1 + worker, 0, number].into(),
+                        [format!("n{worker}-{number}")],
+                    );
+                    let entry = entry.unwrap();
+                    hosts
+                        .edit_with(|document| document.adding(&entry, OnConflict::Refuse))
+                        .unwrap();
+                }
+            });
+        }
+    });
+    let document = HostsFile::open(&path).unwrap().read().unwrap();
+    assert_eq!(document.entries().count(), 2 + 8 * 25);
+    assert!(document.duplicates().is_empty());
 }

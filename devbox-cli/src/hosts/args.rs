@@ -111,6 +111,9 @@ pub(crate) struct HowToName {
     /// With --own: move names that lead to other addresses, instead of refusing
     #[arg(long = "move", requires = "own")]
     pub(super) move_names: bool,
+    /// Keep the names' other addresses in the block: they lead to all of them
+    #[arg(long, conflicts_with = "own")]
+    pub(super) also: bool,
     /// Allow underscores, which systemd-resolved does not
     #[arg(long)]
     pub(super) underscore: bool,

@@ -39,11 +39,13 @@ impl Shown {
 /// The entries of the file and the disabled ones of blocks, in order. Outside blocks a commented entry is a comment.
 pub(super) fn entries(document: &Document, wanted: impl Fn(&Shown) -> bool) -> Vec<Shown> {
     let blocks = document.blocks();
+    let mut blocks = blocks.iter().peekable();
     let mut found = Vec::new();
     for line in document.lines() {
+        while blocks.next_if(|block| block.lines.end <= line.number).is_some() {}
         let block = blocks
-            .iter()
-            .find(|block| block.lines.contains(&line.number))
+            .peek()
+            .filter(|block| block.lines.contains(&line.number))
             .map(|block| block.tag.to_owned());
         let (entry, enabled) = match line.kind {
             LineKind::Entry(entry) => (entry, true),

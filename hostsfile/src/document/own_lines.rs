@@ -9,40 +9,36 @@ use crate::edit::{Edit, OnConflict};
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::line::EntryLine;
-use crate::name::{Comment, HostName};
+use crate::name::{Comment, HostName, Zone};
 
 impl Document {
-    /// The edits that give an address these names on the user's own lines: on a line that already has the address and the same
-    /// comment, otherwise on a new line at the end. Names that the address already has need no edit.
+    /// The edits that put an entry on the user's own lines: its names on a line that already has its address, zone and comment,
+    /// otherwise a new line at the end. Names that the address already has need no edit.
     /// ```
-    /// use hostsfile::{Document, HostName, OnConflict, Options};
+    /// use hostsfile::{Document, Entry, OnConflict, Options};
     /// let doc = Document::parse("10.0.0.1 a\n");
-    /// let edits = doc.adding("10.0.0.1".parse()?, &[HostName::new("b")?], None, OnConflict::Refuse)?;
+    /// let edits = doc.adding(&Entry::parse("10.0.0.1", ["b"])?, OnConflict::Refuse)?;
     /// assert_eq!(doc.edited(&edits, &Options::new())?.render(), b"10.0.0.1 a b\n");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     /// [`Error::NameTaken`] if a name has another address of the same family and `on_conflict` says to refuse, or that other line is
-    /// inside a block; [`Error::MappedAddress`].
-    pub fn adding(
-        &self,
-        address: IpAddr,
-        names: &[HostName],
-        comment: Option<&Comment>,
-        on_conflict: OnConflict,
-    ) -> Result<Vec<Edit>, Error> {
-        let entry = Entry::new(address, names)?.with_comment(comment.cloned());
+    /// inside a block.
+    pub fn adding(&self, entry: &Entry, on_conflict: OnConflict) -> Result<Vec<Edit>, Error> {
         let user = self.user_lines();
+        let zone = entry.zone.as_ref().map(Zone::as_str);
+        let same_address = |found: &EntryLine<'_>| found.address == entry.address && found.zone == zone;
         let mut edits = Vec::new();
         let mut missing: Vec<HostName> = Vec::new();
         let mut seen = HashSet::new();
-        for name in names {
+        for name in &entry.names {
             let found = self.lines_with_name(name.as_str());
-            if !seen.insert(name) || found.iter().any(|e| e.address == address) {
+            if !seen.insert(name) || found.iter().any(same_address) {
                 continue;
             }
-            for other in found.iter().filter(|e| e.address.is_ipv4() == address.is_ipv4()) {
+            let same_family = |other: &&EntryLine<'_>| other.address.is_ipv4() == entry.address.is_ipv4();
+            for other in found.iter().filter(same_family) {
                 let of_user = user.binary_search_by_key(&other.line, |(line, _)| line.number);
                 match (on_conflict, of_user) {
                     (OnConflict::Allow, _) => {}
@@ -66,10 +62,10 @@ impl Document {
         if missing.is_empty() {
             return Ok(edits);
         }
-        let wanted = comment.map_or("", Comment::as_str).as_bytes();
+        let comment = entry.comment.as_ref().map_or("", Comment::as_str).as_bytes();
         match user
             .iter()
-            .rfind(|(_, e)| e.address == address && e.zone.is_none() && e.comment == wanted)
+            .rfind(|(_, found)| same_address(found) && found.comment == comment)
         {
             Some((line, _)) => edits.push(Edit::AddNames {
                 line: line.reference(),
@@ -77,7 +73,7 @@ impl Document {
             }),
             None => edits.push(Edit::AppendLine(Entry {
                 names: missing,
-                ..entry
+                ..entry.clone()
             })),
         }
         Ok(edits)

@@ -1,4 +1,5 @@
-//! Backups of a hosts file.
+//! Backups of a hosts file. Beside each one stands a file `<backup>.source` that holds the path it was copied from, so that files
+//! of the same name can share a folder.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -53,7 +54,8 @@ impl HostsFile {
         back_up(self.path(), rules)
     }
 
-    /// The backups of this file in a directory, oldest first.
+    /// The backups of this file in a directory, oldest first: those that record its path as their source, and those without a
+    /// record.
     ///
     /// # Errors
     /// Those of listing the directory.
@@ -62,6 +64,23 @@ impl HostsFile {
             .into_iter()
             .map(|(_, path)| path)
             .collect())
+    }
+}
+
+impl HostsFile {
+    /// Whether a copy may be put in this file's place. One without a record of its source may.
+    ///
+    /// # Errors
+    /// [`Error::BackupOfAnother`].
+    pub fn check_backup(&self, copy: &Path) -> Result<(), Error> {
+        match source_of(copy) {
+            Some(source) if source != path_bytes(self.path()) => Err(Error::BackupOfAnother {
+                copy: copy.to_owned(),
+                original: String::from_utf8_lossy(&source).into_owned(),
+                path: self.path().to_owned(),
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -92,10 +111,13 @@ pub(super) fn back_up(hosts: &Path, rules: &BackupRules) -> Result<Backup, Error
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         match options.open(&path) {
             Ok(mut file) => {
-                let written = file.write_all(&content).and_then(|()| file.sync_all());
+                let written = std::fs::write(record_of(&path), path_bytes(hosts))
+                    .and_then(|()| file.write_all(&content))
+                    .and_then(|()| file.sync_all());
                 if let Err(e) = written {
                     // Do not leave a partial backup.
                     let _removed = std::fs::remove_file(&path);
+                    let _removed = std::fs::remove_file(record_of(&path));
                     return Err(os_error(&path, "write", e));
                 }
                 rotate(hosts, rules)?;
@@ -112,8 +134,30 @@ fn rotate(hosts: &Path, rules: &BackupRules) -> Result<(), Error> {
     let surplus = there.len().saturating_sub(rules.keep);
     for (_, path) in there.iter().skip(1).take(surplus) {
         std::fs::remove_file(path).map_err(|e| os_error(path, "remove", e))?;
+        match std::fs::remove_file(record_of(path)) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(os_error(path, "remove", e)),
+            _ => {}
+        }
     }
     Ok(())
+}
+
+/// Where the source of a backup is recorded.
+fn record_of(backup: &Path) -> PathBuf {
+    let mut name = backup.as_os_str().to_owned();
+    name.push(".source");
+    name.into()
+}
+
+fn source_of(backup: &Path) -> Option<Vec<u8>> {
+    std::fs::read(record_of(backup)).ok()
+}
+
+/// The path by which a hosts file is known, whatever links lead to it.
+fn path_bytes(hosts: &Path) -> Vec<u8> {
+    let real = hosts.canonicalize().or_else(|_| std::path::absolute(hosts));
+    let path = real.unwrap_or_else(|_| hosts.to_owned());
+    path.into_os_string().into_encoded_bytes()
 }
 
 /// YYYYMMDD, and the number of the backup on that day.
@@ -122,11 +166,19 @@ type DayAndNumber = (u32, u32);
 /// The backups, sorted by day and number.
 fn list(hosts: &Path, rules: &BackupRules) -> Result<Vec<(DayAndNumber, PathBuf)>, Error> {
     let failed = |e| read_error(&rules.directory, e);
+    let own = path_bytes(hosts);
+    // A clock may be a day ahead of another one, and no more.
+    let latest = date(days_since_1970() + 1);
     let mut found = Vec::new();
     for entry in std::fs::read_dir(&rules.directory).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        if let Some(order) = order_of(hosts, &name.to_string_lossy()) {
-            found.push((order, rules.directory.join(name)));
+        if let Some(order) = order_of(hosts, &name.to_string_lossy())
+            && order.0 <= latest
+        {
+            let path = rules.directory.join(name);
+            if source_of(&path).is_none_or(|source| source == own) {
+                found.push((order, path));
+            }
         }
     }
     found.sort();
@@ -139,7 +191,10 @@ fn order_of(hosts: &Path, name: &str) -> Option<DayAndNumber> {
         .strip_prefix('.')?;
     let (day, number) = rest.split_once('.').unwrap_or((rest, "0"));
     (day.len() == 8).then_some(())?;
-    Some((day.parse().ok()?, number.parse().ok()?))
+    let (day, number): DayAndNumber = (day.parse().ok()?, number.parse().ok()?);
+    // Others may have files of such names there as well.
+    let is_date = (1..=12).contains(&(day / 100 % 100)) && (1..=31).contains(&(day % 100));
+    is_date.then_some((day, number))
 }
 
 fn backup_name(hosts: &Path, day: u32, number: u32) -> std::ffi::OsString {
@@ -153,10 +208,12 @@ fn backup_name(hosts: &Path, day: u32, number: u32) -> std::ffi::OsString {
 
 /// Today's date as YYYYMMDD, in UTC.
 fn today() -> u32 {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
-    date(seconds / 86_400)
+    date(days_since_1970())
+}
+
+fn days_since_1970() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs()) / 86_400
 }
 
 /// The date of a number of days since 1970-01-01, for days that fit in 32 bits (from Howard Hinnant's date algorithms).

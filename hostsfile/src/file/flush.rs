@@ -1,6 +1,6 @@
 //! Asks the system to flush what it has cached about names.
 
-use std::io::ErrorKind;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Why a resolver's cache was not flushed. The hosts file is not affected.
@@ -29,7 +29,7 @@ pub enum FlushError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Flushed {
-    /// The command lines that were run; none if the system caches nothing.
+    /// The command lines that were run; none if nothing that caches names is running.
     pub commands: Vec<String>,
 }
 
@@ -37,24 +37,24 @@ pub struct Flushed {
 ///
 /// An edit of the hosts file rarely needs this: glibc and musl read the file at each lookup, systemd-resolved notices a change
 /// within two seconds, and macOS and Windows watch the file. It helps against answers that came from DNS before. On Linux the
-/// installed daemons are asked (`resolvectl`, `nscd`); if there are none, nothing is done, and that is not an error.
+/// daemons that are running are asked (`resolvectl`, `nscd`); if none is, nothing is done, and that is not an error.
 ///
 /// # Errors
 /// [`FlushError`], from the first command that fails.
 pub fn flush() -> Result<Flushed, FlushError> {
     let mut ran = Vec::new();
-    for &(argv, optional) in COMMANDS {
+    for &(argv, socket) in COMMANDS {
+        if socket.is_some_and(|socket| !Path::new(socket).exists()) {
+            continue;
+        }
         let command = argv.join(" ");
         let output = Command::new(argv[0])
             .args(&argv[1..])
             .stdin(Stdio::null())
             .output();
         match output {
-            Err(e) if optional && e.kind() == ErrorKind::NotFound => {}
             Err(source) => return Err(FlushError::NotStarted { command, source }),
             Ok(output) if output.status.success() => ran.push(command),
-            // The program is installed, but the daemon is not running.
-            Ok(_) if optional => {}
             Ok(output) => {
                 let text = String::from_utf8_lossy(&output.stderr)
                     .trim()
@@ -74,21 +74,24 @@ pub fn flush() -> Result<Flushed, FlushError> {
     Ok(Flushed { commands: ran })
 }
 
-/// Command lines, and whether the program may be missing.
-type Commands = &'static [(&'static [&'static str], bool)];
+/// Command lines; with a path, only while it exists, because the daemon in question has its socket there.
+type Commands = &'static [(&'static [&'static str], Option<&'static str>)];
 
 cfg_if::cfg_if! {
     if #[cfg(target_vendor = "apple")] {
         const COMMANDS: Commands = &[
-            (&["dscacheutil", "-flushcache"], false),
-            (&["killall", "-HUP", "mDNSResponder"], false),
+            (&["dscacheutil", "-flushcache"], None),
+            (&["killall", "-HUP", "mDNSResponder"], None),
         ];
     } else if #[cfg(windows)] {
-        const COMMANDS: Commands = &[(&["ipconfig", "/flushdns"], false)];
+        const COMMANDS: Commands = &[(&["ipconfig", "/flushdns"], None)];
     } else {
         const COMMANDS: Commands = &[
-            (&["resolvectl", "flush-caches"], true),
-            (&["nscd", "-i", "hosts"], true),
+            (
+                &["resolvectl", "flush-caches"],
+                Some("/run/systemd/resolve/io.systemd.Resolve"),
+            ),
+            (&["nscd", "-i", "hosts"], Some("/run/nscd/socket")),
         ];
     }
 }

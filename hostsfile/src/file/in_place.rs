@@ -47,7 +47,7 @@ pub(super) fn write(target: &Target, plan: &Plan<'_>, lock: &Lock) -> Result<Att
     let verified = verified.map_err(|e| read_error(&target.shown, e))?;
     journal.remove();
     Ok(if verified {
-        Attempt::Written(Method::InPlace)
+        Attempt::Written(Method::InPlace, None)
     } else {
         Attempt::NotVerified
     })

@@ -117,11 +117,20 @@ fn is_temp(name: &OsStr, prefix: &OsStr) -> bool {
 
 /// Completes the write described by a journal, if the file contains a mixture of the two tails and nothing else.
 fn redo(target: &Target, directory: &Directory, name: &OsStr) -> Result<(), Error> {
+    let foreign = || Error::ForeignJournal {
+        path: target.shown.with_file_name(name),
+    };
+    // In a directory such as /tmp anybody may plant a file of this name, or a link to another one.
+    let mut file = match directory.open_file(name) {
+        Err(e) if sys::is_symlink_loop(&e) => return Err(foreign()),
+        opened => opened.map_err(|e| read_error(&target.shown, e))?,
+    };
+    if !sys::is_own_private_file(&file).map_err(|e| read_error(&target.shown, e))? {
+        return Err(foreign());
+    }
     let mut bytes = Vec::new();
-    let read = directory
-        .open_file(name)
-        .and_then(|mut file| file.read_to_end(&mut bytes));
-    read.map_err(|e| read_error(&target.shown, e))?;
+    file.read_to_end(&mut bytes)
+        .map_err(|e| read_error(&target.shown, e))?;
     let Some((from, old, new)) = parse(&bytes) else {
         return Ok(());
     };

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 
 use super::lock::Lock;
 use super::options::FileOptions;
@@ -14,11 +14,34 @@ use crate::plan::Plan;
 
 /// The result of an attempt.
 pub(super) enum Attempt {
-    Written(Method),
+    Written(Method, Option<Replaced>),
     /// The file's content is no longer what the plan was made from.
     Stale,
     /// It was written in place, but contained something else afterwards.
     NotVerified,
+}
+
+/// The file that another one took the place of, still open: a program that opened it for appending before that writes into
+/// it all the same, and holds no lock of ours.
+pub(super) struct Replaced {
+    file: File,
+    /// How much of it the new file was made from.
+    known: u64,
+}
+
+impl Replaced {
+    /// What was appended since it was last asked.
+    pub(super) fn appended(&mut self) -> io::Result<Vec<u8>> {
+        let mut tail = Vec::new();
+        self.file.seek(SeekFrom::Start(self.known))?;
+        self.known += self.file.read_to_end(&mut tail)? as u64;
+        Ok(tail)
+    }
+
+    /// Whether somebody may still append to it.
+    pub(super) fn has_writer(&self) -> bool {
+        sys::has_writer(&self.file)
+    }
 }
 
 /// Writes the plan.
@@ -70,7 +93,10 @@ pub(super) fn replace(
     file.sync_all()
         .map_err(|e| os_error(&target.shown, "sync a file beside", e))?;
     fail::point("temp-synced");
-    drop(old);
+    let replaced = old.and_then(sys::kept_open).map(|file| Replaced {
+        file,
+        known: plan.old_bytes().len() as u64,
+    });
     if !target.holds(plan.old_bytes())? {
         return Ok(Attempt::Stale);
     }
@@ -88,7 +114,7 @@ pub(super) fn replace(
         .directory
         .sync()
         .map_err(|e| os_error(&target.shown, "sync the directory of", e))?;
-    Ok(Attempt::Written(Method::Renamed))
+    Ok(Attempt::Written(Method::Renamed, replaced))
 }
 
 /// A file beside the target that is removed when dropped.

@@ -2,6 +2,7 @@
 
 mod flags;
 mod lock;
+mod writers;
 mod xattr;
 
 use std::ffi::{OsStr, OsString};
@@ -16,6 +17,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 pub(super) use self::lock::{HeldLock, LockPlace, private_lock_directory};
+pub(super) use self::writers::has_writer;
 use super::target::{Target, os_error};
 use crate::error::Error;
 use crate::lint::Resolver;
@@ -134,6 +136,13 @@ pub(super) fn stamp(file: &File) -> io::Result<Stamp> {
         (m.mtime(), m.mtime_nsec()),
         (m.ctime(), m.ctime_nsec()),
     ))
+}
+
+/// Whether a file is one that [`Directory::create_file`] made for this user and that nobody else can write.
+pub(super) fn is_own_private_file(file: &File) -> io::Result<bool> {
+    let m = file.metadata()?;
+    let owner = rustix::process::geteuid().as_raw();
+    Ok(m.is_file() && m.uid() == owner && m.mode() & 0o7777 == 0o600 && m.nlink() == 1)
 }
 
 pub(super) fn is_symlink_loop(e: &io::Error) -> bool {
@@ -277,6 +286,11 @@ pub(super) fn replace_file(
     // Does not replace a file that appeared meanwhile.
     rustix::fs::linkat(&directory.fd, temp, &directory.fd, target, AtFlags::empty())?;
     directory.remove(temp)
+}
+
+/// A file that stays open while another one takes its place.
+pub(super) fn kept_open(file: File) -> Option<File> {
+    Some(file)
 }
 
 /// The error for a failed rename.

@@ -74,6 +74,16 @@ impl<'a> BlockWork<'a> {
         }
     }
 
+    pub(super) fn point(&mut self, bytes: &'a [u8], block: &Block, leave_out: &HashSet<HostName>) {
+        if self.exists() {
+            let items = self.items(bytes);
+            for entry in &block.entries {
+                items.take_from_others(entry);
+            }
+        }
+        self.add(bytes, block, leave_out);
+    }
+
     pub(super) fn remove_names(&mut self, bytes: &'a [u8], names: &[HostName]) {
         if !self.exists() {
             return;
@@ -377,6 +387,27 @@ impl<'a> Items<'a> {
             }
         }
         any
+    }
+
+    /// Takes an entry's names from other addresses of its family.
+    fn take_from_others(&mut self, entry: &Entry) {
+        let index = self.index.get_or_insert_with(|| Index::of(&self.list));
+        for name in &entry.names {
+            let Some(held_at) = index.by_name.get_mut(name) else {
+                continue;
+            };
+            held_at.retain(|&(item, at)| {
+                let item = &mut self.list[item];
+                let Some(held) = &mut item.entry else { return true };
+                let is_other = held.place.address.is_ipv4() == entry.address.is_ipv4()
+                    && (held.place.address, &held.place.zone) != (entry.address, &entry.zone);
+                if is_other {
+                    item.raw = None;
+                    held.names[at].1 = false;
+                }
+                !is_other
+            });
+        }
     }
 
     fn has_names(&self) -> bool {

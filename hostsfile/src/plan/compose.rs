@@ -81,6 +81,10 @@ impl<'a> Batch<'a, '_> {
                 block.entries.iter().try_for_each(Entry::check)?;
                 self.with_block(&block.tag, |work, left_out| work.add(bytes, block, left_out))
             }
+            Edit::PointInBlock(block) => {
+                block.entries.iter().try_for_each(Entry::check)?;
+                self.with_block(&block.tag, |work, left_out| work.point(bytes, block, left_out))
+            }
             Edit::RemoveFromBlock { tag, names } => {
                 self.with_block(tag, |work, _| work.remove_names(bytes, names))
             }
@@ -492,7 +496,7 @@ fn left_out<'e>(
     }
     let block_of = |edit: &'e Edit| -> Option<&'e Block> {
         match edit {
-            Edit::SetBlock(block) | Edit::AddToBlock(block) => Some(block),
+            Edit::SetBlock(block) | Edit::AddToBlock(block) | Edit::PointInBlock(block) => Some(block),
             _ => None,
         }
     };

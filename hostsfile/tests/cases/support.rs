@@ -111,7 +111,8 @@ pub(crate) fn add_with(
     } else {
         Some(Comment::new(comment)?)
     };
-    let edits = doc.adding(ip(address), &names(which), comment.as_ref(), on_conflict)?;
+    let entry = Entry::new(ip(address), names(which))?.with_comment(comment);
+    let edits = doc.adding(&entry, on_conflict)?;
     doc.edited(&edits, &options().layout(Layout::names_per_line(per_line)))
 }
 

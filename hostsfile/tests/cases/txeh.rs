@@ -333,7 +333,7 @@ pub(crate) const CASES: &[(&str, Check)] = &[
         let file = OnDisk::new(&c.input);
         let edits = c
             .doc()
-            .adding(ip("10.0.0.3"), &names(&["cache.local"]), None, OnConflict::Refuse)
+            .adding(&entry("10.0.0.3", &["cache.local"]), OnConflict::Refuse)
             .unwrap();
         file.hosts()
             .apply(&plan(&c.input, &edits, &Options::new()).unwrap())

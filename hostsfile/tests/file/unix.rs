@@ -246,3 +246,51 @@ fn patch_accepts_the_diff() {
     assert!(child.wait().unwrap().success());
     assert_eq!(std::fs::read(&path).unwrap(), planned.new_bytes());
 }
+
+/// A file beside the hosts file that says how to finish a write, which another user may plant in a shared folder.
+#[test]
+fn an_interrupted_write_is_finished_only_if_it_was_our_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = hosts_in(dir.path());
+    let journal = dir.path().join(".hosts.hostsfile-redo");
+    let hosts = HostsFile::open(&path).unwrap();
+    // The file is half the old and half the new text: the state in which a journal is replayed.
+    let (half, old, new) = ("10.6.0.2 a\n", "10.0.0.2 a\n", "10.6.6.6 bank\n");
+    let plant = || {
+        std::fs::write(&path, half).unwrap();
+        drop(std::fs::remove_file(&journal));
+        let text = format!("hostsfile-redo 1 0 {} {}\n{old}{new}", old.len(), new.len());
+        std::fs::write(&journal, text).unwrap();
+        std::fs::set_permissions(&journal, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    let refused = |how: &str| {
+        let error = hosts.edit(&[set("a", "x.test")]).unwrap_err();
+        assert!(
+            matches!(&error, Error::ForeignJournal { path } if *path == journal),
+            "{how}: {error}"
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), half, "{how}");
+    };
+
+    plant();
+    std::fs::set_permissions(&journal, std::fs::Permissions::from_mode(0o644)).unwrap();
+    refused("its mode");
+    plant();
+    std::fs::hard_link(&journal, dir.path().join("second")).unwrap();
+    refused("its links");
+    plant();
+    std::fs::rename(&journal, dir.path().join("elsewhere")).unwrap();
+    symlink("elsewhere", &journal).unwrap();
+    refused("a link");
+    if rustix::process::geteuid().is_root() {
+        plant();
+        chown(&journal, Some(65534), None).unwrap();
+        refused("its owner");
+    }
+
+    plant();
+    hosts.edit(&[set("a", "x.test")]).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with(new) && text.contains("x.test"), "{text}");
+    assert!(!journal.exists());
+}

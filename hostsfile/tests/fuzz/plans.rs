@@ -108,9 +108,10 @@ impl Script<'_> {
     }
 
     fn edit(&mut self) -> Edit {
-        match self.byte() % 14 {
+        match self.byte() % 15 {
             0 | 1 => Edit::SetBlock(self.block()),
             2 => Edit::AddToBlock(self.block()),
+            14 => Edit::PointInBlock(self.block()),
             3 => Edit::RemoveBlock(self.tag()),
             4 => Edit::RemoveFromBlock {
                 tag: self.tag(),

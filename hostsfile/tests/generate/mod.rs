@@ -82,7 +82,8 @@ pub(crate) fn block_edits() -> impl Strategy<Value = Vec<Edit>> {
         .boxed();
     let edit = prop_oneof![
         3 => block.clone().prop_map(Edit::SetBlock),
-        2 => block.prop_map(Edit::AddToBlock),
+        2 => block.clone().prop_map(Edit::AddToBlock),
+        1 => block.prop_map(Edit::PointInBlock),
         2 => any_tag().prop_map(Edit::RemoveBlock),
         1 => (any_tag(), names()).prop_map(|(tag, names)| Edit::RemoveFromBlock { tag, names }),
         1 => any_tag().prop_map(Edit::EnableBlock),
