@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use devbox_engine::{Error, system_hosts_file};
+use devbox_helper_client::{HelperError, SweepReport};
 
 use crate::args::{CleanupArgs, Output};
 use crate::failure::Failure;
@@ -24,19 +25,36 @@ pub(crate) fn run(args: &CleanupArgs) -> Result<ExitCode, Failure> {
         })?;
         match args.output.form() {
             Output::Json => print::json(&report),
-            Output::Text if report.removed.is_empty() => {
-                print::out(&format!("{}: nothing to clean up\n", report.file.display()));
-            }
-            Output::Text => {
-                for block in &report.removed {
-                    print::out(&format!(
-                        "{}: removed block {}\n",
-                        report.file.display(),
-                        block.tag
-                    ));
-                }
-            }
+            Output::Text => print::out(&told(&report)),
         }
-        Ok(ExitCode::SUCCESS)
+        if report.left.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(ways_out::of_cleanup(&HelperError::LinesLeft {
+            file: report.file,
+            lines: report.left,
+        }))
     })
+}
+
+fn told(report: &SweepReport) -> String {
+    let file = report.file.display();
+    let blocks = report
+        .removed
+        .iter()
+        .map(|block| format!("{file}: removed block {}\n", block.tag));
+    let mut text: String = blocks.collect();
+    match report.stray_lines {
+        0 => {}
+        1 => text.push_str(&format!(
+            "{file}: removed 1 line of a session, which had lost its markers\n"
+        )),
+        lines => text.push_str(&format!(
+            "{file}: removed {lines} lines of sessions, which had lost their markers\n"
+        )),
+    }
+    if text.is_empty() && report.left.is_empty() {
+        text = format!("{file}: nothing to clean up\n");
+    }
+    text
 }

@@ -1,5 +1,7 @@
 //! What the end of a session means for the command: its exit code, what to say, and the ways out.
 
+use std::fs::File;
+use std::path::Path;
 use std::process::ExitCode;
 
 use devbox_engine::{Error, StopReason};
@@ -67,18 +69,30 @@ fn failure_of(reason: StopReason) -> Option<Failure> {
                 .help("`devbox up --no-hosts` runs without the hosts file"),
         },
         StopReason::HelperLost { hosts_file } => {
-            let told = Failure::new(code::FAILED, "the helper process ended, so this session ends too");
-            match hosts_file {
-                Some(file) => told.help(format!(
-                    "its block is still in the hosts file; this removes it, with the same rights: \
-                     devbox cleanup --hosts-file {}",
-                    file.display()
-                )),
-                None => told,
-            }
+            let needs_root = hosts_file.as_deref().is_some_and(|file| !may_write(file));
+            helper_lost(hosts_file.as_deref(), needs_root)
         }
+        StopReason::NotUndone {
+            error: PublishError::Helper(error),
+        } => ways_out::of_cleanup(&error),
         reason => Failure::new(code::FAILED, reason.to_string()),
     })
+}
+
+fn helper_lost(hosts_file: Option<&Path>, needs_root: bool) -> Failure {
+    let told = Failure::new(code::FAILED, "the helper process ended, so this session ends too");
+    match hosts_file {
+        Some(file) => told.help(format!(
+            "its block is still in the hosts file; this removes it: {}devbox cleanup --hosts-file {}",
+            if needs_root { "sudo " } else { "" },
+            file.display()
+        )),
+        None => told,
+    }
+}
+
+fn may_write(file: &Path) -> bool {
+    File::options().write(true).open(file).is_ok()
 }
 
 fn refused(error: &ConnectError) -> Failure {
@@ -237,8 +251,27 @@ mod tests {
 
     #[test]
     fn a_helper_that_is_gone() {
-        let with = |hosts_file| told(StopReason::HelperLost { hosts_file });
-        insta::assert_snapshot!([with(Some("/etc/hosts".into())), with(None)].join("\n"));
+        let file = Some(Path::new("/etc/hosts"));
+        let ends = [(file, false), (file, true), (None, false)];
+        let texts = ends.map(|(file, needs_root)| helper_lost(file, needs_root).to_string());
+        insta::assert_snapshot!(texts.join("\n"));
+    }
+
+    #[test]
+    fn what_could_not_be_undone() {
+        let file = || "/etc/hosts".into();
+        let errors = [
+            HelperError::LinesLeft {
+                file: file(),
+                lines: vec![7, 9],
+            },
+            HelperError::PermissionDenied {
+                file: file(),
+                message: "no permission to replace /etc/hosts".to_owned(),
+            },
+        ];
+        let reasons = errors.map(|error| StopReason::NotUndone { error: error.into() });
+        insta::assert_snapshot!(reasons.map(told).join("\n"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use devbox_engine::{Helper, HelperConfig};
+use devbox_engine::{Helper, HelperConfig, Restart};
 use devbox_helper::Policy;
 use ipnet::IpNet;
 
@@ -43,10 +43,17 @@ pub(crate) fn start(
 ) -> Result<Helper, Failure> {
     let mut policy = policy(hosts_file, caller)?;
     policy.pools = pools.to_vec();
+    // Under sudo this process is about to give up the rights to start another helper.
+    policy.keep = policy.caller.is_some();
     policy.check().map_err(Failure::because)?;
     let program = std::env::current_exe().map_err(Failure::because)?;
     let mut config = HelperConfig::new(program, arguments(&policy));
     config.privileged = privileged;
+    config.restart = if policy.keep {
+        Restart::ByKeeper
+    } else {
+        Restart::Here
+    };
     config.verbose = verbose;
     Helper::start(&config).map_err(Failure::because)
 }

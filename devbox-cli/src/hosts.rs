@@ -302,11 +302,16 @@ impl<'a> Hosts<'a> {
     }
 
     fn repair(&self) -> Result<ExitCode, Failure> {
-        let tags = match &self.args.tag {
-            Some(_) => vec![self.tag.clone()],
-            None => self.read()?.damage().into_iter().map(|(tag, ..)| tag).collect(),
+        let edits = match &self.args.tag {
+            Some(_) => vec![Edit::RepairBlock(self.tag.clone())],
+            None => {
+                let word = SESSION_WORD.to_owned();
+                let tags = self.read()?.owners().into_keys();
+                let orphans = std::iter::once(Edit::RemoveOrphans { word });
+                tags.map(Edit::RepairBlock).chain(orphans).collect()
+            }
         };
-        self.edit(&tags.into_iter().map(Edit::RepairBlock).collect::<Vec<_>>())
+        self.edit(&edits)
     }
 
     fn flush(&self) -> Result<ExitCode, Failure> {
@@ -493,3 +498,5 @@ const ATTEMPTS: u32 = 100;
 
 /// The block of edits by hand. Sessions have `devbox-…`.
 const DEFAULT_TAG: &str = "devbox";
+/// The first word of the tags of sessions' blocks.
+const SESSION_WORD: &str = "devbox";

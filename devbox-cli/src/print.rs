@@ -458,6 +458,9 @@ pub(crate) fn notice(notice: &Notice) -> String {
             "warning: there is no control socket for {environment}, so `status` and `down` will not find this \
              session: {reason}"
         ),
+        Notice::HelperRestarted { pid } => {
+            format!("warning: the helper process was killed; started another one (process {pid})")
+        }
         other => format!("note: {other:?}"),
     }
 }
@@ -812,6 +815,7 @@ mod tests {
                 environment: environment(),
                 reason: reason(),
             },
+            Notice::HelperRestarted { pid: 4244 },
         ];
         let lines: Vec<_> = notices.iter().map(notice).collect();
         insta::assert_snapshot!(lines.join("\n"));

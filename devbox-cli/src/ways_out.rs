@@ -58,7 +58,7 @@ fn by_hand(file: &Path, entries: &[HostsEntry]) -> Option<String> {
     Some(manual_instructions(&plan, file, Shell::platform()))
 }
 
-/// Why `cleanup` failed, and what helps.
+/// Why `cleanup`, or the end of a session, left something, and what helps.
 pub(crate) fn of_cleanup(error: &HelperError) -> Failure {
     let code = match error {
         HelperError::Locked { .. } => code::UNAVAILABLE,
@@ -68,6 +68,9 @@ pub(crate) fn of_cleanup(error: &HelperError) -> Failure {
     match error {
         HelperError::PermissionDenied { file, .. } => {
             failure.help(format!("sudo devbox cleanup --hosts-file {}", file.display()))
+        }
+        HelperError::LinesLeft { .. } => {
+            failure.help("remove what you do not need; without the comment at its end a line is yours")
         }
         HelperError::NotFound { .. } => {
             failure.help("name the file that a session was given with --hosts-file FILE")

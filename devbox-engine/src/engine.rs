@@ -372,7 +372,7 @@ impl Supervisor {
 
 /// Removes what sessions left that were killed together with their helper: also where this session gets no further.
 async fn sweep(helper: Helper, notices: Notices) {
-    match helper.client.sweep().await {
+    match helper.sweep().await {
         Ok(report) => {
             for block in report.removed {
                 notices.add(Notice::Swept {

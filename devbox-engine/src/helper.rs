@@ -1,10 +1,23 @@
+use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use devbox_helper_client::{AsyncClient, Client, StartOptions, SweepReport};
+use devbox_helper_client::{
+    AsyncClient, Client, Endpoint, Error as ClientError, HostsBlock, HostsReport, Keeper, ReleaseReport,
+    StartOptions, SweepReport,
+};
+use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::sys;
+
+/// A helper that is killed more often than this within [`RESTARTS_WITHIN`] is not started again.
+const MAX_RESTARTS: usize = 3;
+const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
 
 /// How the helper is started: the one process that changes the machine.
 #[derive(Debug, Clone)]
@@ -20,6 +33,22 @@ pub struct HelperConfig {
     /// Whether the helper edits the hosts file with rights that this process does not have. If not, a session that could
     /// not write the file anyway displaces nobody. Default: `false`.
     pub privileged: bool,
+    /// How a session gets another helper in place of one that was killed. Default: it does not, and ends.
+    pub restart: Restart,
+}
+
+/// How a session gets another helper in place of one that was killed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Restart {
+    /// Not at all: the session ends.
+    #[default]
+    Never,
+    /// This process starts it, with the rights that it has then.
+    Here,
+    /// A keeper starts it, which keeps the rights that this process has when it starts the first one. The arguments are those of a
+    /// policy with `keep`.
+    ByKeeper,
 }
 
 impl HelperConfig {
@@ -30,6 +59,7 @@ impl HelperConfig {
             args: args.into_iter().map(Into::into).collect(),
             verbose: false,
             privileged: false,
+            restart: Restart::Never,
         }
     }
 }
@@ -39,8 +69,45 @@ impl HelperConfig {
 /// It undoes what it did for this process, and ends, when the last handle is dropped or this process ends in any way.
 #[derive(Debug, Clone)]
 pub struct Helper {
-    pub(crate) client: AsyncClient,
+    shared: Arc<Shared>,
     pub(crate) privileged: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    current: watch::Sender<Current>,
+    /// Where another one comes from.
+    source: Source,
+    /// The block that the helper confirmed last: what another one takes over.
+    held: Mutex<Option<HostsBlock>>,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Nowhere,
+    Here(StartOptions),
+    /// Locked while it starts one only.
+    Keeper(Arc<Mutex<Keeper>>),
+}
+
+impl Source {
+    fn another(&self) -> Result<Option<Client>, ClientError> {
+        match self {
+            Self::Nowhere => Ok(None),
+            Self::Here(options) => Client::start_with(options).map(Some),
+            Self::Keeper(keeper) => {
+                let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+                keeper.another().map(Some)
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Current {
+    client: AsyncClient,
+    /// Whether it has ended and none takes its place.
+    gone: bool,
 }
 
 impl Helper {
@@ -54,29 +121,160 @@ impl Helper {
         let options = StartOptions::new(&config.program)
             .args(config.args.iter().cloned())
             .verbose(config.verbose);
-        let client = AsyncClient::new(Client::start_with(&options)?)?;
+        let (client, source) = match config.restart {
+            Restart::Never => (Client::start_with(&options)?, Source::Nowhere),
+            Restart::Here => (Client::start_with(&options)?, Source::Here(options)),
+            Restart::ByKeeper => {
+                let mut keeper = Keeper::start(&options)?;
+                (keeper.another()?, Source::Keeper(Arc::new(Mutex::new(keeper))))
+            }
+        };
+        let client = AsyncClient::new(client)?;
+        let (current, _) = watch::channel(Current { client, gone: false });
         Ok(Self {
-            client,
+            shared: Arc::new(Shared {
+                current,
+                source,
+                held: Mutex::default(),
+            }),
             privileged: config.privileged,
         })
     }
 
-    /// Its process.
+    /// Its process. Another one after it was killed and started again.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.client.pid()
+        self.shared.current.borrow().client.pid()
     }
 
-    /// Removes what sessions left that were killed together with their helper: their blocks in the helper's hosts file, and
-    /// their control sockets.
+    /// Removes what sessions left that were killed together with their helper: their blocks in the helper's hosts file, lines of
+    /// theirs that lost their markers, and their control sockets.
     ///
     /// # Errors
-    /// [`Error::Helper`] if the hosts file could not be swept. Control sockets that stay do no harm.
+    /// [`Error::Helper`] if the hosts file could not be cleaned up. Control sockets that stay do no harm.
     ///
     /// # Cancel safety
     /// Not safe: what was begun is done, whether or not somebody waits for the result.
     pub async fn clean_up(&self) -> Result<SweepReport, Error> {
         sys::remove_dead_control_sockets().await;
-        Ok(self.client.sweep().await?)
+        Ok(self.ask(|client| async move { client.clean_up().await }).await?)
     }
+
+    pub(crate) async fn set_hosts(&self, block: HostsBlock) -> Result<HostsReport, ClientError> {
+        let report = self
+            .ask(|client| {
+                let block = block.clone();
+                async move { client.set_hosts(block).await }
+            })
+            .await?;
+        self.hold(Some(block));
+        Ok(report)
+    }
+
+    pub(crate) async fn clear_hosts(&self) -> Result<HostsReport, ClientError> {
+        let report = self
+            .ask(|client| async move { client.clear_hosts().await })
+            .await?;
+        self.hold(None);
+        Ok(report)
+    }
+
+    pub(crate) async fn sweep(&self) -> Result<SweepReport, ClientError> {
+        self.ask(|client| async move { client.sweep().await }).await
+    }
+
+    pub(crate) async fn bind(&self, endpoint: Endpoint) -> Result<TcpListener, ClientError> {
+        self.ask(|client| async move { client.bind(endpoint).await })
+            .await
+    }
+
+    pub(crate) async fn release(&self) -> Result<ReleaseReport, ClientError> {
+        let report = self.ask(|client| async move { client.release().await }).await?;
+        self.hold(None);
+        Ok(report)
+    }
+
+    /// Waits until the helper is gone for good. One that was killed is replaced meanwhile if that may be done, and `on_restart`
+    /// is told.
+    ///
+    /// # Cancel safety
+    /// Safe: another helper that was being started ends again.
+    pub(crate) async fn lost(&self, on_restart: impl Fn()) {
+        let mut restarts = VecDeque::new();
+        loop {
+            let client = self.shared.current.borrow().client.clone();
+            let status = client.closed().await;
+            let now = Instant::now();
+            restarts.retain(|at| now.duration_since(*at) < RESTARTS_WITHIN);
+            let another = if was_killed(status) && restarts.len() < MAX_RESTARTS {
+                self.start_another().await
+            } else {
+                None
+            };
+            let Some(client) = another else {
+                self.shared.current.send_modify(|current| current.gone = true);
+                return;
+            };
+            restarts.push_back(now);
+            self.shared.current.send_replace(Current { client, gone: false });
+            on_restart();
+        }
+    }
+
+    /// Starts a helper that makes the block of the one before it its own, in one write. Nobody is told of it before that, so
+    /// that no request comes in between.
+    async fn start_another(&self) -> Option<AsyncClient> {
+        let source = self.shared.source.clone();
+        let held = self.held().clone();
+        let started = tokio::task::spawn_blocking(move || {
+            let Some(mut client) = source.another()? else {
+                return Ok(None);
+            };
+            if let Some(block) = held {
+                client.set_hosts(block)?;
+            }
+            AsyncClient::new(client).map(Some)
+        });
+        let error = match started.await {
+            Ok(Ok(client)) => return client,
+            Ok(Err(error)) => devbox_provider::with_causes(&error),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(%error, "no other helper could be started");
+        None
+    }
+
+    /// Asks the helper, and the one that takes its place where it is killed before it has replied: every request may be carried
+    /// out twice. That there is another one is the business of whoever waits in [`Helper::lost`].
+    async fn ask<T, F>(&self, request: impl Fn(AsyncClient) -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let mut current = self.shared.current.subscribe();
+        loop {
+            let Current { client, gone } = current.borrow_and_update().clone();
+            let result = request(client).await;
+            let ended = matches!(result, Err(ClientError::Ended { .. }));
+            if !ended
+                || gone
+                || matches!(self.shared.source, Source::Nowhere)
+                || current.changed().await.is_err()
+            {
+                return result;
+            }
+        }
+    }
+
+    fn hold(&self, block: Option<HostsBlock>) {
+        *self.held() = block;
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Option<HostsBlock>> {
+        self.shared.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a helper did not end by itself: one that did has undone its work, as somebody asked it to.
+fn was_killed(status: Option<ExitStatus>) -> bool {
+    !status.is_some_and(|status| status.success())
 }

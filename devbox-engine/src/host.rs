@@ -187,7 +187,7 @@ impl Host for MachineHost {
         if error.kind() != io::ErrorKind::PermissionDenied {
             return Err(self.fault(endpoint, &error).await);
         }
-        let failed = match helper.client.bind(endpoint).await {
+        let failed = match helper.bind(endpoint).await {
             Ok(listener) => return Ok(listener),
             Err(failed) => failed,
         };
@@ -211,16 +211,22 @@ impl Host for MachineHost {
 
     async fn release(&self) -> Result<(), PublishError> {
         let Some(helper) = &self.helper else { return Ok(()) };
-        helper.client.release().await.map(drop).map_err(helper_error)
+        helper.release().await.map(drop).map_err(helper_error)
     }
 
     async fn lost(&self) {
         match &self.helper {
             Some(helper) => {
-                helper.client.closed().await;
+                helper
+                    .lost(|| self.notices.add(Notice::HelperRestarted { pid: helper.pid() }))
+                    .await;
             }
             None => std::future::pending().await,
         }
+    }
+
+    fn helper_pid(&self) -> Option<u32> {
+        self.helper.as_ref().map(Helper::pid)
     }
 }
 

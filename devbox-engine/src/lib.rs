@@ -21,7 +21,7 @@ pub use devbox_session::sink::Registry;
 pub use devbox_session::{Event, NamesPolicy, StatusReport, StopReason};
 pub use engine::{Engine, start};
 pub use error::Error;
-pub use helper::{Helper, HelperConfig};
+pub use helper::{Helper, HelperConfig, Restart};
 pub use hosts::{plan_block, system_hosts_file, without_sessions};
 pub use leases::lease_store;
 pub use notice::{EngineEvent, Events, Notice};

@@ -41,6 +41,11 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// The helper was killed. Another one has taken over what it did.
+    HelperRestarted {
+        /// The new one's process.
+        pid: u32,
+    },
 }
 
 /// One thing that happened to a session.

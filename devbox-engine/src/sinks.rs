@@ -45,10 +45,10 @@ impl NameSink for HelperHosts {
     async fn publish(&self, records: Arc<[Record]>) -> Result<Published, PublishError> {
         let entries = hosts_entries(&records);
         let written = if entries.is_empty() {
-            self.helper.client.clear_hosts().await
+            self.helper.clear_hosts().await
         } else {
             let tag = self.tag.clone();
-            self.helper.client.set_hosts(HostsBlock { tag, entries }).await
+            self.helper.set_hosts(HostsBlock { tag, entries }).await
         };
         written.map(published).map_err(helper_error)
     }

@@ -158,6 +158,17 @@ impl AsyncClient {
         swept(self.request(Request::Sweep).await?)
     }
 
+    /// Removes what sessions left that were killed together with their helper.
+    ///
+    /// # Errors
+    /// As [`AsyncClient::request`].
+    ///
+    /// # Cancel safety
+    /// As [`AsyncClient::request`].
+    pub async fn clean_up(&self) -> Result<SweepReport, Error> {
+        swept(self.request(Request::CleanUp).await?)
+    }
+
     /// Undoes everything that was asked for.
     ///
     /// # Errors

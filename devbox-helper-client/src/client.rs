@@ -95,6 +95,16 @@ impl Client {
     /// [`Error::Start`] when the program cannot be run, [`Error::NoWelcome`] when it ends without a welcome,
     /// [`Error::Version`] when it speaks another version, [`Error::TimedOut`] when there is no welcome in time.
     pub fn start_with(options: &StartOptions) -> Result<Self, Error> {
+        let (client, stderr) = Self::spawn(options, true)?;
+        client.welcomed(stderr)
+    }
+
+    /// Runs the program, which has not said anything yet. Its standard error, if it has one of its own, is to be held until the
+    /// welcome. What it writes later is lost, which the helper ignores.
+    pub(crate) fn spawn(
+        options: &StartOptions,
+        wait_on_drop: bool,
+    ) -> Result<(Self, Option<ChildStderr>), Error> {
         let mut command = Command::new(&options.program);
         command.args(&options.args);
         command.stderr(if options.verbose {
@@ -106,26 +116,44 @@ impl Client {
             program: options.program.clone(),
             source,
         })?;
-        // Held until the welcome. What the helper writes later is lost, which the helper ignores.
         let stderr = child.stderr.take();
-        let mut client = Self {
-            channel: Channel::new(writer, reader),
-            pid: child.id(),
-            process: HelperProcess {
-                child,
-                wait_on_drop: true,
-            },
-            reply_timeout: options.reply_timeout,
+        let pid = child.id();
+        let process = HelperProcess {
+            child: Some(child),
+            wait_on_drop,
+        };
+        let client = Self::of(Channel::new(writer, reader), process, pid, options.reply_timeout);
+        Ok((client, stderr))
+    }
+
+    /// A client of a helper that is the child of another process.
+    pub(crate) fn kept(channel: Channel, reply_timeout: Duration) -> Result<Self, Error> {
+        let process = HelperProcess {
+            child: None,
+            wait_on_drop: false,
+        };
+        Self::of(channel, process, 0, reply_timeout).welcomed(None)
+    }
+
+    fn of(channel: Channel, process: HelperProcess, pid: u32, reply_timeout: Duration) -> Self {
+        Self {
+            channel,
+            process,
+            pid,
+            reply_timeout,
             last_id: 0,
             usable: true,
-        };
-        match client.shake_hands() {
+        }
+    }
+
+    fn welcomed(mut self, stderr: Option<ChildStderr>) -> Result<Self, Error> {
+        match self.shake_hands() {
             Ok(Handshake::Welcome {
                 version: VERSION,
                 pid,
             }) => {
-                client.pid = pid;
-                Ok(client)
+                self.pid = pid;
+                Ok(self)
             }
             Ok(
                 Handshake::Welcome { version: helper, .. }
@@ -136,11 +164,7 @@ impl Client {
             }),
             Ok(Handshake::Error(error)) => Err(error.into()),
             Ok(message @ Handshake::Hello { .. }) => Err(unexpected(&message)),
-            Err(Error::Ended { status }) => Err(Error::NoWelcome {
-                status,
-                message: last_words(stderr, status),
-            }),
-            Err(error) => Err(error),
+            Err(error) => Err(no_welcome(error, stderr)),
         }
     }
 
@@ -155,6 +179,10 @@ impl Client {
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.reply_timeout = timeout;
         self
+    }
+
+    pub(crate) fn reply_timeout(&self) -> Duration {
+        self.reply_timeout
     }
 
     /// Sends one request and waits for its reply.
@@ -215,6 +243,14 @@ impl Client {
         swept(self.request(&Request::Sweep)?)
     }
 
+    /// Removes what sessions left that were killed together with their helper.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn clean_up(&mut self) -> Result<SweepReport, Error> {
+        swept(self.request(&Request::CleanUp)?)
+    }
+
     /// Undoes everything that was asked for.
     ///
     /// # Errors
@@ -227,11 +263,14 @@ impl Client {
     /// is a failure when something could not be undone.
     ///
     /// # Errors
-    /// [`Error::Channel`] when its end cannot be waited for.
+    /// [`Error::Channel`] when its end cannot be waited for, [`Error::Ended`] when that is for its [`Keeper`](crate::Keeper) to do.
     pub fn close(mut self) -> Result<ExitStatus, Error> {
         self.usable = false;
         self.channel.sender.finish();
-        Ok(self.process.child.wait()?)
+        match &mut self.process.child {
+            Some(child) => Ok(child.wait()?),
+            None => Err(self.ended()),
+        }
     }
 
     /// The parts, for another way of asking. From here on nothing that is dropped waits for the helper.
@@ -255,7 +294,7 @@ impl Client {
         self.received(received)
     }
 
-    fn ask(&mut self, request: &Request) -> Result<Answer, Error> {
+    pub(crate) fn ask(&mut self, request: &Request) -> Result<Answer, Error> {
         if !self.usable {
             return Err(self.ended());
         }
@@ -349,7 +388,8 @@ pub(crate) struct Parts {
 /// The helper's process.
 #[derive(Debug)]
 pub(crate) struct HelperProcess {
-    child: Child,
+    /// `None` where it is the child of another process.
+    child: Option<Child>,
     /// Whether dropping it waits for its end, as is fine in blocking code only.
     wait_on_drop: bool,
 }
@@ -357,9 +397,10 @@ pub(crate) struct HelperProcess {
 impl HelperProcess {
     /// Reaps it after its stream has ended: its exit status, or `None` if it does not exit within [`END_WAIT`].
     pub(crate) fn wait_briefly(&mut self) -> Option<ExitStatus> {
+        let child = self.child.as_mut()?;
         let deadline = Instant::now() + END_WAIT;
         loop {
-            match self.child.try_wait() {
+            match child.try_wait() {
                 Ok(Some(status)) => return Some(status),
                 Ok(None) if Instant::now() < deadline => thread::sleep(END_POLL),
                 Ok(None) | Err(_) => return None,
@@ -418,6 +459,17 @@ fn is_asked_for(endpoint: Endpoint, address: SocketAddr) -> bool {
     address.ip() == endpoint.address && (endpoint.port == 0 || address.port() == endpoint.port)
 }
 
+/// An end before the welcome, with the reason that the process gave.
+pub(crate) fn no_welcome(error: Error, stderr: Option<ChildStderr>) -> Error {
+    match error {
+        Error::Ended { status } => Error::NoWelcome {
+            status,
+            message: last_words(stderr, status),
+        },
+        error => error,
+    }
+}
+
 /// What a process that has ended wrote to its standard error, as one line. Nothing is read from a process that may be alive:
 /// that could block.
 fn last_words(stderr: Option<ChildStderr>, status: Option<ExitStatus>) -> String {
@@ -430,7 +482,7 @@ fn last_words(stderr: Option<ChildStderr>, status: Option<ExitStatus>) -> String
     words.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn unexpected(message: &impl fmt::Debug) -> Error {
+pub(crate) fn unexpected(message: &impl fmt::Debug) -> Error {
     Error::Unexpected {
         reply: format!("{message:?}"),
     }

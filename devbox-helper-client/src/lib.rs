@@ -8,6 +8,7 @@ mod client;
 mod codec;
 mod endpoint;
 mod error;
+mod keeper;
 mod message;
 mod name_rule;
 mod sys;
@@ -19,6 +20,7 @@ pub use client::{Client, StartOptions};
 pub use codec::{Decoder, FrameError, MAX_FRAME_BYTES, encode};
 pub use endpoint::{Endpoint, Protocol};
 pub use error::Error;
+pub use keeper::Keeper;
 pub use message::{
     BindFailure, Call, Conflict, Diagnostic, Handshake, HelperError, HostsBlock, HostsEntry, HostsReport,
     ReleaseReport, Reply, Request, Response, SweepReport, SweptBlock, UserBlock, UserEdit, UserEntry,

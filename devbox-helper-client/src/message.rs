@@ -78,6 +78,10 @@ pub enum Request {
     },
     /// Removes the blocks whose owners are dead.
     Sweep,
+    /// To a keeper: starts a helper, whose channel is passed along.
+    Another,
+    /// Sweeps, and removes the lines of sessions whose markers somebody has removed.
+    CleanUp,
     /// Undoes everything that this caller asked for, and reports the outcome.
     Release,
     /// Makes changes that a user asked for by hand. They are permanent: the end of the stream does not undo them.
@@ -119,9 +123,9 @@ pub struct HostsEntry {
 pub enum Reply {
     /// To `SetHosts`, `ClearHosts` and `EditHosts`.
     Hosts(HostsReport),
-    /// To `Bind`; the listener is passed along.
+    /// To `Bind` and `Another`; the listener or the channel is passed along.
     Bound,
-    /// To `Sweep`.
+    /// To `Sweep` and `CleanUp`.
     Swept(SweepReport),
     /// To `Release`.
     Released(ReleaseReport),
@@ -177,6 +181,12 @@ pub struct SweepReport {
     pub file: PathBuf,
     /// The blocks that are gone, in file order.
     pub removed: Vec<SweptBlock>,
+    /// How many lines of sessions were removed whose block no marker named.
+    #[serde(default)]
+    pub stray_lines: usize,
+    /// The lines, counted from 1, that were a dead session's and stay, since somebody has edited them.
+    #[serde(default)]
+    pub left: Vec<usize>,
 }
 
 /// A block whose owner was dead.
@@ -232,6 +242,11 @@ pub enum UserEdit {
     RepairBlock {
         /// The block.
         tag: String,
+    },
+    /// Removes the sealed lines of blocks of which no marker is left.
+    RemoveOrphans {
+        /// The first word of those blocks' tags.
+        word: String,
     },
     /// Makes these the lines that carry the marker.
     SetManaged {
@@ -390,6 +405,14 @@ pub enum HelperError {
         /// What is damaged.
         message: String,
     },
+    /// These lines were a session's. Somebody has edited them since, so they stay.
+    #[error("{file}: {}", left(.lines))]
+    LinesLeft {
+        /// The hosts file.
+        file: PathBuf,
+        /// Counted from 1.
+        lines: Vec<usize>,
+    },
     /// There is no such file.
     #[error("{file} does not exist")]
     NotFound {
@@ -428,6 +451,17 @@ pub enum HelperError {
         /// What is missing.
         what: String,
     },
+}
+
+fn left(lines: &[usize]) -> String {
+    let numbers: Vec<String> = lines.iter().map(usize::to_string).collect();
+    match numbers.as_slice() {
+        [one] => format!("line {one} was a session's and has been edited since, so it stays"),
+        many => format!(
+            "lines {} were a session's and have been edited since, so they stay",
+            many.join(", ")
+        ),
+    }
 }
 
 /// Why a listener could not be created.

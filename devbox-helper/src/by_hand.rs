@@ -45,6 +45,7 @@ fn edit_to_wire(document: &Document, edit: &Edit) -> Result<UserEdit, HelperErro
         Edit::EnableBlock(tag) => UserEdit::EnableBlock { tag: tag.to_string() },
         Edit::DisableBlock(tag) => UserEdit::DisableBlock { tag: tag.to_string() },
         Edit::RepairBlock(tag) => UserEdit::RepairBlock { tag: tag.to_string() },
+        Edit::RemoveOrphans { word } => UserEdit::RemoveOrphans { word: word.clone() },
         Edit::SetManaged { marker, entries } => UserEdit::SetManaged {
             marker: marker.to_string(),
             entries: entries.iter().map(entry_to_wire).collect(),
@@ -89,6 +90,7 @@ fn edit_from_wire(edit: &UserEdit) -> Result<Edit, HelperError> {
         UserEdit::EnableBlock { tag } => Edit::EnableBlock(parse_tag(tag)?),
         UserEdit::DisableBlock { tag } => Edit::DisableBlock(parse_tag(tag)?),
         UserEdit::RepairBlock { tag } => Edit::RepairBlock(parse_tag(tag)?),
+        UserEdit::RemoveOrphans { word } => Edit::RemoveOrphans { word: word.clone() },
         UserEdit::SetManaged { marker, entries } => Edit::SetManaged {
             marker: parse_comment(marker)?,
             entries: entries.iter().map(entry_from_wire).collect::<Result<_, _>>()?,
@@ -224,6 +226,9 @@ mod tests {
             Edit::EnableBlock(tag.clone()),
             Edit::DisableBlock(tag.clone()),
             Edit::RepairBlock(tag),
+            Edit::RemoveOrphans {
+                word: "devbox".into(),
+            },
             Edit::SetManaged {
                 marker: Comment::new("mark").unwrap(),
                 entries: vec![plain],

@@ -38,6 +38,9 @@ pub enum Error {
     /// The process could not leave its caller's session.
     #[error("cannot start a session of its own")]
     Detach(#[source] io::Error),
+    /// A keeper could not start a helper, or not wait for its end.
+    #[error("cannot start another helper")]
+    Keep(#[source] io::Error),
     /// The process could not determine the id that its block carries.
     #[error("cannot determine the start time of this process")]
     Owner(#[source] io::Error),

@@ -17,10 +17,11 @@ use devbox_helper_client::{
 
 use crate::error::{Error, with_sources};
 use crate::policy::{Policy, not_allowed};
-use crate::{by_hand, name_check, owner, sys};
+use crate::{by_hand, name_check, owner, strays, sys};
 
 /// Removes the blocks of sessions (`devbox-…`) whose owners are dead, with the permissions of this process. Every other byte
-/// stays. Blocks without an owner belong to the user and stay as well.
+/// stays. Blocks without an owner belong to the user and stay as well. Of a block that lost its END the lines that are proved to
+/// be its own go.
 ///
 /// # Errors
 /// [`HelperError::PermissionDenied`], [`HelperError::Locked`] and whatever else keeps the file from being written. A file that
@@ -29,13 +30,29 @@ pub fn sweep(file: &Path) -> Result<SweepReport, HelperError> {
     let hosts = open(file)?;
     let document = hosts.read().map_err(|error| hosts_error(file, &error))?;
     let sessions = document
-        .blocks()
+        .owners()
         .into_iter()
-        .filter(|block| block.tag.starts_with(SESSION_PREFIX));
-    let owners: BTreeSet<Owner> = sessions.filter_map(|block| block.owner).collect();
+        .filter(|(tag, _)| tag.as_str().starts_with(SESSION_PREFIX));
+    let owners: BTreeSet<Owner> = sessions.flat_map(|(_, owners)| owners).flatten().collect();
     remove_owned(&hosts, |owner| {
         owners.contains(owner) && !owner::is_alive(owner.as_str())
     })
+}
+
+/// [Sweeps](sweep), also removes the lines of sessions that no marker names, and reports those that stay because somebody has
+/// edited them.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn clean_up(file: &Path) -> Result<SweepReport, HelperError> {
+    let mut report = sweep(file)?;
+    let hosts = open(file)?;
+    let cleaned = strays::remove_orphans(&hosts).and_then(|lines| {
+        report.stray_lines = lines;
+        report.left = strays::left(&hosts.read()?);
+        Ok(report)
+    });
+    cleaned.map_err(|error| hosts_error(file, &error))
 }
 
 /// The hosts file of the policy, and this caller's block in it.
@@ -69,9 +86,9 @@ impl Hosts {
             .held
             .iter()
             .filter(|held| **held != tag)
-            .cloned()
-            .map(Edit::RemoveBlock);
-        let edits: Vec<Edit> = former.chain([Edit::SetBlock(block)]).collect();
+            .flat_map(strays::removing);
+        let whole = [Edit::RepairBlock(tag.clone()), Edit::SetBlock(block)];
+        let edits: Vec<Edit> = former.chain(whole).collect();
         self.touched = true;
         let options = Options::new().user_names(UserNames::LeaveOut);
         let report = self.with_rights(|| self.edit(&edits, options, Some(&tag)))?;
@@ -79,11 +96,10 @@ impl Hosts {
         Ok(report)
     }
 
-    pub(crate) fn clear(&mut self) -> Result<HostsReport, HelperError> {
-        let edits: Vec<Edit> = self.held.iter().cloned().map(Edit::RemoveBlock).collect();
-        let report = self.with_rights(|| self.edit(&edits, Options::new(), self.held.as_ref()))?;
-        self.held = None;
-        Ok(report)
+    /// The tag stays held: lines of it that were edited are reported by the release.
+    pub(crate) fn clear(&self) -> Result<HostsReport, HelperError> {
+        let edits: Vec<Edit> = self.held.iter().flat_map(strays::removing).collect();
+        self.with_rights(|| self.edit(&edits, Options::new(), self.held.as_ref()))
     }
 
     pub(crate) fn restore_by_hand(&self, content: &[u8]) -> Result<HostsReport, HelperError> {
@@ -115,15 +131,34 @@ impl Hosts {
         self.with_rights(|| sweep(&self.policy.hosts_file))
     }
 
-    /// Removes what this process owns, but not a block with the same tag that somebody else has written since.
+    pub(crate) fn clean_up(&self) -> Result<SweepReport, HelperError> {
+        self.with_rights(|| clean_up(&self.policy.hosts_file))
+    }
+
+    /// Removes what this process owns, but not a block with the same tag that somebody else has written since, nor lines that
+    /// somebody has edited outside it.
     pub(crate) fn release(&mut self) -> Result<ReleaseReport, HelperError> {
         if !self.touched {
             return Ok(ReleaseReport { removed_block: None });
         }
-        let swept =
-            self.with_rights(|| remove_owned(&open(&self.policy.hosts_file)?, |owner| *owner == self.owner))?;
+        let path = &self.policy.hosts_file;
+        let (swept, left) = self.with_rights(|| {
+            let file = open(path)?;
+            let swept = remove_owned(&file, |owner| *owner == self.owner)?;
+            let left = match &self.held {
+                Some(tag) => strays::remove_own(&file, tag, &self.owner),
+                None => Ok(Vec::new()),
+            };
+            Ok((swept, left.map_err(|error| hosts_error(path, &error))?))
+        })?;
         self.held = None;
         self.touched = false;
+        if !left.is_empty() {
+            return Err(HelperError::LinesLeft {
+                file: path.clone(),
+                lines: left,
+            });
+        }
         Ok(ReleaseReport {
             removed_block: swept.removed.into_iter().next().map(|block| block.tag),
         })
@@ -169,7 +204,8 @@ impl Hosts {
         }
         Ok(Block::new(tag)
             .with_owner(self.owner.clone())
-            .with_entries(entries))
+            .with_entries(entries)
+            .sealed())
     }
 
     /// One write. `session` is a tag that must be free for this caller at the moment of the write.
@@ -204,12 +240,14 @@ impl Hosts {
 
     /// This caller may not replace the block of a living session, or one without an owner.
     fn check_free(&self, document: &Document, tag: &Tag) -> Result<(), Refusal> {
-        let Some(block) = document.block(tag)? else {
-            return Ok(());
-        };
-        match block.owner {
-            Some(owner) if owner == self.owner || !owner::is_alive(owner.as_str()) => Ok(()),
-            owner => Err(Refusal::TagTaken {
+        let owners = document.owners().remove(tag).unwrap_or_default();
+        let is_free = |owner: &Owner| *owner == self.owner || !owner::is_alive(owner.as_str());
+        match owners
+            .into_iter()
+            .find(|owner| !owner.as_ref().is_some_and(is_free))
+        {
+            None => Ok(()),
+            Some(owner) => Err(Refusal::TagTaken {
                 pid: owner.and_then(|owner| owner::pid(owner.as_str())),
             }),
         }
@@ -258,6 +296,8 @@ fn remove_owned(file: &HostsFile, gone: impl Fn(&Owner) -> bool) -> Result<Sweep
     Ok(SweepReport {
         file: path.to_owned(),
         removed: swept.removed.into_iter().map(block).collect(),
+        stray_lines: 0,
+        left: Vec::new(),
     })
 }
 
@@ -323,6 +363,7 @@ fn may_pass(error: &HelperError) -> bool {
         HelperError::Damaged { .. }
             | HelperError::NotFound { .. }
             | HelperError::PermissionDenied { .. }
+            | HelperError::LinesLeft { .. }
             | HelperError::ReadOnly { .. }
             | HelperError::Unsupported { .. }
     )

@@ -34,6 +34,10 @@ pub struct Policy {
     /// Whether edits by hand ([`devbox_helper_client::Request::EditHosts`]) are allowed: any block, any address, never undone.
     /// `false` for a session's helper.
     pub allow_user_edits: bool,
+    /// Whether the process keeps a helper rather than being one: it starts a helper when its caller
+    /// ([`devbox_helper_client::Keeper`]) asks for one, and another one where that was killed. For a caller that gives up the
+    /// rights to start one itself. Unix only.
+    pub keep: bool,
 }
 
 /// A user without the helper's privileges.
@@ -69,6 +73,7 @@ impl Policy {
             pools: Vec::new(),
             caller: None,
             allow_user_edits: false,
+            keep: false,
         })
     }
 
@@ -89,6 +94,9 @@ impl Policy {
         if self.allow_user_edits {
             args.push(ALLOW_USER_EDITS.into());
         }
+        if self.keep {
+            args.push(KEEP.into());
+        }
         args
     }
 
@@ -103,10 +111,15 @@ impl Policy {
             pools: Vec::new(),
             caller: None,
             allow_user_edits: false,
+            keep: false,
         };
         while let Some(argument) = args.next() {
             if argument == ALLOW_USER_EDITS {
                 policy.allow_user_edits = true;
+                continue;
+            }
+            if argument == KEEP {
+                policy.keep = true;
                 continue;
             }
             let value = args
@@ -233,6 +246,7 @@ const HOSTS_FILE: &str = "--hosts-file";
 const POOL: &str = "--pool";
 const CALLER: &str = "--caller";
 const ALLOW_USER_EDITS: &str = "--allow-user-edits";
+const KEEP: &str = "--keep";
 
 #[cfg(test)]
 mod tests {
@@ -249,6 +263,7 @@ mod tests {
                 groups: vec![27, 1002],
             }),
             allow_user_edits: true,
+            keep: true,
         };
         assert_eq!(Policy::from_args(policy.to_args()).unwrap(), policy);
     }

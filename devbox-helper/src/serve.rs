@@ -13,6 +13,7 @@ use devbox_helper_client::{
 
 use crate::error::{Error, with_sources};
 use crate::hosts::Hosts;
+use crate::keep::{self, Role};
 use crate::policy::Policy;
 use crate::sys;
 
@@ -22,13 +23,22 @@ use crate::sys;
 /// The caller is welcomed only once this process has left its session and terminal. From then on nothing but SIGKILL keeps
 /// the helper from undoing its work, and after a SIGKILL the next [`sweep`](crate::sweep) does it.
 ///
+/// With [`Policy::keep`] this process serves nobody itself: each helper that the caller asks for is a child of it.
+///
 /// # Errors
 /// [`Error::Undo`] when something stays behind; [`Error::Path`], [`Error::Pool`],
-/// [`Error::NoChannel`], [`Error::Detach`], [`Error::Owner`] when nothing was served.
+/// [`Error::NoChannel`], [`Error::Detach`], [`Error::Keep`], [`Error::Owner`] when nothing was served.
 pub fn run(policy: Policy) -> Result<(), Error> {
     policy.check()?;
-    let channel = Channel::inherited().map_err(Error::NoChannel)?;
+    let mut channel = Channel::inherited().map_err(Error::NoChannel)?;
     sys::detach().map_err(Error::Detach)?;
+    if policy.keep {
+        match keep::keep(channel).map_err(Error::Keep)? {
+            Role::Keeper => return Ok(()),
+            Role::Helper => channel = Channel::inherited().map_err(Error::NoChannel)?,
+        }
+        sys::detach().map_err(Error::Detach)?;
+    }
     sys::end_on_terminate().map_err(Error::Detach)?;
     let owner = crate::owner::current().and_then(|owner| Owner::new(&owner).map_err(io::Error::other));
     let owner = owner.map_err(Error::Owner)?;
@@ -106,6 +116,7 @@ impl Service {
             Request::EditHosts { edits } => self.hosts.edit_by_hand(&edits).map(Reply::Hosts),
             Request::RestoreHosts { content } => self.hosts.restore_by_hand(&content).map(Reply::Hosts),
             Request::Sweep => self.hosts.sweep().map(Reply::Swept),
+            Request::CleanUp => self.hosts.clean_up().map(Reply::Swept),
             Request::Release => self.hosts.release().map(Reply::Released),
             Request::Bind { endpoint } => match self.bind(endpoint) {
                 Ok(listener) => return Answer::Listener(listener),

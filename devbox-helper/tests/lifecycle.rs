@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use devbox_helper_client::{Client, Error, HelperError};
-use rustix::process::Signal;
+use devbox_helper_client::{Client, Error, HelperError, Keeper};
+use rustix::process::{Pid, Signal, kill_process};
 use support::{Holder, block, helper, until};
 use tempfile::TempDir;
 
@@ -120,6 +120,57 @@ fn block_of_a_dead_helper_can_be_taken_over() {
     );
     assert!(next.close().unwrap().success());
     assert!(is_restored(&file), "{}", text(&file));
+}
+
+#[test]
+fn a_keeper_starts_another_helper_in_place_of_one_that_was_killed() {
+    let (_dir, file) = hosts();
+    let web = || block("devbox-a", &[("127.77.0.9", &["web"])]);
+    let mut keeper = Keeper::start(&helper(&file).args(["--keep"])).unwrap();
+    let mut first = keeper.another().unwrap();
+    first.set_hosts(web()).unwrap();
+    let pid = i32::try_from(first.pid()).ok().and_then(Pid::from_raw).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    let mut second = keeper.another().unwrap();
+    assert_ne!(second.pid(), first.pid());
+    second.set_hosts(web()).unwrap();
+    drop(second);
+    until("the file is as before", SOON, || is_restored(&file));
+    // That one ended by itself: nobody is meant to take its place.
+    assert!(matches!(keeper.another(), Err(Error::NoWelcome { .. })));
+}
+
+#[test]
+fn a_keeper_says_why_it_cannot_be_one() {
+    let options = helper(Path::new("hosts")).args(["--keep"]).verbose(false);
+    match Keeper::start(&options).unwrap().another() {
+        Err(Error::NoWelcome { message, .. }) => assert!(message.contains("Path"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_sweep_takes_what_is_proved_of_a_dead_session_and_a_cleanup_what_no_marker_names() {
+    let (_dir, file) = hosts();
+    for gone in [&["# END"][..], &["# BEGIN", "# END"]] {
+        let mut holder = Holder::start(&file, "devbox-a", false);
+        holder.signal_helper(Signal::KILL);
+        holder.kill_caller();
+        until("the helper is gone", SOON, || holder.helper_is_gone());
+        let bytes = fs::read(&file).unwrap();
+        let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+        let kept = lines.filter(|line| !gone.iter().any(|marker| line.starts_with(marker.as_bytes())));
+        fs::write(&file, kept.flatten().copied().collect::<Vec<u8>>()).unwrap();
+        let swept = devbox_helper::sweep(&file).unwrap();
+        let named = gone.len() == 1;
+        assert_eq!(
+            (swept.removed.len(), is_restored(&file)),
+            (usize::from(named), named)
+        );
+        let cleaned = devbox_helper::clean_up(&file).unwrap();
+        assert_eq!(cleaned.stray_lines > 0, !named);
+        assert!(cleaned.left.is_empty() && is_restored(&file), "{}", text(&file));
+    }
 }
 
 #[test]

@@ -509,7 +509,11 @@ impl Session {
     }
 
     fn report(&self) -> StatusReport {
-        self.state.report(|endpoint| self.traffic(endpoint))
+        let mut report = self.state.report(|endpoint| self.traffic(endpoint));
+        if let Some(pid) = self.host.helper_pid() {
+            report.identity.helper_pid = Some(pid);
+        }
+        report
     }
 
     fn traffic(&self, endpoint: &Endpoint) -> Traffic {

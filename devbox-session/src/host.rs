@@ -52,6 +52,11 @@ pub trait Host: Send + Sync + 'static {
     /// # Cancel safety
     /// May be dropped and called again.
     async fn lost(&self);
+
+    /// The process that can undo, if another one than at the start of the session may be meant. Default: `None`.
+    fn helper_pid(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// Why a port cannot be listened on. The text goes to the user.

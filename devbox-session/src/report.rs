@@ -18,7 +18,7 @@ pub struct Identity {
     pub session: String,
     /// The process that runs it.
     pub pid: u32,
-    /// The helper process that changes the machine for it, if one does.
+    /// The helper process that changes the machine for it, if one does. Another one takes its place where it is killed.
     pub helper_pid: Option<u32>,
     /// The hosts file whose block it keeps; `None` where it writes none.
     pub hosts_file: Option<PathBuf>,

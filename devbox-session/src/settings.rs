@@ -106,6 +106,11 @@ pub enum StopReason {
         /// The file in which its block still stands, if one does.
         hosts_file: Option<PathBuf>,
     },
+    /// Asked for, but something could not be undone.
+    NotUndone {
+        /// What is left, and why.
+        error: PublishError,
+    },
 }
 
 impl fmt::Display for StopReason {
@@ -120,6 +125,7 @@ impl fmt::Display for StopReason {
             Self::Unreachable { last, .. } => last.fmt(f),
             Self::Names { error, .. } => error.fmt(f),
             Self::HelperLost { .. } => f.write_str("the helper process is gone"),
+            Self::NotUndone { error } => error.fmt(f),
         }
     }
 }

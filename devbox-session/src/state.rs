@@ -620,7 +620,12 @@ impl SessionState {
             stop.reason,
             StopReason::Names { .. } | StopReason::HelperLost { .. }
         );
-        if let (Err(error), false) = (result, told) {
+        let Some(error) = result.err().filter(|_| !told) else {
+            return;
+        };
+        if matches!(stop.reason, StopReason::Requested { .. }) {
+            stop.reason = StopReason::NotUndone { error };
+        } else {
             self.notices.push(Event::NamesFailed {
                 sink: self.names.sink_name(0).to_owned(),
                 reason: error.to_string(),

@@ -1,6 +1,7 @@
 //! A hosts file as bytes, and the questions it can answer.
 
 mod own_lines;
+mod strays;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -15,6 +16,8 @@ use crate::lint::{Diagnostic, Resolver, lint};
 use crate::name::{Owner, Tag};
 use crate::plan::{Plan, plan};
 use crate::scan::{self, Markers, Span};
+
+pub use strays::Stray;
 
 /// A hosts file in memory: its bytes, unchanged, and views of them.
 ///

@@ -37,8 +37,14 @@ pub enum Edit {
     /// Comments out the entries of a block.
     DisableBlock(Tag),
     /// Repairs the markers of a damaged block. Several complete blocks are merged into the first. Markers that do not form a block
-    /// are removed, and the lines after them stay as plain lines, since nothing proves whose they are.
+    /// are removed, and so are the block's [sealed](Block::sealed) lines outside them. Other lines after such markers stay as plain
+    /// lines, since nothing proves whose they are.
     RepairBlock(Tag),
+    /// Removes the intact [strays](crate::Document::strays) of blocks of which no marker is left.
+    RemoveOrphans {
+        /// The first word of those blocks' tags: `devbox` for `devbox-dev-1a2b3c4d`.
+        word: String,
+    },
     /// Makes these the lines that carry the marker, wherever they are; new lines go to the end of the file. Names are sorted, and
     /// entries with the same address share lines. The entries' own comments are ignored. Without entries, the lines are removed.
     SetManaged {

@@ -147,6 +147,9 @@ pub struct Block {
     pub owner: Option<Owner>,
     /// The entries, in the order in which they are written. A block without entries is not written at all.
     pub entries: Vec<Entry>,
+    /// Whether [`Edit::SetBlock`](crate::Edit::SetBlock) writes a seal in a comment on each line, which proves that the line is
+    /// the block's even where the markers are lost ([`Document::strays`](crate::Document::strays)). Default: `false`.
+    pub sealed: bool,
 }
 
 impl Block {
@@ -157,7 +160,15 @@ impl Block {
             tag,
             owner: None,
             entries: Vec::new(),
+            sealed: false,
         }
+    }
+
+    /// Has each line sealed.
+    #[must_use]
+    pub fn sealed(mut self) -> Self {
+        self.sealed = true;
+        self
     }
 
     /// Sets the owner.

@@ -180,7 +180,8 @@ impl HostsFile {
         Ok(outcome)
     }
 
-    /// Removes the blocks whose owner is not alive according to `alive`. Blocks without an owner and damaged blocks stay.
+    /// Removes the blocks whose owner is not alive according to `alive`. Blocks without an owner stay. Of a damaged block the
+    /// markers and the [sealed](crate::Block::sealed) lines go, and it stays if it has none.
     /// Also removes what a killed write may have left beside the file.
     ///
     /// # Errors
@@ -189,18 +190,11 @@ impl HostsFile {
         self.recover()?;
         let mut removed = Vec::new();
         let outcome = self.edit_with::<Error>(|document| {
-            removed = document
-                .blocks()
+            removed = document.abandoned(&alive);
+            let edits = removed
                 .iter()
-                .filter_map(|block| {
-                    let owner = block.owner.clone().filter(|owner| !alive(owner))?;
-                    Tag::new(block.tag).ok().map(|tag| (tag, owner))
-                })
-                .collect();
-            Ok(removed
-                .iter()
-                .map(|(tag, _)| Edit::RemoveBlock(tag.clone()))
-                .collect())
+                .flat_map(|(tag, _)| [Edit::RepairBlock(tag.clone()), Edit::RemoveBlock(tag.clone())]);
+            Ok(edits.collect())
         })?;
         Ok(Swept { removed, outcome })
     }

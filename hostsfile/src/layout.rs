@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use crate::entry::Entry;
 use crate::lint::Resolver;
+use crate::seal::Seal;
 
 /// How many names share a line.
 ///
@@ -72,16 +73,22 @@ impl Layout {
         after: &str,
     ) {
         let comment = place.comment.as_ref().map_or("", |c| c.as_str());
-        let tail = if comment.is_empty() {
-            0
-        } else {
-            style.comment_gap.len() + "# ".len() + comment.len()
+        let tail = match (comment.len(), style.seal.map_or(0, Seal::len)) {
+            (0, 0) => 0,
+            (0, only) | (only, 0) => style.comment_gap.len() + "# ".len() + only,
+            (comment, seal) => style.comment_gap.len() + "# ".len() + comment + " # ".len() + seal,
         };
-        let finish = |into: &mut Vec<u8>| {
-            if tail > 0 {
+        let finish = |into: &mut Vec<u8>, start: usize| {
+            if !comment.is_empty() {
                 for part in [style.comment_gap, "# ", comment] {
                     into.extend_from_slice(part.as_bytes());
                 }
+            }
+            if let Some(seal) = style.seal {
+                for part in [style.comment_gap, "# "] {
+                    into.extend_from_slice(part.as_bytes());
+                }
+                seal.write(into, start);
             }
             into.extend_from_slice(after.as_bytes());
         };
@@ -91,7 +98,7 @@ impl Layout {
             if count > 0
                 && (count == self.names_per_line || into.len() - start + 1 + name.len() + tail > MAX_LINE)
             {
-                finish(into);
+                finish(into, start);
                 count = 0;
             }
             if count == 0 {
@@ -106,7 +113,7 @@ impl Layout {
             count += 1;
         }
         if count > 0 {
-            finish(into);
+            finish(into, start);
         }
     }
 }
@@ -131,15 +138,19 @@ impl Default for Layout {
 pub(crate) struct Style<'a> {
     pub(crate) address_gap: &'a str,
     pub(crate) comment_gap: &'a str,
+    /// What the lines are sealed with, if they are.
+    pub(crate) seal: Option<&'a Seal>,
 }
 
 pub(crate) const BLOCK_STYLE: Style<'static> = Style {
     address_gap: " ",
     comment_gap: " ",
+    seal: None,
 };
 pub(crate) const MANAGED_STYLE: Style<'static> = Style {
     address_gap: "    ",
     comment_gap: "    ",
+    seal: None,
 };
 
 const MAX_NAMES: usize = 9;

@@ -12,14 +12,14 @@ mod instructions;
 mod layout;
 mod line;
 mod lint;
-
 mod name;
 mod plan;
 mod scan;
+mod seal;
 
 pub use cidr::Cidr;
 pub use diff::Diff;
-pub use document::{BlockView, Document};
+pub use document::{BlockView, Document, Stray};
 pub use edit::{Edit, OnConflict, Options, UserNames};
 pub use entry::{Block, Entry};
 pub use error::{Damage, Error};

@@ -90,6 +90,12 @@ pub(crate) struct MarkerLine<'a> {
     pub(crate) attributes: Attributes<'a>,
 }
 
+impl MarkerLine<'_> {
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        self.attributes.owner()
+    }
+}
+
 /// The attributes that may follow the tag of a BEGIN.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Attributes<'a> {
@@ -100,6 +106,12 @@ pub(crate) struct Attributes<'a> {
     pub(crate) owner: Option<&'a str>,
     /// Attributes that this version does not know, kept as they are.
     pub(crate) other: Vec<&'a str>,
+}
+
+impl Attributes<'_> {
+    fn owner(&self) -> Option<Owner> {
+        self.owner.and_then(|owner| Owner::new(owner).ok())
+    }
 }
 
 /// Reads a line as a marker. `text` has no byte order mark; trailing blanks and CR are ignored, leading blanks are not.
@@ -253,6 +265,21 @@ impl<'a> Markers<'a> {
         spans
     }
 
+    /// The line end in front of a BEGIN that begins at an offset, if `eol=0` says that it belongs to the block.
+    pub(crate) fn separator_of_begin(&self, at: usize) -> Option<Range<usize>> {
+        let found = self.lines.binary_search_by_key(&at, |line| line.range.start);
+        let line = &self.lines[found.ok()?];
+        let ending = line_ending_of(&self.bytes[line.range.clone()]);
+        let owns = line.kind == MarkerKind::Begin && line.attributes.no_eol;
+        separator_before(self.bytes, at, ending).filter(|_| owns)
+    }
+
+    /// The BEGINs of a tag.
+    pub(crate) fn begins(&self, tag: &str) -> impl Iterator<Item = &MarkerLine<'a>> {
+        let lines = self.of_tag(tag).iter().map(|&at| &self.lines[at]);
+        lines.filter(|line| line.kind == MarkerKind::Begin)
+    }
+
     /// The block between two markers, with the parts of it that belong to others: marker lines of other tags, and if such a tag's
     /// block is closed anywhere, all lines from its BEGIN to its END or to the end of this block.
     pub(crate) fn span(&self, begin: usize, end: usize) -> Span<'a> {
@@ -313,7 +340,7 @@ pub(crate) struct Span<'a> {
 
 impl<'a> Span<'a> {
     pub(crate) fn owner(&self) -> Option<Owner> {
-        self.attributes.owner.and_then(|o| Owner::new(o).ok())
+        self.attributes.owner()
     }
 
     /// The block's own lines.
@@ -331,11 +358,7 @@ impl<'a> Span<'a> {
 
     /// How the block's own lines end, judged by its BEGIN.
     pub(crate) fn line_ending(&self, bytes: &[u8]) -> LineEnding {
-        if bytes[self.begin.clone()].ends_with(b"\r\n") {
-            LineEnding::CrLf
-        } else {
-            LineEnding::Lf
-        }
+        line_ending_of(&bytes[self.begin.clone()])
     }
 
     /// The line end in front of the block, if `eol=0` says that it belongs to the block and it is still there.
@@ -344,6 +367,14 @@ impl<'a> Span<'a> {
             return None;
         }
         separator_before(bytes, self.range.start, self.line_ending(bytes))
+    }
+}
+
+pub(crate) fn line_ending_of(line: &[u8]) -> LineEnding {
+    if line.ends_with(b"\r\n") {
+        LineEnding::CrLf
+    } else {
+        LineEnding::Lf
     }
 }
 

@@ -179,26 +179,132 @@ fn a_block_that_the_user_took_out_stays_out() -> Outcome {
     })
 }
 
+/// What somebody does by hand to the block of a session.
+fn without(text: &str, markers: &[&str]) -> String {
+    let lines = text.split_inclusive('\n');
+    lines
+        .filter(|line| !markers.iter().any(|marker| line.starts_with(marker)))
+        .collect()
+}
+
+const BEGIN: &str = "# BEGIN devbox-";
+const END: &str = "# END devbox-";
+
+/// The hosts file of a session that ends after its block was edited by hand, how it ended, and what it said.
+fn ended_after(gateway: &Gateway<'_>, edit: impl Fn(&str) -> String) -> Result<(Vec<u8>, Exit, String)> {
+    let mut up = Up::start(gateway, Caller::Ordinary)?;
+    edited(up.hosts(), edit)?;
+    up.process().signal(Signal::TERM)?;
+    let exit = up.process_mut().wait(wait::SOON)?;
+    Ok((std::fs::read(up.hosts())?, exit, up.process().errors()))
+}
+
+fn shown(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string().replace("\\n", "\n")
+}
+
+#[test]
+fn a_block_that_lost_its_markers_is_removed_at_the_end() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        for markers in [&[END][..], &[BEGIN], &[BEGIN, END]] {
+            let (left, exit, said) = ended_after(&gateway, |text| without(text, markers))?;
+            ensure!(left == hosts::ORIGINAL, "{markers:?}: {}", shown(&left));
+            ensure!(exit == Exit::Code(0), "{markers:?}: {exit}: {said}");
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_block_without_its_end_costs_the_user_no_line() -> Outcome {
     scenario(|scene| {
         let echo = Echo::start(scene)?;
         let gateway = Gateway::of_echo(scene, &echo, PORT)?;
-        let mut up = Up::start(&gateway, Caller::Ordinary)?;
-        edited(up.hosts(), |text| {
-            let lines = text.lines().filter(|line| !line.starts_with("# END devbox-"));
-            lines.collect::<Vec<_>>().join("\n") + "\n10.0.0.2 behind.lan\n"
-        })?;
-        up.process().signal(Signal::TERM)?;
-        up.process_mut().wait(wait::SOON)?;
-        let said = up.process().errors();
-        for name in ["behind.lan", "printer.lan", "last.lan"] {
-            hosts::address_of(up.hosts(), name)?;
+        let other = |attribute: &str| {
+            format!("# BEGIN devbox-other{attribute} owner=1.1.other\n127.77.9.9 other\n# END devbox-other\n")
+        };
+        let line = "10.0.0.2 behind.lan\n".to_owned();
+        for (what, own, kept) in [
+            ("a line behind it", line.clone(), line),
+            // It takes over the line end that the file did not have.
+            ("another block behind it", other(""), other(" eol=0")),
+        ] {
+            let (left, exit, said) = ended_after(&gateway, |text| without(text, &[END]) + &own)?;
+            let expected = [hosts::ORIGINAL, b"\n", kept.as_bytes()].concat();
+            ensure!(left == expected, "{what}: {}", shown(&left));
+            ensure!(exit == Exit::Code(0), "{what}: {exit}: {said}");
         }
+        let own = "10.0.0.2 within.lan\n127.77.0.3 within.demo\n";
+        let (left, exit, said) = ended_after(&gateway, |text| {
+            let (before, block) = text.split_once(BEGIN).unwrap_or_default();
+            let (begin, rest) = block.split_once('\n').unwrap_or_default();
+            format!("{before}{BEGIN}{begin}\n{own}{}", without(rest, &[END]))
+        })?;
         ensure!(
-            said.contains(&up.hosts().display().to_string()),
-            "it does not mention the damage: {said}"
+            left == [hosts::ORIGINAL, b"\n", own.as_bytes()].concat(),
+            "{}",
+            shown(&left)
         );
+        ensure!(exit == Exit::Code(0), "{exit}: {said}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_line_of_a_damaged_block_that_was_edited_stays_and_is_reported() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let edit = |text: &str| without(text, &[END]).replacen(" echo.demo", " echo.demo mine.lan", 1);
+        let (left, exit, said) = ended_after(&gateway, edit)?;
+        let text = left.strip_prefix(hosts::ORIGINAL).unwrap_or_default();
+        let text = String::from_utf8_lossy(text);
+        ensure!(
+            text.lines().count() == 2 && text.contains(" echo.demo mine.lan"),
+            "{}",
+            shown(&left)
+        );
+        ensure!(exit == Exit::Code(1), "{exit}: {said}");
+        let number = hosts::ORIGINAL.split(|byte| *byte == b'\n').count() + 1;
+        ensure!(
+            said.contains(&format!(
+                "line {number} was a session's and has been edited since"
+            )),
+            "{said}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_damaged_block_is_whole_again_after_the_next_change_of_the_catalog() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        for markers in [&[END][..], &[BEGIN], &[BEGIN, END]] {
+            let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+            let mut up = Up::start(&gateway, Caller::Ordinary)?;
+            edited(up.hosts(), |text| without(text, markers))?;
+            gateway.catalog().replace(&[
+                Service::new("echo", "demo", PORT, echo.address()),
+                Service::new("late", "demo", PORT, echo.address()),
+            ])?;
+            wait::until_ok("the late name", wait::SOON, || up.address_of("late.demo"))?;
+            let bytes = std::fs::read(up.hosts())?;
+            let text = String::from_utf8_lossy(&bytes);
+            for once in [BEGIN, END, " echo.demo "] {
+                ensure!(
+                    text.matches(once).count() == 1,
+                    "{once} after {markers:?}: {}",
+                    shown(&bytes)
+                );
+            }
+            up.process().signal(Signal::TERM)?;
+            let exit = up.process_mut().wait(wait::SOON)?;
+            ensure!(exit == Exit::Code(0), "{exit}");
+            hosts::expect_original(up.hosts())?;
+        }
         Ok(())
     })
 }

@@ -227,6 +227,82 @@ fn killed_under_sudo_it_leaves_the_hosts_file_as_before() -> Outcome {
     })
 }
 
+/// The process that a session's block names: the helper that serves it.
+fn owner_of_block(file: &Path) -> Result<u32> {
+    let opening = hosts::block_openings(file).pop().context("no block")?;
+    let owner = opening.split_once(" owner=").context("no owner")?.1;
+    Ok(owner.split('.').next().unwrap_or_default().parse()?)
+}
+
+#[test]
+fn a_helper_killed_under_sudo_is_replaced_with_its_rights() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let low = |name: &str, port| Service::new(name, "demo", port, echo.address());
+        let catalog = scene.catalog(&[low("echo", 82)])?;
+        let gateway = Gateway::start(scene, &catalog)?;
+        let machine = machine_with_sudo(scene)?;
+        let mut up = Up::start_with(
+            &gateway,
+            &UpOptions::new(Caller::Ordinary).inside(&machine).sudo(),
+        )?;
+        let session = session_process(up.process().pid())?;
+        let helper = owner_of_block(&machine.hosts())?;
+        kill(helper)?;
+        let other = wait::until("another helper with the block", wait::SOON, || {
+            let owner = owner_of_block(&machine.hosts()).ok()?;
+            (owner != helper).then_some(owner)
+        })?;
+        ensure!(
+            proc::users(other) == [0; 4] && proc::users(session) == [Caller::Ordinary.uid(); 4],
+            "the new helper runs as {:?}, the session as {:?}",
+            proc::users(other),
+            proc::users(session)
+        );
+        // It may still do what only root may: the system's file, and a low port.
+        gateway.catalog().replace(&[low("echo", 82), low("late", 83)])?;
+        wait::until_ok("the late name", wait::SOON, || up.address_of("late.demo"))?;
+        for (name, port) in [("echo.demo", 82), ("late.demo", 83)] {
+            let mut stream = up.connect(name, port)?;
+            stream.write_all(b"low")?;
+            let mut back = [0; 3];
+            stream.read_exact(&mut back)?;
+            ensure!(&back == b"low");
+        }
+        let below = proc::descendants(session);
+        up.down()?.run(wait::SOON)?.expect_success()?;
+        up.process_mut().wait(wait::SOON)?;
+        hosts::expect_original(&machine.hosts())?;
+        proc::wait_until_gone(&below, wait::SOON)
+    })
+}
+
+#[test]
+fn helpers_killed_under_sudo_with_their_keeper_end_the_session_with_the_command_that_cleans_up() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let machine = machine_with_sudo(scene)?;
+        let mut up = Up::start_with(
+            &gateway,
+            &UpOptions::new(Caller::Ordinary).inside(&machine).sudo(),
+        )?;
+        let session = session_process(up.process().pid())?;
+        // The keeper first: it cannot answer its helper's end then.
+        for process in proc::descendants(session) {
+            kill(process)?;
+        }
+        let exit = up.process_mut().wait(wait::SOON)?;
+        ensure!(exit == Exit::Code(1), "{exit}");
+        let errors = up.process().errors();
+        ensure!(
+            errors.contains("this removes it: sudo devbox cleanup --hosts-file /etc/hosts"),
+            "{errors}"
+        );
+        Ok(())
+    })
+}
+
 #[test]
 fn killed_with_its_helper_the_next_cleanup_sweeps() -> Outcome {
     scenario(|scene| {
@@ -280,12 +356,94 @@ fn kill_with_helper(up: &mut Up<'_>) -> Result {
     expect_block(up.hosts())
 }
 
+/// How often a helper may be killed within a minute before its session ends.
+const RESTARTS: usize = 3;
+
+/// Kills the helper alone and waits until another one has taken its block over. No lookup in between may fail.
+fn replace_helper(up: &Up<'_>) -> Result<u32> {
+    let session = up.process().pid();
+    let helper = proc::helper_of(session)?;
+    let before = hosts::block_openings(up.hosts());
+    kill(helper)?;
+    let deadline = Instant::now() + wait::SOON;
+    while hosts::block_openings(up.hosts()) == before {
+        up.address_of("echo.demo")?;
+        ensure!(
+            Instant::now() < deadline,
+            "nobody takes the block over: {}",
+            up.process().everything()
+        );
+    }
+    up.address_of("echo.demo")?;
+    expect_block(up.hosts())?;
+    proc::helper_of(session)
+}
+
 #[test]
-fn a_helper_killed_alone_ends_its_session_and_the_next_cleanup_sweeps() -> Outcome {
+fn a_helper_killed_alone_is_replaced_and_its_block_taken_over() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        for caller in Caller::possible() {
+            let mut up = Up::start(&gateway, caller)?;
+            let mut stream = up.connect("echo.demo", PORT)?;
+            let helper = replace_helper(&up)?;
+            up.process().wait_for_line("another one", wait::SOON, |line| {
+                line.contains("the helper process was killed; started another one")
+            })?;
+            let status = up
+                .status(&["--output", "json"])?
+                .run(wait::SOON)?
+                .expect_success()?
+                .json()?;
+            ensure!(
+                status.to_string().contains(&format!("\"helper_pid\":{helper}")),
+                "not {helper}: {status}"
+            );
+            // What was open goes on, and what comes later is published by the new one.
+            stream.write_all(b"open")?;
+            let mut back = [0; 4];
+            stream.read_exact(&mut back)?;
+            ensure!(&back == b"open");
+            gateway.catalog().replace(&[
+                Service::new("echo", "demo", PORT, echo.address()),
+                Service::new("late", "demo", PORT, echo.address()),
+            ])?;
+            wait::until_ok("the late name", wait::SOON, || up.address_of("late.demo"))?;
+            up.process().signal(Signal::TERM)?;
+            let exit = up.process_mut().wait(wait::SOON)?;
+            ensure!(exit == Exit::Code(0), "{exit}");
+            hosts::expect_original(up.hosts())?;
+            gateway
+                .catalog()
+                .replace(&[Service::new("echo", "demo", PORT, echo.address())])?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn killed_after_its_helper_was_replaced_it_leaves_the_hosts_file_as_before() -> Outcome {
     scenario(|scene| {
         let echo = Echo::start(scene)?;
         let gateway = Gateway::of_echo(scene, &echo, PORT)?;
         let mut up = Up::start(&gateway, Caller::Ordinary)?;
+        replace_helper(&up)?;
+        up.process().signal_group(Signal::KILL)?;
+        up.process_mut().wait(wait::SOON)?;
+        restored_within_limit(up.hosts())
+    })
+}
+
+#[test]
+fn a_helper_killed_again_and_again_ends_its_session_and_the_next_cleanup_sweeps() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let mut up = Up::start(&gateway, Caller::Ordinary)?;
+        for _ in 0..RESTARTS {
+            replace_helper(&up)?;
+        }
         kill(proc::helper_of(up.process().pid())?)?;
         // It ends by itself: without a helper it could undo nothing.
         let exit = up.process_mut().wait(wait::SOON)?;
@@ -294,10 +452,88 @@ fn a_helper_killed_alone_ends_its_session_and_the_next_cleanup_sweeps() -> Outco
         ensure!(errors.contains("the helper process ended"), "{errors}");
         expect_block(up.hosts())?;
         let file = up.hosts().display().to_string();
+        ensure!(
+            errors.contains(&format!("this removes it: devbox cleanup --hosts-file {file}")),
+            "{errors}"
+        );
         up.devbox(&["cleanup", "--hosts-file", &file])?
             .run(wait::SOON)?
             .expect_success()?;
         hosts::expect_original(up.hosts())
+    })
+}
+
+/// Kills a session with its helper, removes the marker lines of its block that begin so, and returns its hosts file.
+fn killed_without_markers(up: &mut Up<'_>, markers: &[&str]) -> Result {
+    kill_with_helper(up)?;
+    let bytes = std::fs::read(up.hosts())?;
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let kept = lines.filter(|line| !markers.iter().any(|marker| line.starts_with(marker.as_bytes())));
+    std::fs::write(up.hosts(), kept.flatten().copied().collect::<Vec<u8>>())?;
+    Ok(())
+}
+
+const MARKERS: [&[&str]; 3] = [&["# END"], &["# BEGIN"], &["# BEGIN", "# END"]];
+
+#[test]
+fn cleanup_removes_a_dead_session_s_lines_that_lost_their_markers() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        for markers in MARKERS {
+            let mut up = Up::start(&gateway, Caller::Ordinary)?;
+            killed_without_markers(&mut up, markers)?;
+            let file = up.hosts().display().to_string();
+            up.devbox(&["cleanup", "--hosts-file", &file])?
+                .run(wait::SOON)?
+                .expect_success()?
+                .expect_text(&["removed"])?;
+            hosts::expect_original(up.hosts())?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn hosts_repair_removes_a_dead_session_s_lines_and_gives_the_user_none() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        for markers in MARKERS {
+            let mut up = Up::start(&gateway, Caller::Ordinary)?;
+            killed_without_markers(&mut up, markers)?;
+            let file = up.hosts().display().to_string();
+            up.devbox(&["hosts", "repair", "--file", &file])?
+                .run(wait::SOON)?
+                .expect_success()?;
+            hosts::expect_original(up.hosts())?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn cleanup_reports_a_dead_session_s_lines_that_were_edited() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let mut up = Up::start(&gateway, Caller::Ordinary)?;
+        killed_without_markers(&mut up, &["# END"])?;
+        let bytes = std::fs::read(up.hosts())?;
+        let at = bytes.len() - hosts::ORIGINAL.len();
+        let (before, block) = bytes.split_at(bytes.len() - at);
+        let block = String::from_utf8_lossy(block).replacen(" echo.demo", " echo.demo mine.lan", 1);
+        std::fs::write(up.hosts(), [before, block.as_bytes()].concat())?;
+        let file = up.hosts().display().to_string();
+        for _ in 0..2 {
+            up.devbox(&["cleanup", "--hosts-file", &file])?
+                .run(wait::SOON)?
+                .expect_code(1)?
+                .expect_text(&["edited since"])?;
+            hosts::address_of(up.hosts(), "mine.lan")?;
+            hosts::address_of(up.hosts(), "last.lan")?;
+        }
+        Ok(())
     })
 }
 

@@ -26,6 +26,11 @@ pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Writer, Reader)
     Ok((child, writer, reader))
 }
 
+/// A channel that a keeper passed.
+pub(crate) fn passed(channel: TcpListener) -> io::Result<(Writer, Reader)> {
+    halves(UnixStream::from(OwnedFd::from(channel)))
+}
+
 /// The helper's end.
 pub(crate) fn inherited() -> io::Result<(Writer, Reader)> {
     let stdin = io::stdin().as_fd().try_clone_to_owned()?;

@@ -20,6 +20,11 @@ pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Writer, Reader)
     ))
 }
 
+/// Nothing is passed on this system.
+pub(crate) fn passed(_: TcpListener) -> io::Result<(Writer, Reader)> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// The helper's end.
 pub(crate) fn inherited() -> io::Result<(Writer, Reader)> {
     let reader = io::stdin().as_handle().try_clone_to_owned()?;

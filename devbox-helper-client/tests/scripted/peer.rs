@@ -44,6 +44,8 @@ fn plain(id: u64, reply: Reply) -> Response {
 
 fn swept(count: u64) -> Reply {
     Reply::Swept(SweepReport {
+        stray_lines: 0,
+        left: Vec::new(),
         file: format!("/{count}").into(),
         removed: Vec::new(),
     })

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Gid, Uid, getegid, geteuid, setegid, seteuid};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, getegid, geteuid, setegid, seteuid};
 use rustix::net::{AddressFamily, SocketType};
 
 use crate::policy::Caller;
@@ -40,6 +42,47 @@ pub(crate) fn detach() -> io::Result<()> {
     }
     std::env::set_current_dir("/")?;
     Ok(())
+}
+
+/// What came of a [`fork`].
+pub(crate) enum Fork {
+    /// In the new process: its standard input is its end of a new channel.
+    Helper,
+    /// In the old one.
+    Keeper {
+        /// The other end of the channel, in the form in which descriptors are passed.
+        callers_end: TcpListener,
+        helper: Pid,
+    },
+}
+
+/// Becomes two processes with a new channel. The program is not loaded again: whoever may have replaced its file meanwhile would
+/// gain this process's rights.
+#[expect(unsafe_code, reason = "fork has no safe form")]
+pub(crate) fn fork() -> io::Result<Fork> {
+    let (ours, theirs) = UnixStream::pair()?;
+    // SAFETY: this process has no other thread, so the new one finds no lock held and no state half changed.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => {
+            rustix::stdio::dup2_stdin(&ours)?;
+            Ok(Fork::Helper)
+        }
+        ForkResult::Parent { child } => Ok(Fork::Keeper {
+            callers_end: TcpListener::from(OwnedFd::from(theirs)),
+            helper: child,
+        }),
+    }
+}
+
+/// Waits for a helper's end; `true` if a signal ended it.
+pub(crate) fn was_killed(helper: Pid) -> io::Result<bool> {
+    loop {
+        match waitpid(helper, None) {
+            Ok(status) => return Ok(matches!(status, WaitStatus::Signaled(..))),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 /// SIGTERM is meant for this process itself, from an administrator or a shutdown. It ends the stream as the end of the caller

@@ -26,6 +26,22 @@ pub(crate) fn with_rights_of<T>(_: &Caller, _: impl FnOnce() -> T) -> io::Result
     ))
 }
 
+/// What comes of a [`fork`] elsewhere.
+#[expect(dead_code, reason = "there is none")]
+pub(crate) enum Fork {
+    Helper,
+    Keeper { callers_end: TcpListener, helper: u32 },
+}
+
+/// A caller keeps its rights on this system, and starts its helpers itself.
+pub(crate) fn fork() -> io::Result<Fork> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "keeping a helper"))
+}
+
+pub(crate) fn was_killed(_: u32) -> io::Result<bool> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "keeping a helper"))
+}
+
 /// As std does it. It cannot be passed to anybody here.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address)

@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use crate::document::Inside;
 use crate::edit::Options;
 use crate::entry::{Block, Entry};
-use crate::layout::BLOCK_STYLE;
+use crate::layout::{BLOCK_STYLE, Style};
 use crate::line::{self, LineKind};
 use crate::name::{HostName, Owner, Tag};
 use crate::scan::{LineEnding, MarkerKind, Markers, Span, chomp, trim_end};
+use crate::seal::{self, Seal};
 
 /// A block that edits refer to: where it is, and what it will contain.
 pub(super) struct BlockWork<'a> {
@@ -22,6 +24,7 @@ pub(super) struct BlockWork<'a> {
     /// Its lines, once an edit has needed them; until then it is kept as it is.
     items: Option<Items<'a>>,
     owner: Option<Owner>,
+    seal: Option<Seal>,
     off: bool,
     other: Vec<&'a str>,
 }
@@ -34,6 +37,7 @@ impl<'a> BlockWork<'a> {
             gone: span.is_none(),
             items: None,
             owner: span.as_ref().and_then(Span::owner),
+            seal: None,
             off: span.as_ref().is_some_and(|s| s.attributes.off),
             other: span
                 .as_ref()
@@ -54,6 +58,7 @@ impl<'a> BlockWork<'a> {
             items.push_entry(entry, leave_out);
         }
         self.owner.clone_from(&block.owner);
+        self.seal = block.sealed.then(|| Seal::of(&self.tag));
         self.off = false;
         self.gone = items.list.is_empty();
         self.items = Some(items);
@@ -122,8 +127,8 @@ impl<'a> BlockWork<'a> {
         self.off |= mixed;
     }
 
-    /// Makes one complete block from the parts of a damaged one.
-    pub(super) fn repair(bytes: &'a [u8], markers: &Markers<'a>, tag: Tag) -> Self {
+    /// Makes one complete block from the parts of a damaged one. Its `strays` are sealed lines outside all complete blocks.
+    pub(super) fn repair(bytes: &'a [u8], markers: &Markers<'a>, tag: Tag, strays: &[Range<usize>]) -> Self {
         let mut open: Vec<usize> = Vec::new();
         let mut pairs: Vec<(usize, usize)> = Vec::new();
         let mut stray: Vec<usize> = Vec::new();
@@ -147,9 +152,14 @@ impl<'a> BlockWork<'a> {
             .iter()
             .map(|&(begin, end)| markers.span(begin, end))
             .collect();
+        let inside = Inside::new(spans.iter().map(|span| span.range.clone()));
+        let mut inside = inside.walk();
+        let strays = strays.iter().filter(|range| !inside.holds(range.start)).cloned();
+        let loose = stray.iter().map(|&at| markers.lines[at].range.clone());
+        let extra: Vec<_> = loose.chain(strays).collect();
         let mut spans = spans.into_iter();
         let mut work = BlockWork::new(tag, spans.next());
-        work.extra = stray.iter().map(|&at| markers.lines[at].range.clone()).collect();
+        work.extra = extra;
         let none = HashSet::new();
         for double in spans {
             let mut items = Items::default();
@@ -188,13 +198,29 @@ impl<'a> BlockWork<'a> {
         self.items.is_some()
     }
 
-    /// The block's text, including BEGIN and END.
-    pub(super) fn render(&self, old: &[u8], ending: LineEnding, no_eol: bool, options: &Options) -> Vec<u8> {
+    /// The block's text, including BEGIN and END. `before` is the text in front of it if the line end there belongs to it.
+    pub(super) fn render(
+        &self,
+        old: &[u8],
+        ending: LineEnding,
+        before: Option<&[u8]>,
+        options: &Options,
+    ) -> Vec<u8> {
         let eol = ending.as_str();
-        let mut bytes = self.begin(old, no_eol);
+        let mut bytes = self.begin(old, before.is_some());
         bytes.extend_from_slice(eol.as_bytes());
         if let Some(items) = &self.items {
-            items.render(&mut bytes, eol, options);
+            let style = Style {
+                seal: self.seal.as_ref(),
+                ..BLOCK_STYLE
+            };
+            let body = bytes.len();
+            items.render(&mut bytes, eol, options, style);
+            if let (Some(_), Some(before)) = (&self.seal, before) {
+                let first = memchr::memchr(b'\n', &bytes[body..]).map_or(bytes.len(), |at| body + at + 1);
+                let at = first - eol.len();
+                bytes.splice(at..at, seal::after(before));
+            }
         }
         match &self.span {
             Some(span) => bytes.extend_from_slice(chomp(&old[span.body.end..span.range.end])),
@@ -202,6 +228,15 @@ impl<'a> BlockWork<'a> {
         }
         bytes.extend_from_slice(eol.as_bytes());
         bytes
+    }
+
+    /// The text in front of the old block and its own line end there.
+    pub(super) fn before<'o>(&self, old: &'o [u8]) -> &'o [u8] {
+        let Some(span) = &self.span else { return old };
+        let separator = span
+            .separator(old)
+            .map_or(span.range.start, |separator| separator.start);
+        &old[..separator]
     }
 
     /// The BEGIN line without its line end; unchanged if it already has the right attributes.
@@ -426,7 +461,7 @@ impl<'a> Items<'a> {
         self.index = None;
     }
 
-    fn render(&self, into: &mut Vec<u8>, eol: &str, options: &Options) {
+    fn render(&self, into: &mut Vec<u8>, eol: &str, options: &Options, style: Style<'_>) {
         let mut seen: HashSet<&str> = HashSet::new();
         for item in &self.list {
             if let Some(raw) = &item.raw {
@@ -442,9 +477,7 @@ impl<'a> Items<'a> {
                     .map(|(n, _)| n.as_str());
                 let names = names.filter(|n| !many || seen.insert(n));
                 let before = if held.disabled { "# " } else { "" };
-                options
-                    .layout
-                    .write(into, &held.place, names, BLOCK_STYLE, before, eol);
+                options.layout.write(into, &held.place, names, style, before, eol);
             }
         }
     }

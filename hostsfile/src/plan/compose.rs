@@ -1,6 +1,6 @@
 //! Applies a batch of edits and assembles the changed parts.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use super::Splice;
@@ -16,6 +16,7 @@ use crate::layout::BLOCK_STYLE;
 use crate::line::{self, LineKind};
 use crate::name::{HostName, Marker, Tag};
 use crate::scan::{self, LineEnding, Markers, Span};
+use crate::seal::{self, Strays};
 
 /// The result of a batch of edits.
 pub(super) struct Composed {
@@ -40,8 +41,10 @@ pub(super) fn compose(bytes: &[u8], edits: &[Edit], options: &Options) -> Result
         blocks: BTreeMap::new(),
         managed: managed::works(bytes, &markers, edits),
         lines: LineWorks::of(bytes, edits),
+        loose: BTreeSet::new(),
         tail: Vec::new(),
         left_out: left_out(bytes, &markers, edits, options),
+        strays: Strays::of(bytes, &markers, edits),
         markers,
     };
     for edit in edits {
@@ -55,6 +58,9 @@ struct Batch<'a, 'o> {
     options: &'o Options,
     ending: LineEnding,
     markers: Markers<'a>,
+    strays: Strays,
+    /// Sealed lines that are removed without a block that they are removed with.
+    loose: BTreeSet<(usize, usize)>,
     blocks: BTreeMap<Tag, BlockWork<'a>>,
     managed: BTreeMap<Marker, ManagedWork>,
     lines: LineWorks,
@@ -92,10 +98,16 @@ impl<'a> Batch<'a, '_> {
             Edit::EnableBlock(tag) => self.with_present(tag, |work| work.enable(bytes)),
             Edit::DisableBlock(tag) => self.with_present(tag, |work| work.disable(bytes)),
             Edit::RepairBlock(tag) => {
-                if !self.blocks.contains_key(tag) && self.markers.locate(tag.as_str()).is_err() {
-                    let work = BlockWork::repair(bytes, &self.markers, tag.clone());
+                let strays = self.strays.of_tag(tag);
+                let is_whole = strays.is_empty() && self.markers.locate(tag.as_str()).is_ok();
+                if !is_whole && !self.blocks.contains_key(tag) {
+                    let work = BlockWork::repair(bytes, &self.markers, tag.clone(), strays);
                     self.blocks.insert(tag.clone(), work);
                 }
+                Ok(())
+            }
+            Edit::RemoveOrphans { word } => {
+                self.loose.extend(self.strays.orphans(word, &self.markers));
                 Ok(())
             }
             Edit::SetManaged { marker, entries } => {
@@ -191,7 +203,8 @@ impl<'a> Batch<'a, '_> {
             });
         }
         let mut text = Vec::new();
-        let mut open_end = !ends_line(self.bytes, &splices);
+        let last = last_line(self.bytes, &splices);
+        let mut open_end = !last.is_empty();
         let mut written = HashSet::new();
         let mut written_markers = HashSet::new();
         for item in tail {
@@ -207,7 +220,8 @@ impl<'a> Batch<'a, '_> {
                         continue;
                     };
                     start_line(&mut text, no_eol, eol);
-                    text.extend(work.render(self.bytes, self.ending, no_eol, self.options));
+                    let before = no_eol.then_some(&*last);
+                    text.extend(work.render(self.bytes, self.ending, before, self.options));
                 }
                 Tail::Managed(marker) => {
                     let Some(work) = self.managed.get(&marker) else {
@@ -276,15 +290,15 @@ impl<'a> Batch<'a, '_> {
                 text: Vec::new(),
             })
             .collect();
-        for work in self.blocks.values() {
-            splices.extend(work.extra.iter().map(|range| Splice {
-                range: range.clone(),
-                text: Vec::new(),
-            }));
-        }
+        splices.extend(self.loose().map(|range| Splice {
+            range,
+            text: Vec::new(),
+        }));
         for element in elements {
             match &element.what {
                 What::Block(span, work) => splices.extend(self.block_splice(&element, span, *work)),
+                // Its splice is there already.
+                What::Loose => {}
                 What::Managed(work, index) => {
                     if let Some(text) = self.managed_text(&element, work, *index) {
                         splices.push(Splice {
@@ -330,7 +344,8 @@ impl<'a> Batch<'a, '_> {
             Some(work) if work.is_rendered() => {
                 let no_eol = (span.attributes.no_eol && !element.loses) || element.gains;
                 let ending = span.line_ending(bytes);
-                let mut text = work.render(bytes, ending, no_eol, self.options);
+                let before = no_eol.then(|| work.before(bytes));
+                let mut text = work.render(bytes, ending, before, self.options);
                 let foreign = work.foreign(bytes);
                 if foreign.is_empty() && !bytes[span.range.clone()].ends_with(b"\n") {
                     text.truncate(text.len() - ending.as_str().len());
@@ -390,6 +405,12 @@ impl<'a> Batch<'a, '_> {
         Some(new)
     }
 
+    /// The markers, duplicates and sealed lines that are removed by themselves.
+    fn loose(&self) -> impl Iterator<Item = Range<usize>> {
+        let of_blocks = self.blocks.values().flat_map(|work| work.extra.iter().cloned());
+        of_blocks.chain(self.loose.iter().map(|&(start, end)| start..end))
+    }
+
     /// Everything in the old bytes that is ours or could be next to something of ours, by position.
     fn elements<'w>(&'w self) -> Vec<Element<'w, 'a>> {
         let block = |span: Span<'a>, work: Option<&'w BlockWork<'a>>| Element {
@@ -432,7 +453,27 @@ impl<'a> Batch<'a, '_> {
                 });
             }
         }
+        elements.extend(self.loose().map(|range| {
+            Element {
+                removed: true,
+                separator: self
+                    .markers
+                    .separator_of_begin(range.start)
+                    .or_else(|| seal::separator(self.bytes, &range)),
+                range,
+                what: What::Loose,
+                gains: false,
+                loses: false,
+            }
+        }));
         elements.sort_by_key(|e| (e.range.start, e.range.end));
+        // What is inside a block shares that block's fate.
+        let mut until = 0;
+        elements.retain(|element| {
+            let is_inside = matches!(element.what, What::Loose) && element.range.start < until;
+            until = until.max(element.range.end);
+            !is_inside
+        });
         elements
     }
 }
@@ -453,6 +494,8 @@ struct Element<'w, 'a> {
 enum What<'w, 'a> {
     Block(Span<'a>, Option<&'w BlockWork<'a>>),
     Managed(&'w ManagedWork, usize),
+    /// A marker, a duplicate or a sealed line that a repair removes.
+    Loose,
 }
 
 /// Decides what happens to line ends that belong to elements, and returns those that are removed.
@@ -510,10 +553,20 @@ fn left_out<'e>(
     if wanted.is_empty() {
         return left_out;
     }
+    let repaired: Vec<&Tag> = edits
+        .iter()
+        .filter_map(|edit| match edit {
+            Edit::RepairBlock(tag) => Some(tag),
+            _ => None,
+        })
+        .collect();
+    let goes = |line: &[u8]| {
+        seal::read(line).is_some_and(|found| found.intact && repaired.iter().any(|tag| found.is_of(tag)))
+    };
     let inside = Inside::new(markers.spans().into_iter().map(|s| s.range));
     let mut inside = inside.walk();
     for range in scan::lines_of(bytes, scan::body_start(bytes)) {
-        if inside.holds(range.start) {
+        if inside.holds(range.start) || goes(&bytes[range.clone()]) {
             continue;
         }
         if let LineKind::Entry(entry) = line::read(0, &bytes[range]) {
@@ -527,19 +580,26 @@ fn left_out<'e>(
     left_out
 }
 
-/// Whether the text that the splices produce is empty or ends with a line end.
-fn ends_line(bytes: &[u8], splices: &[Splice]) -> bool {
+/// The last line of the text that the splices produce, if it has no line end.
+fn last_line(bytes: &[u8], splices: &[Splice]) -> Vec<u8> {
+    let mut pieces = Vec::new();
     let mut end = bytes.len();
     for splice in splices.iter().rev() {
-        if splice.range.end < end {
-            break;
-        }
-        if let Some(last) = splice.text.last() {
-            return *last == b'\n';
-        }
+        pieces.extend([&bytes[splice.range.end..end], &splice.text]);
         end = splice.range.start;
     }
-    end == 0 || bytes[end - 1] == b'\n'
+    pieces.push(&bytes[..end]);
+    let mut line = Vec::new();
+    for piece in pieces {
+        match memchr::memrchr(b'\n', piece) {
+            Some(at) => {
+                line.splice(0..0, piece[at + 1..].iter().copied());
+                return line;
+            }
+            None => drop(line.splice(0..0, piece.iter().copied())),
+        }
+    }
+    line
 }
 
 fn start_line(text: &mut Vec<u8>, open_end: bool, eol: &str) {

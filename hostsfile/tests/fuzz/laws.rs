@@ -25,13 +25,14 @@ pub(crate) fn check(bytes: &[u8]) {
     };
     let tag = || Tag::new("fuzz-tag").expect("a valid tag");
     let marker = || Marker::new("fuzz marker").expect("a valid marker");
-    let block = Edit::SetBlock(Block::new(tag()).with_entries(entries()));
+    let block = || Block::new(tag()).with_entries(entries());
     let managed = Edit::SetManaged {
         marker: marker(),
         entries: entries().to_vec(),
     };
     for (add, remove) in [
-        (block, Edit::RemoveBlock(tag())),
+        (Edit::SetBlock(block()), Edit::RemoveBlock(tag())),
+        (Edit::SetBlock(block().sealed()), Edit::RemoveBlock(tag())),
         (managed, Edit::RemoveManaged(marker())),
     ] {
         // If there already is such a block or line, removing it does not restore these bytes.
