@@ -241,7 +241,7 @@ fn a_helper_killed_under_sudo_is_replaced_with_its_rights() -> Outcome {
         let low = |name: &str, port| Service::new(name, "demo", port, echo.address());
         let catalog = scene.catalog(&[low("echo", 82)])?;
         let gateway = Gateway::start(scene, &catalog)?;
-        let machine = machine_with_sudo(scene)?;
+        let machine = Machine::with_sudo(scene)?;
         let mut up = Up::start_with(
             &gateway,
             &UpOptions::new(Caller::Ordinary).inside(&machine).sudo(),
@@ -282,7 +282,7 @@ fn helpers_killed_under_sudo_with_their_keeper_end_the_session_with_the_command_
     scenario(|scene| {
         let echo = Echo::start(scene)?;
         let gateway = Gateway::of_echo(scene, &echo, PORT)?;
-        let machine = machine_with_sudo(scene)?;
+        let machine = Machine::with_sudo(scene)?;
         let mut up = Up::start_with(
             &gateway,
             &UpOptions::new(Caller::Ordinary).inside(&machine).sudo(),
