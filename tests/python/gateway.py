@@ -407,9 +407,13 @@ class Link:
             await changed.wait()
 
 
-async def send_message(stream, kind, body):
+def message(kind, body):
     text = json.dumps({kind: body}).encode()
-    await stream.write(b"\x01" + len(text).to_bytes(3, "big") + text)
+    return b"\x01" + len(text).to_bytes(3, "big") + text
+
+
+async def send_message(stream, kind, body):
+    await stream.write(message(kind, body))
 
 
 async def to_socket(stream, writer):
@@ -436,6 +440,8 @@ def abort(writer):
 
 class Gateway:
     """The environment that is served, and the clients' sessions."""
+
+    link = Link
 
     def __init__(self, path, token, drain_s):
         self.path, self.token, self.drain_s = path, token, drain_s
@@ -482,7 +488,7 @@ class Gateway:
 
     def admit(self, method, path, headers):
         """Section 1: the session and its generation, if this request may have a tunnel."""
-        match = re.fullmatch(r"/kube/devbox/tunnel/client/([A-Za-z0-9\-._~]{1,128})", path)
+        match = re.fullmatch(r".*/kube/devbox/tunnel/client/([A-Za-z0-9\-._~]{1,128})", path.partition("?")[0])
         if match is None:
             raise Refused("404 Not Found", None)
         offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
@@ -515,7 +521,7 @@ class Gateway:
             session, generation = self.admit(method, path, headers)
             websocket = WebSocket(reader, writer)
             websocket.accept(headers["sec-websocket-key"])
-            link = Link(self, websocket)
+            link = self.link(self, websocket)
             _, former = self.sessions.get(session, (0, None))
             self.sessions[session] = (generation, link)
             if former is not None:

@@ -314,6 +314,7 @@ pub struct UpOptions<'m> {
     machine: Option<&'m Machine>,
     arguments: Vec<OsString>,
     sudo: bool,
+    output_unread: bool,
 }
 
 impl<'m> UpOptions<'m> {
@@ -325,6 +326,7 @@ impl<'m> UpOptions<'m> {
             machine: None,
             arguments: Vec::new(),
             sudo: false,
+            output_unread: false,
         }
     }
 
@@ -353,6 +355,12 @@ impl<'m> UpOptions<'m> {
     /// Through `sudo`, which must not ask for a password. The caller is still the user who calls it.
     pub fn sudo(mut self) -> Self {
         self.sudo = true;
+        self
+    }
+
+    /// With an output that nobody reads.
+    pub fn output_unread(mut self) -> Self {
+        self.output_unread = true;
         self
     }
 }
@@ -423,6 +431,9 @@ impl<'a> Up<'a> {
         let mut command = scene.command(argv).by(caller);
         if let Some(machine) = options.machine {
             command = command.inside(machine);
+        }
+        if options.output_unread {
+            command = command.output_unread();
         }
         let process = command.start()?.stop_with(crate::Signal::TERM);
         Ok(Up {

@@ -37,8 +37,10 @@ mod process;
 mod program;
 mod roads;
 mod scene;
+mod siege;
 mod skip;
 
+pub mod attacks;
 pub mod hosts;
 pub mod peers;
 pub mod proc;
@@ -56,6 +58,7 @@ pub use program::{is_release, program};
 pub use roads::Road;
 pub use rustix::process::Signal;
 pub use scene::{Failed, Outcome, Scene, files_below, scenario};
+pub use siege::{Bound, Row};
 pub use skip::{Skip, find_program, need_netcat, need_program};
 
 /// The result of a test's body and of its helpers. An error fails the test, except a [`Skip`], which [`scenario`] catches.
