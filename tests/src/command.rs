@@ -26,7 +26,14 @@ pub struct Invocation<'a> {
     caller: Caller,
     view: View<'a>,
     stdin: Option<Vec<u8>>,
-    output_closed: bool,
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Output {
+    Captured,
+    Closed,
+    Unread,
 }
 
 #[derive(Debug, Clone)]
@@ -47,7 +54,7 @@ impl<'a> Invocation<'a> {
             caller: Caller::own(),
             view: View::System,
             stdin: None,
-            output_closed: false,
+            output: Output::Captured,
         }
     }
 
@@ -117,7 +124,13 @@ impl<'a> Invocation<'a> {
 
     /// Runs with a standard output and standard error whose readers are gone: writing to them fails (`EPIPE`).
     pub fn output_closed(mut self) -> Self {
-        self.output_closed = true;
+        self.output = Output::Closed;
+        self
+    }
+
+    /// Runs with a standard output and standard error that nobody reads: once the pipe is full, writing to them blocks.
+    pub fn output_unread(mut self) -> Self {
+        self.output = Output::Unread;
         self
     }
 
@@ -126,10 +139,10 @@ impl<'a> Invocation<'a> {
     /// # Errors
     /// If it cannot be started; [`Skip`] if the view or the caller is not possible here.
     pub fn start(&self) -> crate::Result<Process> {
-        let stdio = if self.output_closed {
-            Stdio::Closed
-        } else {
-            Stdio::Piped(self.stdin.clone().unwrap_or_default())
+        let stdio = match self.output {
+            Output::Captured => Stdio::Piped(self.stdin.clone().unwrap_or_default()),
+            Output::Closed => Stdio::Closed,
+            Output::Unread => Stdio::Unread,
         };
         Process::start(self.scene, self.spawn(stdio, false)?)
     }

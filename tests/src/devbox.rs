@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use serde_json::json;
 
 use crate::caller::Caller;
 use crate::command::Invocation;
@@ -41,6 +42,13 @@ impl Service {
     pub fn port(mut self, port: u16, target: SocketAddr) -> Service {
         self.ports.push((port, target.to_string()));
         self
+    }
+
+    /// The service as the wire protocol writes it (docs/protocol.md, section 8).
+    pub(crate) fn json(&self) -> serde_json::Value {
+        let ports = self.ports.iter();
+        let ports = ports.map(|(port, target)| json!({"port": port, "protocol": "tcp", "target": target}));
+        json!({"id": format!("{}.{}", self.name, self.namespace), "ports": ports.collect::<Vec<_>>()})
     }
 }
 
@@ -306,6 +314,7 @@ pub struct UpOptions<'m> {
     machine: Option<&'m Machine>,
     arguments: Vec<OsString>,
     sudo: bool,
+    output_unread: bool,
 }
 
 impl<'m> UpOptions<'m> {
@@ -317,6 +326,7 @@ impl<'m> UpOptions<'m> {
             machine: None,
             arguments: Vec::new(),
             sudo: false,
+            output_unread: false,
         }
     }
 
@@ -345,6 +355,12 @@ impl<'m> UpOptions<'m> {
     /// Through `sudo`, which must not ask for a password. The caller is still the user who calls it.
     pub fn sudo(mut self) -> Self {
         self.sudo = true;
+        self
+    }
+
+    /// With an output that nobody reads.
+    pub fn output_unread(mut self) -> Self {
+        self.output_unread = true;
         self
     }
 }
@@ -384,7 +400,17 @@ impl<'a> Up<'a> {
     /// # Errors
     /// If it cannot be started.
     pub fn launch(gateway: &Gateway<'a>, options: &UpOptions<'a>) -> crate::Result<Up<'a>> {
-        let scene = gateway.scene();
+        let flags = gateway.flags(options.caller)?;
+        Up::launch_with(gateway.scene(), gateway.catalog().environment(), flags, options)
+    }
+
+    /// Starts `devbox up FLAGS`, which lead to a gateway that serves `environment`.
+    pub(crate) fn launch_with(
+        scene: &'a Scene,
+        environment: &str,
+        flags: Vec<OsString>,
+        options: &UpOptions<'a>,
+    ) -> crate::Result<Up<'a>> {
         let caller = options.caller;
         let mut argv: Vec<OsString> = Vec::new();
         if options.sudo {
@@ -392,7 +418,7 @@ impl<'a> Up<'a> {
         }
         argv.push(scene.devbox_program()?.into());
         argv.push("up".into());
-        argv.extend(gateway.flags(caller)?);
+        argv.extend(flags);
         let hosts = match (&options.hosts, options.machine) {
             (Some(file), _) => file.clone(),
             (None, Some(machine)) => machine.hosts(),
@@ -406,11 +432,14 @@ impl<'a> Up<'a> {
         if let Some(machine) = options.machine {
             command = command.inside(machine);
         }
+        if options.output_unread {
+            command = command.output_unread();
+        }
         let process = command.start()?.stop_with(crate::Signal::TERM);
         Ok(Up {
             scene,
             process,
-            environment: gateway.catalog().environment().to_owned(),
+            environment: environment.to_owned(),
             hosts,
             caller,
             machine: options.machine,

@@ -32,12 +32,15 @@ mod caller;
 mod command;
 mod devbox;
 mod machine;
+mod other_gateway;
 mod process;
 mod program;
 mod roads;
 mod scene;
+mod siege;
 mod skip;
 
+pub mod attacks;
 pub mod hosts;
 pub mod peers;
 pub mod proc;
@@ -49,11 +52,13 @@ pub use caller::Caller;
 pub use command::{Finished, Invocation};
 pub use devbox::{CatalogFile, Exec, Gateway, Service, TOKEN, Up, UpOptions};
 pub use machine::Machine;
+pub use other_gateway::{OtherGateway, need_python};
 pub use process::{Exit, Process};
 pub use program::{is_release, program};
 pub use roads::Road;
 pub use rustix::process::Signal;
 pub use scene::{Failed, Outcome, Scene, files_below, scenario};
+pub use siege::{Bound, Row};
 pub use skip::{Skip, find_program, need_netcat, need_program};
 
 /// The result of a test's body and of its helpers. An error fails the test, except a [`Skip`], which [`scenario`] catches.

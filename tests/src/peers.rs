@@ -180,6 +180,31 @@ impl AfterEnd {
     }
 }
 
+/// Sends zeros for as long as they are taken.
+#[derive(Debug)]
+pub struct Fountain(Server);
+
+impl Fountain {
+    /// Starts one on the scene's address.
+    ///
+    /// # Errors
+    /// Those of bind(2).
+    pub fn start(scene: &Scene) -> crate::Result<Fountain> {
+        let server = Server::start(scene, |mut stream| {
+            let block = vec![0; 256 * 1024];
+            loop {
+                stream.write_all(&block)?;
+            }
+        })?;
+        Ok(Fountain(server))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+}
+
 /// Resets each connection as soon as it has received something.
 #[derive(Debug)]
 pub struct Resetter(Server);

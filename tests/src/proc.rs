@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
+
 use crate::wait;
 
 /// The command line of process `pid`, with its words joined by blanks; empty if it is gone or a zombie.
@@ -60,6 +62,20 @@ pub fn users(pid: u32) -> Vec<u32> {
     line.split_ascii_whitespace()
         .filter_map(|word| word.parse().ok())
         .collect()
+}
+
+/// The resident memory of process `pid` in bytes: at this moment, and the most that it ever was (proc(5), `VmRSS` and `VmHWM`).
+///
+/// # Errors
+/// If it is gone.
+pub fn resident_bytes(pid: u32) -> crate::Result<(u64, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
+    let field = |name: &str| -> crate::Result<u64> {
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        let value = value.context("a zombie has no memory")?.trim();
+        Ok(1024 * value.trim_end_matches(" kB").parse::<u64>()?)
+    };
+    Ok((field("VmRSS:")?, field("VmHWM:")?))
 }
 
 /// How many established connections a server at `address` has on this machine (proc(5), /proc/net/tcp).

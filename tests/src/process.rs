@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{PipeReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
@@ -65,6 +65,8 @@ pub(crate) enum Stdio {
     Piped(Vec<u8>),
     /// No standard input; output and error go into pipes that nobody reads.
     Closed,
+    /// No standard input; output and error go into a pipe that is never read and stays open.
+    Unread,
     /// All three on this terminal.
     Terminal(OwnedFd),
 }
@@ -77,6 +79,7 @@ pub struct Process {
     own_group: bool,
     stop: Signal,
     exit: Option<Exit>,
+    _unread: Option<PipeReader>,
 }
 
 impl Process {
@@ -89,6 +92,7 @@ impl Process {
         if spawn.own_group {
             command.process_group(0);
         }
+        let mut unread = None;
         let input = match spawn.stdio {
             Stdio::Piped(bytes) => {
                 command.stdin(std::process::Stdio::piped());
@@ -97,13 +101,13 @@ impl Process {
                     .stderr(std::process::Stdio::piped());
                 bytes
             }
-            Stdio::Closed => {
+            Stdio::Closed | Stdio::Unread => {
                 let (reader, writer) = std::io::pipe()?;
                 command
                     .stdin(std::process::Stdio::null())
                     .stdout(writer.try_clone()?)
                     .stderr(writer);
-                drop(reader);
+                unread = matches!(spawn.stdio, Stdio::Unread).then_some(reader);
                 Vec::new()
             }
             Stdio::Terminal(terminal) => {
@@ -138,6 +142,7 @@ impl Process {
             own_group: spawn.own_group,
             stop: Signal::KILL,
             exit: None,
+            _unread: unread,
         })
     }
 

@@ -76,6 +76,28 @@ pub(crate) fn cross_only(may_install: bool) -> Result<ExitCode> {
     Ok(steps.summary())
 }
 
+/// Runs the campaign of hostile peers; with names, only these attacks.
+pub(crate) fn attack(names: &[String]) -> Result<ExitCode> {
+    succeed(cargo().args(["build", "--release", "-p", "devbox-cli", "--locked"]))?;
+    let mut command = cargo();
+    command.args([
+        "run",
+        "--quiet",
+        "--locked",
+        "-p",
+        "devbox-tests",
+        "--bin",
+        "attacks",
+        "--",
+    ]);
+    let status = command.args(names).env("DEVBOX_BIN", devbox()).status()?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
 fn done(command: &mut Command) -> Result<Done> {
     succeed(command)?;
     Ok(Done::passed())

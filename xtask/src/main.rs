@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask test`, `ci`, `arch`, `cross`, `bench`.
+//! The project's own commands: `cargo xtask test`, `ci`, `arch`, `cross`, `attack`, `bench`.
 //!
 //! Knows how the workspace is built, checked and measured; must not know how anything in it works. CI runs exactly what a
 //! developer runs: `ci` is `test`, and there is no second list of checks.
@@ -54,6 +54,11 @@ enum Verb {
         #[arg(long)]
         no_install: bool,
     },
+    /// Build in release mode, and let hostile peers attack it: minutes, and a table of memory and of what others noticed
+    Attack {
+        /// The attacks to make [default: all]
+        names: Vec<String>,
+    },
     /// Build in release mode and run a bench; without a NAME, list them
     Bench {
         /// The bench to run
@@ -92,6 +97,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Readme => check::readme_only(),
         Verb::Cross { no_install } => check::cross_only(!no_install),
+        Verb::Attack { names } => check::attack(&names),
         Verb::Bench { name, json } => bench::run(name.as_deref(), json),
     }
 }

@@ -122,7 +122,7 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
     wanted(
         Probe::InPath("python3"),
         "python3",
-        "a resolver of another language in a scope",
+        "a gateway, and a resolver in a scope, in another language",
     ),
     wanted(
         Probe::InPath("setfattr"),
