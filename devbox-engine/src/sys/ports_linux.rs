@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use devbox_helper_client::{Endpoint, Protocol};
 use devbox_session::Holder;
@@ -15,6 +15,11 @@ pub(crate) fn first_free_port() -> u16 {
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(1024)
+}
+
+/// The network that this process is in: addresses of another one are others, loopback included (network_namespaces(7)).
+pub(crate) fn network() -> PathBuf {
+    fs::read_link("/proc/self/ns/net").unwrap_or_default()
 }
 
 /// The listening sockets of this machine and the programs that hold them, as far as this user may see them.
