@@ -4,6 +4,7 @@
 //! or holds the session of another `exec`, until the last process of the command's tree has ended.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use devbox_engine::{
@@ -40,7 +41,7 @@ pub(crate) fn run(args: &ExecArgs) -> Result<ExitCode, Failure> {
 struct Wanted {
     caller: sys::Caller,
     config: Config,
-    base_file: std::path::PathBuf,
+    base_file: PathBuf,
 }
 
 impl Wanted {
@@ -120,7 +121,7 @@ fn in_back(args: &ExecArgs, back: Back) -> Result<ExitOutcome, Failure> {
             outcome = run.cancelled() => return Ok(outcome),
         };
         match share {
-            Share::Joined(joined) => run.joined(joined).await,
+            Share::Joined(joined) => run.joined(*joined).await,
             Share::Start(place) => {
                 let engine = devbox_engine::start_shared(config, place).await?;
                 run.own_session(&engine).await
@@ -373,16 +374,12 @@ fn expect_some(status: &StatusReport) -> Result<(), Failure> {
     }
     let environments: Vec<_> = status.environments().collect();
     let environments = environments.join(", ");
-    let mut failure = match status.services.len() {
-        0 => Failure::new(
-            code::EXEC_FAILED,
-            format!("there are no services in {environments}"),
-        ),
-        count => Failure::new(
-            code::EXEC_FAILED,
-            format!("none of the services in {environments} can be reached by name ({count})"),
-        ),
+    let what = match status.services.len() {
+        0 => format!("there are no services in {environments}"),
+        1 => format!("the one service in {environments} cannot be reached by name"),
+        count => format!("none of the {count} services in {environments} can be reached by name"),
     };
+    let mut failure = Failure::new(code::EXEC_FAILED, what);
     for (service, port, reason) in faults(status).take(SHOWN) {
         failure = failure.help(format!("{service}:{port}: {reason}"));
     }

@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub enum Share {
     /// Another command runs it, and keeps it for as long as this value lives.
-    Joined(Joined),
+    Joined(Box<Joined>),
     /// It is for this program to start, with [`start_shared`](crate::start_shared). The place is `None` where the session cannot be
     /// shared.
     Start(Option<Place>),
@@ -59,7 +59,7 @@ pub async fn share(config: &Config) -> Share {
             }
         };
         match hold(stream, base).await {
-            Ok(joined) => return Share::Joined(joined),
+            Ok(joined) => return Share::Joined(Box::new(joined)),
             Err(Lost::Left) => tokio::time::sleep(PAUSE).await,
             Err(Lost::Failed(reason)) => {
                 tracing::debug!(reason, "the session of another command is of no use");

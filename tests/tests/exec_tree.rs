@@ -509,3 +509,24 @@ fn an_interrupt_leaves_what_runs_in_the_background_its_names() -> Outcome {
         stage.expect_nothing_left_but(&["bash"])
     })
 }
+
+#[test]
+fn a_shell_that_suspends_itself_gives_the_terminal_back() -> Outcome {
+    scenario(|scene| {
+        let stage = Stage::new(scene)?;
+        let terminal = shell(&stage)?;
+        terminal.line("PS1='inner> ' $EXEC bash --norc --noprofile -i")?;
+        let at = terminal.wait_for("inner> ", 0)?;
+        terminal.line("suspend")?;
+        let at = terminal.wait_for("Stopped", at)?;
+        let at = terminal.wait_for("outer> ", at)?;
+        terminal.line("fg")?;
+        terminal.wait_for_foreground_of(|line| line.starts_with("bash --norc --noprofile -i"))?;
+        terminal.line("getent hosts echo.demo; exit 5")?;
+        let at = terminal.wait_for("127.77.", at)?;
+        let at = terminal.wait_for("outer> ", at)?;
+        terminal.line("echo code $?")?;
+        terminal.wait_for("code 5\n", at)?;
+        stage.expect_nothing_left_but(&["bash"])
+    })
+}

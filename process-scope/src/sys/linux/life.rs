@@ -217,7 +217,7 @@ pub(crate) fn signal_ignored(signal: i32) -> bool {
 }
 
 /// Is `signal` in a mask as proc(5) writes them: hexadecimal, the lowest bit for signal 1?
-fn mask_has(mask: &str, signal: i32) -> bool {
+pub(super) fn mask_has(mask: &str, signal: i32) -> bool {
     let Ok(mask) = u64::from_str_radix(mask, 16) else {
         return false;
     };

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, WaitOptions, getpgrp, getpid, getppid, kill_process, setpgid, waitpid};
 
-use super::life::{signal_ignored, status_field};
+use super::life::{mask_has, status_field};
 use crate::{Error, ExitOutcome, Side};
 
 pub(crate) type Group = Pid;
@@ -57,9 +57,10 @@ pub(crate) fn split() -> Result<Side, Error> {
     let (ours, theirs) = UnixStream::pair().map_err(failed(STEP))?;
     let (front, job) = (getpid(), getpgrp());
     let mut passed = SigSet::empty();
+    let ignored = status_field("SigIgn").unwrap_or_default();
     for signal in PASSED
         .into_iter()
-        .filter(|signal| !signal_ignored(*signal as i32))
+        .filter(|signal| !mask_has(&ignored, *signal as i32))
     {
         passed.add(signal);
     }
