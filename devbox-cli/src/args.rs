@@ -116,6 +116,12 @@ pub(crate) struct DetachableArgs {
 pub(crate) struct ExecArgs {
     #[command(flatten)]
     pub(crate) up: UpArgs,
+    /// End the names and connections together with the command, whatever it leaves running
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Run the command even if it can reach no service by name
+    #[arg(long)]
+    pub(crate) allow_none: bool,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,

@@ -1,14 +1,17 @@
 //! `devbox exec`: a command that alone sees the names.
+//!
+//! Two processes: the front is the one that the caller waits for, and ends as soon as the command has. The back has the session,
+//! or holds the session of another `exec`, until the last process of the command's tree has ended.
 
-use std::ffi::OsString;
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use devbox_engine::{
-    Engine, EngineEvent, Event, Joined, PrivateHosts, Publish, Running, StatusReport, StopReason,
+    Engine, EngineEvent, Event, Joined, PrivateHosts, Publish, Running, Share, StatusReport, StopReason,
     system_hosts_file, without_sessions,
 };
-use process_scope::{ExitOutcome, Scope, ScopedCommand, Signaller};
+use process_scope::{Back, ExitOutcome, Scope, ScopedCommand, Side};
 use tokio::sync::oneshot;
 
 use crate::args::ExecArgs;
@@ -19,124 +22,342 @@ use crate::{dry_run, print, runtime, sys};
 
 /// Runs it. The calling thread is the only one so far.
 pub(crate) fn run(args: &ExecArgs) -> Result<ExitCode, Failure> {
-    let outcome = run_inside(args).map_err(|failure| failure.with_code_of_exec())?;
+    let outcome = if args.up.dry_run {
+        plan(args).map(|()| ExitOutcome::Code(0))
+    } else {
+        match process_scope::split() {
+            Ok(Side::Front(front)) => front.wait().map_err(Failure::because),
+            Ok(Side::Back(back)) => in_back(args, back),
+            Err(error) => Err(cannot_run(&error)),
+        }
+    };
     match outcome {
-        Some(outcome) => process_scope::die_like(outcome),
-        None => Ok(ExitCode::SUCCESS),
+        Ok(outcome) => process_scope::die_like(outcome),
+        Err(failure) => Err(failure.with_code_of_exec()),
     }
 }
 
-fn run_inside(args: &ExecArgs) -> Result<Option<ExitOutcome>, Failure> {
-    if args.up.no_hosts {
-        return Err(Failure::new(
-            code::EXEC_FAILED,
-            "--no-hosts makes no sense with exec: the names are what it provides",
-        ));
-    }
-    // Under sudo the command is wanted as root, and so is everything that is done for it.
-    let caller = sys::own_identity().map_err(Failure::because)?;
-    let config = Config::load(&args.up.connect, caller.home.as_deref())?;
-    let base_file = match &args.up.hosts_file {
-        Some(file) => file.clone(),
-        None => system_hosts_file().map_err(Failure::because)?,
-    };
-    let base = fs::read(&base_file).map_err(|error| {
-        Failure::new(
-            code::EXEC_FAILED,
-            format!("cannot read {}: {error}", base_file.display()),
-        )
-    })?;
-    let base = without_sessions(&base);
-    let mut signals = sys::ExecSignals::before_handlers();
-    runtime::run_and_start(args.up.connect.verbose, |open_files| async move {
-        // From here on a signal waits for the command that it is for.
-        signals.install().map_err(Failure::because)?;
-        let command = Command {
-            argv: &args.command,
-            open_files,
-        };
-        if !args.up.dry_run
-            && let Some(found) = running(&config, args).await?
-        {
-            let Joined { report, hosts, .. } = &mut found.join(base).await?;
-            for (service, port, reason) in faults(report) {
-                print::note(&format!("warning: {service}:{port} is not offered: {reason}"));
-            }
-            return command.run(hosts, report, signals).await.map(Some);
+/// What both a run and its plan need.
+struct Wanted {
+    caller: sys::Caller,
+    config: Config,
+    base_file: PathBuf,
+}
+
+impl Wanted {
+    fn of(args: &ExecArgs) -> Result<Self, Failure> {
+        if args.up.no_hosts {
+            return Err(Failure::new(
+                code::EXEC_FAILED,
+                "--no-hosts makes no sense with exec: the names are what it provides",
+            ));
         }
-        let publish = if args.up.dry_run {
-            Publish::HostsFile(base_file)
-        } else {
-            Publish::Private { base }
+        // Under sudo the command is wanted as root, and so is everything that is done for it.
+        let caller = sys::own_identity().map_err(Failure::because)?;
+        let config = Config::load(&args.up.connect, caller.home.as_deref())?;
+        let base_file = match &args.up.hosts_file {
+            Some(file) => file.clone(),
+            None => system_hosts_file().map_err(Failure::because)?,
         };
-        let config = devbox_engine::Config {
-            providers: config.providers()?,
-            names: config.names.clone(),
-            pools: config.pool.clone(),
+        Ok(Self {
+            caller,
+            config,
+            base_file,
+        })
+    }
+
+    fn base(&self) -> Result<Vec<u8>, Failure> {
+        let base = fs::read(&self.base_file).map_err(|error| {
+            Failure::new(
+                code::EXEC_FAILED,
+                format!("cannot read {}: {error}", self.base_file.display()),
+            )
+        })?;
+        Ok(without_sessions(&base))
+    }
+
+    fn session(&self, publish: Publish) -> Result<devbox_engine::Config, Failure> {
+        Ok(devbox_engine::Config {
+            providers: self.config.providers()?,
+            names: self.config.names.clone(),
+            pools: self.config.pool.clone(),
             publish,
             // Nobody else sees its names: it displaces nobody, and nobody displaces it.
             claim: false,
-            lock_file: config.lock_file(),
-            state_dir: caller.state_folder(),
+            lock_file: self.config.lock_file(),
+            state_dir: self.caller.state_folder(),
             ..devbox_engine::Config::default()
-        };
-        if args.up.dry_run {
-            dry_run::run(&config, sys::is_root(), args.up.output.form()).await?;
-            return Ok(None);
-        }
-        own_session(config, &command, args, signals).await
+        })
+    }
+}
+
+/// Says what would be done.
+fn plan(args: &ExecArgs) -> Result<(), Failure> {
+    let wanted = Wanted::of(args)?;
+    runtime::run(args.up.connect.verbose, async {
+        let config = wanted.session(Publish::HostsFile(wanted.base_file.clone()))?;
+        dry_run::run(&config, sys::is_root(), args.up.output.form()).await?;
+        Ok(())
     })
 }
 
-/// Runs the command in a session of its own. `None` where that ended first, and that was asked for.
-async fn own_session(
-    config: devbox_engine::Config,
-    command: &Command<'_>,
-    args: &ExecArgs,
-    mut signals: sys::ExecSignals,
-) -> Result<Option<ExitOutcome>, Failure> {
-    let engine = devbox_engine::start(config).await?;
-    let mut events = engine.events();
-    // Nothing is said while all is well: the terminal is the command's.
-    let status = loop {
-        tokio::select! {
-            biased;
-            event = events.next() => match event {
-                Some(EngineEvent::Session(Event::Ready { status })) => break status,
-                Some(EngineEvent::Session(Event::Lagged { status, .. })) if status.ready => break status,
-                Some(EngineEvent::Session(event)) => print::tell(&event, args.up.output.form()),
-                Some(EngineEvent::Notice(notice)) => print::note(&print::notice(&notice)),
-                None => return verdict(engine.wait().await?).map(|_| None),
-            },
-            number = signals.any() => {
-                // There is no command yet that could decide what it means.
-                engine.stop("a signal").await;
-                engine.wait().await?;
-                return Ok(Some(ExitOutcome::Signal(number)));
+fn in_back(args: &ExecArgs, back: Back) -> Result<ExitOutcome, Failure> {
+    let wanted = Wanted::of(args)?;
+    let base = wanted.base()?;
+    let signals = sys::ExecSignals::before_handlers();
+    runtime::run_and_start(args.up.connect.verbose, |open_files| async move {
+        let mut run = Run {
+            args,
+            open_files,
+            signals: signals.install().map_err(Failure::because)?,
+            front: Front::new(back)?,
+        };
+        if let Some(found) = running(&wanted.config, args).await? {
+            return run.joined(found.join(base).await?).await;
+        }
+        let config = wanted.session(Publish::Private { base })?;
+        let share = tokio::select! {
+            share = devbox_engine::share(&config) => share,
+            outcome = run.cancelled() => return Ok(outcome),
+        };
+        match share {
+            Share::Joined(joined) => run.joined(*joined).await,
+            Share::Start(place) => {
+                let engine = devbox_engine::start_shared(config, place).await?;
+                run.own_session(&engine).await
             }
         }
-    };
-    let telling = tokio::spawn(async move {
-        while let Some(event) = events.next().await {
-            match event {
-                EngineEvent::Session(Event::Stopping { .. }) => {}
-                event => tracing::info!(?event, "session"),
-            }
-        }
-    });
-    let outcome = match engine.private_hosts() {
-        Some(mut hosts) => command.run(&mut hosts, &status, signals).await,
-        None => Err(Failure::new(code::EXEC_FAILED, "there is no private hosts file")),
-    };
-    let reason = end(&engine).await?;
-    if !matches!(reason, StopReason::Requested { .. }) {
-        print::note(&format!(
-            "warning: the session ended before the command: {reason}"
-        ));
-    }
-    telling.abort();
-    outcome.map(Some)
+    })
 }
+
+/// The process that the caller waits for, as the back sees it.
+struct Front {
+    back: Back,
+    end: oneshot::Receiver<()>,
+    released: bool,
+}
+
+impl Front {
+    fn new(back: Back) -> Result<Self, Failure> {
+        let watch = back.watch().map_err(Failure::because)?;
+        let (ended, end) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("front".to_owned())
+            .spawn(move || {
+                watch.wait();
+                ended.send(())
+            })
+            .map_err(Failure::because)?;
+        Ok(Self {
+            back,
+            end,
+            released: false,
+        })
+    }
+
+    /// Resolves, once, when somebody has killed it.
+    async fn killed(&mut self) {
+        if !self.released && (&mut self.end).await.is_ok() {
+            self.released = true;
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// Lets it end. What is said from here on has nowhere to go.
+    fn release(&mut self, outcome: ExitOutcome) {
+        if !std::mem::replace(&mut self.released, true)
+            && let Err(error) = self.back.release(outcome)
+        {
+            tracing::debug!(%error, "the caller is gone");
+        }
+    }
+}
+
+/// One run of a command.
+struct Run<'a> {
+    args: &'a ExecArgs,
+    /// The soft limit of open files that this program was started with.
+    open_files: Option<u64>,
+    signals: sys::ExecSignals,
+    front: Front,
+}
+
+impl Run<'_> {
+    /// Resolves when there is nobody left to run a command for, and none runs yet.
+    async fn cancelled(&mut self) -> ExitOutcome {
+        tokio::select! {
+            // There is no command yet that could decide what it means.
+            number = self.signals.end() => ExitOutcome::Signal(number),
+            () = self.front.killed() => ExitOutcome::Signal(KILLED),
+        }
+    }
+
+    /// Runs the command with the names of a session that somebody else keeps.
+    async fn joined(&mut self, mut joined: Joined) -> Result<ExitOutcome, Failure> {
+        let Joined { report, hosts, .. } = &mut joined;
+        for (service, port, reason) in faults(report) {
+            print::note(&format!("warning: {service}:{port} is not offered: {reason}"));
+        }
+        self.command(hosts, report).await
+    }
+
+    /// Runs the command in a session of its own, and keeps that for as long as others hold it.
+    async fn own_session(&mut self, engine: &Engine) -> Result<ExitOutcome, Failure> {
+        let mut events = engine.events();
+        // Nothing is said while all is well: the terminal is the command's.
+        let status = loop {
+            tokio::select! {
+                biased;
+                event = events.next() => match event {
+                    Some(EngineEvent::Session(Event::Ready { status })) => break status,
+                    Some(EngineEvent::Session(Event::Lagged { status, .. })) if status.ready => break status,
+                    Some(EngineEvent::Session(event)) => print::tell(&event, self.args.up.output.form()),
+                    Some(EngineEvent::Notice(notice)) => print::note(&print::notice(&notice)),
+                    None => {
+                        verdict(engine.wait().await?)?;
+                        return Ok(ExitOutcome::Code(0));
+                    }
+                },
+                outcome = self.cancelled() => {
+                    end(engine).await?;
+                    return Ok(outcome);
+                }
+            }
+        };
+        let telling = tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                match event {
+                    EngineEvent::Session(Event::Stopping { .. }) => {}
+                    event => tracing::info!(?event, "session"),
+                }
+            }
+        });
+        let ran = match engine.private_hosts() {
+            Some(mut hosts) => self.command(&mut hosts, &status).await,
+            None => Err(Failure::new(code::EXEC_FAILED, "there is no private hosts file")),
+        };
+        // Others may hold the session: the caller hears of a failure without waiting for them.
+        let outcome = ran.unwrap_or_else(|failure| {
+            let failure = failure.with_code_of_exec();
+            failure.report();
+            ExitOutcome::Code(failure.code().into())
+        });
+        self.leave(engine, outcome).await;
+        let reason = end(engine).await?;
+        if !matches!(reason, StopReason::Requested { .. }) {
+            print::note(&format!(
+                "warning: the session ended before the command: {reason}"
+            ));
+        }
+        telling.abort();
+        Ok(outcome)
+    }
+
+    /// Waits for those who hold the session, without the caller.
+    async fn leave(&mut self, engine: &Engine, outcome: ExitOutcome) {
+        let left = engine.leave();
+        tokio::pin!(left);
+        loop {
+            tokio::select! {
+                () = &mut left => return,
+                () = engine.held(), if !self.front.released => self.front.release(outcome),
+                _ = self.signals.end() => return,
+            }
+        }
+    }
+
+    /// Runs the command with the private hosts file as it is now, keeps the file up to date, and waits for the end of all that
+    /// the command has started.
+    async fn command(
+        &mut self,
+        contents: &mut PrivateHosts,
+        status: &StatusReport,
+    ) -> Result<ExitOutcome, Failure> {
+        if !self.args.allow_none {
+            expect_some(status)?;
+        }
+        let mut command = ScopedCommand::new(self.args.command.iter().cloned())
+            .open_files(self.open_files)
+            .group(self.front.back.job());
+        let names = status.services.iter().flat_map(|service| &service.names);
+        let names: Vec<_> = names.collect();
+        // Programs read one or the other: both get what either had.
+        let had: Vec<_> = ["NO_PROXY", "no_proxy"]
+            .iter()
+            .filter_map(|name| std::env::var(name).ok())
+            .collect();
+        let had = process_scope::no_proxy(
+            had.first().map(String::as_str),
+            had.get(1).into_iter().flat_map(|text| text.split(',')),
+        );
+        let value = process_scope::no_proxy(Some(&had), &names);
+        for variable in ["NO_PROXY", "no_proxy"] {
+            command = command.env(variable, &value);
+        }
+        let wait_for_all = !self.args.no_wait;
+        if wait_for_all {
+            self.front.back.adopt_orphans().map_err(Failure::because)?;
+        }
+        let scope = Scope::new(contents.content());
+        let scoped = process_scope::spawn(&scope, &command).map_err(|error| cannot_run(&error))?;
+        let signaller = scoped.signaller().map_err(Failure::because)?;
+        let mut tree = scoped.tree(&self.front.back).map_err(Failure::because)?;
+        let mut hosts = scoped.hosts;
+        let (ended, mut end) = oneshot::channel();
+        let (rest_ended, mut rest) = oneshot::channel::<()>();
+        std::thread::Builder::new()
+            .name("wait".to_owned())
+            .spawn(move || {
+                let outcome = tree.wait();
+                let over = outcome.is_err() || !wait_for_all || tree.is_over();
+                drop(ended.send((outcome, over)));
+                if !over {
+                    tree.wait_for_rest();
+                }
+                drop(rest_ended);
+            })
+            .map_err(Failure::because)?;
+        let mut update = |bytes: Vec<u8>| {
+            if let Err(error) = hosts.update(&bytes) {
+                tracing::warn!(%error, "the command does not see the newest names");
+            }
+        };
+        let mut killed = false;
+        let (outcome, over) = loop {
+            let signal = tokio::select! {
+                ended = &mut end => break ended.map_err(Failure::because)?,
+                Some(bytes) = contents.changed() => {
+                    update(bytes);
+                    continue;
+                }
+                signal = self.signals.next() => signal,
+                () = self.front.killed() => {
+                    killed = true;
+                    KILLED
+                }
+            };
+            if let Err(error) = signaller.send(signal) {
+                tracing::warn!(%error, signal, "not passed on");
+            }
+        };
+        let outcome = outcome.map_err(Failure::because)?;
+        if over || killed {
+            return Ok(outcome);
+        }
+        self.front.release(outcome);
+        loop {
+            tokio::select! {
+                _ = &mut rest => return Ok(outcome),
+                Some(bytes) = contents.changed() => update(bytes),
+                _ = self.signals.end() => return Ok(outcome),
+            }
+        }
+    }
+}
+
+/// SIGKILL, which reaches the front alone: the command goes with it.
+const KILLED: i32 = 9;
 
 /// Ends the session of a command that has ended. Its connections end with it: nobody is left to drain them for.
 async fn end(engine: &Engine) -> Result<StopReason, Failure> {
@@ -145,6 +366,28 @@ async fn end(engine: &Engine) -> Result<StopReason, Failure> {
     }
     Ok(engine.wait().await?)
 }
+
+/// Fails where the command could reach no service by name.
+fn expect_some(status: &StatusReport) -> Result<(), Failure> {
+    if status.services.iter().any(|service| !service.names.is_empty()) {
+        return Ok(());
+    }
+    let environments: Vec<_> = status.environments().collect();
+    let environments = environments.join(", ");
+    let what = match status.services.len() {
+        0 => format!("there are no services in {environments}"),
+        1 => format!("the one service in {environments} cannot be reached by name"),
+        count => format!("none of the {count} services in {environments} can be reached by name"),
+    };
+    let mut failure = Failure::new(code::EXEC_FAILED, what);
+    for (service, port, reason) in faults(status).take(SHOWN) {
+        failure = failure.help(format!("{service}:{port}: {reason}"));
+    }
+    Err(failure.help("--allow-none runs the command all the same"))
+}
+
+/// Faults that are shown as examples of many.
+const SHOWN: usize = 3;
 
 /// The session to join, if one of this user's serves the same: its addresses, no second tunnel.
 async fn running(config: &Config, args: &ExecArgs) -> Result<Option<Running>, Failure> {
@@ -202,72 +445,6 @@ fn faults(report: &StatusReport) -> impl Iterator<Item = (String, u16, &str)> {
             .faults()
             .map(|(port, reason)| (service.service.to_string(), port, reason))
     })
-}
-
-/// The command to run.
-struct Command<'a> {
-    argv: &'a [OsString],
-    /// The soft limit of open files that this program was started with.
-    open_files: Option<u64>,
-}
-
-impl Command<'_> {
-    /// Runs the command with the private hosts file as it is now, keeps the file up to date, and waits for the end.
-    async fn run(
-        &self,
-        contents: &mut PrivateHosts,
-        status: &StatusReport,
-        signals: sys::ExecSignals,
-    ) -> Result<ExitOutcome, Failure> {
-        let mut command = ScopedCommand::new(self.argv.iter().cloned()).open_files(self.open_files);
-        let names = status.services.iter().flat_map(|service| &service.names);
-        let names: Vec<_> = names.collect();
-        // Programs read one or the other: both get what either had.
-        let had: Vec<_> = ["NO_PROXY", "no_proxy"]
-            .iter()
-            .filter_map(|name| std::env::var(name).ok())
-            .collect();
-        let had = process_scope::no_proxy(
-            had.first().map(String::as_str),
-            had.get(1).into_iter().flat_map(|text| text.split(',')),
-        );
-        let value = process_scope::no_proxy(Some(&had), &names);
-        for variable in ["NO_PROXY", "no_proxy"] {
-            command = command.env(variable, &value);
-        }
-        let scope = Scope::new(contents.content());
-        let scoped = process_scope::spawn(&scope, &command).map_err(|error| cannot_run(&error))?;
-        let signaller = scoped.signaller().map_err(Failure::because)?;
-        let (mut child, mut hosts) = (scoped.child, scoped.hosts);
-        let (ended, end) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("wait".to_owned())
-            .spawn(move || drop(ended.send(process_scope::wait(&mut child))))
-            .map_err(Failure::because)?;
-        let passing = tokio::spawn(pass_signals(signals, signaller));
-        tokio::pin!(end);
-        let outcome = loop {
-            tokio::select! {
-                ended = &mut end => break ended.map_err(Failure::because)?.map_err(Failure::because),
-                Some(bytes) = contents.changed() => {
-                    if let Err(error) = hosts.update(&bytes) {
-                        tracing::warn!(%error, "the command does not see the newest names");
-                    }
-                }
-            }
-        };
-        passing.abort();
-        outcome
-    }
-}
-
-async fn pass_signals(mut signals: sys::ExecSignals, signaller: Signaller) {
-    loop {
-        let signal = signals.next().await;
-        if let Err(error) = signaller.send(signal) {
-            tracing::warn!(%error, signal, "not passed on");
-        }
-    }
 }
 
 /// Why the command cannot run, and the ways out.

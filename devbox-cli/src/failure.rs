@@ -63,7 +63,6 @@ impl Failure {
         self
     }
 
-    #[cfg(test)]
     pub(crate) fn code(&self) -> u8 {
         self.code
     }

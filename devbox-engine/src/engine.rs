@@ -20,6 +20,7 @@ use crate::host::{Claims, Control, MachineHost};
 use crate::leases::{Addresses, Writing};
 use crate::notice::{Events, Notice, Notices};
 use crate::providers;
+use crate::shared::Place;
 use crate::sinks::{HelperHosts, PrivateHosts, PrivateSink};
 use crate::sys::ControlListener;
 
@@ -30,6 +31,8 @@ pub(crate) const TAG_PREFIX: &str = "devbox-";
 const CONTROL_QUEUE: usize = 8;
 /// Control connections of one socket at a time. Further ones wait in the system's queue.
 const CONTROL_CONNECTIONS: usize = 64;
+/// Commands that hold one shared session. Further ones wait, in vain, and start sessions of their own.
+const HOLDERS: usize = 1024;
 /// The pause after a control connection could not be accepted: no descriptor may be free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -43,6 +46,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// # Cancel safety
 /// Safe: nothing is started.
 pub async fn start(config: Config) -> Result<Engine, Error> {
+    start_shared(config, None).await
+}
+
+/// As [`start`], in the place that [`share`](crate::share) gave: others with this configuration join the session.
+/// [`Engine::leave`] gives the place up.
+///
+/// # Errors
+/// As [`start`].
+///
+/// # Cancel safety
+/// Safe: nothing is started.
+pub async fn start_shared(config: Config, place: Option<Place>) -> Result<Engine, Error> {
     let notices = Notices::new();
     let Prepared {
         settings,
@@ -93,6 +108,26 @@ pub async fn start(config: Config) -> Result<Engine, Error> {
     let (session, handle) = Session::new(settings, parts);
     let events = Events::new(handle.events(), &notices);
     let abandoned = CancellationToken::new();
+    let (shared, others) = match place {
+        Some(Place(listener)) => {
+            let (held, holders) = watch::channel(0);
+            let leaving = CancellationToken::new();
+            let others = Others {
+                holders,
+                leaving: leaving.clone(),
+            };
+            (
+                Some(Served {
+                    listener,
+                    limit: HOLDERS,
+                    held,
+                    leaving,
+                }),
+                Some(others),
+            )
+        }
+        None => (None, None),
+    };
     let (ended_sender, ended) = watch::channel(None);
     let supervisor = Supervisor {
         handle: handle.clone(),
@@ -101,6 +136,7 @@ pub async fn start(config: Config) -> Result<Engine, Error> {
         notices: notices.clone(),
         writing: addresses.writing,
         abandoned: abandoned.clone(),
+        shared,
     };
     // It ends after the session, which the last handle stops; whoever wants to see the end waits for it.
     tokio::spawn(async move {
@@ -117,6 +153,7 @@ pub async fn start(config: Config) -> Result<Engine, Error> {
         notices,
         first_reader: Mutex::new(Some(events)),
         ended,
+        others,
         _abandoned: abandoned.drop_guard(),
     })))
 }
@@ -136,7 +173,16 @@ struct Shared {
     /// Subscribed before the session ran, so that the first reader misses nothing.
     first_reader: Mutex<Option<Events>>,
     ended: watch::Receiver<Option<StopReason>>,
+    others: Option<Others>,
     _abandoned: DropGuard,
+}
+
+/// Those who hold a shared session beside its owner.
+#[derive(Debug)]
+struct Others {
+    /// How many there are; closed once there can be no more.
+    holders: watch::Receiver<usize>,
+    leaving: CancellationToken,
 }
 
 impl Engine {
@@ -207,6 +253,31 @@ impl Engine {
             .session
             .stop(StopReason::Requested { by: by.to_owned() })
             .await;
+    }
+
+    /// Waits until somebody else holds this session; forever where nobody can.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn held(&self) {
+        if let Some(others) = &self.0.others
+            && others.holders.clone().wait_for(|count| *count > 0).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// Waits until nobody else holds this session, and from then on nobody can. At once where it is not shared.
+    ///
+    /// # Cancel safety
+    /// Safe; it stays true that the first moment without a holder is the last.
+    pub async fn leave(&self) {
+        if let Some(others) = &self.0.others {
+            others.leaving.cancel();
+            let mut holders = others.holders.clone();
+            while holders.changed().await.is_ok() {}
+        }
     }
 
     /// Has a provider serve another environment: the names and addresses of the old one go, those of the new one come.
@@ -319,6 +390,8 @@ struct Supervisor {
     notices: Notices,
     writing: Option<Writing>,
     abandoned: CancellationToken,
+    /// Where others find this session, if it is shared.
+    shared: Option<Served>,
 }
 
 impl Supervisor {
@@ -336,6 +409,10 @@ impl Supervisor {
             let by = "its owner is gone".to_owned();
             stopping.stop(StopReason::Requested { by }).await;
         });
+        let mut sharing = JoinSet::new();
+        if let Some(served) = self.shared.take() {
+            sharing.spawn(serve_control(served, self.handle.clone()));
+        }
         let mut running = JoinSet::new();
         running.spawn(session.run());
         // One set a socket; dropping it closes the socket.
@@ -346,7 +423,7 @@ impl Supervisor {
                 Some(control) = self.control.recv() => match control {
                     Control::Serve(environment, listener) => {
                         let mut serving = JoinSet::new();
-                        serving.spawn(serve_control(listener, self.handle.clone()));
+                        serving.spawn(serve_control(Served::alone(listener), self.handle.clone()));
                         served.insert(environment, serving);
                     }
                     Control::Close(environment) => drop(served.remove(&environment)),
@@ -356,6 +433,7 @@ impl Supervisor {
         for (_, mut serving) in served {
             serving.shutdown().await;
         }
+        sharing.shutdown().await;
         if let Some(writing) = self.writing.take() {
             writing.finish().await;
         }
@@ -386,12 +464,44 @@ async fn sweep(helper: Helper, notices: Notices) {
     }
 }
 
-/// Answers the connections of one control socket until it is dropped.
-async fn serve_control(listener: ControlListener, handle: Handle) {
+/// A control socket that is served.
+struct Served {
+    listener: ControlListener,
+    /// Connections at a time.
+    limit: usize,
+    /// How many there are.
+    held: watch::Sender<usize>,
+    /// The socket is closed in the first moment without a connection after this.
+    leaving: CancellationToken,
+}
+
+impl Served {
+    /// For those who ask, and hold nothing.
+    fn alone(listener: ControlListener) -> Self {
+        Self {
+            listener,
+            limit: CONTROL_CONNECTIONS,
+            held: watch::Sender::new(0),
+            leaving: CancellationToken::new(),
+        }
+    }
+}
+
+/// Answers the connections of one control socket until it is dropped, or left.
+async fn serve_control(served: Served, handle: Handle) {
+    let Served {
+        listener,
+        limit,
+        held,
+        leaving,
+    } = served;
     let mut connections = JoinSet::new();
     loop {
+        held.send_replace(connections.len());
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < CONTROL_CONNECTIONS => match accepted {
+            // Whoever has connected meanwhile and is not accepted sees the end of the stream, and starts over.
+            () = leaving.cancelled(), if connections.is_empty() => return,
+            accepted = listener.accept(), if connections.len() < limit => match accepted {
                 Ok(stream) => {
                     let handle = handle.clone();
                     connections.spawn(async move {

@@ -1,42 +1,62 @@
-//! Which program holds a port: asked once for all ports, off the session's thread.
+//! Who holds a port: asked once for all ports, off the session's thread.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use devbox_helper_client::Endpoint;
+use devbox_session::Holder;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
 use crate::sys::PortHolders;
 
-/// For how long an answer holds: 10,000 services whose ports are in use cost one walk over `/proc`.
+/// For how long the programs hold: 10,000 services whose ports are in use cost one walk over `/proc`.
 const FRESH: Duration = Duration::from_secs(3);
-/// Nobody waits longer for a name that only makes a message nicer.
+/// For how long the users hold, which cost two files. Sessions that start together take their addresses within one second.
+const USERS_FRESH: Duration = Duration::from_millis(100);
+/// Nobody waits longer for who it is.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Default)]
+pub(crate) struct Holders {
+    programs: Latest,
+    users: Latest,
+}
+
+impl Holders {
+    /// Who holds this endpoint, where the system tells.
+    pub(crate) async fn of(&self, endpoint: Endpoint) -> Option<Holder> {
+        let asked = async {
+            let programs = self.programs.get(FRESH, PortHolders::read).await;
+            match programs.of(endpoint) {
+                Some(holder) => Some(holder),
+                // It may have come since.
+                None => self
+                    .users
+                    .get(USERS_FRESH, PortHolders::read_users)
+                    .await
+                    .of(endpoint),
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.ok()?
+    }
+}
 
 type Reading = Shared<BoxFuture<'static, Arc<PortHolders>>>;
 
 #[derive(Default)]
-pub(crate) struct Holders {
-    latest: Mutex<Option<(Instant, Reading)>>,
-}
+struct Latest(Mutex<Option<(Instant, Reading)>>);
 
-impl Holders {
-    /// The program that holds this endpoint, where the system tells.
-    pub(crate) async fn of(&self, endpoint: Endpoint) -> Option<String> {
-        let holders = tokio::time::timeout(PATIENCE, self.reading()).await.ok()?;
-        holders.of(endpoint)
-    }
-
+impl Latest {
     /// The reading under way or done a moment ago, else a new one.
-    fn reading(&self) -> Reading {
+    fn get(&self, fresh: Duration, read: fn() -> PortHolders) -> Reading {
         let now = Instant::now();
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*latest {
-            Some((started, reading)) if now.duration_since(*started) < FRESH => reading.clone(),
+            Some((started, reading)) if now.duration_since(*started) < fresh => reading.clone(),
             _ => {
-                let task = tokio::task::spawn_blocking(PortHolders::read);
+                let task = tokio::task::spawn_blocking(read);
                 let reading = async move { Arc::new(task.await.unwrap_or_default()) };
                 let reading = reading.boxed().shared();
                 *latest = Some((now, reading.clone()));
@@ -60,7 +80,16 @@ mod tests {
         let asked = (0..10_000).map(|_| holders.of(endpoint));
         let told = futures_util::future::join_all(asked).await;
         assert!(told.iter().all(|holder| *holder == told[0]));
-        let first = holders.reading().await;
-        assert!(Arc::ptr_eq(&first, &holders.reading().await));
+        let first = holders.programs.get(FRESH, PortHolders::default).await;
+        assert!(first.of(endpoint).is_some(), "it was read before");
+    }
+
+    #[tokio::test]
+    async fn whoever_came_since_the_programs_were_looked_for_is_known_by_its_user() {
+        let holders = Holders::default();
+        holders.programs.get(FRESH, PortHolders::read).await;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = Endpoint::tcp(listener.local_addr().unwrap());
+        assert!(holders.of(endpoint).await.unwrap().own);
     }
 }

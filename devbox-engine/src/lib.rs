@@ -13,13 +13,14 @@ mod notice;
 mod plan;
 mod providers;
 mod running;
+mod shared;
 mod sinks;
 mod sys;
 
 pub use config::{Config, GatewayConfig, ProviderConfig, ProviderKind, Publish, TokenConfig, default_pools};
 pub use devbox_session::sink::Registry;
 pub use devbox_session::{Event, NamesPolicy, StatusReport, StopReason};
-pub use engine::{Engine, start};
+pub use engine::{Engine, start, start_shared};
 pub use error::Error;
 pub use helper::{Helper, HelperConfig, Restart};
 pub use hosts::{plan_block, system_hosts_file, without_sessions};
@@ -27,6 +28,7 @@ pub use leases::lease_store;
 pub use notice::{EngineEvent, Events, Notice};
 pub use plan::{Plan, plan};
 pub use running::{Found, Joined, Running, Silence, Silent, Watch, find, records};
+pub use shared::{Place, Share, share};
 pub use sinks::PrivateHosts;
 
 /// Raises this process's soft limit of open files to the hard one: each connection and each listener costs a descriptor.

@@ -170,28 +170,11 @@ impl Running {
             let first = asking.next_report().await?;
             Ok((asking, first))
         };
-        let (mut asking, report) = tokio::time::timeout(PATIENCE, connecting)
+        let (asking, report) = tokio::time::timeout(PATIENCE, connecting)
             .await
             .unwrap_or_else(|_| Err(timed_out()))
             .map_err(|source| self.failed(source))?;
-        let (content, contents) = watch::channel(private(&base, &report)?);
-        let mut following = JoinSet::new();
-        following.spawn(async move {
-            while let Ok(report) = asking.next_report().await {
-                match private(&base, &report) {
-                    Ok(bytes) => drop(content.send_replace(bytes)),
-                    Err(error) => tracing::warn!(%error, "the names stay as they are"),
-                }
-            }
-            tracing::info!("the session that was joined has ended");
-            // The names stay: what a program has looked up must not change its meaning under it.
-            content.closed().await;
-        });
-        Ok(Joined {
-            report,
-            hosts: PrivateHosts::new(contents),
-            _following: following,
-        })
+        Joined::new(asking, report, base)
     }
 
     fn failed(&self, source: AskError) -> Error {
@@ -309,6 +292,34 @@ pub struct Joined {
     /// The file's content, which follows the session for as long as this value lives.
     pub hosts: PrivateHosts,
     _following: JoinSet<()>,
+}
+
+impl Joined {
+    /// Follows a session over a connection on which its reports come.
+    pub(crate) fn new(
+        mut asking: Asking<ControlStream>,
+        report: StatusReport,
+        base: Vec<u8>,
+    ) -> Result<Self, Error> {
+        let (content, contents) = watch::channel(private(&base, &report)?);
+        let mut following = JoinSet::new();
+        following.spawn(async move {
+            while let Ok(report) = asking.next_report().await {
+                match private(&base, &report) {
+                    Ok(bytes) => drop(content.send_replace(bytes)),
+                    Err(error) => tracing::warn!(%error, "the names stay as they are"),
+                }
+            }
+            tracing::info!("the session that was joined has ended");
+            // The names stay: what a program has looked up must not change its meaning under it.
+            content.closed().await;
+        });
+        Ok(Self {
+            report,
+            hosts: PrivateHosts::new(contents),
+            _following: following,
+        })
+    }
 }
 
 fn private(base: &[u8], report: &StatusReport) -> Result<Vec<u8>, Error> {

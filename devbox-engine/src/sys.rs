@@ -7,13 +7,14 @@ cfg_if! {
         mod control;
         mod limits;
         pub(crate) use control::{
-            ControlListener, ControlStream, connect_control, control_sockets, remove_dead_control_sockets,
+            ControlListener, ControlStream, Taken, connect_control, control_sockets,
+            remove_dead_control_sockets,
         };
         pub(crate) use limits::{is_in_reserve, is_out_of_descriptors, may_make_files, raise_open_files};
     } else {
         mod other;
         pub(crate) use other::{
-            ControlListener, ControlStream, connect_control, control_sockets, is_in_reserve,
+            ControlListener, ControlStream, Taken, connect_control, control_sockets, is_in_reserve,
             is_out_of_descriptors, may_make_files, raise_open_files, remove_dead_control_sockets,
         };
     }
@@ -29,4 +30,4 @@ cfg_if! {
     }
 }
 
-pub(crate) use ports::{PortHolders, first_free_port};
+pub(crate) use ports::{PortHolders, first_free_port, network};

@@ -59,18 +59,28 @@ pub trait Host: Send + Sync + 'static {
     }
 }
 
+/// Who holds a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The program, in words: `postgres (pid 4242)`.
+    pub program: String,
+    /// Whether it is this user's own and listens on this address alone, as another session does. Of such holders there are
+    /// only so many, and each leaves the next address free.
+    pub own: bool,
+}
+
 /// Why a port cannot be listened on. The text goes to the user.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BindFault {
     /// Something listens there already.
     #[error("{endpoint} is in use{}; where that program listens on every address, end it or have it listen on 127.0.0.1 alone",
-        .holder.as_ref().map_or_else(String::new, |holder| format!(" by {holder}")))]
+        .holder.as_ref().map_or_else(String::new, |holder| format!(" by {}", holder.program)))]
     InUse {
         /// The endpoint.
         endpoint: Endpoint,
-        /// The program that holds it, where the system tells.
-        holder: Option<String>,
+        /// Who holds it, where the system tells.
+        holder: Option<Holder>,
     },
     /// Ports below 1024 need a right that the caller does not have. Without a value for the setting that allows it: several
     /// ports would have several ([`Event::LowPorts`](crate::Event::LowPorts) has the one).

@@ -26,7 +26,7 @@ mod step;
 
 pub use driver::{Parts, Session};
 pub use handle::{Changes, Events, Handle};
-pub use host::{BindFault, Host};
+pub use host::{BindFault, Holder, Host};
 pub use key::{ProviderId, ServiceKey};
 pub use lease_keeper::{Forget, LeaseChange, LeaseKeeper};
 pub use names_policy::NamesPolicy;

@@ -537,7 +537,7 @@ impl SessionState {
                     self.unannounced.insert(service.clone());
                 }
             }
-            Bound::AddressInUse => self.move_on(service),
+            Bound::AddressInUse { counts } => self.move_on(service, counts),
             Bound::Gone => {}
         }
     }
@@ -552,8 +552,8 @@ impl SessionState {
             })
     }
 
-    fn move_on(&mut self, service: &ServiceKey) {
-        match self.leases.next_candidate(service, self.today) {
+    fn move_on(&mut self, service: &ServiceKey, counts: bool) {
+        match self.leases.next_candidate(service, counts, self.today) {
             Ok(home) => {
                 if home {
                     self.listeners.stay(service);

@@ -1,7 +1,8 @@
 //! Runs a command that sees more names: `with-hosts 'ADDRESS NAME' … -- COMMAND [ARGUMENT…]`.
 //!
 //! It puts the lines behind the system's hosts file. `--update-from FIFO` reads a whole hosts file from there later, and
-//! makes it the command's; `--probe` only says whether this system can do it.
+//! makes it the command's; `--stay` stays behind for what the command leaves running; `--probe` only says whether this system can
+//! do it.
 
 #![expect(clippy::print_stderr, reason = "a program of its own, with a terminal")]
 
@@ -9,7 +10,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use process_scope::{Error, PrivateHosts, Scope, ScopedCommand};
+use process_scope::{Back, Error, PrivateHosts, Scope, ScopedCommand, Side};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -32,17 +33,24 @@ fn main() -> ExitCode {
 
 fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Error> {
     let mut hosts = std::fs::read("/etc/hosts").unwrap_or_default();
-    let mut updates = None;
+    let (mut updates, mut stay) = (None, false);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--") => break,
             Some("--probe") => return process_scope::probe().map(|()| ExitCode::SUCCESS),
+            Some("--stay") => stay = true,
             Some("--update-from") => updates = arguments.next().map(PathBuf::from),
             _ => {
                 hosts.extend_from_slice(argument.as_encoded_bytes());
                 hosts.push(b'\n');
             }
         }
+    }
+    if stay {
+        return match process_scope::split()? {
+            Side::Front(front) => process_scope::die_like(front.wait()?),
+            Side::Back(back) => run_behind(&back, &Scope::new(hosts), ScopedCommand::new(arguments)),
+        };
     }
     // Ctrl-C is the command's affair; a real program installs handlers for that (see the crate's documentation).
     let mut command = process_scope::spawn(&Scope::new(hosts), &ScopedCommand::new(arguments))?;
@@ -52,6 +60,19 @@ fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Error>
     }
     let outcome = process_scope::wait(&mut command.child)?;
     process_scope::die_like(outcome)
+}
+
+fn run_behind(back: &Back, scope: &Scope, command: ScopedCommand) -> Result<ExitCode, Error> {
+    back.adopt_orphans()?;
+    let command = process_scope::spawn(scope, &command.group(back.job()))?;
+    let mut tree = command.tree(back)?;
+    let outcome = tree.wait()?;
+    if tree.is_over() {
+        process_scope::die_like(outcome);
+    }
+    back.release(outcome)?;
+    tree.wait_for_rest();
+    Ok(ExitCode::SUCCESS)
 }
 
 fn follow(mut hosts: PrivateHosts, fifo: &std::path::Path) {

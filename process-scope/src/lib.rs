@@ -56,6 +56,16 @@
 //! 5. waits with [`wait()`] on a thread of its own (which also stops the parent when a shell in its own process group
 //!    suspends itself), cleans up, and ends with [`die_like`].
 //!
+//! # What the command leaves behind
+//!
+//! A command may end before what it has started: `sh -c '(sleep 3; curl …) & exit 7'`. A program whose work must last until
+//! the end of all that calls [`split`] first. The front is the process that the caller waits for, and it ends as soon as
+//! the command has; the back runs the command, adopts what it leaves behind, and has a [`Tree`] to wait for the last of it.
+//! Handlers and waiting as above are not needed then: the front passes signals on to the back, which sends each of them to the
+//! command.
+//!
+//! # Death
+//!
 //! The command gets SIGKILL when the parent *process* dies, however it dies. The kernel ties that signal to the
 //! *thread* that forked; [`spawn`] forks on a thread that it keeps until the command has ended, so it may be called from any
 //! thread. Only the command itself is killed this way, not what it has started; and a command that changes its ids
@@ -72,6 +82,7 @@ mod no_proxy;
 mod nsswitch;
 mod outcome;
 mod scope;
+mod split;
 #[cfg(any(target_os = "linux", test))]
 mod ssh_config;
 mod sys;
@@ -83,6 +94,7 @@ pub use no_proxy::no_proxy;
 pub use nsswitch::render_nsswitch;
 pub use outcome::{ExitOutcome, die_like};
 pub use scope::{
-    HIDDEN_ARGUMENT, PrivateHosts, Scope, Scoped, ScopedCommand, Signaller, enter, probe, signal_ignored,
-    spawn, wait,
+    HIDDEN_ARGUMENT, PrivateHosts, Scope, Scoped, ScopedCommand, Signaller, Tree, enter, probe,
+    signal_ignored, spawn, wait,
 };
+pub use split::{Back, Front, Group, Side, Watch, split};

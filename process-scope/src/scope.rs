@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, ExitCode};
 
+use crate::split::{Back, Group};
 use crate::{Error, ExitOutcome, sys};
 
 /// The first argument with which [`Scope::program`] is run again; its `main` then calls [`enter`].
@@ -61,6 +62,8 @@ pub struct ScopedCommand {
     /// The command's soft limit of open files (`ulimit -n`). `None`, the default, is the caller's own; a caller that
     /// raised its own gives the one that it was started with, for programs that close every descriptor up to the limit.
     pub open_files: Option<u64>,
+    /// The process group that the command joins; `None`, the default, is the caller's own.
+    pub group: Option<Group>,
 }
 
 impl ScopedCommand {
@@ -70,6 +73,7 @@ impl ScopedCommand {
             argv: argv.into_iter().map(Into::into).collect(),
             env: Vec::new(),
             open_files: None,
+            group: None,
         }
     }
 
@@ -77,6 +81,13 @@ impl ScopedCommand {
     #[must_use]
     pub fn open_files(mut self, soft_limit: Option<u64>) -> ScopedCommand {
         self.open_files = soft_limit;
+        self
+    }
+
+    /// Sets [`ScopedCommand::group`].
+    #[must_use]
+    pub fn group(mut self, group: Group) -> ScopedCommand {
+        self.group = Some(group);
         self
     }
 
@@ -119,12 +130,47 @@ impl Scoped {
         sys::Signaller::of(&self.child).map(Signaller)
     }
 
+    /// The command with everything that it starts, where [`split`](crate::split) made this process.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] if the system gives no handle for the process.
+    pub fn tree(&self, back: &Back) -> Result<Tree, Error> {
+        sys::Tree::of(&self.child, &back.0).map(Tree)
+    }
+
     /// Waits for the command's end; see [`wait()`].
     ///
     /// # Errors
     /// [`Error::Setup`] if it was waited for elsewhere already.
     pub fn wait(&mut self) -> Result<ExitOutcome, Error> {
         wait(&mut self.child)
+    }
+}
+
+/// A command and what it has started. It waits for every child of this process: whoever uses it starts no others.
+#[derive(Debug)]
+pub struct Tree(sys::Tree);
+
+impl Tree {
+    /// Waits until the command itself has ended, and says how it did. Blocks: call it on a thread of its own.
+    ///
+    /// If standard input is a terminal and the command, in its own process group, stops itself (`suspend` in an interactive
+    /// shell), the front is stopped too, so that the shell that started it gets the terminal back.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] if the command was waited for elsewhere.
+    pub fn wait(&mut self) -> Result<ExitOutcome, Error> {
+        self.0.wait()
+    }
+
+    /// Whether nothing of it is left that [`adopt_orphans`](Back::adopt_orphans) was asked to wait for.
+    pub fn is_over(&mut self) -> bool {
+        self.0.is_over()
+    }
+
+    /// Waits until nothing of it is left. Blocks.
+    pub fn wait_for_rest(&mut self) {
+        self.0.wait_for_rest();
     }
 }
 
@@ -153,7 +199,8 @@ impl PrivateHosts {
 pub struct Signaller(sys::Signaller);
 
 impl Signaller {
-    /// Sends `signal` (a number, e.g. 15) to the command. Returns `false` if the command has already ended.
+    /// Sends `signal` (a number, e.g. 15) to the command. Returns `false` if the command has already ended. SIGCONT goes to
+    /// the whole process group of a command that leads one.
     ///
     /// # Errors
     /// [`Error::Setup`] if there is no such signal or the command may not be signalled.

@@ -59,11 +59,11 @@ impl ExecSignals {
         Self
     }
 
-    pub(crate) fn install(&mut self) -> io::Result<()> {
-        Ok(())
+    pub(crate) fn install(self) -> io::Result<Self> {
+        Ok(self)
     }
 
-    pub(crate) async fn any(&mut self) -> i32 {
+    pub(crate) async fn end(&mut self) -> i32 {
         std::future::pending().await
     }
 

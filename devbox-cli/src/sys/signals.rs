@@ -1,10 +1,8 @@
 //! Signals.
 
-use std::fs::File;
 use std::io;
 use std::task::Poll;
 
-use nix::unistd::{getpgrp, tcgetpgrp};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that end a session.
@@ -46,7 +44,7 @@ impl Signals {
     }
 }
 
-/// The signals that `exec` passes on to its command.
+/// The signals that `exec` passes on to its command. None comes from a keyboard: its process group is never in the foreground.
 #[derive(Debug)]
 pub(crate) struct ExecSignals {
     /// Without those that were ignored when this program started, under `nohup` or in a script's background job: they stay
@@ -58,8 +56,8 @@ pub(crate) struct ExecSignals {
 impl ExecSignals {
     /// To be called before any handler is installed.
     pub(crate) fn before_handlers() -> Self {
-        use nix::libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-        let numbers = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2];
+        use nix::libc::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+        let numbers = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGCONT];
         let heeded = numbers
             .into_iter()
             .filter(|number| !process_scope::signal_ignored(*number));
@@ -70,16 +68,16 @@ impl ExecSignals {
     }
 
     /// Installs the handlers. Needs the runtime.
-    pub(crate) fn install(&mut self) -> io::Result<()> {
+    pub(crate) fn install(mut self) -> io::Result<Self> {
         for number in &self.numbers {
             self.handled
                 .push((*number, signal(SignalKind::from_raw(*number))?));
         }
-        Ok(())
+        Ok(self)
     }
 
-    /// The next signal, whoever it is meant for.
-    pub(crate) async fn any(&mut self) -> i32 {
+    /// The next signal.
+    pub(crate) async fn next(&mut self) -> i32 {
         let next = std::future::poll_fn(|context| {
             let ready =
                 self.handled
@@ -93,19 +91,13 @@ impl ExecSignals {
         next.await
     }
 
-    /// The next signal to pass on. The terminal sends its own (Ctrl-C, Ctrl-\) to the command as well: those are not.
-    pub(crate) async fn next(&mut self) -> i32 {
+    /// The next signal that asks for an end, where there is no command to decide.
+    pub(crate) async fn end(&mut self) -> i32 {
         loop {
-            let number = self.any().await;
-            let by_keyboard = matches!(number, nix::libc::SIGINT | nix::libc::SIGQUIT) && in_foreground();
-            if !by_keyboard {
+            let number = self.next().await;
+            if number != nix::libc::SIGCONT {
                 return number;
             }
         }
     }
-}
-
-/// Whether this process is in the foreground process group of its terminal, to which the terminal sends its signals.
-fn in_foreground() -> bool {
-    File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(terminal) == Ok(getpgrp()))
 }

@@ -1,4 +1,4 @@
-//! The control sockets: one for each session of a user, in a folder of the user's own.
+//! The control sockets: one for each session of a user, in folders of the user's own.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -14,17 +14,37 @@ use super::may_make_files;
 /// A connection to a session.
 pub(crate) type ControlStream = UnixStream;
 
+/// What a control socket is for. Each kind has folders of its own: whoever waits in one for a session to leave keeps nobody waiting
+/// in the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The user's one session for an environment, which a newer one displaces.
+    Claimed,
+    /// A session that commands share.
+    Shared,
+}
+
+impl Kind {
+    fn folder(self) -> &'static str {
+        match self {
+            Kind::Claimed => "devbox",
+            Kind::Shared => "devbox-exec",
+        }
+    }
+}
+
 /// Folders in which a user's control sockets may lie, the preferred one first. Under sudo `XDG_RUNTIME_DIR` is unset, so
 /// the well-known places are searched too.
-fn runtime_folders(uid: u32) -> Vec<PathBuf> {
+fn runtime_folders(kind: Kind, uid: u32) -> Vec<PathBuf> {
+    let name = kind.folder();
     let mut folders = Vec::new();
     if let Some(folder) = std::env::var_os("XDG_RUNTIME_DIR") {
-        folders.push(PathBuf::from(folder).join("devbox"));
+        folders.push(PathBuf::from(folder).join(name));
     }
-    folders.push(PathBuf::from(format!("/run/user/{uid}/devbox")));
+    folders.push(PathBuf::from(format!("/run/user/{uid}/{name}")));
     // Under sudo TMPDIR is unset too.
     for folder in [std::env::temp_dir(), PathBuf::from("/tmp")] {
-        folders.push(folder.join(format!("devbox-{uid}")));
+        folders.push(folder.join(format!("{name}-{uid}")));
     }
     let mut seen = Vec::new();
     folders.retain(|folder| {
@@ -44,8 +64,12 @@ fn is_private(folder: &Path, uid: u32) -> bool {
 
 /// The control sockets of this user's sessions, whether anybody still listens there or not.
 pub(crate) fn control_sockets() -> Vec<PathBuf> {
+    sockets(Kind::Claimed)
+}
+
+fn sockets(kind: Kind) -> Vec<PathBuf> {
     let uid = Uid::effective().as_raw();
-    let private = runtime_folders(uid)
+    let private = runtime_folders(kind, uid)
         .into_iter()
         .filter(|folder| is_private(folder, uid));
     let mut sockets: Vec<_> = private
@@ -74,9 +98,11 @@ pub(crate) async fn connect_control(path: &Path) -> io::Result<UnixStream> {
 /// Removes the control sockets of this user's sessions that were killed.
 pub(crate) async fn remove_dead_control_sockets() {
     let uid = Uid::effective().as_raw();
-    for folder in runtime_folders(uid)
-        .iter()
+    let kinds = [Kind::Claimed, Kind::Shared];
+    let folders = kinds.into_iter().flat_map(|kind| runtime_folders(kind, uid));
+    for folder in &folders
         .filter(|folder| is_private(folder, uid))
+        .collect::<Vec<_>>()
     {
         let removed = async {
             let lock = FolderLock::take(folder).await?;
@@ -137,7 +163,9 @@ impl FolderLock {
 
 /// Longer than a session drains.
 const PATIENCE: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(5);
+/// How long the end of a shared session waits for the lock, which others hold for the moment of a connect.
+const CLOSING: Duration = Duration::from_millis(500);
 
 /// A control socket that this process listens on; gone when dropped.
 #[derive(Debug)]
@@ -146,9 +174,52 @@ pub(crate) struct ControlListener {
     path: PathBuf,
     inode: u64,
     uid: u32,
+    kind: Kind,
+}
+
+/// Whose a shared socket is.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// Nobody had it.
+    Ours(ControlListener),
+    /// A connection to whoever has it.
+    Theirs(UnixStream),
 }
 
 impl ControlListener {
+    /// Listens as `name`, unless somebody does: then it is a connection to them.
+    pub(crate) async fn take(name: &str) -> io::Result<Taken> {
+        if let Some(theirs) = Self::taken(name).await {
+            return Ok(Taken::Theirs(theirs));
+        }
+        loop {
+            let folder = Self::folder(Kind::Shared, Uid::effective().as_raw())?;
+            let lock = match FolderLock::take(&folder).await {
+                // The last of those that were there has left.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                taken => taken?,
+            };
+            if let Some(theirs) = Self::taken(name).await {
+                return Ok(Taken::Theirs(theirs));
+            }
+            remove_dead(&folder).await?;
+            let ours = Self::bind(Kind::Shared, &folder, name)?;
+            drop(lock);
+            return Ok(Taken::Ours(ours));
+        }
+    }
+
+    async fn taken(name: &str) -> Option<UnixStream> {
+        for path in sockets(Kind::Shared) {
+            if path.file_stem().is_some_and(|stem| stem == name)
+                && let Ok(stream) = connect_control(&path).await
+            {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
     /// Listens as `name`, once nobody else does: `displace` asks the session behind a socket to leave and waits for it;
     /// it returns `false` when nobody listens there.
     ///
@@ -161,7 +232,7 @@ impl ControlListener {
         let uid = Uid::effective().as_raw();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let folder = Self::folder(uid)?;
+            let folder = Self::folder(Kind::Claimed, uid)?;
             let lock = match FolderLock::take(&folder).await {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::now() < deadline => {
                     continue;
@@ -190,24 +261,31 @@ impl ControlListener {
                 }
             }
             remove_dead(&folder).await?;
-            let path = folder.join(format!("{name}.sock"));
-            let listener = UnixListener::bind(&path)?;
-            fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-            let inode = fs::symlink_metadata(&path)?.ino();
+            let ours = Self::bind(Kind::Claimed, &folder, name)?;
             drop(lock);
-            return Ok(Self {
-                listener,
-                path,
-                inode,
-                uid,
-            });
+            return Ok(ours);
         }
     }
 
+    /// Under the folder's lock.
+    fn bind(kind: Kind, folder: &Path, name: &str) -> io::Result<Self> {
+        let path = folder.join(format!("{name}.sock"));
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        let inode = fs::symlink_metadata(&path)?.ino();
+        Ok(Self {
+            listener,
+            path,
+            inode,
+            uid: Uid::effective().as_raw(),
+            kind,
+        })
+    }
+
     /// The first folder in which a socket can be made; else why the preferred one will not do.
-    fn folder(uid: u32) -> io::Result<PathBuf> {
+    fn folder(kind: Kind, uid: u32) -> io::Result<PathBuf> {
         let mut first = None;
-        for folder in runtime_folders(uid) {
+        for folder in runtime_folders(kind, uid) {
             let refusal = match DirBuilder::new().mode(0o700).create(&folder) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => error.to_string(),
                 _ if !is_private(&folder, uid) => "it is not a folder of this user alone".to_owned(),
@@ -237,9 +315,13 @@ impl Drop for ControlListener {
     fn drop(&mut self) {
         let Some(folder) = self.path.parent() else { return };
         let Ok(lock) = File::open(folder) else { return };
-        // The holder of the lock is waiting for this session to end, and removes the socket itself.
-        if lock.try_lock().is_err() {
-            return;
+        let deadline = Instant::now() + CLOSING;
+        while lock.try_lock().is_err() {
+            // The holder of the lock is waiting for this session to end, and removes the socket itself.
+            if self.kind == Kind::Claimed || Instant::now() > deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode);
         if ours && let Err(error) = fs::remove_file(&self.path) {

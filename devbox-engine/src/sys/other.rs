@@ -45,9 +45,23 @@ impl ControlListener {
         Err(unsupported())
     }
 
+    pub(crate) async fn take(_name: &str) -> io::Result<Taken> {
+        Err(unsupported())
+    }
+
     pub(crate) async fn accept(&self) -> io::Result<ControlStream> {
         match self.0 {}
     }
+}
+
+/// Whose a shared socket is.
+#[derive(Debug)]
+#[expect(dead_code, reason = "nobody takes one on this system")]
+pub(crate) enum Taken {
+    /// Nobody had it.
+    Ours(ControlListener),
+    /// A connection to whoever has it.
+    Theirs(ControlStream),
 }
 
 fn unsupported() -> io::Error {

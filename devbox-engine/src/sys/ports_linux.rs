@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use devbox_helper_client::{Endpoint, Protocol};
+use devbox_session::Holder;
+use nix::unistd::Uid;
 
 /// The first port that needs no right (`ip(7)`, `ip_unprivileged_port_start`).
 pub(crate) fn first_free_port() -> u16 {
@@ -13,6 +15,11 @@ pub(crate) fn first_free_port() -> u16 {
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(1024)
+}
+
+/// The network that this process is in: addresses of another one are others, loopback included (network_namespaces(7)).
+pub(crate) fn network() -> PathBuf {
+    fs::read_link("/proc/self/ns/net").unwrap_or_default()
 }
 
 /// The listening sockets of this machine and the programs that hold them, as far as this user may see them.
@@ -35,6 +42,13 @@ impl PortHolders {
     /// Reads the tables of sockets and walks over every process's descriptors, which can take a second on a machine with
     /// many: not for an async thread.
     pub(crate) fn read() -> Self {
+        let mut holders = Self::read_users();
+        holders.find_programs();
+        holders
+    }
+
+    /// Reads the tables of sockets alone, which takes milliseconds: the users are known, and no program.
+    pub(crate) fn read_users() -> Self {
         let mut holders = Self::default();
         for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
             // A kernel without IPv6 has no second table.
@@ -42,12 +56,11 @@ impl PortHolders {
                 holders.add_table(&table);
             }
         }
-        holders.find_programs();
         holders
     }
 
-    /// The program that listens on this endpoint, or on its port of every address.
-    pub(crate) fn of(&self, endpoint: Endpoint) -> Option<String> {
+    /// Who listens on this endpoint, or on its port of every address.
+    pub(crate) fn of(&self, endpoint: Endpoint) -> Option<Holder> {
         if endpoint.protocol != Protocol::Tcp {
             return None;
         }
@@ -57,7 +70,10 @@ impl PortHolders {
         let exact = sockets.iter().find(|socket| socket.address == wanted);
         let socket = exact.or_else(|| sockets.iter().find(is_everywhere))?;
         let program = self.programs.get(&socket.inode).cloned();
-        Some(program.unwrap_or_else(|| format!("a program of user {}", socket.uid)))
+        Some(Holder {
+            program: program.unwrap_or_else(|| format!("a program of user {}", socket.uid)),
+            own: !is_everywhere(&socket) && socket.uid == Uid::effective().as_raw(),
+        })
     }
 
     /// `/proc/net/tcp` (proc(5)).
@@ -151,9 +167,11 @@ mod tests {
             let endpoint = Endpoint::tcp(SocketAddr::from(([127, 0, 0, 1], port)));
             let holder = PortHolders::read().of(endpoint).unwrap();
             assert!(
-                holder.contains(&format!("pid {}", std::process::id())),
-                "{holder}"
+                holder.program.contains(&format!("pid {}", std::process::id())),
+                "{holder:?}"
             );
+            assert_eq!(holder.own, any != "0.0.0.0:0", "{holder:?}");
+            assert_eq!(PortHolders::read_users().of(endpoint).unwrap().own, holder.own);
         }
     }
 

@@ -9,8 +9,10 @@ use crate::key::ServiceKey;
 use crate::lease_keeper::LeaseChange;
 
 /// How many addresses are tried for a service where addresses are in use. After that a port is taken to be held on
-/// every address.
+/// every address. Those that other sessions of the same user hold are not among them.
 pub(super) const CANDIDATES: usize = 4;
+/// How many are tried in all.
+const MOST_CANDIDATES: usize = 64;
 
 /// The addresses of a session's services.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ struct Placement {
     address: Option<IpAddr>,
     /// 0 is its own address, the others are for this session only.
     candidate: usize,
+    /// How many of those up to this one count.
+    counted: usize,
     /// Its own address is the one that its name gives it among the names of this session: worth remembering.
     usual: bool,
     kept: bool,
@@ -96,6 +100,7 @@ impl Leases {
                     own,
                     address,
                     candidate: 0,
+                    counted: 0,
                     usual,
                     kept: false,
                 },
@@ -131,16 +136,23 @@ impl Leases {
         address.into_iter().chain(beside.map(IpAddr::V6)).collect()
     }
 
-    /// Moves a service to its next candidate, for this session only: its own address stays leased to it. After the last
-    /// one it comes back to its own, and the answer is `true`.
-    pub(super) fn next_candidate(&mut self, service: &ServiceKey, now: Timestamp) -> Result<bool, String> {
-        let from = self
-            .placements
-            .get(service)
-            .map_or(0, |placement| placement.candidate);
-        let to = (from + 1) % CANDIDATES;
-        self.settle_at(service, to, now)?;
-        Ok(to == 0)
+    /// Moves a service to its next candidate, for this session only: its own address stays leased to it. `counts` says whether
+    /// who holds the present one may hold all of them. After the last one it comes back to its own, and the answer is `true`.
+    pub(super) fn next_candidate(
+        &mut self,
+        service: &ServiceKey,
+        counts: bool,
+        now: Timestamp,
+    ) -> Result<bool, String> {
+        let placement = self.placements.get(service);
+        let (from, counted) = placement.map_or((0, 0), |found| (found.candidate, found.counted));
+        let (to, counted) = (from + 1, counted + usize::from(counts));
+        let last = counted == CANDIDATES || to == MOST_CANDIDATES;
+        self.settle_at(service, if last { 0 } else { to }, now)?;
+        if let Some(placement) = self.placements.get_mut(service).filter(|_| !last) {
+            placement.counted = counted;
+        }
+        Ok(last)
     }
 
     /// Moves a service back to its own address.
@@ -159,6 +171,7 @@ impl Leases {
             self.allocator.release(&key, now);
         }
         placement.candidate = 0;
+        placement.counted = 0;
         let key =
             candidate_key(&placement.own, candidate).ok_or("its name is too long for another address")?;
         let address = self
@@ -262,12 +275,30 @@ mod tests {
         let home = leases.addresses(&orders);
         let mut seen = vec![home.clone()];
         for _ in 1..CANDIDATES {
-            assert_eq!(leases.next_candidate(&orders, NOW), Ok(false));
+            assert_eq!(leases.next_candidate(&orders, true, NOW), Ok(false));
             assert!(!seen.contains(&leases.addresses(&orders)));
             seen.push(leases.addresses(&orders));
         }
-        assert_eq!(leases.next_candidate(&orders, NOW), Ok(true));
+        assert_eq!(leases.next_candidate(&orders, true, NOW), Ok(true));
         assert_eq!(leases.addresses(&orders), home);
+    }
+
+    #[test]
+    fn addresses_that_the_users_own_sessions_hold_use_up_no_candidates() {
+        let mut leases = leases("127.78.0.0/16");
+        let orders = key(0, "orders.backend");
+        leases.place([&orders], NOW);
+        let mut seen = vec![leases.addresses(&orders)];
+        for _ in 0..20 {
+            assert_eq!(leases.next_candidate(&orders, false, NOW), Ok(false));
+            assert!(!seen.contains(&leases.addresses(&orders)));
+            seen.push(leases.addresses(&orders));
+        }
+        let foreign = (0..).find(|_| leases.next_candidate(&orders, true, NOW) == Ok(true));
+        assert_eq!(foreign, Some(CANDIDATES - 1));
+        // However many there are, it comes to an end.
+        let own = (0..).find(|_| leases.next_candidate(&orders, false, NOW) == Ok(true));
+        assert_eq!(own, Some(MOST_CANDIDATES - 1));
     }
 
     #[test]
@@ -275,7 +306,7 @@ mod tests {
         let mut leases = leases("127.78.0.0/16");
         let (service, member) = (key(0, "db.backend"), key(0, "1.db.backend"));
         leases.place([&service, &member], NOW);
-        leases.next_candidate(&service, NOW).unwrap();
+        leases.next_candidate(&service, true, NOW).unwrap();
         assert_ne!(leases.addresses(&service), leases.addresses(&member));
     }
 
@@ -299,7 +330,7 @@ mod tests {
         let mut leases = leases("127.78.0.0/16");
         let (home, moved, silent) = (key(0, "a.b"), key(0, "c.d"), key(0, "e.f"));
         leases.place([&home, &moved, &silent], NOW);
-        leases.next_candidate(&moved, NOW).unwrap();
+        leases.next_candidate(&moved, true, NOW).unwrap();
         leases.keep(&home);
         leases.keep(&home);
         leases.keep(&moved);

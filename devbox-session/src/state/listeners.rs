@@ -91,7 +91,10 @@ pub(super) enum Next {
 pub(super) enum Bound {
     Done,
     /// The address is in use, and another one may be tried.
-    AddressInUse,
+    AddressInUse {
+        /// Whether somebody holds it who may hold the port on every address.
+        counts: bool,
+    },
     /// The service left meanwhile.
     Gone,
 }
@@ -277,12 +280,16 @@ impl Listeners {
         };
         let primary = group.addresses.first() == Some(&address);
         if nothing {
+            let counts = results.iter().any(|(_, result)| {
+                let held = matches!(result, Err(BindFault::InUse { .. }));
+                held && !matches!(result, Err(BindFault::InUse { holder: Some(holder), .. }) if holder.own)
+            });
             for (endpoint, _) in results {
                 if let Some(port) = group.ports.get_mut(&key_of(&endpoint)) {
                     port.tried.remove(&address);
                 }
             }
-            return Bound::AddressInUse;
+            return Bound::AddressInUse { counts };
         }
         for (endpoint, result) in results {
             let key = key_of(&endpoint);

@@ -3,6 +3,7 @@
 mod child;
 mod life;
 mod mounts;
+mod split;
 mod ssh;
 
 use std::ffi::OsString;
@@ -11,6 +12,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::mpsc;
@@ -22,7 +24,8 @@ use rustix::net::{
 };
 
 pub(crate) use child::enter;
-pub(crate) use life::{Signaller, die_by, signal_ignored, signal_of, wait};
+pub(crate) use life::{Signaller, Tree, die_by, signal_ignored, signal_of, wait};
+pub(crate) use split::{Back, Front, Group, Watch, split};
 
 use crate::facts::{Facts, Refusal, restriction};
 use crate::scope::{HIDDEN_ARGUMENT, PrivateHosts, Scope, Scoped, ScopedCommand};
@@ -39,7 +42,8 @@ pub(crate) fn spawn(scope: &Scope, command: &ScopedCommand) -> Result<Scoped, Er
         env: command.env.clone(),
         open_files: command.open_files,
     };
-    let (child, hosts) = begin(&scope.program, &request, program)?;
+    let group = command.group.map(|group| group.0);
+    let (child, hosts) = begin(&scope.program, group, &request, program)?;
     Ok(Scoped {
         child,
         hosts: PrivateHosts {
@@ -55,7 +59,7 @@ pub(crate) fn probe(scope: &Scope) -> Result<(), Error> {
         hosts: scope.hosts.clone(),
         ..Request::default()
     };
-    let (mut child, _hosts) = begin(&scope.program, &request, &OsString::new())?;
+    let (mut child, _hosts) = begin(&scope.program, None, &request, &OsString::new())?;
     child.wait().map_err(|source| Error::Setup {
         step: "wait for the attempt's end",
         source,
@@ -94,8 +98,13 @@ fn check(command: &ScopedCommand) -> Result<&OsString, Error> {
 
 /// Runs the program again, tells it what to do, and hears how it went. On success the child has become the command,
 /// or, for a probe, is about to end.
-fn begin(program: &Path, request: &Request, command: &OsString) -> Result<(Child, OwnedFd), Error> {
-    let (mut child, socket) = start(program)?;
+fn begin(
+    program: &Path,
+    group: Option<Group>,
+    request: &Request,
+    command: &OsString,
+) -> Result<(Child, OwnedFd), Error> {
+    let (mut child, socket) = start(program, group)?;
     let told = tell(&socket, request);
     // A child that could not read it all has said why, or has ended; both are heard below.
     let heard = hear(&socket);
@@ -121,7 +130,7 @@ fn begin(program: &Path, request: &Request, command: &OsString) -> Result<(Child
 
 /// Forks on a thread that lives as long as the child does: a parent death signal is sent when the *thread* that forked
 /// ends (prctl(2), `PR_SET_PDEATHSIG`).
-fn start(program: &Path) -> Result<(Child, UnixStream), Error> {
+fn start(program: &Path, group: Option<Group>) -> Result<(Child, UnixStream), Error> {
     let setup = |source| Error::Setup {
         step: "start a thread and a socket for the command",
         source,
@@ -130,9 +139,13 @@ fn start(program: &Path) -> Result<(Child, UnixStream), Error> {
     let (tell, told) = mpsc::sync_channel(1);
     let mut command = Command::new(program);
     command.arg(HIDDEN_ARGUMENT).stdin(OwnedFd::from(theirs));
+    if let Some(group) = group {
+        command.process_group(group.as_raw_nonzero().get());
+    }
     std::thread::Builder::new()
         .name("scope-keeper".to_owned())
         .spawn(move || {
+            split::give_back_signals();
             let spawned = command.spawn();
             drop(command); // and with it the child's end of the socket: its closing is a signal
             let pid = spawned.as_ref().map(Child::id).ok();

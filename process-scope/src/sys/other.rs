@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::process::{Child, ExitCode, ExitStatus};
 
-use crate::{Error, ExitOutcome, Scope, Scoped, ScopedCommand};
+use crate::{Error, ExitOutcome, Scope, Scoped, ScopedCommand, Side};
 
 const WHAT: &str = "a hosts file for one command alone";
 
@@ -50,6 +50,74 @@ pub(crate) fn signal_of(_status: ExitStatus) -> i32 {
 
 /// Returns; the caller exits with the code that stands for the signal.
 pub(crate) fn die_by(_signal: i32) {}
+
+pub(crate) fn split() -> Result<Side, Error> {
+    Err(Error::Unsupported { what: WHAT })
+}
+
+/// There is none: nothing is ever split here.
+#[derive(Debug)]
+pub(crate) enum Front {}
+
+impl Front {
+    pub(crate) fn wait(self) -> Result<ExitOutcome, Error> {
+        match self {}
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Back {}
+
+impl Back {
+    pub(crate) fn job(&self) -> Group {
+        match *self {}
+    }
+
+    pub(crate) fn adopt_orphans(&self) -> Result<(), Error> {
+        match *self {}
+    }
+
+    pub(crate) fn release(&self, _outcome: ExitOutcome) -> Result<(), Error> {
+        match *self {}
+    }
+
+    pub(crate) fn watch(&self) -> Result<Watch, Error> {
+        match *self {}
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Watch {}
+
+impl Watch {
+    pub(crate) fn wait(self) {
+        match self {}
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Group {}
+
+#[derive(Debug)]
+pub(crate) enum Tree {}
+
+impl Tree {
+    pub(crate) fn of(_child: &Child, back: &Back) -> Result<Tree, Error> {
+        match *back {}
+    }
+
+    pub(crate) fn wait(&mut self) -> Result<ExitOutcome, Error> {
+        match *self {}
+    }
+
+    pub(crate) fn wait_for_rest(&mut self) {
+        match *self {}
+    }
+
+    pub(crate) fn is_over(&mut self) -> bool {
+        match *self {}
+    }
+}
 
 /// There is none: nothing is ever spawned here.
 #[derive(Debug)]

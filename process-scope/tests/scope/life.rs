@@ -1,11 +1,13 @@
 //! How long the command lives, and what reaches it.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use process_scope::{ExitOutcome, Scope, ScopedCommand};
 
-use crate::support::{am_root, example, fifo, readable_folder, users};
+use crate::support::{ADDRESS, LINE, am_root, example, fifo, readable_folder, text, users};
 
 fn scope() -> Scope {
     Scope {
@@ -93,5 +95,53 @@ fn commands_started_side_by_side_do_not_hold_each_other_up() {
 fn probing_says_that_it_can_be_done_here() {
     if may_spawn() {
         scope().probe().unwrap();
+    }
+}
+
+#[test]
+fn whoever_stays_behind_lets_the_caller_go_and_waits_for_what_the_command_left() {
+    for user in users() {
+        let folder = readable_folder();
+        let go = fifo(folder.path());
+        let script = "exec 2>/dev/null; (exec >/dev/null; read line <\"$0\"; getent hosts orders.backend >\"$0.out\"; echo end >>\"$0.out\") & echo hi; exit 7";
+        // The output ends as well, although the one who stays had it.
+        let output = user
+            .command(&user.program)
+            .args(["--stay", LINE, "--", "sh", "-c", script, go.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(7), "{}", user.name);
+        assert_eq!(text(&output.stdout), "hi");
+        std::fs::write(&go, "go\n").unwrap();
+        let result = go.with_extension("out");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let found = loop {
+            let found = std::fs::read_to_string(&result).unwrap_or_default();
+            if found.ends_with("end\n") {
+                break found;
+            }
+            assert!(Instant::now() < deadline, "{}: {found:?}", user.name);
+            std::thread::yield_now();
+        };
+        assert!(found.starts_with(ADDRESS), "{}: {found:?}", user.name);
+    }
+}
+
+#[test]
+fn an_outcome_is_the_same_for_who_waits_for_the_front() {
+    for user in users() {
+        let run = |script: &str| {
+            let mut command = user.command(&user.program);
+            command
+                .args(["--stay", "--", "sh", "-c", script])
+                .status()
+                .unwrap()
+        };
+        assert_eq!(run("exit 3").code(), Some(3), "{}", user.name);
+        let killed = run("kill -TERM $$");
+        assert_eq!(killed.signal(), Some(15));
+        // Something is left behind, for a moment.
+        let killed = run("sleep 0.2 & kill -KILL $$");
+        assert_eq!(killed.signal(), Some(9));
     }
 }

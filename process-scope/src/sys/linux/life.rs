@@ -9,10 +9,11 @@ use std::process::{Child, ExitStatus};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, raise, sigaction};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getpgid, getpgrp, getpid, kill_process,
-    kill_process_group, pidfd_open, pidfd_send_signal, setrlimit, waitid,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpgid,
+    getpgrp, getpid, kill_process, kill_process_group, pidfd_open, pidfd_send_signal, setrlimit, waitid,
 };
 
+use super::split::{Back, is_parent};
 use crate::{Error, ExitOutcome};
 
 /// Blocks until the process has ended, and leaves it to be reaped by whoever owns it.
@@ -42,26 +43,98 @@ pub(crate) fn wait(child: &mut Child) -> Result<ExitOutcome, Error> {
             }
             // Taken out of the queue, so that the next look waits for the next event.
             let taken = waitid(WaitId::Pid(pid), take).map_err(|error| failed(error.into()))?;
-            if taken.is_some() {
-                stop_with(pid).map_err(failed)?;
+            if taken.is_some() && is_alone(pid, getpgrp()).map_err(failed)? {
+                kill_process(getpid(), Signal::STOP).map_err(|error| failed(error.into()))?;
+                // Stopped here, until somebody says `fg`. The command may have been ended meanwhile.
+                resume(pid).map_err(failed)?;
             }
         }
     }
     child.wait().map(ExitOutcome::from).map_err(failed)
 }
 
-/// The command has stopped. Ctrl-Z reaches its whole process group, so that we stop too without any doing; a shell that
+/// The command has stopped. Ctrl-Z reaches its whole process group, so that its job stops too without any doing; a shell that
 /// has a group of its own and suspends itself stops alone, and nobody would have the terminal.
-fn stop_with(command: Pid) -> io::Result<()> {
-    let group = getpgid(Some(command))?;
-    if group == getpgrp() || !io::stdin().is_terminal() {
-        return Ok(());
-    }
-    kill_process(getpid(), Signal::STOP)?;
-    // Stopped here, until somebody says `fg`. The command may have been ended meanwhile.
-    match kill_process_group(group, Signal::CONT) {
+fn is_alone(command: Pid, job: Pid) -> io::Result<bool> {
+    Ok(getpgid(Some(command))? != job && io::stdin().is_terminal())
+}
+
+/// A command that leads a process group is continued together with that group.
+fn resume(command: Pid) -> io::Result<()> {
+    let resumed = match getpgid(Some(command)) {
+        Ok(group) if group == command => kill_process_group(group, Signal::CONT),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    };
+    match resumed {
         Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The command and what it has started, as far as that is this process's to reap.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    command: Pid,
+    front: Pid,
+    job: Pid,
+}
+
+impl Tree {
+    pub(crate) fn of(child: &Child, back: &Back) -> Result<Tree, Error> {
+        let gone = || Error::Setup {
+            step: "wait for the command",
+            source: io::ErrorKind::NotFound.into(),
+        };
+        Ok(Tree {
+            command: pid_of(child.id()).ok_or_else(gone)?,
+            front: back.front(),
+            job: back.job(),
+        })
+    }
+
+    pub(crate) fn wait(&mut self) -> Result<ExitOutcome, Error> {
+        let failed = |source: io::Error| Error::Setup {
+            step: "wait for the command",
+            source,
+        };
+        loop {
+            let ended = retry_on_intr(|| rustix::process::wait(WaitOptions::UNTRACED));
+            let Some((pid, status)) = ended.map_err(|error| failed(error.into()))? else {
+                continue;
+            };
+            if pid != self.command {
+                continue;
+            }
+            if !status.stopped() {
+                return Ok(outcome_of(status));
+            }
+            if is_parent(self.front) && is_alone(pid, self.job).map_err(failed)? {
+                kill_process(self.front, Signal::STOP).map_err(|error| failed(error.into()))?;
+            }
+        }
+    }
+
+    pub(crate) fn wait_for_rest(&mut self) {
+        // ECHILD: nobody is left.
+        while let Ok(_) | Err(Errno::INTR) = rustix::process::wait(WaitOptions::empty()) {}
+    }
+
+    pub(crate) fn is_over(&mut self) -> bool {
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+}
+
+pub(super) fn outcome_of(status: WaitStatus) -> ExitOutcome {
+    match status.exit_status() {
+        Some(code) => ExitOutcome::Code(code),
+        None => ExitOutcome::Signal(status.terminating_signal().unwrap_or(0)),
     }
 }
 
@@ -76,6 +149,7 @@ pub(crate) fn signal_of(status: ExitStatus) -> i32 {
 /// A pidfd: it means this process, and no later one with its number (pidfd_open(2)).
 #[derive(Debug)]
 pub(crate) struct Signaller {
+    pid: Pid,
     process: OwnedFd,
 }
 
@@ -87,7 +161,7 @@ impl Signaller {
         };
         let pid = pid_of(child.id()).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         let process = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
-        Ok(Signaller { process })
+        Ok(Signaller { pid, process })
     }
 
     pub(crate) fn send(&self, signal: i32) -> Result<bool, Error> {
@@ -98,6 +172,7 @@ impl Signaller {
         let signal =
             Signal::from_named_raw(signal).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         match pidfd_send_signal(&self.process, signal) {
+            Ok(()) if signal == Signal::CONT => resume(self.pid).map(|()| true).map_err(failed),
             Ok(()) => Ok(true),
             Err(Errno::SRCH) => Ok(false),
             Err(error) => Err(failed(error.into())),
@@ -142,7 +217,7 @@ pub(crate) fn signal_ignored(signal: i32) -> bool {
 }
 
 /// Is `signal` in a mask as proc(5) writes them: hexadecimal, the lowest bit for signal 1?
-fn mask_has(mask: &str, signal: i32) -> bool {
+pub(super) fn mask_has(mask: &str, signal: i32) -> bool {
     let Ok(mask) = u64::from_str_radix(mask, 16) else {
         return false;
     };
