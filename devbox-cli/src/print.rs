@@ -365,6 +365,12 @@ pub(crate) fn event(event: &Event) -> Option<String> {
             format!("warning: {provider}: the catalog is not fresh: {reason}")
         }
         Event::CatalogFresh { provider } => format!("{provider}: the catalog is fresh again"),
+        Event::CatalogUnstable { provider } => format!(
+            "warning: {provider}: the catalog changes very often; changes are applied every 100 ms and not told one by one"
+        ),
+        Event::CatalogStable { provider, changes } => format!(
+            "{provider}: the catalog is stable again after {changes} more changes; `devbox status` shows what it has"
+        ),
         Event::EnvironmentSwitched {
             provider,
             environment,

@@ -308,6 +308,19 @@ pub enum Event {
         /// The provider.
         provider: String,
     },
+    /// A provider's catalog changes all the time. Its changes are applied, and what they bring and take is not told one by
+    /// one until it is stable again.
+    CatalogUnstable {
+        /// The provider.
+        provider: String,
+    },
+    /// A catalog that changed all the time does no more; [`StatusReport`] has what it came to.
+    CatalogStable {
+        /// The provider.
+        provider: String,
+        /// How many changes were not told.
+        changes: u64,
+    },
     /// A provider serves another environment now, as was asked for.
     EnvironmentSwitched {
         /// The provider.

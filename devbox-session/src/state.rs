@@ -7,6 +7,7 @@
 //! listener → name*, backwards for what leaves; what a catalog means to each of them; and the way to the end. A step
 //! that fails degrades its own service and nothing else.
 
+mod churn;
 mod leases;
 mod link;
 mod listeners;
@@ -30,6 +31,7 @@ use crate::report::{Event, PortReport, ServiceReport, StatusReport};
 use crate::settings::{Settings, StopReason};
 use crate::sink::{PublishError, Published, Record};
 use crate::step::Step;
+use churn::Churn;
 use leases::Leases;
 use link::{Arrival, Backoff, Failure, Link};
 use listeners::{Bind, Bound, Listeners, Next, PortKey};
@@ -44,6 +46,7 @@ pub struct SessionState {
     settings: Settings,
     backoff: Backoff,
     links: Vec<Link>,
+    churns: Vec<Churn>,
     services: BTreeMap<ServiceKey, Service>,
     leases: Leases,
     listeners: Listeners,
@@ -54,7 +57,7 @@ pub struct SessionState {
     due: VecDeque<Step>,
     /// A step that changes listeners is under way; there is never more than one.
     busy: bool,
-    unannounced: BTreeSet<ServiceKey>,
+    unannounced: BTreeMap<ServiceKey, News>,
     ready: bool,
     /// The date as of the last input.
     today: Timestamp,
@@ -68,6 +71,15 @@ enum Claim {
     Made,
     /// Under way, and no longer wanted: given up once it is made.
     Abandoned,
+}
+
+/// What is to be told of a service once its names are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    /// It is there: it was not told of before.
+    New,
+    /// It is not what was told.
+    Changed,
 }
 
 #[derive(Debug)]
@@ -108,6 +120,9 @@ impl SessionState {
     pub fn new(settings: Settings, addresses: Allocator, sinks: Vec<String>, now: Instant) -> Self {
         let (shortest, longest) = settings.backoff;
         let links = settings.providers.iter().map(|provider| Link::new(provider, now));
+        let churns = settings.providers.iter().enumerate();
+        let churns =
+            churns.map(|(index, provider)| Churn::new(ProviderId(index), provider.name.clone(), now));
         Self {
             backoff: Backoff {
                 shortest,
@@ -115,6 +130,7 @@ impl SessionState {
                 seed: settings.seed,
             },
             links: links.collect(),
+            churns: churns.collect(),
             settings,
             services: BTreeMap::new(),
             leases: Leases::new(addresses),
@@ -124,7 +140,7 @@ impl SessionState {
             claims: BTreeMap::new(),
             due: VecDeque::new(),
             busy: false,
-            unannounced: BTreeSet::new(),
+            unannounced: BTreeMap::new(),
             ready: false,
             today: Timestamp::from_secs(0),
             stop: None,
@@ -148,6 +164,9 @@ impl SessionState {
         if let Some(provider) = overdue {
             self.handle_link_lost(provider, "it sent no catalog".to_owned(), now);
             return Some(Step::Disconnect { provider });
+        }
+        for churn in &mut self.churns {
+            churn.handle_timeout(now, &mut self.notices);
         }
         for (index, link) in self.links.iter_mut().enumerate() {
             link.handle_timeout(now, hold, &mut self.notices);
@@ -181,7 +200,8 @@ impl SessionState {
         // While listeners are being opened, neither names nor degraded services are looked at.
         let machine = [self.names.poll_timeout(), self.listeners.poll_timeout()];
         let machine = machine.into_iter().flatten().filter(|_| !self.is_opening());
-        links.chain(machine).min()
+        let churns = self.churns.iter().filter_map(Churn::poll_timeout);
+        links.chain(churns).chain(machine).min()
     }
 
     /// Why the session ended, once all is undone.
@@ -329,13 +349,12 @@ impl SessionState {
                 let Some(environment) = self.trusted(provider) else {
                     return;
                 };
-                for service in removed {
-                    self.remove(&ServiceKey {
-                        provider,
-                        environment: environment.clone(),
-                        service,
-                    });
-                }
+                let gone = removed.into_iter().map(|service| ServiceKey {
+                    provider,
+                    environment: environment.clone(),
+                    service,
+                });
+                self.remove_all(provider, gone.collect(), now);
                 self.take_services(provider, &environment, upserted);
             }
             Update::Health(health) => {
@@ -346,7 +365,9 @@ impl SessionState {
                     Health::Live => None,
                     Health::Stale { reason } => Some(reason),
                 };
-                link.handle_stale(stale, &mut self.notices);
+                if link.handle_stale(provider, stale, &mut self.notices) {
+                    self.churned(provider, now);
+                }
             }
         }
     }
@@ -394,9 +415,7 @@ impl SessionState {
             })
             .cloned()
             .collect();
-        for key in gone {
-            self.remove(&key);
-        }
+        self.remove_all(provider, gone, now);
         let claim = self.claims.entry(environment.clone()).or_insert(Claim::Wanted);
         if *claim == Claim::Abandoned {
             *claim = Claim::UnderWay;
@@ -466,14 +485,14 @@ impl SessionState {
                     .iter()
                     .map(|port| port_key(port.port.get(), port.protocol));
                 if self.listeners.set_ports(&key, ports) || was_alias {
-                    self.unannounced.insert(key.clone());
+                    self.unannounced.entry(key.clone()).or_insert(News::Changed);
                 }
                 if new || was_alias {
                     fresh.push(key.clone());
                 }
             }
             if new {
-                self.unannounced.insert(key.clone());
+                self.unannounced.insert(key.clone(), News::New);
             }
             self.services.insert(key, service);
         }
@@ -486,17 +505,35 @@ impl SessionState {
         }
     }
 
-    fn remove(&mut self, key: &ServiceKey) {
-        if self.services.remove(key).is_none() {
+    fn remove_all(&mut self, provider: ProviderId, mut gone: Vec<ServiceKey>, now: Instant) {
+        gone.retain(|key| self.services.contains_key(key));
+        if gone.is_empty() {
             return;
         }
-        self.unannounced.remove(key);
+        self.churned(provider, now);
+        for key in gone {
+            self.remove(&key);
+        }
+    }
+
+    /// What a provider's catalog has was taken away, or its health changed.
+    fn churned(&mut self, provider: ProviderId, now: Instant) {
+        if let Some(churn) = self.churns.get_mut(provider.0) {
+            churn.handle_change(now, &mut self.notices);
+        }
+    }
+
+    fn remove(&mut self, key: &ServiceKey) {
+        self.services.remove(key);
+        let untold = self.unannounced.remove(key) == Some(News::New) || !self.ready;
         self.listeners.remove(key);
         self.leases.release(key, self.today);
         self.names.mark_dirty();
-        self.notices.push(Event::ServiceRemoved {
-            service: key.service.clone(),
-        });
+        if !untold {
+            let service = key.service.clone();
+            self.notices
+                .push_about(key.provider, Event::ServiceRemoved { service });
+        }
     }
 
     /// The outcome of [`Step::Claim`].
@@ -534,7 +571,7 @@ impl SessionState {
                 }
                 if repaired {
                     // It was reported as not offered: that it is offered is news.
-                    self.unannounced.insert(service.clone());
+                    self.unannounced.entry(service.clone()).or_insert(News::Changed);
                 }
             }
             Bound::AddressInUse => self.move_on(service),
@@ -779,9 +816,10 @@ impl SessionState {
         {
             return;
         }
-        for key in std::mem::take(&mut self.unannounced) {
+        for key in std::mem::take(&mut self.unannounced).into_keys() {
             self.leases.keep(&key);
             if self.ready
+                && !self.notices.is_muted(key.provider)
                 && let Some(service) = self.services.get(&key)
             {
                 let service = self.report_service(&key, service, &|_| Traffic::default());

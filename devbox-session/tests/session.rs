@@ -19,7 +19,7 @@ use devbox_session::control::{self, AskError, Asking};
 use devbox_session::sink::{NameSink, PublishError, Published, Record, Registry};
 use devbox_session::{
     BindFault, Event, Events, Forget, Handle, Host, Identity, LeaseChange, LeaseKeeper, LinkState, Parts,
-    PortState, ProviderId, ProviderSettings, Session, Settings, StatusReport, StopReason,
+    PortState, ProviderId, ProviderSettings, ServiceReport, Session, Settings, StatusReport, StopReason,
 };
 use ipalloc::{Allocator, Pool};
 use service_catalog::{Catalog, Label, Port, Service, Source, SourceError, Update};
@@ -403,6 +403,59 @@ async fn a_far_side_restarted_as_another_environment_gets_no_connection() {
     let right = world.link().await;
     right.send(Ok(Update::Snapshot(catalog(&[4000])))).await.unwrap();
     assert_eq!(timeout(LIMIT, waiting).await.unwrap().unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_catalog_that_flaps_is_applied_at_a_pace_and_told_once() {
+    const SERVICES: usize = 50;
+    let (world, updates) = World::start("127.78.9.0/24").await;
+    let mut events = world.handle.events();
+    let flapping = updates.clone();
+    // As fast as it is read, in an order that no number of merged updates keeps in step with.
+    let flapping = tokio::spawn(async move {
+        loop {
+            for services in [SERVICES, 0, SERVICES, SERVICES, 0, 0, 0] {
+                let update = Update::Snapshot(large_catalog(services));
+                flapping.send(Ok(update)).await.unwrap();
+            }
+        }
+    });
+    let started = Instant::now();
+    let mut told = 0;
+    loop {
+        match timeout(LIMIT, events.next()).await.unwrap().unwrap() {
+            Event::CatalogUnstable { .. } => break,
+            Event::ServiceUp { .. } | Event::ServiceRemoved { .. } => told += 1,
+            Event::Lagged { missed, .. } => panic!("{missed} events were missed"),
+            _ => {}
+        }
+    }
+    // Ten changes are told, four of them may come at once, and the others keep the pace.
+    assert!(
+        started.elapsed() >= Duration::from_millis(600),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(told <= 13 * 2 * SERVICES, "{told}");
+    flapping.abort();
+    assert!(flapping.await.unwrap_err().is_cancelled());
+    // What it comes to in the end is what counts, and nothing more is told of single services.
+    updates
+        .send(Ok(Update::Snapshot(large_catalog(7))))
+        .await
+        .unwrap();
+    eventually(&world, |status| {
+        let listening = |service: &ServiceReport| service.ports[0].state == PortState::Listening;
+        status.services.len() == 7 && status.services.iter().all(listening)
+    })
+    .await;
+    assert_eq!(world.stop().await, requested());
+    while let Some(event) = events.next().await {
+        assert!(
+            !matches!(event, Event::ServiceUp { .. } | Event::ServiceRemoved { .. }),
+            "{event:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use devbox_provider::{ConnectError, Status, Verdict};
 use service_catalog::Label;
 
 use super::notices::Notices;
+use crate::key::ProviderId;
 use crate::report::{Event, LinkState, ProviderReport};
 use crate::settings::ProviderSettings;
 
@@ -382,18 +383,24 @@ impl Link {
         linked
     }
 
-    /// Says how far the catalog can be trusted.
-    pub(super) fn handle_stale(&mut self, stale: Option<String>, notices: &mut Notices) {
-        let provider = self.name.clone();
-        match (&stale, &self.stale) {
-            (Some(reason), before) if before.as_ref() != Some(reason) => notices.push(Event::CatalogStale {
-                provider,
-                reason: reason.clone(),
-            }),
-            (None, Some(_)) => notices.push(Event::CatalogFresh { provider }),
-            _ => {}
+    /// Takes how far the catalog can be trusted. Whether that is news.
+    pub(super) fn handle_stale(
+        &mut self,
+        id: ProviderId,
+        stale: Option<String>,
+        notices: &mut Notices,
+    ) -> bool {
+        if self.stale == stale {
+            return false;
         }
+        let provider = self.name.clone();
+        let event = match stale.clone() {
+            Some(reason) => Event::CatalogStale { provider, reason },
+            None => Event::CatalogFresh { provider },
+        };
+        notices.push_about(id, event);
         self.stale = stale;
+        true
     }
 
     fn wait(&mut self, attempt: u32, reason: String, now: Instant, backoff: &mut Backoff) -> Duration {
@@ -646,7 +653,7 @@ mod tests {
         world.up("staging");
         world
             .link
-            .handle_stale(Some("line 3".to_owned()), &mut world.notices);
+            .handle_stale(ProviderId(0), Some("line 3".to_owned()), &mut world.notices);
         world.now += HOLD;
         world.lose();
         world.up("staging");

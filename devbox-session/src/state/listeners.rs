@@ -500,11 +500,12 @@ impl Port {
 
     fn degrade(&mut self, service: &ServiceKey, key: PortKey, reason: String, notices: &mut Notices) {
         if self.told.replace(reason.clone()).as_ref() != Some(&reason) {
-            notices.push(Event::PortDegraded {
+            let event = Event::PortDegraded {
                 service: service.service.clone(),
                 port: key.0,
                 reason: reason.clone(),
-            });
+            };
+            notices.push_about(service.provider, event);
         }
         self.state = PortState::Degraded(reason);
     }
