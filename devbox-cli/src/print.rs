@@ -226,6 +226,8 @@ fn ports(report: &StatusReport) -> String {
                 (PortState::Listening, None) => "up".to_owned(),
                 (PortState::Listening, Some(failure)) => format!("up, last connection: {failure}"),
                 (PortState::Opening, _) => "opening".to_owned(),
+                (PortState::Closed, _) if port.active > 0 => "closed, ending".to_owned(),
+                (PortState::Closed, _) => "closed".to_owned(),
                 (PortState::Degraded(reason), _) => reason.clone(),
             };
             if let Readiness::NotReady { reason } = &service.readiness {
@@ -365,6 +367,37 @@ pub(crate) fn event(event: &Event) -> Option<String> {
             format!("warning: {provider}: the catalog is not fresh: {reason}")
         }
         Event::CatalogFresh { provider } => format!("{provider}: the catalog is fresh again"),
+        Event::StillConnecting {
+            far_side, waits_for, ..
+        } => match waits_for {
+            Some(what) => format!("trying {far_side}: waiting for the {what}"),
+            None => format!("trying {far_side}: no answer yet"),
+        },
+        Event::ConnectionFailed {
+            service,
+            port,
+            cause,
+            reason,
+        } => {
+            let colon = if reason.is_empty() { "" } else { ": " };
+            format!("{service}:{port}: connection {cause}{colon}{reason}")
+        }
+        Event::EmptyNamespace { namespace, similar } => {
+            let hint = similar
+                .as_ref()
+                .map_or_else(String::new, |similar| format!("; did you mean `{similar}`?"));
+            format!("warning: no service is in the namespace `{namespace}`, so none has a bare name{hint}")
+        }
+        Event::Draining { connections, within } => {
+            let open = match connections {
+                1 => "1 open connection".to_owned(),
+                count => format!("{count} open connections"),
+            };
+            format!(
+                "waiting up to {} s for {open} to end; press Ctrl-C again to end at once",
+                within.as_secs()
+            )
+        }
         Event::CatalogUnstable { provider } => format!(
             "warning: {provider}: the catalog changes very often; changes are applied every 100 ms and not told one by one"
         ),
@@ -610,6 +643,18 @@ mod tests {
     }
 
     #[test]
+    fn status_of_a_session_that_ends() {
+        let mut report = report();
+        (report.stopping, report.ready) = (true, false);
+        let service = &mut report.services[0];
+        service.names.clear();
+        service.ports[0].state = PortState::Closed;
+        service.ports.push(port(5433, PortState::Closed));
+        service.ports[1].active = 0;
+        insta::assert_snapshot!(status(&report));
+    }
+
+    #[test]
     fn every_event() {
         let provider = || "gateway".to_owned();
         let reason = || "connection refused".to_owned();
@@ -694,6 +739,49 @@ mod tests {
             Event::EnvironmentSwitched {
                 provider: provider(),
                 environment: "staging".to_owned(),
+            },
+            Event::StillConnecting {
+                provider: provider(),
+                far_side: "wss://gateway.example/".to_owned(),
+                waits_for: Some("TCP connection to 10.1.2.3:443".to_owned()),
+            },
+            Event::StillConnecting {
+                provider: provider(),
+                far_side: "wss://gateway.example/".to_owned(),
+                waits_for: None,
+            },
+            Event::ConnectionFailed {
+                service: "orders.backend".parse().unwrap(),
+                port: 5432,
+                cause: "refused".to_owned(),
+                reason: "10.0.0.1:5432: Connection refused (os error 111)".to_owned(),
+            },
+            Event::ConnectionFailed {
+                service: "orders.backend".parse().unwrap(),
+                port: 5432,
+                cause: "timed out".to_owned(),
+                reason: String::new(),
+            },
+            Event::EmptyNamespace {
+                namespace: "bakcend".to_owned(),
+                similar: Some("backend".to_owned()),
+            },
+            Event::EmptyNamespace {
+                namespace: "shop".to_owned(),
+                similar: None,
+            },
+            Event::Draining {
+                connections: 1,
+                within: Duration::from_secs(3),
+            },
+            Event::Draining {
+                connections: 12,
+                within: Duration::from_secs(3),
+            },
+            Event::CatalogUnstable { provider: provider() },
+            Event::CatalogStable {
+                provider: provider(),
+                changes: 4711,
             },
             Event::Lagged {
                 missed: 17,

@@ -13,6 +13,7 @@ mod link;
 mod listeners;
 mod names;
 mod notices;
+mod refusals;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ use devbox_helper_client::{Endpoint, Protocol};
 use devbox_provider::{ConnectError, Status};
 use ipalloc::{Allocator, Timestamp};
 use service_catalog::{Catalog, Health, Label, Service, ServiceId, Update};
+use tunnel_bridge::Refusal;
 
 use crate::host::BindFault;
 use crate::key::{ProviderId, ServiceKey};
@@ -37,6 +39,7 @@ use link::{Arrival, Backoff, Failure, Link};
 use listeners::{Bind, Bound, Listeners, Next, PortKey};
 use names::{Names, Wish};
 use notices::Notices;
+use refusals::Refusals;
 
 /// The session's whole state; one task owns it.
 ///
@@ -52,6 +55,7 @@ pub struct SessionState {
     listeners: Listeners,
     names: Names,
     notices: Notices,
+    refusals: Refusals,
     claims: BTreeMap<Label, Claim>,
     /// Steps that have no outcome and are due at once.
     due: VecDeque<Step>,
@@ -137,6 +141,7 @@ impl SessionState {
             listeners: Listeners::default(),
             names: Names::new(sinks),
             notices: Notices::default(),
+            refusals: Refusals::default(),
             claims: BTreeMap::new(),
             due: VecDeque::new(),
             busy: false,
@@ -641,6 +646,43 @@ impl SessionState {
         matches!(reason, Some(StopReason::HelperLost { .. }))
     }
 
+    /// The far side refused a connection that `endpoint` had accepted. `received_bytes` is what the endpoint's connections have
+    /// brought back so far: it tells whether the service has worked since the refusal before.
+    pub fn handle_refused(
+        &mut self,
+        endpoint: &Endpoint,
+        refusal: Refusal,
+        received_bytes: u64,
+        now: Instant,
+    ) {
+        let Some((service, port)) = self.listeners.owner(endpoint).filter(|_| self.stop.is_none()) else {
+            return;
+        };
+        if self
+            .refusals
+            .handle_refused(service, *port, refusal.kind, received_bytes, now)
+        {
+            let event = Event::ConnectionFailed {
+                service: service.service.clone(),
+                port: port.0,
+                cause: refusal.kind.to_string(),
+                reason: refusal.message,
+            };
+            self.notices.push_about(service.provider, event);
+        }
+    }
+
+    /// So many connections are still open a while after [`Step::Close`].
+    pub fn handle_still_open(&mut self, connections: u64) {
+        let draining = |stop: &Stop| stop.phase == Phase::CloseListeners && !stop.hurried;
+        if connections > 0 && self.stop.as_ref().is_some_and(draining) {
+            self.notices.push(Event::Draining {
+                connections,
+                within: self.settings.drain,
+            });
+        }
+    }
+
     /// The outcome of [`Step::Close`].
     pub fn handle_closed(&mut self, endpoints: &[Endpoint]) {
         self.busy = false;
@@ -828,10 +870,30 @@ impl SessionState {
         }
         if !self.ready && self.names.is_published() {
             self.ready = true;
+            self.tell_empty_namespace();
             self.notices.push(Event::Ready {
                 status: Box::new(self.report(|_| Traffic::default())),
             });
         }
+    }
+
+    /// A namespace that was mistyped gives no name, and no error either.
+    fn tell_empty_namespace(&mut self) {
+        let Some(active) = &self.settings.names.active else {
+            return;
+        };
+        let found: BTreeSet<_> = self.services.keys().map(|key| &key.service.namespace).collect();
+        if found.contains(active) {
+            return;
+        }
+        let distance = |other: &Label| strsim::osa_distance(active.as_str(), other.as_str());
+        let nearest = found.into_iter().min_by_key(|other| distance(other));
+        let similar = nearest.filter(|other| 2 * distance(other) <= active.as_str().len());
+        let event = Event::EmptyNamespace {
+            namespace: active.to_string(),
+            similar: similar.map(ToString::to_string),
+        };
+        self.notices.push(event);
     }
 
     /// Teardown goes the other way round: names, listeners, the machine.
@@ -926,7 +988,12 @@ impl SessionState {
             provider: self.provider_name(key.provider),
             environment: key.environment.to_string(),
             addresses,
-            names: self.names.of(key),
+            names: if self.stop.is_some() {
+                // Withdrawn first of all.
+                Vec::new()
+            } else {
+                self.names.of(key)
+            },
             readiness: service.readiness.clone(),
             alias_of: service.alias_of.clone(),
             ports,

@@ -459,6 +459,45 @@ async fn a_catalog_that_flaps_is_applied_at_a_pace_and_told_once() {
 }
 
 #[tokio::test]
+async fn open_connections_are_told_and_shown_while_they_drain() {
+    let options = Options {
+        silent: true,
+        drain: LIMIT,
+        ..Options::default()
+    };
+    let (world, mut events) = World::new("127.78.10.0/24", options).await;
+    let updates = world.link().await;
+    updates
+        .send(Ok(Update::Snapshot(catalog(&[4000]))))
+        .await
+        .unwrap();
+    until(&mut events, |event| matches!(event, Event::Ready { .. })).await;
+    let at = SocketAddr::new(world.address().await, 4000);
+    let mut open = tokio::net::TcpStream::connect(at).await.unwrap();
+    open.write_all(b"hello").await.unwrap();
+    open.read_exact(&mut [0; 5]).await.unwrap();
+    world.handle.stop(requested()).await;
+    let told = until(&mut events, |event| matches!(event, Event::Draining { .. })).await;
+    assert_eq!(
+        told,
+        Event::Draining {
+            connections: 1,
+            within: LIMIT
+        }
+    );
+    let status = world.status().await;
+    assert!(status.stopping && !status.ready);
+    let port = &status.services[0].ports[0];
+    assert_eq!(
+        (port.state.clone(), port.active, port.connections),
+        (PortState::Closed, 1, 1)
+    );
+    assert_eq!(status.services[0].names, [""; 0], "withdrawn");
+    drop(open);
+    assert_eq!(timeout(LIMIT, world.running).await.unwrap().unwrap(), requested());
+}
+
+#[tokio::test]
 async fn superseded_ends_the_session() {
     let (world, updates) = World::start("127.78.6.0/24").await;
     let message = "generation 9".to_owned();
