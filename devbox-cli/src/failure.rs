@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::print;
+
 /// Exit codes of the command; `exec` has its own for failures before its command runs.
 pub(crate) mod code {
     /// Bad flags, bad configuration, a refused token, a missing right.
@@ -68,7 +70,7 @@ impl Failure {
     /// Says it on standard error and gives the exit code.
     #[expect(clippy::print_stderr, reason = "failures go to standard error")]
     pub(crate) fn report(&self) -> ExitCode {
-        eprint!("{self}");
+        eprint!("{}", print::plain(&self.to_string()));
         ExitCode::from(self.code)
     }
 }

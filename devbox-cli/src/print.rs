@@ -1,14 +1,18 @@
 //! What the command prints: tables, lines and JSON.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use devbox_engine::{Event, Notice, StatusReport};
 use devbox_helper_client::Protocol;
 use devbox_session::{LinkState, NameClash, PortReport, PortState, ProviderReport, ServiceReport};
 use serde::Serialize;
-use service_catalog::Readiness;
+use service_catalog::{Readiness, is_format, printable};
 
 use crate::args::Output;
+
+/// What lays out the command's own text. Anything else that a terminal would obey comes from elsewhere, and is replaced.
+const LAYOUT: [char; 2] = ['\n', '\t'];
 
 /// The column that is left out where there is one provider only.
 const PROVIDER: &str = "PROVIDER";
@@ -27,7 +31,8 @@ impl Table {
     }
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(Vec::from(cells));
+        let cells = cells.into_iter().map(|cell| printable(&cell, &[]).into_owned());
+        self.rows.push(cells.collect());
     }
 
     /// Leaves out the column with this head.
@@ -73,11 +78,16 @@ impl Table {
     }
 }
 
+/// Text that may be printed: its lines stay, and nothing else in it moves or hides text.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    printable(text, &LAYOUT)
+}
+
 /// Prints to standard output. A reader that went away (`| head`) neither causes a panic nor ends a session.
 pub(crate) fn out(text: &str) {
     let mut stdout = io::stdout().lock();
     if stdout
-        .write_all(text.as_bytes())
+        .write_all(plain(text).as_bytes())
         .and_then(|()| stdout.flush())
         .is_err()
     {
@@ -87,7 +97,7 @@ pub(crate) fn out(text: &str) {
 
 /// Prints one line to standard error.
 pub(crate) fn note(line: &str) {
-    if writeln!(io::stderr().lock(), "{line}").is_err() {
+    if writeln!(io::stderr().lock(), "{}", printable(line, &[])).is_err() {
         tracing::debug!("nobody reads standard error");
     }
 }
@@ -95,9 +105,24 @@ pub(crate) fn note(line: &str) {
 /// Prints one object on a line of its own.
 pub(crate) fn json(value: &impl Serialize) {
     match serde_json::to_string(value) {
-        Ok(line) => out(&(line + "\n")),
+        Ok(line) => out(&(escaped(&line) + "\n")),
         Err(error) => tracing::error!(%error, "cannot be written as JSON"),
     }
+}
+
+/// JSON without format characters: they can only be in its strings, where an escape means the same (RFC 8259 §7).
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() || is_format(c) {
+            let mut units = [0; 2];
+            let units = c.encode_utf16(&mut units).iter();
+            text.extend(units.map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// The services of a session, one row a port.
@@ -652,6 +677,36 @@ mod tests {
         service.ports.push(port(5433, PortState::Closed));
         service.ports[1].active = 0;
         insta::assert_snapshot!(status(&report));
+    }
+
+    #[test]
+    fn nothing_that_a_far_side_says_turns_or_hides_text() {
+        let turned = "pay\u{202e}lap\u{2028}\u{1b}[2J";
+        let mut report = report();
+        report.services[0].ports[0].target = Some(turned.to_owned());
+        report.services[0].ports[0].last_failure = Some(turned.to_owned());
+        report.providers[0].stale = Some(turned.to_owned());
+        let lost = Event::LinkLost {
+            provider: "gateway".to_owned(),
+            reason: turned.to_owned(),
+        };
+        let told = event(&lost).unwrap();
+        let shown = [
+            services(&report),
+            status(&report),
+            told,
+            format!("{turned}\n\tnext line"),
+        ];
+        for text in shown.iter().map(|text| plain(text)) {
+            let obeyed = |c: char| (c.is_control() && !LAYOUT.contains(&c)) || is_format(c);
+            assert!(!text.chars().any(obeyed), "{text:?}");
+            assert!(text.contains("pay\u{fffd}lap"), "{text:?}");
+        }
+        let json = serde_json::to_string(&report).unwrap();
+        let again: StatusReport = serde_json::from_str(&escaped(&json)).unwrap();
+        assert_eq!(again, report, "a program gets it as it is");
+        assert!(!escaped(&json).chars().any(|c| c.is_control() || is_format(c)));
+        assert_eq!(escaped("\"\u{e0041}\u{9b}\""), r#""\udb40\udc41\u009b""#);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The runtime and the log.
 
+use std::io::{self, Stderr, Write};
 use std::num::NonZeroUsize;
 
+use service_catalog::is_format;
 use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
@@ -50,6 +52,29 @@ where
     done
 }
 
+/// Standard error, for the log: escape codes of its fields are replaced by who writes it, which leaves what turns or hides text.
+struct Plain(Stderr);
+
+impl Write for Plain {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let shown = |c| {
+            if is_format(c) {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        };
+        let text: String = text.chars().map(shown).collect();
+        self.0.write_all(text.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 fn log(verbose: u8) {
     let level = match verbose {
         0 => "warn",
@@ -71,7 +96,7 @@ fn log(verbose: u8) {
     });
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Plain(std::io::stderr()))
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // It fails only where there is one already, and this is called once.
     drop(subscriber.without_time().try_init());

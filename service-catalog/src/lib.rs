@@ -14,7 +14,7 @@ pub mod wire;
 pub use catalog::{Catalog, Health, Update};
 pub use error::{Error, LabelFault};
 pub use label::{Label, MAX_LABEL_BYTES};
-pub use line::MAX_REASON_BYTES;
+pub use line::{MAX_REASON_BYTES, is_format, printable};
 pub use pending::PendingUpdates;
 pub use service::{MAX_ALIASES, MAX_TARGET_BYTES, Port, Protocol, Readiness, Service, ServiceId};
 pub use source::{Source, SourceError};

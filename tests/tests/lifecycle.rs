@@ -415,9 +415,11 @@ fn a_second_signal_ends_it_at_once_although_nobody_reads_what_it_prints() -> Out
             kernel_function.contains("pipe_write").then_some(())
         })?;
         up.signal(Signal::TERM)?;
-        wait::stays("running, with nobody who reads", Duration::from_millis(300), || {
-            matches!(up.ended(), Ok(None))
-        })?;
+        wait::stays(
+            "running, with nobody who reads",
+            Duration::from_millis(300),
+            || matches!(up.ended(), Ok(None)),
+        )?;
         let started = Instant::now();
         up.signal(Signal::TERM)?;
         let exit = up.wait(wait::SOON)?;
