@@ -2,8 +2,8 @@
 //! [`SessionState::poll_step`], what to tell comes out of [`SessionState::poll_event`]. It never blocks, sleeps, reads
 //! a clock or holds a socket.
 //!
-//! It is put together from five smaller ones, each with its own tests: the link to each provider, the leases, the
-//! listeners, the names and the notices. Here is only what they have to do with each other: the order *address →
+//! It is put together from smaller ones, each with its own tests: the link to each provider and how often its catalog
+//! changes, the leases, the listeners, the refused connections, the names and the notices. Here is only what they have to do with each other: the order *address →
 //! listener → name*, backwards for what leaves; what a catalog means to each of them; and the way to the end. A step
 //! that fails degrades its own service and nothing else.
 
