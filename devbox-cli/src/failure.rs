@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::output::{self, Stream};
+use crate::print;
 
 /// Exit codes of the command; `exec` has its own for failures before its command runs.
 pub(crate) mod code {
@@ -69,7 +70,7 @@ impl Failure {
 
     /// Says it on standard error and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        drop(output::write(Stream::Err, &self.to_string()));
+        drop(output::write(Stream::Err, &print::plain(&self.to_string())));
         ExitCode::from(self.code)
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use service_catalog::is_format;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -129,10 +130,12 @@ impl FormatTime for Clock {
 pub(crate) struct LogWriter;
 
 impl Write for LogWriter {
-    /// Called once an event, with all of its text.
+    /// Called once an event, with all of its text. Escape codes in its fields are replaced already, which leaves what turns or
+    /// hides text.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes).replace(is_format, "\u{fffd}");
         // Where nobody reads it there is nobody to tell either.
-        drop(write(Stream::Log, &String::from_utf8_lossy(bytes)));
+        drop(write(Stream::Log, &text));
         Ok(bytes.len())
     }
 

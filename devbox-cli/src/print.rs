@@ -1,13 +1,18 @@
 //! What the command prints: tables, lines and JSON.
 
+use std::borrow::Cow;
+
 use devbox_engine::{Event, Notice, StatusReport};
 use devbox_helper_client::Protocol;
 use devbox_session::{LinkState, NameClash, PortReport, PortState, ProviderReport, ServiceReport};
 use serde::Serialize;
-use service_catalog::Readiness;
+use service_catalog::{Readiness, is_format, printable};
 
 use crate::args::Output;
 use crate::output::{self, Stream};
+
+/// What lays out the command's own text. Anything else that a terminal would obey comes from elsewhere, and is replaced.
+const LAYOUT: [char; 2] = ['\n', '\t'];
 
 /// The column that is left out where there is one provider only.
 const PROVIDER: &str = "PROVIDER";
@@ -26,7 +31,8 @@ impl Table {
     }
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(Vec::from(cells));
+        let cells = cells.into_iter().map(|cell| printable(&cell, &[]).into_owned());
+        self.rows.push(cells.collect());
     }
 
     /// Leaves out the column with this head.
@@ -80,6 +86,11 @@ impl Table {
     }
 }
 
+/// Text that may be printed: its lines stay, and nothing else in it moves or hides text.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    printable(text, &LAYOUT)
+}
+
 /// The pieces of a cell, broken at blanks; a longer word stays whole.
 fn wrapped(cell: &str) -> Vec<&str> {
     let mut pieces = Vec::new();
@@ -105,20 +116,35 @@ const WIDEST_CELL: usize = 100;
 
 /// Prints to standard output, whether or not somebody reads it.
 pub(crate) fn out(text: &str) {
-    drop(output::write(Stream::Out, text));
+    drop(output::write(Stream::Out, &plain(text)));
 }
 
 /// Prints one line to standard error, whether or not somebody reads it.
 pub(crate) fn note(line: &str) {
-    drop(output::write(Stream::Err, &format!("{line}\n")));
+    drop(output::write(Stream::Err, &format!("{}\n", printable(line, &[]))));
 }
 
 /// Prints one object on a line of its own.
 pub(crate) fn json(value: &impl Serialize) {
     match serde_json::to_string(value) {
-        Ok(line) => out(&(line + "\n")),
+        Ok(line) => out(&(escaped(&line) + "\n")),
         Err(error) => tracing::error!(%error, "cannot be written as JSON"),
     }
+}
+
+/// JSON without format characters: they can only be in its strings, where an escape means the same (RFC 8259 §7).
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() || is_format(c) {
+            let mut units = [0; 2];
+            let units = c.encode_utf16(&mut units).iter();
+            text.extend(units.map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// The services of a session, one row a port.
@@ -247,6 +273,8 @@ fn ports(report: &StatusReport) -> String {
                 (PortState::Listening, None) => "up".to_owned(),
                 (PortState::Listening, Some(failure)) => format!("up, last connection: {failure}"),
                 (PortState::Opening, _) => "opening".to_owned(),
+                (PortState::Closed, _) if port.active > 0 => "closed, ending".to_owned(),
+                (PortState::Closed, _) => "closed".to_owned(),
                 (PortState::Degraded(reason), _) => reason.clone(),
             };
             if let Readiness::NotReady { reason } = &service.readiness {
@@ -405,6 +433,43 @@ pub(crate) fn event(event: &Event) -> Option<String> {
             format!("warning: {provider}: the catalog is not fresh: {reason}")
         }
         Event::CatalogFresh { provider } => format!("{provider}: the catalog is fresh again"),
+        Event::StillConnecting {
+            far_side, waits_for, ..
+        } => match waits_for {
+            Some(what) => format!("trying {far_side}: waiting for the {what}"),
+            None => format!("trying {far_side}: no answer yet"),
+        },
+        Event::ConnectionFailed {
+            service,
+            port,
+            cause,
+            reason,
+        } => {
+            let colon = if reason.is_empty() { "" } else { ": " };
+            format!("{service}:{port}: connection {cause}{colon}{reason}")
+        }
+        Event::EmptyNamespace { namespace, similar } => {
+            let hint = similar
+                .as_ref()
+                .map_or_else(String::new, |similar| format!("; did you mean `{similar}`?"));
+            format!("warning: no service is in the namespace `{namespace}`, so none has a bare name{hint}")
+        }
+        Event::Draining { connections, within } => {
+            let open = match connections {
+                1 => "1 open connection".to_owned(),
+                count => format!("{count} open connections"),
+            };
+            format!(
+                "waiting up to {} s for {open} to end; press Ctrl-C again to end at once",
+                within.as_secs()
+            )
+        }
+        Event::CatalogUnstable { provider } => format!(
+            "warning: {provider}: the catalog changes very often; changes are applied every 100 ms and not told one by one"
+        ),
+        Event::CatalogStable { provider, changes } => format!(
+            "{provider}: the catalog is stable again after {changes} more changes; `devbox status` shows what it has"
+        ),
         Event::EnvironmentSwitched {
             provider,
             environment,
@@ -680,6 +745,48 @@ mod tests {
     }
 
     #[test]
+    fn status_of_a_session_that_ends() {
+        let mut report = report();
+        (report.stopping, report.ready) = (true, false);
+        let service = &mut report.services[0];
+        service.names.clear();
+        service.ports[0].state = PortState::Closed;
+        service.ports.push(port(5433, PortState::Closed));
+        service.ports[1].active = 0;
+        insta::assert_snapshot!(status(&report));
+    }
+
+    #[test]
+    fn nothing_that_a_far_side_says_turns_or_hides_text() {
+        let turned = "pay\u{202e}lap\u{2028}\u{1b}[2J";
+        let mut report = report();
+        report.services[0].ports[0].target = Some(turned.to_owned());
+        report.services[0].ports[0].last_failure = Some(turned.to_owned());
+        report.providers[0].stale = Some(turned.to_owned());
+        let lost = Event::LinkLost {
+            provider: "gateway".to_owned(),
+            reason: turned.to_owned(),
+        };
+        let told = event(&lost).unwrap();
+        let shown = [
+            services(&report),
+            status(&report),
+            told,
+            format!("{turned}\n\tnext line"),
+        ];
+        for text in shown.iter().map(|text| plain(text)) {
+            let obeyed = |c: char| (c.is_control() && !LAYOUT.contains(&c)) || is_format(c);
+            assert!(!text.chars().any(obeyed), "{text:?}");
+            assert!(text.contains("pay\u{fffd}lap"), "{text:?}");
+        }
+        let json = serde_json::to_string(&report).unwrap();
+        let again: StatusReport = serde_json::from_str(&escaped(&json)).unwrap();
+        assert_eq!(again, report, "a program gets it as it is");
+        assert!(!escaped(&json).chars().any(|c| c.is_control() || is_format(c)));
+        assert_eq!(escaped("\"\u{e0041}\u{9b}\""), r#""\udb40\udc41\u009b""#);
+    }
+
+    #[test]
     fn every_event() {
         let provider = || "gateway".to_owned();
         let reason = || "connection refused".to_owned();
@@ -778,6 +885,49 @@ mod tests {
             Event::EnvironmentSwitched {
                 provider: provider(),
                 environment: "staging".to_owned(),
+            },
+            Event::StillConnecting {
+                provider: provider(),
+                far_side: "wss://gateway.example/".to_owned(),
+                waits_for: Some("TCP connection to 10.1.2.3:443".to_owned()),
+            },
+            Event::StillConnecting {
+                provider: provider(),
+                far_side: "wss://gateway.example/".to_owned(),
+                waits_for: None,
+            },
+            Event::ConnectionFailed {
+                service: "orders.backend".parse().unwrap(),
+                port: 5432,
+                cause: "refused".to_owned(),
+                reason: "10.0.0.1:5432: Connection refused (os error 111)".to_owned(),
+            },
+            Event::ConnectionFailed {
+                service: "orders.backend".parse().unwrap(),
+                port: 5432,
+                cause: "timed out".to_owned(),
+                reason: String::new(),
+            },
+            Event::EmptyNamespace {
+                namespace: "bakcend".to_owned(),
+                similar: Some("backend".to_owned()),
+            },
+            Event::EmptyNamespace {
+                namespace: "shop".to_owned(),
+                similar: None,
+            },
+            Event::Draining {
+                connections: 1,
+                within: Duration::from_secs(3),
+            },
+            Event::Draining {
+                connections: 12,
+                within: Duration::from_secs(3),
+            },
+            Event::CatalogUnstable { provider: provider() },
+            Event::CatalogStable {
+                provider: provider(),
+                changes: 4711,
             },
             Event::Lagged {
                 missed: 17,

@@ -1,11 +1,21 @@
 //! What `up` and `demo` share: seeing a running session through from the terminal.
 
-use devbox_engine::{Config, Engine, EngineEvent, Event, StatusReport, StopReason};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use devbox_engine::{Config, Engine, EngineEvent, Event, Helper, StatusReport, StopReason};
+use tokio::runtime::Builder;
 
 use crate::args::Output;
-use crate::failure::Failure;
+use crate::failure::{Failure, code};
 use crate::print;
 use crate::sys::{Signals, Starter};
+
+/// How long the session may still take after the second signal. The last words come on top of it.
+const AFTER_THE_SECOND: Duration = Duration::from_millis(700);
+/// How long the last words may take.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Runs a session until it has ended, telling what happens; says why it ended. `on_ready` is called once, and may end the
 /// session. So does whoever starts it in the background and is gone before.
@@ -17,6 +27,7 @@ pub(crate) async fn until_end(
 ) -> Result<StopReason, Failure> {
     // From here on a signal ends the session in good order.
     let mut signals = Signals::new().map_err(Failure::because)?;
+    end_at_the_second_signal(config.helper.as_ref().map(Helper::pid)).map_err(Failure::because)?;
     let engine = devbox_engine::start(config).await?;
     let mut events = engine.events();
     let mut ready = false;
@@ -31,7 +42,9 @@ pub(crate) async fn until_end(
     let mut abandoned = false;
     loop {
         tokio::select! {
+            // Signals first: there may always be one more event.
             biased;
+            signal = signals.next() => engine.stop(signal).await,
             event = events.next() => match event {
                 Some(EngineEvent::Session(event)) => {
                     print::tell(&event, output);
@@ -48,7 +61,6 @@ pub(crate) async fn until_end(
                 Some(EngineEvent::Notice(notice)) => print::note(&print::notice(&notice)),
                 None => break,
             },
-            signal = signals.next() => engine.stop(signal).await,
             _ = &mut gone, if !ready && !abandoned => {
                 abandoned = true;
                 engine.stop("an interrupted start").await;
@@ -57,4 +69,46 @@ pub(crate) async fn until_end(
     }
     let reason = engine.wait().await?;
     failed.map_or(Ok(reason), Err)
+}
+
+/// Ends the process within a second of the second signal, whatever hangs: a helper, a disk, or this program's own main thread
+/// where nobody reads what it prints. That needs a thread, and a runtime, of its own.
+///
+/// What is not undone by then is left to the helper, which sees its channel close.
+fn end_at_the_second_signal(helper: Option<u32>) -> std::io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let watch = move || {
+        let waited = runtime.block_on(async {
+            let mut signals = Signals::new()?;
+            signals.next().await;
+            signals.next().await;
+            tokio::time::sleep(AFTER_THE_SECOND).await;
+            std::io::Result::Ok(())
+        });
+        if let Err(error) = waited {
+            tracing::debug!(%error, "a second signal has no deadline");
+            return;
+        }
+        let (said, heard) = mpsc::channel();
+        thread::spawn(move || {
+            print::note(&last_words(helper));
+            // Nobody waits for it any more where it comes too late.
+            said.send(()).ok();
+        });
+        heard.recv_timeout(LAST_WORDS).ok();
+        #[expect(clippy::exit, reason = "the main thread may never return")]
+        std::process::exit(code::UNAVAILABLE.into());
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(watch)?;
+    Ok(())
+}
+
+/// What is not waited for.
+fn last_words(helper: Option<u32>) -> String {
+    match helper {
+        Some(pid) => format!(
+            "devbox: ended at the second signal, before everything was undone; the helper (pid {pid}) undoes the rest"
+        ),
+        None => "devbox: ended at the second signal, before every connection was closed".to_owned(),
+    }
 }

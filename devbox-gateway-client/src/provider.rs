@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use devbox_provider::{ConnectError, Connection, Provider, Status, Wanted, with_causes};
 use service_catalog::{CATALOG_STREAM, Label, Source as _, SourceError, Update};
+use tokio::sync::watch;
 use tunnel_bridge::ws::{self, ConnectOptions, Response};
 use tunnel_bridge::{Link, Refusal, RefusalKind, Target};
 use url::Url;
@@ -59,6 +60,8 @@ pub struct GatewayProvider {
     /// Whose catalog to give to the gateway at each connect, for gateways that take one from each client. Each port's
     /// [`target`](service_catalog::Port::target) is what the gateway dials: `host:port`. Changes are pushed as well.
     pub push: Option<Arc<dyn Provider>>,
+    /// What the connect that began last waits for.
+    progress: watch::Sender<Option<ws::Progress>>,
 }
 
 impl GatewayProvider {
@@ -72,6 +75,7 @@ impl GatewayProvider {
             tls_ca: None,
             connect_timeout: Duration::from_secs(10),
             push: None,
+            progress: watch::Sender::new(None),
         }
     }
 
@@ -123,8 +127,10 @@ impl GatewayProvider {
         if let Some(environment) = &wanted.environment {
             options = options.header(ENVIRONMENT, environment.as_str());
         }
-        options.connect_timeout = self.connect_timeout;
+        // This provider has a deadline of its own, which knows what was waited for.
+        options.connect_timeout = 2 * self.connect_timeout;
         options.tls_ca.clone_from(&self.tls_ca);
+        options.progress = Some(self.progress.clone());
         Ok(options)
     }
 
@@ -184,7 +190,11 @@ impl GatewayProvider {
                 far_side,
                 reason: source.to_string(),
             },
-            ws::ConnectError::TimedOut { after, .. } => ConnectError::TimedOut { far_side, after },
+            ws::ConnectError::TimedOut { after, .. } => ConnectError::TimedOut {
+                far_side,
+                after,
+                waited_for: None,
+            },
             ws::ConnectError::Rejected { response, .. } => self.rejected(&response),
             ws::ConnectError::NotAWebSocket { message, .. } => {
                 ConnectError::NotAGateway { far_side, message }
@@ -235,6 +245,16 @@ impl GatewayProvider {
                 far_side,
                 message: with_status(message),
             },
+            // Links are not followed: a token goes only where it was meant to go.
+            300..=399 => {
+                let to = response
+                    .header("Location")
+                    .unwrap_or("an address that it does not name");
+                ConnectError::NotAGateway {
+                    far_side,
+                    message: format!("it redirects to {to} (status {status}), which is not followed"),
+                }
+            }
             _ => ConnectError::NotAGateway {
                 far_side,
                 message: with_status(message),
@@ -299,17 +319,19 @@ async fn close(link: Link) {
 impl Provider for GatewayProvider {
     async fn connect(&self, wanted: Wanted) -> Result<Connection, ConnectError> {
         let connecting = self.connect_in_any_time(&wanted);
-        match tokio::time::timeout(self.connect_timeout, connecting).await {
-            Ok(connected) => connected,
-            Err(_) => Err(ConnectError::TimedOut {
+        let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
+        let waited_for = self.progress.send_replace(None);
+        connected.unwrap_or_else(|_| {
+            Err(ConnectError::TimedOut {
                 far_side: self.far_side(),
                 after: self.connect_timeout,
-            }),
-        }
+                waited_for: waited_for.map(|progress| progress.to_string()),
+            })
+        })
     }
 
     fn status(&self) -> Status {
-        Status::new("gateway", self.far_side())
+        Status::new("gateway", self.far_side()).waiting_for(*self.progress.borrow())
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use devbox_gateway_client::handshake::PUSH_STREAM;
 use devbox_provider::{Connection, Wanted, with_causes};
-use service_catalog::{CATALOG_STREAM, SourceError, Update, wire};
+use service_catalog::{CATALOG_STREAM, PendingUpdates, SourceError, Update, wire};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -18,7 +18,6 @@ use tunnel_bridge::{
 
 use crate::View;
 use crate::config::Limits;
-use crate::pending::PendingUpdates;
 use crate::pushed;
 use crate::seat::Seat;
 

@@ -16,12 +16,14 @@ pub enum ConnectError {
         reason: String,
     },
     /// Nobody answered in time.
-    #[error("{far_side} did not answer within {} s", after.as_secs_f32())]
+    #[error("{far_side} did not answer within {} s{}", after.as_secs_f32(), waited_for.as_ref().map_or_else(String::new, |what| format!(" ({what})")))]
     TimedOut {
         /// The far side.
         far_side: String,
         /// How long was waited.
         after: Duration,
+        /// For what, where that is known: `TCP connection to 10.1.2.3:443`.
+        waited_for: Option<String>,
     },
     /// It answered that it cannot serve at the moment.
     #[error("{far_side} is not available: {message}")]

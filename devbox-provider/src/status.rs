@@ -22,6 +22,9 @@ pub struct Status {
     /// The way in, where there is more than one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<Via>,
+    /// What a connect that is under way waits for: `TCP connection to 10.1.2.3:443`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
 }
 
 /// One of several ways into a far side, and why it was taken.
@@ -40,7 +43,15 @@ impl Status {
             kind: kind.into(),
             far_side: far_side.into(),
             via: None,
+            waits_for: None,
         }
+    }
+
+    /// Says what a connect that is under way waits for.
+    #[must_use]
+    pub fn waiting_for(mut self, what: Option<impl ToString>) -> Self {
+        self.waits_for = what.map(|what| what.to_string());
+        self
     }
 
     /// Names the way in and why it was taken.

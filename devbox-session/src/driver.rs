@@ -4,11 +4,11 @@
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use devbox_helper_client::Endpoint;
+use devbox_helper_client::{Endpoint, Protocol};
 use devbox_provider::{Goodbye, Provider, with_causes};
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, join_all};
@@ -19,8 +19,8 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tunnel_bridge::Target;
-use tunnel_bridge::listener::{Listener, ListenerOptions};
+use tunnel_bridge::listener::{Listener, ListenerCounts, ListenerOptions};
+use tunnel_bridge::{Refusal, Target};
 
 use crate::handle::{Command, Handle};
 use crate::host::{BindFault, Host};
@@ -38,6 +38,10 @@ use crate::step::Step;
 const EVENT_BACKLOG: usize = 1024;
 /// Commands under way; whoever sends one waits when it is full.
 const COMMAND_BACKLOG: usize = 16;
+/// Refused connections that wait to be told. Further ones are not told: they are counted all the same.
+const REFUSAL_BACKLOG: usize = 64;
+/// Connections that end sooner than this after the session was asked to end are not spoken of.
+const DRAINED_AT_ONCE: Duration = Duration::from_millis(300);
 /// For how long a new connection is held while there is no link.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For how long the far sides may take to hear a goodbye.
@@ -67,6 +71,8 @@ pub struct Session {
     sinks: Vec<Arc<dyn NameSink>>,
     keeper: Box<dyn LeaseKeeper>,
     listeners: HashMap<Endpoint, Open>,
+    /// While stopping: what the listeners that were closed have carried.
+    closed: HashMap<Endpoint, Arc<ListenerCounts>>,
     effects: FuturesUnordered<BoxFuture<'static, Outcome>>,
     lost: BoxFuture<'static, ()>,
     draining: JoinSet<()>,
@@ -80,6 +86,9 @@ pub struct Session {
     revision: watch::Sender<u64>,
     /// Notified by the listeners when a connection opens or ends.
     connections: Arc<Notify>,
+    /// What the far sides refused, by the address that was connected to.
+    refusals: mpsc::Receiver<(SocketAddr, Refusal)>,
+    refusal_sender: mpsc::Sender<(SocketAddr, Refusal)>,
     changed: bool,
 }
 
@@ -109,6 +118,8 @@ enum Outcome {
         drain: Duration,
     },
     Released(Result<(), PublishError>),
+    /// While stopping: so many connections of the listeners that were closed have not ended.
+    StillOpen(u64),
     /// It has no outcome.
     Done,
 }
@@ -125,6 +136,7 @@ impl Session {
         } = parts;
         let (command_sender, commands) = mpsc::channel(COMMAND_BACKLOG);
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        let (refusal_sender, refusals) = mpsc::channel(REFUSAL_BACKLOG);
         let (revision, revisions) = watch::channel(0);
         let handle = Handle::new(command_sender, events.downgrade(), revisions);
         let names = sinks.iter().map(|sink| sink.describe()).collect();
@@ -142,6 +154,7 @@ impl Session {
             sinks,
             keeper,
             listeners: HashMap::new(),
+            closed: HashMap::new(),
             effects: FuturesUnordered::new(),
             lost: Box::pin(async move { watched.lost().await }),
             host,
@@ -153,6 +166,8 @@ impl Session {
             events,
             revision,
             connections: Arc::new(Notify::new()),
+            refusals,
+            refusal_sender,
             changed: false,
         };
         (session, handle)
@@ -200,16 +215,20 @@ impl Session {
             },
             // What was carried is read when a report is built.
             () = self.connections.notified() => self.changed = true,
+            Some((at, refusal)) = self.refusals.recv() => self.handle_refused(at, refusal),
             Some(_) = self.draining.join_next() => {}
             Some(_) = self.goodbyes.join_next() => {}
-            () = until(timer) => {}
+            () = until(timer) => self.refresh_statuses(),
         }
     }
 
     fn handle_command(&mut self, command: Command) {
         match command {
             // Whoever asked may have gone meanwhile; then nobody misses the answer.
-            Command::Status(reply) => drop(reply.send(Box::new(self.report()))),
+            Command::Status(reply) => {
+                self.refresh_statuses();
+                drop(reply.send(Box::new(self.report())));
+            }
             Command::Stop(reason) => {
                 self.state.stop(reason);
                 self.changed = true;
@@ -228,6 +247,21 @@ impl Session {
                 if reply.send(known).is_err() {
                     tracing::trace!("whoever asked for the switch has gone");
                 }
+            }
+        }
+    }
+
+    fn handle_refused(&mut self, at: SocketAddr, refusal: Refusal) {
+        let endpoint = endpoint_of(at);
+        let received = self.traffic(&endpoint).received_bytes;
+        self.state.handle_refused(&endpoint, refusal, received, now());
+    }
+
+    /// What is due may be to say what a connect waits for.
+    fn refresh_statuses(&mut self) {
+        for provider in self.links.ids() {
+            if let Some(status) = self.links.status(provider) {
+                self.state.set_status(provider, status);
             }
         }
     }
@@ -377,6 +411,13 @@ impl Session {
             });
             return;
         }
+        let open: Vec<_> = closing.iter().map(Listener::shared_counts).collect();
+        let at = closing.iter().map(|listener| endpoint_of(listener.local_addr()));
+        self.closed.extend(at.zip(open.iter().cloned()));
+        self.effect(async move {
+            tokio::time::sleep(DRAINED_AT_ONCE).await;
+            Outcome::StillOpen(open.iter().map(|counts| counts.read().active).sum())
+        });
         let hurry = self.hurry.clone();
         let mut others = std::mem::take(&mut self.draining);
         self.effect(async move {
@@ -446,6 +487,7 @@ impl Session {
                 }
                 self.state.handle_closed(&endpoints);
             }
+            Outcome::StillOpen(connections) => self.state.handle_still_open(connections),
             Outcome::Released(result) => self.state.handle_released(result),
             Outcome::Done => {}
         }
@@ -487,14 +529,12 @@ impl Session {
             .ok_or_else(|| other("its provider is not known".to_owned()))?;
         let route = Arc::new(Route::new(aim, PATIENCE));
         let dialer = Arc::clone(&route);
-        let listener = Listener::spawn(
-            socket,
-            target,
-            dialer,
-            ListenerOptions::default(),
-            Arc::clone(&self.connections),
-        )
-        .map_err(|error| other(with_causes(&error)))?;
+        let options = ListenerOptions {
+            refusals: Some(self.refusal_sender.clone()),
+            ..ListenerOptions::default()
+        };
+        let listener = Listener::spawn(socket, target, dialer, options, Arc::clone(&self.connections))
+            .map_err(|error| other(with_causes(&error)))?;
         tracing::debug!(%service, addr = %endpoint, "listening");
         self.listeners.insert(endpoint, Open { listener, route });
         Ok(())
@@ -517,10 +557,11 @@ impl Session {
     }
 
     fn traffic(&self, endpoint: &Endpoint) -> Traffic {
-        let Some(open) = self.listeners.get(endpoint) else {
-            return Traffic::default();
+        let counts = match (self.listeners.get(endpoint), self.closed.get(endpoint)) {
+            (Some(open), _) => open.listener.counts(),
+            (None, Some(closed)) => closed.read(),
+            (None, None) => return Traffic::default(),
         };
-        let counts = open.listener.counts();
         Traffic {
             connections: counts.connections,
             active: counts.active,
@@ -576,6 +617,15 @@ async fn either(effects: &mut FuturesUnordered<BoxFuture<'static, Outcome>>, lin
     tokio::select! {
         Some(outcome) = effects.next() => Next::Outcome(outcome),
         (provider, happened) = links.next() => Next::Link(provider, happened),
+    }
+}
+
+/// Where a listener listens.
+fn endpoint_of(local: SocketAddr) -> Endpoint {
+    Endpoint {
+        address: local.ip(),
+        port: local.port(),
+        protocol: Protocol::Tcp,
     }
 }
 

@@ -1,17 +1,27 @@
 //! The futures of all links: one that connects or one that waits for the next update, for each provider.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn, ready};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use devbox_provider::{ConnectError, Connection, Goodbye, Provider, Status, Wanted};
 use futures_util::future::BoxFuture;
-use service_catalog::{Label, Source, SourceError, Update};
+use service_catalog::{Label, PendingUpdates, Source, SourceError, Update};
 use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tunnel_bridge::Dialer;
 
 use crate::key::ProviderId;
 use crate::route::{CurrentRoad, Road};
+
+/// Updates of one provider come no closer together than this in the long run; what arrives meanwhile is merged.
+const BETWEEN_UPDATES: Duration = Duration::from_millis(100);
+/// So many may come at once after a quiet time.
+const UPDATES_AT_ONCE: u32 = 4;
+/// So many are merged into one. What arrived over a link has an end before; a source in this process may have none.
+const MERGED: usize = 1024;
 
 /// The links of a session.
 pub(crate) struct Links {
@@ -24,6 +34,7 @@ struct Slot {
     provider: Arc<dyn Provider>,
     generation: u64,
     phase: Phase,
+    pace: Pace,
     road: watch::Sender<CurrentRoad>,
 }
 
@@ -32,6 +43,7 @@ enum Phase {
     Connecting(BoxFuture<'static, Result<Connection, ConnectError>>),
     Up {
         next: NextUpdate,
+        pending: PendingUpdates,
         dialer: Arc<dyn Dialer>,
         goodbye: Goodbye,
     },
@@ -53,6 +65,7 @@ impl Links {
             provider,
             generation: 0,
             phase: Phase::Idle,
+            pace: Pace::default(),
             road: watch::channel(None).0,
         });
         Self {
@@ -146,6 +159,7 @@ impl Slot {
                     } = connection;
                     self.phase = Phase::Up {
                         next: next_update(source),
+                        pending: PendingUpdates::default(),
                         dialer,
                         goodbye,
                     };
@@ -156,21 +170,76 @@ impl Slot {
                     Poll::Ready(Happened::Failed(error))
                 }
             },
-            Phase::Up { next, .. } => match next.as_mut().poll(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready((source, Ok(update))) => {
-                    *next = next_update(source);
-                    Poll::Ready(Happened::Updated(update))
+            Phase::Up { next, pending, .. } => {
+                // Before it is time nothing is read either: a far side that talks without end runs out of credit.
+                ready!(self.pace.poll(cx));
+                for _ in 0..MERGED {
+                    match next.as_mut().poll(cx) {
+                        Poll::Pending => {
+                            return match pending.poll_update() {
+                                Some(update) => Poll::Ready(self.pace.update(update)),
+                                None => Poll::Pending,
+                            };
+                        }
+                        Poll::Ready((source, Ok(update))) => {
+                            pending.handle_update(update);
+                            *next = next_update(source);
+                        }
+                        Poll::Ready((source, Err(error))) => {
+                            // What came before the end counts.
+                            if let Some(update) = pending.poll_update() {
+                                *next = Box::pin(ready((source, Err(error))));
+                                return Poll::Ready(self.pace.update(update));
+                            }
+                            // Streams that are open hold the link for as long as the far side serves them; nothing new
+                            // is dialed over it.
+                            self.road.send_replace(None);
+                            self.phase = Phase::Idle;
+                            return Poll::Ready(Happened::Lost(error));
+                        }
+                    }
                 }
-                Poll::Ready((_, Err(error))) => {
-                    // Streams that are open hold the link for as long as the far side serves them; nothing new is
-                    // dialed over it.
-                    self.road.send_replace(None);
-                    self.phase = Phase::Idle;
-                    Poll::Ready(Happened::Lost(error))
+                match pending.poll_update() {
+                    Some(update) => Poll::Ready(self.pace.update(update)),
+                    None => {
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
+                    }
                 }
-            },
+            }
         }
+    }
+}
+
+/// When the next update of a provider is taken: at once where it is quiet, at a pace where it is not.
+#[derive(Default)]
+struct Pace {
+    /// When the updates so far would be done if there were one for each [`BETWEEN_UPDATES`].
+    paid_until: Option<Instant>,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    /// Ready when the next update may be taken.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(waiting) = &mut self.waiting {
+            ready!(waiting.as_mut().poll(cx));
+            self.waiting = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// Takes one.
+    fn update(&mut self, update: Update) -> Happened {
+        let now = Instant::now();
+        let paid_until = self.paid_until.map_or(now, |until| until.max(now)) + BETWEEN_UPDATES;
+        self.paid_until = Some(paid_until);
+        // What is ahead of its time by more than the others that may come at once.
+        let next = paid_until - BETWEEN_UPDATES * (UPDATES_AT_ONCE - 1);
+        if next > now {
+            self.waiting = Some(Box::pin(sleep_until(next)));
+        }
+        Happened::Updated(update)
     }
 }
 
@@ -179,4 +248,75 @@ fn next_update(mut source: Box<dyn Source>) -> NextUpdate {
         let update = source.next().await;
         (source, update)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use service_catalog::Catalog;
+    use tunnel_bridge::direct::TcpDialer;
+
+    use super::*;
+
+    /// Says `empty` and `full` in turns without a pause, `left` times.
+    #[derive(Clone)]
+    struct Flapping {
+        left: usize,
+    }
+
+    #[async_trait]
+    impl Provider for Flapping {
+        async fn connect(&self, _wanted: Wanted) -> Result<Connection, ConnectError> {
+            Ok(Connection::new(self.clone(), Arc::new(TcpDialer::default())))
+        }
+
+        fn status(&self) -> Status {
+            Status::new("test", "flapping")
+        }
+    }
+
+    #[async_trait]
+    impl Source for Flapping {
+        async fn next(&mut self) -> Result<Update, SourceError> {
+            self.left = self.left.checked_sub(1).ok_or(SourceError::Ended)?;
+            let environment = if self.left.is_multiple_of(2) {
+                "even"
+            } else {
+                "odd"
+            };
+            Ok(Update::Snapshot(Catalog::empty(environment.parse().unwrap())))
+        }
+    }
+
+    async fn links(left: usize) -> Links {
+        let mut links = Links::new(vec![Arc::new(Flapping { left })]);
+        links.connect(ProviderId(0), None);
+        assert!(matches!(links.next().await.1, Happened::Connected));
+        links
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_never_pauses_is_taken_at_a_pace() {
+        let mut links = links(usize::MAX).await;
+        let start = Instant::now();
+        let mut taken = 0;
+        while start.elapsed() < Duration::from_secs(10) {
+            assert!(matches!(links.next().await.1, Happened::Updated(_)));
+            taken += 1;
+        }
+        assert!((100..=104).contains(&taken), "{taken}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_update_before_the_end_is_taken_and_none_waits_where_it_is_quiet() {
+        let mut links = links(1001).await;
+        let start = Instant::now();
+        let (_, happened) = links.next().await;
+        let Happened::Updated(Update::Snapshot(catalog)) = happened else {
+            panic!("an update comes first");
+        };
+        assert_eq!(catalog.environment.as_str(), "even", "the last of them");
+        assert!(matches!(links.next().await.1, Happened::Lost(SourceError::Ended)));
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
 }

@@ -111,6 +111,8 @@ pub enum PortState {
     Listening,
     /// It cannot be offered here: why, and what to do about it.
     Degraded(String),
+    /// The session ends: no more are accepted, and those that are open may end.
+    Closed,
 }
 
 /// One service of a catalog, as it is offered on this machine.
@@ -140,7 +142,7 @@ impl ServiceReport {
     pub fn faults(&self) -> impl Iterator<Item = (u16, &str)> {
         self.ports.iter().filter_map(|port| match &port.state {
             PortState::Degraded(reason) => Some((port.port, reason.as_str())),
-            PortState::Opening | PortState::Listening => None,
+            PortState::Opening | PortState::Listening | PortState::Closed => None,
         })
     }
 }
@@ -330,6 +332,55 @@ pub enum Event {
     CatalogFresh {
         /// The provider.
         provider: String,
+    },
+    /// A connect takes longer than a second. Said once for an outage.
+    StillConnecting {
+        /// The provider.
+        provider: String,
+        /// Where it is.
+        far_side: String,
+        /// What is waited for, where that is known: `TCP connection to 10.1.2.3:443`.
+        waits_for: Option<String>,
+    },
+    /// Connections to a service are refused, or not answered, at the far side. Said once for a port and a cause, until a
+    /// connection to it works or the cause was not seen for a minute.
+    ConnectionFailed {
+        /// The service.
+        service: ServiceId,
+        /// The port.
+        port: u16,
+        /// What kind of failure it is: `refused`, `timed out`.
+        cause: String,
+        /// What the far side says of it, the address that it dialed included. May be empty.
+        reason: String,
+    },
+    /// No service is in the namespace whose services were to have bare names. Said once, with the first catalogs.
+    EmptyNamespace {
+        /// The namespace.
+        namespace: String,
+        /// A namespace of nearly the same name that has services.
+        similar: Option<String>,
+    },
+    /// The session ends and connections are still open.
+    Draining {
+        /// How many.
+        connections: u64,
+        /// How long they are waited for, from the beginning.
+        #[serde(rename = "within_ms", serialize_with = "milliseconds")]
+        within: Duration,
+    },
+    /// A provider's catalog changes all the time. Its changes are applied, and what they bring and take is not told one by
+    /// one until it is stable again.
+    CatalogUnstable {
+        /// The provider.
+        provider: String,
+    },
+    /// A catalog that changed all the time does no more; [`StatusReport`] has what it came to.
+    CatalogStable {
+        /// The provider.
+        provider: String,
+        /// How many changes were not told.
+        changes: u64,
     },
     /// A provider serves another environment now, as was asked for.
     EnvironmentSwitched {

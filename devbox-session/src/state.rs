@@ -2,16 +2,18 @@
 //! [`SessionState::poll_step`], what to tell comes out of [`SessionState::poll_event`]. It never blocks, sleeps, reads
 //! a clock or holds a socket.
 //!
-//! It is put together from five smaller ones, each with its own tests: the link to each provider, the leases, the
-//! listeners, the names and the notices. Here is only what they have to do with each other: the order *address →
+//! It is put together from smaller ones, each with its own tests: the link to each provider and how often its catalog
+//! changes, the leases, the listeners, the refused connections, the names and the notices. Here is only what they have to do with each other: the order *address →
 //! listener → name*, backwards for what leaves; what a catalog means to each of them; and the way to the end. A step
 //! that fails degrades its own service and nothing else.
 
+mod churn;
 mod leases;
 mod link;
 mod listeners;
 mod names;
 mod notices;
+mod refusals;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -22,6 +24,7 @@ use devbox_helper_client::{Endpoint, Protocol};
 use devbox_provider::{ConnectError, Status};
 use ipalloc::{Allocator, Timestamp};
 use service_catalog::{Catalog, Health, Label, Service, ServiceId, Update};
+use tunnel_bridge::Refusal;
 
 use crate::host::BindFault;
 use crate::key::{ProviderId, ServiceKey};
@@ -30,11 +33,13 @@ use crate::report::{Event, PortReport, ServiceReport, StatusReport};
 use crate::settings::{Settings, StopReason};
 use crate::sink::{PublishError, Published, Record};
 use crate::step::Step;
+use churn::Churn;
 use leases::Leases;
 use link::{Arrival, Backoff, Failure, Link};
 use listeners::{Bind, Bound, Listeners, Next, PortKey};
 use names::{Names, Wish};
 use notices::Notices;
+use refusals::Refusals;
 
 /// The session's whole state; one task owns it.
 ///
@@ -44,17 +49,19 @@ pub struct SessionState {
     settings: Settings,
     backoff: Backoff,
     links: Vec<Link>,
+    churns: Vec<Churn>,
     services: BTreeMap<ServiceKey, Service>,
     leases: Leases,
     listeners: Listeners,
     names: Names,
     notices: Notices,
+    refusals: Refusals,
     claims: BTreeMap<Label, Claim>,
     /// Steps that have no outcome and are due at once.
     due: VecDeque<Step>,
     /// A step that changes listeners is under way; there is never more than one.
     busy: bool,
-    unannounced: BTreeSet<ServiceKey>,
+    unannounced: BTreeMap<ServiceKey, News>,
     ready: bool,
     /// The date as of the last input.
     today: Timestamp,
@@ -68,6 +75,15 @@ enum Claim {
     Made,
     /// Under way, and no longer wanted: given up once it is made.
     Abandoned,
+}
+
+/// What is to be told of a service once its names are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    /// It is there: it was not told of before.
+    New,
+    /// It is not what was told.
+    Changed,
 }
 
 #[derive(Debug)]
@@ -108,6 +124,9 @@ impl SessionState {
     pub fn new(settings: Settings, addresses: Allocator, sinks: Vec<String>, now: Instant) -> Self {
         let (shortest, longest) = settings.backoff;
         let links = settings.providers.iter().map(|provider| Link::new(provider, now));
+        let churns = settings.providers.iter().enumerate();
+        let churns =
+            churns.map(|(index, provider)| Churn::new(ProviderId(index), provider.name.clone(), now));
         Self {
             backoff: Backoff {
                 shortest,
@@ -115,16 +134,18 @@ impl SessionState {
                 seed: settings.seed,
             },
             links: links.collect(),
+            churns: churns.collect(),
             settings,
             services: BTreeMap::new(),
             leases: Leases::new(addresses),
             listeners: Listeners::default(),
             names: Names::new(sinks),
             notices: Notices::default(),
+            refusals: Refusals::default(),
             claims: BTreeMap::new(),
             due: VecDeque::new(),
             busy: false,
-            unannounced: BTreeSet::new(),
+            unannounced: BTreeMap::new(),
             ready: false,
             today: Timestamp::from_secs(0),
             stop: None,
@@ -148,6 +169,9 @@ impl SessionState {
         if let Some(provider) = overdue {
             self.handle_link_lost(provider, "it sent no catalog".to_owned(), now);
             return Some(Step::Disconnect { provider });
+        }
+        for churn in &mut self.churns {
+            churn.handle_timeout(now, &mut self.notices);
         }
         for (index, link) in self.links.iter_mut().enumerate() {
             link.handle_timeout(now, hold, &mut self.notices);
@@ -181,7 +205,8 @@ impl SessionState {
         // While listeners are being opened, neither names nor degraded services are looked at.
         let machine = [self.names.poll_timeout(), self.listeners.poll_timeout()];
         let machine = machine.into_iter().flatten().filter(|_| !self.is_opening());
-        links.chain(machine).min()
+        let churns = self.churns.iter().filter_map(Churn::poll_timeout);
+        links.chain(churns).chain(machine).min()
     }
 
     /// Why the session ended, once all is undone.
@@ -329,13 +354,12 @@ impl SessionState {
                 let Some(environment) = self.trusted(provider) else {
                     return;
                 };
-                for service in removed {
-                    self.remove(&ServiceKey {
-                        provider,
-                        environment: environment.clone(),
-                        service,
-                    });
-                }
+                let gone = removed.into_iter().map(|service| ServiceKey {
+                    provider,
+                    environment: environment.clone(),
+                    service,
+                });
+                self.remove_all(provider, gone.collect(), now);
                 self.take_services(provider, &environment, upserted);
             }
             Update::Health(health) => {
@@ -346,7 +370,9 @@ impl SessionState {
                     Health::Live => None,
                     Health::Stale { reason } => Some(reason),
                 };
-                link.handle_stale(stale, &mut self.notices);
+                if link.handle_stale(provider, stale, &mut self.notices) {
+                    self.churned(provider, now);
+                }
             }
         }
     }
@@ -394,9 +420,7 @@ impl SessionState {
             })
             .cloned()
             .collect();
-        for key in gone {
-            self.remove(&key);
-        }
+        self.remove_all(provider, gone, now);
         let claim = self.claims.entry(environment.clone()).or_insert(Claim::Wanted);
         if *claim == Claim::Abandoned {
             *claim = Claim::UnderWay;
@@ -466,14 +490,14 @@ impl SessionState {
                     .iter()
                     .map(|port| port_key(port.port.get(), port.protocol));
                 if self.listeners.set_ports(&key, ports) || was_alias {
-                    self.unannounced.insert(key.clone());
+                    self.unannounced.entry(key.clone()).or_insert(News::Changed);
                 }
                 if new || was_alias {
                     fresh.push(key.clone());
                 }
             }
             if new {
-                self.unannounced.insert(key.clone());
+                self.unannounced.insert(key.clone(), News::New);
             }
             self.services.insert(key, service);
         }
@@ -486,17 +510,35 @@ impl SessionState {
         }
     }
 
-    fn remove(&mut self, key: &ServiceKey) {
-        if self.services.remove(key).is_none() {
+    fn remove_all(&mut self, provider: ProviderId, mut gone: Vec<ServiceKey>, now: Instant) {
+        gone.retain(|key| self.services.contains_key(key));
+        if gone.is_empty() {
             return;
         }
-        self.unannounced.remove(key);
+        self.churned(provider, now);
+        for key in gone {
+            self.remove(&key);
+        }
+    }
+
+    /// What a provider's catalog has was taken away, or its health changed.
+    fn churned(&mut self, provider: ProviderId, now: Instant) {
+        if let Some(churn) = self.churns.get_mut(provider.0) {
+            churn.handle_change(now, &mut self.notices);
+        }
+    }
+
+    fn remove(&mut self, key: &ServiceKey) {
+        self.services.remove(key);
+        let untold = self.unannounced.remove(key) == Some(News::New) || !self.ready;
         self.listeners.remove(key);
         self.leases.release(key, self.today);
         self.names.mark_dirty();
-        self.notices.push(Event::ServiceRemoved {
-            service: key.service.clone(),
-        });
+        if !untold {
+            let service = key.service.clone();
+            self.notices
+                .push_about(key.provider, Event::ServiceRemoved { service });
+        }
     }
 
     /// The outcome of [`Step::Claim`].
@@ -534,7 +576,7 @@ impl SessionState {
                 }
                 if repaired {
                     // It was reported as not offered: that it is offered is news.
-                    self.unannounced.insert(service.clone());
+                    self.unannounced.entry(service.clone()).or_insert(News::Changed);
                 }
             }
             Bound::AddressInUse { counts } => self.move_on(service, counts),
@@ -602,6 +644,43 @@ impl SessionState {
     fn is_without_helper(&self) -> bool {
         let reason = self.stop.as_ref().map(|stop| &stop.reason);
         matches!(reason, Some(StopReason::HelperLost { .. }))
+    }
+
+    /// The far side refused a connection that `endpoint` had accepted. `received_bytes` is what the endpoint's connections have
+    /// brought back so far: it tells whether the service has worked since the refusal before.
+    pub fn handle_refused(
+        &mut self,
+        endpoint: &Endpoint,
+        refusal: Refusal,
+        received_bytes: u64,
+        now: Instant,
+    ) {
+        let Some((service, port)) = self.listeners.owner(endpoint).filter(|_| self.stop.is_none()) else {
+            return;
+        };
+        if self
+            .refusals
+            .handle_refused(service, *port, refusal.kind, received_bytes, now)
+        {
+            let event = Event::ConnectionFailed {
+                service: service.service.clone(),
+                port: port.0,
+                cause: refusal.kind.to_string(),
+                reason: refusal.message,
+            };
+            self.notices.push_about(service.provider, event);
+        }
+    }
+
+    /// So many connections are still open a while after [`Step::Close`].
+    pub fn handle_still_open(&mut self, connections: u64) {
+        let draining = |stop: &Stop| stop.phase == Phase::CloseListeners && !stop.hurried;
+        if connections > 0 && self.stop.as_ref().is_some_and(draining) {
+            self.notices.push(Event::Draining {
+                connections,
+                within: self.settings.drain,
+            });
+        }
     }
 
     /// The outcome of [`Step::Close`].
@@ -785,9 +864,10 @@ impl SessionState {
         {
             return;
         }
-        for key in std::mem::take(&mut self.unannounced) {
+        for key in std::mem::take(&mut self.unannounced).into_keys() {
             self.leases.keep(&key);
             if self.ready
+                && !self.notices.is_muted(key.provider)
                 && let Some(service) = self.services.get(&key)
             {
                 let service = self.report_service(&key, service, &|_| Traffic::default());
@@ -796,10 +876,30 @@ impl SessionState {
         }
         if !self.ready && self.names.is_published() {
             self.ready = true;
+            self.tell_empty_namespace();
             self.notices.push(Event::Ready {
                 status: Box::new(self.report(|_| Traffic::default())),
             });
         }
+    }
+
+    /// A namespace that was mistyped gives no name, and no error either.
+    fn tell_empty_namespace(&mut self) {
+        let Some(active) = &self.settings.names.active else {
+            return;
+        };
+        let found: BTreeSet<_> = self.services.keys().map(|key| &key.service.namespace).collect();
+        if found.contains(active) {
+            return;
+        }
+        let distance = |other: &Label| strsim::osa_distance(active.as_str(), other.as_str());
+        let nearest = found.into_iter().min_by_key(|other| distance(other));
+        let similar = nearest.filter(|other| 2 * distance(other) <= active.as_str().len());
+        let event = Event::EmptyNamespace {
+            namespace: active.to_string(),
+            similar: similar.map(ToString::to_string),
+        };
+        self.notices.push(event);
     }
 
     /// Teardown goes the other way round: names, listeners, the machine.
@@ -894,7 +994,12 @@ impl SessionState {
             provider: self.provider_name(key.provider),
             environment: key.environment.to_string(),
             addresses,
-            names: self.names.of(key),
+            names: if self.stop.is_some() {
+                // Withdrawn first of all.
+                Vec::new()
+            } else {
+                self.names.of(key)
+            },
             readiness: service.readiness.clone(),
             alias_of: service.alias_of.clone(),
             ports,

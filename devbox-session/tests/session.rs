@@ -19,7 +19,7 @@ use devbox_session::control::{self, AskError, Asking};
 use devbox_session::sink::{NameSink, PublishError, Published, Record, Registry};
 use devbox_session::{
     BindFault, Event, Events, Forget, Handle, Host, Identity, LeaseChange, LeaseKeeper, LinkState, Parts,
-    PortState, ProviderId, ProviderSettings, Session, Settings, StatusReport, StopReason,
+    PortState, ProviderId, ProviderSettings, ServiceReport, Session, Settings, StatusReport, StopReason,
 };
 use ipalloc::{Allocator, Pool};
 use service_catalog::{Catalog, Label, Port, Service, Source, SourceError, Update};
@@ -400,6 +400,98 @@ async fn a_far_side_restarted_as_another_environment_gets_no_connection() {
     let right = world.link().await;
     right.send(Ok(Update::Snapshot(catalog(&[4000])))).await.unwrap();
     assert_eq!(timeout(LIMIT, waiting).await.unwrap().unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_catalog_that_flaps_is_applied_at_a_pace_and_told_once() {
+    const SERVICES: usize = 50;
+    let (world, updates) = World::start("127.78.9.0/24").await;
+    let mut events = world.handle.events();
+    let flapping = updates.clone();
+    // As fast as it is read, in an order that no number of merged updates keeps in step with.
+    let flapping = tokio::spawn(async move {
+        loop {
+            for services in [SERVICES, 0, SERVICES, SERVICES, 0, 0, 0] {
+                let update = Update::Snapshot(large_catalog(services));
+                flapping.send(Ok(update)).await.unwrap();
+            }
+        }
+    });
+    let started = Instant::now();
+    let mut told = 0;
+    loop {
+        match timeout(LIMIT, events.next()).await.unwrap().unwrap() {
+            Event::CatalogUnstable { .. } => break,
+            Event::ServiceUp { .. } | Event::ServiceRemoved { .. } => told += 1,
+            Event::Lagged { missed, .. } => panic!("{missed} events were missed"),
+            _ => {}
+        }
+    }
+    // Ten changes are told, four of them may come at once, and the others keep the pace.
+    assert!(
+        started.elapsed() >= Duration::from_millis(600),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(told <= 13 * 2 * SERVICES, "{told}");
+    flapping.abort();
+    assert!(flapping.await.unwrap_err().is_cancelled());
+    // What it comes to in the end is what counts, and nothing more is told of single services.
+    updates
+        .send(Ok(Update::Snapshot(large_catalog(7))))
+        .await
+        .unwrap();
+    eventually(&world, |status| {
+        let listening = |service: &ServiceReport| service.ports[0].state == PortState::Listening;
+        status.services.len() == 7 && status.services.iter().all(listening)
+    })
+    .await;
+    assert_eq!(world.stop().await, requested());
+    while let Some(event) = events.next().await {
+        assert!(
+            !matches!(event, Event::ServiceUp { .. } | Event::ServiceRemoved { .. }),
+            "{event:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn open_connections_are_told_and_shown_while_they_drain() {
+    let options = Options {
+        silent: true,
+        drain: LIMIT,
+        ..Options::default()
+    };
+    let (world, mut events) = World::new("127.78.10.0/24", options).await;
+    let updates = world.link().await;
+    updates
+        .send(Ok(Update::Snapshot(catalog(&[4000]))))
+        .await
+        .unwrap();
+    until(&mut events, |event| matches!(event, Event::Ready { .. })).await;
+    let at = SocketAddr::new(world.address().await, 4000);
+    let mut open = tokio::net::TcpStream::connect(at).await.unwrap();
+    open.write_all(b"hello").await.unwrap();
+    open.read_exact(&mut [0; 5]).await.unwrap();
+    world.handle.stop(requested()).await;
+    let told = until(&mut events, |event| matches!(event, Event::Draining { .. })).await;
+    assert_eq!(
+        told,
+        Event::Draining {
+            connections: 1,
+            within: LIMIT
+        }
+    );
+    let status = world.status().await;
+    assert!(status.stopping && !status.ready);
+    let port = &status.services[0].ports[0];
+    assert_eq!(
+        (port.state.clone(), port.active, port.connections),
+        (PortState::Closed, 1, 1)
+    );
+    assert_eq!(status.services[0].names, [""; 0], "withdrawn");
+    drop(open);
+    assert_eq!(timeout(LIMIT, world.running).await.unwrap().unwrap(), requested());
 }
 
 #[tokio::test]

@@ -150,14 +150,14 @@ pub enum Health {
     Live,
     /// The last good catalog is in force, because the far side cannot read a newer one.
     Stale {
-        /// Why, with the place: one line, at most [`MAX_REASON_BYTES`](crate::MAX_REASON_BYTES) bytes, no control characters.
+        /// Why, with the place: one line, at most [`MAX_REASON_BYTES`](crate::MAX_REASON_BYTES) bytes, no control or format characters.
         #[serde(deserialize_with = "one_line")]
         reason: String,
     },
 }
 
 impl Health {
-    /// [`Health::Stale`] with `reason` made fit for a terminal: control characters become spaces, and what
+    /// [`Health::Stale`] with `reason` made fit for a terminal: control and format characters become spaces, and what
     /// is over [`MAX_REASON_BYTES`](crate::MAX_REASON_BYTES) is cut.
     #[must_use]
     pub fn stale(reason: &str) -> Self {

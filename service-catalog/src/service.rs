@@ -182,7 +182,7 @@ pub enum Readiness {
     Ready,
     /// Connections are expected to fail.
     NotReady {
-        /// Why: one line, at most [`MAX_REASON_BYTES`](crate::MAX_REASON_BYTES) bytes, no control characters.
+        /// Why: one line, at most [`MAX_REASON_BYTES`](crate::MAX_REASON_BYTES) bytes, no control or format characters.
         #[serde(deserialize_with = "one_line")]
         reason: String,
     },

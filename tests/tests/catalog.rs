@@ -176,6 +176,62 @@ fn a_broken_catalog_leaves_the_last_good_one_in_force() -> Outcome {
 }
 
 #[test]
+fn text_that_turns_direction_is_shown_as_what_it_is() -> Outcome {
+    const TURNING: char = '\u{202e}';
+    scenario(|scene| {
+        with_session(
+            |scene, _, gateway, up| {
+                gateway
+                    .catalog()
+                    .spoil(&format!("environment: dev\nservices: []\npay{TURNING}lap: 1\n"))?;
+                up.process()
+                    .wait_for_line("word of the stale catalog", wait::SOON, |line| {
+                        line.contains("not fresh") && line.contains("lap")
+                    })?;
+                let text = up.status(&[])?.run(wait::SOON)?.expect_success()?.everything();
+                let json = up
+                    .status(&["--output", "json"])?
+                    .run(wait::SOON)?
+                    .expect_success()?;
+                let bad = scene.write("devbox.yaml", format!("pay{TURNING}lap: 1\n"))?;
+                let refused = scene
+                    .devbox(["up", "--config"])?
+                    .args([&bad])
+                    .by(Caller::Ordinary)
+                    .run(wait::SOON)?
+                    .expect_code(1)?;
+                let file = scene.write("turning-hosts", format!("127.0.0.1 web # pay{TURNING}lap\n"))?;
+                let listed = scene
+                    .devbox(["hosts", "--file"])?
+                    .args([&file])
+                    .args(["list"])
+                    .by(Caller::Ordinary)
+                    .run(wait::SOON)?
+                    .expect_success()?;
+                let printed = [
+                    up.process().everything(),
+                    gateway.process()?.everything(),
+                    text,
+                    json.everything(),
+                    refused.everything(),
+                    listed.everything(),
+                ];
+                for text in printed {
+                    ensure!(!text.contains(TURNING), "{text:?}");
+                }
+                ensure!(
+                    refused.errors().contains("pay\u{fffd}lap"),
+                    "{}",
+                    refused.errors()
+                );
+                Ok(())
+            },
+            scene,
+        )
+    })
+}
+
+#[test]
 fn a_lost_gateway_is_told_and_found_again() -> Outcome {
     scenario(|scene| {
         with_session(

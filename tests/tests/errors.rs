@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use devbox_tests::peers::Echo;
 use devbox_tests::{
-    Caller, Exit, Gateway, Outcome, Service, Skip, TOKEN, Up, UpOptions, hosts, scenario, wait,
+    Caller, Exit, Gateway, Outcome, Service, Signal, Skip, TOKEN, Up, UpOptions, hosts, scenario, wait,
 };
 
 const PORT: u16 = 7400;
@@ -168,6 +168,52 @@ fn an_unknown_environment_exits_with_1() -> Outcome {
             .run(2 * wait::SOON)?
             .expect_code(1)?;
         out.expect_text(&["elsewhere"])?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_gateway_that_never_answers_is_told_with_what_is_waited_for() -> Outcome {
+    scenario(|scene| {
+        // The system takes the connection; nobody says anything on it.
+        let silent = std::net::TcpListener::bind((scene.address(), 0))?;
+        let address = silent.local_addr()?;
+        let token = scene.write_secret("token", "t0ken\n", Caller::Ordinary)?;
+        let mut up = scene
+            .devbox([
+                "up",
+                "--no-hosts",
+                "--gateway",
+                &format!("ws://{address}"),
+                "--token-file",
+            ])?
+            .args([&token])
+            .by(Caller::Ordinary)
+            .start()?;
+        let handshake = format!("waiting for the WebSocket handshake with {address}");
+        up.wait_for_line("word of what is tried", wait::SOON, |line| {
+            line.contains(&handshake)
+        })?;
+        ensure!(!up.errors().contains("did not answer"), "{}", up.errors());
+        up.signal(Signal::TERM)?;
+        ensure!(up.wait(wait::SOON)? == Exit::Code(0));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_namespace_without_services_is_told_with_the_nearest_one() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let up = Up::start_with(
+            &gateway,
+            &UpOptions::new(Caller::Ordinary).arguments(["--namespace", "dmeo"]),
+        )?;
+        up.process()
+            .wait_for_line("word of the namespace", wait::SOON, |line| {
+                line.contains("no service is in the namespace `dmeo`") && line.contains("`demo`?")
+            })?;
         Ok(())
     })
 }

@@ -4,13 +4,13 @@
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use devbox_tests::peers::{Echo, is_closed};
 use devbox_tests::{
-    Caller, Exit, Gateway, Outcome, Service, Signal, Up, files_below, hosts, proc, scenario, wait,
+    Caller, Exit, Gateway, Outcome, Result, Service, Signal, Up, files_below, hosts, proc, scenario, wait,
 };
 
 const PORT: u16 = 7100;
@@ -305,6 +305,130 @@ fn a_second_signal_does_not_wait_for_the_drain() -> Outcome {
             started.elapsed()
         );
         hosts::expect_original(up.hosts())
+    })
+}
+
+#[test]
+fn ctrl_c_with_open_connections_says_what_is_waited_for() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let mut up = Up::start(&gateway, Caller::Ordinary)?;
+        let mut open = up.connect("echo.demo", PORT)?;
+        open.write_all(b"before")?;
+        open.read_exact(&mut [0; 6])?;
+        up.process().signal(Signal::INT)?;
+        up.process()
+            .wait_for_line("word of the open connection", wait::SOON, |line| {
+                line.contains("waiting up to 3 s for 1 open connection to end; press Ctrl-C again")
+            })?;
+        let status = up.status(&[])?.run(wait::SOON)?.expect_success()?;
+        status.expect_text(&[", ending", "closed, ending"])?;
+        ensure!(up.process_mut().wait(wait::SOON)? == Exit::Code(0));
+        hosts::expect_original(up.hosts())
+    })
+}
+
+/// A process that stands still for as long as this lives.
+struct Halted(rustix::process::Pid);
+
+impl Halted {
+    fn new(pid: u32) -> Result<Halted> {
+        let pid = rustix::process::Pid::from_raw(pid.try_into()?).context("no process id")?;
+        rustix::process::kill_process(pid, Signal::STOP)?;
+        Ok(Halted(pid))
+    }
+}
+
+impl Drop for Halted {
+    fn drop(&mut self) {
+        // It may have ended.
+        rustix::process::kill_process(self.0, Signal::CONT).ok();
+    }
+}
+
+/// The limit is a second; the rest is for a machine that is busy.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_second_signal_ends_it_at_once_although_the_helper_hangs() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let mut up = Up::start(&gateway, Caller::Ordinary)?;
+        let helper = proc::helper_of(up.process().pid())?;
+        let halted = Halted::new(helper)?;
+        up.process().signal(Signal::TERM)?;
+        wait::until("the session that ends", wait::SOON, || {
+            let status = up.status(&[]).ok()?.run(wait::SOON).ok()?;
+            status.output().contains(", ending").then_some(())
+        })?;
+        let started = Instant::now();
+        up.process().signal(Signal::TERM)?;
+        let exit = up.process_mut().wait(wait::SOON)?;
+        ensure!(started.elapsed() < AT_ONCE, "it took {:?}", started.elapsed());
+        ensure!(exit == Exit::Code(2), "{exit}");
+        let errors = up.process().errors();
+        ensure!(
+            errors.contains(&format!("the helper (pid {helper}) undoes the rest")),
+            "{errors}"
+        );
+        drop(halted);
+        proc::wait_until_gone(&[helper], wait::SOON)?;
+        hosts::expect_original(up.hosts())
+    })
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once_although_nobody_reads_what_it_prints() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let file = scene.hosts_file(Caller::Ordinary)?;
+        let pipe = scene.folder_of("pipe", Caller::Ordinary)?.join("full");
+        scene
+            .command(["mkfifo", "-m", "666"])
+            .args([&pipe])
+            .by(Caller::Ordinary)
+            .run(wait::SOON)?
+            .expect_success()?;
+        // Opened for both, so that neither end waits for the other, and filled.
+        let mut full = std::fs::OpenOptions::new();
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let mut full = full.read(true).write(true).custom_flags(flags).open(&pipe)?;
+        while full.write(&[b'x'; 4096]).is_ok() {}
+        let shell = ["sh", "-c", "exec \"$@\" >\"$0\" 2>\"$0\""].map(OsString::from);
+        let mut up = scene
+            .command(shell)
+            .args([
+                pipe.as_os_str(),
+                scene.devbox_program()?.as_os_str(),
+                "up".as_ref(),
+            ])
+            .args(gateway.flags(Caller::Ordinary)?)
+            .args(["--hosts-file".as_ref(), file.as_os_str()])
+            .by(Caller::Ordinary)
+            .start()?;
+        let waits_in = format!("/proc/{}/wchan", up.pid());
+        wait::until("the session stuck in what it prints", 2 * wait::SOON, || {
+            let kernel_function = std::fs::read_to_string(&waits_in).ok()?;
+            kernel_function.contains("pipe_write").then_some(())
+        })?;
+        up.signal(Signal::TERM)?;
+        wait::stays(
+            "running, with nobody who reads",
+            Duration::from_millis(300),
+            || matches!(up.ended(), Ok(None)),
+        )?;
+        let started = Instant::now();
+        up.signal(Signal::TERM)?;
+        let exit = up.wait(wait::SOON)?;
+        ensure!(started.elapsed() < AT_ONCE, "it took {:?}", started.elapsed());
+        ensure!(exit == Exit::Code(2), "{exit}");
+        drop(full);
+        wait::until("everything undone", wait::SOON, || {
+            hosts::is_original(&file).then_some(())
+        })
     })
 }
 

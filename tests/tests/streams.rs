@@ -99,6 +99,11 @@ fn a_refused_port_is_a_reset_within_a_second() -> Outcome {
             );
             ensure!(took < Duration::from_secs(1), "it took {took:?}");
         }
+        let told = format!("gone.demo:{port}: connection refused");
+        up.process()
+            .wait_for_line("word of the refusal", wait::SOON, |line| line.contains(&told))?;
+        let lines = up.process().errors().matches(&told).count();
+        ensure!(lines == 1, "it is said {lines} times");
         Ok(())
     })
 }

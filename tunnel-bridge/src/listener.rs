@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,9 @@ pub struct ListenerOptions {
     pub dial_timeout: Duration,
     /// How many connections may be open at once; more are reset at once. Default 4096.
     pub max_connections: usize,
+    /// Who hears of each connection that the far side refused, by the address that was connected to. What does not fit into
+    /// the channel is not told. Default: nobody.
+    pub refusals: Option<mpsc::Sender<(SocketAddr, Refusal)>>,
 }
 
 impl Default for ListenerOptions {
@@ -37,6 +40,7 @@ impl Default for ListenerOptions {
         ListenerOptions {
             dial_timeout: Duration::from_secs(15),
             max_connections: 4096,
+            refusals: None,
         }
     }
 }
@@ -404,6 +408,9 @@ impl Context {
         tracing::debug!(listener = %self.local, %peer, sent, received, ?open_for, %end, "connection closed");
         self.counts.ended(&end);
         drop(active);
+        if let (End::Refused(refusal), Some(refusals)) = (end, &self.options.refusals) {
+            drop(refusals.try_send((self.local, refusal)));
+        }
     }
 
     fn took_too_long(&self) -> Refusal {

@@ -310,6 +310,45 @@ async fn a_plain_gateway_asked_for_tls_is_not_a_certificate_problem() {
 }
 
 #[tokio::test]
+async fn a_redirect_says_where_to_and_is_not_followed() {
+    let server = server(|mut stream| async move {
+        let mut request = [0; 1024];
+        assert!(stream.read(&mut request).await.unwrap() > 0);
+        let answer = "HTTP/1.1 308 Permanent Redirect\r\nLocation: https://login.example/\u{202e}\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    })
+    .await;
+    let error = error_of(&provider(&server)).await;
+    assert_eq!(error.verdict(), Verdict::Final);
+    let text = error.to_string();
+    assert!(text.contains("redirects to https://login.example/"), "{text}");
+    assert!(text.contains("status 308") && text.is_ascii(), "{text}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_says_nothing_is_told_with_what_is_waited_for() {
+    let server = server(|stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let mut provider = provider(&server);
+    provider.connect_timeout = Duration::from_millis(300);
+    assert_eq!(provider.status().waits_for, None);
+    let handshake = format!("WebSocket handshake with {}", server.address);
+    let connecting = provider.connect(Wanted::default());
+    let watching = async {
+        while provider.status().waits_for.as_ref() != Some(&handshake) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let (connected, ()) = soon(async { tokio::join!(connecting, watching) }).await;
+    let error = connected.unwrap_err();
+    assert!(error.to_string().contains(&handshake), "{error}");
+    assert_eq!(provider.status().waits_for, None);
+}
+
+#[tokio::test]
 async fn a_rotated_token_is_used_at_the_next_connect() {
     let server = server(|stream| async move {
         let upgrade = Upgrade::read(stream).await.unwrap();

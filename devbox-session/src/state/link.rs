@@ -7,11 +7,15 @@ use devbox_provider::{ConnectError, Status, Verdict};
 use service_catalog::Label;
 
 use super::notices::Notices;
+use crate::key::ProviderId;
 use crate::report::{Event, LinkState, ProviderReport};
 use crate::settings::ProviderSettings;
 
 /// How long a far side may take to send its catalog once it has answered.
 const CATALOG_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connect that takes longer is told of.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// After so many losses in a row, none of them after the link had held, further ones are only counted.
 const UNSTABLE_AFTER: u32 = 3;
@@ -45,6 +49,7 @@ impl Backoff {
 enum Phase {
     Connecting {
         attempt: u32,
+        since: Instant,
     },
     /// The far side answered; nothing is dialed before its catalog shows the right environment.
     AwaitCatalog {
@@ -85,6 +90,8 @@ pub(super) struct Link {
     /// Failures of this outage that were reported.
     reported: Vec<Discriminant<ConnectError>>,
     reported_wrong: Option<Label>,
+    /// It was told of this outage that connecting takes long.
+    reported_slow: bool,
     /// Losses in a row of a link that had not held.
     flaps: u32,
 }
@@ -130,6 +137,7 @@ impl Link {
             stale: None,
             reported: Vec::new(),
             reported_wrong: None,
+            reported_slow: false,
             flaps: 0,
         }
     }
@@ -167,7 +175,10 @@ impl Link {
             return None;
         };
         (until <= now).then(|| {
-            self.phase = Phase::Connecting { attempt: attempt + 1 };
+            self.phase = Phase::Connecting {
+                attempt: attempt + 1,
+                since: now,
+            };
             self.environment.clone()
         })
     }
@@ -175,14 +186,25 @@ impl Link {
     pub(super) fn poll_timeout(&self, hold: Duration) -> Option<Instant> {
         match self.phase {
             Phase::Waiting { until, .. } => Some(until),
+            Phase::Connecting { since, .. } if !self.reported_slow => Some(since + SLOW),
             Phase::AwaitCatalog { since, .. } => Some(since + CATALOG_PATIENCE),
             Phase::Up { since, .. } if self.flaps >= UNSTABLE_AFTER => Some(since + hold),
             _ => None,
         }
     }
 
-    /// Lets time pass: a link that has held is stable again.
+    /// Lets time pass: a connect that takes long is told, a link that has held is stable again.
     pub(super) fn handle_timeout(&mut self, now: Instant, hold: Duration, notices: &mut Notices) {
+        if let Phase::Connecting { since, .. } = self.phase
+            && now.saturating_duration_since(since) >= SLOW
+            && !std::mem::replace(&mut self.reported_slow, true)
+        {
+            notices.push(Event::StillConnecting {
+                provider: self.name.clone(),
+                far_side: self.status.far_side.clone(),
+                waits_for: self.status.waits_for.clone(),
+            });
+        }
         if let Phase::Up { since, .. } = self.phase
             && self.flaps >= UNSTABLE_AFTER
             && now.saturating_duration_since(since) >= hold
@@ -205,7 +227,7 @@ impl Link {
     }
 
     pub(super) fn handle_connected(&mut self, now: Instant) {
-        if let Phase::Connecting { attempt } = self.phase {
+        if let Phase::Connecting { attempt, .. } = self.phase {
             self.phase = Phase::AwaitCatalog { attempt, since: now };
         }
     }
@@ -255,6 +277,7 @@ impl Link {
         }
         if self.flaps < UNSTABLE_AFTER {
             self.reported.clear();
+            self.reported_slow = false;
         }
         self.reported_wrong = None;
         self.seen_catalog = true;
@@ -275,7 +298,7 @@ impl Link {
         backoff: &mut Backoff,
         notices: &mut Notices,
     ) -> Failure {
-        let (Phase::Connecting { attempt } | Phase::AwaitCatalog { attempt, .. }) = self.phase else {
+        let (Phase::Connecting { attempt, .. } | Phase::AwaitCatalog { attempt, .. }) = self.phase else {
             return Failure::Retry;
         };
         let reason = error.to_string();
@@ -291,8 +314,13 @@ impl Link {
             let kind = discriminant(&error);
             let retry_in = self.wait(attempt, reason.clone(), now, backoff);
             let last_of_first = first && attempt >= first_tries;
-            if !last_of_first && !self.reported.contains(&kind) {
-                self.reported.push(kind);
+            // At the beginning nobody knows yet whether it ever works, and each of these takes its time.
+            let each = first && matches!(error, ConnectError::TimedOut { .. });
+            let told = self.reported.contains(&kind);
+            if !last_of_first && (each || !told) {
+                if !told {
+                    self.reported.push(kind);
+                }
                 notices.push(Event::ConnectFailed {
                     provider: self.name.clone(),
                     reason,
@@ -374,6 +402,7 @@ impl Link {
         self.given_up = None;
         self.reported.clear();
         self.reported_wrong = None;
+        self.reported_slow = false;
         self.phase = Phase::Waiting {
             attempt: 0,
             until: now,
@@ -382,18 +411,24 @@ impl Link {
         linked
     }
 
-    /// Says how far the catalog can be trusted.
-    pub(super) fn handle_stale(&mut self, stale: Option<String>, notices: &mut Notices) {
-        let provider = self.name.clone();
-        match (&stale, &self.stale) {
-            (Some(reason), before) if before.as_ref() != Some(reason) => notices.push(Event::CatalogStale {
-                provider,
-                reason: reason.clone(),
-            }),
-            (None, Some(_)) => notices.push(Event::CatalogFresh { provider }),
-            _ => {}
+    /// Takes how far the catalog can be trusted. Whether that is news.
+    pub(super) fn handle_stale(
+        &mut self,
+        id: ProviderId,
+        stale: Option<String>,
+        notices: &mut Notices,
+    ) -> bool {
+        if self.stale == stale {
+            return false;
         }
+        let provider = self.name.clone();
+        let event = match stale.clone() {
+            Some(reason) => Event::CatalogStale { provider, reason },
+            None => Event::CatalogFresh { provider },
+        };
+        notices.push_about(id, event);
         self.stale = stale;
+        true
     }
 
     fn wait(&mut self, attempt: u32, reason: String, now: Instant, backoff: &mut Backoff) -> Duration {
@@ -412,7 +447,7 @@ impl Link {
             status: self.status.clone(),
             environment: self.environment.as_ref().map(ToString::to_string),
             link: match &self.phase {
-                Phase::Connecting { attempt } | Phase::AwaitCatalog { attempt, .. } => {
+                Phase::Connecting { attempt, .. } | Phase::AwaitCatalog { attempt, .. } => {
                     LinkState::Connecting { attempt: *attempt }
                 }
                 Phase::Up { .. } => LinkState::Up,
@@ -541,6 +576,39 @@ mod tests {
     }
 
     #[test]
+    fn a_connect_that_takes_long_is_told_once_with_what_it_waits_for() {
+        let mut world = World::new(None);
+        let status = Status::new("gateway", "wss://g/").waiting_for(Some("TCP connection to 10.1.2.3:443"));
+        let late = ConnectError::TimedOut {
+            far_side: "wss://g/".to_owned(),
+            after: Duration::from_secs(10),
+            waited_for: None,
+        };
+        for tries in 1..=2 {
+            world.connect().expect("it is time to connect");
+            world.link.set_status(status.clone());
+            if tries == 1 {
+                assert_eq!(world.link.poll_timeout(HOLD), Some(world.now + SLOW));
+            }
+            world.now += SLOW;
+            world.link.handle_timeout(world.now, HOLD, &mut world.notices);
+            world
+                .link
+                .handle_failed(late.clone(), world.now, 3, &mut world.backoff, &mut world.notices);
+        }
+        let told = world.events();
+        let [
+            Event::StillConnecting { waits_for, .. },
+            Event::ConnectFailed { .. },
+            Event::ConnectFailed { .. },
+        ] = &told[..]
+        else {
+            panic!("each failed try of the first connect is told: {told:?}");
+        };
+        assert_eq!(waits_for.as_deref(), Some("TCP connection to 10.1.2.3:443"));
+    }
+
+    #[test]
     fn an_outage_is_reported_once_and_each_kind_of_failure_once() {
         let mut world = World::new(None);
         world.up("staging");
@@ -646,7 +714,7 @@ mod tests {
         world.up("staging");
         world
             .link
-            .handle_stale(Some("line 3".to_owned()), &mut world.notices);
+            .handle_stale(ProviderId(0), Some("line 3".to_owned()), &mut world.notices);
         world.now += HOLD;
         world.lose();
         world.up("staging");

@@ -248,6 +248,11 @@ impl Listeners {
         None
     }
 
+    /// Whose connections an endpoint takes.
+    pub(super) fn owner(&self, endpoint: &Endpoint) -> Option<&(ServiceKey, PortKey)> {
+        self.open.get(endpoint)
+    }
+
     /// Whether services that `may_open` wait for listeners.
     pub(super) fn is_opening(&self, mut may_open: impl FnMut(&ServiceKey) -> bool) -> bool {
         self.to_open.iter().any(&mut may_open)
@@ -462,6 +467,15 @@ impl Listeners {
     pub(super) fn take_all(&mut self) -> Vec<Endpoint> {
         self.to_close.clear();
         self.to_open.clear();
+        for port in self
+            .groups
+            .values_mut()
+            .flat_map(|group| group.ports.values_mut())
+        {
+            if let PortState::Opening | PortState::Listening = port.state {
+                port.state = PortState::Closed;
+            }
+        }
         self.open.keys().copied().collect()
     }
 
@@ -547,11 +561,12 @@ impl Port {
 
     fn degrade(&mut self, service: &ServiceKey, key: PortKey, reason: String, notices: &mut Notices) {
         if self.set_fault(reason.clone()) {
-            notices.push(Event::PortDegraded {
+            let event = Event::PortDegraded {
                 service: service.service.clone(),
                 port: key.0,
                 reason,
-            });
+            };
+            notices.push_about(service.provider, event);
         }
     }
 

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::watch;
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -29,7 +31,34 @@ pub struct ConnectOptions {
     pub connect_timeout: Duration,
     /// PEM file of the certificate authorities to trust in place of the system's, for `wss://`.
     pub tls_ca: Option<PathBuf>,
+    /// Told what is being waited for, and at the end that nothing is. Default: nobody.
+    pub progress: Option<watch::Sender<Option<Progress>>>,
     headers: Vec<Header>,
+}
+
+/// What a connect is waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// The addresses of the host.
+    Resolving,
+    /// The TCP connection to an address.
+    Tcp(SocketAddr),
+    /// The TLS handshake with it.
+    Tls(SocketAddr),
+    /// The WebSocket handshake with it.
+    WebSocket(SocketAddr),
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolving => f.write_str("name resolution"),
+            Self::Tcp(address) => write!(f, "TCP connection to {address}"),
+            Self::Tls(address) => write!(f, "TLS handshake with {address}"),
+            Self::WebSocket(address) => write!(f, "WebSocket handshake with {address}"),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -55,6 +84,7 @@ impl ConnectOptions {
             subprotocol: subprotocol.into(),
             connect_timeout: Duration::from_secs(10),
             tls_ca: None,
+            progress: None,
             headers: Vec::new(),
         }
     }
@@ -69,6 +99,12 @@ impl ConnectOptions {
     #[must_use]
     pub fn secret_header(self, name: &str, value: &str) -> ConnectOptions {
         self.with(name, value, true)
+    }
+
+    fn tell(&self, progress: Option<Progress>) {
+        if let Some(told) = &self.progress {
+            told.send_replace(progress);
+        }
     }
 
     fn with(mut self, name: &str, value: &str, secret: bool) -> ConnectOptions {
@@ -178,7 +214,9 @@ pub enum ConnectError {
 pub async fn connect(options: &ConnectOptions) -> Result<Link, ConnectError> {
     let attempt = Attempt::of(options)?;
     let address = attempt.address.clone();
-    match tokio::time::timeout(options.connect_timeout, attempt.connect(options)).await {
+    let connected = tokio::time::timeout(options.connect_timeout, attempt.connect(options)).await;
+    options.tell(None);
+    match connected {
         Ok(result) => result,
         Err(_) => Err(ConnectError::TimedOut {
             address,
@@ -256,7 +294,8 @@ impl Attempt {
     }
 
     async fn connect(self, options: &ConnectOptions) -> Result<Link, ConnectError> {
-        let tcp = TcpStream::connect((self.host.as_str(), self.port))
+        let (tcp, peer) = self
+            .reach(options)
             .await
             .map_err(|source| ConnectError::Unreachable {
                 address: self.address.clone(),
@@ -264,8 +303,10 @@ impl Attempt {
             })?;
         carrier::prepare_socket(&tcp);
         if !self.tls {
+            options.tell(Some(Progress::WebSocket(peer)));
             return self.upgrade(tcp).await;
         }
+        options.tell(Some(Progress::Tls(peer)));
         #[cfg(feature = "tls")]
         {
             use crate::tls;
@@ -282,6 +323,7 @@ impl Attempt {
                     },
                 }
             })?;
+            options.tell(Some(Progress::WebSocket(peer)));
             self.upgrade(stream).await
         }
         #[cfg(not(feature = "tls"))]
@@ -292,6 +334,20 @@ impl Attempt {
                 message: format!("this build has no TLS; CA {:?}", options.tls_ca),
             })
         }
+    }
+
+    /// Connects to the host's addresses, one after the other.
+    async fn reach(&self, options: &ConnectOptions) -> io::Result<(TcpStream, SocketAddr)> {
+        options.tell(Some(Progress::Resolving));
+        let mut last = None;
+        for peer in lookup_host((self.host.as_str(), self.port)).await? {
+            options.tell(Some(Progress::Tcp(peer)));
+            match TcpStream::connect(peer).await {
+                Ok(stream) => return Ok((stream, peer)),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
     }
 
     async fn upgrade<S>(self, stream: S) -> Result<Link, ConnectError>

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use service_catalog::{Catalog, Health, Service, ServiceId, Update};
+use crate::{Catalog, Health, Service, ServiceId, Update};
 
 /// Updates that somebody has not been told yet, merged into one difference.
 ///
@@ -9,8 +9,7 @@ use service_catalog::{Catalog, Health, Service, ServiceId, Update};
 /// ends with the same catalog and health as one who was told every update.
 ///
 /// ```
-/// use devbox_gateway::PendingUpdates;
-/// use service_catalog::{Service, Update};
+/// use service_catalog::{PendingUpdates, Service, Update};
 ///
 /// let mut pending = PendingUpdates::default();
 /// let orders = Service::new("orders.backend".parse()?, vec![])?;
@@ -82,7 +81,7 @@ mod tests {
     /// One of a few services, in one of a few shapes.
     fn service() -> impl Strategy<Value = Service> {
         (0..5_u8, 1..4_u16).prop_map(|(name, port)| {
-            let port = service_catalog::Port::tcp(port.try_into().unwrap());
+            let port = crate::Port::tcp(port.try_into().unwrap());
             Service::new(format!("s{name}.x").parse().unwrap(), vec![port]).unwrap()
         })
     }
