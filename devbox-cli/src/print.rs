@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use devbox_engine::{Event, Notice, StatusReport};
 use devbox_helper_client::Protocol;
-use devbox_session::{LinkState, NameClash, PortReport, PortState, ProviderReport, ServiceReport};
+use devbox_session::{LinkState, NameClash, PortReport, PortState, ProviderReport, Refusals, ServiceReport};
 use serde::Serialize;
 use service_catalog::Readiness;
 
@@ -136,7 +136,12 @@ pub(crate) fn shown_name(service: &ServiceReport) -> String {
         let names = service.names.iter().filter(|name| !own || name.starts_with(&id));
         names.min_by_key(|name| name.len())
     };
-    shortest(true).or_else(|| shortest(false)).cloned().unwrap_or(id)
+    let up = |port: &PortReport| port.state == PortState::Listening;
+    match shortest(true).or_else(|| shortest(false)) {
+        Some(name) => name.clone(),
+        None if service.ports.iter().any(up) => format!("{id} (no name)"),
+        None => id,
+    }
 }
 
 fn shown_addresses(service: &ServiceReport) -> String {
@@ -287,6 +292,7 @@ fn notes(report: &StatusReport) -> String {
         }
     }
     lines.extend(report.clashes.iter().map(clash));
+    lines.extend(report.refusals().iter().map(refusals));
     for taken in &report.taken {
         lines.push(format!(
             "{} is left to line {} of the hosts file",
@@ -298,6 +304,15 @@ fn notes(report: &StatusReport) -> String {
 
 fn clash(NameClash { name, owner, other }: &NameClash) -> String {
     format!("{name} leads to {owner}; {other} has that name too")
+}
+
+fn refusals(Refusals { why, nameless, names }: &Refusals) -> String {
+    match (nameless, names.count) {
+        (true, 1) => format!("{names} has no name here: {why}"),
+        (true, _) => format!("{names} have no name here: {why}"),
+        (false, 1) => format!("{names} is not published: {why}"),
+        (false, _) => format!("{names} are not published: {why}"),
+    }
 }
 
 /// An event in one line for a person; `None` where a table or the exit says it.
@@ -358,6 +373,10 @@ pub(crate) fn event(event: &Event) -> Option<String> {
             format!("warning: {name} is left to your own line {line} of the hosts file")
         }
         Event::NameClash(found) => format!("warning: {}", clash(found)),
+        Event::NamesRefused(found) => {
+            let kind = if found.nameless { "warning" } else { "note" };
+            format!("{kind}: {}", refusals(found))
+        }
         Event::NamesWarning { message } => format!("warning: {message}"),
         Event::NamesFailed { sink, reason } => format!("warning: {sink} is not up to date: {reason}"),
         Event::NamesRestored { sink } => format!("{sink} is up to date again"),
@@ -454,8 +473,8 @@ mod tests {
     use std::time::Duration;
 
     use devbox_provider::Status;
-    use devbox_session::Identity;
     use devbox_session::sink::TakenName;
+    use devbox_session::{Identity, RefusedName};
 
     use super::*;
 
@@ -477,6 +496,7 @@ mod tests {
             readiness: Readiness::Ready,
             alias_of: None,
             ports,
+            refused: Vec::new(),
         }
     }
 
@@ -559,13 +579,32 @@ mod tests {
         let mut alias = service("db.backend", Vec::new());
         alias.alias_of = Some("orders.backend".parse().unwrap());
         alias.addresses.clear();
-        report.services.extend([web, alias]);
+        let mut nameless = service("wpad.lan", vec![port(80, PortState::Listening)]);
+        nameless.refused = refused(
+            std::mem::take(&mut nameless.names),
+            "programs look it up by themselves",
+        );
+        let mut partly = service("web.local", vec![port(80, PortState::Listening)]);
+        let left = partly.names.split_off(1);
+        partly.refused = refused(
+            std::mem::replace(&mut partly.names, left),
+            "names in .local belong to multicast DNS",
+        );
+        report.services.extend([web, alias, nameless, partly]);
         report.clashes.push(name_clash());
         report.taken.push(TakenName {
             name: "web.shop".to_owned(),
             line: 9,
         });
         report
+    }
+
+    fn refused(names: Vec<String>, why: &str) -> Vec<RefusedName> {
+        let refused = names.into_iter().map(|name| RefusedName {
+            name,
+            why: why.to_owned(),
+        });
+        refused.collect()
     }
 
     fn name_clash() -> NameClash {
@@ -648,12 +687,14 @@ mod tests {
                 losses: 12,
             },
             Event::ServiceUp {
-                service: service("orders.backend", vec![listening(5432)]),
+                service: Box::new(service("orders.backend", vec![listening(5432)])),
             },
             Event::ServiceUp {
-                service: service("web.shop", vec![listening(80), listening(443)]),
+                service: Box::new(service("web.shop", vec![listening(80), listening(443)])),
             },
-            Event::ServiceUp { service: alias },
+            Event::ServiceUp {
+                service: Box::new(alias),
+            },
             Event::ServiceRemoved {
                 service: "orders.backend".parse().unwrap(),
             },
@@ -670,6 +711,16 @@ mod tests {
                 line: 7,
             },
             Event::NameClash(name_clash()),
+            Event::NamesRefused(Refusals {
+                why: "programs look it up by themselves".to_owned(),
+                nameless: true,
+                names: ["wpad.lan"].into_iter().collect(),
+            }),
+            Event::NamesRefused(Refusals {
+                why: "names in .local belong to multicast DNS".to_owned(),
+                nameless: false,
+                names: (0..9).map(|number| format!("s{number}.local")).collect(),
+            }),
             Event::NamesWarning {
                 message: "/etc/hosts:3: the line is longer than glibc reads".to_owned(),
             },

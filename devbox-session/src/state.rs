@@ -729,19 +729,23 @@ impl SessionState {
                 return None;
             }
             let policy = &self.settings.names;
-            let given = service.aliases.iter().flat_map(|alias| {
-                let id = ServiceId {
-                    name: alias.clone(),
-                    ..key.service.clone()
-                };
-                policy.names(&id, &key.environment)
+            let aliases = service.aliases.iter().map(|alias| ServiceId {
+                name: alias.clone(),
+                ..key.service.clone()
             });
+            let mut refused = policy.refused(&key.service, &key.environment);
+            let mut given = Vec::new();
+            for id in aliases {
+                given.extend(policy.names(&id, &key.environment));
+                refused.extend(policy.refused(&id, &key.environment));
+            }
             Some(Wish {
                 service: key.clone(),
                 shown: format!("{key} of {}", self.provider_name(key.provider)),
                 addresses,
                 own: policy.names(&key.service, &key.environment),
-                given: given.collect(),
+                given,
+                refused,
             })
         });
         wishes.collect()
@@ -785,7 +789,9 @@ impl SessionState {
                 && let Some(service) = self.services.get(&key)
             {
                 let service = self.report_service(&key, service, &|_| Traffic::default());
-                self.notices.push(Event::ServiceUp { service });
+                self.notices.push(Event::ServiceUp {
+                    service: Box::new(service),
+                });
             }
         }
         if !self.ready && self.names.is_published() {
@@ -892,6 +898,7 @@ impl SessionState {
             readiness: service.readiness.clone(),
             alias_of: service.alias_of.clone(),
             ports,
+            refused: self.names.refused(key),
         }
     }
 

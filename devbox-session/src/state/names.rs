@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::notices::Notices;
 use crate::key::ServiceKey;
-use crate::report::{Event, NameClash};
+use crate::names_policy::RefusedName;
+use crate::report::{Event, NameClash, Refusals};
 use crate::sink::{PublishError, Published, Record, TakenName};
 
 /// The names of a session.
@@ -18,6 +19,8 @@ pub(super) struct Names {
     /// What changed since `wanted` was put together may change it.
     dirty: bool,
     assigned: BTreeMap<ServiceKey, Vec<String>>,
+    /// Only of services that have any.
+    refused: BTreeMap<ServiceKey, Vec<RefusedName>>,
     clashes: BTreeSet<NameClash>,
 }
 
@@ -42,6 +45,8 @@ pub(super) struct Wish {
     pub(super) own: Vec<String>,
     /// Names that its owner gave it: any service's own name is stronger.
     pub(super) given: Vec<String>,
+    /// Names that it would have but for a rule.
+    pub(super) refused: Vec<RefusedName>,
 }
 
 impl Names {
@@ -60,6 +65,7 @@ impl Names {
             wanted: nothing,
             dirty: false,
             assigned: BTreeMap::new(),
+            refused: BTreeMap::new(),
             clashes: BTreeSet::new(),
         }
     }
@@ -99,7 +105,9 @@ impl Names {
             notices.push(Event::NameClash(clash.clone()));
         }
         self.clashes = clashes;
+        tell_refused(&wishes, notices);
         self.assigned.clear();
+        self.refused.clear();
         // Services with the same addresses (a service and those that are other names for it) share a record.
         let mut records: Vec<Record> = Vec::with_capacity(wishes.len());
         let mut places: BTreeMap<Vec<IpAddr>, usize> = BTreeMap::new();
@@ -113,6 +121,9 @@ impl Names {
                         addresses: wish.addresses,
                     }),
                 }
+            }
+            if !wish.refused.is_empty() {
+                self.refused.insert(wish.service.clone(), wish.refused);
             }
             self.assigned.insert(wish.service, names);
         }
@@ -258,6 +269,11 @@ impl Names {
             .collect()
     }
 
+    /// The names that a service would have but for a rule.
+    pub(super) fn refused(&self, service: &ServiceKey) -> Vec<RefusedName> {
+        self.refused.get(service).cloned().unwrap_or_default()
+    }
+
     pub(super) fn taken(&self) -> Vec<TakenName> {
         let taken = self.sinks.iter().flat_map(|sink| &sink.taken);
         let distinct: BTreeMap<_, _> = taken.collect();
@@ -270,6 +286,21 @@ impl Names {
 
     pub(super) fn clashes(&self) -> Vec<NameClash> {
         self.clashes.iter().cloned().collect()
+    }
+}
+
+/// Tells which services go without names, once for each: however many they are, one event for each rule.
+fn tell_refused(wishes: &[Wish], notices: &mut Notices) {
+    let news: Vec<_> = wishes
+        .iter()
+        .filter(|wish| !wish.refused.is_empty() && notices.is_news(format!("refused {}", wish.shown)))
+        .map(|wish| {
+            let nameless = wish.own.is_empty() && wish.given.is_empty();
+            (&wish.service.service, nameless, wish.refused.as_slice())
+        })
+        .collect();
+    for refusals in Refusals::of(news) {
+        notices.push(Event::NamesRefused(refusals));
     }
 }
 
@@ -296,6 +327,7 @@ mod tests {
             ])],
             own: texts(own),
             given: texts(given),
+            refused: Vec::new(),
         }
     }
 
@@ -334,6 +366,47 @@ mod tests {
             .collect();
         let distinct: BTreeSet<_> = all.iter().collect();
         assert_eq!(all.len(), distinct.len(), "no name is in two records");
+    }
+
+    #[test]
+    fn names_that_a_rule_refuses_are_told_once_and_counted() {
+        let mut names = Names::new(vec!["hosts".to_owned()]);
+        let mut notices = Notices::default();
+        let refused = |name: String| RefusedName {
+            name,
+            why: "it is a name of the machine itself".to_owned(),
+        };
+        let wishes = || {
+            let mut wishes: Vec<_> = (0..7)
+                .map(|number| wish(0, &format!("localhost.n{number}"), &[], &[]))
+                .collect();
+            for wish in &mut wishes {
+                wish.refused = vec![
+                    refused(wish.service.service.to_string()),
+                    refused(format!("{}.svc", wish.service.service)),
+                ];
+            }
+            let mut partly = wish(0, "web.localhost", &["web.localhost.svc"], &[]);
+            partly.refused = vec![refused("web.localhost".to_owned())];
+            wishes.push(partly);
+            wishes.push(wish(0, "web.shop", &["web.shop"], &[]));
+            wishes
+        };
+        names.refresh(wishes(), &mut notices);
+        names.refresh(wishes(), &mut notices);
+        let told: Vec<_> = events(&mut notices)
+            .into_iter()
+            .map(|event| match event {
+                Event::NamesRefused(refusals) => (refusals.nameless, refusals.names.to_string()),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let several = "localhost.n0, localhost.n1, localhost.n2, localhost.n3, localhost.n4 and 2 more";
+        assert_eq!(
+            told,
+            [(true, several.to_owned()), (false, "web.localhost".to_owned())]
+        );
+        assert_eq!(names.refused(&wishes()[0].service).len(), 2);
     }
 
     #[test]

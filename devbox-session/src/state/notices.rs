@@ -18,9 +18,14 @@ impl Notices {
 
     /// Tells it unless the same was told under this key before.
     pub(super) fn push_once(&mut self, key: String, event: Event) {
-        if self.told.insert(key) {
+        if self.is_news(key) {
             self.push(event);
         }
+    }
+
+    /// Whether nothing was told under this key before.
+    pub(super) fn is_news(&mut self, key: String) -> bool {
+        self.told.insert(key)
     }
 
     pub(super) fn poll_event(&mut self) -> Option<Event> {
