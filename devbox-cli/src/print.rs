@@ -4,7 +4,9 @@ use std::io::{self, Write};
 
 use devbox_engine::{Event, Notice, StatusReport};
 use devbox_helper_client::Protocol;
-use devbox_session::{LinkState, NameClash, PortReport, PortState, ProviderReport, Refusals, ServiceReport};
+use devbox_session::{
+    LinkState, NameClash, PortReport, PortState, ProviderReport, PutBack, Refusals, ServiceReport,
+};
 use serde::Serialize;
 use service_catalog::Readiness;
 
@@ -299,7 +301,21 @@ fn notes(report: &StatusReport) -> String {
             taken.name, taken.line
         ));
     }
+    lines.extend(report.put_back.iter().map(put_back));
     lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+fn put_back(found: &PutBack) -> String {
+    let sink = &found.sink;
+    match found.times {
+        times if found.is_contested() => format!(
+            "another program keeps rewriting {sink} without this session's names: they were put back {times} times"
+        ),
+        1 => format!("another program rewrote {sink} without this session's names: they were put back"),
+        times => format!(
+            "another program rewrote {sink} without this session's names: they were put back {times} times"
+        ),
+    }
 }
 
 fn clash(NameClash { name, owner, other }: &NameClash) -> String {
@@ -373,6 +389,14 @@ pub(crate) fn event(event: &Event) -> Option<String> {
             format!("warning: {name} is left to your own line {line} of the hosts file")
         }
         Event::NameClash(found) => format!("warning: {}", clash(found)),
+        Event::NamesPutBack(found) => {
+            let more = if found.is_contested() {
+                "; further times are only counted"
+            } else {
+                ""
+            };
+            format!("warning: {}{more}", put_back(found))
+        }
         Event::NamesRefused(found) => {
             let kind = if found.nameless { "warning" } else { "note" };
             format!("{kind}: {}", refusals(found))
@@ -544,6 +568,7 @@ mod tests {
             services: vec![service("orders.backend", vec![port(5432, PortState::Listening)])],
             taken: Vec::new(),
             clashes: Vec::new(),
+            put_back: Vec::new(),
         }
     }
 
@@ -592,6 +617,7 @@ mod tests {
         );
         report.services.extend([web, alias, nameless, partly]);
         report.clashes.push(name_clash());
+        report.put_back.push(contested(17));
         report.taken.push(TakenName {
             name: "web.shop".to_owned(),
             line: 9,
@@ -605,6 +631,13 @@ mod tests {
             why: why.to_owned(),
         });
         refused.collect()
+    }
+
+    fn contested(times: u32) -> PutBack {
+        PutBack {
+            sink: "/etc/hosts".to_owned(),
+            times,
+        }
     }
 
     fn name_clash() -> NameClash {
@@ -721,6 +754,8 @@ mod tests {
                 nameless: false,
                 names: (0..9).map(|number| format!("s{number}.local")).collect(),
             }),
+            Event::NamesPutBack(contested(1)),
+            Event::NamesPutBack(contested(3)),
             Event::NamesWarning {
                 message: "/etc/hosts:3: the line is longer than glibc reads".to_owned(),
             },

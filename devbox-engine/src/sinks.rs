@@ -8,6 +8,7 @@ use devbox_helper_client::{HostsBlock, HostsReport};
 use devbox_session::sink::{NameSink, PublishError, Published, Record, TakenName, hosts_entries};
 use tokio::sync::watch;
 
+use crate::file_watch::FileWatch;
 use crate::helper::Helper;
 use crate::host::helper_error;
 use crate::hosts::{self, Rendered};
@@ -34,6 +35,8 @@ pub(crate) struct HelperHosts {
     pub(crate) helper: Helper,
     pub(crate) file: PathBuf,
     pub(crate) tag: String,
+    /// What other programs do to the file.
+    pub(crate) watch: Arc<FileWatch>,
 }
 
 #[async_trait]
@@ -44,13 +47,24 @@ impl NameSink for HelperHosts {
 
     async fn publish(&self, records: Arc<[Record]>) -> Result<Published, PublishError> {
         let entries = hosts_entries(&records);
+        let names: usize = entries.iter().map(|entry| entry.names.len()).sum();
         let written = if entries.is_empty() {
             self.helper.client.clear_hosts().await
         } else {
             let tag = self.tag.clone();
             self.helper.client.set_hosts(HostsBlock { tag, entries }).await
         };
-        written.map(published).map_err(helper_error)
+        let report = written.map_err(helper_error)?;
+        let left_out = report.conflicts.len() + report.omitted;
+        let begin = format!("# BEGIN {}", self.tag);
+        self.watch
+            .remember((names > left_out).then_some(begin.as_str()))
+            .await;
+        Ok(published(report))
+    }
+
+    async fn disturbed(&self) {
+        self.watch.disturbed().await;
     }
 }
 
@@ -70,6 +84,7 @@ pub(crate) fn published(report: HostsReport) -> Published {
         line: conflict.line,
     });
     Published {
+        changed: report.changed,
         taken: taken.collect(),
         warnings,
     }

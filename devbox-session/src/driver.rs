@@ -109,6 +109,8 @@ enum Outcome {
         drain: Duration,
     },
     Released(Result<(), PublishError>),
+    /// Somebody else may have changed what this sink published.
+    Disturbed(usize),
     /// It has no outcome.
     Done,
 }
@@ -164,6 +166,9 @@ impl Session {
     ///
     /// Must run to its end: dropped before, it leaves the undoing to the helper, which sees its channel close.
     pub async fn run(mut self) -> StopReason {
+        for sink in 0..self.sinks.len() {
+            self.watch(sink);
+        }
         loop {
             while let Some(step) = self.state.poll_step(now()) {
                 self.start(step);
@@ -358,6 +363,16 @@ impl Session {
         });
     }
 
+    /// Waits beside the loop, for as long as it takes, until somebody else touches what a sink published.
+    fn watch(&self, index: usize) {
+        if let Some(sink) = self.sinks.get(index).map(Arc::clone) {
+            self.effect(async move {
+                sink.disturbed().await;
+                Outcome::Disturbed(index)
+            });
+        }
+    }
+
     /// Stops listening; the ports are free when the effect is done. While stopping, that includes that connections have ended
     /// or were cut.
     fn close(&mut self, endpoints: Vec<Endpoint>, drain: Duration) {
@@ -447,6 +462,10 @@ impl Session {
                 self.state.handle_closed(&endpoints);
             }
             Outcome::Released(result) => self.state.handle_released(result),
+            Outcome::Disturbed(sink) => {
+                self.state.handle_disturbed(sink, now());
+                self.watch(sink);
+            }
             Outcome::Done => {}
         }
     }

@@ -31,8 +31,8 @@ pub use key::{ProviderId, ServiceKey};
 pub use lease_keeper::{Forget, LeaseChange, LeaseKeeper};
 pub use names_policy::{NamesPolicy, RefusedName};
 pub use report::{
-    Event, Identity, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, Refusals,
-    ServiceReport, StatusReport,
+    Event, Identity, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, PutBack,
+    Refusals, ServiceReport, StatusReport,
 };
 pub use settings::{ProviderSettings, Settings, StopReason};
 pub use state::{SessionState, Traffic};

@@ -153,6 +153,26 @@ pub struct NameClash {
     pub other: String,
 }
 
+/// A place from which another program took the session's names away, so that they were put back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutBack {
+    /// The place.
+    pub sink: String,
+    /// How often.
+    pub times: u32,
+}
+
+impl PutBack {
+    /// Whether it happened so often that the two programs work against each other.
+    #[must_use]
+    pub fn is_contested(&self) -> bool {
+        self.times >= CONTESTED
+    }
+}
+
+/// Once may be an editor with an old copy, twice an accident.
+pub(crate) const CONTESTED: u32 = 3;
+
 /// Some names of many, for a line of text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct NameSample {
@@ -253,6 +273,9 @@ pub struct StatusReport {
     pub taken: Vec<TakenName>,
     /// Names that two services would have.
     pub clashes: Vec<NameClash>,
+    /// The places from which another program took the names away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub put_back: Vec<PutBack>,
 }
 
 impl StatusReport {
@@ -395,6 +418,9 @@ pub enum Event {
         /// Where they went.
         sink: String,
     },
+    /// Another program had taken the names away, and they were put back. Told the first time, and when it happened so often that
+    /// the two programs work against each other; [`StatusReport`] has the count.
+    NamesPutBack(PutBack),
     /// A provider's catalog is not fresh; the last good one stays in force.
     CatalogStale {
         /// The provider.

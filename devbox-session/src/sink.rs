@@ -34,11 +34,22 @@ pub trait NameSink: Send + Sync + 'static {
     /// # Cancel safety
     /// Not safe: the publication may take effect after the future was dropped.
     async fn publish(&self, records: Arc<[Record]>) -> Result<Published, PublishError>;
+
+    /// Resolves when somebody else may have changed what was published; the session then publishes the same again. Default:
+    /// never, for places that are this process's own.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    async fn disturbed(&self) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// What became of a publication.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Published {
+    /// Whether anything had to be changed there.
+    pub changed: bool,
     /// Names that were left to the user's own lines.
     pub taken: Vec<TakenName>,
     /// What the user should know about the place that the names went to, one line each.

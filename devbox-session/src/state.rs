@@ -576,7 +576,7 @@ impl SessionState {
         match result {
             Ok(published) => self
                 .names
-                .handle_published(sink, records, published, &mut self.notices),
+                .handle_published(sink, records, published, now, &mut self.notices),
             // A helper that is gone was reported.
             Err(_) if self.is_without_helper() => self.names.give_up(sink),
             Err(error) if self.stop.is_some() => {
@@ -596,6 +596,13 @@ impl SessionState {
                 self.names
                     .handle_failed(sink, &error, now, pause, &mut self.notices);
             }
+        }
+    }
+
+    /// Somebody else may have changed what a sink published: it is published again, soon but not again and again.
+    pub fn handle_disturbed(&mut self, sink: usize, now: Instant) {
+        if self.stop.is_none() {
+            self.names.handle_disturbed(sink, now);
         }
     }
 
@@ -854,6 +861,7 @@ impl SessionState {
                 .collect(),
             taken: self.names.taken(),
             clashes: self.names.clashes(),
+            put_back: self.names.put_back(),
         }
     }
 

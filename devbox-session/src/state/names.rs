@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::notices::Notices;
 use crate::key::ServiceKey;
 use crate::names_policy::RefusedName;
-use crate::report::{Event, NameClash, Refusals};
+use crate::report::{CONTESTED, Event, NameClash, PutBack, Refusals};
 use crate::sink::{PublishError, Published, Record, TakenName};
 
 /// The names of a session.
@@ -32,7 +32,15 @@ struct Sink {
     retry_at: Option<Instant>,
     failing: bool,
     taken: BTreeMap<String, usize>,
+    /// When to publish the same once more, since somebody else may have changed it.
+    check_at: Option<Instant>,
+    /// How often the names had to be put back, and when last.
+    put_back: u32,
+    put_back_at: Option<Instant>,
 }
+
+/// The shortest time between two occasions on which the names are put back: another program may do as we do.
+const PUT_BACK_PAUSE: Duration = Duration::from_secs(5);
 
 /// What one service would like to be called.
 #[derive(Debug)]
@@ -59,6 +67,9 @@ impl Names {
             retry_at: None,
             failing: false,
             taken: BTreeMap::new(),
+            check_at: None,
+            put_back: 0,
+            put_back_at: None,
         });
         Self {
             sinks: sinks.collect(),
@@ -138,23 +149,44 @@ impl Names {
         self.wanted = Arc::from([]);
         for sink in &mut self.sinks {
             sink.retry_at = None;
+            sink.check_at = None;
         }
     }
 
     /// The next sink to publish to, with what it is to have.
     pub(super) fn poll_publish(&mut self, now: Instant) -> Option<(usize, Arc<[Record]>)> {
         let wanted = &self.wanted;
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let (index, sink) = self.sinks.iter_mut().enumerate().find(|(_, sink)| {
-            !sink.under_way && sink.published != *wanted && sink.retry_at.is_none_or(|at| at <= now)
+            let retry = sink.retry_at.is_none() || due(sink.retry_at);
+            !sink.under_way && (sink.published != *wanted && retry || due(sink.check_at))
         })?;
         sink.under_way = true;
         sink.retry_at = None;
+        sink.check_at = None;
         Some((index, Arc::clone(wanted)))
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let waiting = self.sinks.iter().filter(|sink| sink.published != self.wanted);
-        waiting.filter_map(|sink| sink.retry_at).min()
+        let retries = self.sinks.iter().filter(|sink| sink.published != self.wanted);
+        let checks = self.sinks.iter().filter(|sink| !sink.under_way);
+        let retries = retries.filter_map(|sink| sink.retry_at);
+        retries.chain(checks.filter_map(|sink| sink.check_at)).min()
+    }
+
+    /// Somebody else may have changed what a sink published: it is published again, at once unless that was done a moment
+    /// ago. Where nothing has changed, nothing is written.
+    pub(super) fn handle_disturbed(&mut self, sink: usize, now: Instant) {
+        let sink = self.sinks.get_mut(sink);
+        let Some(sink) = sink.filter(|sink| sink.under_way || !sink.published.is_empty()) else {
+            return;
+        };
+        let again = sink.put_back_at.map(|last| last + PUT_BACK_PAUSE);
+        let at = [again, sink.retry_at]
+            .into_iter()
+            .flatten()
+            .fold(now, Instant::max);
+        sink.check_at = Some(sink.check_at.map_or(at, |earlier| earlier.min(at)));
     }
 
     /// A publication is done.
@@ -163,12 +195,14 @@ impl Names {
         sink: usize,
         records: Arc<[Record]>,
         published: Published,
+        now: Instant,
         notices: &mut Notices,
     ) {
         let Some(sink) = self.sinks.get_mut(sink) else {
             return;
         };
         sink.under_way = false;
+        let same = sink.published == records;
         sink.published = records;
         sink.retry_at = None;
         if std::mem::take(&mut sink.failing) {
@@ -176,11 +210,16 @@ impl Names {
                 sink: sink.name.clone(),
             });
         }
-        sink.taken = published
-            .taken
-            .into_iter()
-            .map(|taken| (taken.name, taken.line))
-            .collect();
+        let taken = published.taken.into_iter().map(|taken| (taken.name, taken.line));
+        let before = std::mem::replace(&mut sink.taken, taken.collect());
+        // Nothing of ours asked for the change, and no line of the user's accounts for it.
+        if published.changed && same && before.keys().eq(sink.taken.keys()) {
+            sink.put_back += 1;
+            sink.put_back_at = Some(now);
+            if sink.put_back == 1 || sink.put_back == CONTESTED {
+                notices.push(Event::NamesPutBack(sink.report()));
+            }
+        }
         for (name, line) in &sink.taken {
             let event = Event::NameTaken {
                 name: name.clone(),
@@ -207,6 +246,8 @@ impl Names {
         };
         sink.under_way = false;
         sink.retry_at = Some(now + pause);
+        // It may have been a check of names that are there already.
+        sink.check_at = sink.retry_at;
         if !std::mem::replace(&mut sink.failing, true) {
             notices.push(Event::NamesFailed {
                 sink: sink.name.clone(),
@@ -284,8 +325,22 @@ impl Names {
         taken.collect()
     }
 
+    pub(super) fn put_back(&self) -> Vec<PutBack> {
+        let sinks = self.sinks.iter().filter(|sink| sink.put_back > 0);
+        sinks.map(Sink::report).collect()
+    }
+
     pub(super) fn clashes(&self) -> Vec<NameClash> {
         self.clashes.iter().cloned().collect()
+    }
+}
+
+impl Sink {
+    fn report(&self) -> PutBack {
+        PutBack {
+            sink: self.name.clone(),
+            times: self.put_back,
+        }
     }
 }
 
@@ -420,7 +475,7 @@ mod tests {
         assert_eq!((first, second), (0, 1));
         assert!(names.poll_publish(now).is_none());
         names.refresh(vec![wish(0, "c.d", &["c.d"], &[])], &mut notices);
-        names.handle_published(0, records, Published::default(), &mut notices);
+        names.handle_published(0, records, Published::default(), now, &mut notices);
         assert!(!names.is_published());
         let (again, newest) = names.poll_publish(now).unwrap();
         assert_eq!((again, newest[0].names[0].as_str()), (0, "c.d"));
@@ -442,13 +497,13 @@ mod tests {
             names.handle_failed(sink, &error, now, pause, &mut notices);
             if let Some((sink, records)) = names.poll_publish(now) {
                 assert_eq!(sink, 1, "the other sink does not wait for it");
-                names.handle_published(sink, records, Published::default(), &mut notices);
+                names.handle_published(sink, records, Published::default(), now, &mut notices);
             }
             assert!(names.is_settled() && !names.is_published());
             now = names.poll_timeout().unwrap();
         }
         let (sink, records) = names.poll_publish(now).unwrap();
-        names.handle_published(sink, records, Published::default(), &mut notices);
+        names.handle_published(sink, records, Published::default(), now, &mut notices);
         assert!(names.is_published());
         let told = events(&mut notices);
         assert!(
@@ -458,6 +513,104 @@ mod tests {
             ),
             "{told:?}"
         );
+    }
+
+    /// A sink that has published one name, and the moment when it had.
+    fn published() -> (Names, Notices, Instant) {
+        let mut names = Names::new(vec!["/etc/hosts".to_owned()]);
+        let mut notices = Notices::default();
+        let now = Instant::now();
+        names.refresh(vec![wish(0, "a.b", &["a.b"], &[])], &mut notices);
+        answer(&mut names, &mut notices, now, true);
+        (names, notices, now)
+    }
+
+    /// Answers the publication that is due, and only one is.
+    fn answer(names: &mut Names, notices: &mut Notices, now: Instant, changed: bool) {
+        let (sink, records) = names.poll_publish(now).unwrap();
+        assert!(names.poll_publish(now).is_none());
+        let done = Published {
+            changed,
+            ..Published::default()
+        };
+        names.handle_published(sink, records, done, now, notices);
+        assert!(names.is_published() && names.poll_publish(now).is_none());
+    }
+
+    #[test]
+    fn names_that_another_program_removes_are_put_back_told_of_and_counted() {
+        let (mut names, mut notices, mut now) = published();
+        assert!(events(&mut notices).is_empty() && names.put_back().is_empty());
+        for times in 1..=10 {
+            names.handle_disturbed(0, now);
+            names.handle_disturbed(0, now);
+            if times > 1 {
+                assert!(names.poll_publish(now).is_none(), "not again and again");
+                now = names.poll_timeout().unwrap();
+            }
+            answer(&mut names, &mut notices, now, true);
+            now += Duration::from_secs(1);
+            assert_eq!(names.put_back()[0].times, times);
+        }
+        let told: Vec<_> = events(&mut notices)
+            .into_iter()
+            .map(|event| match event {
+                Event::NamesPutBack(told) => (told.times, told.is_contested()),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, [(1, false), (CONTESTED, true)]);
+        // After a while it is put back at once again.
+        now += PUT_BACK_PAUSE;
+        names.handle_disturbed(0, now);
+        answer(&mut names, &mut notices, now, true);
+    }
+
+    #[test]
+    fn a_disturbance_that_leaves_the_names_alone_is_not_told() {
+        let (mut names, mut notices, now) = published();
+        for _ in 0..10 {
+            names.handle_disturbed(0, now);
+            answer(&mut names, &mut notices, now, false);
+        }
+        assert!(events(&mut notices).is_empty() && names.put_back().is_empty());
+        // Nor is what the user's own new line accounts for.
+        names.handle_disturbed(0, now);
+        let (sink, records) = names.poll_publish(now).unwrap();
+        let done = Published {
+            changed: true,
+            taken: vec![TakenName {
+                name: "a.b".to_owned(),
+                line: 3,
+            }],
+            ..Published::default()
+        };
+        names.handle_published(sink, records, done, now, &mut notices);
+        assert!(matches!(
+            events(&mut notices).as_slice(),
+            [Event::NameTaken { line: 3, .. }]
+        ));
+        assert!(names.put_back().is_empty());
+    }
+
+    #[test]
+    fn a_check_that_fails_is_made_again_later_and_not_at_the_end() {
+        let (mut names, mut notices, mut now) = published();
+        let pause = Duration::from_secs(5);
+        names.handle_disturbed(0, now);
+        let (sink, _) = names.poll_publish(now).unwrap();
+        let error = PublishError::Other {
+            message: "disk full".to_owned(),
+        };
+        names.handle_failed(sink, &error, now, pause, &mut notices);
+        names.handle_disturbed(0, now);
+        assert!(names.poll_publish(now).is_none() && names.is_settled());
+        now = names.poll_timeout().unwrap();
+        answer(&mut names, &mut notices, now, true);
+        names.handle_disturbed(0, now);
+        names.withdraw();
+        answer(&mut names, &mut notices, now, true);
+        assert_eq!(names.poll_timeout(), None);
     }
 
     #[test]
