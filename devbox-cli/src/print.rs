@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use devbox_engine::{Event, Notice, StatusReport};
 use devbox_helper_client::Protocol;
 use devbox_session::{
-    LinkState, NameClash, PortReport, PortState, ProviderReport, PutBack, Refusals, ServiceReport,
+    Held, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, PutBack, Refusals,
+    ServiceReport,
 };
 use serde::Serialize;
 use service_catalog::Readiness;
@@ -301,8 +302,47 @@ fn notes(report: &StatusReport) -> String {
             taken.name, taken.line
         ));
     }
+    for held in &report.held {
+        let names: NameSample = held.names.iter().collect();
+        lines.push(holder(&held.session, held.helper_pid, &names));
+    }
     lines.extend(report.put_back.iter().map(put_back));
     lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// `session dev-1a2b3c4d (helper pid 7) has 2 names of this one: orders.backend, web.shop`
+fn holder(session: &str, helper_pid: Option<u32>, names: &NameSample) -> String {
+    let pid = helper_pid.map_or_else(String::new, |pid| format!(" (helper pid {pid})"));
+    format!(
+        "session {session}{pid} has {} of this one: {names}",
+        count(names.count)
+    )
+}
+
+fn count(names: usize) -> String {
+    match names {
+        1 => "1 name".to_owned(),
+        names => format!("{names} names"),
+    }
+}
+
+fn held(found: &Held) -> String {
+    let pid = found.helper_pid;
+    if found.lost {
+        let names = &found.names;
+        let pid = pid.map_or_else(String::new, |pid| format!(" (helper pid {pid})"));
+        return format!(
+            "session {}{pid} took {}: {names}",
+            found.session,
+            count(names.count)
+        );
+    }
+    let others = match found.published {
+        0 => "no name leads to this session".to_owned(),
+        others => format!("its other {} can be used", count(others)),
+    };
+    let held = holder(&found.session, pid, &found.names);
+    format!("{held}; {others}; --take-names takes them")
 }
 
 fn put_back(found: &PutBack) -> String {
@@ -389,6 +429,11 @@ pub(crate) fn event(event: &Event) -> Option<String> {
             format!("warning: {name} is left to your own line {line} of the hosts file")
         }
         Event::NameClash(found) => format!("warning: {}", clash(found)),
+        Event::NamesHeld(found) => format!("warning: {}", held(found)),
+        Event::NamesGained { names } => {
+            let verb = if names.count == 1 { "leads" } else { "lead" };
+            format!("{} {verb} here from now on: {names}", count(names.count))
+        }
         Event::NamesPutBack(found) => {
             let more = if found.is_contested() {
                 "; further times are only counted"
@@ -497,7 +542,7 @@ mod tests {
     use std::time::Duration;
 
     use devbox_provider::Status;
-    use devbox_session::sink::TakenName;
+    use devbox_session::sink::{HeldNames, TakenName};
     use devbox_session::{Identity, RefusedName};
 
     use super::*;
@@ -521,6 +566,7 @@ mod tests {
             alias_of: None,
             ports,
             refused: Vec::new(),
+            held: Vec::new(),
         }
     }
 
@@ -568,6 +614,7 @@ mod tests {
             services: vec![service("orders.backend", vec![port(5432, PortState::Listening)])],
             taken: Vec::new(),
             clashes: Vec::new(),
+            held: Vec::new(),
             put_back: Vec::new(),
         }
     }
@@ -618,6 +665,11 @@ mod tests {
         report.services.extend([web, alias, nameless, partly]);
         report.clashes.push(name_clash());
         report.put_back.push(contested(17));
+        report.held.push(HeldNames {
+            session: "staging-5e6f7a8b".to_owned(),
+            helper_pid: Some(4711),
+            names: vec!["orders.backend".to_owned(), "web.shop".to_owned()],
+        });
         report.taken.push(TakenName {
             name: "web.shop".to_owned(),
             line: 9,
@@ -631,6 +683,16 @@ mod tests {
             why: why.to_owned(),
         });
         refused.collect()
+    }
+
+    fn held_names(count: usize, lost: bool, published: usize) -> Held {
+        Held {
+            session: "staging-5e6f7a8b".to_owned(),
+            helper_pid: Some(4711),
+            names: (0..count).map(|number| format!("s{number}.shop")).collect(),
+            lost,
+            published,
+        }
     }
 
     fn contested(times: u32) -> PutBack {
@@ -754,6 +816,15 @@ mod tests {
                 nameless: false,
                 names: (0..9).map(|number| format!("s{number}.local")).collect(),
             }),
+            Event::NamesHeld(held_names(9, false, 3)),
+            Event::NamesHeld(held_names(1, false, 0)),
+            Event::NamesHeld(held_names(2, true, 3)),
+            Event::NamesGained {
+                names: held_names(1, false, 0).names,
+            },
+            Event::NamesGained {
+                names: held_names(9, false, 0).names,
+            },
             Event::NamesPutBack(contested(1)),
             Event::NamesPutBack(contested(3)),
             Event::NamesWarning {

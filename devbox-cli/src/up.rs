@@ -44,6 +44,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
         publish: hosts_file.map_or(Publish::Registry, Publish::HostsFile),
         helper,
         claim: true,
+        take_names: args.take_names,
         lock_file: config.lock_file(),
         state_dir,
     };

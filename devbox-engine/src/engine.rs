@@ -67,6 +67,8 @@ pub async fn start(config: Config) -> Result<Engine, Error> {
                 file,
                 tag: format!("{TAG_PREFIX}{}", identity.session),
                 watch: Arc::clone(watched),
+                take: config.take_names,
+                notices: notices.clone(),
             }));
         }
         (Publish::HostsFile(file), None) => return Err(Error::HelperNeeded { file }),

@@ -31,7 +31,7 @@ pub use key::{ProviderId, ServiceKey};
 pub use lease_keeper::{Forget, LeaseChange, LeaseKeeper};
 pub use names_policy::{NamesPolicy, RefusedName};
 pub use report::{
-    Event, Identity, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, PutBack,
+    Event, Held, Identity, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, PutBack,
     Refusals, ServiceReport, StatusReport,
 };
 pub use settings::{ProviderSettings, Settings, StopReason};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use service_catalog::{Readiness, ServiceId};
 
 use crate::names_policy::RefusedName;
-use crate::sink::TakenName;
+use crate::sink::{HeldNames, TakenName};
 
 /// Who a session is; fixed for its life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +130,9 @@ pub struct ServiceReport {
     /// The names that it would have but for a rule.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<RefusedName>,
+    /// The names that it would have if another session of this machine did not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<String>,
 }
 
 impl ServiceReport {
@@ -213,6 +216,21 @@ impl fmt::Display for NameSample {
     }
 }
 
+/// Names that another session of this machine holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// The other session.
+    pub session: String,
+    /// Its helper's process.
+    pub helper_pid: Option<u32>,
+    /// The names.
+    pub names: NameSample,
+    /// Whether they were this session's before.
+    pub lost: bool,
+    /// How many names this session has published all the same.
+    pub published: usize,
+}
+
 /// Names that one rule keeps from services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusals {
@@ -273,6 +291,9 @@ pub struct StatusReport {
     pub taken: Vec<TakenName>,
     /// Names that two services would have.
     pub clashes: Vec<NameClash>,
+    /// Names that other sessions of this machine hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldNames>,
     /// The places from which another program took the names away.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub put_back: Vec<PutBack>,
@@ -290,7 +311,7 @@ impl StatusReport {
     #[must_use]
     pub fn refusals(&self) -> Vec<Refusals> {
         Refusals::of(self.services.iter().map(|service| {
-            let nameless = service.names.is_empty();
+            let nameless = service.names.is_empty() && service.held.is_empty();
             (&service.service, nameless, service.refused.as_slice())
         }))
     }
@@ -417,6 +438,13 @@ pub enum Event {
     NamesRestored {
         /// Where they went.
         sink: String,
+    },
+    /// Another session of this machine holds names that this one would have.
+    NamesHeld(Held),
+    /// Names that another session held are this one's.
+    NamesGained {
+        /// The names.
+        names: NameSample,
     },
     /// Another program had taken the names away, and they were put back. Told the first time, and when it happened so often that
     /// the two programs work against each other; [`StatusReport`] has the count.

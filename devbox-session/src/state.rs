@@ -861,6 +861,7 @@ impl SessionState {
                 .collect(),
             taken: self.names.taken(),
             clashes: self.names.clashes(),
+            held: self.names.held(),
             put_back: self.names.put_back(),
         }
     }
@@ -907,6 +908,7 @@ impl SessionState {
             alias_of: service.alias_of.clone(),
             ports,
             refused: self.names.refused(key),
+            held: self.names.held_of(key),
         }
     }
 

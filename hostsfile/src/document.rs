@@ -1,5 +1,6 @@
 //! A hosts file as bytes, and the questions it can answer.
 
+mod neighbours;
 mod own_lines;
 
 use std::collections::{HashMap, HashSet};
@@ -15,6 +16,8 @@ use crate::lint::{Diagnostic, Resolver, lint};
 use crate::name::{Owner, Tag};
 use crate::plan::{Plan, plan};
 use crate::scan::{self, Markers, Span};
+
+pub use neighbours::{Held, Neighbour, Setting};
 
 /// A hosts file in memory: its bytes, unchanged, and views of them.
 ///

@@ -1,5 +1,7 @@
 //! Which names lead where, and what each sink has published of that.
 
+mod held;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +11,8 @@ use super::notices::Notices;
 use crate::key::ServiceKey;
 use crate::names_policy::RefusedName;
 use crate::report::{CONTESTED, Event, NameClash, PutBack, Refusals};
-use crate::sink::{PublishError, Published, Record, TakenName};
+use crate::sink::{HeldNames, PublishError, Published, Record, TakenName};
+use held::HeldByOthers;
 
 /// The names of a session.
 #[derive(Debug)]
@@ -32,6 +35,7 @@ struct Sink {
     retry_at: Option<Instant>,
     failing: bool,
     taken: BTreeMap<String, usize>,
+    held: HeldByOthers,
     /// When to publish the same once more, since somebody else may have changed it.
     check_at: Option<Instant>,
     /// How often the names had to be put back, and when last.
@@ -41,6 +45,10 @@ struct Sink {
 
 /// The shortest time between two occasions on which the names are put back: another program may do as we do.
 const PUT_BACK_PAUSE: Duration = Duration::from_secs(5);
+/// How often it is looked whether names are still held: of a session that was killed together with its helper nobody tells.
+const HELD_CHECK: Duration = Duration::from_secs(10);
+/// Where another program removed the names of all sessions, whoever holds a name puts it back before others ask for it.
+const HOLDERS_FIRST: Duration = Duration::from_millis(400);
 
 /// What one service would like to be called.
 #[derive(Debug)]
@@ -67,6 +75,7 @@ impl Names {
             retry_at: None,
             failing: false,
             taken: BTreeMap::new(),
+            held: HeldByOthers::default(),
             check_at: None,
             put_back: 0,
             put_back_at: None,
@@ -182,7 +191,8 @@ impl Names {
             return;
         };
         let again = sink.put_back_at.map(|last| last + PUT_BACK_PAUSE);
-        let at = [again, sink.retry_at]
+        let others = (!sink.held.is_empty()).then_some(now + HOLDERS_FIRST);
+        let at = [again, others, sink.retry_at]
             .into_iter()
             .flatten()
             .fold(now, Instant::max);
@@ -202,8 +212,7 @@ impl Names {
             return;
         };
         sink.under_way = false;
-        let same = sink.published == records;
-        sink.published = records;
+        let former = std::mem::replace(&mut sink.published, records);
         sink.retry_at = None;
         if std::mem::take(&mut sink.failing) {
             notices.push(Event::NamesRestored {
@@ -212,8 +221,19 @@ impl Names {
         }
         let taken = published.taken.into_iter().map(|taken| (taken.name, taken.line));
         let before = std::mem::replace(&mut sink.taken, taken.collect());
-        // Nothing of ours asked for the change, and no line of the user's accounts for it.
-        if published.changed && same && before.keys().eq(sink.taken.keys()) {
+        let changed_hands = sink.held.update(
+            published.held,
+            &former,
+            &sink.published,
+            sink.taken.len(),
+            notices,
+        );
+        if !sink.held.is_empty() {
+            sink.check_at.get_or_insert(now + HELD_CHECK);
+        }
+        // Nothing of ours asked for the change, and neither a line of the user's nor another session accounts for it.
+        let same = former == sink.published && before.keys().eq(sink.taken.keys()) && !changed_hands;
+        if published.changed && same {
             sink.put_back += 1;
             sink.put_back_at = Some(now);
             if sink.put_back == 1 || sink.put_back == CONTESTED {
@@ -301,13 +321,30 @@ impl Names {
         &self.wanted
     }
 
-    /// The names that lead to a service: those that it was assigned and that no line of the user's has.
+    /// The names that lead to a service: those that it was assigned and that neither a line of the user's nor another session
+    /// has.
     pub(super) fn of(&self, service: &ServiceKey) -> Vec<String> {
+        let is_elsewhere =
+            |sink: &Sink, name: &String| sink.taken.contains_key(name) || sink.held.contains(name);
         let assigned = self.assigned.get(service).into_iter().flatten();
         assigned
-            .filter(|name| !self.sinks.iter().any(|sink| sink.taken.contains_key(*name)))
+            .filter(|name| !self.sinks.iter().any(|sink| is_elsewhere(sink, name)))
             .cloned()
             .collect()
+    }
+
+    /// The names of a service that other sessions hold.
+    pub(super) fn held_of(&self, service: &ServiceKey) -> Vec<String> {
+        let assigned = self.assigned.get(service).into_iter().flatten();
+        assigned
+            .filter(|name| self.sinks.iter().any(|sink| sink.held.contains(name)))
+            .cloned()
+            .collect()
+    }
+
+    pub(super) fn held(&self) -> Vec<HeldNames> {
+        let sinks = self.sinks.iter();
+        sinks.flat_map(|sink| sink.held.sessions()).cloned().collect()
     }
 
     /// The names that a service would have but for a rule.
@@ -590,6 +627,67 @@ mod tests {
             events(&mut notices).as_slice(),
             [Event::NameTaken { line: 3, .. }]
         ));
+        assert!(names.put_back().is_empty());
+    }
+
+    fn held(names: &[&str]) -> Vec<HeldNames> {
+        vec![HeldNames {
+            session: "dev-1a2b3c4d".to_owned(),
+            helper_pid: Some(7),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+        }]
+    }
+
+    /// Answers the publication that is due with what others hold. Where that is new, the file changes.
+    fn leave(names: &mut Names, notices: &mut Notices, now: Instant, held: Vec<HeldNames>) {
+        let (sink, records) = names.poll_publish(now).unwrap();
+        let done = Published {
+            changed: held != names.held(),
+            held,
+            ..Published::default()
+        };
+        names.handle_published(sink, records, done, now, notices);
+    }
+
+    #[test]
+    fn names_that_change_hands_are_told_once_each_way() {
+        let mut names = Names::new(vec!["/etc/hosts".to_owned()]);
+        let mut notices = Notices::default();
+        let mut now = Instant::now();
+        let wanted = || wish(0, "a.b", &["a.b", "a.b.svc", "a.b.staging"], &[]);
+        names.refresh(vec![wanted()], &mut notices);
+        leave(&mut names, &mut notices, now, held(&["a.b", "a.b.svc"]));
+        assert_eq!(names.of(&wanted().service), ["a.b.staging"]);
+        assert_eq!(names.held_of(&wanted().service), ["a.b", "a.b.svc"]);
+        assert_eq!(names.held(), held(&["a.b", "a.b.svc"]));
+        let told = events(&mut notices);
+        let [Event::NamesHeld(first)] = told.as_slice() else {
+            panic!("{told:?}");
+        };
+        assert_eq!((first.names.count, first.lost, first.published), (2, false, 1));
+        // Nobody tells when the other session is killed: it is looked at from time to time.
+        for _ in 0..3 {
+            assert_eq!(names.poll_timeout(), Some(now + HELD_CHECK));
+            now += HELD_CHECK;
+            leave(&mut names, &mut notices, now, held(&["a.b", "a.b.svc"]));
+        }
+        names.handle_disturbed(0, now);
+        assert!(names.poll_publish(now).is_none(), "whoever holds a name is first");
+        now = names.poll_timeout().unwrap();
+        leave(&mut names, &mut notices, now, Vec::new());
+        assert_eq!(names.of(&wanted().service).len(), 3);
+        assert_eq!(names.poll_timeout(), None);
+        names.handle_disturbed(0, now);
+        leave(&mut names, &mut notices, now, held(&["a.b"]));
+        let told = events(&mut notices);
+        let [.., Event::NamesGained { names: gained }, Event::NamesHeld(lost)] = told.as_slice() else {
+            panic!("{told:?}");
+        };
+        assert_eq!(gained.to_string(), "a.b, a.b.svc");
+        assert_eq!(
+            (lost.names.to_string().as_str(), lost.lost, lost.published),
+            ("a.b", true, 2)
+        );
         assert!(names.put_back().is_empty());
     }
 
