@@ -268,7 +268,8 @@ fn private(base: &[u8], report: &StatusReport) -> Result<Vec<u8>, Error> {
 #[must_use]
 pub fn records(services: &[ServiceReport]) -> Vec<Record> {
     let records = services.iter().map(|service| Record {
-        names: service.names.iter().chain(&service.held).cloned().collect(),
+        // The general ones first, as where nobody else has them.
+        names: service.held.iter().chain(&service.names).cloned().collect(),
         addresses: service.addresses.clone(),
     });
     records

@@ -9,7 +9,7 @@ use std::thread;
 use anyhow::{Context, ensure};
 use devbox_tests::peers::Echo;
 use devbox_tests::{
-    Caller, CatalogFile, Gateway, Outcome, Result, Scene, Service, Signal, Up, UpOptions, hosts, proc,
+    Caller, CatalogFile, Gateway, Outcome, Result, Scene, Service, Signal, Skip, Up, UpOptions, hosts, proc,
     scenario, wait,
 };
 use rustix::process::{Pid, kill_process};
@@ -105,6 +105,13 @@ fn a_name_stays_with_the_session_that_came_first_and_passes_on_when_that_ends() 
             let dry = dry.args(["--dry-run", "--hosts-file"]).args([&file]);
             dry.run(wait::SOON)?.expect_success()?.expect_text(&held)?;
 
+            // Another program removes both blocks: each gets back what it had.
+            std::fs::write(&file, hosts::ORIGINAL)?;
+            wait_for_address(&file, "echo.demo", firsts)?;
+            wait::until_ok("the second's names", wait::SOON, || own_address(&second, "echo"))?;
+            ensure!(hosts::lookup_all(&file, "echo.demo") == [firsts]);
+            ensure!(!second.process().errors().contains("from now on"), "it got names");
+
             first.down()?.run(wait::SOON)?.expect_success()?;
             wait_for_address(&file, "echo.demo", seconds)?;
             wait_for_word(&second, "6 names lead here from now on: web.demo, echo.demo, ")?;
@@ -118,6 +125,38 @@ fn a_name_stays_with_the_session_that_came_first_and_passes_on_when_that_ends() 
             Ok(())
         })?;
         hosts::expect_original(&file)
+    })
+}
+
+#[test]
+fn a_command_beside_a_session_has_its_names_even_where_another_session_holds_them() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let [gateway, other_gateway] = two_environments(scene, &echo)?;
+        let trial = scene.command(["unshare", "--user", "--map-root-user", "--mount", "true"]);
+        if trial
+            .by(Caller::Ordinary)
+            .run(wait::SOON)?
+            .expect_success()
+            .is_err()
+        {
+            return Err(Skip::new("this system forbids user namespaces").into());
+        }
+        let file = scene.hosts_file(Caller::Ordinary)?;
+        let options = UpOptions::new(Caller::Ordinary).hosts(&file);
+        let first = Up::start_with(&gateway, &options)?;
+        let second = Up::start_with(&other_gateway, &options)?;
+        for (gateway, up) in [(&gateway, &first), (&other_gateway, &second)] {
+            let exec = gateway.exec(Caller::Ordinary, ["getent", "hosts", "echo.demo"])?;
+            let found = exec.run(2 * wait::SOON)?.expect_success()?;
+            let address = own_address(up, "echo")?;
+            ensure!(
+                found.output().starts_with(&format!("{address} ")),
+                "{}",
+                found.output()
+            );
+        }
+        Ok(())
     })
 }
 
