@@ -96,6 +96,9 @@ pub(crate) struct UpArgs {
     /// Leave the hosts file alone: reach services by address, or by lines that you add yourself
     #[arg(long, conflicts_with = "hosts_file")]
     pub(crate) no_hosts: bool,
+    /// Take names that another session on this machine has; they are left to it otherwise, until it ends
+    #[arg(long)]
+    pub(crate) take_names: bool,
     /// Print what would be done and how the hosts file would change, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

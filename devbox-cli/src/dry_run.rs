@@ -27,7 +27,7 @@ pub(crate) async fn run(config: &Config, root: bool, output: Output) -> Result<E
         events,
         notices,
         ..
-    } = devbox_engine::plan(config, root).await?;
+    } = devbox_engine::plan(config, root, devbox_helper::owner::is_alive).await?;
     notices
         .iter()
         .map(print::notice)

@@ -52,6 +52,12 @@ impl Wanted {
                 "--no-hosts makes no sense with exec: the names are what it provides",
             ));
         }
+        if args.up.take_names {
+            return Err(Failure::new(
+                code::EXEC_FAILED,
+                "--take-names makes no sense with exec: its command has the names in any case",
+            ));
+        }
         // Under sudo the command is wanted as root, and so is everything that is done for it.
         let caller = sys::own_identity().map_err(Failure::because)?;
         let config = Config::load(&args.up.connect, caller.home.as_deref())?;

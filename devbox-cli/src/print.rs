@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use devbox_engine::{Event, Notice, StatusReport};
 use devbox_helper_client::Protocol;
-use devbox_session::{LinkState, NameClash, PortReport, PortState, ProviderReport, ServiceReport};
+use devbox_session::{
+    Held, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, PutBack, Refusals,
+    ServiceReport,
+};
 use serde::Serialize;
 use service_catalog::{Readiness, is_format, printable};
 
@@ -183,7 +186,12 @@ pub(crate) fn shown_name(service: &ServiceReport) -> String {
         let names = service.names.iter().filter(|name| !own || name.starts_with(&id));
         names.min_by_key(|name| name.len())
     };
-    shortest(true).or_else(|| shortest(false)).cloned().unwrap_or(id)
+    let up = |port: &PortReport| port.state == PortState::Listening;
+    match shortest(true).or_else(|| shortest(false)) {
+        Some(name) => name.clone(),
+        None if service.ports.iter().any(up) => format!("{id} (no name)"),
+        None => id,
+    }
 }
 
 fn shown_addresses(service: &ServiceReport) -> String {
@@ -336,17 +344,80 @@ fn notes(report: &StatusReport) -> String {
         }
     }
     lines.extend(report.clashes.iter().map(clash));
+    lines.extend(report.refusals().iter().map(refusals));
     for taken in &report.taken {
         lines.push(format!(
             "{} is left to line {} of the hosts file",
             taken.name, taken.line
         ));
     }
+    for held in &report.held {
+        let names: NameSample = held.names.iter().collect();
+        lines.push(holder(&held.session, held.helper_pid, &names));
+    }
+    lines.extend(report.put_back.iter().map(put_back));
     lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// `session dev-1a2b3c4d (helper pid 7) has 2 names of this one: orders.backend, web.shop`
+fn holder(session: &str, helper_pid: Option<u32>, names: &NameSample) -> String {
+    let pid = helper_pid.map_or_else(String::new, |pid| format!(" (helper pid {pid})"));
+    format!(
+        "session {session}{pid} has {} of this one: {names}",
+        count(names.count)
+    )
+}
+
+fn count(names: usize) -> String {
+    match names {
+        1 => "1 name".to_owned(),
+        names => format!("{names} names"),
+    }
+}
+
+fn held(found: &Held) -> String {
+    let pid = found.helper_pid;
+    if found.lost {
+        let names = &found.names;
+        let pid = pid.map_or_else(String::new, |pid| format!(" (helper pid {pid})"));
+        return format!(
+            "session {}{pid} took {}: {names}",
+            found.session,
+            count(names.count)
+        );
+    }
+    let others = match found.published {
+        0 => "no name leads to this session".to_owned(),
+        others => format!("its other {} can be used", count(others)),
+    };
+    let held = holder(&found.session, pid, &found.names);
+    format!("{held}; {others}; --take-names takes them")
+}
+
+fn put_back(found: &PutBack) -> String {
+    let sink = &found.sink;
+    match found.times {
+        times if found.is_contested() => format!(
+            "another program keeps rewriting {sink} without this session's names: they were put back {times} times"
+        ),
+        1 => format!("another program rewrote {sink} without this session's names: they were put back"),
+        times => format!(
+            "another program rewrote {sink} without this session's names: they were put back {times} times"
+        ),
+    }
 }
 
 fn clash(NameClash { name, owner, other }: &NameClash) -> String {
     format!("{name} leads to {owner}; {other} has that name too")
+}
+
+fn refusals(Refusals { why, nameless, names }: &Refusals) -> String {
+    match (nameless, names.count) {
+        (true, 1) => format!("{names} has no name here: {why}"),
+        (true, _) => format!("{names} have no name here: {why}"),
+        (false, 1) => format!("{names} is not published: {why}"),
+        (false, _) => format!("{names} are not published: {why}"),
+    }
 }
 
 /// An event in one line for a person; `None` where a table or the exit says it.
@@ -426,6 +497,23 @@ pub(crate) fn event(event: &Event) -> Option<String> {
             format!("warning: {name} is left to your own line {line} of the hosts file")
         }
         Event::NameClash(found) => format!("warning: {}", clash(found)),
+        Event::NamesHeld(found) => format!("warning: {}", held(found)),
+        Event::NamesGained { names } => {
+            let verb = if names.count == 1 { "leads" } else { "lead" };
+            format!("{} {verb} here from now on: {names}", count(names.count))
+        }
+        Event::NamesPutBack(found) => {
+            let more = if found.is_contested() {
+                "; further times are only counted"
+            } else {
+                ""
+            };
+            format!("warning: {}{more}", put_back(found))
+        }
+        Event::NamesRefused(found) => {
+            let kind = if found.nameless { "warning" } else { "note" };
+            format!("{kind}: {}", refusals(found))
+        }
         Event::NamesWarning { message } => format!("warning: {message}"),
         Event::NamesFailed { sink, reason } => format!("warning: {sink} is not up to date: {reason}"),
         Event::NamesRestored { sink } => format!("{sink} is up to date again"),
@@ -570,8 +658,8 @@ mod tests {
     use std::time::Duration;
 
     use devbox_provider::Status;
-    use devbox_session::sink::TakenName;
-    use devbox_session::{Identity, ServicePort};
+    use devbox_session::sink::{HeldNames, TakenName};
+    use devbox_session::{Identity, RefusedName, ServicePort};
 
     use super::*;
 
@@ -611,6 +699,8 @@ mod tests {
             readiness: Readiness::Ready,
             alias_of: None,
             ports,
+            refused: Vec::new(),
+            held: Vec::new(),
         }
     }
 
@@ -658,6 +748,8 @@ mod tests {
             services: vec![service("orders.backend", vec![port(5432, PortState::Listening)])],
             taken: Vec::new(),
             clashes: Vec::new(),
+            held: Vec::new(),
+            put_back: Vec::new(),
         }
     }
 
@@ -693,13 +785,55 @@ mod tests {
         let mut alias = service("db.backend", Vec::new());
         alias.alias_of = Some("orders.backend".parse().unwrap());
         alias.addresses.clear();
-        report.services.extend([web, alias]);
+        let mut nameless = service("wpad.lan", vec![port(80, PortState::Listening)]);
+        nameless.refused = refused(
+            std::mem::take(&mut nameless.names),
+            "programs look it up by themselves",
+        );
+        let mut partly = service("web.local", vec![port(80, PortState::Listening)]);
+        let left = partly.names.split_off(1);
+        partly.refused = refused(
+            std::mem::replace(&mut partly.names, left),
+            "names in .local belong to multicast DNS",
+        );
+        report.services.extend([web, alias, nameless, partly]);
         report.clashes.push(name_clash());
+        report.put_back.push(contested(17));
+        report.held.push(HeldNames {
+            session: "staging-5e6f7a8b".to_owned(),
+            helper_pid: Some(4711),
+            names: vec!["orders.backend".to_owned(), "web.shop".to_owned()],
+        });
         report.taken.push(TakenName {
             name: "web.shop".to_owned(),
             line: 9,
         });
         report
+    }
+
+    fn refused(names: Vec<String>, why: &str) -> Vec<RefusedName> {
+        let refused = names.into_iter().map(|name| RefusedName {
+            name,
+            why: why.to_owned(),
+        });
+        refused.collect()
+    }
+
+    fn held_names(count: usize, lost: bool, published: usize) -> Held {
+        Held {
+            session: "staging-5e6f7a8b".to_owned(),
+            helper_pid: Some(4711),
+            names: (0..count).map(|number| format!("s{number}.shop")).collect(),
+            lost,
+            published,
+        }
+    }
+
+    fn contested(times: u32) -> PutBack {
+        PutBack {
+            sink: "/etc/hosts".to_owned(),
+            times,
+        }
     }
 
     fn name_clash() -> NameClash {
@@ -831,12 +965,14 @@ mod tests {
                 losses: 12,
             },
             Event::ServiceUp {
-                service: service("orders.backend", vec![listening(5432)]),
+                service: Box::new(service("orders.backend", vec![listening(5432)])),
             },
             Event::ServiceUp {
-                service: service("web.shop", vec![listening(80), listening(443)]),
+                service: Box::new(service("web.shop", vec![listening(80), listening(443)])),
             },
-            Event::ServiceUp { service: alias },
+            Event::ServiceUp {
+                service: Box::new(alias),
+            },
             Event::ServiceRemoved {
                 service: "orders.backend".parse().unwrap(),
             },
@@ -867,6 +1003,27 @@ mod tests {
                 line: 7,
             },
             Event::NameClash(name_clash()),
+            Event::NamesRefused(Refusals {
+                why: "programs look it up by themselves".to_owned(),
+                nameless: true,
+                names: ["wpad.lan"].into_iter().collect(),
+            }),
+            Event::NamesRefused(Refusals {
+                why: "names in .local belong to multicast DNS".to_owned(),
+                nameless: false,
+                names: (0..9).map(|number| format!("s{number}.local")).collect(),
+            }),
+            Event::NamesHeld(held_names(9, false, 3)),
+            Event::NamesHeld(held_names(1, false, 0)),
+            Event::NamesHeld(held_names(2, true, 3)),
+            Event::NamesGained {
+                names: held_names(1, false, 0).names,
+            },
+            Event::NamesGained {
+                names: held_names(9, false, 0).names,
+            },
+            Event::NamesPutBack(contested(1)),
+            Event::NamesPutBack(contested(3)),
             Event::NamesWarning {
                 message: "/etc/hosts:3: the line is longer than glibc reads".to_owned(),
             },

@@ -52,6 +52,7 @@ pub(crate) fn run(
         publish: hosts_file.map_or(Publish::Registry, Publish::HostsFile),
         helper,
         claim: true,
+        take_names: args.take_names,
         lock_file: config.lock_file(),
         state_dir: state_dir.clone(),
     };

@@ -38,6 +38,9 @@ pub struct Config {
     /// Whether this is the user's one session for its environments: `devbox status` and `devbox down` find it, and it
     /// displaces an older one for the same environment and hosts file, as a newer one displaces it. Default: `false`.
     pub claim: bool,
+    /// Whether names that another session of this machine holds in the hosts file are taken from it. Otherwise they are left to it
+    /// until it ends, and this session publishes its others. Default: `false`.
+    pub take_names: bool,
     /// The team's lock file, which settles addresses. Default: none.
     pub lock_file: Option<PathBuf>,
     /// The folder in which this user's addresses are remembered from one session to the next. Default: none, they follow
@@ -64,6 +67,7 @@ impl Default for Config {
             publish: Publish::default(),
             helper: None,
             claim: false,
+            take_names: false,
             lock_file: None,
             state_dir: None,
         }

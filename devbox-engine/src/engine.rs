@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Config, Publish};
 use crate::error::Error;
+use crate::file_watch::FileWatch;
 use crate::helper::Helper;
 use crate::holders::Holders;
 use crate::host::{Claims, Control, MachineHost};
@@ -71,13 +72,20 @@ pub async fn start_shared(config: Config, place: Option<Place>) -> Result<Engine
     let registry = Registry::default();
     let mut sinks: Vec<Arc<dyn NameSink>> = Vec::new();
     let mut private = None;
+    let mut watch = None;
     match (config.publish, &config.helper) {
         (Publish::Registry, _) => {}
-        (Publish::HostsFile(file), Some(helper)) => sinks.push(Arc::new(HelperHosts {
-            helper: helper.clone(),
-            file,
-            tag: format!("{TAG_PREFIX}{}", identity.session),
-        })),
+        (Publish::HostsFile(file), Some(helper)) => {
+            let watched = watch.insert(Arc::new(FileWatch::new(file.clone())));
+            sinks.push(Arc::new(HelperHosts {
+                helper: helper.clone(),
+                file,
+                tag: format!("{TAG_PREFIX}{}", identity.session),
+                watch: Arc::clone(watched),
+                take: config.take_names,
+                notices: notices.clone(),
+            }));
+        }
         (Publish::HostsFile(file), None) => return Err(Error::HelperNeeded { file }),
         (Publish::Private { base }, _) => {
             let (sink, hosts) = PrivateSink::new(base);
@@ -132,6 +140,7 @@ pub async fn start_shared(config: Config, place: Option<Place>) -> Result<Engine
     let supervisor = Supervisor {
         handle: handle.clone(),
         control,
+        watch,
         sweep: config.helper.filter(|_| identity.hosts_file.is_some()),
         notices: notices.clone(),
         writing: addresses.writing,
@@ -382,10 +391,12 @@ fn introduction(identity: &Identity) -> String {
     format!("session {} (pid {})", identity.session, identity.pid)
 }
 
-/// Owns what runs beside a session: its control sockets, the sweep at its start, the last write at its end.
+/// Owns what runs beside a session: its control sockets, the watch of its hosts file, the sweep at its start, the last write at
+/// its end.
 struct Supervisor {
     handle: Handle,
     control: mpsc::Receiver<Control>,
+    watch: Option<Arc<FileWatch>>,
     sweep: Option<Helper>,
     notices: Notices,
     writing: Option<Writing>,
@@ -401,6 +412,9 @@ impl Supervisor {
         if let Some(helper) = self.sweep.take() {
             // Beside the session: a helper that does not answer keeps nobody waiting.
             tasks.spawn(sweep(helper, self.notices.clone()));
+        }
+        if let Some(watch) = self.watch.take() {
+            tasks.spawn(watch.run());
         }
         let stopping = self.handle.clone();
         let abandoned = self.abandoned.clone();

@@ -171,6 +171,18 @@ impl Helper {
         Ok(report)
     }
 
+    /// As [`set_hosts`](Self::set_hosts), and takes names from other sessions. A helper that replaces a killed one takes none.
+    pub(crate) async fn take_hosts(&self, block: HostsBlock) -> Result<HostsReport, ClientError> {
+        let report = self
+            .ask(|client| {
+                let block = block.clone();
+                async move { client.take_hosts(block).await }
+            })
+            .await?;
+        self.hold(Some(block));
+        Ok(report)
+    }
+
     pub(crate) async fn clear_hosts(&self) -> Result<HostsReport, ClientError> {
         let report = self
             .ask(|client| async move { client.clear_hosts().await })

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use devbox_helper_client::{Conflict, HostsEntry, HostsReport};
-use hostsfile::{Block, Diff, Document, Edit, Entry, Error, HostsFile, Options, Plan, Tag, UserNames};
+use devbox_helper_client::{Conflict, HeldNames, HostsEntry, HostsReport};
+use hostsfile::{
+    Block, Diff, Document, Edit, Entry, Error, Held, HostsFile, Neighbour, Options, Plan, Tag, UserNames,
+};
 
 /// What the tags of all sessions begin with.
 const SESSION_PREFIX: &str = "devbox-";
@@ -14,6 +16,7 @@ pub(crate) struct Rendered {
     pub(crate) bytes: Vec<u8>,
     /// Names that one of the user's own lines has; they were left to it.
     conflicts: Vec<Conflict>,
+    held: Vec<Held>,
     diff: Diff,
 }
 
@@ -27,6 +30,8 @@ impl Rendered {
             diagnostics: Vec::new(),
             omitted: 0,
             conflicts: self.conflicts.clone(),
+            held: self.held.iter().map(held).collect(),
+            removed: Vec::new(),
         }
     }
 
@@ -70,7 +75,7 @@ pub fn without_sessions(bytes: &[u8]) -> Vec<u8> {
 
 /// A private hosts file: the base with the session's names.
 pub(crate) fn render(base: &[u8], entries: &[HostsEntry]) -> Result<Rendered, Error> {
-    plan_in_place_of(base, None, PRIVATE_TAG, entries)
+    rendered(base, &[set_block(PRIVATE_TAG, entries)?], Vec::new())
 }
 
 /// The change that puts a block with these entries into a hosts file. A name that one of the user's own lines has is left
@@ -82,19 +87,48 @@ pub fn plan_block<'b>(bytes: &'b [u8], tag: &str, entries: &[HostsEntry]) -> Res
     hostsfile::plan(bytes, &[set_block(tag, entries)?], &options())
 }
 
-/// The block of this tag in a file of these bytes, in place of another session's.
-pub(crate) fn plan_in_place_of(
+/// Other sessions, as a plan sees them.
+pub(crate) struct Others<'a> {
+    /// The tag of the session's block that the planned one would displace.
+    pub(crate) displaced: Option<&'a str>,
+    /// Whether the process that a block names as its owner lives.
+    pub(crate) owner_lives: &'a (dyn Fn(&str) -> bool + Send + Sync),
+    /// Whether names are taken from them.
+    pub(crate) take: bool,
+}
+
+/// The block of this tag in a file of these bytes, beside those of other sessions.
+pub(crate) fn plan_beside(
     bytes: &[u8],
-    old: Option<&str>,
+    others: &Others<'_>,
     tag: &str,
     entries: &[HostsEntry],
 ) -> Result<Rendered, Error> {
     let mut edits = Vec::new();
-    if let Some(old) = old {
-        edits.push(Edit::RemoveBlock(Tag::new(old)?));
+    if let Some(displaced) = others.displaced {
+        edits.push(Edit::RemoveBlock(Tag::new(displaced)?));
     }
-    edits.push(set_block(tag, entries)?);
-    let plan = hostsfile::plan(bytes, &edits, &options())?;
+    let block = Block::new(Tag::new(tag)?).with_entries(entries_of(entries)?);
+    let setting = Document::parse(bytes).setting_beside(
+        block,
+        |other| match &other.owner {
+            Some(owner) if other.tag.starts_with(SESSION_PREFIX) && others.displaced != Some(other.tag) => {
+                if (others.owner_lives)(owner.as_str()) {
+                    Neighbour::Holder
+                } else {
+                    Neighbour::Abandoned
+                }
+            }
+            _ => Neighbour::Stranger,
+        },
+        |_| others.take,
+    );
+    edits.extend(setting.edits);
+    rendered(bytes, &edits, setting.held)
+}
+
+fn rendered(bytes: &[u8], edits: &[Edit], held: Vec<Held>) -> Result<Rendered, Error> {
+    let plan = hostsfile::plan(bytes, edits, &options())?;
     let conflicts = plan.conflicts().iter().map(|found| Conflict {
         name: found.name.to_string(),
         line: found.line,
@@ -104,8 +138,17 @@ pub(crate) fn plan_in_place_of(
     Ok(Rendered {
         bytes: plan.new_bytes(),
         conflicts: conflicts.collect(),
+        held,
         diff: plan.diff(),
     })
+}
+
+fn held(found: &Held) -> HeldNames {
+    HeldNames {
+        tag: found.tag.to_string(),
+        helper_pid: None,
+        names: found.names.iter().map(ToString::to_string).collect(),
+    }
 }
 
 /// An empty block is none: nothing of it stays in the file.
@@ -113,11 +156,15 @@ fn set_block(tag: &str, entries: &[HostsEntry]) -> Result<Edit, Error> {
     if entries.is_empty() {
         return Ok(Edit::RemoveBlock(Tag::new(tag)?));
     }
+    let block = Block::new(Tag::new(tag)?).with_entries(entries_of(entries)?);
+    Ok(Edit::SetBlock(block))
+}
+
+fn entries_of(entries: &[HostsEntry]) -> Result<Vec<Entry>, Error> {
     let entries = entries
         .iter()
-        .map(|entry| Entry::new(entry.address, &entry.names))
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(Edit::SetBlock(Block::new(Tag::new(tag)?).with_entries(entries)))
+        .map(|entry| Entry::new(entry.address, &entry.names));
+    entries.collect()
 }
 
 fn options() -> Options {

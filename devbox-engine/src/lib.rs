@@ -4,6 +4,7 @@
 mod config;
 mod engine;
 mod error;
+mod file_watch;
 mod helper;
 mod holders;
 mod host;

@@ -42,14 +42,19 @@ const HOSTS: usize = 0;
 /// their catalogs, and each port is tried for a moment.
 ///
 /// `low_ports` says whether the helper that [`Config::helper`] would be may bind ports that this process may not; it need not
-/// be started for a plan.
+/// be started for a plan. `owner_lives` says whether the process lives that a block in the hosts file names as its owner, as
+/// `devbox_helper::owner::is_alive` does: what other living sessions hold would be left to them.
 ///
 /// # Errors
 /// As [`start`](crate::start); [`Error::Stopped`] where the session would end before it is ready; [`Error::ReadHosts`].
 ///
 /// # Cancel safety
 /// Safe.
-pub async fn plan(config: &Config, low_ports: bool) -> Result<Plan, Error> {
+pub async fn plan(
+    config: &Config,
+    low_ports: bool,
+    owner_lives: impl Fn(&str) -> bool + Send + Sync,
+) -> Result<Plan, Error> {
     let notices = Notices::new();
     let Prepared {
         settings,
@@ -119,8 +124,12 @@ pub async fn plan(config: &Config, low_ports: bool) -> Result<Plan, Error> {
                     let mut outcome = Ok(Published::default());
                     if let (HOSTS, Some(file)) = (sink, &hosts_file) {
                         let entries = hosts_entries(&records);
-                        let old = displaced.tag.as_deref();
-                        match hosts::plan_in_place_of(&bytes, old, &tag, &entries) {
+                        let others = hosts::Others {
+                            displaced: displaced.tag.as_deref(),
+                            owner_lives: &owner_lives,
+                            take: config.take_names,
+                        };
+                        match hosts::plan_beside(&bytes, &others, &tag, &entries) {
                             Ok(rendered) => {
                                 diff = rendered.diff(file);
                                 outcome = Ok(published(rendered.report(file)));

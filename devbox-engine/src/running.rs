@@ -327,16 +327,15 @@ fn private(base: &[u8], report: &StatusReport) -> Result<Vec<u8>, Error> {
     Ok(rendered.bytes)
 }
 
-/// The names that a session's services have, as it published them.
+/// The names that a session's services have where no other session has them as well.
 #[must_use]
 pub fn records(services: &[ServiceReport]) -> Vec<Record> {
-    let published = services
-        .iter()
-        .filter(|service| !service.names.is_empty() && !service.addresses.is_empty());
-    published
-        .map(|service| Record {
-            names: service.names.clone(),
-            addresses: service.addresses.clone(),
-        })
+    let records = services.iter().map(|service| Record {
+        // The general ones first, as where nobody else has them.
+        names: service.held.iter().chain(&service.names).cloned().collect(),
+        addresses: service.addresses.clone(),
+    });
+    records
+        .filter(|record| !record.names.is_empty() && !record.addresses.is_empty())
         .collect()
 }

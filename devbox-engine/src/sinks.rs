@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use devbox_helper_client::{HostsBlock, HostsReport};
-use devbox_session::sink::{NameSink, PublishError, Published, Record, TakenName, hosts_entries};
+use devbox_session::sink::{HeldNames, NameSink, PublishError, Published, Record, TakenName, hosts_entries};
 use tokio::sync::watch;
 
+use crate::engine::TAG_PREFIX;
+use crate::file_watch::FileWatch;
 use crate::helper::Helper;
 use crate::host::helper_error;
 use crate::hosts::{self, Rendered};
+use crate::notice::{Notice, Notices};
 
 /// The findings about a hosts file which mean that resolvers do not read all of it. The others are for `devbox hosts lint`:
 /// reported at each start, they would bury these.
@@ -34,6 +37,11 @@ pub(crate) struct HelperHosts {
     pub(crate) helper: Helper,
     pub(crate) file: PathBuf,
     pub(crate) tag: String,
+    /// What other programs do to the file.
+    pub(crate) watch: Arc<FileWatch>,
+    /// Whether it takes names that other sessions hold.
+    pub(crate) take: bool,
+    pub(crate) notices: Notices,
 }
 
 #[async_trait]
@@ -44,13 +52,30 @@ impl NameSink for HelperHosts {
 
     async fn publish(&self, records: Arc<[Record]>) -> Result<Published, PublishError> {
         let entries = hosts_entries(&records);
-        let written = if entries.is_empty() {
-            self.helper.clear_hosts().await
-        } else {
-            let tag = self.tag.clone();
-            self.helper.set_hosts(HostsBlock { tag, entries }).await
+        let helper = &self.helper;
+        let tag = self.tag.clone();
+        let written = match (entries.is_empty(), self.take) {
+            (true, _) => helper.clear_hosts().await,
+            (false, false) => helper.set_hosts(HostsBlock { tag, entries }).await,
+            (false, true) => helper.take_hosts(HostsBlock { tag, entries }).await,
         };
-        written.map(published).map_err(helper_error)
+        let report = written.map_err(helper_error)?;
+        for block in &report.removed {
+            self.notices.add(Notice::Swept {
+                file: report.file.clone(),
+                tag: block.tag.clone(),
+            });
+        }
+        let names: usize = records.iter().map(|record| record.names.len()).sum();
+        let held: usize = report.held.iter().map(|held| held.names.len()).sum();
+        let is_there = names > held + report.conflicts.len() + report.omitted;
+        let begin = format!("# BEGIN {}", self.tag);
+        self.watch.remember(is_there.then_some(begin.as_str())).await;
+        Ok(published(report))
+    }
+
+    async fn disturbed(&self) {
+        self.watch.disturbed().await;
     }
 }
 
@@ -69,8 +94,15 @@ pub(crate) fn published(report: HostsReport) -> Published {
         name: conflict.name,
         line: conflict.line,
     });
+    let held = report.held.into_iter().map(|held| HeldNames {
+        session: held.tag.strip_prefix(TAG_PREFIX).unwrap_or(&held.tag).to_owned(),
+        helper_pid: held.helper_pid,
+        names: held.names,
+    });
     Published {
+        changed: report.changed,
         taken: taken.collect(),
+        held: held.collect(),
         warnings,
     }
 }
@@ -163,10 +195,17 @@ mod tests {
                 address: "10.0.0.1".parse().unwrap(),
                 left_out: true,
             }],
+            held: vec![devbox_helper_client::HeldNames {
+                tag: "devbox-dev-1a2b3c4d".to_owned(),
+                helper_pid: Some(7),
+                names: vec!["web.shop".to_owned()],
+            }],
+            removed: Vec::new(),
         };
         let published = published(report);
         assert_eq!(published.warnings, ["/etc/hosts:3: it is long-line"]);
         assert_eq!(published.taken[0].line, 7);
+        assert_eq!(published.held[0].session, "dev-1a2b3c4d");
     }
 
     #[tokio::test]

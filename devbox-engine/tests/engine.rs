@@ -217,7 +217,7 @@ async fn a_plan_tells_the_change_of_the_hosts_file_and_makes_none() {
         publish: Publish::HostsFile(file.path().to_owned()),
         ..config("127.79.6.0/24", echo("echo", 4005).await)
     };
-    let plan = devbox_engine::plan(&config, false).await.unwrap();
+    let plan = devbox_engine::plan(&config, false, |_| true).await.unwrap();
     assert!(plan.diff.contains(" echo.backend "), "{}", plan.diff);
     let address = plan.status.services[0].addresses[0];
     assert!(plan.diff.contains(&address.to_string()), "{}", plan.diff);

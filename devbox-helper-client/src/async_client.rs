@@ -114,6 +114,17 @@ impl AsyncClient {
         hosts(self.request(Request::SetHosts { block }).await?)
     }
 
+    /// As [`AsyncClient::set_hosts`], and takes names from other sessions where they are asked for the first time.
+    ///
+    /// # Errors
+    /// As [`AsyncClient::request`].
+    ///
+    /// # Cancel safety
+    /// As [`AsyncClient::request`].
+    pub async fn take_hosts(&self, block: HostsBlock) -> Result<HostsReport, Error> {
+        hosts(self.request(Request::TakeHosts { block }).await?)
+    }
+
     /// Removes the caller's block.
     ///
     /// # Errors

@@ -202,6 +202,14 @@ impl Client {
         hosts(self.request(&Request::SetHosts { block })?)
     }
 
+    /// As [`Client::set_hosts`], and takes names from other sessions where they are asked for the first time.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn take_hosts(&mut self, block: HostsBlock) -> Result<HostsReport, Error> {
+        hosts(self.request(&Request::TakeHosts { block })?)
+    }
+
     /// Removes the caller's block.
     ///
     /// # Errors

@@ -22,8 +22,8 @@ pub use endpoint::{Endpoint, Protocol};
 pub use error::Error;
 pub use keeper::Keeper;
 pub use message::{
-    BindFailure, Call, Conflict, Diagnostic, Handshake, HelperError, HostsBlock, HostsEntry, HostsReport,
-    ReleaseReport, Reply, Request, Response, SweepReport, SweptBlock, UserBlock, UserEdit, UserEntry,
-    UserLine, VERSION,
+    BindFailure, Call, Conflict, Diagnostic, Handshake, HeldNames, HelperError, HostsBlock, HostsEntry,
+    HostsReport, ReleaseReport, Reply, Request, Response, SweepReport, SweptBlock, UserBlock, UserEdit,
+    UserEntry, UserLine, VERSION,
 };
 pub use name_rule::name_refusal;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::endpoint::Endpoint;
 
 /// The protocol's version. Both ends are normally the same program, so each speaks exactly one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The first message in each direction. Its form is the same in every version, so that two programs of different versions
 /// can tell each other so.
@@ -84,6 +84,12 @@ pub enum Request {
     CleanUp,
     /// Undoes everything that this caller asked for, and reports the outcome.
     Release,
+    /// As `SetHosts`, and takes names from the blocks of other living sessions where this caller asks for them the first time. A
+    /// name that was taken from it since is left to whoever did.
+    TakeHosts {
+        /// The whole block.
+        block: HostsBlock,
+    },
     /// Makes changes that a user asked for by hand. They are permanent: the end of the stream does not undo them.
     EditHosts {
         /// Applied in this order, as one write.
@@ -121,7 +127,7 @@ pub struct HostsEntry {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reply {
-    /// To `SetHosts`, `ClearHosts` and `EditHosts`.
+    /// To `SetHosts`, `TakeHosts`, `ClearHosts` and `EditHosts`.
     Hosts(HostsReport),
     /// To `Bind` and `Another`; the listener or the channel is passed along.
     Bound,
@@ -148,6 +154,23 @@ pub struct HostsReport {
     pub omitted: usize,
     /// The names that one of the user's own lines has too, with the first such line for each.
     pub conflicts: Vec<Conflict>,
+    /// All names that were left out of the block because other living sessions hold them, by session.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldNames>,
+    /// Blocks of dead sessions that were removed since they had names of this one's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<SweptBlock>,
+}
+
+/// Names that another session's block holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldNames {
+    /// The tag of its block.
+    pub tag: String,
+    /// Its helper's process.
+    pub helper_pid: Option<u32>,
+    /// The names.
+    pub names: Vec<String>,
 }
 
 /// One finding in the hosts file.

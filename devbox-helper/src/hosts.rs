@@ -1,13 +1,16 @@
 //! The caller's one block in the hosts file. The block is its own journal: its BEGIN line names this process, so that a later
 //! process can tell whose it was.
 
-use std::collections::BTreeSet;
+mod neighbours;
+
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hostsfile::{
-    Block, Document, Edit, Entry, FileOptions, HostsFile, Method, Options, Outcome, Owner, Tag, UserNames,
+    Block, Document, Edit, Entry, FileOptions, HostName, HostsFile, Method, Options, Outcome, Owner, Tag,
+    UserNames,
 };
 
 use devbox_helper_client::{
@@ -63,6 +66,8 @@ pub(crate) struct Hosts {
     held: Option<Tag>,
     /// Whether there was a write that is not undone yet, even one that failed half-way.
     touched: bool,
+    /// The names that this caller asked for last. What it lost since it does not take back.
+    asked: HashSet<HostName>,
 }
 
 impl Hosts {
@@ -72,6 +77,7 @@ impl Hosts {
             owner,
             held: None,
             touched: false,
+            asked: HashSet::new(),
         }
     }
 
@@ -79,7 +85,9 @@ impl Hosts {
         &self.policy
     }
 
-    pub(crate) fn set(&mut self, block: &HostsBlock) -> Result<HostsReport, HelperError> {
+    /// Sets the caller's block. Names that other sessions hold are left to them, unless it takes those that it asks for the first
+    /// time.
+    pub(crate) fn set(&mut self, block: &HostsBlock, take: bool) -> Result<HostsReport, HelperError> {
         let block = self.checked(block)?;
         let tag = block.tag.clone();
         let former = self
@@ -87,19 +95,32 @@ impl Hosts {
             .iter()
             .filter(|held| **held != tag)
             .flat_map(strays::removing);
-        let whole = [Edit::RepairBlock(tag.clone()), Edit::SetBlock(block)];
-        let edits: Vec<Edit> = former.chain(whole).collect();
+        let former: Vec<Edit> = former.chain([Edit::RepairBlock(tag.clone())]).collect();
         self.touched = true;
         let options = Options::new().user_names(UserNames::LeaveOut);
-        let report = self.with_rights(|| self.edit(&edits, options, Some(&tag)))?;
+        let is_taken = |name: &HostName| take && !self.asked.contains(name);
+        let mut beside = None;
+        let edits = |document: &Document| {
+            let mut setting = neighbours::setting(document, block.clone(), &self.owner, is_taken);
+            let own = std::mem::take(&mut setting.edits);
+            beside = Some(setting);
+            former.iter().cloned().chain(own).collect()
+        };
+        let mut report = self.with_rights(|| self.edit_by(edits, options, Some(&tag)))?;
+        if let Some(setting) = beside {
+            neighbours::tell(&mut report, setting);
+        }
+        self.asked = block.entries.into_iter().flat_map(|entry| entry.names).collect();
         self.held = Some(tag);
         Ok(report)
     }
 
     /// The tag stays held: lines of it that were edited are reported by the release.
-    pub(crate) fn clear(&self) -> Result<HostsReport, HelperError> {
+    pub(crate) fn clear(&mut self) -> Result<HostsReport, HelperError> {
         let edits: Vec<Edit> = self.held.iter().flat_map(strays::removing).collect();
-        self.with_rights(|| self.edit(&edits, Options::new(), self.held.as_ref()))
+        let report = self.with_rights(|| self.edit(&edits, Options::new(), self.held.as_ref()))?;
+        self.asked.clear();
+        Ok(report)
     }
 
     pub(crate) fn restore_by_hand(&self, content: &[u8]) -> Result<HostsReport, HelperError> {
@@ -215,6 +236,16 @@ impl Hosts {
         options: Options,
         session: Option<&Tag>,
     ) -> Result<HostsReport, HelperError> {
+        self.edit_by(|_| edits.to_vec(), options, session)
+    }
+
+    /// One write of edits that depend on what is in the file. Where the file changes meanwhile, they are asked for anew.
+    fn edit_by(
+        &self,
+        mut edits: impl FnMut(&Document) -> Vec<Edit>,
+        options: Options,
+        session: Option<&Tag>,
+    ) -> Result<HostsReport, HelperError> {
         let path = &self.policy.hosts_file;
         let opened = FileOptions::new().plan_options(options).open(path);
         let file = opened.map_err(|error| hosts_error(path, &error))?;
@@ -222,7 +253,7 @@ impl Hosts {
             if let Some(tag) = session {
                 self.check_free(document, tag)?;
             }
-            Ok(edits.to_vec())
+            Ok(edits(document))
         });
         match outcome {
             Ok(outcome) => Ok(report(&outcome)),
@@ -311,6 +342,8 @@ fn report(outcome: &Outcome) -> HostsReport {
         diagnostics: diagnostics.iter().take(MAX_FINDINGS).map(diagnostic).collect(),
         omitted: more(diagnostics.len()) + more(conflicts.len()),
         conflicts: conflicts.iter().take(MAX_FINDINGS).map(conflict).collect(),
+        held: Vec::new(),
+        removed: Vec::new(),
     }
 }
 

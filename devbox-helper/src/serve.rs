@@ -111,7 +111,8 @@ impl Service {
 
     fn handle(&mut self, request: Request) -> Answer {
         let reply = match request {
-            Request::SetHosts { block } => self.hosts.set(&block).map(Reply::Hosts),
+            Request::SetHosts { block } => self.hosts.set(&block, false).map(Reply::Hosts),
+            Request::TakeHosts { block } => self.hosts.set(&block, true).map(Reply::Hosts),
             Request::ClearHosts => self.hosts.clear().map(Reply::Hosts),
             Request::EditHosts { edits } => self.hosts.edit_by_hand(&edits).map(Reply::Hosts),
             Request::RestoreHosts { content } => self.hosts.restore_by_hand(&content).map(Reply::Hosts),

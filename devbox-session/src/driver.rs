@@ -120,6 +120,8 @@ enum Outcome {
     Released(Result<(), PublishError>),
     /// While stopping: so many connections of the listeners that were closed have not ended.
     StillOpen(u64),
+    /// Somebody else may have changed what this sink published.
+    Disturbed(usize),
     /// It has no outcome.
     Done,
 }
@@ -179,6 +181,9 @@ impl Session {
     ///
     /// Must run to its end: dropped before, it leaves the undoing to the helper, which sees its channel close.
     pub async fn run(mut self) -> StopReason {
+        for sink in 0..self.sinks.len() {
+            self.watch(sink);
+        }
         loop {
             while let Some(step) = self.state.poll_step(now()) {
                 self.start(step);
@@ -392,6 +397,16 @@ impl Session {
         });
     }
 
+    /// Waits beside the loop, for as long as it takes, until somebody else touches what a sink published.
+    fn watch(&self, index: usize) {
+        if let Some(sink) = self.sinks.get(index).map(Arc::clone) {
+            self.effect(async move {
+                sink.disturbed().await;
+                Outcome::Disturbed(index)
+            });
+        }
+    }
+
     /// Stops listening; the ports are free when the effect is done. While stopping, that includes that connections have ended
     /// or were cut.
     fn close(&mut self, endpoints: Vec<Endpoint>, drain: Duration) {
@@ -489,6 +504,10 @@ impl Session {
             }
             Outcome::StillOpen(connections) => self.state.handle_still_open(connections),
             Outcome::Released(result) => self.state.handle_released(result),
+            Outcome::Disturbed(sink) => {
+                self.state.handle_disturbed(sink, now());
+                self.watch(sink);
+            }
             Outcome::Done => {}
         }
     }

@@ -215,6 +215,8 @@ mod tests {
             services: Vec::new(),
             taken: Vec::new(),
             clashes: Vec::new(),
+            held: Vec::new(),
+            put_back: Vec::new(),
         }
     }
 

@@ -29,10 +29,10 @@ pub use handle::{Changes, Events, Handle};
 pub use host::{BindFault, Holder, Host};
 pub use key::{ProviderId, ServiceKey};
 pub use lease_keeper::{Forget, LeaseChange, LeaseKeeper};
-pub use names_policy::NamesPolicy;
+pub use names_policy::{NamesPolicy, RefusedName};
 pub use report::{
-    Event, Identity, LinkState, NameClash, PortReport, PortState, ProviderReport, ServicePort, ServiceReport,
-    StatusReport,
+    Event, Held, Identity, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, PutBack,
+    Refusals, ServicePort, ServiceReport, StatusReport,
 };
 pub use settings::{ProviderSettings, Settings, StopReason};
 pub use state::{SessionState, Traffic};

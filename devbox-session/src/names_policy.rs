@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
 use service_catalog::{Label, ServiceId};
 
 /// The suffix under which Kubernetes answers for a service.
@@ -39,32 +40,83 @@ impl NamesPolicy {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn names(&self, service: &ServiceId, environment: &Label) -> Vec<String> {
+        self.judged(service, environment)
+            .filter_map(|(name, why)| why.is_none().then_some(name))
+            .collect()
+    }
+
+    /// The names that a service would have if no rule kept it from them, in the same order.
+    ///
+    /// ```
+    /// use devbox_session::NamesPolicy;
+    /// let refused = NamesPolicy::default().refused(&"wpad.lan".parse()?, &"staging".parse()?);
+    /// assert_eq!(refused[0].name, "wpad.lan");
+    /// assert_eq!(refused[0].why, "programs look it up by themselves");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn refused(&self, service: &ServiceId, environment: &Label) -> Vec<RefusedName> {
+        self.judged(service, environment)
+            .filter_map(|(name, why)| why.map(|why| RefusedName { name, why }))
+            .collect()
+    }
+
+    /// All names that a service might have, without doubles, each with what speaks against it.
+    fn judged(
+        &self,
+        service: &ServiceId,
+        environment: &Label,
+    ) -> impl Iterator<Item = (String, Option<String>)> {
         let namespace = &service.namespace;
         let name = match &service.member {
             Some(member) => format!("{member}.{}", service.name),
             None => service.name.to_string(),
         };
-        let mut names = Vec::with_capacity(5);
+        let mut candidates = Vec::with_capacity(5);
         if self.active.as_ref() == Some(namespace) {
-            names.push(name.clone());
+            candidates.push((name.clone(), None));
         }
-        if may_end_in(namespace, &self.named_namespaces) {
-            names.push(format!("{name}.{namespace}"));
-        }
-        names.push(format!("{name}.{namespace}.svc"));
-        names.push(format!("{name}.{namespace}.{CLUSTER_SUFFIX}"));
-        if may_end_in(environment, &self.named_environments) {
-            names.push(format!("{name}.{namespace}.{environment}"));
-        }
+        candidates.extend([
+            (
+                format!("{name}.{namespace}"),
+                ending(namespace, &self.named_namespaces),
+            ),
+            (format!("{name}.{namespace}.svc"), None),
+            (format!("{name}.{namespace}.{CLUSTER_SUFFIX}"), None),
+            (
+                format!("{name}.{namespace}.{environment}"),
+                ending(environment, &self.named_environments),
+            ),
+        ]);
         let mut seen = BTreeSet::new();
-        names.retain(|name| devbox_helper_client::name_refusal(name).is_none() && seen.insert(name.clone()));
-        names
+        candidates.retain(|(name, _)| seen.insert(name.clone()));
+        candidates.into_iter().map(|(name, ending)| {
+            let refusal = devbox_helper_client::name_refusal(&name).map(str::to_owned);
+            (name, refusal.or(ending))
+        })
     }
 }
 
-fn may_end_in(label: &Label, named: &BTreeSet<Label>) -> bool {
+/// A name that a rule keeps a service from having.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RefusedName {
+    /// The name.
+    pub name: String,
+    /// The rule.
+    pub why: String,
+}
+
+/// Why no name may end in this label, or `None` if names may.
+fn ending(label: &Label, named: &BTreeSet<Label>) -> Option<String> {
     let text: &str = label.as_ref();
-    text != MULTICAST && (named.contains(label) || !tld::exist(text))
+    if text == MULTICAST {
+        Some(format!("names in .{MULTICAST} belong to multicast DNS"))
+    } else if named.contains(label) || !tld::exist(text) {
+        None
+    } else {
+        Some(format!(
+            ".{text} is a public top-level domain, under which names are written only if you name it yourself"
+        ))
+    }
 }
 
 #[cfg(test)]
@@ -110,6 +162,35 @@ mod tests {
         );
         assert_eq!(names(&named, "orders.shop", "dev")[0], "orders.shop");
         assert_eq!(names(&named, "orders.shop", "dev")[3], "orders.shop.dev");
+    }
+
+    #[test]
+    fn what_is_refused_is_told_with_its_rule() {
+        let refused = |service: &str, environment: &str| {
+            let policy = NamesPolicy::default();
+            let refused = policy.refused(&service.parse().unwrap(), &environment.parse().unwrap());
+            let told = refused
+                .into_iter()
+                .map(|refused| format!("{}: {}", refused.name, refused.why));
+            told.collect::<Vec<_>>()
+        };
+        assert!(refused("orders.backend", "staging").is_empty());
+        assert_eq!(refused("localhost.demo", "staging").len(), 4);
+        assert_eq!(
+            refused("web.localhost", "staging"),
+            ["web.localhost: it is a name of the machine itself"]
+        );
+        assert_eq!(
+            refused("web.local", "staging"),
+            ["web.local: names in .local belong to multicast DNS"]
+        );
+        assert_eq!(
+            refused("orders.backend", "dev"),
+            [
+                "orders.backend.dev: .dev is a public top-level domain, under which names are written only if you name it \
+             yourself"
+            ]
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a session says about itself: the status report and the events, for people and for programs.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +11,8 @@ use devbox_provider::Status;
 use serde::{Deserialize, Serialize};
 use service_catalog::{Readiness, ServiceId};
 
-use crate::sink::TakenName;
+use crate::names_policy::RefusedName;
+use crate::sink::{HeldNames, TakenName};
 
 /// Who a session is; fixed for its life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,6 +138,12 @@ pub struct ServiceReport {
     pub alias_of: Option<ServiceId>,
     /// Its ports in ascending order.
     pub ports: Vec<PortReport>,
+    /// The names that it would have but for a rule.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedName>,
+    /// The names that it would have if another session of this machine did not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<String>,
 }
 
 impl ServiceReport {
@@ -158,6 +167,123 @@ pub struct NameClash {
     pub other: String,
 }
 
+/// A place from which another program took the session's names away, so that they were put back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutBack {
+    /// The place.
+    pub sink: String,
+    /// How often.
+    pub times: u32,
+}
+
+impl PutBack {
+    /// Whether it happened so often that the two programs work against each other.
+    #[must_use]
+    pub fn is_contested(&self) -> bool {
+        self.times >= CONTESTED
+    }
+}
+
+/// Once may be an editor with an old copy, twice an accident.
+pub(crate) const CONTESTED: u32 = 3;
+
+/// Some names of many, for a line of text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct NameSample {
+    /// The first few.
+    pub first: Vec<String>,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl NameSample {
+    const MAX: usize = 5;
+
+    /// Adds a name; beyond the first few it is only counted.
+    pub fn push(&mut self, name: &str) {
+        if self.first.len() < Self::MAX {
+            self.first.push(name.to_owned());
+        }
+        self.count += 1;
+    }
+}
+
+impl<S: AsRef<str>> FromIterator<S> for NameSample {
+    fn from_iter<I: IntoIterator<Item = S>>(names: I) -> Self {
+        let mut sample = Self::default();
+        names.into_iter().for_each(|name| sample.push(name.as_ref()));
+        sample
+    }
+}
+
+/// `orders.backend, web.shop and 40 more`.
+impl fmt::Display for NameSample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.first.join(", "))?;
+        match self.count.saturating_sub(self.first.len()) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// Names that another session of this machine holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// The other session.
+    pub session: String,
+    /// Its helper's process.
+    pub helper_pid: Option<u32>,
+    /// The names.
+    pub names: NameSample,
+    /// Whether they were this session's before.
+    pub lost: bool,
+    /// How many names this session has published all the same.
+    pub published: usize,
+}
+
+/// Names that one rule keeps from services.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refusals {
+    /// The rule.
+    pub why: String,
+    /// Whether these services have no other name either.
+    pub nameless: bool,
+    /// One name of each service; of one without any name, its id.
+    pub names: NameSample,
+}
+
+impl Refusals {
+    /// Puts together what one rule refuses. Of each service it takes its id, whether it has no name at all, and its refused
+    /// names.
+    pub(crate) fn of<'a>(
+        services: impl IntoIterator<Item = (&'a ServiceId, bool, &'a [RefusedName])>,
+    ) -> Vec<Self> {
+        let mut found: BTreeMap<(bool, &str), NameSample> = BTreeMap::new();
+        for (service, nameless, refused) in services {
+            let mut told: Vec<&str> = Vec::new();
+            for RefusedName { name, why } in refused {
+                if told.contains(&why.as_str()) {
+                    continue;
+                }
+                told.push(why);
+                let sample = found.entry((!nameless, why)).or_default();
+                if nameless {
+                    sample.push(&service.to_string());
+                } else {
+                    sample.push(name);
+                }
+            }
+        }
+        let refusals = found.into_iter().map(|((named, why), names)| Self {
+            why: why.to_owned(),
+            nameless: !named,
+            names,
+        });
+        refusals.collect()
+    }
+}
+
 /// A session as `status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -176,6 +302,12 @@ pub struct StatusReport {
     pub taken: Vec<TakenName>,
     /// Names that two services would have.
     pub clashes: Vec<NameClash>,
+    /// Names that other sessions of this machine hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldNames>,
+    /// The places from which another program took the names away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub put_back: Vec<PutBack>,
 }
 
 impl StatusReport {
@@ -184,6 +316,15 @@ impl StatusReport {
         self.providers
             .iter()
             .filter_map(|provider| provider.environment.as_deref())
+    }
+
+    /// The names that rules keep from services, those of services without any name first.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<Refusals> {
+        Refusals::of(self.services.iter().map(|service| {
+            let nameless = service.names.is_empty() && service.held.is_empty();
+            (&service.service, nameless, service.refused.as_slice())
+        }))
     }
 }
 
@@ -258,7 +399,7 @@ pub enum Event {
     /// A service came up after the session was ready.
     ServiceUp {
         /// The service.
-        service: ServiceReport,
+        service: Box<ServiceReport>,
     },
     /// A service left the catalog; its names and listeners are gone.
     ServiceRemoved {
@@ -304,6 +445,8 @@ pub enum Event {
     },
     /// Two services would have the same name.
     NameClash(NameClash),
+    /// A rule keeps services from having names. Told once for each service.
+    NamesRefused(Refusals),
     /// Something about the place that the names went to that the user should know.
     NamesWarning {
         /// What, and where.
@@ -321,6 +464,16 @@ pub enum Event {
         /// Where they went.
         sink: String,
     },
+    /// Another session of this machine holds names that this one would have.
+    NamesHeld(Held),
+    /// Names that another session held are this one's.
+    NamesGained {
+        /// The names.
+        names: NameSample,
+    },
+    /// Another program had taken the names away, and they were put back. Told the first time, and when it happened so often that
+    /// the two programs work against each other; [`StatusReport`] has the count.
+    NamesPutBack(PutBack),
     /// A provider's catalog is not fresh; the last good one stays in force.
     CatalogStale {
         /// The provider.

@@ -34,13 +34,26 @@ pub trait NameSink: Send + Sync + 'static {
     /// # Cancel safety
     /// Not safe: the publication may take effect after the future was dropped.
     async fn publish(&self, records: Arc<[Record]>) -> Result<Published, PublishError>;
+
+    /// Resolves when somebody else may have changed what was published; the session then publishes the same again. Default:
+    /// never, for places that are this process's own.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    async fn disturbed(&self) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// What became of a publication.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Published {
+    /// Whether anything had to be changed there.
+    pub changed: bool,
     /// Names that were left to the user's own lines.
     pub taken: Vec<TakenName>,
+    /// Names that were left to other sessions of this machine.
+    pub held: Vec<HeldNames>,
     /// What the user should know about the place that the names went to, one line each.
     pub warnings: Vec<String>,
 }
@@ -52,6 +65,17 @@ pub struct TakenName {
     pub name: String,
     /// The line, counted from 1.
     pub line: usize,
+}
+
+/// Names that another session of this machine holds: it published them first, or was told to take them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldNames {
+    /// The other session.
+    pub session: String,
+    /// Its helper's process.
+    pub helper_pid: Option<u32>,
+    /// The names.
+    pub names: Vec<String>,
 }
 
 /// Why names could not be published.

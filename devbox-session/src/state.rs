@@ -618,7 +618,7 @@ impl SessionState {
         match result {
             Ok(published) => self
                 .names
-                .handle_published(sink, records, published, &mut self.notices),
+                .handle_published(sink, records, published, now, &mut self.notices),
             // A helper that is gone was reported.
             Err(_) if self.is_without_helper() => self.names.give_up(sink),
             Err(error) if self.stop.is_some() => {
@@ -638,6 +638,13 @@ impl SessionState {
                 self.names
                     .handle_failed(sink, &error, now, pause, &mut self.notices);
             }
+        }
+    }
+
+    /// Somebody else may have changed what a sink published: it is published again, soon but not again and again.
+    pub fn handle_disturbed(&mut self, sink: usize, now: Instant) {
+        if self.stop.is_none() {
+            self.names.handle_disturbed(sink, now);
         }
     }
 
@@ -814,19 +821,23 @@ impl SessionState {
                 return None;
             }
             let policy = &self.settings.names;
-            let given = service.aliases.iter().flat_map(|alias| {
-                let id = ServiceId {
-                    name: alias.clone(),
-                    ..key.service.clone()
-                };
-                policy.names(&id, &key.environment)
+            let aliases = service.aliases.iter().map(|alias| ServiceId {
+                name: alias.clone(),
+                ..key.service.clone()
             });
+            let mut refused = policy.refused(&key.service, &key.environment);
+            let mut given = Vec::new();
+            for id in aliases {
+                given.extend(policy.names(&id, &key.environment));
+                refused.extend(policy.refused(&id, &key.environment));
+            }
             Some(Wish {
                 service: key.clone(),
                 shown: format!("{key} of {}", self.provider_name(key.provider)),
                 addresses,
                 own: policy.names(&key.service, &key.environment),
-                given: given.collect(),
+                given,
+                refused,
             })
         });
         wishes.collect()
@@ -871,7 +882,9 @@ impl SessionState {
                 && let Some(service) = self.services.get(&key)
             {
                 let service = self.report_service(&key, service, &|_| Traffic::default());
-                self.notices.push(Event::ServiceUp { service });
+                self.notices.push(Event::ServiceUp {
+                    service: Box::new(service),
+                });
             }
         }
         if !self.ready && self.names.is_published() {
@@ -954,6 +967,8 @@ impl SessionState {
                 .collect(),
             taken: self.names.taken(),
             clashes: self.names.clashes(),
+            held: self.names.held(),
+            put_back: self.names.put_back(),
         }
     }
 
@@ -1003,6 +1018,8 @@ impl SessionState {
             readiness: service.readiness.clone(),
             alias_of: service.alias_of.clone(),
             ports,
+            refused: self.names.refused(key),
+            held: self.names.held_of(key),
         }
     }
 

@@ -1,5 +1,6 @@
 //! A hosts file as bytes, and the questions it can answer.
 
+mod neighbours;
 mod own_lines;
 mod strays;
 
@@ -17,6 +18,7 @@ use crate::name::{Owner, Tag};
 use crate::plan::{Plan, plan};
 use crate::scan::{self, Markers, Span};
 
+pub use neighbours::{Held, Neighbour, Setting};
 pub use strays::Stray;
 
 /// A hosts file in memory: its bytes, unchanged, and views of them.

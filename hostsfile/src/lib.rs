@@ -19,7 +19,7 @@ mod seal;
 
 pub use cidr::Cidr;
 pub use diff::Diff;
-pub use document::{BlockView, Document, Stray};
+pub use document::{BlockView, Document, Held, Neighbour, Setting, Stray};
 pub use edit::{Edit, OnConflict, Options, UserNames};
 pub use entry::{Block, Entry};
 pub use error::{Damage, Error};

@@ -20,16 +20,22 @@ pub const ORIGINAL: &[u8] =
 
 /// The address that `file` gives `name`, if any: the first line counts, as for the system's resolver.
 pub fn lookup(file: &Path, name: &str) -> Option<IpAddr> {
-    let bytes = std::fs::read(file).ok()?;
+    lookup_all(file, name).first().copied()
+}
+
+/// The addresses that `file` gives `name`, in its order, each as often as it is there.
+pub fn lookup_all(file: &Path, name: &str) -> Vec<IpAddr> {
+    let bytes = std::fs::read(file).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    text.lines().find_map(|line| {
+    let found = text.lines().filter_map(|line| {
         let line = line.split('#').next().unwrap_or_default();
         let mut words = line.split_ascii_whitespace();
         let address = words.next()?.parse().ok()?;
         words
             .any(|word| word.eq_ignore_ascii_case(name))
             .then_some(address)
-    })
+    });
+    found.collect()
 }
 
 /// The address that `file` gives `name`.

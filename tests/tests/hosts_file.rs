@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use devbox_tests::peers::Echo;
@@ -89,6 +90,11 @@ fn a_bind_mounted_hosts_file_is_edited_in_place() -> Outcome {
         let mut up = gateway.devbox("up", Caller::Root)?.seeing_hosts(&file).start()?;
         up.wait_for_line("the line `ready`", 2 * wait::SOON, |line| line == "ready")?;
         Echo::ask(SocketAddr::new(hosts::address_of(&file, "echo.demo")?, PORT))?;
+        // What is mounted there belongs to another folder, and is watched all the same.
+        std::fs::write(&file, hosts::ORIGINAL)?;
+        wait::until("the name in the file that was rewritten", wait::SOON, || {
+            hosts::lookup(&file, "echo.demo")
+        })?;
         up.signal(Signal::TERM)?;
         ensure!(up.wait(wait::SOON)? == Exit::Code(0));
         hosts::expect_original(&file)?;
@@ -159,6 +165,100 @@ fn what_the_user_edits_meanwhile_stays() -> Outcome {
         }
         ensure!(
             hosts::lookup(up.hosts(), "late.demo").is_none() && hosts::block_openings(up.hosts()).is_empty()
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn names_that_another_program_removes_are_put_back() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let real = scene.hosts_file(Caller::Ordinary)?;
+        let link = scene.folder_of("linked", Caller::Ordinary)?.join("hosts");
+        std::os::unix::fs::symlink(&real, &link)?;
+        let mut up = Up::start_with(&gateway, &UpOptions::new(Caller::Ordinary).hosts(&link))?;
+        let address = up.address_of("echo.demo")?;
+        let theirs = b"127.0.0.1 localhost\n10.1.2.3 vpn.corp\n";
+        let replaced = || -> Result {
+            let new = real.with_extension("vpn");
+            std::fs::write(&new, theirs)?;
+            scene.give(&new, Caller::Ordinary)?;
+            Ok(std::fs::rename(&new, &real)?)
+        };
+        let in_place = || -> Result { Ok(std::fs::write(&real, theirs)?) };
+        let removed = || -> Result {
+            std::fs::remove_file(&real)?;
+            replaced()
+        };
+        let ways: [(&str, &dyn Fn() -> Result); 3] = [
+            ("replaced", &replaced),
+            ("written in place", &in_place),
+            ("removed and made again", &removed),
+        ];
+        for (number, (way, rewrite)) in ways.into_iter().enumerate() {
+            rewrite()?;
+            // At once, and after that every five seconds at most.
+            let within = if number == 0 {
+                Duration::from_secs(4)
+            } else {
+                wait::SOON
+            };
+            wait::until(&format!("the name in a file that was {way}"), within, || {
+                hosts::lookup(&real, "echo.demo")
+            })?;
+            ensure!(up.address_of("echo.demo")? == address);
+            ensure!(
+                hosts::lookup(&real, "vpn.corp").is_some(),
+                "the other program's line is gone"
+            );
+        }
+        Echo::ask(SocketAddr::new(address, PORT))?;
+        let told = |count| {
+            let said = up.process().errors();
+            ensure!(said.matches("another program").count() == count, "{said}");
+            Ok(())
+        };
+        // Said at the first time, and once more when it is plain that two programs work against each other.
+        wait::until_ok("both lines", wait::SOON, || told(2))?;
+        let status = up.status(&[])?.run(wait::SOON)?.expect_success()?;
+        status.expect_text(&[
+            "another program keeps rewriting",
+            &link.display().to_string(),
+            "put back 3 times",
+        ])?;
+        up.process().signal(Signal::TERM)?;
+        let exit = up.process_mut().wait(wait::SOON)?;
+        ensure!(exit == Exit::Code(0), "{exit}");
+        ensure!(
+            std::fs::read(&real)? == theirs,
+            "it is not as the other program left it"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_program_that_reads_or_touches_the_hosts_file_causes_no_write() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let up = Up::start(&gateway, Caller::Ordinary)?;
+        let before = std::fs::read(up.hosts())?;
+        let inode = std::fs::metadata(up.hosts())?.ino();
+        // The same bytes in the same file, with a later date.
+        std::fs::write(up.hosts(), &before)?;
+        let touched = std::fs::metadata(up.hosts())?.modified()?;
+        wait::stays("the file", Duration::from_secs(2), || {
+            std::fs::metadata(up.hosts()).is_ok_and(|file| {
+                file.ino() == inode && file.modified().is_ok_and(|modified| modified == touched)
+            })
+        })?;
+        ensure!(
+            !up.process().errors().contains("another program"),
+            "{}",
+            up.process().errors()
         );
         Ok(())
     })

@@ -69,6 +69,7 @@ fn a_catalog_cannot_take_names_that_are_somebodys() -> Outcome {
             Service::new("web", "local", PORT, at),
             Service::new("github", "com", PORT, at),
             Service::new("last", "lan", PORT, at),
+            Service::new("wpad", "lan", PORT, at),
         ])?;
         let gateway = Gateway::start(scene, &catalog)?;
         let up = Up::start_with(
@@ -94,6 +95,26 @@ fn a_catalog_cannot_take_names_that_are_somebodys() -> Outcome {
             ensure!(names.contains(ours), "{ours} is not there: {names:?}");
         }
         ensure!(hosts::address_of(up.hosts(), "localhost")?.to_string() == "127.0.0.1");
+        // Where a name is missing, it is told that it is, and why: in a line, in the table and in the status.
+        let said = up.process().everything();
+        let why = [
+            "localhost.demo has no name here: it is a name of the machine itself",
+            "wpad.lan has no name here: programs look it up by themselves",
+            "web.localhost is not published: it is a name of the machine itself",
+            "web.local is not published: ",
+            "github.com is not published: ",
+        ];
+        for line in why {
+            ensure!(
+                said.matches(line).count() == 1,
+                "{line:?} is not said once: {said}"
+            );
+        }
+        ensure!(said.contains("wpad.lan (no name)"), "{said}");
+        up.status(&[])?
+            .run(wait::SOON)?
+            .expect_success()?
+            .expect_text(&why)?;
         Ok(())
     })
 }

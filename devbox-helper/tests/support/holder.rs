@@ -49,7 +49,10 @@ pub(crate) fn run() {
     let tag = std::env::var("HOLDER_TAG").unwrap();
     let mut client = Client::start_with(&helper(Path::new(&file))).unwrap();
     client
-        .set_hosts(block(&tag, &[("127.77.0.2", &["orders", "orders.backend"])]))
+        .set_hosts(block(
+            &tag,
+            &[("127.77.0.2", &["orders", "orders.backend", &tag])],
+        ))
         .unwrap();
     println!("\nheld {}", client.pid());
     if std::env::var_os("HOLDER_CHURN").is_some() {

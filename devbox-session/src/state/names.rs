@@ -1,5 +1,9 @@
 //! Which names lead where, and what each sink has published of that.
 
+mod held;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::notices::Notices;
 use crate::key::ServiceKey;
-use crate::report::{Event, NameClash};
-use crate::sink::{PublishError, Published, Record, TakenName};
+use crate::names_policy::RefusedName;
+use crate::report::{CONTESTED, Event, NameClash, PutBack, Refusals};
+use crate::sink::{HeldNames, PublishError, Published, Record, TakenName};
+use held::HeldByOthers;
 
 /// The names of a session.
 #[derive(Debug)]
@@ -18,6 +24,8 @@ pub(super) struct Names {
     /// What changed since `wanted` was put together may change it.
     dirty: bool,
     assigned: BTreeMap<ServiceKey, Vec<String>>,
+    /// Only of services that have any.
+    refused: BTreeMap<ServiceKey, Vec<RefusedName>>,
     clashes: BTreeSet<NameClash>,
 }
 
@@ -29,7 +37,20 @@ struct Sink {
     retry_at: Option<Instant>,
     failing: bool,
     taken: BTreeMap<String, usize>,
+    held: HeldByOthers,
+    /// When to publish the same once more, since somebody else may have changed it.
+    check_at: Option<Instant>,
+    /// How often the names had to be put back, and when last.
+    put_back: u32,
+    put_back_at: Option<Instant>,
 }
+
+/// The shortest time between two occasions on which the names are put back: another program may do as we do.
+const PUT_BACK_PAUSE: Duration = Duration::from_secs(5);
+/// How often it is looked whether names are still held: of a session that was killed together with its helper nobody tells.
+const HELD_CHECK: Duration = Duration::from_secs(10);
+/// Where another program removed the names of all sessions, whoever holds a name puts it back before others ask for it.
+const HOLDERS_FIRST: Duration = Duration::from_millis(400);
 
 /// What one service would like to be called.
 #[derive(Debug)]
@@ -42,6 +63,8 @@ pub(super) struct Wish {
     pub(super) own: Vec<String>,
     /// Names that its owner gave it: any service's own name is stronger.
     pub(super) given: Vec<String>,
+    /// Names that it would have but for a rule.
+    pub(super) refused: Vec<RefusedName>,
 }
 
 impl Names {
@@ -54,12 +77,17 @@ impl Names {
             retry_at: None,
             failing: false,
             taken: BTreeMap::new(),
+            held: HeldByOthers::default(),
+            check_at: None,
+            put_back: 0,
+            put_back_at: None,
         });
         Self {
             sinks: sinks.collect(),
             wanted: nothing,
             dirty: false,
             assigned: BTreeMap::new(),
+            refused: BTreeMap::new(),
             clashes: BTreeSet::new(),
         }
     }
@@ -99,7 +127,9 @@ impl Names {
             notices.push(Event::NameClash(clash.clone()));
         }
         self.clashes = clashes;
+        tell_refused(&wishes, notices);
         self.assigned.clear();
+        self.refused.clear();
         // Services with the same addresses (a service and those that are other names for it) share a record.
         let mut records: Vec<Record> = Vec::with_capacity(wishes.len());
         let mut places: BTreeMap<Vec<IpAddr>, usize> = BTreeMap::new();
@@ -114,6 +144,9 @@ impl Names {
                     }),
                 }
             }
+            if !wish.refused.is_empty() {
+                self.refused.insert(wish.service.clone(), wish.refused);
+            }
             self.assigned.insert(wish.service, names);
         }
         if *records != *self.wanted {
@@ -127,23 +160,45 @@ impl Names {
         self.wanted = Arc::from([]);
         for sink in &mut self.sinks {
             sink.retry_at = None;
+            sink.check_at = None;
         }
     }
 
     /// The next sink to publish to, with what it is to have.
     pub(super) fn poll_publish(&mut self, now: Instant) -> Option<(usize, Arc<[Record]>)> {
         let wanted = &self.wanted;
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let (index, sink) = self.sinks.iter_mut().enumerate().find(|(_, sink)| {
-            !sink.under_way && sink.published != *wanted && sink.retry_at.is_none_or(|at| at <= now)
+            let retry = sink.retry_at.is_none() || due(sink.retry_at);
+            !sink.under_way && (sink.published != *wanted && retry || due(sink.check_at))
         })?;
         sink.under_way = true;
         sink.retry_at = None;
+        sink.check_at = None;
         Some((index, Arc::clone(wanted)))
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let waiting = self.sinks.iter().filter(|sink| sink.published != self.wanted);
-        waiting.filter_map(|sink| sink.retry_at).min()
+        let retries = self.sinks.iter().filter(|sink| sink.published != self.wanted);
+        let checks = self.sinks.iter().filter(|sink| !sink.under_way);
+        let retries = retries.filter_map(|sink| sink.retry_at);
+        retries.chain(checks.filter_map(|sink| sink.check_at)).min()
+    }
+
+    /// Somebody else may have changed what a sink published: it is published again, at once unless that was done a moment
+    /// ago. Where nothing has changed, nothing is written.
+    pub(super) fn handle_disturbed(&mut self, sink: usize, now: Instant) {
+        let sink = self.sinks.get_mut(sink);
+        let Some(sink) = sink.filter(|sink| sink.under_way || !sink.published.is_empty()) else {
+            return;
+        };
+        let again = sink.put_back_at.map(|last| last + PUT_BACK_PAUSE);
+        let others = (!sink.held.is_empty()).then_some(now + HOLDERS_FIRST);
+        let at = [again, others, sink.retry_at]
+            .into_iter()
+            .flatten()
+            .fold(now, Instant::max);
+        sink.check_at = Some(sink.check_at.map_or(at, |earlier| earlier.min(at)));
     }
 
     /// A publication is done.
@@ -152,24 +207,41 @@ impl Names {
         sink: usize,
         records: Arc<[Record]>,
         published: Published,
+        now: Instant,
         notices: &mut Notices,
     ) {
         let Some(sink) = self.sinks.get_mut(sink) else {
             return;
         };
         sink.under_way = false;
-        sink.published = records;
+        let former = std::mem::replace(&mut sink.published, records);
         sink.retry_at = None;
         if std::mem::take(&mut sink.failing) {
             notices.push(Event::NamesRestored {
                 sink: sink.name.clone(),
             });
         }
-        sink.taken = published
-            .taken
-            .into_iter()
-            .map(|taken| (taken.name, taken.line))
-            .collect();
+        let taken = published.taken.into_iter().map(|taken| (taken.name, taken.line));
+        let before = std::mem::replace(&mut sink.taken, taken.collect());
+        let changed_hands = sink.held.update(
+            published.held,
+            &former,
+            &sink.published,
+            sink.taken.len(),
+            notices,
+        );
+        if !sink.held.is_empty() {
+            sink.check_at.get_or_insert(now + HELD_CHECK);
+        }
+        // Nothing of ours asked for the change, and neither a line of the user's nor another session accounts for it.
+        let same = former == sink.published && before.keys().eq(sink.taken.keys()) && !changed_hands;
+        if published.changed && same {
+            sink.put_back += 1;
+            sink.put_back_at = Some(now);
+            if sink.put_back == 1 || sink.put_back == CONTESTED {
+                notices.push(Event::NamesPutBack(sink.report()));
+            }
+        }
         for (name, line) in &sink.taken {
             let event = Event::NameTaken {
                 name: name.clone(),
@@ -196,6 +268,8 @@ impl Names {
         };
         sink.under_way = false;
         sink.retry_at = Some(now + pause);
+        // It may have been a check of names that are there already.
+        sink.check_at = sink.retry_at;
         if !std::mem::replace(&mut sink.failing, true) {
             notices.push(Event::NamesFailed {
                 sink: sink.name.clone(),
@@ -249,13 +323,35 @@ impl Names {
         &self.wanted
     }
 
-    /// The names that lead to a service: those that it was assigned and that no line of the user's has.
+    /// The names that lead to a service: those that it was assigned and that neither a line of the user's nor another session
+    /// has.
     pub(super) fn of(&self, service: &ServiceKey) -> Vec<String> {
+        let is_elsewhere =
+            |sink: &Sink, name: &String| sink.taken.contains_key(name) || sink.held.contains(name);
         let assigned = self.assigned.get(service).into_iter().flatten();
         assigned
-            .filter(|name| !self.sinks.iter().any(|sink| sink.taken.contains_key(*name)))
+            .filter(|name| !self.sinks.iter().any(|sink| is_elsewhere(sink, name)))
             .cloned()
             .collect()
+    }
+
+    /// The names of a service that other sessions hold.
+    pub(super) fn held_of(&self, service: &ServiceKey) -> Vec<String> {
+        let assigned = self.assigned.get(service).into_iter().flatten();
+        assigned
+            .filter(|name| self.sinks.iter().any(|sink| sink.held.contains(name)))
+            .cloned()
+            .collect()
+    }
+
+    pub(super) fn held(&self) -> Vec<HeldNames> {
+        let sinks = self.sinks.iter();
+        sinks.flat_map(|sink| sink.held.sessions()).cloned().collect()
+    }
+
+    /// The names that a service would have but for a rule.
+    pub(super) fn refused(&self, service: &ServiceKey) -> Vec<RefusedName> {
+        self.refused.get(service).cloned().unwrap_or_default()
     }
 
     pub(super) fn taken(&self) -> Vec<TakenName> {
@@ -268,134 +364,36 @@ impl Names {
         taken.collect()
     }
 
+    pub(super) fn put_back(&self) -> Vec<PutBack> {
+        let sinks = self.sinks.iter().filter(|sink| sink.put_back > 0);
+        sinks.map(Sink::report).collect()
+    }
+
     pub(super) fn clashes(&self) -> Vec<NameClash> {
         self.clashes.iter().cloned().collect()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::key::ProviderId;
-
-    fn wish(provider: usize, service: &str, own: &[&str], given: &[&str]) -> Wish {
-        let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let octet = u8::try_from(provider).unwrap();
-        Wish {
-            service: ServiceKey {
-                provider: ProviderId(provider),
-                environment: "staging".parse().unwrap(),
-                service: service.parse().unwrap(),
-            },
-            shown: format!("{service} of p{provider}"),
-            addresses: vec![IpAddr::from([
-                127,
-                77,
-                octet,
-                u8::try_from(service.len()).unwrap(),
-            ])],
-            own: texts(own),
-            given: texts(given),
+impl Sink {
+    fn report(&self) -> PutBack {
+        PutBack {
+            sink: self.name.clone(),
+            times: self.put_back,
         }
     }
+}
 
-    fn events(notices: &mut Notices) -> Vec<Event> {
-        std::iter::from_fn(|| notices.poll_event()).collect()
-    }
-
-    #[test]
-    fn a_clash_goes_by_configured_order_and_is_told_once() {
-        let mut names = Names::new(vec!["hosts".to_owned()]);
-        let mut notices = Notices::default();
-        let wishes = || {
-            vec![
-                wish(0, "orders.backend", &["orders.backend"], &["shop"]),
-                wish(
-                    1,
-                    "orders.backend",
-                    &["orders.backend", "orders.backend.local"],
-                    &[],
-                ),
-                wish(1, "shop.x", &["shop"], &[]),
-            ]
-        };
-        names.refresh(wishes(), &mut notices);
-        names.refresh(wishes(), &mut notices);
-        let of = |index: usize| names.of(&wishes()[index].service);
-        assert_eq!(of(0), ["orders.backend"]);
-        assert_eq!(of(1), ["orders.backend.local"]);
-        assert_eq!(of(2), ["shop"], "an own name is stronger than a given one");
-        let told = events(&mut notices);
-        assert_eq!(told.len(), 2, "{told:?}");
-        let all: Vec<_> = names
-            .wanted()
-            .iter()
-            .flat_map(|record| record.names.clone())
-            .collect();
-        let distinct: BTreeSet<_> = all.iter().collect();
-        assert_eq!(all.len(), distinct.len(), "no name is in two records");
-    }
-
-    #[test]
-    fn every_sink_gets_the_newest_set_and_one_at_a_time() {
-        let mut names = Names::new(vec!["hosts".to_owned(), "registry".to_owned()]);
-        let mut notices = Notices::default();
-        let now = Instant::now();
-        names.refresh(vec![wish(0, "a.b", &["a.b"], &[])], &mut notices);
-        let (first, records) = names.poll_publish(now).unwrap();
-        let (second, _) = names.poll_publish(now).unwrap();
-        assert_eq!((first, second), (0, 1));
-        assert!(names.poll_publish(now).is_none());
-        names.refresh(vec![wish(0, "c.d", &["c.d"], &[])], &mut notices);
-        names.handle_published(0, records, Published::default(), &mut notices);
-        assert!(!names.is_published());
-        let (again, newest) = names.poll_publish(now).unwrap();
-        assert_eq!((again, newest[0].names[0].as_str()), (0, "c.d"));
-    }
-
-    #[test]
-    fn a_sink_that_fails_is_tried_later_and_told_of_once() {
-        let mut names = Names::new(vec!["hosts".to_owned(), "registry".to_owned()]);
-        let mut notices = Notices::default();
-        let mut now = Instant::now();
-        let pause = Duration::from_secs(5);
-        names.refresh(vec![wish(0, "a.b", &["a.b"], &[])], &mut notices);
-        let error = PublishError::Other {
-            message: "disk full".to_owned(),
-        };
-        for _ in 0..10 {
-            let (sink, _) = names.poll_publish(now).unwrap();
-            assert_eq!(sink, 0);
-            names.handle_failed(sink, &error, now, pause, &mut notices);
-            if let Some((sink, records)) = names.poll_publish(now) {
-                assert_eq!(sink, 1, "the other sink does not wait for it");
-                names.handle_published(sink, records, Published::default(), &mut notices);
-            }
-            assert!(names.is_settled() && !names.is_published());
-            now = names.poll_timeout().unwrap();
-        }
-        let (sink, records) = names.poll_publish(now).unwrap();
-        names.handle_published(sink, records, Published::default(), &mut notices);
-        assert!(names.is_published());
-        let told = events(&mut notices);
-        assert!(
-            matches!(
-                told.as_slice(),
-                [Event::NamesFailed { .. }, Event::NamesRestored { .. }]
-            ),
-            "{told:?}"
-        );
-    }
-
-    #[test]
-    fn another_name_for_a_service_shares_its_record() {
-        let mut names = Names::new(vec!["hosts".to_owned()]);
-        let mut notices = Notices::default();
-        let mut alias = wish(0, "db.x", &["db.x"], &[]);
-        let target = wish(0, "postgres.x", &["postgres.x"], &[]);
-        alias.addresses.clone_from(&target.addresses);
-        names.refresh(vec![alias, target], &mut notices);
-        assert_eq!(names.wanted().len(), 1);
-        assert_eq!(names.wanted()[0].names, ["db.x", "postgres.x"]);
+/// Tells which services go without names, once for each: however many they are, one event for each rule.
+fn tell_refused(wishes: &[Wish], notices: &mut Notices) {
+    let news: Vec<_> = wishes
+        .iter()
+        .filter(|wish| !wish.refused.is_empty() && notices.is_news(format!("refused {}", wish.shown)))
+        .map(|wish| {
+            let nameless = wish.own.is_empty() && wish.given.is_empty();
+            (&wish.service.service, nameless, wish.refused.as_slice())
+        })
+        .collect();
+    for refusals in Refusals::of(news) {
+        notices.push(Event::NamesRefused(refusals));
     }
 }

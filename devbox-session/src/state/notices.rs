@@ -25,10 +25,7 @@ impl Notices {
 
     /// Tells it unless the same was told under this key before.
     pub(super) fn push_once(&mut self, key: String, event: Event) {
-        if self.told.len() >= REMEMBERED {
-            self.told.clear();
-        }
-        if self.told.insert(key) {
+        if self.is_news(key) {
             self.push(event);
         }
     }
@@ -53,6 +50,14 @@ impl Notices {
     /// A provider's catalog is told of again.
     pub(super) fn unmute(&mut self, provider: ProviderId) {
         self.muted.remove(&provider);
+    }
+
+    /// Whether nothing was told under this key before.
+    pub(super) fn is_news(&mut self, key: String) -> bool {
+        if self.told.len() >= REMEMBERED {
+            self.told.clear();
+        }
+        self.told.insert(key)
     }
 
     pub(super) fn poll_event(&mut self) -> Option<Event> {
