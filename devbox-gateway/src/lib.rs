@@ -2,16 +2,21 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod certificate;
 mod config;
 pub mod demo_services;
 mod error;
 mod gateway;
 mod handshake;
+mod lobby;
 mod pending;
 mod push_admission;
 mod pushed;
+mod reception;
+mod refusals;
 mod seat;
 mod serve_client;
+mod tally;
 mod token_admission;
 
 pub use admission::{Admission, Offer, Rejection, View};

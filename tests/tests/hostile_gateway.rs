@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use devbox_tests::peers::Echo;
-use devbox_tests::{Caller, Gateway, Outcome, Result, Up, scenario, wait};
+use devbox_tests::{Caller, Gateway, Outcome, Process, Result, TOKEN, Up, scenario, wait};
 
 const PORT: u16 = 7230;
 
@@ -89,6 +89,156 @@ fn line_there_and_back(address: SocketAddr) -> Result {
     stream.read_to_end(&mut answer)?;
     ensure!(answer == b"hello", "{} came back", answer.escape_ascii());
     Ok(())
+}
+
+/// Strangers without a token, each of which holds a connection and sends a byte of a request now and then. Who is cut
+/// connects again at once.
+struct Strangers {
+    stop: Arc<AtomicBool>,
+    opened: Arc<AtomicUsize>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Strangers {
+    fn start(gateway: SocketAddr, count: usize) -> Strangers {
+        let (stop, opened) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stopped, sum) = (Arc::clone(&stop), Arc::clone(&opened));
+        let thread = std::thread::spawn(move || {
+            let mut streams: Vec<Option<TcpStream>> = (0..count).map(|_| None).collect();
+            while !stopped.load(Ordering::Acquire) {
+                for place in &mut streams {
+                    if place.as_mut().is_none_or(|stream| !trickle(stream)) {
+                        *place = begin(gateway).ok();
+                        sum.fetch_add(usize::from(place.is_some()), Ordering::AcqRel);
+                    }
+                }
+                // Their pace: a byte each every 20 ms or so.
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Strangers { stop, opened, thread }
+    }
+
+    fn opened(&self) -> usize {
+        self.opened.load(Ordering::Acquire)
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Release);
+        self.thread.join().ok();
+    }
+}
+
+fn begin(gateway: SocketAddr) -> std::io::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&gateway, Duration::from_secs(1))?;
+    stream.write_all(b"GET /kube/devbox/tunnel/client/x HTTP/1.1\r\nX: ")?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// Whether the connection is still there.
+fn trickle(stream: &mut TcpStream) -> bool {
+    let would_block = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+    matches!(stream.read(&mut [0]), Err(error) if would_block(&error)) && stream.write_all(b"x").is_ok()
+}
+
+/// Asks the gateway for a tunnel: the status line of its answer, and the connection.
+fn ask(gateway: SocketAddr, session: &str, token: &str) -> Result<(String, TcpStream)> {
+    let mut stream = TcpStream::connect_timeout(&gateway, wait::SOON)?;
+    stream.set_read_timeout(Some(wait::SOON))?;
+    let request = format!(
+        "GET /kube/devbox/tunnel/client/{session} HTTP/1.1\r\nHost: {gateway}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: devbox-tunnel.1\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes())?;
+    let mut answer = [0; 512];
+    let count = stream.read(&mut answer)?;
+    let text = String::from_utf8_lossy(answer.get(..count).unwrap_or_default()).into_owned();
+    Ok((text.lines().next().unwrap_or_default().to_owned(), stream))
+}
+
+/// Three clients that come one after the other, each within a second, with room for a busy machine.
+fn three_get_in_at_once(gateway: SocketAddr) -> Result {
+    for session in ["fresh-1", "fresh-2", "fresh-3"] {
+        let asked = Instant::now();
+        let (status, _stream) = ask(gateway, session, TOKEN)?;
+        let took = asked.elapsed();
+        ensure!(
+            status.contains(" 101 ") && took < Duration::from_secs(3),
+            "{session}: {status:?} after {took:?}"
+        );
+    }
+    Ok(())
+}
+
+fn count(process: &Process, word: &str) -> usize {
+    process.errors().matches(word).count()
+}
+
+#[test]
+fn strangers_that_hold_places_keep_nobody_out_and_are_logged_once() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, scene.port_like(PORT)?)?;
+        let strangers = Strangers::start(gateway.address(), 600);
+        wait::until("six hundred strangers", wait::SOON, || {
+            (strangers.opened() >= 600).then_some(())
+        })?;
+        three_get_in_at_once(gateway.address())?;
+        let up = Up::start(&gateway, Caller::Ordinary)?;
+        strangers.end();
+        drop(up);
+        let process = gateway.process()?;
+        let begun = count(process, "many connections that show no token");
+        ensure!(begun == 1, "logged {begun} times");
+        Ok(())
+    })
+}
+
+#[test]
+fn guessers_are_logged_once_and_slowed_down_and_hold_up_nobody() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, scene.port_like(PORT)?)?;
+        let address = gateway.address();
+        let over = Arc::new(AtomicBool::new(false));
+        let guesses = Arc::new(AtomicUsize::new(0));
+        let mut guessers = Vec::new();
+        for number in 0..8 {
+            let (over, guesses) = (Arc::clone(&over), Arc::clone(&guesses));
+            guessers.push(std::thread::spawn(move || {
+                while !over.load(Ordering::Acquire) {
+                    if let Ok((status, _)) = ask(address, &format!("guesser-{number}"), "wrong-horse") {
+                        guesses.fetch_add(usize::from(status.contains(" 401 ")), Ordering::AcqRel);
+                    }
+                }
+            }));
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(3) {
+            three_get_in_at_once(address)?;
+        }
+        over.store(true, Ordering::Release);
+        let answered = guesses.load(Ordering::Acquire);
+        for guesser in guessers {
+            guesser.join().ok();
+        }
+        // Three at once, three more while the delay grows to 1 s, and hardly any after that.
+        ensure!(
+            (3..=10).contains(&answered),
+            "{answered} guesses were answered in 3 s"
+        );
+        let process = gateway.process()?;
+        let told = count(process, "token refused");
+        ensure!(told == 1, "logged {told} times");
+        let errors = process.errors();
+        ensure!(
+            errors.contains("peer=127.0.0.1:") && !errors.contains("wrong-horse"),
+            "{errors}"
+        );
+        Ok(())
+    })
 }
 
 #[test]

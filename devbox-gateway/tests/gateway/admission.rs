@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tunnel_bridge::LinkEnd;
 
-use super::support::{Client, Files, Options, TOKEN, echo, file, ping, rejection, soon, start};
+use super::support::{Client, Files, Log, Options, TOKEN, echo, file, ping, rejection, soon, start};
 
 /// The status and the line that a client is turned away with.
 async fn refused(options: &Options) -> (u16, String) {
@@ -174,8 +174,14 @@ async fn there_is_a_limit_on_clients() {
     config.limits.max_clients = 1;
     let gateway = start(config).await;
     let first = gateway.client("a").await;
-    let error = refused(&gateway.options("b")).await;
-    assert_eq!(error.0, 503, "{error:?}");
+    let log = Log::start();
+    for _ in 0..20 {
+        let error = refused(&gateway.options("b")).await;
+        let message = "the gateway has 1 clients already, which is its limit".to_owned();
+        assert_eq!(error, (503, message));
+    }
+    log.wait_for("the limit of clients is reached").await;
+    assert_eq!(log.count("WARN"), 1, "{}", log.text());
     first.link.shutdown().await;
     let options = gateway.options("b");
     until("there is room again", async || {
@@ -190,7 +196,6 @@ async fn a_client_that_says_nothing_is_cut_and_holds_up_nobody() {
     let files = Files::new(&file(&[]));
     let mut config = files.config().await;
     config.limits.handshake_timeout = Duration::from_secs(1);
-    config.limits.max_handshakes = 2;
     let gateway = start(config).await;
 
     let mut silent = TcpStream::connect(gateway.address).await.unwrap();
@@ -217,8 +222,11 @@ async fn a_client_that_says_nothing_is_cut_and_holds_up_nobody() {
         silent.read_to_end(&mut rest_of_silent).await.ok();
     };
     let others = async {
-        // Both places are taken; this one waits for them to be free, and gets in.
         gateway.client("laptop").await;
+        assert!(
+            started.elapsed() < Duration::from_millis(950),
+            "nobody is waited for"
+        );
     };
     soon(async {
         tokio::select! {
