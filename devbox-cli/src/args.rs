@@ -165,10 +165,10 @@ pub(crate) struct ServeArgs {
     /// Where to listen; port 0 takes a free port
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: SocketAddr,
-    /// The file that holds the token that clients must present
+    /// The file that holds the token that clients must present, or a YAML list of tokens; read again on each change
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: PathBuf,
-    /// The certificate chain (PEM) for wss://
+    /// The certificate chain (PEM) for wss://; it and its key are read again when they change
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub(crate) tls_cert: Option<PathBuf>,
     /// The private key (PEM) of the certificate

@@ -47,7 +47,7 @@ impl fmt::Debug for GatewayConfig {
     }
 }
 
-/// The files for TLS, in PEM form.
+/// The files for TLS, in PEM form. They are followed: a new pair that fits is used for new connections.
 #[derive(Debug, Clone)]
 pub struct TlsFiles {
     /// The certificate chain, the gateway's own certificate first.

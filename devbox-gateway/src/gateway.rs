@@ -18,10 +18,7 @@ use crate::handshake::NotLetIn;
 use crate::reception::{Known, Reception};
 use crate::seat::{NoSeat, Seats};
 use crate::serve_client::Client;
-use crate::{Admission, Error, GatewayConfig, Limits, Offer, Rejection, View};
-
-/// How long accepting rests after the system had nothing to give (too many open files).
-const ACCEPT_REST: Duration = Duration::from_millis(100);
+use crate::{Admission, Error, GatewayConfig, Grant, Limits, Offer, Rejection, View};
 
 /// How often what was counted is looked at, for the log.
 const TICK: Duration = Duration::from_secs(1);
@@ -139,8 +136,7 @@ impl Gateway {
                 accepted = accept(&listener, accept_from) => match accepted {
                     Ok((stream, peer)) => reception.handle_arrival(stream, peer),
                     Err(error) => {
-                        reception.handle_accept_error(&error);
-                        accept_from = Instant::now() + ACCEPT_REST;
+                        accept_from = Instant::now() + reception.handle_accept_error(&error);
                     }
                 },
                 known = reception.next() => {
@@ -216,7 +212,8 @@ impl Shared {
                 return Served::Over;
             }
         };
-        let span = info_span!("session", id = %session, generation = client.wanted.generation);
+        let token = client.view.grant.as_ref().and_then(Grant::name);
+        let span = info_span!("session", id = %session, generation = client.wanted.generation, token);
         async {
             info!("connected");
             client.serve(link, self.limits.clone(), self.cancel.clone()).await;
@@ -249,6 +246,9 @@ impl Shared {
             generation: offer.generation,
             environment: environment(offer)?,
         };
+        if wanted.environment.is_some() {
+            view.check_environment(wanted.environment.as_ref())?;
+        }
         let connected = view.provider.connect(wanted.clone()).await;
         let mut connection = connected.map_err(|error| match error {
             ConnectError::UnknownEnvironment { message, .. } => Rejection::unknown_environment(message),
@@ -259,6 +259,11 @@ impl Shared {
             Some(_) => None,
             None => Some(first_update(&mut connection, &view, wanted.environment.as_ref()).await?),
         };
+        let environment = match &first {
+            Some(Update::Snapshot(catalog)) => Some(catalog.environment.clone()),
+            _ => wanted.environment.clone(),
+        };
+        view.check_environment(environment.as_ref())?;
         // Last, as it displaces the session's former connection.
         let seat = self.seats.take(&offer.session, offer.generation)?;
         Ok(Client {
@@ -267,6 +272,7 @@ impl Shared {
             seat,
             connection,
             first,
+            environment,
         })
     }
 }

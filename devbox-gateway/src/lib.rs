@@ -18,6 +18,7 @@ mod seat;
 mod serve_client;
 mod tally;
 mod token_admission;
+mod tokens;
 
 pub use admission::{Admission, Offer, Rejection, View};
 pub use config::{GatewayConfig, Limits, TlsFiles};
@@ -27,4 +28,4 @@ pub use gateway::Gateway;
 pub use pending::PendingUpdates;
 pub use push_admission::PushAdmission;
 pub use pushed::MAX_PUSHED_BYTES;
-pub use token_admission::{TokenAdmission, TokenCheck};
+pub use token_admission::{Grant, TokenAdmission, TokenCheck};

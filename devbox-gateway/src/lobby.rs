@@ -79,6 +79,11 @@ impl Lobby {
         }
     }
 
+    /// How many connections are here.
+    pub(crate) fn len(&self) -> usize {
+        self.guests.len()
+    }
+
     /// A connection came.
     pub(crate) fn enter(&mut self, origin: Origin) -> Entered {
         let of_origin = self.lines.get(&origin).map_or(0, BTreeSet::len);

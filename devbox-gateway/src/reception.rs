@@ -22,6 +22,10 @@ use crate::{Admission, Limits, Rejection, View};
 /// How long whoever is turned away may take to read why.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// How long accepting rests after the system had nothing to give (too many open files), and where there is room again.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+const ROOM_REST: Duration = Duration::from_millis(5);
+
 /// A client's connection, with or without TLS.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Transport for S {}
@@ -98,14 +102,19 @@ impl Reception {
         self.ends.insert(guest, end);
     }
 
-    /// A connection could not be accepted. Where descriptors have run out, one of the lobby's goes to the next.
-    pub(crate) fn handle_accept_error(&mut self, error: &io::Error) {
+    /// A connection could not be accepted, most likely because descriptors have run out: a part of the lobby makes room
+    /// for those who wait behind it. How long to wait before the next try.
+    pub(crate) fn handle_accept_error(&mut self, error: &io::Error) -> Duration {
         if self.note(Trouble::CannotAccept, 1) {
             warn!(%error, "connections cannot be accepted");
         }
-        if let Some((guest, origin)) = self.lobby.evict() {
-            self.drop_guest(guest, origin);
+        let shed = self.lobby.len().div_ceil(4);
+        for _ in 0..shed {
+            if let Some((guest, origin)) = self.lobby.evict() {
+                self.drop_guest(guest, origin);
+            }
         }
+        if shed > 0 { ROOM_REST } else { ACCEPT_REST }
     }
 
     /// A client with a good token was turned away because there are too many.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use devbox_tests::peers::Echo;
-use devbox_tests::{Caller, Gateway, Outcome, Process, Result, TOKEN, Up, scenario, wait};
+use devbox_tests::{Caller, Gateway, Outcome, Process, Result, Signal, TOKEN, Up, scenario, wait};
 
 const PORT: u16 = 7230;
 
@@ -193,6 +193,59 @@ fn strangers_that_hold_places_keep_nobody_out_and_are_logged_once() -> Outcome {
         let begun = count(process, "many connections that show no token");
         ensure!(begun == 1, "logged {begun} times");
         Ok(())
+    })
+}
+
+#[test]
+fn strangers_that_take_the_last_descriptor_make_room_for_others() -> Outcome {
+    scenario(|scene| {
+        let catalog = scene.write("catalog.yaml", "environment: dev\nservices: []\n")?;
+        let tokens = scene.write_secret("tokens", format!("{TOKEN}\n"), Caller::Ordinary)?;
+        let address = scene.free_address()?;
+        let gateway = scene
+            .command(["sh", "-c", "ulimit -n 100 && exec \"$@\"", "sh"])
+            .args([scene.devbox_program()?])
+            .args(["gateway", "serve", "--listen", &address.to_string(), "--catalog"])
+            .args([catalog])
+            .args(["--token-file"])
+            .args([tokens])
+            .by(Caller::Ordinary)
+            .start()?
+            .stop_with(Signal::TERM);
+        gateway.wait_for_line("its address", wait::SOON, |line| line.starts_with("listening"))?;
+        let mut strangers = Vec::new();
+        for _ in 0..300 {
+            strangers.push(TcpStream::connect_timeout(&address, wait::SOON)?);
+        }
+        three_get_in_at_once(address)?;
+        let told = count(&gateway, "connections cannot be accepted");
+        ensure!(told == 1, "logged {told} times");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_revoked_token_ends_its_session_which_is_told_why() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let mut gateway = Gateway::of_echo(scene, &echo, scene.port_like(PORT)?)?;
+        let up = Up::start(&gateway, Caller::Ordinary)?;
+        let tokens = scene.folder().join("gateway-tokens");
+        let list = "revoke: true\ntokens:\n  - {name: another, token: another-token}\n";
+        std::fs::write(&tokens, list)?;
+        up.process()
+            .wait_for_line("a refused token", wait::SOON, |line| {
+                line.contains("refused the token")
+            })?;
+        let told = up.process().errors();
+        ensure!(told.contains("the token of this session was revoked"), "{told}");
+        // With a token that is taken it goes on.
+        std::fs::write(gateway.token_file(Caller::Ordinary)?, "another-token\n")?;
+        up.process().wait_for_line("a new link", 2 * wait::SOON, |line| {
+            line.contains("connected again")
+        })?;
+        drop(up);
+        gateway.kill()
     })
 }
 

@@ -242,3 +242,69 @@ async fn a_client_that_says_nothing_is_cut_and_holds_up_nobody() {
     );
     gateway.stop().await;
 }
+
+#[tokio::test]
+async fn tokens_have_names_and_the_environments_that_they_are_good_for() {
+    let files = Files::new(&file(&[]));
+    std::fs::write(
+        &files.token,
+        "tokens:\n  - {name: alice, token: a-token}\n  - {name: ci, token: ci-token, environments: [staging]}\n",
+    )
+    .unwrap();
+    let gateway = start(files.config().await).await;
+    let mut options = gateway.options("laptop");
+    assert_eq!(status(&options).await, 401);
+    options.token = "a-token".to_owned();
+    assert_eq!(status(&options).await, 101);
+    options.token = "ci-token".to_owned();
+    for asked in [None, Some("dev".to_owned())] {
+        options.environment = asked;
+        let message = "the token `ci` is not for the environment `dev`".to_owned();
+        assert_eq!(refused(&options).await, (404, message));
+    }
+    options.environment = Some("staging".to_owned());
+    let message = "the environment is `dev`, not `staging`".to_owned();
+    assert_eq!(refused(&options).await, (404, message));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_taken_away_ends_its_sessions_where_the_file_says_so() {
+    let echo = echo().await;
+    let files = Files::new(&file(&[("a.x", 80, echo.address)]));
+    let alice = "tokens:\n  - {name: alice, token: a-token}\n";
+    let both = format!("{alice}  - {{name: bob, token: b-token}}\n");
+    std::fs::write(&files.token, &both).unwrap();
+    let gateway = start(files.config().await).await;
+    let mut options = gateway.options("alices");
+    options.token = "a-token".to_owned();
+    let of_alice = Client::connect(&options).await.unwrap();
+    options = gateway.options("bobs");
+    options.token = "b-token".to_owned();
+    let of_bob = Client::connect(&options).await.unwrap();
+    options.session = "bobs-other".to_owned();
+
+    // Without a word about it, who is in stays in.
+    files.replace(&files.token, alice);
+    until("bob's token is refused", async || status(&options).await == 401).await;
+    let mut live = of_bob.open("tcp/x/a/80").await.unwrap();
+    ping(&mut live, "still in").await;
+    // A mistake revokes nothing.
+    files.replace(&files.token, "revoke: true\ntokens: oops\n");
+    until("nobody is let in", async || status(&options).await == 503).await;
+    ping(&mut live, "still in").await;
+
+    files.replace(&files.token, &format!("revoke: true\n{alice}"));
+    let end = soon(of_bob.link.closed()).await;
+    assert!(
+        matches!(&end, LinkEnd::PeerClosed { message } if message.contains("revoked")),
+        "{end:?}"
+    );
+    assert_eq!(status(&options).await, 401);
+    ping(&mut of_alice.open("tcp/x/a/80").await.unwrap(), "alice stays").await;
+    // Good for another environment only.
+    let elsewhere = "revoke: true\ntokens:\n  - {name: alice, token: a-token, environments: [prod]}\n";
+    files.replace(&files.token, elsewhere);
+    soon(of_alice.link.closed()).await;
+    gateway.stop().await;
+}

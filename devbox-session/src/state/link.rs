@@ -507,7 +507,7 @@ mod tests {
         }
 
         fn leave(&mut self) {
-            let reason = "the far side is shutting down".to_owned();
+            let reason = "the far side ended the link".to_owned();
             self.link
                 .handle_left(reason, self.now, HOLD, &mut self.backoff, &mut self.notices);
         }
