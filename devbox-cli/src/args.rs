@@ -198,10 +198,10 @@ pub(crate) struct ServeArgs {
     /// Where to listen; port 0 takes a free port
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: SocketAddr,
-    /// The file that holds the token that clients must present
+    /// The file that holds the token that clients must present, or a YAML list of tokens; read again on each change
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: PathBuf,
-    /// The certificate chain (PEM) for wss://
+    /// The certificate chain (PEM) for wss://; it and its key are read again when they change
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub(crate) tls_cert: Option<PathBuf>,
     /// The private key (PEM) of the certificate
@@ -213,6 +213,18 @@ pub(crate) struct ServeArgs {
     /// Threads to serve with [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
+    /// Clients at a time; one more is answered 503 and tries again later
+    #[arg(long, value_name = "N", default_value = "4096")]
+    pub(crate) max_clients: NonZeroUsize,
+    /// Connections of one client at a time; one more is refused
+    #[arg(long, value_name = "N", default_value = "16384")]
+    pub(crate) max_streams_per_client: NonZeroUsize,
+    /// Connections at a time that have shown no token yet; one more pushes out the oldest of the address with most
+    #[arg(long, value_name = "N", default_value = "2048")]
+    pub(crate) max_half_open: NonZeroUsize,
+    /// The same for one address (IPv6: one /64); give it the value of --max-half-open behind a proxy
+    #[arg(long, value_name = "N", default_value = "1024")]
+    pub(crate) max_half_open_per_address: NonZeroUsize,
     /// Say more on standard error; twice for even more
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,

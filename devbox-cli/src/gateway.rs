@@ -24,6 +24,10 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
             .map_err(Failure::because)?;
         let mut config = GatewayConfig::new(admission, args.listen);
         config.insecure = args.insecure;
+        config.limits.max_clients = args.max_clients.get();
+        config.limits.max_streams_per_client = args.max_streams_per_client.get();
+        config.limits.max_half_open = args.max_half_open.get();
+        config.limits.max_half_open_per_address = args.max_half_open_per_address.get();
         config.tls = match (&args.tls_cert, &args.tls_key) {
             (Some(certificate), Some(key)) => Some(TlsFiles {
                 certificate: certificate.clone(),

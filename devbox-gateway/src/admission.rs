@@ -6,6 +6,9 @@ use async_trait::async_trait;
 use catalog_file::{DialPolicy, LiveCatalog};
 use devbox_gateway_client::Token;
 use devbox_provider::Provider;
+use service_catalog::Label;
+
+use crate::Grant;
 
 /// Decides who comes in, and what each client sees and reaches.
 ///
@@ -84,6 +87,7 @@ pub struct View {
     pub(crate) provider: Arc<dyn Provider>,
     /// Where the client's own catalog goes, if it brings one.
     pub(crate) pushed: Option<LiveCatalog>,
+    pub(crate) grant: Option<Grant>,
 }
 
 impl View {
@@ -96,6 +100,7 @@ impl View {
         Self {
             provider,
             pushed: None,
+            grant: None,
         }
     }
 
@@ -108,6 +113,24 @@ impl View {
         Self {
             provider: Arc::new(live.clone()),
             pushed: Some(live),
+            grant: None,
+        }
+    }
+
+    /// Says which token gave the client this view: its environments are kept to, and the session ends when it is
+    /// revoked.
+    #[must_use]
+    pub fn granted_by(self, grant: Grant) -> Self {
+        Self {
+            grant: Some(grant),
+            ..self
+        }
+    }
+
+    pub(crate) fn check_environment(&self, environment: Option<&Label>) -> Result<(), Rejection> {
+        match &self.grant {
+            Some(grant) => grant.check_environment(environment),
+            None => Ok(()),
         }
     }
 }
@@ -117,6 +140,7 @@ impl fmt::Debug for View {
         f.debug_struct("View")
             .field("far_side", &self.provider.status().far_side)
             .field("pushed", &self.pushed.is_some())
+            .field("grant", &self.grant)
             .finish()
     }
 }

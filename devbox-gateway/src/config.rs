@@ -47,7 +47,7 @@ impl fmt::Debug for GatewayConfig {
     }
 }
 
-/// The files for TLS, in PEM form.
+/// The files for TLS, in PEM form. They are followed: a new pair that fits is used for new connections.
 #[derive(Debug, Clone)]
 pub struct TlsFiles {
     /// The certificate chain, the gateway's own certificate first.
@@ -60,13 +60,18 @@ pub struct TlsFiles {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Sessions at a time; one more is answered 503. Default: 1024.
+    /// Sessions at a time; one more is answered 503. Each costs a file descriptor, and so does each of its streams.
+    /// Default: 4096.
     pub max_clients: usize,
     /// Streams of one client at a time, dials included; one more is refused as
-    /// [`TooMany`](tunnel_bridge::RefusalKind::TooMany). Default: 4096.
+    /// [`TooMany`](tunnel_bridge::RefusalKind::TooMany). Default: 16384.
     pub max_streams_per_client: usize,
-    /// Connections that have not been let in yet, at a time; further ones wait in the system's queue. Default: 256.
-    pub max_handshakes: usize,
+    /// Connections at a time that have shown no token yet, or one that was refused and waits for its answer. One more
+    /// is let in, and the oldest one leaves of the address that has most. Default: 2048.
+    pub max_half_open: usize,
+    /// The same for one IPv4 address or one IPv6 network of /64; one more pushes out the oldest one of the same address.
+    /// Behind a proxy all clients have the proxy's address. Default: 1024.
+    pub max_half_open_per_address: usize,
     /// How long a connection may take to be let in, TLS, admission and the provider's connect included. Default: 10 s.
     pub handshake_timeout: Duration,
     /// How long any dial may take, whatever the provider does. Default: 15 s.
@@ -78,9 +83,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_clients: 1024,
-            max_streams_per_client: 4096,
-            max_handshakes: 256,
+            max_clients: 4096,
+            max_streams_per_client: 16_384,
+            max_half_open: 2048,
+            max_half_open_per_address: 1024,
             handshake_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(15),
             drain: Duration::from_secs(2),

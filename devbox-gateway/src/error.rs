@@ -1,5 +1,6 @@
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +12,18 @@ pub enum Error {
         /// What is wrong with it.
         #[from]
         source: devbox_gateway_client::Error,
+    },
+    /// A place in a tokens file is wrong. No token is in the message.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    TokensFile {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1; 0 where the YAML reader gives no place.
+        line: u64,
+        /// The column, from 1.
+        column: u64,
+        /// What is wrong there.
+        message: String,
     },
     /// The files for TLS cannot be used.
     #[error(transparent)]

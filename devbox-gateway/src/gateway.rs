@@ -5,23 +5,23 @@ use std::time::Duration;
 
 use devbox_provider::{ConnectError, Connection, Wanted, with_causes};
 use service_catalog::{Label, Update};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, debug, error, info, info_span, warn};
+use tracing::{Instrument as _, debug, error, info, info_span};
 use tunnel_bridge::Link;
-use tunnel_bridge::tls::Acceptor;
 
-use crate::handshake::{Asked, NotLetIn};
-use crate::seat::Seats;
+use crate::certificate::Certificate;
+use crate::handshake::NotLetIn;
+use crate::reception::{Known, Reception};
+use crate::seat::{NoSeat, Seats};
 use crate::serve_client::Client;
-use crate::{Admission, Error, GatewayConfig, Limits, Offer, Rejection, TlsFiles, View};
+use crate::{Admission, Error, GatewayConfig, Grant, Limits, Offer, Rejection, View};
 
-/// How long accepting rests after the system had nothing to give (too many open files).
-const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// How often what was counted is looked at, for the log.
+const TICK: Duration = Duration::from_secs(1);
 
 /// A gateway that listens.
 ///
@@ -49,7 +49,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 pub struct Gateway {
     listener: TcpListener,
     address: SocketAddr,
-    acceptor: Option<Acceptor>,
+    certificate: Option<Certificate>,
     admission: Arc<dyn Admission>,
     limits: Limits,
 }
@@ -68,15 +68,17 @@ impl Gateway {
         if config.tls.is_none() && !config.insecure && !address.ip().to_canonical().is_loopback() {
             return Err(Error::InsecureListen { address });
         }
-        let tls = |files: &TlsFiles| Acceptor::from_pem(&files.certificate, &files.key);
-        let acceptor = config.tls.as_ref().map(tls).transpose()?;
+        let certificate = match &config.tls {
+            Some(files) => Some(Certificate::open(files).await?),
+            None => None,
+        };
         let listen = |source| Error::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         Ok(Self {
             listener,
             address,
-            acceptor,
+            certificate,
             admission: config.admission,
             limits: config.limits,
         })
@@ -102,36 +104,50 @@ impl Gateway {
         let Self {
             listener,
             address,
-            acceptor,
+            certificate,
             admission,
             limits,
         } = self;
-        info!(%address, tls = acceptor.is_some(), "listening");
+        info!(%address, tls = certificate.is_some(), "listening");
+        let acceptor = certificate.as_ref().map(Certificate::acceptor);
+        let mut following = JoinSet::new();
+        if let Some(certificate) = certificate {
+            following.spawn(certificate.follow());
+        }
+        let mut reception = Reception::new(acceptor, admission, &limits);
         let shared = Arc::new(Shared {
-            acceptor,
-            admission,
             seats: Seats::new(limits.max_clients),
+            connecting: Semaphore::new(limits.max_half_open),
             limits,
             cancel: cancel.clone(),
         });
-        let handshakes = Arc::new(Semaphore::new(shared.limits.max_handshakes));
         let mut connections = JoinSet::new();
+        let mut accept_from = Instant::now();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
-                Some(done) = connections.join_next(), if !connections.is_empty() => note_panic(done),
-                accepted = accept(&listener, &handshakes) => match accepted {
-                    Ok((stream, peer, permit)) => {
-                        let connection = shared.clone().serve(stream, peer, permit);
-                        connections.spawn(connection.instrument(info_span!("client", %peer)));
+                Some(done) = connections.join_next(), if !connections.is_empty() => {
+                    if note_panic(done) == Some(Served::NoRoom) {
+                        reception.handle_full();
                     }
+                }
+                accepted = accept(&listener, accept_from) => match accepted {
+                    Ok((stream, peer)) => reception.handle_arrival(stream, peer),
                     Err(error) => {
-                        warn!(%error, "cannot accept");
-                        tokio::time::sleep(ACCEPT_REST).await;
+                        accept_from = Instant::now() + reception.handle_accept_error(&error);
                     }
                 },
+                known = reception.next() => {
+                    let span = info_span!("client", peer = %known.asked.offer.peer);
+                    connections.spawn(shared.clone().serve(known).instrument(span));
+                }
+                _ = ticks.tick() => reception.handle_tick(),
             }
         }
+        // Whoever has shown no token has nothing to lose.
+        drop(reception);
         drop(listener);
         info!(clients = connections.len(), "leaving");
         while let Some(done) = connections.join_next().await {
@@ -149,85 +165,90 @@ impl std::fmt::Debug for Gateway {
     }
 }
 
-type Permit = tokio::sync::OwnedSemaphorePermit;
-
-/// Waits for room for one more handshake, and then for the connection. One that is gone before we look is no trouble.
-async fn accept(
-    listener: &TcpListener,
-    handshakes: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, Permit)> {
-    let permit = handshakes
-        .clone()
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
+/// Waits for a connection, no earlier than `from`. One that is gone before we look is no trouble.
+async fn accept(listener: &TcpListener, from: Instant) -> io::Result<(TcpStream, SocketAddr)> {
+    sleep_until(from).await;
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return Ok((stream, peer, permit)),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => return Err(error),
+            accepted => return accepted,
         }
     }
 }
 
+/// What came of a client with a good token.
+#[derive(Debug, PartialEq, Eq)]
+enum Served {
+    /// It was served, or turned away for a reason of its own.
+    Over,
+    /// There are as many clients as there may be.
+    NoRoom,
+}
+
 struct Shared {
-    acceptor: Option<Acceptor>,
-    admission: Arc<dyn Admission>,
     seats: Arc<Seats>,
+    /// Clients that are being connected to their providers.
+    connecting: Semaphore,
     limits: Limits,
     cancel: CancellationToken,
 }
 
 impl Shared {
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, permit: Permit) {
+    async fn serve(self: Arc<Self>, known: Known) -> Served {
+        let session = known.asked.offer.session.clone();
+        let deadline = known.deadline;
         let admitted = tokio::select! {
-            admitted = timeout(self.limits.handshake_timeout, self.admit(stream, peer)) => admitted,
-            () = self.cancel.cancelled() => return,
+            admitted = timeout_at(deadline, self.admit(known)) => admitted,
+            () = self.cancel.cancelled() => return Served::Over,
         };
-        drop(permit);
-        let (link, client, session) = match admitted {
+        let (link, client) = match admitted {
             Ok(Ok(admitted)) => admitted,
-            Ok(Err(error)) => return debug!(error = %with_causes(&error), "not let in"),
-            Err(_) => return debug!(after = ?self.limits.handshake_timeout, "not let in: out of time"),
+            Ok(Err((error, served))) => {
+                debug!(error = %with_causes(&error), "not let in");
+                return served;
+            }
+            Err(_) => {
+                debug!(after = ?self.limits.handshake_timeout, "not let in: out of time");
+                return Served::Over;
+            }
         };
-        let span = info_span!("session", id = %session, generation = client.wanted.generation);
+        let token = client.view.grant.as_ref().and_then(Grant::name);
+        let span = info_span!("session", id = %session, generation = client.wanted.generation, token);
         async {
             info!("connected");
             client.serve(link, self.limits.clone(), self.cancel.clone()).await;
         }
         .instrument(span)
         .await;
+        Served::Over
     }
 
-    async fn admit(&self, stream: TcpStream, peer: SocketAddr) -> Result<(Link, Client, String), NotLetIn> {
-        tunnel_bridge::prepare_socket(&stream);
-        match &self.acceptor {
-            None => self.admit_over(stream, peer).await,
-            Some(acceptor) => self.admit_over(acceptor.accept(stream).await?, peer).await,
-        }
-    }
-
-    async fn admit_over<S>(&self, stream: S, peer: SocketAddr) -> Result<(Link, Client, String), NotLetIn>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let asked = Asked::read(stream, peer).await?;
-        match self.decide(&asked.offer).await {
+    async fn admit(&self, known: Known) -> Result<(Link, Client), (NotLetIn, Served)> {
+        let Known { asked, view, .. } = known;
+        let turned_away = match self.decide(&asked.offer, view).await {
             Ok(client) => {
-                let session = asked.offer.session.clone();
-                Ok((asked.accept().await?, client, session))
+                let accepted = asked.accept().await.map_err(|error| (error, Served::Over));
+                return Ok((accepted?, client));
             }
-            Err(rejection) => Err(asked.reject(rejection).await),
-        }
+            Err(turned_away) => turned_away,
+        };
+        let TurnedAway { rejection, served } = turned_away;
+        Err((asked.reject(rejection).await, served))
     }
 
-    async fn decide(&self, offer: &Offer) -> Result<Client, Rejection> {
-        // First of all: whoever is not known learns nothing else.
-        let view = self.admission.admit(offer).await?;
+    async fn decide(&self, offer: &Offer, view: View) -> Result<Client, TurnedAway> {
+        let Ok(_connecting) = self.connecting.try_acquire() else {
+            return Err(Rejection::unavailable("too many clients connect at this moment").into());
+        };
+        // Before anything is done for it, and again in the end.
+        self.seats.check(&offer.session, offer.generation)?;
         let wanted = Wanted {
             generation: offer.generation,
             environment: environment(offer)?,
         };
+        if wanted.environment.is_some() {
+            view.check_environment(wanted.environment.as_ref())?;
+        }
         let connected = view.provider.connect(wanted.clone()).await;
         let mut connection = connected.map_err(|error| match error {
             ConnectError::UnknownEnvironment { message, .. } => Rejection::unknown_environment(message),
@@ -238,6 +259,11 @@ impl Shared {
             Some(_) => None,
             None => Some(first_update(&mut connection, &view, wanted.environment.as_ref()).await?),
         };
+        let environment = match &first {
+            Some(Update::Snapshot(catalog)) => Some(catalog.environment.clone()),
+            _ => wanted.environment.clone(),
+        };
+        view.check_environment(environment.as_ref())?;
         // Last, as it displaces the session's former connection.
         let seat = self.seats.take(&offer.session, offer.generation)?;
         Ok(Client {
@@ -246,7 +272,36 @@ impl Shared {
             seat,
             connection,
             first,
+            environment,
         })
+    }
+}
+
+/// Why a client with a good token is not served.
+struct TurnedAway {
+    rejection: Rejection,
+    served: Served,
+}
+
+impl From<Rejection> for TurnedAway {
+    fn from(rejection: Rejection) -> Self {
+        Self {
+            rejection,
+            served: Served::Over,
+        }
+    }
+}
+
+impl From<NoSeat> for TurnedAway {
+    fn from(why: NoSeat) -> Self {
+        let served = match why {
+            NoSeat::Full { .. } => Served::NoRoom,
+            NoSeat::Superseded { .. } => Served::Over,
+        };
+        Self {
+            rejection: why.into(),
+            served,
+        }
     }
 }
 
@@ -286,10 +341,14 @@ async fn first_update(
     }
 }
 
-fn note_panic(done: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = done
-        && error.is_panic()
-    {
-        error!(%error, "a client's task failed");
+fn note_panic<T>(done: Result<T, tokio::task::JoinError>) -> Option<T> {
+    match done {
+        Ok(done) => Some(done),
+        Err(error) => {
+            if error.is_panic() {
+                error!(%error, "a client's task failed");
+            }
+            None
+        }
     }
 }

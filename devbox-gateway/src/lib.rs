@@ -2,16 +2,22 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod certificate;
 mod config;
 pub mod demo_services;
 mod error;
 mod gateway;
 mod handshake;
+mod lobby;
 mod push_admission;
 mod pushed;
+mod reception;
+mod refusals;
 mod seat;
 mod serve_client;
+mod tally;
 mod token_admission;
+mod tokens;
 
 pub use admission::{Admission, Offer, Rejection, View};
 pub use config::{GatewayConfig, Limits, TlsFiles};
@@ -20,4 +26,4 @@ pub use error::Error;
 pub use gateway::Gateway;
 pub use push_admission::PushAdmission;
 pub use pushed::MAX_PUSHED_BYTES;
-pub use token_admission::{TokenAdmission, TokenCheck};
+pub use token_admission::{Grant, TokenAdmission, TokenCheck};

@@ -4,7 +4,7 @@ use devbox_gateway_client::TokenSource;
 
 use crate::{Admission, Error, Offer, Rejection, TokenCheck, View};
 
-/// Lets in whoever shows the token and brings a catalog of its own: each client sees and reaches what it has pushed
+/// Lets in whoever shows a token that is taken and brings a catalog of its own: each client sees and reaches what it has pushed
 /// and nothing else.
 ///
 /// The [`DialPolicy`] keeps this from being an open proxy: whatever a client pushes, only the policy's networks and
@@ -32,10 +32,10 @@ pub struct PushAdmission {
 }
 
 impl PushAdmission {
-    /// Reads the token, and begins to follow its file. [`DialPolicy::loopback`] is the policy to start from.
+    /// Reads the token or the tokens file, and begins to follow the file. [`DialPolicy::loopback`] is the policy to start from.
     ///
     /// # Errors
-    /// [`Error::Token`].
+    /// As [`TokenCheck::open`].
     ///
     /// # Cancel safety
     /// Safe: dropped, nothing is left.
@@ -48,7 +48,7 @@ impl PushAdmission {
 #[async_trait]
 impl Admission for PushAdmission {
     async fn admit(&self, offer: &Offer) -> Result<View, Rejection> {
-        self.token.check(offer.token.as_ref())?;
-        Ok(View::pushed_by_client(self.policy.clone()))
+        let grant = self.token.check(offer.token.as_ref())?;
+        Ok(View::pushed_by_client(self.policy.clone()).granted_by(grant))
     }
 }

@@ -30,26 +30,19 @@ impl Seats {
         })
     }
 
+    /// Whether [`take`](Self::take) would give the session a seat at this moment.
+    pub(crate) fn check(&self, session: &str, generation: u64) -> Result<(), NoSeat> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        check(&taken, self.max, session, generation)
+    }
+
     /// Gives the session its seat. A newer generation takes the session's seat, and so does the same one: a client that does not count and
     /// reconnects before we notice that its link is lost must not be locked out.
-    pub(crate) fn take(self: &Arc<Self>, session: &str, generation: u64) -> Result<Seat, Rejection> {
+    pub(crate) fn take(self: &Arc<Self>, session: &str, generation: u64) -> Result<Seat, NoSeat> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        match taken.get(session) {
-            Some(former) if generation < former.generation => {
-                let message = format!(
-                    "generation {} of this session is connected, this one is {generation}",
-                    former.generation
-                );
-                return Err(Rejection::superseded(message));
-            }
-            Some(former) => former.displaced.cancel(),
-            None if taken.len() >= self.max => {
-                return Err(Rejection::unavailable(format!(
-                    "the gateway has {} clients already",
-                    self.max
-                )));
-            }
-            None => {}
+        check(&taken, self.max, session, generation)?;
+        if let Some(former) = taken.get(session) {
+            former.displaced.cancel();
         }
         let displaced = CancellationToken::new();
         taken.insert(
@@ -64,6 +57,37 @@ impl Seats {
             session: session.to_owned(),
             displaced,
         })
+    }
+}
+
+fn check(taken: &BTreeMap<String, Taken>, max: usize, session: &str, generation: u64) -> Result<(), NoSeat> {
+    match taken.get(session) {
+        Some(former) if generation < former.generation => Err(NoSeat::Superseded {
+            newer: former.generation,
+            generation,
+        }),
+        None if taken.len() >= max => Err(NoSeat::Full { max }),
+        _ => Ok(()),
+    }
+}
+
+/// Why a session gets no seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoSeat {
+    Superseded { newer: u64, generation: u64 },
+    Full { max: usize },
+}
+
+impl From<NoSeat> for Rejection {
+    fn from(why: NoSeat) -> Self {
+        match why {
+            NoSeat::Superseded { newer, generation } => Self::superseded(format!(
+                "generation {newer} of this session is connected, this one is {generation}"
+            )),
+            NoSeat::Full { max } => Self::unavailable(format!(
+                "the gateway has {max} clients already, which is its limit"
+            )),
+        }
     }
 }
 
@@ -103,11 +127,11 @@ mod tests {
         assert!(!first.displaced.is_cancelled());
         let third = seats.take("a", 3).unwrap();
         assert!(first.displaced.is_cancelled());
-        assert_eq!(seats.take("a", 2).unwrap_err().status, 409);
+        assert!(matches!(seats.take("a", 2), Err(NoSeat::Superseded { .. })));
         assert!(!third.displaced.is_cancelled());
         // The old one leaves late, and the new one stays where it is.
         drop(first);
-        assert_eq!(seats.take("a", 2).unwrap_err().status, 409);
+        assert!(matches!(seats.take("a", 2), Err(NoSeat::Superseded { .. })));
         let again = seats.take("a", 3).unwrap();
         assert!(third.displaced.is_cancelled());
         drop(again);
@@ -119,7 +143,9 @@ mod tests {
     fn a_full_gateway_lets_in_only_who_replaces_itself() {
         let seats = Seats::new(1);
         let _first = seats.take("a", 1).unwrap();
-        assert_eq!(seats.take("b", 1).unwrap_err().status, 503);
+        assert_eq!(seats.check("b", 1), Err(NoSeat::Full { max: 1 }));
+        assert_eq!(seats.check("a", 1), Ok(()));
+        assert!(matches!(seats.take("b", 1), Err(NoSeat::Full { max: 1 })));
         let again = seats.take("a", 2).unwrap();
         drop(again);
         seats.take("b", 1).unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use devbox_gateway_client::handshake::PUSH_STREAM;
 use devbox_provider::{Connection, Wanted, with_causes};
-use service_catalog::{CATALOG_STREAM, PendingUpdates, SourceError, Update, wire};
+use service_catalog::{CATALOG_STREAM, Label, PendingUpdates, SourceError, Update, wire};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -35,6 +35,8 @@ pub(crate) struct Client {
     pub(crate) connection: Connection,
     /// What was read of the connection's source before the client was let in.
     pub(crate) first: Option<Update>,
+    /// The environment that it is served, where that is known.
+    pub(crate) environment: Option<Label>,
 }
 
 impl Client {
@@ -47,7 +49,16 @@ impl Client {
             seat,
             connection,
             first,
+            environment,
         } = self;
+        let grant = view.grant.clone();
+        let revoked = async {
+            match &grant {
+                Some(grant) => grant.revoked(environment.as_ref()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(revoked);
         let mut served = Served {
             view,
             wanted,
@@ -75,6 +86,11 @@ impl Client {
                 }
                 () = seat.displaced() => {
                     leave(&link, GoAwayReason::Superseded, "a newer connection of this session has come").await;
+                    break;
+                }
+                () = &mut revoked => {
+                    info!("its token was revoked");
+                    leave(&link, GoAwayReason::Leaving, "the token of this session was revoked").await;
                     break;
                 }
                 () = stopping.cancelled() => {

@@ -6,6 +6,7 @@ mod gateway {
     mod catalog;
     mod demo_services;
     mod handover;
+    mod hostile;
     mod listen;
     mod providers;
     mod push;

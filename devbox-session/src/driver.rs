@@ -286,6 +286,9 @@ impl Session {
             Happened::Lost(SourceError::Lost { source }) => {
                 self.state.handle_link_lost(provider, source.to_string(), now());
             }
+            Happened::Lost(error @ SourceError::Leaving { .. }) => {
+                self.state.handle_link_left(provider, with_causes(&error), now());
+            }
             Happened::Lost(error) => self.state.handle_link_lost(provider, with_causes(&error), now()),
         }
     }

@@ -334,6 +334,18 @@ impl SessionState {
         link.handle_lost(reason, now, hold, &mut self.backoff, &mut self.notices);
     }
 
+    /// The far side of a provider said that it leaves, in good order. Otherwise as
+    /// [`handle_link_lost`](Self::handle_link_lost).
+    pub fn handle_link_left(&mut self, provider: ProviderId, reason: String, now: Instant) {
+        let hold = self.settings.backoff.1;
+        match self.links.get_mut(provider.0).filter(|_| self.stop.is_none()) {
+            Some(link) if link.is_up() => {
+                link.handle_left(reason, now, hold, &mut self.backoff, &mut self.notices);
+            }
+            _ => self.handle_link_lost(provider, reason, now),
+        }
+    }
+
     /// Another connection of this session took over at a provider: this one must not come back.
     pub fn handle_superseded(&mut self, provider: ProviderId, message: String) {
         // On the way to its end already; that is not a second request.

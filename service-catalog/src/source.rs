@@ -43,8 +43,8 @@ pub enum SourceError {
     /// The far side ended the catalog in an orderly way.
     #[error("the far side ended the catalog")]
     Ended,
-    /// The far side is shutting down: connections that are open may finish, new ones need a new link.
-    #[error("the far side is shutting down{}", colon(.message))]
+    /// The far side leaves: connections that are open may finish, new ones need a new link.
+    #[error("the far side ended the link{}", colon(.message))]
     Leaving {
         /// What it said; may be empty.
         message: String,

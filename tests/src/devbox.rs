@@ -225,6 +225,28 @@ impl<'a> Gateway<'a> {
         Ok(())
     }
 
+    /// Asks it to stop, and starts the next one on the same address as soon as that is free. The former one may still be
+    /// draining then; its end is awaited last.
+    ///
+    /// # Errors
+    /// If it is not running, does not end well, or the next one does not come up.
+    pub fn replace(&mut self) -> crate::Result {
+        let mut former = self.process.take().context("the gateway is not running")?;
+        former.signal(crate::Signal::TERM)?;
+        wait::until("the gateway's address", wait::SOON, || {
+            TcpStream::connect_timeout(&self.listen, Duration::from_secs(1))
+                .is_err()
+                .then_some(())
+        })?;
+        self.start_again()?;
+        let exit = former.wait(wait::SOON)?;
+        anyhow::ensure!(
+            exit == crate::Exit::Code(0),
+            "the former gateway ended with {exit}"
+        );
+        Ok(())
+    }
+
     /// The running process.
     ///
     /// # Errors

@@ -183,6 +183,9 @@ impl<C: Carrier> Driver<C> {
         let kind = match self.connection.open(target.as_str().as_bytes(), now) {
             Ok(id) => {
                 flow.id.store(id.number(), Ordering::Release);
+                if !self.connection.is_held(id) {
+                    flow.open_sent();
+                }
                 self.streams.insert(id, flow);
                 return;
             }
@@ -249,6 +252,7 @@ impl<C: Carrier> Driver<C> {
         while let Some(event) = self.connection.poll_event() {
             match event {
                 Event::Opened { id, target } => self.offer(id, &target),
+                Event::OpenSent { id } => self.tell(id, Flow::open_sent),
                 Event::Accepted { id } => self.tell(id, Flow::accept),
                 Event::Data { id, bytes } => self.tell(id, |flow| flow.receive(bytes)),
                 Event::Finished { id } => self.tell(id, Flow::finish),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::Poll;
 
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use tunnel_proto::{Role, StreamId};
 
 use crate::carrier::{Carrier, CarrierEnd};
 use crate::driver;
-use crate::mux::{Flow, MuxStream};
+use crate::mux::{Flow, MuxStream, Unanswered};
 use crate::{ByteStream, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
 /// What handles and streams ask of the driver. The channel has no bound of its own: data in it is bounded by each
@@ -29,6 +30,10 @@ pub(crate) enum Command {
     Close { reason: GoAwayReason, message: String },
 }
 
+/// With fewer requests unanswered than this, the next one is sent at once, to whichever target: half of what
+/// `tunnel-proto` leaves unanswered of one.
+const SURELY_SENT: usize = 16;
+
 /// One end of a tunnel that is up. Cloning is cheap; all clones are the same link.
 ///
 /// One task drives the link for as long as there is a `Link` or a stream of it. Either end may open streams; the
@@ -40,6 +45,8 @@ pub struct Link {
     leaving: watch::Receiver<Option<Leaving>>,
     drained: watch::Receiver<bool>,
     end: watch::Receiver<Option<LinkEnd>>,
+    /// How many of this end's requests the other end has not answered.
+    unanswered: Arc<AtomicUsize>,
 }
 
 impl Link {
@@ -56,6 +63,7 @@ impl Link {
             leaving,
             drained,
             end,
+            unanswered: Arc::default(),
         }
     }
 
@@ -92,21 +100,23 @@ impl Link {
         reason = "callers treat it as a dial; a limit on opens may wait here"
     )]
     pub async fn open(&self, target: &Target) -> Result<MuxStream, Refusal> {
-        self.open_now(target)
+        Ok(self.open_now(target)?.0)
     }
 
-    fn open_now(&self, target: &Target) -> Result<MuxStream, Refusal> {
+    /// The stream, and how many requests were unanswered before it.
+    fn open_now(&self, target: &Target) -> Result<(MuxStream, usize), Refusal> {
         if self.is_leaving() {
             let message = "the far side is leaving and takes no new connections on this link";
             return Err(Refusal::new(RefusalKind::LinkLost, message));
         }
-        let flow = Arc::new(Flow::default());
+        let (unanswered, before) = Unanswered::count(&self.unanswered);
+        let flow = Arc::new(Flow::requested(unanswered));
         let command = Command::Open {
             target: target.clone(),
             flow: Arc::clone(&flow),
         };
         self.commands.send(command).map_err(|_| link_lost())?;
-        Ok(MuxStream::new(flow, self.commands.clone()))
+        Ok((MuxStream::new(flow, self.commands.clone()), before))
     }
 
     /// The next stream that the other end opens; `None` once the link is gone.
@@ -213,7 +223,12 @@ impl Link {
 #[async_trait]
 impl Dialer for Link {
     async fn dial(&self, target: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
-        Ok(Box::new(self.open(target).await?))
+        let (stream, before) = self.open_now(target)?;
+        if before >= SURELY_SENT {
+            // Once it is given out, it could not go to another link when this one's far side leaves before it was sent.
+            stream.open_sent().await?;
+        }
+        Ok(Box::new(stream))
     }
 }
 

@@ -38,6 +38,28 @@ pub(crate) struct Flow {
     accepted: AtomicBool,
     /// Set once, when the stream ended early.
     broken: OnceLock<Broken>,
+    /// The request for the stream is on its way.
+    open_sent: AtomicBool,
+    /// While the far side has not answered it.
+    unanswered: Mutex<Option<Unanswered>>,
+}
+
+/// One of a link's requests that the far side has not answered.
+#[derive(Debug)]
+pub(crate) struct Unanswered(Arc<AtomicUsize>);
+
+impl Unanswered {
+    /// Counts one more in, and gives out how many there were.
+    pub(crate) fn count(all: &Arc<AtomicUsize>) -> (Unanswered, usize) {
+        let before = all.fetch_add(1, Ordering::AcqRel);
+        (Unanswered(Arc::clone(all)), before)
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +69,29 @@ struct Received {
 }
 
 impl Flow {
+    /// For a stream whose request is about to be made.
+    pub(crate) fn requested(unanswered: Unanswered) -> Flow {
+        Flow {
+            unanswered: Mutex::new(Some(unanswered)),
+            ..Flow::default()
+        }
+    }
+
+    /// The request is on its way.
+    pub(crate) fn open_sent(&self) {
+        self.open_sent.store(true, Ordering::Release);
+        self.reader.wake();
+    }
+
+    fn answered(&self) {
+        drop(
+            self.unanswered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+    }
+
     /// The driver has put `bytes` on the wire.
     pub(crate) fn sent(&self, bytes: usize) {
         let before = self.queued.fetch_sub(bytes, Ordering::AcqRel);
@@ -59,6 +104,7 @@ impl Flow {
     /// The far side has connected the stream.
     pub(crate) fn accept(&self) {
         self.accepted.store(true, Ordering::Release);
+        self.answered();
         self.reader.wake();
     }
 
@@ -78,6 +124,7 @@ impl Flow {
     pub(crate) fn break_with(&self, broken: Broken) {
         // The first reason stands.
         if self.broken.set(broken).is_ok() {
+            self.answered();
             self.writer.wake();
             self.reader.wake();
         }
@@ -131,6 +178,21 @@ impl MuxStream {
                 Poll::Ready(Ok(()))
             } else {
                 Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// Resolves when the request is on its way: from then on the far side serves it, also if it leaves.
+    pub(crate) async fn open_sent(&self) -> Result<(), Refusal> {
+        std::future::poll_fn(|cx| {
+            self.flow.reader.register(cx.waker());
+            if self.flow.open_sent.load(Ordering::Acquire) {
+                return Poll::Ready(Ok(()));
+            }
+            match self.flow.broken.get() {
+                Some(broken) => Poll::Ready(Err(refusal_for(broken))),
+                None => Poll::Pending,
             }
         })
         .await

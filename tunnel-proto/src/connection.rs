@@ -232,8 +232,17 @@ impl Connection {
         stream.target = Bytes::copy_from_slice(target);
         self.opens.hold(stream.target.clone(), id);
         self.streams.insert(id, stream);
-        self.release_held();
+        self.release_held(Some(id));
         Ok(StreamId(id))
+    }
+
+    /// Whether the OPEN of a stream of ours waits for the answers of others. Should the peer leave meanwhile, it is never
+    /// sent, and another connection can take the stream.
+    #[must_use]
+    pub fn is_held(&self, id: StreamId) -> bool {
+        self.streams
+            .get(id.0)
+            .is_some_and(|stream| matches!(stream.phase, Phase::Held))
     }
 
     /// Accepts a stream that the peer opened: its target is connected.
@@ -438,7 +447,7 @@ impl Connection {
             Phase::Held => self.opens.withdraw(&stream.target, id),
             Phase::AwaitAnswer => {
                 self.opens.answered(&stream.target);
-                self.release_held();
+                self.release_held(None);
             }
             Phase::AwaitOwner => self.unanswered_by_us -= 1,
             Phase::Open => {}
@@ -454,8 +463,8 @@ impl Connection {
         }
     }
 
-    /// Sends the OPENs that may be sent.
-    fn release_held(&mut self) {
+    /// Sends the OPENs that may be sent. Whoever opens the stream `opening` sees for itself whether it is among them.
+    fn release_held(&mut self, opening: Option<u32>) {
         let Some(peer) = self.peer else { return };
         if self.peer_leaving || self.leaving != Leaving::No {
             return;
@@ -468,6 +477,9 @@ impl Connection {
                     stream.credit = peer.initial_window;
                     frame::put_open(&mut self.control, stream.wire, &stream.target);
                     self.enter_ring(id);
+                    if opening != Some(id) {
+                        self.events.push(Event::OpenSent { id: StreamId(id) });
+                    }
                 }
                 Ok(None) => {}
                 Err(error) => self.refuse_held(id, &error.to_string()),

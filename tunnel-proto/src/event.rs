@@ -20,6 +20,11 @@ pub enum Event {
         /// What it asks for.
         target: Bytes,
     },
+    /// The OPEN of a stream of ours, which was [held back](crate::Connection::is_held), is on its way.
+    OpenSent {
+        /// The stream.
+        id: StreamId,
+    },
     /// The peer accepted a stream of ours.
     Accepted {
         /// The stream.

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tunnel_bridge::LinkEnd;
 
-use super::support::{Client, Files, Options, TOKEN, echo, file, ping, rejection, soon, start};
+use super::support::{Client, Files, Log, Options, TOKEN, echo, file, ping, rejection, soon, start};
 
 /// The status and the line that a client is turned away with.
 async fn refused(options: &Options) -> (u16, String) {
@@ -174,8 +174,14 @@ async fn there_is_a_limit_on_clients() {
     config.limits.max_clients = 1;
     let gateway = start(config).await;
     let first = gateway.client("a").await;
-    let error = refused(&gateway.options("b")).await;
-    assert_eq!(error.0, 503, "{error:?}");
+    let log = Log::start();
+    for _ in 0..20 {
+        let error = refused(&gateway.options("b")).await;
+        let message = "the gateway has 1 clients already, which is its limit".to_owned();
+        assert_eq!(error, (503, message));
+    }
+    log.wait_for("the limit of clients is reached").await;
+    assert_eq!(log.count("WARN"), 1, "{}", log.text());
     first.link.shutdown().await;
     let options = gateway.options("b");
     until("there is room again", async || {
@@ -190,7 +196,6 @@ async fn a_client_that_says_nothing_is_cut_and_holds_up_nobody() {
     let files = Files::new(&file(&[]));
     let mut config = files.config().await;
     config.limits.handshake_timeout = Duration::from_secs(1);
-    config.limits.max_handshakes = 2;
     let gateway = start(config).await;
 
     let mut silent = TcpStream::connect(gateway.address).await.unwrap();
@@ -217,8 +222,11 @@ async fn a_client_that_says_nothing_is_cut_and_holds_up_nobody() {
         silent.read_to_end(&mut rest_of_silent).await.ok();
     };
     let others = async {
-        // Both places are taken; this one waits for them to be free, and gets in.
         gateway.client("laptop").await;
+        assert!(
+            started.elapsed() < Duration::from_millis(950),
+            "nobody is waited for"
+        );
     };
     soon(async {
         tokio::select! {
@@ -232,5 +240,71 @@ async fn a_client_that_says_nothing_is_cut_and_holds_up_nobody() {
         took >= Duration::from_millis(950) && took < Duration::from_secs(5),
         "{took:?}"
     );
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_have_names_and_the_environments_that_they_are_good_for() {
+    let files = Files::new(&file(&[]));
+    std::fs::write(
+        &files.token,
+        "tokens:\n  - {name: alice, token: a-token}\n  - {name: ci, token: ci-token, environments: [staging]}\n",
+    )
+    .unwrap();
+    let gateway = start(files.config().await).await;
+    let mut options = gateway.options("laptop");
+    assert_eq!(status(&options).await, 401);
+    options.token = "a-token".to_owned();
+    assert_eq!(status(&options).await, 101);
+    options.token = "ci-token".to_owned();
+    for asked in [None, Some("dev".to_owned())] {
+        options.environment = asked;
+        let message = "the token `ci` is not for the environment `dev`".to_owned();
+        assert_eq!(refused(&options).await, (404, message));
+    }
+    options.environment = Some("staging".to_owned());
+    let message = "the environment is `dev`, not `staging`".to_owned();
+    assert_eq!(refused(&options).await, (404, message));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_taken_away_ends_its_sessions_where_the_file_says_so() {
+    let echo = echo().await;
+    let files = Files::new(&file(&[("a.x", 80, echo.address)]));
+    let alice = "tokens:\n  - {name: alice, token: a-token}\n";
+    let both = format!("{alice}  - {{name: bob, token: b-token}}\n");
+    std::fs::write(&files.token, &both).unwrap();
+    let gateway = start(files.config().await).await;
+    let mut options = gateway.options("alices");
+    options.token = "a-token".to_owned();
+    let of_alice = Client::connect(&options).await.unwrap();
+    options = gateway.options("bobs");
+    options.token = "b-token".to_owned();
+    let of_bob = Client::connect(&options).await.unwrap();
+    options.session = "bobs-other".to_owned();
+
+    // Without a word about it, who is in stays in.
+    files.replace(&files.token, alice);
+    until("bob's token is refused", async || status(&options).await == 401).await;
+    let mut live = of_bob.open("tcp/x/a/80").await.unwrap();
+    ping(&mut live, "still in").await;
+    // A mistake revokes nothing.
+    files.replace(&files.token, "revoke: true\ntokens: oops\n");
+    until("nobody is let in", async || status(&options).await == 503).await;
+    ping(&mut live, "still in").await;
+
+    files.replace(&files.token, &format!("revoke: true\n{alice}"));
+    let end = soon(of_bob.link.closed()).await;
+    assert!(
+        matches!(&end, LinkEnd::PeerClosed { message } if message.contains("revoked")),
+        "{end:?}"
+    );
+    assert_eq!(status(&options).await, 401);
+    ping(&mut of_alice.open("tcp/x/a/80").await.unwrap(), "alice stays").await;
+    // Good for another environment only.
+    let elsewhere = "revoke: true\ntokens:\n  - {name: alice, token: a-token, environments: [prod]}\n";
+    files.replace(&files.token, elsewhere);
+    soon(of_alice.link.closed()).await;
     gateway.stop().await;
 }

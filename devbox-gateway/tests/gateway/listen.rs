@@ -3,7 +3,7 @@
 use devbox_gateway::{Error, Gateway, TlsFiles, TokenCheck, TokenSource};
 use tunnel_bridge::ws::ConnectError;
 
-use super::support::{Client, Files, echo, file, ping, start};
+use super::support::{Client, Files, Log, echo, file, ping, soon, start};
 
 #[tokio::test]
 async fn other_machines_need_tls_or_insecure() {
@@ -109,4 +109,65 @@ async fn tls_works_and_is_checked() {
         ),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_used_without_a_restart() {
+    let echo = echo().await;
+    let files = Files::new(&file(&[("a.x", 80, echo.address)]));
+    let certify = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (former, renewed) = (certify(), certify());
+    let tls = TlsFiles {
+        certificate: files.dir.path().join("cert.pem"),
+        key: files.dir.path().join("key.pem"),
+    };
+    // What the client trusts: a file of its own for each.
+    let trusted = |name: &str, pem: &str| {
+        let path = files.dir.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        path
+    };
+    let (trust_former, trust_renewed) = (
+        trusted("former.pem", &former.cert.pem()),
+        trusted("renewed.pem", &renewed.cert.pem()),
+    );
+    std::fs::write(&tls.certificate, former.cert.pem()).unwrap();
+    std::fs::write(&tls.key, former.signing_key.serialize_pem()).unwrap();
+    let mut config = files.config().await;
+    config.tls = Some(tls.clone());
+    let gateway = start(config).await;
+    let log = Log::start();
+    let mut options = gateway.options("laptop");
+    options.url = format!("wss://localhost:{}", gateway.address.port())
+        .parse()
+        .unwrap();
+    options.tls_ca = Some(trust_former);
+    let client = Client::connect(&options).await.unwrap();
+    let mut live = client.open("tcp/x/a/80").await.unwrap();
+    options.session = "desktop".to_owned();
+
+    // A certificate without its key changes nothing, and is told with both files.
+    files.replace(&tls.certificate, &renewed.cert.pem());
+    log.wait_for("the former one stays in use").await;
+    let text = log.text();
+    for named in [&tls.certificate, &tls.key] {
+        assert!(text.contains(&named.display().to_string()), "{text}");
+    }
+    assert!(Client::connect(&options).await.is_ok());
+    files.replace(&tls.key, &renewed.signing_key.serialize_pem());
+    options.tls_ca = Some(trust_renewed);
+    soon(async {
+        while Client::connect(&options).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    // Whoever was in has noticed nothing.
+    ping(&mut live, "still there").await;
+
+    // A file that is no certificate any more.
+    files.replace(&tls.certificate, "oops");
+    log.wait_for("no usable certificate").await;
+    assert!(Client::connect(&options).await.is_ok());
+    gateway.stop().await;
 }

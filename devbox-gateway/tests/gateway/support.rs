@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use catalog_file::CatalogFile;
@@ -194,6 +194,62 @@ fn is_whole(answer: &[u8]) -> bool {
     };
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
     length.is_some_and(|length| body.len() >= length.trim().parse().unwrap())
+}
+
+/// What the program would log at its usual level while this test, which runs on one thread, goes on.
+pub(super) struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+#[derive(Clone)]
+struct Writer(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    pub(super) fn start() -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::WARN)
+            .with_ansi(false)
+            .without_time()
+            .with_writer({
+                let writer = Writer(Arc::clone(&text));
+                move || writer.clone()
+            })
+            .finish();
+        Self {
+            text,
+            _guard: tracing::subscriber::set_default(subscriber),
+        }
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.text.lock().unwrap().clone()).unwrap()
+    }
+
+    pub(super) fn count(&self, word: &str) -> usize {
+        self.text().matches(word).count()
+    }
+
+    pub(super) async fn wait_for(&self, word: &str) {
+        soon(async {
+            while self.count(word) == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
 }
 
 pub(super) struct Client {

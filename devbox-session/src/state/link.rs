@@ -387,6 +387,26 @@ impl Link {
         }
     }
 
+    /// The far side said that it leaves. One that is replaced again and again is not one that fails again and again: as
+    /// long as its links come up and stay for a moment, the pauses do not grow.
+    pub(super) fn handle_left(
+        &mut self,
+        reason: String,
+        now: Instant,
+        hold: Duration,
+        backoff: &mut Backoff,
+        notices: &mut Notices,
+    ) {
+        let served = matches!(
+            self.phase,
+            Phase::Up { since, .. } if now.saturating_duration_since(since) >= backoff.shortest
+        );
+        self.handle_lost(reason.clone(), now, hold, backoff, notices);
+        if served && matches!(self.phase, Phase::Waiting { attempt, .. } if attempt > 0) {
+            self.wait(0, reason, now, backoff);
+        }
+    }
+
     /// What is wanted from here on is another environment. Whether there is a link to let go of.
     pub(super) fn switch(&mut self, environment: Label, now: Instant) -> bool {
         let linked = matches!(
@@ -519,6 +539,12 @@ mod tests {
                 &mut self.backoff,
                 &mut self.notices,
             );
+        }
+
+        fn leave(&mut self) {
+            let reason = "the far side ended the link".to_owned();
+            self.link
+                .handle_left(reason, self.now, HOLD, &mut self.backoff, &mut self.notices);
         }
 
         fn fail(&mut self, error: ConnectError) -> Failure {
@@ -679,6 +705,26 @@ mod tests {
             assert_eq!(world.fail(away()), Failure::Retry);
         }
         assert_eq!(world.link.given_up(), None);
+    }
+
+    #[test]
+    fn a_far_side_that_is_replaced_again_and_again_is_back_at_once_each_time() {
+        let mut world = World::new(None);
+        world.up("staging");
+        for _ in 0..20 {
+            world.now += Duration::from_millis(500);
+            world.leave();
+            let pause = world.link.poll_timeout(HOLD).unwrap() - world.now;
+            assert!(pause <= world.backoff.shortest, "{pause:?}");
+            world.up("staging");
+        }
+        // One that lets in and leaves at once is a failure like any other.
+        for _ in 0..20 {
+            world.leave();
+            world.up("staging");
+        }
+        world.leave();
+        assert!(world.link.poll_timeout(HOLD).unwrap() - world.now >= HOLD / 2);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::support::{Over, over_each_carrier, pair, pair_to_cut, pattern, read_a
 
 over_each_carrier! {
     a_draining_end_serves_its_streams_and_those_that_crossed,
+    whatever_was_dialed_is_served_by_an_end_that_leaves,
     the_reason_for_leaving_is_heard_while_streams_go_on,
     a_stream_carries_both_directions_and_their_ends,
     both_ends_open_streams,
@@ -338,6 +339,39 @@ async fn a_draining_end_serves_its_streams_and_those_that_crossed(over: Over) {
         soon("the end", near.closed()).await,
         LinkEnd::PeerClosed { message } if message.is_empty() || message == "back soon"
     ));
+}
+
+async fn whatever_was_dialed_is_served_by_an_end_that_leaves(over: Over) {
+    const DIALS: usize = 200;
+    let (near, far) = pair(over).await;
+    let mut dials = tokio::task::JoinSet::new();
+    for _ in 0..DIALS {
+        let dialer = near.dialer();
+        dials.spawn(async move { dialer.dial(&target("busy")).await });
+    }
+    // More than may be unanswered; then the far end leaves, and serves what had come.
+    let mut incoming = vec![soon("a request", far.accept()).await.unwrap()];
+    far.drain("back soon");
+    let mut dialed = Vec::new();
+    while let Some(done) = soon("a dial", dials.join_next()).await {
+        match done.unwrap() {
+            Ok(stream) => dialed.push(stream),
+            Err(refusal) => assert_eq!(refusal.kind, RefusalKind::LinkLost, "{refusal}"),
+        }
+    }
+    assert!((1..DIALS).contains(&dialed.len()), "{}", dialed.len());
+    while incoming.len() < dialed.len() {
+        incoming.push(soon("what was dialed", far.accept()).await.unwrap());
+    }
+    let mut served: Vec<_> = incoming.into_iter().map(|incoming| incoming.accept()).collect();
+    for stream in &mut served {
+        stream.write_all(b"served").await.unwrap();
+    }
+    for mut stream in dialed {
+        let mut answer = [0; 6];
+        soon("the answer", stream.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(&answer, b"served");
+    }
 }
 
 async fn the_reason_for_leaving_is_heard_while_streams_go_on(over: Over) {

@@ -62,7 +62,7 @@ impl Connection {
             frame::HELLO => {
                 self.peer = Some(control.hello()?);
                 self.events.push(Event::Ready);
-                self.release_held();
+                self.release_held(None);
             }
             frame::PING => self.pong = Some(control.number()?),
             frame::PONG => self.handle_pong(control.number()?, now),
@@ -174,7 +174,7 @@ impl Connection {
         let target = std::mem::take(&mut stream.target);
         self.opens.answered(&target);
         self.events.push(Event::Accepted { id: StreamId(id) });
-        self.release_held();
+        self.release_held(None);
         Ok(())
     }
 
