@@ -11,7 +11,7 @@ use tunnel_proto::{Role, StreamId};
 
 use crate::carrier::{Carrier, CarrierEnd};
 use crate::driver;
-use crate::mux::{Flow, MuxStream};
+use crate::mux::{Flow, MuxStream, Unsent};
 use crate::{ByteStream, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
 /// What handles and streams ask of the driver. The channel has no bound of its own: data in it is bounded by each
@@ -36,6 +36,7 @@ pub(crate) enum Command {
 #[derive(Debug, Clone)]
 pub struct Link {
     commands: mpsc::UnboundedSender<Command>,
+    unsent: Arc<Unsent>,
     incoming: Arc<Mutex<mpsc::Receiver<Incoming>>>,
     leaving: watch::Receiver<Option<Leaving>>,
     drained: watch::Receiver<bool>,
@@ -45,6 +46,7 @@ pub struct Link {
 impl Link {
     pub(crate) fn new(
         commands: mpsc::UnboundedSender<Command>,
+        unsent: Arc<Unsent>,
         incoming: mpsc::Receiver<Incoming>,
         leaving: watch::Receiver<Option<Leaving>>,
         drained: watch::Receiver<bool>,
@@ -52,6 +54,7 @@ impl Link {
     ) -> Link {
         Link {
             commands,
+            unsent,
             incoming: Arc::new(Mutex::new(incoming)),
             leaving,
             drained,
@@ -100,7 +103,7 @@ impl Link {
             let message = "the far side is leaving and takes no new connections on this link";
             return Err(Refusal::new(RefusalKind::LinkLost, message));
         }
-        let flow = Arc::new(Flow::default());
+        let flow = Arc::new(Flow::new(Arc::clone(&self.unsent)));
         let command = Command::Open {
             target: target.clone(),
             flow: Arc::clone(&flow),
