@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use devbox_engine::{GatewayConfig, NamesPolicy, ProviderConfig, ProviderKind, TokenConfig, default_pools};
+use devbox_engine::{
+    GatewayConfig, MAX_CONNECTIONS, NamesPolicy, ProviderConfig, ProviderKind, TokenConfig, default_pools,
+};
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
@@ -35,6 +38,8 @@ struct File {
     names: Names,
     #[serde(default)]
     pool: Pool,
+    #[serde(default)]
+    limits: Limits,
 }
 
 /// One of the list of providers. Which keys it must have depends on its kind.
@@ -62,6 +67,14 @@ struct Names {
     named: BTreeSet<Label>,
 }
 
+/// Bounds of a session.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limits {
+    /// How many connections may be open at once.
+    connections: Option<NonZeroUsize>,
+}
+
 /// One prefix or several.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
@@ -80,6 +93,8 @@ pub(crate) struct Config {
     pub(crate) environment: Option<Label>,
     pub(crate) names: NamesPolicy,
     pub(crate) pool: Vec<IpNet>,
+    /// How many connections may be open at once.
+    pub(crate) max_connections: usize,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
 }
@@ -148,6 +163,7 @@ impl Config {
                 named_environments,
             },
             pool,
+            max_connections: file.limits.connections.map_or(MAX_CONNECTIONS, NonZeroUsize::get),
             file: path,
         })
     }

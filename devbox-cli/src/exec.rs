@@ -73,6 +73,7 @@ fn run_inside(args: &ExecArgs) -> Result<Option<ExitOutcome>, Failure> {
             providers: config.providers()?,
             names: config.names.clone(),
             pools: config.pool.clone(),
+            max_connections: config.max_connections,
             publish,
             // Nobody else sees its names: it displaces nobody, and nobody displaces it.
             claim: false,

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use devbox_engine::{Event, Notice, StatusReport};
 use devbox_helper_client::Protocol;
-use devbox_session::{LinkState, NameClash, PortReport, PortState, ProviderReport, ServiceReport};
+use devbox_session::{LinkState, NameClash, PortReport, PortState, ProviderReport, Rejected, ServiceReport};
 use serde::Serialize;
 use service_catalog::Readiness;
 
@@ -293,6 +293,11 @@ fn notes(report: &StatusReport) -> String {
             taken.name, taken.line
         ));
     }
+    if let Some(Rejected { connections, limit }) = report.rejected {
+        lines.push(format!(
+            "{connections} connections were refused because {limit} were open, which is the limit"
+        ));
+    }
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
@@ -354,6 +359,10 @@ pub(crate) fn event(event: &Event) -> Option<String> {
             )
         }
         Event::DescriptorsAvailable => "files can be opened again: all services are offered".to_owned(),
+        Event::TooManyConnections { limit } => format!(
+            "warning: {limit} connections are open, which is the limit: further ones are refused and counted; \
+             raise it with `limits: {{connections: N}}` in devbox.yaml"
+        ),
         Event::NameTaken { name, line } => {
             format!("warning: {name} is left to your own line {line} of the hosts file")
         }
@@ -524,6 +533,7 @@ mod tests {
             services: vec![service("orders.backend", vec![port(5432, PortState::Listening)])],
             taken: Vec::new(),
             clashes: Vec::new(),
+            rejected: None,
         }
     }
 
@@ -561,6 +571,10 @@ mod tests {
         alias.addresses.clear();
         report.services.extend([web, alias]);
         report.clashes.push(name_clash());
+        report.rejected = Some(Rejected {
+            connections: 905,
+            limit: 16_384,
+        });
         report.taken.push(TakenName {
             name: "web.shop".to_owned(),
             line: 9,
@@ -665,6 +679,7 @@ mod tests {
             Event::OutOfDescriptors { services: 1 },
             Event::OutOfDescriptors { services: 3977 },
             Event::DescriptorsAvailable,
+            Event::TooManyConnections { limit: 16_384 },
             Event::NameTaken {
                 name: "orders.backend".to_owned(),
                 line: 7,

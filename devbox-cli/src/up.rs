@@ -41,6 +41,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
         providers,
         names: config.names.clone(),
         pools: config.pool.clone(),
+        max_connections: config.max_connections,
         publish: hosts_file.map_or(Publish::Registry, Publish::HostsFile),
         helper,
         claim: true,

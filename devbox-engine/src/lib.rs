@@ -18,7 +18,7 @@ mod sys;
 
 pub use config::{Config, GatewayConfig, ProviderConfig, ProviderKind, Publish, TokenConfig, default_pools};
 pub use devbox_session::sink::Registry;
-pub use devbox_session::{Event, NamesPolicy, StatusReport, StopReason};
+pub use devbox_session::{Event, MAX_CONNECTIONS, NamesPolicy, StatusReport, StopReason};
 pub use engine::{Engine, start};
 pub use error::Error;
 pub use helper::{Helper, HelperConfig};

@@ -63,7 +63,7 @@ pub struct Limits {
     /// Sessions at a time; one more is answered 503. Default: 1024.
     pub max_clients: usize,
     /// Streams of one client at a time, dials included; one more is refused as
-    /// [`TooMany`](tunnel_bridge::RefusalKind::TooMany). Default: 4096.
+    /// [`TooMany`](tunnel_bridge::RefusalKind::TooMany). Default: 16,384.
     pub max_streams_per_client: usize,
     /// Connections that have not been let in yet, at a time; further ones wait in the system's queue. Default: 256.
     pub max_handshakes: usize,
@@ -79,7 +79,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_clients: 1024,
-            max_streams_per_client: 4096,
+            max_streams_per_client: 16 * 1024,
             max_handshakes: 256,
             handshake_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(15),

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tunnel_bridge::Target;
-use tunnel_bridge::listener::{Listener, ListenerOptions};
+use tunnel_bridge::listener::{ConnectionLimit, Listener, ListenerOptions};
 
 use crate::handle::{Command, Handle};
 use crate::host::{BindFault, Host};
@@ -80,6 +80,8 @@ pub struct Session {
     revision: watch::Sender<u64>,
     /// Notified by the listeners when a connection opens or ends.
     connections: Arc<Notify>,
+    /// What all listeners together may have open.
+    limit: Arc<ConnectionLimit>,
     changed: bool,
 }
 
@@ -128,6 +130,7 @@ impl Session {
         let (revision, revisions) = watch::channel(0);
         let handle = Handle::new(command_sender, events.downgrade(), revisions);
         let names = sinks.iter().map(|sink| sink.describe()).collect();
+        let limit = Arc::new(ConnectionLimit::new(settings.max_connections));
         let mut state = SessionState::new(settings, addresses, names, now());
         let links = Links::new(providers);
         for provider in links.ids() {
@@ -153,6 +156,7 @@ impl Session {
             events,
             revision,
             connections: Arc::new(Notify::new()),
+            limit,
             changed: false,
         };
         (session, handle)
@@ -199,7 +203,10 @@ impl Session {
                 Next::Link(provider, happened) => self.handle_link(provider, happened),
             },
             // What was carried is read when a report is built.
-            () = self.connections.notified() => self.changed = true,
+            () = self.connections.notified() => {
+                self.changed = true;
+                self.state.handle_connections(self.limit.rejected(), self.limit.open());
+            }
             Some(_) = self.draining.join_next() => {}
             Some(_) = self.goodbyes.join_next() => {}
             () = until(timer) => {}
@@ -491,7 +498,10 @@ impl Session {
             socket,
             target,
             dialer,
-            ListenerOptions::default(),
+            ListenerOptions {
+                limit: Arc::clone(&self.limit),
+                ..ListenerOptions::default()
+            },
             Arc::clone(&self.connections),
         )
         .map_err(|error| other(with_causes(&error)))?;

@@ -215,6 +215,7 @@ mod tests {
             services: Vec::new(),
             taken: Vec::new(),
             clashes: Vec::new(),
+            rejected: None,
         }
     }
 

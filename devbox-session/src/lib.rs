@@ -31,8 +31,9 @@ pub use key::{ProviderId, ServiceKey};
 pub use lease_keeper::{Forget, LeaseChange, LeaseKeeper};
 pub use names_policy::NamesPolicy;
 pub use report::{
-    Event, Identity, LinkState, NameClash, PortReport, PortState, ProviderReport, ServiceReport, StatusReport,
+    Event, Identity, LinkState, NameClash, PortReport, PortState, ProviderReport, Rejected, ServiceReport,
+    StatusReport,
 };
-pub use settings::{ProviderSettings, Settings, StopReason};
+pub use settings::{MAX_CONNECTIONS, ProviderSettings, Settings, StopReason};
 pub use state::{SessionState, Traffic};
 pub use step::Step;
