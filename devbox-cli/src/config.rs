@@ -587,6 +587,13 @@ providers:
     }
 
     #[test]
+    fn the_limit_of_connections_can_be_set() {
+        let config = load("limits:\n  connections: 20000\n", &ConnectArgs::default()).unwrap();
+        assert_eq!(config.max_connections, 20_000);
+        assert!(failure("limits: {connections: 0}\n").contains("limits"));
+    }
+
+    #[test]
     fn the_name_of_the_short_form_gives_way() {
         let text = "gateway: ws://127.0.0.1:1\nproviders:\n  - {name: gateway, kind: direct, catalog: /c}\n";
         let config = load(text, &ConnectArgs::default()).unwrap();
@@ -597,6 +604,7 @@ providers:
     fn an_empty_file_is_no_error() {
         let config = load("# nothing yet\n", &ConnectArgs::default()).unwrap();
         assert_eq!(config.pool, default_pools());
+        assert_eq!(config.max_connections, 16_384);
         insta::assert_snapshot!(config.providers().unwrap_err().to_string());
     }
 
