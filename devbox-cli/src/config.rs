@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use devbox_engine::{GatewayConfig, NamesPolicy, ProviderConfig, ProviderKind, TokenConfig, default_pools};
+use devbox_engine::{
+    GatewayConfig, MAX_CONNECTIONS, NamesPolicy, ProviderConfig, ProviderKind, TokenConfig, default_pools,
+};
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
@@ -36,6 +39,8 @@ struct File {
     names: Names,
     #[serde(default)]
     pool: Pool,
+    #[serde(default)]
+    limits: Limits,
 }
 
 /// One of the list of providers. Which keys it must have depends on its kind.
@@ -63,6 +68,14 @@ struct Names {
     named: BTreeSet<Label>,
 }
 
+/// Bounds of a session.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limits {
+    /// How many connections may be open at once.
+    connections: Option<NonZeroUsize>,
+}
+
 /// One prefix or several.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
@@ -81,6 +94,8 @@ pub(crate) struct Config {
     pub(crate) environment: Option<Label>,
     pub(crate) names: NamesPolicy,
     pub(crate) pool: Vec<IpNet>,
+    /// How many connections may be open at once.
+    pub(crate) max_connections: usize,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
 }
@@ -149,6 +164,7 @@ impl Config {
                 named_environments,
             },
             pool,
+            max_connections: file.limits.connections.map_or(MAX_CONNECTIONS, NonZeroUsize::get),
             file: path,
         })
     }
@@ -570,6 +586,13 @@ providers:
     }
 
     #[test]
+    fn the_limit_of_connections_can_be_set() {
+        let config = load("limits:\n  connections: 20000\n", &ConnectArgs::default()).unwrap();
+        assert_eq!(config.max_connections, 20_000);
+        assert!(failure("limits: {connections: 0}\n").contains("limits"));
+    }
+
+    #[test]
     fn the_name_of_the_short_form_gives_way() {
         let text = "gateway: ws://127.0.0.1:1\nproviders:\n  - {name: gateway, kind: direct, catalog: /c}\n";
         let config = load(text, &ConnectArgs::default()).unwrap();
@@ -580,6 +603,7 @@ providers:
     fn an_empty_file_is_no_error() {
         let config = load("# nothing yet\n", &ConnectArgs::default()).unwrap();
         assert_eq!(config.pool, default_pools());
+        assert_eq!(config.max_connections, 16_384);
         insta::assert_snapshot!(config.providers().unwrap_err().to_string());
     }
 

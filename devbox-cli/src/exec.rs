@@ -87,6 +87,7 @@ impl Wanted {
             providers: self.config.providers()?,
             names: self.config.names.clone(),
             pools: self.config.pool.clone(),
+            max_connections: self.config.max_connections,
             publish,
             // Nobody else sees its names: it displaces nobody, and nobody displaces it.
             claim: false,

@@ -6,7 +6,7 @@ use devbox_engine::{Event, Notice, StatusReport};
 use devbox_helper_client::Protocol;
 use devbox_session::{
     Held, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, PutBack, Refusals,
-    ServiceReport,
+    Rejected, ServiceReport,
 };
 use serde::Serialize;
 use service_catalog::{Readiness, is_format, printable};
@@ -356,6 +356,11 @@ fn notes(report: &StatusReport) -> String {
         lines.push(holder(&held.session, held.helper_pid, &names));
     }
     lines.extend(report.put_back.iter().map(put_back));
+    if let Some(Rejected { connections, limit }) = report.rejected {
+        lines.push(format!(
+            "{connections} connections were refused because {limit} were open, which is the limit"
+        ));
+    }
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
@@ -493,6 +498,10 @@ pub(crate) fn event(event: &Event) -> Option<String> {
             )
         }
         Event::DescriptorsAvailable => "files can be opened again: all services are offered".to_owned(),
+        Event::TooManyConnections { limit } => format!(
+            "warning: {limit} connections are open, which is the limit: further ones are refused and counted; \
+             raise it with `limits: {{connections: N}}` in devbox.yaml"
+        ),
         Event::NameTaken { name, line } => {
             format!("warning: {name} is left to your own line {line} of the hosts file")
         }
@@ -750,6 +759,7 @@ mod tests {
             clashes: Vec::new(),
             held: Vec::new(),
             put_back: Vec::new(),
+            rejected: None,
         }
     }
 
@@ -803,6 +813,10 @@ mod tests {
             session: "staging-5e6f7a8b".to_owned(),
             helper_pid: Some(4711),
             names: vec!["orders.backend".to_owned(), "web.shop".to_owned()],
+        });
+        report.rejected = Some(Rejected {
+            connections: 905,
+            limit: 16_384,
         });
         report.taken.push(TakenName {
             name: "web.shop".to_owned(),
@@ -998,6 +1012,7 @@ mod tests {
             Event::OutOfDescriptors { services: 1 },
             Event::OutOfDescriptors { services: 3977 },
             Event::DescriptorsAvailable,
+            Event::TooManyConnections { limit: 16_384 },
             Event::NameTaken {
                 name: "orders.backend".to_owned(),
                 line: 7,

@@ -49,6 +49,7 @@ pub(crate) fn run(
         providers,
         names: config.names.clone(),
         pools: config.pool.clone(),
+        max_connections: config.max_connections,
         publish: hosts_file.map_or(Publish::Registry, Publish::HostsFile),
         helper,
         claim: true,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use devbox_provider::Provider;
-use devbox_session::NamesPolicy;
+use devbox_session::{MAX_CONNECTIONS, NamesPolicy};
 use ipnet::{IpNet, Ipv4Net};
 use service_catalog::Label;
 use url::Url;
@@ -46,6 +46,8 @@ pub struct Config {
     /// The folder in which this user's addresses are remembered from one session to the next. Default: none, they follow
     /// from the names alone.
     pub state_dir: Option<PathBuf>,
+    /// How many connections to its services may be open at once; more are reset at once, told once and counted. Default: 16,384.
+    pub max_connections: usize,
 }
 
 impl Config {
@@ -70,6 +72,7 @@ impl Default for Config {
             take_names: false,
             lock_file: None,
             state_dir: None,
+            max_connections: MAX_CONNECTIONS,
         }
     }
 }

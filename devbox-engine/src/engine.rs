@@ -356,6 +356,7 @@ pub(crate) async fn prepare(config: &Config, notices: &Notices) -> Result<Prepar
     let seed = u64::from_le_bytes(random()?);
     let mut settings = Settings::new(identity, provider_settings.collect(), seed);
     settings.names = config.names.clone();
+    settings.max_connections = config.max_connections;
     Ok(Prepared {
         settings,
         addresses,

@@ -64,7 +64,7 @@ pub struct Limits {
     /// Default: 4096.
     pub max_clients: usize,
     /// Streams of one client at a time, dials included; one more is refused as
-    /// [`TooMany`](tunnel_bridge::RefusalKind::TooMany). Default: 16384.
+    /// [`TooMany`](tunnel_bridge::RefusalKind::TooMany). Default: 16,384.
     pub max_streams_per_client: usize,
     /// Connections at a time that have shown no token yet, or one that was refused and waits for its answer. One more
     /// is let in, and the oldest one leaves of the address that has most. Default: 2048.

@@ -24,6 +24,9 @@ use crate::seat::Seat;
 /// How long a client may take to read that it should leave, and a provider to hear a goodbye.
 const LEAVE: Duration = Duration::from_secs(2);
 
+/// Catalog streams of one client at a time. It needs one.
+const MAX_CATALOGS: usize = 16;
+
 const STOPPING: &str = "the gateway is stopping";
 
 /// A client that was let in.
@@ -125,15 +128,18 @@ struct Served {
 
 impl Served {
     fn take(&mut self, incoming: Incoming) {
-        let open = self.streams.len() + self.catalogs.len() + self.pushes.len();
-        if open >= self.limits.max_streams_per_client {
+        let (open, limit) = match incoming.target().as_str() {
+            PUSH_STREAM => return self.take_push(incoming),
+            CATALOG_STREAM => (self.catalogs.len(), MAX_CATALOGS),
+            _ => (self.streams.len(), self.limits.max_streams_per_client),
+        };
+        if open >= limit {
             let message = format!("this client has {open} streams open, which is the limit");
-            return incoming.refuse(Refusal::new(RefusalKind::TooMany, message));
-        }
-        match incoming.target().as_str() {
-            CATALOG_STREAM => self.take_catalog(incoming),
-            PUSH_STREAM => self.take_push(incoming),
-            _ => self.take_stream(incoming),
+            incoming.refuse(Refusal::new(RefusalKind::TooMany, message));
+        } else if incoming.target().as_str() == CATALOG_STREAM {
+            self.take_catalog(incoming);
+        } else {
+            self.take_stream(incoming);
         }
     }
 

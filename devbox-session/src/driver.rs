@@ -19,7 +19,7 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tunnel_bridge::listener::{Listener, ListenerCounts, ListenerOptions};
+use tunnel_bridge::listener::{ConnectionLimit, Listener, ListenerCounts, ListenerOptions};
 use tunnel_bridge::{Refusal, Target};
 
 use crate::handle::{Command, Handle};
@@ -89,6 +89,8 @@ pub struct Session {
     /// What the far sides refused, by the address that was connected to.
     refusals: mpsc::Receiver<(SocketAddr, Refusal)>,
     refusal_sender: mpsc::Sender<(SocketAddr, Refusal)>,
+    /// What all listeners together may have open.
+    limit: Arc<ConnectionLimit>,
     changed: bool,
 }
 
@@ -142,6 +144,7 @@ impl Session {
         let (revision, revisions) = watch::channel(0);
         let handle = Handle::new(command_sender, events.downgrade(), revisions);
         let names = sinks.iter().map(|sink| sink.describe()).collect();
+        let limit = Arc::new(ConnectionLimit::new(settings.max_connections));
         let mut state = SessionState::new(settings, addresses, names, now());
         let links = Links::new(providers);
         for provider in links.ids() {
@@ -170,6 +173,7 @@ impl Session {
             connections: Arc::new(Notify::new()),
             refusals,
             refusal_sender,
+            limit,
             changed: false,
         };
         (session, handle)
@@ -219,7 +223,10 @@ impl Session {
                 Next::Link(provider, happened) => self.handle_link(provider, happened),
             },
             // What was carried is read when a report is built.
-            () = self.connections.notified() => self.changed = true,
+            () = self.connections.notified() => {
+                self.changed = true;
+                self.state.handle_connections(self.limit.rejected(), self.limit.open());
+            }
             Some((at, refusal)) = self.refusals.recv() => self.handle_refused(at, refusal),
             Some(_) = self.draining.join_next() => {}
             Some(_) = self.goodbyes.join_next() => {}
@@ -552,6 +559,7 @@ impl Session {
         let route = Arc::new(Route::new(aim, PATIENCE));
         let dialer = Arc::clone(&route);
         let options = ListenerOptions {
+            limit: Arc::clone(&self.limit),
             refusals: Some(self.refusal_sender.clone()),
             ..ListenerOptions::default()
         };

@@ -217,6 +217,7 @@ mod tests {
             clashes: Vec::new(),
             held: Vec::new(),
             put_back: Vec::new(),
+            rejected: None,
         }
     }
 

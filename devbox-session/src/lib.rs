@@ -32,8 +32,8 @@ pub use lease_keeper::{Forget, LeaseChange, LeaseKeeper};
 pub use names_policy::{NamesPolicy, RefusedName};
 pub use report::{
     Event, Held, Identity, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, PutBack,
-    Refusals, ServicePort, ServiceReport, StatusReport,
+    Refusals, Rejected, ServicePort, ServiceReport, StatusReport,
 };
-pub use settings::{ProviderSettings, Settings, StopReason};
+pub use settings::{MAX_CONNECTIONS, ProviderSettings, Settings, StopReason};
 pub use state::{SessionState, Traffic};
 pub use step::Step;

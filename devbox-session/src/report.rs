@@ -308,6 +308,18 @@ pub struct StatusReport {
     /// The places from which another program took the names away.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub put_back: Vec<PutBack>,
+    /// Connections that were reset because too many were open; missing where none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Rejected>,
+}
+
+/// Connections that were reset because too many were open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// How many.
+    pub connections: u64,
+    /// How many may be open at once.
+    pub limit: usize,
 }
 
 impl StatusReport {
@@ -436,6 +448,12 @@ pub enum Event {
     },
     /// All services that lacked a listener for want of file descriptors have one.
     DescriptorsAvailable,
+    /// As many connections are open as may be: further ones are reset, and counted in [`StatusReport`]. Said again only once
+    /// there was room meanwhile.
+    TooManyConnections {
+        /// How many may be open at once.
+        limit: usize,
+    },
     /// A name was left to the user's own line of the hosts file.
     NameTaken {
         /// The name.

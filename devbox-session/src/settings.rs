@@ -32,11 +32,16 @@ pub struct Settings {
     pub effect_timeout: Duration,
     /// The seed of the jitter.
     pub seed: u64,
+    /// How many connections to its services may be open at once; more are reset at once, told once and counted.
+    pub max_connections: usize,
 }
+
+/// The usual limit of [`Settings::max_connections`].
+pub const MAX_CONNECTIONS: usize = 16 * 1024;
 
 impl Settings {
     /// The usual limits: 4 first tries, pauses of 100 ms to 5 s, 3 s for connections to end, 10 s for a change of the
-    /// machine.
+    /// machine, [`MAX_CONNECTIONS`].
     pub fn new(identity: Identity, providers: Vec<ProviderSettings>, seed: u64) -> Self {
         Self {
             identity,
@@ -47,6 +52,7 @@ impl Settings {
             drain: Duration::from_secs(3),
             effect_timeout: Duration::from_secs(10),
             seed,
+            max_connections: MAX_CONNECTIONS,
         }
     }
 }

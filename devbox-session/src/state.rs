@@ -29,7 +29,7 @@ use tunnel_bridge::Refusal;
 use crate::host::BindFault;
 use crate::key::{ProviderId, ServiceKey};
 use crate::lease_keeper::LeaseChange;
-use crate::report::{Event, PortReport, ServiceReport, StatusReport};
+use crate::report::{Event, PortReport, Rejected, ServiceReport, StatusReport};
 use crate::settings::{Settings, StopReason};
 use crate::sink::{PublishError, Published, Record};
 use crate::step::Step;
@@ -62,6 +62,9 @@ pub struct SessionState {
     /// A step that changes listeners is under way; there is never more than one.
     busy: bool,
     unannounced: BTreeMap<ServiceKey, News>,
+    /// Connections that were reset because too many were open.
+    rejected: u64,
+    told_rejected: bool,
     ready: bool,
     /// The date as of the last input.
     today: Timestamp,
@@ -146,6 +149,8 @@ impl SessionState {
             due: VecDeque::new(),
             busy: false,
             unannounced: BTreeMap::new(),
+            rejected: 0,
+            told_rejected: false,
             ready: false,
             today: Timestamp::from_secs(0),
             stop: None,
@@ -223,6 +228,19 @@ impl SessionState {
     /// Whether the session was asked twice to end: connections and hanging effects are not waited for.
     pub fn is_hurried(&self) -> bool {
         self.stop.as_ref().is_some_and(|stop| stop.hurried)
+    }
+
+    /// So many connections were reset so far because too many were open, and so many are open.
+    pub fn handle_connections(&mut self, rejected: u64, open: usize) {
+        let limit = self.settings.max_connections;
+        if rejected > self.rejected {
+            self.rejected = rejected;
+            if !std::mem::replace(&mut self.told_rejected, true) {
+                self.notices.push(Event::TooManyConnections { limit });
+            }
+        } else if open < limit - limit / 4 {
+            self.told_rejected = false;
+        }
     }
 
     /// Ends the session. The first reason counts; a second call means that nothing is waited for.
@@ -981,6 +999,10 @@ impl SessionState {
             clashes: self.names.clashes(),
             held: self.names.held(),
             put_back: self.names.put_back(),
+            rejected: (self.rejected > 0).then_some(Rejected {
+                connections: self.rejected,
+                limit: self.settings.max_connections,
+            }),
         }
     }
 

@@ -909,6 +909,32 @@ fn running_out_of_descriptors_is_said_once_with_the_number_and_mends_itself() {
 }
 
 #[test]
+fn reaching_the_limit_of_connections_is_said_once_and_counted() {
+    let mut machine = Machine::new();
+    let limit = devbox_session::MAX_CONNECTIONS;
+    let told = |machine: &mut Machine| {
+        let events = std::iter::from_fn(|| machine.state.poll_event());
+        events.collect::<Vec<_>>()
+    };
+    told(&mut machine);
+    machine.state.handle_connections(0, limit);
+    assert_eq!(told(&mut machine), []);
+    machine.state.handle_connections(1, limit);
+    assert_eq!(told(&mut machine), [Event::TooManyConnections { limit }]);
+    for rejected in 2..100 {
+        machine.state.handle_connections(rejected, limit);
+        machine.state.handle_connections(rejected, limit - 1);
+    }
+    assert_eq!(told(&mut machine), [], "said once");
+    let report = machine.state.report(|_| Traffic::default());
+    assert_eq!(report.rejected.map(|rejected| rejected.connections), Some(99));
+    // There was room meanwhile.
+    machine.state.handle_connections(99, limit / 2);
+    machine.state.handle_connections(100, limit);
+    assert_eq!(told(&mut machine), [Event::TooManyConnections { limit }]);
+}
+
+#[test]
 fn aliases_members_and_services_without_ports_have_their_names() {
     let mut orders = service("orders", &[5432]);
     orders.aliases = vec!["db".parse().unwrap()];

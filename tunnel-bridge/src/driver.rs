@@ -16,7 +16,7 @@ use tunnel_proto::{ChunkQueue, Config, Connection, Error, Event, Role, StreamId}
 
 use crate::carrier::Carrier;
 use crate::link::{Command, Incoming, Leaving, Link, LinkEnd};
-use crate::mux::{Flow, MuxStream};
+use crate::mux::{Flow, MuxStream, Unsent};
 use crate::stream::Broken;
 use crate::{GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
@@ -50,6 +50,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
     let (leaving_sender, leaving) = watch::channel(None);
     let (drained_sender, drained) = watch::channel(false);
     let (end_sender, end) = watch::channel(None);
+    let unsent = Arc::new(Unsent::default());
     let mut driver = Driver {
         carrier,
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -58,6 +59,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
         commands,
         sender: sender.downgrade(),
         incoming: incoming_sender,
+        unsent: Arc::clone(&unsent),
         streams: HashMap::new(),
         out: ChunkQueue::new(),
         leaving: leaving_sender,
@@ -71,7 +73,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
         drop(driver);
         end_sender.send_replace(Some(end));
     });
-    Link::new(sender, incoming, leaving, drained, end)
+    Link::new(sender, unsent, incoming, leaving, drained, end)
 }
 
 struct Driver<C> {
@@ -83,6 +85,7 @@ struct Driver<C> {
     /// For the streams that the other end opens.
     sender: mpsc::WeakUnboundedSender<Command>,
     incoming: mpsc::Sender<Incoming>,
+    unsent: Arc<Unsent>,
     streams: HashMap<StreamId, Arc<Flow>>,
     out: ChunkQueue,
     /// What the other end said about its leaving.
@@ -257,6 +260,8 @@ impl<C: Carrier> Driver<C> {
                 Event::Data { id, bytes } => self.tell(id, |flow| flow.receive(bytes)),
                 Event::Finished { id } => self.tell(id, Flow::finish),
                 Event::Sent { id, bytes } => self.tell(id, |flow| flow.sent(bytes)),
+                Event::Credit { id, bytes } => self.tell(id, |flow| flow.add_credit(bytes)),
+                Event::CreditReturned { id, bytes } => self.tell(id, |flow| flow.return_credit(bytes)),
                 Event::Refused { id, refusal } => self.fail(id, Broken::Refused(refusal)),
                 Event::Reset { id, reason } => self.fail(id, Broken::Reset(reason)),
                 Event::Closed { id } => {
@@ -284,7 +289,7 @@ impl<C: Carrier> Driver<C> {
             self.sender.upgrade(),
         ) {
             (Ok(Ok(target)), Some(sender)) => {
-                let flow = Arc::new(Flow::default());
+                let flow = Arc::new(Flow::new(Arc::clone(&self.unsent), None));
                 flow.id.store(id.number(), Ordering::Release);
                 let stream = MuxStream::new(Arc::clone(&flow), sender.clone());
                 self.streams.insert(id, flow);

@@ -12,7 +12,7 @@ use tunnel_proto::{Role, StreamId};
 
 use crate::carrier::{Carrier, CarrierEnd};
 use crate::driver;
-use crate::mux::{Flow, MuxStream, Unanswered};
+use crate::mux::{Flow, MuxStream, Unanswered, Unsent};
 use crate::{ByteStream, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
 /// What handles and streams ask of the driver. The channel has no bound of its own: data in it is bounded by each
@@ -41,6 +41,7 @@ const SURELY_SENT: usize = 16;
 #[derive(Debug, Clone)]
 pub struct Link {
     commands: mpsc::UnboundedSender<Command>,
+    unsent: Arc<Unsent>,
     incoming: Arc<Mutex<mpsc::Receiver<Incoming>>>,
     leaving: watch::Receiver<Option<Leaving>>,
     drained: watch::Receiver<bool>,
@@ -52,6 +53,7 @@ pub struct Link {
 impl Link {
     pub(crate) fn new(
         commands: mpsc::UnboundedSender<Command>,
+        unsent: Arc<Unsent>,
         incoming: mpsc::Receiver<Incoming>,
         leaving: watch::Receiver<Option<Leaving>>,
         drained: watch::Receiver<bool>,
@@ -59,6 +61,7 @@ impl Link {
     ) -> Link {
         Link {
             commands,
+            unsent,
             incoming: Arc::new(Mutex::new(incoming)),
             leaving,
             drained,
@@ -110,7 +113,7 @@ impl Link {
             return Err(Refusal::new(RefusalKind::LinkLost, message));
         }
         let (unanswered, before) = Unanswered::count(&self.unanswered);
-        let flow = Arc::new(Flow::requested(unanswered));
+        let flow = Arc::new(Flow::new(Arc::clone(&self.unsent), Some(unanswered)));
         let command = Command::Open {
             target: target.clone(),
             flow: Arc::clone(&flow),

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,18 +28,87 @@ pub struct ListenerOptions {
     /// How long a dial may take, including waiting for the link to come back. Default 15 s; then the local connection is
     /// reset.
     pub dial_timeout: Duration,
-    /// How many connections may be open at once; more are reset at once. Default 4096.
-    pub max_connections: usize,
+    /// How many connections may be open at once; more are reset at once. Listeners may share one. Default: 16,384 of its own.
+    pub limit: Arc<ConnectionLimit>,
     /// Who hears of each connection that the far side refused, by the address that was connected to. What does not fit into
     /// the channel is not told. Default: nobody.
     pub refusals: Option<mpsc::Sender<(SocketAddr, Refusal)>>,
+}
+
+/// How many connections may be open at once, of one listener or of several that share it.
+#[derive(Debug)]
+pub struct ConnectionLimit {
+    most: usize,
+    open: AtomicUsize,
+    rejected: AtomicU64,
+}
+
+impl ConnectionLimit {
+    /// A limit of `most` connections.
+    #[must_use]
+    pub const fn new(most: usize) -> ConnectionLimit {
+        ConnectionLimit {
+            most,
+            open: AtomicUsize::new(0),
+            rejected: AtomicU64::new(0),
+        }
+    }
+
+    /// The limit.
+    #[must_use]
+    pub const fn most(&self) -> usize {
+        self.most
+    }
+
+    /// How many are open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// How many were reset because the limit was reached.
+    #[must_use]
+    pub fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// A place for one connection, for as long as the result lives.
+    fn take(self: &Arc<Self>) -> Option<Place> {
+        let free = |open| (open < self.most).then_some(open + 1);
+        match self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, free) {
+            Ok(_) => Some(Place {
+                limit: Arc::clone(self),
+            }),
+            Err(_) => {
+                self.rejected.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+}
+
+impl Default for ConnectionLimit {
+    /// A limit of 16,384.
+    fn default() -> ConnectionLimit {
+        ConnectionLimit::new(16 * 1024)
+    }
+}
+
+struct Place {
+    limit: Arc<ConnectionLimit>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.limit.open.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Default for ListenerOptions {
     fn default() -> ListenerOptions {
         ListenerOptions {
             dial_timeout: Duration::from_secs(15),
-            max_connections: 4096,
+            limit: Arc::default(),
             refusals: None,
         }
     }
@@ -53,7 +122,7 @@ pub struct ConnectionCounts {
     pub connections: u64,
     /// Those of them that are open.
     pub active: u64,
-    /// Connections that were reset at once because [`ListenerOptions::max_connections`] were open.
+    /// Connections that were reset at once because of [`ListenerOptions::limit`].
     pub rejected: u64,
     /// Bytes from programs to the target, those of open connections included.
     pub sent_bytes: u64,
@@ -351,15 +420,14 @@ impl Accepting {
     }
 
     fn start(&mut self, stream: TcpStream, peer: SocketAddr) {
-        if self.connections.len() >= self.context.options.max_connections {
-            tracing::debug!(listener = %self.context.local, limit = self.connections.len(), "too many connections");
+        let Some(place) = self.context.options.limit.take() else {
             self.context.counts.reject();
             sys::reset_on_close(&stream);
             return;
-        }
+        };
         sys::prepare_local(&stream);
         self.connections
-            .spawn(Arc::clone(&self.context).carry(stream, peer));
+            .spawn(Arc::clone(&self.context).carry(stream, peer, place));
     }
 }
 
@@ -376,7 +444,7 @@ async fn accept(socket: &TcpListener, counts: &ListenerCounts) -> io::Result<(Tc
 }
 
 impl Context {
-    async fn carry(self: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
+    async fn carry(self: Arc<Context>, stream: TcpStream, peer: SocketAddr, place: Place) {
         let since = Instant::now();
         let active = self.counts.open();
         let dial = tokio::time::timeout(self.options.dial_timeout, self.dialer.dial(&self.target));
@@ -407,7 +475,7 @@ impl Context {
         let open_for = since.elapsed();
         tracing::debug!(listener = %self.local, %peer, sent, received, ?open_for, %end, "connection closed");
         self.counts.ended(&end);
-        drop(active);
+        drop((active, place));
         if let (End::Refused(refusal), Some(refusals)) = (end, &self.options.refusals) {
             drop(refusals.try_send((self.local, refusal)));
         }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -17,20 +17,40 @@ use crate::stream::Broken;
 use crate::{ByteStream, Refusal, RefusalKind, ResetReason};
 
 /// How many bytes of one stream may wait for the driver to put them on the wire. More than a frame, so that the
-/// driver always finds a full one; no more than a window, since they would only wait.
-pub(crate) const SEND_ALLOWANCE: usize = 256 * 1024;
+/// driver always finds a full one.
+const SEND_ALLOWANCE: usize = 256 * 1024;
 
-/// Bytes read are reported to the driver in steps of this size: half of the smallest grant that it makes.
-const REPORT_STEP: u32 = 32 * 1024;
+/// How many bytes of all streams of a link may wait for the wire. As they near it, each stream may have less waiting, down to
+/// [`LEAST_ALLOWANCE`], which keeps every stream moving.
+const SEND_BUDGET: usize = 16 * 1024 * 1024;
+
+/// What a stream may have waiting whatever the others have, and beyond what the far side has granted.
+const LEAST_ALLOWANCE: usize = 4 * 1024;
+
+/// Bytes read are reported to the driver in steps of this size: half of the smallest window that it grants.
+const REPORT_STEP: u32 = 8 * 1024;
+
+/// Bytes of all streams of a link that were handed to its driver and are not on the wire yet.
+#[derive(Debug, Default)]
+pub(crate) struct Unsent(AtomicUsize);
 
 /// What a stream and the driver share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Flow {
     /// The stream's number on the wire; 0 until the driver has opened it.
     pub(crate) id: AtomicU32,
     /// Bytes handed to the driver and not yet on the wire.
     queued: AtomicUsize,
+    /// The same of all streams of the link.
+    unsent: Arc<Unsent>,
+    /// How many more bytes the far side takes than were handed over, and [`LEAST_ALLOWANCE`] on top, so that there is
+    /// something to send when it grants more.
+    takes: AtomicI64,
+    /// A writer that found no room wants to be woken when no more than this is queued.
+    wake_at: AtomicUsize,
     writer: AtomicWaker,
+    /// Bytes that were read and not reported to the driver.
+    unreported: AtomicU32,
     /// What arrived and was not read, bounded by the credit granted to the far side, which the driver enforces.
     received: Mutex<Received>,
     reader: AtomicWaker,
@@ -69,11 +89,22 @@ struct Received {
 }
 
 impl Flow {
-    /// For a stream whose request is about to be made.
-    pub(crate) fn requested(unanswered: Unanswered) -> Flow {
+    /// `unanswered` is for a stream whose request is about to be made.
+    pub(crate) fn new(unsent: Arc<Unsent>, unanswered: Option<Unanswered>) -> Flow {
         Flow {
-            unanswered: Mutex::new(Some(unanswered)),
-            ..Flow::default()
+            id: AtomicU32::new(0),
+            queued: AtomicUsize::new(0),
+            unsent,
+            takes: AtomicI64::new(LEAST_ALLOWANCE as i64),
+            wake_at: AtomicUsize::new(0),
+            writer: AtomicWaker::new(),
+            unreported: AtomicU32::new(0),
+            received: Mutex::default(),
+            reader: AtomicWaker::new(),
+            accepted: AtomicBool::new(false),
+            broken: OnceLock::new(),
+            open_sent: AtomicBool::new(false),
+            unanswered: Mutex::new(unanswered),
         }
     }
 
@@ -94,11 +125,43 @@ impl Flow {
 
     /// The driver has put `bytes` on the wire.
     pub(crate) fn sent(&self, bytes: usize) {
+        self.unsent.0.fetch_sub(bytes, Ordering::AcqRel);
         let before = self.queued.fetch_sub(bytes, Ordering::AcqRel);
         // Wakes the writer once there is room for a large write, not for each frame.
-        if before > SEND_ALLOWANCE / 2 && before - bytes <= SEND_ALLOWANCE / 2 {
+        let wake_at = self.wake_at.load(Ordering::Acquire);
+        if before > wake_at && before - bytes <= wake_at {
             self.writer.wake();
         }
+    }
+
+    /// The far side takes that many more bytes.
+    pub(crate) fn add_credit(&self, bytes: u32) {
+        if self.takes.fetch_add(bytes.into(), Ordering::AcqRel) <= 0 {
+            self.writer.wake();
+        }
+    }
+
+    /// The driver has given that much of what the far side takes back.
+    pub(crate) fn return_credit(&self, bytes: u32) {
+        self.takes.fetch_sub(bytes.into(), Ordering::AcqRel);
+    }
+
+    /// How many bytes may be handed to the driver.
+    fn room(&self) -> usize {
+        let left = SEND_BUDGET.saturating_sub(self.unsent.0.load(Ordering::Acquire));
+        let allowance = left.clamp(LEAST_ALLOWANCE, SEND_ALLOWANCE);
+        let takes = usize::try_from(self.takes.load(Ordering::Acquire)).unwrap_or(0);
+        allowance
+            .saturating_sub(self.queued.load(Ordering::Acquire))
+            .min(takes)
+    }
+
+    fn hand_over(&self, bytes: usize) {
+        self.unsent.0.fetch_add(bytes, Ordering::AcqRel);
+        self.queued.fetch_add(bytes, Ordering::AcqRel);
+        // What may be handed over fits.
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.takes.fetch_sub(bytes, Ordering::AcqRel);
     }
 
     /// The far side has connected the stream.
@@ -135,16 +198,58 @@ impl Flow {
     }
 }
 
+impl Drop for Flow {
+    /// What was queued on a stream that ended early is dropped with it.
+    fn drop(&mut self) {
+        self.unsent.0.fetch_sub(*self.queued.get_mut(), Ordering::AcqRel);
+    }
+}
+
+/// Says that bytes of a stream were read, from time to time.
+fn report(flow: &Arc<Flow>, bytes: usize, send: impl FnOnce(Command)) {
+    // What waits is bounded by a window, so it fits.
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    if flow.unreported.fetch_add(bytes, Ordering::AcqRel) + bytes >= REPORT_STEP {
+        let flow = Arc::clone(flow);
+        let bytes = flow.unreported.swap(0, Ordering::AcqRel);
+        send(Command::Consumed { flow, bytes });
+    }
+}
+
+/// Bytes that were given out and count as read when whoever has them lets go of them.
+struct Lent {
+    bytes: Bytes,
+    flow: Arc<Flow>,
+    /// Not what keeps the driver running.
+    commands: mpsc::WeakUnboundedSender<Command>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        report(&self.flow, self.bytes.len(), |command| {
+            if let Some(Err(_)) = self.commands.upgrade().map(|commands| commands.send(command)) {
+                tracing::trace!("read after the link's end");
+            }
+        });
+    }
+}
+
 /// A stream of a [`Link`](crate::Link): see [`ByteStream`](crate::ByteStream) for how it ends.
 ///
-/// Writes wait when 256 KiB are on their way to the wire, which they are for as long as the far side grants no
-/// credit; what arrives waits in this stream, bounded by the credit that was granted, and stops no other stream.
+/// Writes wait while the far side grants no credit, and when 256 KiB are on their way to the wire, less where other
+/// streams of the link have much waiting; what arrives waits in this stream, bounded by the credit that was granted, and stops no other
+/// stream.
 #[derive(Debug)]
 pub struct MuxStream {
     flow: Arc<Flow>,
     commands: mpsc::UnboundedSender<Command>,
     current: Bytes,
-    unreported: u32,
     read_finished: bool,
     write_finished: bool,
 }
@@ -155,7 +260,6 @@ impl MuxStream {
             flow,
             commands,
             current: Bytes::new(),
-            unreported: 0,
             read_finished: false,
             write_finished: false,
         }
@@ -222,7 +326,7 @@ impl MuxStream {
         if bytes.is_empty() {
             return;
         }
-        self.flow.queued.fetch_add(bytes.len(), Ordering::AcqRel);
+        self.flow.hand_over(bytes.len());
         self.command(Command::Data {
             flow: Arc::clone(&self.flow),
             bytes,
@@ -258,18 +362,8 @@ impl MuxStream {
         Poll::Pending
     }
 
-    fn consumed(&mut self, bytes: usize) {
-        // What waits is bounded by a window, so it fits.
-        self.unreported = self
-            .unreported
-            .saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
-        if self.unreported >= REPORT_STEP {
-            let bytes = std::mem::take(&mut self.unreported);
-            self.command(Command::Consumed {
-                flow: Arc::clone(&self.flow),
-                bytes,
-            });
-        }
+    fn consumed(&self, bytes: usize) {
+        report(&self.flow, bytes, |command| self.command(command));
     }
 
     fn send_reset(&mut self, reason: ResetReason) {
@@ -341,15 +435,18 @@ impl AsyncWrite for MuxStream {
 }
 
 impl ByteStream for MuxStream {
-    /// Gives out what arrived, as it arrived. It counts as consumed from then on.
+    /// Gives out what arrived, as it arrived. It counts as read once nobody holds it any more: what waits for a slow
+    /// reader elsewhere makes no room for more.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         ready!(self.poll_current(cx))?;
         if self.current.is_empty() {
             return Poll::Ready(Ok(None));
         }
-        let chunk = std::mem::take(&mut self.current);
-        self.consumed(chunk.len());
-        Poll::Ready(Ok(Some(chunk)))
+        Poll::Ready(Ok(Some(Bytes::from_owner(Lent {
+            bytes: std::mem::take(&mut self.current),
+            flow: Arc::clone(&self.flow),
+            commands: self.commands.downgrade(),
+        }))))
     }
 
     /// Hands over as much of `bytes` as may wait for the wire, without copying.
@@ -369,11 +466,13 @@ impl ByteStream for MuxStream {
             if let Some(broken) = self.flow.broken.get() {
                 return Poll::Ready(Err(broken.to_error()));
             }
-            let room = SEND_ALLOWANCE.saturating_sub(self.flow.queued.load(Ordering::Acquire));
+            let room = self.flow.room();
             if room > 0 {
                 return Poll::Ready(Ok(room));
             }
             if !registered {
+                let half = self.flow.queued.load(Ordering::Acquire) / 2;
+                self.flow.wake_at.store(half, Ordering::Release);
                 self.flow.writer.register(cx.waker());
             }
         }

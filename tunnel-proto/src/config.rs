@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::Error;
 
-/// Smallest initial window, and the largest grant while the receive budget is used up.
-pub(crate) const WINDOW_FLOOR: u32 = 64 * 1024;
+/// Smallest initial window.
+const WINDOW_FLOOR: u32 = 4 * 1024;
 
 /// Largest window.
 const WINDOW_CEILING: u32 = 1 << 30;
@@ -13,18 +13,22 @@ const WINDOW_CEILING: u32 = 1 << 30;
 /// The limits of one side of a connection. Each side has its own, and announces them in its HELLO.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Bytes of a new stream that the peer may send before it is granted more. Default 256 KiB; at least 64 KiB.
+    /// Bytes of a new stream that the peer may send before it is granted more, whatever else is held. It is announced once, for all
+    /// streams to come, and is what a stream falls back to while the budget is used up. Default 16 KiB; at least 4 KiB.
     pub initial_window: u32,
+    /// The window that a stream is granted as it opens, and that it returns to after a rest, while half of the budget has room for it.
+    /// Default 256 KiB; at least `initial_window`.
+    pub resting_window: u32,
     /// The most bytes of one stream that may be in flight to us: windows grow up to here while a stream uses them up
     /// within two round trips. Default 8 MiB.
     pub max_window: u32,
-    /// Largest payload of a frame, sent or received. Default 64 KiB; at least 1 KiB, at most
-    /// half of `initial_window`, so that a frame never waits for credit that only its own arrival would bring.
+    /// Largest payload of a frame, sent or received. Default 64 KiB; at least 1 KiB.
     pub max_frame: u32,
-    /// Memory for the unread bytes and grown windows of all streams, in bytes. When it is used up, grants are limited to
-    /// 64 KiB; no stream is ever stopped by it. Default 64 MiB, with each stream's initial window on top.
+    /// Memory for what all streams together hold unread and may still be sent, in bytes. When it is used up, a stream has no more than
+    /// its initial window; no stream is ever stopped by it. Default 64 MiB, with each stream's initial window on top.
     pub receive_budget: u64,
-    /// Streams that may be open at once, both sides' together. Default 4096.
+    /// Streams that may be open at once, both sides' together. Default 16,448: as many connections as a devbox session has at most, and
+    /// room for what is not a connection.
     pub max_streams: u32,
     /// Opens that may be unanswered by the other side. Further ones are held back here. Default 256.
     pub max_pending_opens: u32,
@@ -40,11 +44,12 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            initial_window: 256 * 1024,
+            initial_window: 16 * 1024,
+            resting_window: 256 * 1024,
             max_window: 8 * 1024 * 1024,
             max_frame: 64 * 1024,
             receive_budget: 64 * 1024 * 1024,
-            max_streams: 4096,
+            max_streams: 16 * 1024 + 64,
             max_pending_opens: 256,
             max_pending_opens_per_target: 32,
             ping_interval: Duration::from_secs(10),
@@ -81,11 +86,12 @@ impl Config {
             ceiling,
         )?;
         within(
-            "max_frame",
-            self.max_frame.into(),
-            1024,
-            u64::from(self.initial_window / 2).min((1 << 24) - 1),
+            "resting_window",
+            self.resting_window.into(),
+            self.initial_window.into(),
+            self.max_window.into(),
         )?;
+        within("max_frame", self.max_frame.into(), 1024, (1 << 24) - 1)?;
         within("max_streams", self.max_streams.into(), 1, 1 << 20)?;
         within(
             "max_pending_opens",

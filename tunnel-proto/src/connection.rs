@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use crate::config::Config;
 use crate::frame::{self, Hello, MAX_TARGET_BYTES, Reader};
 use crate::{Error, Event, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
-use credit::Memory;
+use credit::{Memory, grant_resting};
 use events::Events;
 use opens::Opens;
 use stream::{Fin, Phase, Stream};
@@ -159,7 +159,7 @@ impl Connection {
     /// A side of a link that has just come up.
     ///
     /// # Errors
-    /// [`Error::LimitOutOfRange`] for a limit that makes no sense, a `max_frame` above half of `initial_window` above all.
+    /// [`Error::LimitOutOfRange`] for a limit that makes no sense.
     pub fn new(role: Role, config: Config, now: Instant) -> Result<Connection, Error> {
         config.check()?;
         let mut control = BytesMut::new();
@@ -228,7 +228,10 @@ impl Connection {
         }
         let id = self.streams.next_id()?;
         // Its credit is known with the peer's HELLO; OPEN waits for that in any case.
-        let mut stream = Stream::new(Phase::Held, 0, 0, self.config.initial_window, now);
+        let initial = self.config.initial_window;
+        let windows = (initial, self.resting_window());
+        let mut stream = Stream::new(Phase::Held, 0, 0, windows, now);
+        self.memory.settle(id, &mut stream, initial, now);
         stream.target = Bytes::copy_from_slice(target);
         self.opens.hold(stream.target.clone(), id);
         self.streams.insert(id, stream);
@@ -476,6 +479,11 @@ impl Connection {
                 Ok(Some(stream)) => {
                     stream.credit = peer.initial_window;
                     frame::put_open(&mut self.control, stream.wire, &stream.target);
+                    grant_resting(&mut self.control, stream);
+                    self.events.push(Event::Credit {
+                        id: StreamId(id),
+                        bytes: peer.initial_window,
+                    });
                     self.enter_ring(id);
                     if opening != Some(id) {
                         self.events.push(Event::OpenSent { id: StreamId(id) });

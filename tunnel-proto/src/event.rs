@@ -63,6 +63,20 @@ pub enum Event {
         /// How many.
         bytes: usize,
     },
+    /// The peer takes that many more bytes of a stream.
+    Credit {
+        /// The stream.
+        id: StreamId,
+        /// How many.
+        bytes: u32,
+    },
+    /// That much of a stream's credit was given back to the peer, which had asked for it.
+    CreditReturned {
+        /// The stream.
+        id: StreamId,
+        /// How many bytes.
+        bytes: u32,
+    },
     /// Both directions of a stream have ended. It is over.
     Closed {
         /// The stream.

@@ -19,8 +19,12 @@ use super::{Carrier, CarrierEnd, UNSENT_BYTES};
 /// answered, and other messages are ignored.
 pub struct WebSocketCarrier<S> {
     socket: WebSocketStream<S>,
+    /// What was taken and is in no message yet.
+    out: ChunkQueue,
+    /// The message that the socket's buffer had no room for.
+    held: Option<Message>,
     /// Where a message of several pieces is put together.
-    message: BytesMut,
+    gathered: BytesMut,
 }
 
 impl<S> WebSocketCarrier<S> {
@@ -28,7 +32,9 @@ impl<S> WebSocketCarrier<S> {
     pub fn new(socket: WebSocketStream<S>) -> WebSocketCarrier<S> {
         WebSocketCarrier {
             socket,
-            message: BytesMut::new(),
+            out: ChunkQueue::new(),
+            held: None,
+            gathered: BytesMut::new(),
         }
     }
 }
@@ -39,37 +45,69 @@ impl<S> fmt::Debug for WebSocketCarrier<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> WebSocketCarrier<S> {
+    /// Hands what was taken to the socket, as far as its buffer has room.
+    fn poll_put(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
+        while let Some(message) = self.held.take().or_else(|| self.next_message()) {
+            match Pin::new(&mut self.socket).poll_ready(cx) {
+                Poll::Ready(ready) => ready.map_err(end_of)?,
+                Poll::Pending => {
+                    self.held = Some(message);
+                    return Poll::Pending;
+                }
+            }
+            match Pin::new(&mut self.socket).start_send(message) {
+                Ok(()) => {}
+                // Answers to Ping fill it. There is room for any message once it is empty.
+                Err(Error::WriteBufferFull(message)) => {
+                    self.held = Some(*message);
+                    ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(end_of)?;
+                }
+                Err(error) => return Poll::Ready(Err(end_of(error))),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn next_message(&mut self) -> Option<Message> {
+        let len = self.out.len().min(MESSAGE_BYTES);
+        let first = self.out.pop_up_to(len)?;
+        if first.len() == len {
+            return Some(Message::Binary(first));
+        }
+        self.gathered.reserve(len);
+        self.gathered.extend_from_slice(&first);
+        while let Some(chunk) = self.out.pop_up_to(len - self.gathered.len()) {
+            self.gathered.extend_from_slice(&chunk);
+        }
+        Some(Message::Binary(self.gathered.split().freeze()))
+    }
+}
+
 /// The settings that fit a WebSocket under a link.
 pub(crate) fn config() -> WebSocketConfig {
     WebSocketConfig::default()
         .write_buffer_size(UNSENT_BYTES)
+        // The library puts the answer to each Ping into its buffer. Once that is full, only the answer to the latest one
+        // waits (RFC 6455 §5.5.3).
+        .max_write_buffer_size(2 * UNSENT_BYTES)
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES))
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Carrier for WebSocketCarrier<S> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
+        ready!(self.poll_put(cx))?;
         Pin::new(&mut self.socket).poll_ready(cx).map_err(end_of)
     }
 
     fn start_send(&mut self, bytes: &mut ChunkQueue) -> Result<(), CarrierEnd> {
-        let message = if bytes.chunk_count() > 1 {
-            self.message.reserve(bytes.len());
-            while let Some(chunk) = bytes.pop() {
-                self.message.extend_from_slice(&chunk);
-            }
-            self.message.split().freeze()
-        } else if let Some(whole) = bytes.pop() {
-            whole
-        } else {
-            return Ok(());
-        };
-        Pin::new(&mut self.socket)
-            .start_send(Message::Binary(message))
-            .map_err(end_of)
+        self.out.append(bytes);
+        Ok(())
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
+        ready!(self.poll_put(cx))?;
         Pin::new(&mut self.socket).poll_flush(cx).map_err(end_of)
     }
 
@@ -125,4 +163,7 @@ fn end_of(error: Error) -> CarrierEnd {
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Messages below this size are copied out of the read buffer.
-const COPY_BELOW: usize = 32 * 1024;
+const COPY_BELOW: usize = 64 * 1024;
+
+/// Largest message that is sent. Well below what the socket's buffer holds.
+const MESSAGE_BYTES: usize = 128 * 1024;

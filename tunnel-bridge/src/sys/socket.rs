@@ -7,10 +7,11 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// Unsent bytes that the kernel may hold for a link: the rest waits in our scheduler, where small requests overtake
-/// bulk.
+/// Unsent bytes that the kernel may hold for a connection (tcp(7), TCP_NOTSENT_LOWAT). For a link the rest waits in our
+/// scheduler, where small requests overtake bulk. For a program that does not read, the kernel would otherwise take some
+/// megabytes, and enough such programs use up what it has for all connections of the machine (tcp_mem).
 #[cfg(target_os = "linux")]
-const LINK_UNSENT_BYTES: u32 = 128 * 1024;
+const UNSENT_BYTES: u32 = 128 * 1024;
 
 /// How long sent bytes may stay unacknowledged (tcp(7), TCP_USER_TIMEOUT).
 #[cfg(target_os = "linux")]
@@ -19,11 +20,6 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The socket under a link: small writes at once, death noticed, short queue in the kernel.
 pub(crate) fn prepare_link(stream: &TcpStream) {
     prepare_target(stream);
-    #[cfg(target_os = "linux")]
-    log(
-        "TCP_NOTSENT_LOWAT",
-        SockRef::from(stream).set_tcp_notsent_lowat(LINK_UNSENT_BYTES),
-    );
 }
 
 /// A socket to a target: small writes at once, death noticed.
@@ -44,9 +40,14 @@ pub(crate) fn prepare_target(stream: &TcpStream) {
 }
 
 /// A socket that a local program opened: small writes at once. Without it a request of more than one segment waits
-/// for the other side's delayed acknowledgement (RFC 9293 §3.7.4), some 40 ms each way.
+/// for the other side's delayed acknowledgement (RFC 9293 §3.7.4), some 40 ms each way. And little is queued in the kernel.
 pub(crate) fn prepare_local(stream: &TcpStream) {
     log("TCP_NODELAY", stream.set_nodelay(true));
+    #[cfg(target_os = "linux")]
+    log(
+        "TCP_NOTSENT_LOWAT",
+        SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES),
+    );
 }
 
 /// Makes closing the socket send RST in place of FIN (socket(7), SO_LINGER with zero).

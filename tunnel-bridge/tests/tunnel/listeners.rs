@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
-use tunnel_bridge::listener::{Listener, ListenerOptions, bind};
+use tunnel_bridge::listener::{ConnectionLimit, Listener, ListenerOptions, bind};
 use tunnel_bridge::{End, RefusalKind, Side};
 
 use crate::support::{
@@ -307,4 +307,44 @@ async fn fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure(over
             listener.close(Duration::ZERO).await;
         }
     }
+}
+
+#[tokio::test]
+async fn listeners_share_a_limit_and_what_exceeds_it_is_reset_and_counted() {
+    let echo = echo_service().await;
+    let (near, far) = pair(Over::Plain).await;
+    serve(far);
+    let limit = Arc::new(ConnectionLimit::new(3));
+    let changed = Arc::new(Notify::new());
+    let listeners = [(), ()].map(|()| {
+        let options = ListenerOptions {
+            limit: Arc::clone(&limit),
+            ..ListenerOptions::default()
+        };
+        let socket = bind(any_port_aside()).unwrap();
+        Listener::spawn(socket, target(echo), dialer(&near), options, Arc::clone(&changed)).unwrap()
+    });
+    let mut open = Vec::new();
+    for at in [0, 1, 0] {
+        let mut program = TcpStream::connect(listeners[at].local_addr()).await.unwrap();
+        request(&mut program, b"x").await;
+        soon("the echo", program.read_u8()).await.unwrap();
+        open.push(program);
+    }
+    for listener in &listeners {
+        let mut program = TcpStream::connect(listener.local_addr()).await.unwrap();
+        assert!(soon("the reset", program.read_u8()).await.is_err());
+        assert_eq!(listener.counts().rejected, 1);
+    }
+    assert_eq!((limit.open(), limit.rejected()), (3, 2));
+    drop(open.pop());
+    soon("room", async {
+        while limit.open() == 3 {
+            changed.notified().await;
+        }
+    })
+    .await;
+    let mut program = TcpStream::connect(listeners[1].local_addr()).await.unwrap();
+    request(&mut program, b"x").await;
+    soon("the echo", program.read_u8()).await.unwrap();
 }

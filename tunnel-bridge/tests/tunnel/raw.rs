@@ -14,7 +14,7 @@ const REQUEST: &str = "GET /raw HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, U
 
 /// HELLO of `docs/protocol.md`.
 const HELLO: [u8; 28] = [
-    1, 0, 0, 20, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0, 0x10, 0, 0, 0, 1, 0,
+    1, 0, 0, 20, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0x40, 0, 0, 1, 0, 0, 0, 0, 0x40, 0x40, 0, 0, 1, 0,
 ];
 
 /// A far end and the raw connection to it, past the HTTP.

@@ -4,22 +4,28 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
 use super::stream::Stream;
 use super::{Connection, StreamId};
-use crate::config::WINDOW_FLOOR;
-use crate::{Error, Violation, frame};
+use crate::{Error, Event, Violation, frame};
 
-/// A stream that was granted nothing for this long has no use for a window above the initial one.
+/// A stream that was granted nothing for this long has no use for a window above the resting one.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// What all streams together may make us hold, beside each one's initial window.
+/// A window grows to at most this part of what the budget has left, so that something is left for others, however many streams grow
+/// and are not read any more.
+const GROWN_PART: u64 = 8;
+
+/// A stream that opens or rests has a window of at most this part of what half of the budget has left: those that others
+/// have grown for themselves, and later ones, find room as well.
+const RESTING_PART: u64 = 16;
+
+/// What all streams together may make us hold: what they hold, and what the peers may still send.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// What the data that were received and not consumed keep alive.
-    held: u64,
-    /// How far windows, or credit that the peer still has, exceed the initial window.
-    reserved: u64,
-    /// The streams that have something reserved.
+    used: u64,
+    /// The streams that exceed the initial window.
     large: BTreeSet<u32>,
     /// When to look at those next.
     due: Option<Instant>,
@@ -30,8 +36,8 @@ impl Memory {
         self.due
     }
 
-    fn used(&self) -> u64 {
-        self.held + self.reserved
+    pub(super) const fn used(&self) -> u64 {
+        self.used
     }
 
     /// Data of `len` bytes arrived that keep `pins` bytes alive.
@@ -39,21 +45,24 @@ impl Memory {
         stream.granted -= len;
         stream.unread += len;
         stream.held += pins;
-        self.held += pins;
+        self.count(stream);
     }
 
     pub(super) fn forget(&mut self, id: u32, stream: &Stream) {
-        self.held -= stream.held;
-        self.reserved -= u64::from(stream.reserved);
+        self.used -= stream.counted;
         self.large.remove(&id);
     }
 
-    /// Counts anew what a stream has reserved.
-    fn settle(&mut self, id: u32, stream: &mut Stream, initial: u32, now: Instant) {
-        let reserved = stream.exposure().saturating_sub(initial);
-        self.reserved = self.reserved - u64::from(stream.reserved) + u64::from(reserved);
-        stream.reserved = reserved;
-        if reserved == 0 {
+    fn count(&mut self, stream: &mut Stream) {
+        let exposure = stream.exposure();
+        self.used = self.used - stream.counted + exposure;
+        stream.counted = exposure;
+    }
+
+    /// Counts a stream anew, after its window or its credit has changed.
+    pub(super) fn settle(&mut self, id: u32, stream: &mut Stream, initial: u32, now: Instant) {
+        self.count(stream);
+        if stream.window.max(stream.granted) <= initial {
             self.large.remove(&id);
         } else if self.large.insert(id) && self.due.is_none() {
             self.due = Some(now + QUIET);
@@ -62,6 +71,14 @@ impl Memory {
 }
 
 impl Connection {
+    /// The window of a stream that opens or has rested.
+    pub(super) fn resting_window(&self) -> u32 {
+        let left = (self.config.receive_budget / 2).saturating_sub(self.memory.used());
+        u32::try_from(left / RESTING_PART)
+            .unwrap_or(u32::MAX)
+            .clamp(self.config.initial_window, self.config.resting_window)
+    }
+
     /// Says that the owner has used up `bytes` of what [`Event::Data`](crate::Event::Data) gave it, so that the peer
     /// may send more.
     ///
@@ -72,6 +89,7 @@ impl Connection {
         let rtt = self.ping.rtt;
         let initial = self.config.initial_window;
         let budget = self.config.receive_budget;
+        let resting = self.resting_window();
         let stream = self.streams.of_owner(id)?;
         let left = stream.unread.checked_sub(bytes).ok_or(Error::WrongState {
             id,
@@ -79,36 +97,34 @@ impl Connection {
         })?;
         // Which buffers these bytes were slices of is not known: they free their share.
         let share = u128::from(stream.held) * u128::from(bytes) / u128::from(stream.unread.max(1));
-        let freed = u64::try_from(share).unwrap_or(stream.held);
         stream.unread = left;
-        stream.held -= freed;
-        self.memory.held -= freed;
+        stream.held -= u64::try_from(share).unwrap_or(stream.held);
         if stream.peer_finished {
+            self.memory.settle(id.0, stream, initial, now);
             return Ok(());
         }
 
         let since = now.saturating_duration_since(stream.last_grant);
         let used = stream.window.saturating_sub(stream.granted + stream.unread);
         if since >= QUIET {
-            stream.window = initial;
+            stream.window = resting;
         } else if used >= stream.window / 2 && rtt.is_some_and(|rtt| since < 2 * rtt) {
             // Half a window within two round trips: the window holds the stream back (yamux's rule).
+            let left = budget.saturating_sub(self.memory.used());
+            let most = u32::try_from(left / GROWN_PART).unwrap_or(u32::MAX);
             let larger = stream.window.saturating_mul(2).min(self.config.max_window);
-            let growth = u64::from(larger.saturating_sub(stream.exposure()));
-            if self.memory.used() + growth <= budget {
-                stream.window = larger;
-            }
+            stream.window = stream.window.max(larger.min(most));
         }
         self.memory.settle(id.0, stream, initial, now);
 
         let tight = self.memory.used() >= budget;
         let window = if tight {
-            stream.window.min(WINDOW_FLOOR)
+            stream.window.min(initial)
         } else {
             stream.window
         };
         let grant = window.saturating_sub(stream.granted + stream.unread);
-        if grant >= window / 2 {
+        if grant >= window / 2 && grant > 0 {
             stream.granted += grant;
             stream.last_grant = now;
             stream.asked_back = false;
@@ -122,16 +138,17 @@ impl Connection {
     pub(super) fn shrink_quiet(&mut self, now: Instant) {
         let initial = self.config.initial_window;
         for id in self.memory.large.iter().copied().collect::<Vec<_>>() {
+            let resting = self.resting_window();
             let Some(stream) = self.streams.get_mut(id) else {
                 continue;
             };
             if now.saturating_duration_since(stream.last_grant) < QUIET {
                 continue;
             }
-            stream.window = initial;
-            if stream.granted > initial && !stream.asked_back {
+            stream.window = stream.window.min(resting);
+            if stream.granted > resting && !stream.asked_back {
                 stream.asked_back = true;
-                frame::put_credit(&mut self.control, frame::RECLAIM, stream.wire, initial);
+                frame::put_credit(&mut self.control, frame::RECLAIM, stream.wire, resting);
             }
             self.memory.settle(id, stream, initial, now);
         }
@@ -150,7 +167,12 @@ impl Connection {
                 stream.wire,
                 stream.credit - keep,
             );
+            let bytes = stream.credit - keep;
             stream.credit = keep;
+            self.events.push(Event::CreditReturned {
+                id: StreamId(id),
+                bytes,
+            });
         }
     }
 
@@ -165,5 +187,14 @@ impl Connection {
             self.memory.settle(id, stream, initial, now);
         }
         Ok(())
+    }
+}
+
+/// Grants a stream that has just opened what its window has above the initial one, which the peer may use from the start.
+pub(super) fn grant_resting(control: &mut BytesMut, stream: &mut Stream) {
+    let grant = stream.window - stream.granted;
+    if grant > 0 {
+        stream.granted += grant;
+        frame::put_credit(control, frame::CREDIT, stream.wire, grant);
     }
 }

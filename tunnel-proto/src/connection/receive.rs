@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::credit::grant_resting;
 use super::stream::{Phase, Stream};
 use super::{Connection, Leaving, StreamId};
 use crate::frame::{self, Control, Data, Piece};
@@ -139,17 +140,18 @@ impl Connection {
             )
         } else {
             let credit = self.peer.map_or(0, |peer| peer.initial_window);
-            self.streams.insert(
-                id,
-                Stream::new(Phase::AwaitOwner, id, credit, self.config.initial_window, now),
-            );
+            let initial = self.config.initial_window;
+            let windows = (initial, self.resting_window());
+            let mut stream = Stream::new(Phase::AwaitOwner, id, credit, windows, now);
+            grant_resting(&mut self.control, &mut stream);
+            self.memory.settle(id, &mut stream, initial, now);
+            self.streams.insert(id, stream);
             self.unanswered_by_us += 1;
             // A target is short: it must not keep the buffer that it came in.
             let target = Bytes::copy_from_slice(&target);
-            self.events.push(Event::Opened {
-                id: StreamId(id),
-                target,
-            });
+            let id = StreamId(id);
+            self.events.push(Event::Opened { id, target });
+            self.events.push(Event::Credit { id, bytes: credit });
             return Ok(());
         };
         frame::put_code(
@@ -224,6 +226,10 @@ impl Connection {
             .checked_add(bytes)
             .filter(|&credit| credit <= i32::MAX as u32);
         stream.credit = credit.ok_or(Violation::CreditOverflow { id: wire })?;
+        self.events.push(Event::Credit {
+            id: StreamId(id),
+            bytes,
+        });
         self.enter_ring(id);
         Ok(())
     }
@@ -249,12 +255,14 @@ impl Connection {
         if len > stream.granted {
             return Err(Violation::CreditExceeded { id: wire });
         }
-        // A part of a buffer keeps all of it alive: a small one is copied, a large one counts as the whole.
-        let copy = bytes.len() < COPY_BELOW || bytes.len() < buffer / 4;
+        // A part of a buffer keeps all of it alive: a small one is copied, a large one counts as the whole. Where memory gets
+        // scarce, nothing is kept but what is to be read.
+        let scarce = self.memory.used() >= self.config.receive_budget / 2;
+        let copy = bytes.len() < COPY_BELOW || bytes.len() < buffer / 4 || (scarce && bytes.len() < buffer);
         let pins = if copy { bytes.len() } else { buffer };
-        self.memory.receive(stream, len, pins as u64);
         let finished = kind == frame::FIN && whole;
         stream.peer_finished = finished;
+        self.memory.receive(stream, len, pins as u64);
         if !bytes.is_empty() {
             self.events.add_data(StreamId(id), &mut stream.place, |waiting| {
                 if copy {

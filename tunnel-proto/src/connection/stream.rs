@@ -52,8 +52,8 @@ pub(crate) struct Stream {
     pub(crate) unread: u32,
     /// What the unread bytes keep alive, which is more than they are where they are slices of a larger buffer.
     pub(crate) held: u64,
-    /// How far the stream exceeds its initial window, as counted for the connection.
-    pub(crate) reserved: u32,
+    /// Its exposure, as counted for the connection.
+    pub(crate) counted: u64,
     pub(crate) last_grant: Instant,
     /// The peer was asked to give credit back, and has been granted none since.
     pub(crate) asked_back: bool,
@@ -63,7 +63,14 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(phase: Phase, wire: u32, credit: u32, window: u32, now: Instant) -> Stream {
+    /// A stream of which the peer may send `granted`, and whose window is to be `window`.
+    pub(crate) fn new(
+        phase: Phase,
+        wire: u32,
+        credit: u32,
+        (granted, window): (u32, u32),
+        now: Instant,
+    ) -> Stream {
         Stream {
             phase,
             wire,
@@ -73,10 +80,10 @@ impl Stream {
             fin: Fin::No,
             in_ring: false,
             window,
-            granted: window,
+            granted,
             unread: 0,
             held: 0,
-            reserved: 0,
+            counted: 0,
             last_grant: now,
             asked_back: false,
             place: Place::default(),
@@ -93,8 +100,13 @@ impl Stream {
     }
 
     /// The most that may have to be held for it at once.
-    pub(crate) fn exposure(&self) -> u32 {
-        self.window.max(self.granted.saturating_add(self.unread))
+    pub(crate) fn exposure(&self) -> u64 {
+        let held = self.held.max(self.unread.into());
+        if self.peer_finished {
+            held
+        } else {
+            u64::from(self.window).max(u64::from(self.granted) + held)
+        }
     }
 
     pub(crate) fn is_over(&self) -> bool {

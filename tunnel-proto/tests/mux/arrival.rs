@@ -41,6 +41,7 @@ fn config() -> impl Strategy<Value = Config> {
     (1u32..=32, 0u32..3, 1u32..5, 64u64..2048).prop_map(|(frame_kib, doublings, pending, budget_kib)| {
         Config {
             initial_window: 64 * 1024,
+            resting_window: 64 * 1024,
             max_window: (64 * 1024) << doublings,
             max_frame: frame_kib * 1024,
             receive_budget: budget_kib * 1024,

@@ -390,11 +390,17 @@ fn limits_that_make_no_sense_are_refused() {
     let now = Instant::now();
     let refused = |config| Connection::new(Role::Client, config, now).unwrap_err();
     for (what, config) in [
-        // A frame above half of the window could wait for ever for the credit that its arrival would bring.
         (
             "max_frame",
             Config {
-                max_frame: 128 * 1024 + 1,
+                max_frame: 1 << 24,
+                ..Config::default()
+            },
+        ),
+        (
+            "resting_window",
+            Config {
+                resting_window: 8 * 1024,
                 ..Config::default()
             },
         ),
@@ -455,13 +461,17 @@ fn limits_that_make_no_sense_are_refused() {
     }
 }
 
-/// The exchange that `docs/protocol.md` shows, byte for byte.
+/// The exchange that `docs/protocol.md` shows, byte for byte, between sides that grant nothing but the initial window.
 #[test]
 fn the_example_of_the_protocol_text_is_what_is_sent() {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let hello = "0100001400000000000100000004000000010000\
-                 0000100000000100";
-    let mut pair = Pair::new(Config::default(), Config::default());
+    let hello = "0100001400000000000100000000400000010000\
+                 0000404000000100";
+    let config = Config {
+        resting_window: Config::default().initial_window,
+        ..Config::default()
+    };
+    let mut pair = Pair::new(config.clone(), config);
     for end in [NEAR, FAR] {
         pair.transmit(end, 1000);
         let sent = hex(&pair.wires[1 - end]);

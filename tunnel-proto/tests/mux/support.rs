@@ -13,9 +13,10 @@ pub(crate) const FAR: usize = 1;
 pub(crate) fn small() -> Config {
     Config {
         initial_window: 64 * 1024,
+        resting_window: 64 * 1024,
         max_window: 256 * 1024,
         max_frame: 8 * 1024,
-        receive_budget: 512 * 1024,
+        receive_budget: 4 * 1024 * 1024,
         max_streams: 64,
         max_pending_opens: 3,
         ..Config::default()

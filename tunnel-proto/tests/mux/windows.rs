@@ -2,19 +2,24 @@
 
 use std::time::Duration;
 
-use tunnel_proto::{Config, StreamId};
+use tunnel_proto::{Config, Event, StreamId};
 
 use crate::support::{FAR, NEAR, Pair, small};
 
 const RTT: Duration = Duration::from_millis(40);
 const STREAMS: usize = 12;
 
-/// Two ends with a measured round trip, and room for [`STREAMS`] streams.
-fn pair() -> Pair {
-    let config = Config {
+/// Room for [`STREAMS`] streams, of which a few can have a grown window.
+fn limits() -> Config {
+    Config {
         max_pending_opens: 64,
+        receive_budget: 3072 * 1024,
         ..small()
-    };
+    }
+}
+
+/// Two ends with a measured round trip.
+fn pair(config: Config) -> Pair {
     let mut pair = Pair::new(config.clone(), config);
     pair.transmit(FAR, 1000);
     pair.transmit(NEAR, 1000);
@@ -79,11 +84,11 @@ fn rest(pair: &mut Pair, cooperative: bool) -> usize {
 
 #[test]
 fn idle_streams_give_their_windows_back_without_being_read() {
-    let mut pair = pair();
+    let mut pair = pair(limits());
     for _ in 0..STREAMS {
         let id = pair.open(NEAR);
         pair.settle();
-        // The budget is for two grown windows and some: it must come free again and again.
+        // The budget must come free again and again.
         assert_eq!(grow(&mut pair, id), 256 * 1024, "stream {id}");
         rest(&mut pair, true);
     }
@@ -104,7 +109,7 @@ fn idle_streams_give_their_windows_back_without_being_read() {
 
 #[test]
 fn a_peer_that_keeps_its_credit_cannot_exceed_the_budget() {
-    let mut pair = pair();
+    let mut pair = pair(limits());
     let mut asked = 0;
     for _ in 0..STREAMS {
         let id = pair.open(NEAR);
@@ -125,7 +130,7 @@ fn a_peer_that_keeps_its_credit_cannot_exceed_the_budget() {
         .values()
         .map(|seen| u64::from(seen.unread))
         .sum::<u64>();
-    let limit = STREAMS as u64 * u64::from(small().initial_window) + small().receive_budget;
+    let limit = STREAMS as u64 * u64::from(limits().initial_window) + limits().receive_budget;
     assert!(unread <= limit, "{unread} bytes are held, {limit} at most may be");
     pair.settle_reading();
 }
@@ -133,7 +138,7 @@ fn a_peer_that_keeps_its_credit_cannot_exceed_the_budget() {
 /// What is under way when credit is asked back arrives all the same.
 #[test]
 fn asking_credit_back_from_a_busy_stream_loses_nothing() {
-    let mut pair = pair();
+    let mut pair = pair(limits());
     let id = pair.open(NEAR);
     pair.settle();
     grow(&mut pair, id);
@@ -145,4 +150,115 @@ fn asking_credit_back_from_a_busy_stream_loses_nothing() {
     pair.transmit(FAR, 64 * 1024);
     pair.settle_reading();
     assert_eq!(pair.seen[FAR][&id].received, pair.given[NEAR][&id]);
+}
+
+/// Windows as they are by default, a sixteenth of everything.
+fn sixteenth() -> Config {
+    Config {
+        initial_window: 4 * 1024,
+        resting_window: 16 * 1024,
+        max_window: 512 * 1024,
+        max_frame: 8 * 1024,
+        receive_budget: 4 * 1024 * 1024,
+        max_streams: 4096,
+        max_pending_opens: 4096,
+        max_pending_opens_per_target: 4096,
+        ..Config::default()
+    }
+}
+
+fn unread(pair: &Pair, end: usize) -> u64 {
+    pair.seen[end].values().map(|seen| u64::from(seen.unread)).sum()
+}
+
+#[test]
+fn a_stream_has_its_window_as_it_opens() {
+    for opener in [NEAR, FAR] {
+        let mut pair = pair(sixteenth());
+        let id = pair.open(opener);
+        pair.settle();
+        for end in [NEAR, FAR] {
+            pair.write(end, id, 100_000).unwrap();
+        }
+        pair.settle();
+        for end in [NEAR, FAR] {
+            assert_eq!(pair.seen[end][&id].unread, 16 * 1024);
+        }
+    }
+}
+
+#[test]
+fn streams_that_nobody_reads_hold_no_more_than_the_budget() {
+    let mut pair = pair(sixteenth());
+    let stalled = (0..300).map(|_| pair.open(NEAR)).collect::<Vec<_>>();
+    pair.settle();
+    for &id in &stalled {
+        for end in [NEAR, FAR] {
+            pair.write(end, id, 20_000).unwrap();
+        }
+    }
+    pair.settle();
+    for end in [NEAR, FAR] {
+        let held = unread(&pair, end);
+        let limit = 4 * 1024 * 1024 + 300 * 4 * 1024;
+        assert!(held <= limit, "{held} bytes are held, {limit} at most may be");
+        for id in &stalled {
+            assert!(
+                pair.seen[end][id].unread >= 4 * 1024,
+                "each has its initial window"
+            );
+        }
+    }
+    // A stream that is read beside them grows as without them.
+    let fast = pair.open(NEAR);
+    pair.settle();
+    let window = grow(&mut pair, fast);
+    assert!(window >= 64 * 1024, "{window}");
+}
+
+#[test]
+fn streams_that_stop_being_read_after_they_grew_hold_no_more_than_the_budget() {
+    let mut pair = pair(sixteenth());
+    for _ in 0..16 {
+        let id = pair.open(NEAR);
+        pair.settle();
+        grow(&mut pair, id);
+        pair.write(NEAR, id, 400_000).unwrap();
+        pair.settle();
+        let held = unread(&pair, FAR);
+        assert!(held <= 4 * 1024 * 1024, "{held} bytes are held");
+    }
+    // The next one finds room to grow.
+    let fast = pair.open(NEAR);
+    pair.settle();
+    let window = grow(&mut pair, fast);
+    assert!(window >= 32 * 1024, "{window}");
+    pair.settle_reading();
+}
+
+/// What an owner is told of a stream's credit is what it can send.
+#[test]
+fn credit_is_told_to_the_owner_byte_for_byte() {
+    let mut pair = pair(sixteenth());
+    let id = pair.open(NEAR);
+    pair.settle();
+    pair.write(NEAR, id, 400_000).unwrap();
+    for _ in 0..3 {
+        pair.settle();
+        pair.read(FAR, id, u32::MAX);
+        pair.pass(RTT);
+    }
+    rest(&mut pair, true);
+    pair.settle();
+    let told = |event: &Event| match event {
+        Event::Credit { bytes, .. } => i64::from(*bytes),
+        Event::CreditReturned { bytes, .. } => -i64::from(*bytes),
+        _ => 0,
+    };
+    let told = pair.others[NEAR].iter().map(told).sum::<i64>();
+    let used = i64::try_from(pair.seen[NEAR][&id].sent).unwrap();
+    pair.write(NEAR, id, 1_000_000).unwrap();
+    pair.settle();
+    let more = i64::try_from(pair.seen[NEAR][&id].sent).unwrap() - used;
+    assert_eq!(told - used, more);
 }
