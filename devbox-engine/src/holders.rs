@@ -13,8 +13,12 @@ use crate::sys::PortHolders;
 
 /// For how long the programs hold: 10,000 services whose ports are in use cost one walk over `/proc`.
 const FRESH: Duration = Duration::from_secs(3);
-/// For how long the users hold, which cost two files. Sessions that start together take their addresses within one second.
-const USERS_FRESH: Duration = Duration::from_millis(100);
+/// For how long the users hold, which cost two files.
+const USERS_FRESH: Duration = Duration::from_millis(5);
+/// A socket is not in the system's tables between its bind(2) and its listen(2). So often, and after such pauses, somebody is
+/// looked for who took the port a moment ago, as sessions do that start together.
+const LOOKS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(10);
 /// Nobody waits longer for who it is.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -29,15 +33,18 @@ impl Holders {
     pub(crate) async fn of(&self, endpoint: Endpoint) -> Option<Holder> {
         let asked = async {
             let programs = self.programs.get(FRESH, PortHolders::read).await;
-            match programs.of(endpoint) {
-                Some(holder) => Some(holder),
-                // It may have come since.
-                None => self
-                    .users
-                    .get(USERS_FRESH, PortHolders::read_users)
-                    .await
-                    .of(endpoint),
+            if let Some(holder) = programs.of(endpoint) {
+                return Some(holder);
             }
+            // It may have come since.
+            for look in 0..LOOKS {
+                tokio::time::sleep(look * PAUSE).await;
+                let users = self.users.get(USERS_FRESH, PortHolders::read_users).await;
+                if let Some(holder) = users.of(endpoint) {
+                    return Some(holder);
+                }
+            }
+            None
         };
         tokio::time::timeout(PATIENCE, asked).await.ok()?
     }

@@ -493,9 +493,9 @@ fn an_interrupt_leaves_what_runs_in_the_background_its_names() -> Outcome {
         let stage = Stage::new(scene)?;
         let terminal = shell(&stage)?;
         let go = scene.folder().join("go");
-        // A shell without job control starts background jobs that ignore Ctrl-C.
+        // A shell without job control starts background jobs that ignore Ctrl-C, from their first command on.
         let script = format!(
-            "(until [ -e {} ]; do sleep 0.02; done; getent hosts echo.demo >answer) & echo begun; exec sleep 1004",
+            "(echo begun; until [ -e {} ]; do sleep 0.02; done; getent hosts echo.demo >answer) & exec sleep 1004",
             go.display()
         );
         terminal.line(&format!("$EXEC sh -c '{script}'"))?;
