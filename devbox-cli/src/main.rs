@@ -1,6 +1,6 @@
 //! The `devbox` command: argv, configuration, text and exit codes. How anything works is in the crates below it.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;

@@ -1,12 +1,18 @@
 //! The runtime and the log.
 
+use std::convert::Infallible;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Failure;
 use crate::output::{self, Clock, LogWriter};
+use crate::sys;
+
+/// How often freed memory is given back. It takes a millisecond or two where there is much of it.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs one future on this thread: a session's reader, writer and pumps hand over to each other without waking another.
 pub(crate) fn run<T>(verbose: u8, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -45,10 +51,23 @@ where
         None
     });
     let runtime = builder.enable_all().build().map_err(Failure::because)?;
-    let done = runtime.block_on(work(open_files));
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = work(open_files) => done,
+            never = give_memory_back() => match never {},
+        }
+    });
     // A disk or a resolver that hangs must not keep the command from ending.
     runtime.shutdown_background();
     done
+}
+
+/// What a burst of connections took is not kept for as long as a session lives.
+async fn give_memory_back() -> Infallible {
+    loop {
+        tokio::time::sleep(MEMORY_INTERVAL).await;
+        sys::give_memory_back();
+    }
 }
 
 fn log(verbose: u8) {

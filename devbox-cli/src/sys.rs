@@ -30,6 +30,16 @@ cfg_if! {
     }
 }
 
+cfg_if! {
+    if #[cfg(all(target_os = "linux", target_env = "gnu"))] {
+        mod memory;
+        pub(crate) use memory::give_memory_back;
+    } else {
+        /// Nothing to do: this system's allocator does it by itself.
+        pub(crate) fn give_memory_back() {}
+    }
+}
+
 #[cfg(unix)]
 pub(crate) use ids::{as_caller, caller, drop_to_caller, is_root, own_identity};
 

@@ -146,6 +146,7 @@ pub(crate) const LAWS: &[Law] = &[
     )),
     Law {
         kind: Kind::Program,
+        unsafe_under: &["src/sys"],
         runtime: true,
         ..row("devbox-cli", EVERY)
     },
