@@ -364,11 +364,11 @@ fn notes(report: &StatusReport) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// `session dev-1a2b3c4d (helper pid 7) has 2 names of this one: orders.backend, web.shop`
+/// `session dev-1a2b3c4d (helper pid 7) holds 2 names that this session wants: orders.backend, web.shop`
 fn holder(session: &str, helper_pid: Option<u32>, names: &NameSample) -> String {
     let pid = helper_pid.map_or_else(String::new, |pid| format!(" (helper pid {pid})"));
     format!(
-        "session {session}{pid} has {} of this one: {names}",
+        "session {session}{pid} holds {} that this session wants: {names}",
         count(names.count)
     )
 }
@@ -393,10 +393,11 @@ fn held(found: &Held) -> String {
     }
     let others = match found.published {
         0 => "no name leads to this session".to_owned(),
-        others => format!("its other {} can be used", count(others)),
+        1 => "1 other name leads to this session".to_owned(),
+        others => format!("{others} other names lead to this session"),
     };
     let held = holder(&found.session, pid, &found.names);
-    format!("{held}; {others}; --take-names takes them")
+    format!("{held}; {others}; --take-names takes them over")
 }
 
 fn put_back(found: &PutBack) -> String {

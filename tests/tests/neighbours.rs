@@ -89,13 +89,13 @@ fn a_name_stays_with_the_session_that_came_first_and_passes_on_when_that_ends() 
             let said = second.process().everything();
             let qualified = format!("echo.demo.{}", second.environment());
             for words in [
-                " has 6 names of this one: web.demo, echo.demo, ",
-                "its other 2 names can be used",
+                " holds 6 names that this session wants: web.demo, echo.demo, ",
+                "2 other names lead to this session",
                 &qualified,
             ] {
                 ensure!(said.contains(words), "{words:?} is not in {said}");
             }
-            let held = ["has 6 names of this one", &qualified];
+            let held = ["holds 6 names that this session wants", &qualified];
             second
                 .status(&[])?
                 .run(wait::SOON)?
@@ -176,7 +176,7 @@ fn names_are_taken_with_the_flag_and_come_back_when_the_taker_is_killed() -> Out
             let seconds = own_address(&second, "echo")?;
             wait_for_address(&file, "echo.demo", seconds)?;
             wait_for_word(&first, " took 6 names: web.demo, echo.demo, ")?;
-            let held = ["has 6 names of this one"];
+            let held = ["holds 6 names that this session wants"];
             first
                 .status(&[])?
                 .run(wait::SOON)?
