@@ -163,7 +163,7 @@ impl<'a> BlockWork<'a> {
         let none = HashSet::new();
         for double in spans {
             let mut items = Items::default();
-            items.load(bytes, &double);
+            items.load(bytes, &double, &work.tag);
             let disabled = double.attributes.off;
             let target = work.items(bytes);
             for item in items.list {
@@ -184,13 +184,16 @@ impl<'a> BlockWork<'a> {
     }
 
     fn items(&mut self, bytes: &'a [u8]) -> &mut Items<'a> {
-        self.items.get_or_insert_with(|| {
+        if self.items.is_none() {
             let mut items = Items::default();
-            if let (false, Some(span)) = (self.gone, &self.span) {
-                items.load(bytes, span);
+            if let (false, Some(span)) = (self.gone, &self.span)
+                && items.load(bytes, span, &self.tag)
+            {
+                self.seal = Some(Seal::of(&self.tag));
             }
-            items
-        })
+            self.items = Some(items);
+        }
+        self.items.get_or_insert_default()
     }
 
     /// Whether its lines were needed, so that it must be rendered again.
@@ -219,7 +222,9 @@ impl<'a> BlockWork<'a> {
             if let (Some(_), Some(before)) = (&self.seal, before) {
                 let first = memchr::memchr(b'\n', &bytes[body..]).map_or(bytes.len(), |at| body + at + 1);
                 let at = first - eol.len();
-                bytes.splice(at..at, seal::after(before));
+                if !seal::has_after(&bytes[body..at]) {
+                    bytes.splice(at..at, seal::after(before));
+                }
             }
         }
         match &self.span {
@@ -320,14 +325,28 @@ struct Index {
 }
 
 impl<'a> Items<'a> {
-    fn load(&mut self, bytes: &'a [u8], span: &Span<'a>) {
+    /// Whether lines of the block are sealed.
+    fn load(&mut self, bytes: &'a [u8], span: &Span<'a>, tag: &Tag) -> bool {
+        let mut sealed = false;
         for range in span.own_lines(bytes) {
             let raw = chomp(&bytes[range]);
+            let mut entry = held(raw);
+            if let Some(seal) = seal::read(raw).filter(|seal| seal.intact && seal.is_of(tag))
+                && let Some(held) = &mut entry
+            {
+                // The line gets another one if it is written anew.
+                sealed = true;
+                held.place.comment = held.place.comment.take().and_then(|comment| {
+                    let (own, _) = comment.as_str().rsplit_once(seal.mark)?;
+                    crate::name::Comment::new(own.trim_end_matches(['#', ' '])).ok()
+                });
+            }
             self.list.push(Item {
                 raw: Some(Cow::Borrowed(raw)),
-                entry: held(raw),
+                entry,
             });
         }
+        sealed
     }
 
     /// Adds an entry after the others; it shares the last one's lines if it can.
