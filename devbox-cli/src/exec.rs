@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use devbox_engine::{
     Engine, EngineEvent, Event, Joined, PrivateHosts, Publish, Running, Share, StatusReport, StopReason,
@@ -142,6 +143,8 @@ struct Front {
     back: Back,
     end: oneshot::Receiver<()>,
     released: bool,
+    /// It has ended: a signal that comes from here on was sent to this process, and not passed on.
+    gone: bool,
 }
 
 impl Front {
@@ -159,16 +162,26 @@ impl Front {
             back,
             end,
             released: false,
+            gone: false,
         })
     }
 
     /// Resolves, once, when somebody has killed it.
     async fn killed(&mut self) {
-        if !self.released && (&mut self.end).await.is_ok() {
-            self.released = true;
-            return;
+        if self.released {
+            std::future::pending::<()>().await;
         }
-        std::future::pending::<()>().await;
+        self.ended().await;
+        self.released = true;
+    }
+
+    /// Resolves, once, when it has ended and nothing that it passed on is still on its way.
+    async fn ended(&mut self) {
+        if self.gone || (&mut self.end).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(ON_THEIR_WAY).await;
+        self.gone = true;
     }
 
     /// Lets it end. What is said from here on has nowhere to go.
@@ -219,7 +232,7 @@ impl Run<'_> {
                 event = events.next() => match event {
                     Some(EngineEvent::Session(Event::Ready { status })) => break status,
                     Some(EngineEvent::Session(Event::Lagged { status, .. })) if status.ready => break status,
-                    Some(EngineEvent::Session(event)) => print::tell(&event, self.args.up.output.form()),
+                    Some(EngineEvent::Session(event)) => print::tell_aside(&event, self.args.up.output.form()),
                     Some(EngineEvent::Notice(notice)) => print::note(&print::notice(&notice)),
                     None => {
                         verdict(engine.wait().await?)?;
@@ -267,9 +280,12 @@ impl Run<'_> {
         tokio::pin!(left);
         loop {
             tokio::select! {
+                biased;
                 () = &mut left => return,
+                // The command has had what the front passed on.
+                _ = self.signals.end() => if self.front.gone { return },
                 () = engine.held(), if !self.front.released => self.front.release(outcome),
-                _ = self.signals.end() => return,
+                () = self.front.ended() => {}
             }
         }
     }
@@ -308,6 +324,7 @@ impl Run<'_> {
         }
         let scope = Scope::new(contents.content());
         let scoped = process_scope::spawn(&scope, &command).map_err(|error| cannot_run(&error))?;
+        self.front.back.command_runs().map_err(Failure::because)?;
         let signaller = scoped.signaller().map_err(Failure::because)?;
         let mut tree = scoped.tree(&self.front.back).map_err(Failure::because)?;
         let mut hosts = scoped.hosts;
@@ -355,13 +372,19 @@ impl Run<'_> {
         self.front.release(outcome);
         loop {
             tokio::select! {
+                biased;
                 _ = &mut rest => return Ok(outcome),
+                // The command has had what the front passed on.
+                _ = self.signals.end() => if self.front.gone { return Ok(outcome) },
                 Some(bytes) = contents.changed() => update(bytes),
-                _ = self.signals.end() => return Ok(outcome),
+                () = self.front.ended() => {}
             }
         }
     }
 }
+
+/// How long a signal may take from a process that has ended to this one.
+const ON_THEIR_WAY: Duration = Duration::from_millis(50);
 
 /// SIGKILL, which reaches the front alone: the command goes with it.
 const KILLED: i32 = 9;

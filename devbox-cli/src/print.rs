@@ -129,9 +129,17 @@ pub(crate) fn note(line: &str) {
 
 /// Prints one object on a line of its own.
 pub(crate) fn json(value: &impl Serialize) {
+    out(&json_line(value));
+}
+
+/// One object as a line; empty where it cannot be one.
+pub(crate) fn json_line(value: &impl Serialize) -> String {
     match serde_json::to_string(value) {
-        Ok(line) => out(&(escaped(&line) + "\n")),
-        Err(error) => tracing::error!(%error, "cannot be written as JSON"),
+        Ok(line) => escaped(&line) + "\n",
+        Err(error) => {
+            tracing::error!(%error, "cannot be written as JSON");
+            String::new()
+        }
     }
 }
 
@@ -637,6 +645,14 @@ pub(crate) fn tell(event_: &Event, output: Output) {
                 note(&line);
             }
         }
+    }
+}
+
+/// The same on standard error alone: standard output is somebody else's.
+pub(crate) fn tell_aside(event: &Event, output: Output) {
+    match output {
+        Output::Json => note(json_line(event).trim_end()),
+        Output::Text => tell(event, output),
     }
 }
 

@@ -38,11 +38,17 @@ pub(crate) async fn watch(found: Vec<Running>, output: Output) -> Result<ExitCod
     let mut following = JoinSet::new();
     let mut sessions = Vec::new();
     for (index, session) in found.into_iter().enumerate() {
-        let watch = session.watch().await?;
-        following.spawn(follow(index, watch, sender.clone()));
+        // One that cannot be followed has most likely ended since it was found.
+        let running = match session.watch().await {
+            Ok(watch) => {
+                following.spawn(follow(index, watch, sender.clone()));
+                true
+            }
+            Err(error) => told_lost(&error),
+        };
         sessions.push(Watched {
             report: session.report,
-            running: true,
+            running,
             shown: false,
         });
     }
@@ -69,14 +75,21 @@ pub(crate) async fn watch(found: Vec<Running>, output: Output) -> Result<ExitCod
             }
             Some((index, state)) = states.recv() => {
                 let Some(session) = sessions.get_mut(index) else { continue };
-                match state? {
-                    Some(report) => session.report = report,
-                    None => session.running = false,
+                match state {
+                    Ok(Some(report)) => session.report = report,
+                    Ok(None) => session.running = false,
+                    Err(error) => session.running = told_lost(&error),
                 }
                 session.shown = false;
             }
         }
     }
+}
+
+/// A session that breaks off, as when it is killed in mid-sentence, does not end the watch of the others. It runs no more.
+fn told_lost(error: &Error) -> bool {
+    tracing::debug!(error = %devbox_provider::with_causes(error), "a session is followed no longer");
+    false
 }
 
 /// Passes on what a session says of itself until it has ended.
@@ -136,26 +149,18 @@ impl Screen {
 
 fn text(session: &Watched) -> String {
     if session.running {
-        print::status(&session.report)
+        print::plain(&print::status(&session.report)).into_owned()
     } else {
         format!("session {} has ended\n", session.report.identity.session)
     }
 }
 
 fn json(session: &Watched) -> String {
-    let line = if session.running {
-        serde_json::to_string(&session.report)
-    } else {
-        let id = &session.report.identity.session;
-        serde_json::to_string(&serde_json::json!({ "event": "ended", "session": id }))
-    };
-    line.map_or_else(
-        |error| {
-            tracing::error!(%error, "cannot be written as JSON");
-            String::new()
-        },
-        |line| line + "\n",
-    )
+    if session.running {
+        return print::json_line(&session.report);
+    }
+    let id = &session.report.identity.session;
+    print::json_line(&serde_json::json!({ "event": "ended", "session": id }))
 }
 
 /// What fits on a screen of this width and height, the cursor's line below included.

@@ -301,16 +301,23 @@ impl Joined {
         report: StatusReport,
         base: Vec<u8>,
     ) -> Result<Self, Error> {
-        let (content, contents) = watch::channel(private(&base, &report)?);
+        let mut published = records(&report.services);
+        let (content, contents) = watch::channel(private(&base, &published)?);
         let mut following = JoinSet::new();
         following.spawn(async move {
             while let Ok(report) = asking.next_report().await {
-                match private(&base, &report) {
+                let records = records(&report.services);
+                // Most reports are about connections alone.
+                if records == published {
+                    continue;
+                }
+                match private(&base, &records) {
                     Ok(bytes) => drop(content.send_replace(bytes)),
                     Err(error) => tracing::warn!(%error, "the names stay as they are"),
                 }
+                published = records;
             }
-            tracing::info!("the session that was joined has ended");
+            tracing::warn!("the session has ended: its names lead nowhere from here on");
             // The names stay: what a program has looked up must not change its meaning under it.
             content.closed().await;
         });
@@ -322,8 +329,8 @@ impl Joined {
     }
 }
 
-fn private(base: &[u8], report: &StatusReport) -> Result<Vec<u8>, Error> {
-    let rendered = hosts::render(base, &hosts_entries(&records(&report.services)))?;
+fn private(base: &[u8], records: &[Record]) -> Result<Vec<u8>, Error> {
+    let rendered = hosts::render(base, &hosts_entries(records))?;
     Ok(rendered.bytes)
 }
 

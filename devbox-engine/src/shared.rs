@@ -93,6 +93,8 @@ async fn hold(stream: ControlStream, base: &[u8]) -> Result<Joined, Lost> {
         Err(_) => return Err(Lost::Failed("it does not answer".to_owned())),
     };
     if report.stopping {
+        // Asking again and again would only slow its end down.
+        drop(timeout(LEAVING, asking.ended()).await);
         return Err(Lost::Left);
     }
     while !report.ready {
@@ -114,8 +116,9 @@ fn name(config: &Config) -> Option<(String, &[u8])> {
         env!("CARGO_PKG_VERSION").into(),
         sys::network().into_os_string().into_encoded_bytes(),
         base.clone(),
-        format!("{:?} {:?}", config.names, config.pools).into_bytes(),
+        format!("{:?} {:?} {}", config.names, config.pools, config.max_connections).into_bytes(),
         whole(config.lock_file.as_deref())?,
+        whole(config.state_dir.as_deref())?,
     ];
     for provider in &config.providers {
         parts.push(format!("{} {:?}", provider.name, provider.environment).into_bytes());

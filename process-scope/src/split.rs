@@ -38,8 +38,8 @@ impl Front {
     /// Waits until the back [releases](Back::release) this process or ends, and passes on to it the signals that are meant for the
     /// command. Gives what the back said, or how it ended.
     ///
-    /// Ctrl-C and Ctrl-\ are not passed on: the terminal sends them to the command as well. Signals that were ignored when
-    /// the program started stay so.
+    /// Ctrl-C and Ctrl-\ are passed on until the back says that [the command runs](Back::command_runs): from then on the terminal
+    /// sends them to the command as well. Signals that were ignored when the program started stay so.
     ///
     /// # Errors
     /// [`Error::Setup`] if the system refuses a step.
@@ -65,12 +65,20 @@ impl Back {
         self.0.adopt_orphans()
     }
 
-    /// Lets the front end as the command did. Standard input, output and error of this process become `/dev/null`, so
-    /// that nobody waits for the end of a pipe because of it.
+    /// Tells the front that the command runs, in the terminal's foreground.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] if the front is gone.
+    pub fn command_runs(&self) -> Result<(), Error> {
+        self.0.command_runs()
+    }
+
+    /// Lets the front end as the command did. Standard input, output and error of this process become `/dev/null`, and the other
+    /// descriptors that it was started with are closed, so that nobody waits for a pipe or a lock because of it.
     ///
     /// # Errors
     /// [`Error::Setup`] if the system refuses; the front waits for this process then.
-    pub fn release(&self, outcome: ExitOutcome) -> Result<(), Error> {
+    pub fn release(&mut self, outcome: ExitOutcome) -> Result<(), Error> {
         self.0.release(outcome)
     }
 

@@ -463,6 +463,47 @@ fn shell(stage: &Stage<'_>) -> Result<Terminal> {
 }
 
 #[test]
+fn ctrl_c_ends_it_while_there_is_no_command() -> Outcome {
+    scenario(|scene| {
+        let stage = Stage::new(scene)?;
+        let terminal = shell(&stage)?;
+        // It takes connections and says nothing on them.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let flag = format!("--gateway ws://{}", silent.local_addr()?);
+        terminal.line(&format!(
+            "${{EXEC/--gateway */{flag} ${{EXEC#*--gateway * }}}} touch started"
+        ))?;
+        let at = terminal.wait_for("trying ", 0)?;
+        terminal.keys("\x03")?;
+        let at = terminal.wait_for("outer> ", at)?;
+        terminal.line("echo code $?")?;
+        terminal.wait_for("code 130\n", at)?;
+        let started = scene.working_directory(WHO)?.join("started");
+        ensure!(!started.exists(), "the command was run");
+        stage.expect_nothing_left_but(&["bash"])
+    })
+}
+
+#[test]
+fn a_lock_of_the_caller_is_free_when_the_command_has_ended() -> Outcome {
+    scenario(|scene| {
+        let stage = Stage::new(scene)?;
+        let terminal = shell(&stage)?;
+        let go = scene.folder().join("go");
+        let left = format!(
+            "(until [ -e {} ]; do sleep 0.02; done) 9>&- & exit 0",
+            go.display()
+        );
+        terminal.line(&format!("(flock 9; $EXEC sh -c '{left}') 9>lock; echo done"))?;
+        let at = terminal.wait_for("done\n", 0)?;
+        terminal.line("flock --timeout 5 lock printf 'fr%s' ee")?;
+        terminal.wait_for("free", at)?;
+        stage.go("go")?;
+        stage.expect_nothing_left_but(&["bash"])
+    })
+}
+
+#[test]
 fn one_that_is_stopped_keeps_the_session_of_others_going() -> Outcome {
     scenario(|scene| {
         let stage = Stage::new(scene)?;

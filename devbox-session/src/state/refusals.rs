@@ -10,6 +10,8 @@ use crate::key::ServiceKey;
 
 /// A cause that was not seen for so long is news again.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+/// A port and a cause are told no more often than this.
+const BETWEEN: Duration = Duration::from_secs(10);
 /// So many are remembered. Others are not told meanwhile; `status` has the last failure of every port.
 const REMEMBERED: usize = 4096;
 
@@ -21,6 +23,9 @@ pub(super) struct Refusals {
 
 #[derive(Debug)]
 struct Told {
+    /// When it was told.
+    at: Instant,
+    /// When it was seen last.
     last: Instant,
     /// Bytes that had come back from the service by then: more of them mean that it has worked since.
     received_bytes: u64,
@@ -36,17 +41,24 @@ impl Refusals {
         received_bytes: u64,
         now: Instant,
     ) -> bool {
+        let key = (service.clone(), port, kind);
+        if let Some(before) = self.told.get_mut(&key) {
+            let since = |then| now.saturating_duration_since(then);
+            // Other connections to the same port may work all the while.
+            let worked = received_bytes != before.received_bytes && since(before.at) >= BETWEEN;
+            let news = worked || since(before.last) >= FORGOTTEN_AFTER;
+            before.last = now;
+            if news {
+                before.at = now;
+                before.received_bytes = received_bytes;
+            }
+            return news;
+        }
         let told = Told {
+            at: now,
             last: now,
             received_bytes,
         };
-        let key = (service.clone(), port, kind);
-        if let Some(before) = self.told.get_mut(&key) {
-            let news = now.saturating_duration_since(before.last) >= FORGOTTEN_AFTER
-                || received_bytes != before.received_bytes;
-            *before = told;
-            return news;
-        }
         if self.told.len() >= REMEMBERED {
             self.told
                 .retain(|_, told| now.saturating_duration_since(told.last) < FORGOTTEN_AFTER);
@@ -89,6 +101,15 @@ mod tests {
         }
         assert!(refused(RefusalKind::TimedOut, 0, now), "another cause");
         assert!(refused(RefusalKind::Refused, 7, now), "it had worked meanwhile");
+        for bytes in 8..100 {
+            assert!(
+                !refused(RefusalKind::Refused, bytes, now),
+                "others work all the while"
+            );
+        }
+        now += BETWEEN;
+        assert!(refused(RefusalKind::Refused, 100, now));
+        let mut refused = |kind, _, now| refusals.handle_refused(&orders, PORT, kind, 100, now);
         assert!(!refused(RefusalKind::Refused, 7, now));
         assert!(refused(RefusalKind::Refused, 7, now + FORGOTTEN_AFTER));
     }

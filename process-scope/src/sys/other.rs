@@ -77,7 +77,11 @@ impl Back {
         match *self {}
     }
 
-    pub(crate) fn release(&self, _outcome: ExitOutcome) -> Result<(), Error> {
+    pub(crate) fn command_runs(&self) -> Result<(), Error> {
+        match *self {}
+    }
+
+    pub(crate) fn release(&mut self, _outcome: ExitOutcome) -> Result<(), Error> {
         match *self {}
     }
 

@@ -1,6 +1,7 @@
 //! Two processes for one run; see [`crate::split`].
 
 use std::io::{self, Read, Write};
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 
 use nix::libc::{SI_KERNEL, SIGINT, SIGQUIT, signalfd_siginfo};
@@ -22,6 +23,8 @@ pub(crate) struct Front {
     back: Pid,
     socket: UnixStream,
     signals: SignalFd,
+    /// The command runs, and is in the terminal's foreground.
+    running: bool,
 }
 
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(crate) struct Back {
     front: Pid,
     job: Pid,
     socket: UnixStream,
+    /// Descriptors that this process was started with, beside the standard ones.
+    inherited: Vec<RawFd>,
 }
 
 /// What the front passes on. SIGCONT says that its job goes on.
@@ -54,6 +59,7 @@ pub(crate) fn split() -> Result<Side, Error> {
     if status_field("Threads").as_deref() != Some("1") {
         return Err(failed(STEP)(io::Error::other("this process has other threads")));
     }
+    let inherited = inherited().map_err(failed(STEP))?;
     let (ours, theirs) = UnixStream::pair().map_err(failed(STEP))?;
     let (front, job) = (getpid(), getpgrp());
     let mut passed = SigSet::empty();
@@ -80,6 +86,7 @@ pub(crate) fn split() -> Result<Side, Error> {
                 back,
                 socket: ours,
                 signals,
+                running: false,
             })))
         }
         ForkResult::Child => {
@@ -92,9 +99,27 @@ pub(crate) fn split() -> Result<Side, Error> {
                 front,
                 job,
                 socket: theirs,
+                inherited,
             })))
         }
     }
+}
+
+/// The open descriptors above 2.
+fn inherited() -> io::Result<Vec<RawFd>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        // The one that reads this folder leads to it.
+        let is_own = std::fs::read_link(entry.path())
+            .is_ok_and(|target| target.ends_with("fd") && target.starts_with("/proc"));
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<RawFd>().ok());
+        found.extend(number.filter(|number| *number > 2 && !is_own));
+    }
+    Ok(found)
 }
 
 fn unstoppable() -> SigSet {
@@ -126,18 +151,19 @@ impl Front {
             }
             if said {
                 let mut message = [0; MESSAGE_BYTES];
-                return match self.socket.read_exact(&mut message) {
-                    Ok(()) => Ok(decode(message)),
-                    Err(_) => self.reap(),
-                };
+                match self.socket.read_exact(&mut message) {
+                    Ok(()) if message == RUNNING => self.running = true,
+                    Ok(()) => return Ok(decode(message)),
+                    Err(_) => return self.reap(),
+                }
             }
         }
     }
 
     fn pass(&self, signal: &signalfd_siginfo) -> io::Result<()> {
         let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
-        // The kernel sends those of the keyboard, to the whole job.
-        let by_keyboard = signal.ssi_code == SI_KERNEL && matches!(number, SIGINT | SIGQUIT);
+        // The kernel sends those of the keyboard to the whole job: to the command as well, once there is one.
+        let by_keyboard = self.running && signal.ssi_code == SI_KERNEL && matches!(number, SIGINT | SIGQUIT);
         let Some(signal) = rustix::process::Signal::from_named_raw(number).filter(|_| !by_keyboard) else {
             return Ok(());
         };
@@ -170,7 +196,18 @@ impl Back {
         set_child_subreaper(true).map_err(failed("adopt what the command leaves behind"))
     }
 
-    pub(crate) fn release(&self, outcome: ExitOutcome) -> Result<(), Error> {
+    pub(crate) fn command_runs(&self) -> Result<(), Error> {
+        (&self.socket)
+            .write_all(&RUNNING)
+            .map_err(failed("tell the caller's process"))
+    }
+
+    pub(crate) fn release(&mut self, outcome: ExitOutcome) -> Result<(), Error> {
+        // A lock or a pipe of the caller's must not wait for this process.
+        for descriptor in self.inherited.drain(..) {
+            // Whoever closed it before has done what is wanted.
+            nix::unistd::close(descriptor).ok();
+        }
         let released = || {
             let nowhere = std::fs::File::options()
                 .read(true)
@@ -209,6 +246,8 @@ pub(super) fn is_parent(front: Pid) -> bool {
 }
 
 const MESSAGE_BYTES: usize = 5;
+/// The back's first message, before the outcome: the command runs.
+const RUNNING: [u8; MESSAGE_BYTES] = [2, 0, 0, 0, 0];
 
 fn encode(outcome: ExitOutcome) -> [u8; MESSAGE_BYTES] {
     let (kind, number) = match outcome {
@@ -240,6 +279,7 @@ mod tests {
             ExitOutcome::Signal(9),
         ] {
             assert_eq!(decode(encode(outcome)), outcome);
+            assert_ne!(encode(outcome), RUNNING);
         }
     }
 
