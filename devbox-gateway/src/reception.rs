@@ -173,7 +173,10 @@ impl Reception {
             warn!(%peer, session = asked.offer.session, reason = rejection.message, "token refused");
         }
         let delay = self.refusals.handle_refusal(origin, Instant::now().into_std());
-        self.lobby.refuse(guest);
+        if !self.lobby.refuse(guest) {
+            // It had to leave while its talk ended. An answer would hold a connection that nobody counts.
+            return;
+        }
         let answer = async move {
             sleep(delay).await;
             let farewell = timeout_at(Instant::now() + FAREWELL, asked.reject(rejection)).await;
