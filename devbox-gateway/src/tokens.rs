@@ -43,6 +43,14 @@ impl Taken {
         let environments = self.environments.as_ref();
         environments.is_none_or(|environments| environments.contains(environment))
     }
+
+    /// Whether it is good for a session. Without an environment that is known, only a token for all of them is.
+    pub(crate) fn is_good_for(&self, environment: Option<&Label>) -> bool {
+        match environment {
+            Some(environment) => self.may_use(environment),
+            None => self.environments.is_none(),
+        }
+    }
 }
 
 impl Tokens {
