@@ -33,25 +33,36 @@ impl Reading {
     pub async fn now(path: &Path, max_bytes: usize) -> Self {
         let path = path.to_owned();
         let looked = tokio::task::spawn_blocking(move || Self::of(&path, max_bytes)).await;
-        looked.unwrap_or_else(|error| Self::Failed {
-            kind: io::ErrorKind::Other,
-            message: error.to_string(),
+        let looked = looked.unwrap_or_else(|error| Err(io::Error::other(error)));
+        looked.unwrap_or_else(|error| Self::failed(&error))
+    }
+
+    fn of(path: &Path, max_bytes: usize) -> io::Result<Self> {
+        let mut content = Vec::new();
+        std::fs::File::open(path)?
+            .take(max_bytes as u64 + 1)
+            .read_to_end(&mut content)?;
+        Ok(if content.len() > max_bytes {
+            Self::TooLarge
+        } else {
+            Self::Content(content)
         })
     }
 
-    fn of(path: &Path, max_bytes: usize) -> Self {
-        let mut content = Vec::new();
-        let read = std::fs::File::open(path)
-            .and_then(|file| file.take(max_bytes as u64 + 1).read_to_end(&mut content));
-        match read {
-            Ok(_) if content.len() > max_bytes => Self::TooLarge,
-            Ok(_) => Self::Content(content),
-            Err(error) => Self::Failed {
-                kind: error.kind(),
-                message: error.to_string(),
-            },
+    fn failed(error: &io::Error) -> Self {
+        Self::Failed {
+            kind: error.kind(),
+            message: error.to_string(),
         }
     }
+}
+
+/// Whether this process or the system has nothing left to read a file with. That says nothing about the file.
+fn is_shortage(error: &io::Error) -> bool {
+    // ENFILE and EMFILE have the same numbers on every Unix; elsewhere it is ERROR_TOO_MANY_OPEN_FILES.
+    const TOO_MANY_OPEN_FILES: &[i32] = if cfg!(unix) { &[23, 24] } else { &[4] };
+    let too_many = |code| TOO_MANY_OPEN_FILES.contains(&code);
+    error.kind() == io::ErrorKind::OutOfMemory || error.raw_os_error().is_some_and(too_many)
 }
 
 /// Decides when a file has changed: when two looks in a row agree with each other and not with what is in force. So
@@ -66,6 +77,15 @@ impl Settling {
         Self {
             last: in_force.clone(),
             in_force,
+        }
+    }
+
+    /// Takes what a look gave. One for which descriptors or memory were missing is no look: what is in force stays.
+    fn handle_look(&mut self, look: io::Result<Reading>) -> Option<Reading> {
+        match look {
+            Ok(reading) => self.handle_reading(reading),
+            Err(error) if is_shortage(&error) => None,
+            Err(error) => self.handle_reading(Reading::failed(&error)),
         }
     }
 
@@ -110,10 +130,10 @@ impl Follower {
         loop {
             self.ticks.tick().await;
             let (path, max_bytes) = (self.path.clone(), self.max_bytes);
-            let reading = tokio::task::spawn_blocking(move || Reading::of(&path, max_bytes))
+            let look = tokio::task::spawn_blocking(move || Reading::of(&path, max_bytes))
                 .await
                 .ok()?;
-            if let Some(change) = self.settling.handle_reading(reading) {
+            if let Some(change) = self.settling.handle_look(look) {
                 return Some(change);
             }
         }
@@ -158,5 +178,26 @@ mod tests {
         }
         let expected = [content("two"), missing(), content("two"), Reading::TooLarge];
         assert!(told == expected, "{} changes", told.len());
+    }
+
+    #[test]
+    fn missing_descriptors_and_memory_change_nothing() {
+        let mut settling = Settling::new(content("one"));
+        let codes: &[i32] = if cfg!(unix) { &[12, 23, 24] } else { &[4, 8] };
+        for code in codes.iter().chain(codes).chain(codes) {
+            let shortage = io::Error::from_raw_os_error(*code);
+            assert!(settling.handle_look(Err(shortage)).is_none(), "{code}");
+        }
+        // A change that happened meanwhile is seen afterwards, and so is a file that is gone.
+        assert!(settling.handle_look(Ok(content("two"))).is_none());
+        assert!(
+            settling
+                .handle_look(Err(io::Error::from_raw_os_error(codes[0])))
+                .is_none()
+        );
+        assert!(settling.handle_look(Ok(content("two"))) == Some(content("two")));
+        let gone = || Err(io::ErrorKind::NotFound.into());
+        assert!(settling.handle_look(gone()).is_none());
+        assert!(settling.handle_look(gone()).is_some());
     }
 }

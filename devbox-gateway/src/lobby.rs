@@ -110,11 +110,14 @@ impl Lobby {
         self.evict_of(origin)
     }
 
-    /// A guest's token was refused; it waits for its answer.
-    pub(crate) fn refuse(&mut self, guest: Guest) {
-        if let Some(origin) = self.leave(guest) {
+    /// A guest's token was refused; it waits for its answer. Whether it is here: one that had to leave before gets none.
+    #[must_use]
+    pub(crate) fn refuse(&mut self, guest: Guest) -> bool {
+        let origin = self.leave(guest);
+        if let Some(origin) = origin {
             self.put(guest, origin, Standing::Refused);
         }
+        origin.is_some()
     }
 
     /// A guest is gone, wherever to. Where it came from, unless it had left before.
@@ -214,9 +217,10 @@ mod tests {
         let here = origin("192.0.2.1");
         let asking = lobby.enter(here).guest;
         let refused = lobby.enter(here).guest;
-        lobby.refuse(refused);
+        assert!(lobby.refuse(refused));
         lobby.enter(here);
         assert_eq!(lobby.enter(here).evicted, Some((refused, here)));
+        assert!(!lobby.refuse(refused), "it has left");
         assert_eq!(lobby.enter(here).evicted, Some((asking, here)));
     }
 
@@ -238,17 +242,21 @@ mod tests {
         #[test]
         fn the_limits_hold_and_nobody_is_counted_twice(steps in prop::collection::vec((0..4_u8, 0..6_u8), 1..200)) {
             let mut lobby = Lobby::new(8, 4);
-            let mut here = BTreeMap::new();
+            let (mut here, mut gone) = (BTreeMap::new(), Vec::new());
             for (what, which) in steps {
                 let some = here.keys().nth(usize::from(which)).copied();
                 match (what, some) {
-                    (0, Some(guest)) => prop_assert_eq!(lobby.leave(guest), here.remove(&guest)),
-                    (1, Some(guest)) => lobby.refuse(guest),
+                    (0, Some(guest)) => {
+                        prop_assert_eq!(lobby.leave(guest), here.remove(&guest));
+                        gone.push(guest);
+                    }
+                    (1, Some(guest)) => prop_assert!(lobby.refuse(guest)),
                     _ => {
                         let origin = Origin::from(IpAddr::from([192, 0, 2, which]));
                         let entered = lobby.enter(origin);
                         if let Some((guest, of)) = entered.evicted {
                             prop_assert_eq!(here.remove(&guest), Some(of));
+                            gone.push(guest);
                         }
                         here.insert(entered.guest, origin);
                         let of_origin = here.values().filter(|of| **of == origin).count();
@@ -256,6 +264,8 @@ mod tests {
                         prop_assert!(of_origin <= 4 && here.len() <= 8);
                     }
                 }
+                // Who is gone does not come back by a refusal that is late.
+                prop_assert!(gone.iter().all(|guest| !lobby.refuse(*guest)));
                 prop_assert_eq!(lobby.guests.len(), here.len());
                 prop_assert_eq!(lobby.lines.len(), lobby.by_length.len());
                 prop_assert_eq!(lobby.lines.values().map(BTreeSet::len).sum::<usize>(), here.len());

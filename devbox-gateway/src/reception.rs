@@ -173,7 +173,10 @@ impl Reception {
             warn!(%peer, session = asked.offer.session, reason = rejection.message, "token refused");
         }
         let delay = self.refusals.handle_refusal(origin, Instant::now().into_std());
-        self.lobby.refuse(guest);
+        if !self.lobby.refuse(guest) {
+            // It had to leave while its talk ended. An answer would hold a connection that nobody counts.
+            return;
+        }
         let answer = async move {
             sleep(delay).await;
             let farewell = timeout_at(Instant::now() + FAREWELL, asked.reject(rejection)).await;
@@ -285,5 +288,50 @@ impl Desk {
             Err(rejection) if rejection.status == 401 => Talk::Refused(Box::new(asked), rejection),
             Err(rejection) => return Err(asked.reject(rejection).await),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// Turns everybody away.
+    struct Nobody;
+
+    #[async_trait::async_trait]
+    impl Admission for Nobody {
+        async fn admit(&self, _: &crate::Offer) -> Result<View, Rejection> {
+            Err(Rejection::token("nobody"))
+        }
+    }
+
+    const REQUEST: &[u8] = b"GET /kube/devbox/tunnel/client/a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: devbox-tunnel.1\r\n\r\n";
+
+    #[tokio::test]
+    async fn who_had_to_leave_while_its_talk_ended_is_dropped_without_an_answer() {
+        for evicted in [false, true] {
+            let limits = Limits::default();
+            let mut reception = Reception::new(None, Arc::new(Nobody), &limits);
+            let peer: SocketAddr = "192.0.2.1:9".parse().unwrap();
+            let (mut client, server) = tokio::io::duplex(4096);
+            client.write_all(REQUEST).await.unwrap();
+            let server: Box<dyn Transport> = Box::new(server);
+            let asked = Asked::read(server, peer).await.unwrap();
+            let guest = reception.lobby.enter(Origin::from(peer.ip())).guest;
+            if evicted {
+                let (guest, origin) = reception.lobby.evict().unwrap();
+                reception.drop_guest(guest, origin);
+            }
+            let refused = Talk::Refused(Box::new(asked), Rejection::token("nobody"));
+            assert!(reception.handle_talk(guest, refused).is_none());
+            let held = usize::from(!evicted);
+            assert_eq!((reception.talks.len(), reception.ends.len()), (held, held));
+            if evicted {
+                assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0, "dropped");
+            }
+        }
     }
 }

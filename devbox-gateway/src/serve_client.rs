@@ -192,9 +192,9 @@ impl Served {
             let message = "this client pushes a catalog already";
             return incoming.refuse(Refusal::new(RefusalKind::TooMany, message));
         }
-        let stream = incoming.accept();
+        let (stream, grant) = (incoming.accept(), self.view.grant.clone());
         self.pushes
-            .spawn(async move { pushed::receive(stream, &live).await }.in_current_span());
+            .spawn(async move { pushed::receive(stream, &live, grant.as_ref()).await }.in_current_span());
     }
 
     fn take_stream(&mut self, incoming: Incoming) {

@@ -142,27 +142,23 @@ impl Grant {
     /// # Errors
     /// [`Rejection::unknown_environment`].
     pub fn check_environment(&self, environment: Option<&Label>) -> Result<(), Rejection> {
-        let name = self.name().unwrap_or_default();
-        match environment {
-            Some(environment) if !self.taken.may_use(environment) => {
-                let message = format!("the token `{name}` is not for the environment `{environment}`");
-                Err(Rejection::unknown_environment(message))
-            }
-            None if self.taken.environments.is_some() => {
-                let message = format!("the token `{name}` is for certain environments: ask for one of them");
-                Err(Rejection::unknown_environment(message))
-            }
-            _ => Ok(()),
+        if self.taken.is_good_for(environment) {
+            return Ok(());
         }
+        let name = self.name().unwrap_or_default();
+        Err(Rejection::unknown_environment(match environment {
+            Some(environment) => format!("the token `{name}` is not for the environment `{environment}`"),
+            None => format!("the token `{name}` is for certain environments: ask for one of them"),
+        }))
     }
 
     /// Resolves when the tokens file says `revoke: true` and does not have the token any more, or not for the
-    /// environment. A file that is missing or has a mistake revokes nothing.
+    /// environment; where that is not known (`None`), not for all of them. A file that is missing or has a mistake revokes nothing.
     ///
     /// # Cancel safety
     /// May be dropped at any time.
     pub async fn revoked(&self, environment: Option<&Label>) {
-        let good = |taken: &Arc<Taken>| environment.is_none_or(|environment| taken.may_use(environment));
+        let good = |taken: &Arc<Taken>| taken.is_good_for(environment);
         let mut tokens = self.tokens.clone();
         let revoked = tokens.wait_for(|tokens| {
             let revoking = tokens.as_ref().filter(|tokens| tokens.revoke);

@@ -43,6 +43,14 @@ impl Taken {
         let environments = self.environments.as_ref();
         environments.is_none_or(|environments| environments.contains(environment))
     }
+
+    /// Whether it is good for a session. Without an environment that is known, only a token for all of them is.
+    pub(crate) fn is_good_for(&self, environment: Option<&Label>) -> bool {
+        match environment {
+            Some(environment) => self.may_use(environment),
+            None => self.environments.is_none(),
+        }
+    }
 }
 
 impl Tokens {
@@ -85,6 +93,14 @@ impl Tokens {
             }
             other => other,
         })?;
+        if !is_plain_word(trimmed) {
+            return Err(Error::TokensFile {
+                path: path.to_owned(),
+                line: 1,
+                column: 1,
+                message: NEITHER.to_owned(),
+            });
+        }
         Ok(Self::one(&token))
     }
 
@@ -117,6 +133,22 @@ impl fmt::Debug for Tokens {
 
 fn digest(token: &Token) -> TokenDigest {
     Sha256::digest(token.expose().as_bytes()).into()
+}
+
+/// How the beginning of a list may look when the rest of it is missing: it must not count as a token that everybody can
+/// guess.
+const LIST_BEGINNINGS: [&str; 6] = ["tokens:", "revoke:", "{", "[", "#", "---"];
+
+const NEITHER: &str = "this looks like YAML without a list of tokens; write either a token and nothing else, or `tokens:` and a list (a token that looks like this goes into the list, in quotes)";
+
+/// Whether one word is a token and nothing else: to YAML it is a plain scalar, and it does not begin or end as a list
+/// does.
+fn is_plain_word(word: &str) -> bool {
+    let begins_a_list = LIST_BEGINNINGS
+        .iter()
+        .any(|beginning| word.starts_with(beginning));
+    let is_scalar = || serde_saphyr::from_str::<String>(word).is_ok_and(|scalar| scalar == word);
+    !begins_a_list && !word.ends_with(':') && is_scalar()
 }
 
 #[derive(Deserialize)]
@@ -252,6 +284,62 @@ mod tests {
         assert_eq!(names(&tokens, "correct"), None);
         assert!(!tokens.revoke);
         assert!(matches!(read("\n"), Err(Error::Token { .. })));
+    }
+
+    #[test]
+    fn the_beginning_of_a_list_is_no_token() {
+        let beginnings = [
+            "tokens:",
+            "tokens:[]",
+            "{tokens:[]}",
+            "revoke:true",
+            "revoke:",
+            "token:",
+            "{}",
+            "[]",
+            "---",
+            "...",
+            "-",
+            "#",
+            "#tokens:",
+            "\"tokens\":[]",
+            "'tokens':",
+            "&tokens",
+            "*tokens",
+            "|",
+        ];
+        for text in beginnings {
+            for text in [text.to_owned(), format!("{text}\n"), format!("\n {text}\r\n\n")] {
+                let told = read(&text).expect_err(&text).to_string();
+                assert!(
+                    told.starts_with("tokens.yaml:1:1: this looks like YAML"),
+                    "{text}: {told}"
+                );
+            }
+        }
+        // A list of none is one.
+        let none = read("tokens: []\n").unwrap();
+        assert_eq!(names(&none, "tokens:"), None);
+    }
+
+    #[test]
+    fn a_token_may_look_like_a_number_or_have_colons_and_brackets_inside() {
+        let digits = "1234567890".repeat(7);
+        let token = "eyJhbGciOi.J9_-x.Zm9v/+==";
+        for word in [
+            "123",
+            "0x1f",
+            "1e400",
+            "true",
+            "-x",
+            "a:b",
+            "a{b}[c]#d",
+            &digits,
+            token,
+        ] {
+            let tokens = read(&format!("{word}\n")).expect(word);
+            assert_eq!(names(&tokens, word), Some(None), "{word}");
+        }
     }
 
     #[test]

@@ -9,9 +9,9 @@ use devbox_gateway_client::handshake::PUSH_STREAM;
 use devbox_provider::{ConnectError, Connection, Provider as _, Wanted};
 use service_catalog::{Catalog, Health, Port, Service, Update, wire};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tunnel_bridge::{MuxStream, RefusalKind, Target};
+use tunnel_bridge::{LinkEnd, MuxStream, RefusalKind, Target};
 
-use super::support::{Files, Running, TOKEN, echo, file, soon, start};
+use super::support::{Client, Files, Running, TOKEN, echo, file, soon, start};
 
 async fn pushable(policy: DialPolicy) -> Running {
     let tokens = TokenSource::Fixed(Token::new(TOKEN).unwrap());
@@ -228,5 +228,45 @@ async fn what_is_no_good_catalog_is_answered_and_changes_nothing() {
         }
     })
     .await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_for_certain_environments_pushes_no_other() {
+    let files = Files::new(&file(&[]));
+    let list = format!("tokens:\n  - {{name: ci, token: {TOKEN}, environments: [staging]}}\n");
+    std::fs::write(&files.token, list).unwrap();
+    let tokens = TokenSource::File(files.token.clone());
+    let admission = PushAdmission::open(tokens, DialPolicy::loopback()).await.unwrap();
+    let gateway = start(GatewayConfig::new(admission, "127.0.0.1:0".parse().unwrap())).await;
+    let mut options = gateway.options("a");
+    options.environment = Some("staging".to_owned());
+    let client = Client::connect(&options).await.unwrap();
+    let mut push = client.open(PUSH_STREAM).await.unwrap();
+    let pushed = snapshot(Some("127.0.0.1:9"), 1);
+    match answer(&mut push, &pushed).await {
+        Health::Stale { reason } => assert_eq!(reason, "the token `ci` is not for the environment `dev`"),
+        Health::Live => panic!("taken"),
+    }
+    let staging = Update::Snapshot(Catalog::empty("staging".parse().unwrap()));
+    assert_eq!(answer(&mut push, &encoded(&staging)).await, Health::Live);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_push_session_without_an_environment_ends_when_its_token_is_for_certain_ones() {
+    let files = Files::new(&file(&[]));
+    let list = format!("revoke: true\ntokens:\n  - {{name: ci, token: {TOKEN}}}\n");
+    std::fs::write(&files.token, &list).unwrap();
+    let tokens = TokenSource::File(files.token.clone());
+    let admission = PushAdmission::open(tokens, DialPolicy::loopback()).await.unwrap();
+    let gateway = start(GatewayConfig::new(admission, "127.0.0.1:0".parse().unwrap())).await;
+    let client = gateway.client("a").await;
+    files.replace(&files.token, &list.replace("}\n", ", environments: [staging]}\n"));
+    let end = soon(client.link.closed()).await;
+    assert!(
+        matches!(&end, LinkEnd::PeerClosed { message } if message.contains("revoked")),
+        "{end:?}"
+    );
     gateway.stop().await;
 }

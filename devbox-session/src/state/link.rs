@@ -20,6 +20,11 @@ const SLOW: Duration = Duration::from_secs(1);
 /// After so many losses in a row, none of them after the link had held, further ones are only counted.
 const UNSTABLE_AFTER: u32 = 3;
 
+/// A far side that is replaced is back at once, also several times in a row. But one that leaves again and again within
+/// less than `BRIEF` is one that fails after so many times, until a link has held.
+const BRIEF: Duration = Duration::from_secs(1);
+const BRIEF_LEAVINGS: u32 = 25;
+
 /// Exponential pauses with jitter between half and the whole, so that many clients of one far side do not come back
 /// in step.
 #[derive(Debug)]
@@ -94,6 +99,8 @@ pub(super) struct Link {
     reported_slow: bool,
     /// Losses in a row of a link that had not held.
     flaps: u32,
+    /// How often the far side has left a link that was brief, since one has held.
+    brief_leavings: u32,
 }
 
 /// What a catalog on a new link means.
@@ -139,6 +146,7 @@ impl Link {
             reported_wrong: None,
             reported_slow: false,
             flaps: 0,
+            brief_leavings: 0,
         }
     }
 
@@ -375,6 +383,7 @@ impl Link {
             });
         }
         if held {
+            self.brief_leavings = 0;
             // At once: a far side that was replaced is back already, and one that was not costs a single failed try.
             self.phase = Phase::Waiting {
                 attempt: 0,
@@ -388,7 +397,7 @@ impl Link {
     }
 
     /// The far side said that it leaves. One that is replaced again and again is not one that fails again and again: as
-    /// long as its links come up and stay for a moment, the pauses do not grow.
+    /// long as its links come up and stay for a moment, the pauses do not grow, unless too many were brief.
     pub(super) fn handle_left(
         &mut self,
         reason: String,
@@ -397,12 +406,19 @@ impl Link {
         backoff: &mut Backoff,
         notices: &mut Notices,
     ) {
-        let served = matches!(
-            self.phase,
-            Phase::Up { since, .. } if now.saturating_duration_since(since) >= backoff.shortest
-        );
+        let lasted = match self.phase {
+            Phase::Up { since, .. } => now.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        };
         self.handle_lost(reason.clone(), now, hold, backoff, notices);
-        if served && matches!(self.phase, Phase::Waiting { attempt, .. } if attempt > 0) {
+        if lasted < BRIEF.min(hold) {
+            self.brief_leavings = self.brief_leavings.saturating_add(1);
+        }
+        let served = lasted >= BRIEF || self.brief_leavings <= BRIEF_LEAVINGS;
+        if served
+            && lasted >= backoff.shortest
+            && matches!(self.phase, Phase::Waiting { attempt, .. } if attempt > 0)
+        {
             self.wait(0, reason, now, backoff);
         }
     }
@@ -725,6 +741,51 @@ mod tests {
         }
         world.leave();
         assert!(world.link.poll_timeout(HOLD).unwrap() - world.now >= HOLD / 2);
+    }
+
+    #[test]
+    fn a_far_side_that_always_leaves_is_asked_more_and_more_seldom_until_a_link_has_held() {
+        const ALMOST_BRIEF: Duration = Duration::from_millis(999);
+        for lasts in [Duration::from_millis(100), ALMOST_BRIEF] {
+            let mut world = World::new(None);
+            let begun = world.now;
+            let mut tries = 0;
+            while world.now < begun + Duration::from_secs(600) {
+                world.up("staging");
+                tries += 1;
+                world.now += lasts;
+                world.leave();
+            }
+            // The allowance, the tries until the pause is the longest, and those of half the longest pause at least.
+            assert!(
+                (BRIEF_LEAVINGS..BRIEF_LEAVINGS + 10 + 240).contains(&tries),
+                "{tries} tries within 10 min"
+            );
+            let pause = |world: &World| world.link.poll_timeout(HOLD).unwrap() - world.now;
+            assert!(pause(&world) >= HOLD / 2);
+            // Once one has held, it is back at once again.
+            world.up("staging");
+            world.now += HOLD;
+            world.leave();
+            for _ in 0..BRIEF_LEAVINGS {
+                assert!(pause(&world) <= world.backoff.shortest);
+                world.up("staging");
+                world.now += lasts;
+                world.leave();
+            }
+        }
+    }
+
+    #[test]
+    fn a_far_side_that_is_replaced_every_second_is_back_at_once_without_end() {
+        let mut world = World::new(None);
+        for _ in 0..1000 {
+            world.up("staging");
+            world.now += BRIEF;
+            world.leave();
+            let pause = world.link.poll_timeout(HOLD).unwrap() - world.now;
+            assert!(pause <= world.backoff.shortest, "{pause:?}");
+        }
     }
 
     #[test]
