@@ -294,3 +294,30 @@ fn an_interrupted_write_is_finished_only_if_it_was_our_own() {
     assert!(text.starts_with(new) && text.contains("x.test"), "{text}");
     assert!(!journal.exists());
 }
+
+/// In a folder that another user can write to, the name of the record may be taken by a link.
+#[test]
+fn a_planted_link_is_not_written_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = hosts_in(dir.path());
+    let (folder, victim) = (dir.path().join("backups"), dir.path().join("victim"));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(&victim, "precious").unwrap();
+    let rules = BackupRules::in_directory(&folder);
+    let first = HostsFile::open(&path).unwrap().back_up(&rules).unwrap().path;
+    let record = |backup: &std::path::Path| std::path::PathBuf::from(format!("{}.source", backup.display()));
+    assert_eq!(
+        std::fs::metadata(record(&first)).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    std::fs::remove_file(record(&first)).unwrap();
+    std::fs::remove_file(&first).unwrap();
+    symlink(&victim, record(&first)).unwrap();
+
+    assert_eq!(
+        HostsFile::open(&path).unwrap().back_up(&rules).unwrap().path,
+        first
+    );
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+    assert!(std::fs::symlink_metadata(record(&first)).unwrap().is_file());
+}
