@@ -251,9 +251,13 @@ fn patch_accepts_the_diff() {
 #[test]
 fn an_interrupted_write_is_finished_only_if_it_was_our_own() {
     let dir = tempfile::tempdir().unwrap();
-    let path = hosts_in(dir.path());
-    let journal = dir.path().join(".hosts.hostsfile-redo");
-    let hosts = HostsFile::open(&path).unwrap();
+    let real = dir.path().canonicalize().unwrap();
+    let path = hosts_in(&real);
+    let journal = real.join(".hosts.hostsfile-redo");
+    // Through a link, so that errors name the folder that the journal is really in.
+    let link = tempfile::tempdir().unwrap();
+    symlink(&path, link.path().join("hosts")).unwrap();
+    let hosts = HostsFile::open(link.path().join("hosts")).unwrap();
     // The file is half the old and half the new text: the state in which a journal is replayed.
     let (half, old, new) = ("10.6.0.2 a\n", "10.0.0.2 a\n", "10.6.6.6 bank\n");
     let plant = || {
