@@ -88,6 +88,12 @@ impl Hosts {
     /// Sets the caller's block. Names that other sessions hold are left to them, unless it takes those that it asks for the first
     /// time.
     pub(crate) fn set(&mut self, block: &HostsBlock, take: bool) -> Result<HostsReport, HelperError> {
+        if take && !self.policy.allow_take {
+            return Err(not_allowed(
+                "taking names from other sessions",
+                "this helper leaves them",
+            ));
+        }
         let block = self.checked(block)?;
         let tag = block.tag.clone();
         let former = self
