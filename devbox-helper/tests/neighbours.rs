@@ -167,6 +167,20 @@ fn names_are_taken_only_by_a_helper_that_may() {
 }
 
 #[test]
+fn a_former_tag_that_somebody_else_has_is_left_alone() {
+    let (_folder, file) = hosts();
+    let mut session = client(&file);
+    session.set_hosts(dev()).unwrap();
+    let theirs = "# BEGIN devbox-dev\n127.77.9.9 theirs\n# END devbox-dev\n";
+    fs::write(&file, format!("{BEFORE}{theirs}")).unwrap();
+    session.set_hosts(staging()).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(theirs), "{text}");
+    assert!(session.close().unwrap().success());
+    assert_eq!(fs::read_to_string(&file).unwrap(), format!("{BEFORE}{theirs}"));
+}
+
+#[test]
 fn what_a_killed_session_left_holds_nothing() {
     let (_folder, file) = hosts();
     // A process before the last start of the machine.
