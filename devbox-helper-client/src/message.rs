@@ -479,9 +479,11 @@ pub enum HelperError {
 fn left(lines: &[usize]) -> String {
     let numbers: Vec<String> = lines.iter().map(usize::to_string).collect();
     match numbers.as_slice() {
-        [one] => format!("line {one} was a session's and has been edited since, so it stays"),
+        [one] => {
+            format!("line {one} was written by a session and has been edited since, so it was left in place")
+        }
         many => format!(
-            "lines {} were a session's and have been edited since, so they stay",
+            "lines {} were written by sessions and have been edited since, so they were left in place",
             many.join(", ")
         ),
     }

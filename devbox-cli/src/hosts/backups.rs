@@ -45,7 +45,7 @@ impl Hosts<'_> {
         };
         self.file.check_backup(&copy).map_err(|error| {
             let by_hand = format!("cp {} {}", quoted(&copy), quoted(&self.path));
-            told(error).help(format!("if that is meant: {by_hand}"))
+            told(error).help(format!("to restore it anyway: {by_hand}"))
         })?;
         let content = std::fs::read(&copy)
             .map_err(|e| Failure::new(code::FAILED, format!("cannot read {}: {e}", copy.display())))?;
