@@ -227,3 +227,23 @@ fn lines_that_two_tags_may_have_written_are_removed_once() {
     let edits = [removing(&first), removing(&second)].concat();
     assert_eq!(apply(without_markers.as_bytes(), &edits), before);
 }
+
+#[test]
+fn a_line_that_loses_a_name_keeps_a_good_seal() {
+    let entry = |names: &[&str]| Entry::parse("127.77.0.1", names.iter().copied()).unwrap();
+    for before in ["127.0.0.1 localhost\n", "127.0.0.1 localhost"] {
+        let whole = apply(
+            before.as_bytes(),
+            &[block("devbox-a", vec![entry(&["orders", "web"])])],
+        );
+        let taken = Edit::RemoveFromBlock {
+            tag: tag("devbox-a"),
+            names: vec!["orders".parse().unwrap()],
+        };
+        let less = apply(&whole, &[taken]);
+        // As its owner would write it.
+        let wanted = [block("devbox-a", vec![entry(&["web"])])];
+        assert_eq!(less, apply(before.as_bytes(), &wanted));
+        assert_eq!(less, apply(&less, &wanted));
+    }
+}

@@ -163,7 +163,7 @@ impl<'a> BlockWork<'a> {
         let none = HashSet::new();
         for double in spans {
             let mut items = Items::default();
-            items.load(bytes, &double);
+            items.load(bytes, &double, &work.tag);
             let disabled = double.attributes.off;
             let target = work.items(bytes);
             for item in items.list {
@@ -187,7 +187,7 @@ impl<'a> BlockWork<'a> {
         self.items.get_or_insert_with(|| {
             let mut items = Items::default();
             if let (false, Some(span)) = (self.gone, &self.span) {
-                items.load(bytes, span);
+                items.load(bytes, span, &self.tag);
             }
             items
         })
@@ -216,7 +216,9 @@ impl<'a> BlockWork<'a> {
             };
             let body = bytes.len();
             items.render(&mut bytes, eol, options, style);
-            if let (Some(_), Some(before)) = (&self.seal, before) {
+            if let Some(before) = before
+                && (self.seal.is_some() || items.first_is_sealed_anew())
+            {
                 let first = memchr::memchr(b'\n', &bytes[body..]).map_or(bytes.len(), |at| body + at + 1);
                 let at = first - eol.len();
                 bytes.splice(at..at, seal::after(before));
@@ -296,6 +298,8 @@ struct Held {
     place: Entry,
     names: Vec<(HostName, bool)>,
     disabled: bool,
+    /// The seal that its line has, without which the line would not be known for its block's when it has changed.
+    seal: Option<Seal>,
 }
 
 impl Held {
@@ -311,6 +315,21 @@ impl Held {
             ..self.place.clone()
         }
     }
+
+    fn has_names(&self) -> bool {
+        self.names.iter().any(|(_, there)| *there)
+    }
+
+    /// Its place without the seal in the comment.
+    fn unsealed(&self, seal: &Seal) -> Entry {
+        let comment = self.place.comment.as_ref().map_or("", |comment| comment.as_str());
+        let own = comment.rfind(seal.mark()).map_or(comment, |at| &comment[..at]);
+        let own = own.strip_suffix("# ").unwrap_or(own).trim_end();
+        Entry {
+            comment: crate::name::Comment::new(own).ok().filter(|_| !own.is_empty()),
+            ..self.place.clone()
+        }
+    }
 }
 
 #[derive(Default)]
@@ -320,12 +339,17 @@ struct Index {
 }
 
 impl<'a> Items<'a> {
-    fn load(&mut self, bytes: &'a [u8], span: &Span<'a>) {
+    fn load(&mut self, bytes: &'a [u8], span: &Span<'a>, tag: &Tag) {
         for range in span.own_lines(bytes) {
             let raw = chomp(&bytes[range]);
+            let is_sealed = seal::read(raw).is_some_and(|found| found.intact && found.is_of(tag));
+            let mut entry = held(raw);
+            if let Some(held) = &mut entry {
+                held.seal = is_sealed.then(|| Seal::of(tag));
+            }
             self.list.push(Item {
                 raw: Some(Cow::Borrowed(raw)),
-                entry: held(raw),
+                entry,
             });
         }
     }
@@ -355,6 +379,7 @@ impl<'a> Items<'a> {
                     place,
                     names,
                     disabled: false,
+                    seal: None,
                 }),
             });
         }
@@ -388,6 +413,7 @@ impl<'a> Items<'a> {
                     place: place.clone(),
                     names: Vec::new(),
                     disabled,
+                    seal: None,
                 };
                 self.list.push(Item {
                     raw: None,
@@ -449,7 +475,16 @@ impl<'a> Items<'a> {
         self.list
             .iter()
             .filter_map(|i| i.entry.as_ref())
-            .any(|h| h.names.iter().any(|(_, there)| *there))
+            .any(Held::has_names)
+    }
+
+    fn first_is_sealed_anew(&self) -> bool {
+        let written =
+            |item: &&Item<'_>| item.raw.is_some() || item.entry.as_ref().is_some_and(Held::has_names);
+        let first = self.list.iter().find(written);
+        first.is_some_and(|item| {
+            item.raw.is_none() && item.entry.as_ref().is_some_and(|held| held.seal.is_some())
+        })
     }
 
     fn all_disabled(&self) -> bool {
@@ -477,7 +512,14 @@ impl<'a> Items<'a> {
                     .map(|(n, _)| n.as_str());
                 let names = names.filter(|n| !many || seen.insert(n));
                 let before = if held.disabled { "# " } else { "" };
-                options.layout.write(into, &held.place, names, style, before, eol);
+                match &held.seal {
+                    Some(seal) => {
+                        let (place, seal) = (held.unsealed(seal), Some(seal));
+                        let style = Style { seal, ..style };
+                        options.layout.write(into, &place, names, style, before, eol);
+                    }
+                    None => options.layout.write(into, &held.place, names, style, before, eol),
+                }
             }
         }
     }
@@ -572,5 +614,6 @@ fn held(raw: &[u8]) -> Option<Held> {
         place,
         names: names.into_iter().map(|n| (n, true)).collect(),
         disabled,
+        seal: None,
     })
 }
