@@ -85,7 +85,7 @@ pub enum Request {
     /// Undoes everything that this caller asked for, and reports the outcome.
     Release,
     /// As `SetHosts`, and takes names from the blocks of other living sessions where this caller asks for them the first time. A
-    /// name that was taken from it since is left to whoever did.
+    /// name that was taken from it since is left to whoever did. Only if the helper was started with a policy that allows it.
     TakeHosts {
         /// The whole block.
         block: HostsBlock,
