@@ -50,7 +50,7 @@ fn an_appended_line_stays_a_line_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let (path, remove) = with_block(folder.path());
     let text = edited(&path, &[remove], |old| {
-        old.write_all(b"10.0.0.1 b.test\n").unwrap()
+        old.write_all(b"10.0.0.1 b.test\n").unwrap();
     });
     assert_eq!(text, format!("{BEFORE}\n10.0.0.1 b.test\n"));
 }
@@ -63,7 +63,7 @@ fn the_rest_of_a_line_is_appended_to_it() {
     let document = HostsFile::open(&path).unwrap().read().unwrap();
     let first = document.lines().next().unwrap().reference();
     let text = edited(&path, &[Edit::RemoveLine(first)], |old| {
-        old.write_all(b".test\n").unwrap()
+        old.write_all(b".test\n").unwrap();
     });
     assert_eq!(text, "10.0.0.2 d.test\n");
 }
