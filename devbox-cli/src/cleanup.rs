@@ -16,7 +16,7 @@ pub(crate) fn run(args: &CleanupArgs) -> Result<ExitCode, Failure> {
         Some(file) => std::path::absolute(file).map_err(Failure::because)?,
         None => system_hosts_file().map_err(Failure::because)?,
     };
-    let helper = helper::start(&file, &[], &caller, false, false)?;
+    let helper = helper::start(&file, &[], &caller, false, false, false)?;
     sys::drop_to_caller(&caller).map_err(Failure::because)?;
     runtime::run(0, async {
         let report = helper.clean_up().await.map_err(|error| match error {
@@ -47,10 +47,10 @@ fn told(report: &SweepReport) -> String {
     match report.stray_lines {
         0 => {}
         1 => text.push_str(&format!(
-            "{file}: removed 1 line of a session, which had lost its markers\n"
+            "{file}: removed 1 line of a session whose markers were missing\n"
         )),
         lines => text.push_str(&format!(
-            "{file}: removed {lines} lines of sessions, which had lost their markers\n"
+            "{file}: removed {lines} lines of sessions whose markers were missing\n"
         )),
     }
     if text.is_empty() && report.left.is_empty() {

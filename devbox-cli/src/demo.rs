@@ -45,7 +45,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     let caller = sys::caller().map_err(Failure::because)?;
     let file = system_hosts_file().map_err(Failure::because)?;
     let helper = if sys::is_root() {
-        let helper = helper::start(&file, &default_pools(), &caller, true, args.verbose > 0)?;
+        let helper = helper::start(&file, &default_pools(), &caller, true, false, args.verbose > 0)?;
         Some((file, helper))
     } else {
         None

@@ -33,16 +33,19 @@ pub(crate) fn policy(hosts_file: &Path, caller: &Caller) -> Result<Policy, Failu
 
 /// Starts a session's helper with the rights that this process has now. To be called before any thread exists.
 ///
-/// `privileged` says whether it edits the file with rights that this process is about to give up.
+/// `privileged` says whether it edits the file with rights that this process is about to give up, `take_names` whether it may take
+/// names from other sessions.
 pub(crate) fn start(
     hosts_file: &Path,
     pools: &[IpNet],
     caller: &Caller,
     privileged: bool,
+    take_names: bool,
     verbose: bool,
 ) -> Result<Helper, Failure> {
     let mut policy = policy(hosts_file, caller)?;
     policy.pools = pools.to_vec();
+    policy.allow_take = take_names;
     // Under sudo this process is about to give up the rights to start another helper.
     policy.keep = policy.caller.is_some();
     policy.check().map_err(Failure::because)?;

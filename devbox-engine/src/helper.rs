@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use devbox_helper_client::{
-    AsyncClient, Client, Endpoint, Error as ClientError, HostsBlock, HostsReport, Keeper, ReleaseReport,
-    StartOptions, SweepReport,
+    AsyncClient, Client, Endpoint, Error as ClientError, HelperError, HostsBlock, HostsReport, Keeper,
+    ReleaseReport, StartOptions, SweepReport,
 };
 use tokio::sync::watch;
 
@@ -18,6 +18,8 @@ use crate::sys;
 /// A helper that is killed more often than this within [`RESTARTS_WITHIN`] is not started again.
 const MAX_RESTARTS: usize = 3;
 const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
+/// How long a new helper tries to write the block of one that was killed.
+const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How the helper is started: the one process that changes the machine.
 #[derive(Debug, Clone)]
@@ -243,7 +245,7 @@ impl Helper {
                 return Ok(None);
             };
             if let Some(block) = held {
-                client.set_hosts(block)?;
+                take_over(&mut client, &block)?;
             }
             AsyncClient::new(client).map(Some)
         });
@@ -289,4 +291,73 @@ impl Helper {
 /// Whether a helper did not end by itself: one that did has undone its work, as somebody asked it to.
 fn was_killed(status: Option<ExitStatus>) -> bool {
     !status.is_some_and(|status| status.success())
+}
+
+/// Makes the block of a helper that was killed the new one's own. Where that cannot be done, the block goes if it can: the session
+/// ends, and nobody else would remove it.
+fn take_over(client: &mut Client, block: &HostsBlock) -> Result<(), ClientError> {
+    let taken = patiently(TAKE_OVER_PATIENCE, || client.set_hosts(block.clone()));
+    if taken.is_err()
+        && let Err(error) = client.sweep()
+    {
+        let error = devbox_provider::with_causes(&error);
+        tracing::warn!(%error, "the block of the helper that was killed could not be removed");
+    }
+    taken.map(drop)
+}
+
+/// Tries again while the reason for a failure may pass, as when another program holds the file's lock.
+fn patiently<T>(
+    patience: Duration,
+    mut attempt: impl FnMut() -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let deadline = Instant::now() + patience;
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match attempt() {
+            Err(ClientError::Helper(HelperError::Locked { .. } | HelperError::Hosts { .. }))
+                if Instant::now() < deadline =>
+            {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(500));
+            }
+            done => return done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn locked() -> ClientError {
+        ClientError::Helper(HelperError::Locked {
+            file: "/etc/hosts".into(),
+            waited: Duration::ZERO,
+        })
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again() {
+        let mut attempts = 0;
+        let done = patiently(Duration::from_secs(60), || {
+            attempts += 1;
+            if attempts < 3 { Err(locked()) } else { Ok(attempts) }
+        });
+        assert_eq!(done.unwrap(), 3);
+        assert!(patiently(Duration::ZERO, || Err::<(), _>(locked())).is_err());
+    }
+
+    #[test]
+    fn what_does_not_pass_is_tried_once() {
+        let mut attempts = 0;
+        let refused = patiently(Duration::from_secs(60), || {
+            attempts += 1;
+            Err::<(), _>(ClientError::Helper(HelperError::NotFound {
+                file: "/etc/hosts".into(),
+            }))
+        });
+        assert!(refused.is_err());
+        assert_eq!(attempts, 1);
+    }
 }

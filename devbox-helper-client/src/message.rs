@@ -85,7 +85,7 @@ pub enum Request {
     /// Undoes everything that this caller asked for, and reports the outcome.
     Release,
     /// As `SetHosts`, and takes names from the blocks of other living sessions where this caller asks for them the first time. A
-    /// name that was taken from it since is left to whoever did.
+    /// name that was taken from it since is left to whoever did. Only if the helper was started with a policy that allows it.
     TakeHosts {
         /// The whole block.
         block: HostsBlock,
@@ -479,9 +479,11 @@ pub enum HelperError {
 fn left(lines: &[usize]) -> String {
     let numbers: Vec<String> = lines.iter().map(usize::to_string).collect();
     match numbers.as_slice() {
-        [one] => format!("line {one} was a session's and has been edited since, so it stays"),
+        [one] => {
+            format!("line {one} was written by a session and has been edited since, so it was left in place")
+        }
         many => format!(
-            "lines {} were a session's and have been edited since, so they stay",
+            "lines {} were written by sessions and have been edited since, so they were left in place",
             many.join(", ")
         ),
     }

@@ -88,14 +88,15 @@ impl Hosts {
     /// Sets the caller's block. Names that other sessions hold are left to them, unless it takes those that it asks for the first
     /// time.
     pub(crate) fn set(&mut self, block: &HostsBlock, take: bool) -> Result<HostsReport, HelperError> {
+        if take && !self.policy.allow_take {
+            return Err(not_allowed(
+                "taking names from other sessions",
+                "this helper leaves them",
+            ));
+        }
         let block = self.checked(block)?;
         let tag = block.tag.clone();
-        let former = self
-            .held
-            .iter()
-            .filter(|held| **held != tag)
-            .flat_map(strays::removing);
-        let former: Vec<Edit> = former.chain([Edit::RepairBlock(tag.clone())]).collect();
+        let former = self.held.clone().filter(|held| *held != tag);
         self.touched = true;
         let options = Options::new().user_names(UserNames::LeaveOut);
         let is_taken = |name: &HostName| take && !self.asked.contains(name);
@@ -104,7 +105,11 @@ impl Hosts {
             let mut setting = neighbours::setting(document, block.clone(), &self.owner, is_taken);
             let own = std::mem::take(&mut setting.edits);
             beside = Some(setting);
-            former.iter().cloned().chain(own).collect()
+            // Somebody else may have written a block with the former tag since.
+            let is_own = |tag: &&Tag| strays::owners_are(document, tag, |owner| *owner == self.owner);
+            let former = former.iter().filter(is_own).flat_map(strays::removing);
+            let repair = [Edit::RepairBlock(tag.clone())];
+            former.chain(repair).chain(own).collect()
         };
         let mut report = self.with_rights(|| self.edit_by(edits, options, Some(&tag)))?;
         if let Some(setting) = beside {

@@ -34,6 +34,8 @@ pub struct Policy {
     /// Whether edits by hand ([`devbox_helper_client::Request::EditHosts`]) are allowed: any block, any address, never undone.
     /// `false` for a session's helper.
     pub allow_user_edits: bool,
+    /// Whether names may be taken from other living sessions ([`devbox_helper_client::Request::TakeHosts`]).
+    pub allow_take: bool,
     /// Whether the process keeps a helper rather than being one: it starts a helper when its caller
     /// ([`devbox_helper_client::Keeper`]) asks for one, and another one where that was killed. For a caller that gives up the
     /// rights to start one itself. Unix only.
@@ -73,6 +75,7 @@ impl Policy {
             pools: Vec::new(),
             caller: None,
             allow_user_edits: false,
+            allow_take: false,
             keep: false,
         })
     }
@@ -94,6 +97,9 @@ impl Policy {
         if self.allow_user_edits {
             args.push(ALLOW_USER_EDITS.into());
         }
+        if self.allow_take {
+            args.push(ALLOW_TAKE.into());
+        }
         if self.keep {
             args.push(KEEP.into());
         }
@@ -111,11 +117,16 @@ impl Policy {
             pools: Vec::new(),
             caller: None,
             allow_user_edits: false,
+            allow_take: false,
             keep: false,
         };
         while let Some(argument) = args.next() {
             if argument == ALLOW_USER_EDITS {
                 policy.allow_user_edits = true;
+                continue;
+            }
+            if argument == ALLOW_TAKE {
+                policy.allow_take = true;
                 continue;
             }
             if argument == KEEP {
@@ -246,6 +257,7 @@ const HOSTS_FILE: &str = "--hosts-file";
 const POOL: &str = "--pool";
 const CALLER: &str = "--caller";
 const ALLOW_USER_EDITS: &str = "--allow-user-edits";
+const ALLOW_TAKE: &str = "--allow-take";
 const KEEP: &str = "--keep";
 
 #[cfg(test)]
@@ -263,6 +275,7 @@ mod tests {
                 groups: vec![27, 1002],
             }),
             allow_user_edits: true,
+            allow_take: true,
             keep: true,
         };
         assert_eq!(Policy::from_args(policy.to_args()).unwrap(), policy);

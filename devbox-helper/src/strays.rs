@@ -58,7 +58,9 @@ pub(crate) fn remove_orphans(file: &HostsFile) -> Result<usize, Error> {
         edits.push(Edit::RemoveOrphans {
             word: WORD.to_owned(),
         });
-        removed = before - intact(&document.edited(&edits, &hostsfile::Options::new())?);
+        let after = intact(&document.edited(&edits, &hostsfile::Options::new())?);
+        // Where markers go, lines that were in a block may become strays.
+        removed = before.saturating_sub(after);
         Ok(edits)
     })?;
     Ok(removed)

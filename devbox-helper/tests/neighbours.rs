@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use devbox_helper_client::{Client, HostsBlock, HostsEntry, HostsReport, StartOptions};
+use devbox_helper_client::{Client, Error, HelperError, HostsBlock, HostsEntry, HostsReport, StartOptions};
 use tempfile::TempDir;
 
 const BEFORE: &str = "127.0.0.1 localhost\n10.0.0.1 mine\n";
@@ -25,7 +25,12 @@ fn hosts() -> (TempDir, PathBuf) {
 }
 
 fn client(file: &Path) -> Client {
+    started(file, &["--allow-take"])
+}
+
+fn started(file: &Path, more: &[&str]) -> Client {
     let args = ["--hosts-file", file.to_str().unwrap(), "--pool", "127.77.0.0/16"];
+    let args = [&args, more].concat();
     let options = StartOptions::new(env!("CARGO_BIN_EXE_devbox-helper"));
     Client::start_with(&options.verbose(true).args(args)).unwrap()
 }
@@ -144,6 +149,35 @@ fn two_that_take_names_do_not_fight() {
     assert!(first.take_hosts(dev()).unwrap().held.is_empty());
     assert!(first.close().unwrap().success());
     assert_eq!(fs::read_to_string(&file).unwrap(), BEFORE);
+}
+
+#[test]
+fn names_are_taken_only_by_a_helper_that_may() {
+    let (_folder, file) = hosts();
+    let (mut first, mut second) = (started(&file, &[]), started(&file, &[]));
+    first.set_hosts(dev()).unwrap();
+    let before = fs::read_to_string(&file).unwrap();
+    let refused = second.take_hosts(staging()).unwrap_err();
+    assert!(
+        matches!(refused, Error::Helper(HelperError::NotAllowed { .. })),
+        "{refused}"
+    );
+    assert_eq!(fs::read_to_string(&file).unwrap(), before);
+    assert!(!second.set_hosts(staging()).unwrap().held.is_empty());
+}
+
+#[test]
+fn a_former_tag_that_somebody_else_has_is_left_alone() {
+    let (_folder, file) = hosts();
+    let mut session = client(&file);
+    session.set_hosts(dev()).unwrap();
+    let theirs = "# BEGIN devbox-dev\n127.77.9.9 theirs\n# END devbox-dev\n";
+    fs::write(&file, format!("{BEFORE}{theirs}")).unwrap();
+    session.set_hosts(staging()).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(theirs), "{text}");
+    assert!(session.close().unwrap().success());
+    assert_eq!(fs::read_to_string(&file).unwrap(), format!("{BEFORE}{theirs}"));
 }
 
 #[test]

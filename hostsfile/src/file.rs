@@ -22,6 +22,8 @@ cfg_if::cfg_if! {
 }
 
 #[cfg(all(test, unix))]
+mod append_tests;
+#[cfg(all(test, unix))]
 mod crash_tests;
 
 use std::borrow::Cow;
@@ -40,7 +42,7 @@ use crate::lint::Diagnostic;
 use crate::name::{Owner, Tag};
 use crate::plan::{Conflict, Plan, plan_bytes};
 use lock::Lock;
-use replace::{Attempt, Replaced};
+use replace::{Appended, Attempt, Replaced};
 use target::Target;
 
 /// The path of this system's hosts file: `/etc/hosts`; on Windows, `hosts` in the directory given by the registry's
@@ -294,7 +296,10 @@ impl HostsFile {
             self.back_up_once()?;
             match replace::replace(&target, &plan, &lock, &self.options)? {
                 Attempt::Written(method, replaced) => {
-                    self.take_over_appended(replaced, &lock)?;
+                    if let Some(file) = replaced {
+                        let replaced = Replaced::new(file, Cow::Borrowed(plan.old_bytes()));
+                        self.take_over_appended(replaced, &lock)?;
+                    }
                     return Ok((plan, Outcome::new(self.path.clone(), method)));
                 }
                 Attempt::Stale => {}
@@ -316,19 +321,20 @@ impl HostsFile {
 
     /// Appends to the new file what programs without a lock of ours appended to the old one between our last look at it and
     /// the rename.
-    fn take_over_appended(&self, replaced: Option<Replaced>, lock: &Lock) -> Result<(), Error> {
-        let mut olds: Vec<Replaced> = replaced.into_iter().collect();
-        let mut appended = Vec::new();
+    fn take_over_appended(&self, replaced: Replaced<'_>, lock: &Lock) -> Result<(), Error> {
+        let mut olds = vec![replaced];
+        let mut appended = Appended::default();
         let patience = Instant::now() + APPENDERS_TIME;
         let mut attempts = 1;
         loop {
             // Asked first: what a writer writes before it closes the file is read below.
             let is_open = olds.iter().any(Replaced::has_writer);
             for old in &mut olds {
-                let tail = old.appended().map_err(|e| target::read_error(&self.path, e))?;
-                appended.extend_from_slice(&tail);
+                if let Some(more) = old.appended().map_err(|e| target::read_error(&self.path, e))? {
+                    appended.add(more);
+                }
             }
-            if appended.is_empty() {
+            if appended.text.is_empty() {
                 if is_open && Instant::now() < patience {
                     std::thread::sleep(Duration::from_micros(100));
                     continue;
@@ -344,12 +350,13 @@ impl HostsFile {
             }
             let target = self.target()?;
             let bytes = target.read()?;
-            let merged = [bytes.as_slice(), &appended].concat();
+            let merged = [&bytes, appended.separator(&bytes), &appended.text].concat();
             let plan = Plan::replace_all(Cow::Owned(bytes), merged);
             // Otherwise the file has changed again, and the text is written with the next attempt.
             if let Attempt::Written(_, replaced) = replace::replace(&target, &plan, lock, &self.options)? {
-                olds.extend(replaced);
-                appended.clear();
+                let content = || Cow::Owned(plan.old_bytes().to_vec());
+                olds.extend(replaced.map(|file| Replaced::new(file, content())));
+                appended = Appended::default();
             }
         }
         Ok(())

@@ -82,11 +82,6 @@ pub(crate) fn read(line: &[u8]) -> Option<Found<'_>> {
     })
 }
 
-/// Whether a line also tells what was in front of the block.
-pub(crate) fn has_after(line: &[u8]) -> bool {
-    without_after(line).len() < line.len()
-}
-
 fn without_after(line: &[u8]) -> &[u8] {
     match line.len().checked_sub(AFTER) {
         Some(at) if line[at] == b'+' && is_hex(&line[at + 1..]) => &line[..at],

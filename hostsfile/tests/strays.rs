@@ -204,3 +204,46 @@ fn a_sweep_takes_what_is_proved_and_leaves_damaged_blocks_of_which_nothing_is() 
     assert!(swept.removed.is_empty());
     assert_eq!(std::fs::read_to_string(&path).unwrap(), without_end);
 }
+
+#[test]
+fn lines_that_two_tags_may_have_written_are_removed_once() {
+    let mut marks = std::collections::HashMap::new();
+    let (first, second) = (0..)
+        .map(|number| format!("devbox-{number}"))
+        .find_map(|name| {
+            let earlier = marks.insert(tag(&name).mark(), name.clone())?;
+            Some((earlier, name))
+        })
+        .unwrap();
+    let before = b"127.0.0.1 localhost\n";
+    let entry = Entry::parse("127.77.0.1", ["orders"]).unwrap();
+    let text = apply(before, &[block(&first, vec![entry])]);
+    let text = String::from_utf8(text).unwrap();
+    let without_markers: String = text
+        .split_inclusive('\n')
+        .filter(|line| !line.starts_with("# "))
+        .collect();
+    assert_ne!(without_markers.as_bytes(), before);
+    let edits = [removing(&first), removing(&second)].concat();
+    assert_eq!(apply(without_markers.as_bytes(), &edits), before);
+}
+
+#[test]
+fn a_line_that_loses_a_name_keeps_a_good_seal() {
+    let entry = |names: &[&str]| Entry::parse("127.77.0.1", names.iter().copied()).unwrap();
+    for before in ["127.0.0.1 localhost\n", "127.0.0.1 localhost"] {
+        let whole = apply(
+            before.as_bytes(),
+            &[block("devbox-a", vec![entry(&["orders", "web"])])],
+        );
+        let taken = Edit::RemoveFromBlock {
+            tag: tag("devbox-a"),
+            names: vec!["orders".parse().unwrap()],
+        };
+        let less = apply(&whole, &[taken]);
+        // As its owner would write it.
+        let wanted = [block("devbox-a", vec![entry(&["web"])])];
+        assert_eq!(less, apply(before.as_bytes(), &wanted));
+        assert_eq!(less, apply(&less, &wanted));
+    }
+}

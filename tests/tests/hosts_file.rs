@@ -370,7 +370,7 @@ fn a_line_of_a_damaged_block_that_was_edited_stays_and_is_reported() -> Outcome 
         let number = hosts::ORIGINAL.split(|byte| *byte == b'\n').count() + 1;
         ensure!(
             said.contains(&format!(
-                "line {number} was a session's and has been edited since"
+                "line {number} was written by a session and has been edited since"
             )),
             "{said}"
         );

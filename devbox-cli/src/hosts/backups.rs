@@ -21,11 +21,15 @@ impl Hosts<'_> {
             ));
             return Ok(ExitCode::SUCCESS);
         }
-        std::fs::create_dir_all(&folder).map_err(Failure::because)?;
-        let backup = self
-            .file
-            .back_up(&BackupRules::in_directory(&folder))
-            .map_err(told)?;
+        // The folder is the user's, and so is what is in it.
+        let caller = sys::caller().map_err(Failure::because)?;
+        let made = sys::as_caller(&caller, || {
+            std::fs::create_dir_all(&folder).map_err(Failure::because)?;
+            self.file
+                .back_up(&BackupRules::in_directory(&folder))
+                .map_err(told)
+        });
+        let backup = made.map_err(Failure::because)??;
         if self.args.output.is_json() {
             print::json(&json!({ "file": self.path, "backup": backup.path, "created": backup.created }));
         } else {
@@ -41,7 +45,7 @@ impl Hosts<'_> {
         };
         self.file.check_backup(&copy).map_err(|error| {
             let by_hand = format!("cp {} {}", quoted(&copy), quoted(&self.path));
-            told(error).help(format!("if that is meant: {by_hand}"))
+            told(error).help(format!("to restore it anyway: {by_hand}"))
         })?;
         let content = std::fs::read(&copy)
             .map_err(|e| Failure::new(code::FAILED, format!("cannot read {}: {e}", copy.display())))?;

@@ -1,8 +1,8 @@
 //! Backups of a hosts file. Beside each one stands a file `<backup>.source` that holds the path it was copied from, so that files
 //! of the same name can share a folder.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -105,13 +105,9 @@ pub(super) fn back_up(hosts: &Path, rules: &BackupRules) -> Result<Backup, Error
         .unwrap_or(0);
     loop {
         let path = rules.directory.join(backup_name(hosts, day, number));
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        match options.open(&path) {
+        match create(&path) {
             Ok(mut file) => {
-                let written = std::fs::write(record_of(&path), path_bytes(hosts))
+                let written = write_record(&record_of(&path), &path_bytes(hosts))
                     .and_then(|()| file.write_all(&content))
                     .and_then(|()| file.sync_all());
                 if let Err(e) = written {
@@ -149,8 +145,36 @@ fn record_of(backup: &Path) -> PathBuf {
     name.into()
 }
 
+/// Creates a file that nobody else can read. A link of that name is not followed.
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+fn write_record(record: &Path, source: &[u8]) -> io::Result<()> {
+    // A stale one, of a backup that is gone.
+    match std::fs::remove_file(record) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = create(record)?;
+    file.write_all(source)?;
+    file.sync_all()
+}
+
 fn source_of(backup: &Path) -> Option<Vec<u8>> {
-    std::fs::read(record_of(backup)).ok()
+    let record = record_of(backup);
+    // Neither a link nor a pipe, which would keep its reader waiting.
+    std::fs::symlink_metadata(&record)
+        .ok()
+        .filter(Metadata::is_file)?;
+    let mut source = Vec::new();
+    let file = File::open(record).ok()?;
+    file.take(MAX_RECORD).read_to_end(&mut source).ok()?;
+    Some(source)
 }
 
 /// The path by which a hosts file is known, whatever links lead to it.
@@ -232,6 +256,9 @@ fn date(days: u64) -> u32 {
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     u32::try_from(year * 10_000 + month * 100 + day).unwrap_or(99_991_231)
 }
+
+/// Longer than any path that a system accepts.
+const MAX_RECORD: u64 = 8 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
 
 use super::in_place::write_tail;
 use super::lock::Lock;
@@ -25,7 +26,7 @@ impl Journal {
         new: &[u8],
     ) -> Result<Self, Error> {
         let name = target.beside(REDO);
-        for directory in directories(target, lock) {
+        for (_, directory) in directories(target, lock) {
             let temp = match Temp::create_in(&directory, target) {
                 Ok((temp, mut file)) => {
                     let head = format!("{MAGIC}{from} {} {}\n", old.len(), new.len());
@@ -73,10 +74,10 @@ pub(super) fn has_leftovers(target: &Target, options: &FileOptions) -> bool {
 
 /// Finishes interrupted writes in place, and removes the files that killed writers left.
 pub(super) fn recover(target: &Target, lock: &Lock) -> Result<(), Error> {
-    for directory in directories(target, lock) {
+    for (path, directory) in directories(target, lock) {
         for name in leftovers(&directory, target) {
             if name == target.beside(REDO) {
-                redo(target, &directory, &name)?;
+                redo(target, &path, &directory, &name)?;
             }
             directory
                 .remove(&name)
@@ -86,18 +87,17 @@ pub(super) fn recover(target: &Target, lock: &Lock) -> Result<(), Error> {
     Ok(())
 }
 
-fn directories(target: &Target, lock: &Lock) -> Vec<Directory> {
+/// The directories that may hold a journal, with their paths.
+fn directories(target: &Target, lock: &Lock) -> Vec<(PathBuf, Directory)> {
     let private = lock
         .private_directory
         .as_ref()
-        .and_then(|path| Directory::open(path).ok());
-    target
-        .directory
-        .try_clone()
-        .ok()
-        .into_iter()
-        .chain(private)
-        .collect()
+        .and_then(|path| Some((path.clone(), Directory::open(path).ok()?)));
+    let beside = target
+        .real
+        .parent()
+        .and_then(|path| Some((path.to_owned(), target.directory.try_clone().ok()?)));
+    beside.into_iter().chain(private).collect()
 }
 
 /// Our files in a directory. They are leftovers, since no other writer is active while we hold the lock.
@@ -116,9 +116,9 @@ fn is_temp(name: &OsStr, prefix: &OsStr) -> bool {
 }
 
 /// Completes the write described by a journal, if the file contains a mixture of the two tails and nothing else.
-fn redo(target: &Target, directory: &Directory, name: &OsStr) -> Result<(), Error> {
+fn redo(target: &Target, path: &Path, directory: &Directory, name: &OsStr) -> Result<(), Error> {
     let foreign = || Error::ForeignJournal {
-        path: target.shown.with_file_name(name),
+        path: path.join(name),
     };
     // In a directory such as /tmp anybody may plant a file of this name, or a link to another one.
     let mut file = match directory.open_file(name) {

@@ -1,5 +1,6 @@
 //! Replaces a file with new bytes.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
@@ -7,14 +8,16 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use super::lock::Lock;
 use super::options::FileOptions;
 use super::sys::Directory;
-use super::target::{Target, os_error};
+use super::target::{Target, holds, os_error};
 use super::{Method, fail, in_place, sys};
 use crate::error::Error;
 use crate::plan::Plan;
+use crate::scan::Markers;
 
 /// The result of an attempt.
 pub(super) enum Attempt {
-    Written(Method, Option<Replaced>),
+    /// With the file that was there before, if another one took its place.
+    Written(Method, Option<File>),
     /// The file's content is no longer what the plan was made from.
     Stale,
     /// It was written in place, but contained something else afterwards.
@@ -23,19 +26,74 @@ pub(super) enum Attempt {
 
 /// The file that another one took the place of, still open: a program that opened it for appending before that writes into
 /// it all the same, and holds no lock of ours.
-pub(super) struct Replaced {
+pub(super) struct Replaced<'p> {
     file: File,
-    /// How much of it the new file was made from.
+    /// What the new file was made from.
+    content: Cow<'p, [u8]>,
+    /// How much of it has been read.
     known: u64,
+    /// Whether what has been read ends where a line does.
+    ends_line: bool,
 }
 
-impl Replaced {
-    /// What was appended since it was last asked.
-    pub(super) fn appended(&mut self) -> io::Result<Vec<u8>> {
-        let mut tail = Vec::new();
+/// Text that was appended to a file after it was replaced.
+#[derive(Default)]
+pub(super) struct Appended {
+    pub(super) text: Vec<u8>,
+    /// Whether it is not the rest of a line that was there before.
+    pub(super) starts_line: bool,
+}
+
+impl Appended {
+    /// Appends more, which may be from another file.
+    pub(super) fn add(&mut self, more: Appended) {
+        if self.text.is_empty() {
+            *self = more;
+            return;
+        }
+        let separator = more.separator(&self.text);
+        self.text.extend_from_slice(separator);
+        self.text.extend(more.text);
+    }
+
+    /// The line end that the text needs where it follows these bytes: they may have lost their own.
+    pub(super) fn separator(&self, before: &[u8]) -> &'static [u8] {
+        if !self.starts_line || before.last().is_none_or(|last| *last == b'\n') {
+            return b"";
+        }
+        let ending = Markers::of(before).line_ending();
+        ending.unwrap_or(sys::PLATFORM_LINE_ENDING).as_str().as_bytes()
+    }
+}
+
+impl<'p> Replaced<'p> {
+    pub(super) fn new(file: File, content: Cow<'p, [u8]>) -> Self {
+        Replaced {
+            file,
+            known: content.len() as u64,
+            ends_line: content.last().is_none_or(|last| *last == b'\n'),
+            content,
+        }
+    }
+
+    /// What was appended since it was last asked. Nothing if the file was written anew instead: the end of another content is no
+    /// text by itself.
+    pub(super) fn appended(&mut self) -> io::Result<Option<Appended>> {
+        let mut text = Vec::new();
         self.file.seek(SeekFrom::Start(self.known))?;
-        self.known += self.file.read_to_end(&mut tail)? as u64;
-        Ok(tail)
+        self.known += self.file.read_to_end(&mut text)? as u64;
+        let Some(last) = text.last() else {
+            return Ok(None);
+        };
+        let ends_line = *last == b'\n';
+        // After the text was read: whoever writes the file anew has written its beginning by then.
+        self.file.seek(SeekFrom::Start(0))?;
+        let beginning = (&self.file).take(self.content.len() as u64);
+        if !holds(beginning, std::iter::once(&*self.content))? {
+            return Ok(None);
+        }
+        let starts_line = std::mem::replace(&mut self.ends_line, ends_line);
+        Ok(Some(Appended { text, starts_line }))
     }
 
     /// Whether somebody may still append to it.
@@ -93,10 +151,7 @@ pub(super) fn replace(
     file.sync_all()
         .map_err(|e| os_error(&target.shown, "sync a file beside", e))?;
     fail::point("temp-synced");
-    let replaced = old.and_then(sys::kept_open).map(|file| Replaced {
-        file,
-        known: plan.old_bytes().len() as u64,
-    });
+    let replaced = old.and_then(sys::kept_open);
     if !target.holds(plan.old_bytes())? {
         return Ok(Attempt::Stale);
     }

@@ -184,16 +184,13 @@ impl<'a> BlockWork<'a> {
     }
 
     fn items(&mut self, bytes: &'a [u8]) -> &mut Items<'a> {
-        if self.items.is_none() {
+        self.items.get_or_insert_with(|| {
             let mut items = Items::default();
-            if let (false, Some(span)) = (self.gone, &self.span)
-                && items.load(bytes, span, &self.tag)
-            {
-                self.seal = Some(Seal::of(&self.tag));
+            if let (false, Some(span)) = (self.gone, &self.span) {
+                items.load(bytes, span, &self.tag);
             }
-            self.items = Some(items);
-        }
-        self.items.get_or_insert_default()
+            items
+        })
     }
 
     /// Whether its lines were needed, so that it must be rendered again.
@@ -219,12 +216,12 @@ impl<'a> BlockWork<'a> {
             };
             let body = bytes.len();
             items.render(&mut bytes, eol, options, style);
-            if let (Some(_), Some(before)) = (&self.seal, before) {
+            if let Some(before) = before
+                && (self.seal.is_some() || items.first_is_sealed_anew())
+            {
                 let first = memchr::memchr(b'\n', &bytes[body..]).map_or(bytes.len(), |at| body + at + 1);
                 let at = first - eol.len();
-                if !seal::has_after(&bytes[body..at]) {
-                    bytes.splice(at..at, seal::after(before));
-                }
+                bytes.splice(at..at, seal::after(before));
             }
         }
         match &self.span {
@@ -301,6 +298,8 @@ struct Held {
     place: Entry,
     names: Vec<(HostName, bool)>,
     disabled: bool,
+    /// The seal that its line has, without which the line would not be known for its block's when it has changed.
+    seal: Option<Seal>,
 }
 
 impl Held {
@@ -316,6 +315,21 @@ impl Held {
             ..self.place.clone()
         }
     }
+
+    fn has_names(&self) -> bool {
+        self.names.iter().any(|(_, there)| *there)
+    }
+
+    /// Its place without the seal in the comment.
+    fn unsealed(&self, seal: &Seal) -> Entry {
+        let comment = self.place.comment.as_ref().map_or("", |comment| comment.as_str());
+        let own = comment.rfind(seal.mark()).map_or(comment, |at| &comment[..at]);
+        let own = own.strip_suffix("# ").unwrap_or(own).trim_end();
+        Entry {
+            comment: crate::name::Comment::new(own).ok().filter(|_| !own.is_empty()),
+            ..self.place.clone()
+        }
+    }
 }
 
 #[derive(Default)]
@@ -325,28 +339,19 @@ struct Index {
 }
 
 impl<'a> Items<'a> {
-    /// Whether lines of the block are sealed.
-    fn load(&mut self, bytes: &'a [u8], span: &Span<'a>, tag: &Tag) -> bool {
-        let mut sealed = false;
+    fn load(&mut self, bytes: &'a [u8], span: &Span<'a>, tag: &Tag) {
         for range in span.own_lines(bytes) {
             let raw = chomp(&bytes[range]);
+            let is_sealed = seal::read(raw).is_some_and(|found| found.intact && found.is_of(tag));
             let mut entry = held(raw);
-            if let Some(seal) = seal::read(raw).filter(|seal| seal.intact && seal.is_of(tag))
-                && let Some(held) = &mut entry
-            {
-                // The line gets another one if it is written anew.
-                sealed = true;
-                held.place.comment = held.place.comment.take().and_then(|comment| {
-                    let (own, _) = comment.as_str().rsplit_once(seal.mark)?;
-                    crate::name::Comment::new(own.trim_end_matches(['#', ' '])).ok()
-                });
+            if let Some(held) = &mut entry {
+                held.seal = is_sealed.then(|| Seal::of(tag));
             }
             self.list.push(Item {
                 raw: Some(Cow::Borrowed(raw)),
                 entry,
             });
         }
-        sealed
     }
 
     /// Adds an entry after the others; it shares the last one's lines if it can.
@@ -374,6 +379,7 @@ impl<'a> Items<'a> {
                     place,
                     names,
                     disabled: false,
+                    seal: None,
                 }),
             });
         }
@@ -407,6 +413,7 @@ impl<'a> Items<'a> {
                     place: place.clone(),
                     names: Vec::new(),
                     disabled,
+                    seal: None,
                 };
                 self.list.push(Item {
                     raw: None,
@@ -468,7 +475,16 @@ impl<'a> Items<'a> {
         self.list
             .iter()
             .filter_map(|i| i.entry.as_ref())
-            .any(|h| h.names.iter().any(|(_, there)| *there))
+            .any(Held::has_names)
+    }
+
+    fn first_is_sealed_anew(&self) -> bool {
+        let written =
+            |item: &&Item<'_>| item.raw.is_some() || item.entry.as_ref().is_some_and(Held::has_names);
+        let first = self.list.iter().find(written);
+        first.is_some_and(|item| {
+            item.raw.is_none() && item.entry.as_ref().is_some_and(|held| held.seal.is_some())
+        })
     }
 
     fn all_disabled(&self) -> bool {
@@ -496,7 +512,14 @@ impl<'a> Items<'a> {
                     .map(|(n, _)| n.as_str());
                 let names = names.filter(|n| !many || seen.insert(n));
                 let before = if held.disabled { "# " } else { "" };
-                options.layout.write(into, &held.place, names, style, before, eol);
+                match &held.seal {
+                    Some(seal) => {
+                        let (place, seal) = (held.unsealed(seal), Some(seal));
+                        let style = Style { seal, ..style };
+                        options.layout.write(into, &place, names, style, before, eol);
+                    }
+                    None => options.layout.write(into, &held.place, names, style, before, eol),
+                }
             }
         }
     }
@@ -591,5 +614,6 @@ fn held(raw: &[u8]) -> Option<Held> {
         place,
         names: names.into_iter().map(|n| (n, true)).collect(),
         disabled,
+        seal: None,
     })
 }

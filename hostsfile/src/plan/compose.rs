@@ -405,10 +405,13 @@ impl<'a> Batch<'a, '_> {
         Some(new)
     }
 
-    /// The markers, duplicates and sealed lines that are removed by themselves.
+    /// The markers, duplicates and sealed lines that are removed by themselves, each once: blocks whose tags have the same mark
+    /// have the same lines.
     fn loose(&self) -> impl Iterator<Item = Range<usize>> {
-        let of_blocks = self.blocks.values().flat_map(|work| work.extra.iter().cloned());
-        of_blocks.chain(self.loose.iter().map(|&(start, end)| start..end))
+        let of_blocks = self.blocks.values().flat_map(|work| &work.extra);
+        let mut ranges: BTreeSet<(usize, usize)> = of_blocks.map(|range| (range.start, range.end)).collect();
+        ranges.extend(&self.loose);
+        ranges.into_iter().map(|(start, end)| start..end)
     }
 
     /// Everything in the old bytes that is ours or could be next to something of ours, by position.

@@ -251,9 +251,13 @@ fn patch_accepts_the_diff() {
 #[test]
 fn an_interrupted_write_is_finished_only_if_it_was_our_own() {
     let dir = tempfile::tempdir().unwrap();
-    let path = hosts_in(dir.path());
-    let journal = dir.path().join(".hosts.hostsfile-redo");
-    let hosts = HostsFile::open(&path).unwrap();
+    let real = dir.path().canonicalize().unwrap();
+    let path = hosts_in(&real);
+    let journal = real.join(".hosts.hostsfile-redo");
+    // Through a link, so that errors name the folder that the journal is really in.
+    let link = tempfile::tempdir().unwrap();
+    symlink(&path, link.path().join("hosts")).unwrap();
+    let hosts = HostsFile::open(link.path().join("hosts")).unwrap();
     // The file is half the old and half the new text: the state in which a journal is replayed.
     let (half, old, new) = ("10.6.0.2 a\n", "10.0.0.2 a\n", "10.6.6.6 bank\n");
     let plant = || {
@@ -293,4 +297,31 @@ fn an_interrupted_write_is_finished_only_if_it_was_our_own() {
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.starts_with(new) && text.contains("x.test"), "{text}");
     assert!(!journal.exists());
+}
+
+/// In a folder that another user can write to, the name of the record may be taken by a link.
+#[test]
+fn a_planted_link_is_not_written_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = hosts_in(dir.path());
+    let (folder, victim) = (dir.path().join("backups"), dir.path().join("victim"));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(&victim, "precious").unwrap();
+    let rules = BackupRules::in_directory(&folder);
+    let first = HostsFile::open(&path).unwrap().back_up(&rules).unwrap().path;
+    let record = |backup: &std::path::Path| std::path::PathBuf::from(format!("{}.source", backup.display()));
+    assert_eq!(
+        std::fs::metadata(record(&first)).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    std::fs::remove_file(record(&first)).unwrap();
+    std::fs::remove_file(&first).unwrap();
+    symlink(&victim, record(&first)).unwrap();
+
+    assert_eq!(
+        HostsFile::open(&path).unwrap().back_up(&rules).unwrap().path,
+        first
+    );
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+    assert!(std::fs::symlink_metadata(record(&first)).unwrap().is_file());
 }
