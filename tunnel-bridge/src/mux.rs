@@ -127,9 +127,9 @@ impl Flow {
     pub(crate) fn sent(&self, bytes: usize) {
         self.unsent.0.fetch_sub(bytes, Ordering::AcqRel);
         let before = self.queued.fetch_sub(bytes, Ordering::AcqRel);
-        // Wakes the writer once there is room for a large write, not for each frame.
-        let wake_at = self.wake_at.load(Ordering::Acquire);
-        if before > wake_at && before - bytes <= wake_at {
+        // Wakes the writer once there is room for a large write, not for each frame. From there on each frame wakes it:
+        // the queue may have been that short before the writer began to wait. The last one always does.
+        if before - bytes <= self.wake_at.load(Ordering::Acquire) {
             self.writer.wake();
         }
     }
