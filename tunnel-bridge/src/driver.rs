@@ -215,6 +215,8 @@ impl<C: Carrier> Driver<C> {
                 Poll::Pending => return Ok(taken > 0),
                 Poll::Ready(bytes) => self.take_bytes(bytes?, now),
             }
+            // A message may hold many small frames: what they led to does not wait for the next one.
+            self.deliver_events()?;
         }
         Ok(true)
     }

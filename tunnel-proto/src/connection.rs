@@ -480,10 +480,8 @@ impl Connection {
                     stream.credit = peer.initial_window;
                     frame::put_open(&mut self.control, stream.wire, &stream.target);
                     grant_resting(&mut self.control, stream);
-                    self.events.push(Event::Credit {
-                        id: StreamId(id),
-                        bytes: peer.initial_window,
-                    });
+                    self.events
+                        .add_credit(StreamId(id), &mut stream.credit_place, peer.initial_window, 0);
                     self.enter_ring(id);
                     if opening != Some(id) {
                         self.events.push(Event::OpenSent { id: StreamId(id) });
