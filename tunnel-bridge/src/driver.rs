@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 use tunnel_proto::{ChunkQueue, Config, Connection, Error, Event, Role, StreamId};
 
 use crate::carrier::Carrier;
-use crate::link::{Command, Incoming, Leaving, Link, LinkEnd};
+use crate::link::{Command, Incoming, Leaving, Link, LinkEnd, SurelySent};
 use crate::mux::{Flow, MuxStream, Unsent};
 use crate::stream::Broken;
 use crate::{GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
@@ -51,6 +51,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
     let (drained_sender, drained) = watch::channel(false);
     let (end_sender, end) = watch::channel(None);
     let unsent = Arc::new(Unsent::default());
+    let surely_sent = Arc::new(SurelySent::default());
     let mut driver = Driver {
         carrier,
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -65,6 +66,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
         leaving: leaving_sender,
         drained: drained_sender,
         closing: None,
+        surely_sent: Arc::clone(&surely_sent),
     };
     tokio::spawn(async move {
         let end = poll_fn(|cx| driver.poll(cx)).await;
@@ -73,7 +75,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
         drop(driver);
         end_sender.send_replace(Some(end));
     });
-    Link::new(sender, unsent, incoming, leaving, drained, end)
+    Link::new(sender, unsent, incoming, leaving, drained, end, surely_sent)
 }
 
 struct Driver<C> {
@@ -93,6 +95,8 @@ struct Driver<C> {
     /// Whether the other end has heard that we drain.
     drained: watch::Sender<bool>,
     closing: Option<Closing>,
+    /// Set when the other end has said what it allows.
+    surely_sent: Arc<SurelySent>,
 }
 
 struct Closing {
@@ -215,6 +219,8 @@ impl<C: Carrier> Driver<C> {
                 Poll::Pending => return Ok(taken > 0),
                 Poll::Ready(bytes) => self.take_bytes(bytes?, now),
             }
+            // A message may hold many small frames: what they led to does not wait for the next one.
+            self.deliver_events()?;
         }
         Ok(true)
     }
@@ -275,7 +281,12 @@ impl<C: Carrier> Driver<C> {
                 }
                 // Nothing that we send would arrive.
                 Event::Dead { silent_for } => return Err(LinkEnd::PingTimeout { silent_for }),
-                Event::Ready => tracing::debug!("the other end speaks the tunnel's protocol"),
+                Event::Ready => {
+                    tracing::debug!("the other end speaks the tunnel's protocol");
+                    if let Some(limit) = self.connection.open_limit() {
+                        self.surely_sent.set_limit(limit);
+                    }
+                }
                 other => tracing::debug!(?other, "event that means nothing here"),
             }
         }

@@ -38,11 +38,14 @@ pub async fn splice_streams(mut near: Box<dyn ByteStream>, mut far: Box<dyn Byte
         if down_done && up_done {
             return Poll::Ready(End::Finished);
         }
-        // A side whose end has been read is not read again: only this shows a reset that comes later.
-        if down_done && let Poll::Ready(error) = far.poll_broken(cx) {
+        // A side is not read when its end has been read, or while the other one takes no more: only this shows a reset
+        // then. A side whose own direction has ended still gets what arrived before.
+        let far_unread = down_done || (!down.pending.is_empty() && !up_done);
+        if far_unread && let Poll::Ready(error) = far.poll_broken(cx) {
             return Poll::Ready(end_of(&error, Side::Remote));
         }
-        if up_done && let Poll::Ready(error) = near.poll_broken(cx) {
+        let near_unread = up_done || (!up.pending.is_empty() && !down_done);
+        if near_unread && let Poll::Ready(error) = near.poll_broken(cx) {
             return Poll::Ready(end_of(&error, Side::Local));
         }
         Poll::Pending

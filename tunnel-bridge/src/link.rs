@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
 use async_trait::async_trait;
@@ -30,9 +30,21 @@ pub(crate) enum Command {
     Close { reason: GoAwayReason, message: String },
 }
 
-/// With fewer requests unanswered than this, the next one is sent at once, to whichever target: half of what
-/// `tunnel-proto` leaves unanswered of one.
-const SURELY_SENT: usize = 16;
+/// How many requests may be unanswered while the next one is sent at once, to whichever target.
+#[derive(Debug, Default)]
+pub(crate) struct SurelySent(AtomicUsize);
+
+impl SurelySent {
+    /// Half of what `tunnel-proto` leaves unanswered of one target.
+    const MOST: usize = 16;
+
+    /// At most `limit` requests may be unanswered, and of one target no more than there are places left. Until this is
+    /// known, none is sent.
+    pub(crate) fn set_limit(&self, limit: u32) {
+        let half = usize::try_from(limit.div_ceil(2)).unwrap_or(usize::MAX);
+        self.0.store(half.min(Self::MOST), Ordering::Release);
+    }
+}
 
 /// One end of a tunnel that is up. Cloning is cheap; all clones are the same link.
 ///
@@ -48,6 +60,7 @@ pub struct Link {
     end: watch::Receiver<Option<LinkEnd>>,
     /// How many of this end's requests the other end has not answered.
     unanswered: Arc<AtomicUsize>,
+    surely_sent: Arc<SurelySent>,
 }
 
 impl Link {
@@ -58,6 +71,7 @@ impl Link {
         leaving: watch::Receiver<Option<Leaving>>,
         drained: watch::Receiver<bool>,
         end: watch::Receiver<Option<LinkEnd>>,
+        surely_sent: Arc<SurelySent>,
     ) -> Link {
         Link {
             commands,
@@ -67,6 +81,7 @@ impl Link {
             drained,
             end,
             unanswered: Arc::default(),
+            surely_sent,
         }
     }
 
@@ -227,7 +242,7 @@ impl Link {
 impl Dialer for Link {
     async fn dial(&self, target: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
         let (stream, before) = self.open_now(target)?;
-        if before >= SURELY_SENT {
+        if before >= self.surely_sent.0.load(Ordering::Acquire) {
             // Once it is given out, it could not go to another link when this one's far side leaves before it was sent.
             stream.open_sent().await?;
         }

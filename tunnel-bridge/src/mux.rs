@@ -54,7 +54,7 @@ pub(crate) struct Flow {
     /// What arrived and was not read, bounded by the credit granted to the far side, which the driver enforces.
     received: Mutex<Received>,
     reader: AtomicWaker,
-    /// The far side has connected the stream to its target.
+    /// The far side has connected the stream to its target, or has asked for it itself.
     accepted: AtomicBool,
     /// Set once, when the stream ended early.
     broken: OnceLock<Broken>,
@@ -89,7 +89,8 @@ struct Received {
 }
 
 impl Flow {
-    /// `unanswered` is for a stream whose request is about to be made.
+    /// `unanswered` is for a stream whose request is about to be made. Without it the stream is one that the far side
+    /// has asked for, and waits for no answer of its.
     pub(crate) fn new(unsent: Arc<Unsent>, unanswered: Option<Unanswered>) -> Flow {
         Flow {
             id: AtomicU32::new(0),
@@ -101,7 +102,7 @@ impl Flow {
             unreported: AtomicU32::new(0),
             received: Mutex::default(),
             reader: AtomicWaker::new(),
-            accepted: AtomicBool::new(false),
+            accepted: AtomicBool::new(unanswered.is_none()),
             broken: OnceLock::new(),
             open_sent: AtomicBool::new(false),
             unanswered: Mutex::new(unanswered),
@@ -127,9 +128,9 @@ impl Flow {
     pub(crate) fn sent(&self, bytes: usize) {
         self.unsent.0.fetch_sub(bytes, Ordering::AcqRel);
         let before = self.queued.fetch_sub(bytes, Ordering::AcqRel);
-        // Wakes the writer once there is room for a large write, not for each frame.
-        let wake_at = self.wake_at.load(Ordering::Acquire);
-        if before > wake_at && before - bytes <= wake_at {
+        // Wakes the writer once there is room for a large write, not for each frame. From there on each frame wakes it:
+        // the queue may have been that short before the writer began to wait. The last one always does.
+        if before - bytes <= self.wake_at.load(Ordering::Acquire) {
             self.writer.wake();
         }
     }

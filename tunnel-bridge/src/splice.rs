@@ -138,8 +138,10 @@ where
             if down_done && up_done {
                 return Poll::Ready(End::Finished);
             }
-            // Its end has been read, so only this shows a later reset.
-            if down_done && let Poll::Ready(error) = remote.poll_broken(cx) {
+            // Where nothing is read from it, since its end has been read or the program takes no more, only this shows a
+            // reset. A program whose own direction has ended still gets what arrived before.
+            let unread = down_done || (!down.pending.is_empty() && !up_done);
+            if unread && let Poll::Ready(error) = remote.poll_broken(cx) {
                 return Poll::Ready(remote_end(&error));
             }
             // A program that no longer waits for its answer: the far side should stop looking for one.

@@ -248,6 +248,13 @@ impl Connection {
             .is_some_and(|stream| matches!(stream.phase, Phase::Held))
     }
 
+    /// How many opens of ours may be unanswered, by our limit and the peer's; `None` before it has told its own.
+    #[must_use]
+    pub fn open_limit(&self) -> Option<u32> {
+        self.peer
+            .map(|peer| self.config.max_pending_opens.min(peer.max_pending_opens))
+    }
+
     /// Accepts a stream that the peer opened: its target is connected.
     ///
     /// # Errors
@@ -468,11 +475,12 @@ impl Connection {
 
     /// Sends the OPENs that may be sent. Whoever opens the stream `opening` sees for itself whether it is among them.
     fn release_held(&mut self, opening: Option<u32>) {
-        let Some(peer) = self.peer else { return };
+        let (Some(peer), Some(limit)) = (self.peer, self.open_limit()) else {
+            return;
+        };
         if self.peer_leaving || self.leaving != Leaving::No {
             return;
         }
-        let limit = self.config.max_pending_opens.min(peer.max_pending_opens);
         let per_target = self.config.max_pending_opens_per_target;
         while let Some(id) = self.opens.next(limit, per_target) {
             match self.streams.send(id) {
@@ -480,10 +488,8 @@ impl Connection {
                     stream.credit = peer.initial_window;
                     frame::put_open(&mut self.control, stream.wire, &stream.target);
                     grant_resting(&mut self.control, stream);
-                    self.events.push(Event::Credit {
-                        id: StreamId(id),
-                        bytes: peer.initial_window,
-                    });
+                    self.events
+                        .add_credit(StreamId(id), &mut stream.credit_place, peer.initial_window, 0);
                     self.enter_ring(id);
                     if opening != Some(id) {
                         self.events.push(Event::OpenSent { id: StreamId(id) });

@@ -22,6 +22,7 @@ over_each_carrier! {
     a_reset_by_the_target_is_a_reset_for_the_program,
     a_reset_by_the_program_is_a_reset_for_the_target,
     a_reset_after_half_close_is_noticed_as_well,
+    what_a_target_sent_before_it_closed_arrives_however_slowly_it_is_read,
     a_lost_link_resets_programs_in_the_middle_of_a_download,
     two_hundred_programs_at_once_have_their_own_bytes_back,
     sixteen_kibibytes_go_and_come_without_nagles_delay,
@@ -140,6 +141,33 @@ async fn a_reset_by_the_program_is_a_reset_for_the_target(over: Over) {
         road.listening.closed(1).await.2,
         Some(End::Reset { by: Side::Local })
     );
+}
+
+async fn what_a_target_sent_before_it_closed_arrives_however_slowly_it_is_read(over: Over) {
+    const ALL: usize = 4 * 1024 * 1024;
+    let (closed, mut closes) = mpsc::channel(1);
+    let to = service(move |mut stream| {
+        let closed = closed.clone();
+        async move {
+            stream.write_all(&pattern(ALL, 5)).await.unwrap();
+            drop(stream);
+            closed.send(()).await.unwrap();
+        }
+    })
+    .await;
+    let road = road(over, to).await;
+    let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
+    let mut bytes = vec![0; ALL / 4];
+    soon("the beginning", program.read_exact(&mut bytes))
+        .await
+        .unwrap();
+    // For longer than it takes to notice that the target has gone.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    soon("the rest", program.read_to_end(&mut bytes)).await.unwrap();
+    assert!(bytes == pattern(ALL, 5));
+    soon("the target's end", closes.recv()).await.unwrap();
+    drop(program);
+    assert_eq!(road.listening.closed(1).await, (0, ALL as u64, None));
 }
 
 /// The program has half-closed, so that nobody reads from it any more, and is reset then.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tunnel_bridge::ws::AcceptError;
-use tunnel_bridge::{Link, LinkEnd};
+use tunnel_bridge::{Link, LinkEnd, RefusalKind, Role, StreamCarrier};
 
-use crate::support::accept;
+use crate::support::{accept, soon, target};
 
 const REQUEST: &str = "GET /raw HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
@@ -137,4 +137,23 @@ async fn a_request_that_does_not_come_is_not_waited_for() {
     let (_client, stream) = tokio::io::duplex(1024);
     let error = accept(stream).await.unwrap_err();
     assert!(matches!(error, AcceptError::TimedOut { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_is_dialed_is_on_its_way_also_to_an_end_that_allows_one_request_at_a_time() {
+    let (mut far, stream) = tokio::io::duplex(64 * 1024);
+    let link = Link::over(StreamCarrier::new(stream), Role::Client);
+    let dialer = link.dialer();
+    let mut hello = HELLO;
+    hello[26..].copy_from_slice(&[0, 1]);
+    far.write_all(&hello).await.unwrap();
+    let first = soon("the first", dialer.dial(&target("x"))).await.unwrap();
+    let waiting = tokio::spawn(async move { dialer.dial(&target("y")).await.map(drop) });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!waiting.is_finished());
+    // The far end leaves before the second request was sent: another link can take it.
+    far.write_all(&[4, 0, 0, 2, 0, 0, 0, 0, 0, 1]).await.unwrap();
+    let refusal = soon("the second", waiting).await.unwrap().unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::LinkLost);
+    drop(first);
 }

@@ -5,8 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tunnel_bridge::{ByteStream, End, MuxStream, ResetReason, Side, reset_of, splice};
@@ -17,6 +19,7 @@ over_each_carrier! {
     a_wrapped_stream_is_spliced_without_copies_and_half_closes,
     dropping_a_wrapper_resets_the_far_side,
     a_reset_of_a_wrapped_stream_reaches_a_program_that_only_waits,
+    a_reset_reaches_a_program_that_reads_nothing,
 }
 
 #[derive(Default)]
@@ -168,4 +171,26 @@ async fn a_reset_of_a_wrapped_stream_reaches_a_program_that_only_waits(over: Ove
     theirs.reset(ResetReason::TimedOut);
     let report = soon("the end", spliced).await.unwrap();
     assert_eq!(report.end, End::Reset { by: Side::Remote });
+}
+
+async fn a_reset_reaches_a_program_that_reads_nothing(over: Over) {
+    let (near, far) = pair(over).await;
+    let (program, accepted) = local().await;
+    SockRef::from(&accepted).set_send_buffer_size(16 * 1024).unwrap();
+    SockRef::from(&program).set_recv_buffer_size(16 * 1024).unwrap();
+    let stream = near.open(&target("x")).await.unwrap();
+    let spliced = tokio::spawn(splice(accepted, Box::new(stream)));
+    let mut theirs = soon("the request", far.accept()).await.unwrap().accept();
+    // In more parts than are gathered for one write to the program, until none of them moves.
+    let part = [7; 5 * 1024];
+    while tokio::time::timeout(Duration::from_millis(500), theirs.write_all(&part))
+        .await
+        .is_ok()
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    theirs.reset(ResetReason::TimedOut);
+    let report = soon("the end", spliced).await.unwrap();
+    assert_eq!(report.end, End::Reset { by: Side::Remote });
+    drop(program);
 }

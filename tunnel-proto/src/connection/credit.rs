@@ -8,7 +8,7 @@ use bytes::BytesMut;
 
 use super::stream::Stream;
 use super::{Connection, StreamId};
-use crate::{Error, Event, Violation, frame};
+use crate::{Error, Violation, frame};
 
 /// A stream that was granted nothing for this long has no use for a window above the resting one.
 const QUIET: Duration = Duration::from_secs(10);
@@ -169,10 +169,8 @@ impl Connection {
             );
             let bytes = stream.credit - keep;
             stream.credit = keep;
-            self.events.push(Event::CreditReturned {
-                id: StreamId(id),
-                bytes,
-            });
+            self.events
+                .add_credit(StreamId(id), &mut stream.credit_place, 0, bytes);
         }
     }
 

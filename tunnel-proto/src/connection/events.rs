@@ -6,7 +6,7 @@ use super::StreamId;
 use crate::{ChunkQueue, Event};
 
 /// Events in order. The data of a stream that wait are gathered in one place, however small the frames were that
-/// brought them.
+/// brought them, and so are its changes of credit.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     queue: VecDeque<Queued>,
@@ -17,10 +17,18 @@ pub(super) struct Events {
 #[derive(Debug)]
 enum Queued {
     Event(Event),
-    Data { id: StreamId, chunks: ChunkQueue },
+    Data {
+        id: StreamId,
+        chunks: ChunkQueue,
+    },
+    Credit {
+        id: StreamId,
+        granted: u32,
+        returned: u32,
+    },
 }
 
-/// The number of the entry that a stream's latest data wait in, if they still do.
+/// The number of the entry that a stream's latest data, or its latest changes of credit, wait in, if they still do.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Place(Option<u64>);
 
@@ -32,26 +40,73 @@ impl Events {
     /// Lets `put` add data of a stream to those that wait, if any do. Nothing may have been pushed for the stream since
     /// `place` was set that must come before them.
     pub(super) fn add_data(&mut self, id: StreamId, place: &mut Place, put: impl FnOnce(&mut ChunkQueue)) {
-        let waiting = place
-            .0
-            .and_then(|number| usize::try_from(number.checked_sub(self.gone)?).ok())
-            .and_then(|index| self.queue.get_mut(index));
-        if let Some(Queued::Data { chunks, .. }) = waiting {
+        if let Some(Queued::Data { chunks, .. }) = self.waiting(*place) {
             put(chunks);
         } else {
             let mut chunks = ChunkQueue::new();
             put(&mut chunks);
-            place.0 = Some(self.gone + self.queue.len() as u64);
-            self.queue.push_back(Queued::Data { id, chunks });
+            *place = self.push_at(Queued::Data { id, chunks });
         }
+    }
+
+    /// The peer granted credit for a stream, or was given some of it back.
+    pub(super) fn add_credit(&mut self, id: StreamId, place: &mut Place, granted: u32, returned: u32) {
+        if let Some(Queued::Credit {
+            granted: all_granted,
+            returned: all_returned,
+            ..
+        }) = self.waiting(*place)
+            && let (Some(sum_granted), Some(sum_returned)) = (
+                all_granted.checked_add(granted),
+                all_returned.checked_add(returned),
+            )
+        {
+            (*all_granted, *all_returned) = (sum_granted, sum_returned);
+        } else {
+            *place = self.push_at(Queued::Credit {
+                id,
+                granted,
+                returned,
+            });
+        }
+    }
+
+    fn waiting(&mut self, place: Place) -> Option<&mut Queued> {
+        let index = usize::try_from(place.0?.checked_sub(self.gone)?).ok()?;
+        self.queue.get_mut(index)
+    }
+
+    fn push_at(&mut self, entry: Queued) -> Place {
+        let place = Place(Some(self.gone + self.queue.len() as u64));
+        self.queue.push_back(entry);
+        place
     }
 
     pub(super) fn pop(&mut self) -> Option<Event> {
         loop {
-            if let Some(Queued::Data { id, chunks }) = self.queue.front_mut()
-                && let Some(bytes) = chunks.pop()
-            {
-                return Some(Event::Data { id: *id, bytes });
+            match self.queue.front_mut() {
+                Some(Queued::Data { id, chunks }) => {
+                    if let Some(bytes) = chunks.pop() {
+                        return Some(Event::Data { id: *id, bytes });
+                    }
+                }
+                Some(Queued::Credit {
+                    id,
+                    granted,
+                    returned,
+                }) => {
+                    let id = *id;
+                    match (std::mem::take(granted), returned) {
+                        (0, returned) => {
+                            let bytes = std::mem::take(returned);
+                            if bytes > 0 {
+                                return Some(Event::CreditReturned { id, bytes });
+                            }
+                        }
+                        (bytes, _) => return Some(Event::Credit { id, bytes }),
+                    }
+                }
+                Some(Queued::Event(_)) | None => {}
             }
             let Some(first) = self.queue.pop_front() else {
                 // What a burst needed is not kept.

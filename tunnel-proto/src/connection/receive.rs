@@ -145,13 +145,16 @@ impl Connection {
             let mut stream = Stream::new(Phase::AwaitOwner, id, credit, windows, now);
             grant_resting(&mut self.control, &mut stream);
             self.memory.settle(id, &mut stream, initial, now);
-            self.streams.insert(id, stream);
             self.unanswered_by_us += 1;
             // A target is short: it must not keep the buffer that it came in.
             let target = Bytes::copy_from_slice(&target);
-            let id = StreamId(id);
-            self.events.push(Event::Opened { id, target });
-            self.events.push(Event::Credit { id, bytes: credit });
+            self.events.push(Event::Opened {
+                id: StreamId(id),
+                target,
+            });
+            self.events
+                .add_credit(StreamId(id), &mut stream.credit_place, credit, 0);
+            self.streams.insert(id, stream);
             return Ok(());
         };
         frame::put_code(
@@ -226,11 +229,11 @@ impl Connection {
             .checked_add(bytes)
             .filter(|&credit| credit <= i32::MAX as u32);
         stream.credit = credit.ok_or(Violation::CreditOverflow { id: wire })?;
-        self.events.push(Event::Credit {
-            id: StreamId(id),
-            bytes,
-        });
-        self.enter_ring(id);
+        if bytes > 0 {
+            self.events
+                .add_credit(StreamId(id), &mut stream.credit_place, bytes, 0);
+            self.enter_ring(id);
+        }
         Ok(())
     }
 

@@ -59,6 +59,8 @@ pub(crate) struct Stream {
     pub(crate) asked_back: bool,
     /// Where data wait for the owner.
     pub(super) place: Place,
+    /// Where changes of its credit wait for the owner.
+    pub(super) credit_place: Place,
     pub(crate) peer_finished: bool,
 }
 
@@ -87,6 +89,7 @@ impl Stream {
             last_grant: now,
             asked_back: false,
             place: Place::default(),
+            credit_place: Place::default(),
             peer_finished: false,
         }
     }

@@ -62,6 +62,63 @@ fn take(server: &mut Connection, kept: &mut [ChunkQueue]) -> usize {
 fn unread_bytes_hold_a_small_multiple_of_their_size() {
     one_byte_frames_cost_no_more_than_others();
     small_slices_do_not_keep_large_messages();
+    credit_costs_no_more_in_many_frames();
+}
+
+fn credit_costs_no_more_in_many_frames() {
+    const FRAMES: u32 = 400_000;
+    let mut server = server(2);
+    while server.poll_event().is_some() {}
+    let before = held();
+    // To two streams in turn, and with none of it among them.
+    for _ in 0..10 {
+        let mut message = BytesMut::new();
+        for number in 0..FRAMES / 10 {
+            let bytes = u32::from(number % 4 >= 2);
+            frame(&mut message, 0x16, 2 * (number % 2) + 1, &bytes.to_be_bytes());
+        }
+        server.handle_bytes(message.freeze(), Instant::now()).unwrap();
+    }
+    let grown = held().saturating_sub(before);
+    assert!(
+        grown < 64 * 1024,
+        "{grown} bytes are held for {FRAMES} frames of credit"
+    );
+    let mut granted = 0;
+    while let Some(event) = server.poll_event() {
+        match event {
+            Event::Credit { bytes, .. } => granted += bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(granted, FRAMES / 2);
+    // Asked back each time that it was granted.
+    let mut returned = 0;
+    let before = held();
+    for _ in 0..10 {
+        let mut message = BytesMut::new();
+        for _ in 0..1000 {
+            frame(&mut message, 0x16, 1, &5_u32.to_be_bytes());
+            frame(&mut message, 0x90, 1, &0_u32.to_be_bytes());
+        }
+        server.handle_bytes(message.freeze(), Instant::now()).unwrap();
+        server.poll_transmit(&mut BytesMut::new(), 1000);
+    }
+    let grown = held().saturating_sub(before);
+    assert!(
+        grown < 64 * 1024,
+        "{grown} bytes are held for credit that came and went"
+    );
+    granted = 0;
+    while let Some(event) = server.poll_event() {
+        match event {
+            Event::Credit { bytes, .. } => granted += bytes,
+            Event::CreditReturned { bytes, .. } => returned += bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(granted, 50_000);
+    assert!(returned >= 50_000, "{returned}");
 }
 
 fn one_byte_frames_cost_no_more_than_others() {
