@@ -49,7 +49,7 @@ fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Error>
     if stay {
         return match process_scope::split()? {
             Side::Front(front) => process_scope::die_like(front.wait()?),
-            Side::Back(back) => run_behind(&back, &Scope::new(hosts), ScopedCommand::new(arguments)),
+            Side::Back(mut back) => run_behind(&mut back, &Scope::new(hosts), ScopedCommand::new(arguments)),
         };
     }
     // Ctrl-C is the command's affair; a real program installs handlers for that (see the crate's documentation).
@@ -62,9 +62,10 @@ fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Error>
     process_scope::die_like(outcome)
 }
 
-fn run_behind(back: &Back, scope: &Scope, command: ScopedCommand) -> Result<ExitCode, Error> {
+fn run_behind(back: &mut Back, scope: &Scope, command: ScopedCommand) -> Result<ExitCode, Error> {
     back.adopt_orphans()?;
     let command = process_scope::spawn(scope, &command.group(back.job()))?;
+    back.command_runs()?;
     let mut tree = command.tree(back)?;
     let outcome = tree.wait()?;
     if tree.is_over() {
