@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use crate::sys::TOO_MANY_OPEN_FILES;
+
 /// What a look at a file gave. There is no `Debug`: it may be a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Reading {
@@ -59,8 +61,6 @@ impl Reading {
 
 /// Whether this process or the system has nothing left to read a file with. That says nothing about the file.
 fn is_shortage(error: &io::Error) -> bool {
-    // ENFILE and EMFILE have the same numbers on every Unix; elsewhere it is ERROR_TOO_MANY_OPEN_FILES.
-    const TOO_MANY_OPEN_FILES: &[i32] = if cfg!(unix) { &[23, 24] } else { &[4] };
     let too_many = |code| TOO_MANY_OPEN_FILES.contains(&code);
     error.kind() == io::ErrorKind::OutOfMemory || error.raw_os_error().is_some_and(too_many)
 }
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn missing_descriptors_and_memory_change_nothing() {
         let mut settling = Settling::new(content("one"));
-        let codes: &[i32] = if cfg!(unix) { &[12, 23, 24] } else { &[4, 8] };
+        let codes = TOO_MANY_OPEN_FILES;
         for code in codes.iter().chain(codes).chain(codes) {
             let shortage = io::Error::from_raw_os_error(*code);
             assert!(settling.handle_look(Err(shortage)).is_none(), "{code}");

@@ -8,6 +8,7 @@ mod file;
 pub mod follow;
 mod live;
 mod static_catalog;
+mod sys;
 
 pub use address::{DialAddress, Host, HostName};
 pub use dial::DialPolicy;
