@@ -179,7 +179,13 @@ fn source_of(backup: &Path) -> Option<Vec<u8>> {
 
 /// The path by which a hosts file is known, whatever links lead to it.
 fn path_bytes(hosts: &Path) -> Vec<u8> {
-    let real = hosts.canonicalize().or_else(|_| std::path::absolute(hosts));
+    // The folder's is known also where the file was deleted.
+    let beside = || {
+        let whole = std::path::absolute(hosts)?;
+        let folder = whole.parent().unwrap_or(&whole).canonicalize()?;
+        Ok::<_, std::io::Error>(folder.join(whole.file_name().unwrap_or_default()))
+    };
+    let real = hosts.canonicalize().or_else(|_| beside());
     let path = real.unwrap_or_else(|_| hosts.to_owned());
     path.into_os_string().into_encoded_bytes()
 }
