@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Error;
+use crate::{Error, Features};
 
 /// Smallest initial window.
 const WINDOW_FLOOR: u32 = 4 * 1024;
@@ -39,6 +39,8 @@ pub struct Config {
     pub ping_interval: Duration,
     /// After how many silent intervals in a row the link is dead. Default 2, which takes 20 to 30 s.
     pub missed_pings: u32,
+    /// Optional parts of the protocol that are offered to the peer. Default: none.
+    pub features: Features,
 }
 
 impl Default for Config {
@@ -54,6 +56,7 @@ impl Default for Config {
             max_pending_opens_per_target: 32,
             ping_interval: Duration::from_secs(10),
             missed_pings: 2,
+            features: Features::NONE,
         }
     }
 }

@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::config::Config;
 use crate::frame::{self, Hello, MAX_TARGET_BYTES, Reader};
-use crate::{Error, Event, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
+use crate::{Error, Event, Features, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
 use credit::{Memory, grant_resting};
 use events::Events;
 use opens::Opens;
@@ -166,6 +166,7 @@ impl Connection {
         frame::put_hello(
             &mut control,
             &Hello {
+                features: config.features,
                 initial_window: config.initial_window,
                 max_frame: config.max_frame,
                 max_streams: config.max_streams,
@@ -253,6 +254,12 @@ impl Connection {
     pub fn open_limit(&self) -> Option<u32> {
         self.peer
             .map(|peer| self.config.max_pending_opens.min(peer.max_pending_opens))
+    }
+
+    /// The optional parts of the protocol that both sides have offered; `None` before the peer has.
+    #[must_use]
+    pub fn features(&self) -> Option<Features> {
+        self.peer.map(|peer| peer.features & self.config.features)
     }
 
     /// Accepts a stream that the peer opened: its target is connected.

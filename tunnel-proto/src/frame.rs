@@ -3,8 +3,8 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::Violation;
 use crate::reason::MAX_MESSAGE_BYTES;
+use crate::{Features, Violation};
 
 /// Version in HELLO.
 pub(crate) const VERSION: u16 = 1;
@@ -39,6 +39,7 @@ pub(crate) const RETURN: u8 = 0x91;
 /// What a peer's HELLO says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hello {
+    pub(crate) features: Features,
     pub(crate) initial_window: u32,
     pub(crate) max_frame: u32,
     pub(crate) max_streams: u32,
@@ -209,8 +210,7 @@ fn head_bytes(kind: u8, len: usize, stream: u32) -> [u8; HEAD_BYTES] {
 pub(crate) fn put_hello(out: &mut BytesMut, hello: &Hello) {
     head(out, HELLO, 20, 0);
     out.put_u16(VERSION);
-    // No features are offered.
-    out.put_u16(0);
+    out.put_u16(hello.features.to_bits());
     out.put_u32(hello.initial_window);
     out.put_u32(hello.max_frame);
     out.put_u32(hello.max_streams);
@@ -267,8 +267,8 @@ impl Control {
         if self.payload.len() < 18 {
             return Err(bad);
         }
-        let _features = self.payload.get_u16();
         let hello = Hello {
+            features: Features::from_bits(self.payload.get_u16()),
             initial_window: self.payload.get_u32(),
             max_frame: self.payload.get_u32(),
             max_streams: self.payload.get_u32(),

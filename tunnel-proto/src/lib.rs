@@ -14,6 +14,7 @@ mod config;
 mod connection;
 mod error;
 mod event;
+mod features;
 mod frame;
 mod reason;
 
@@ -22,5 +23,6 @@ pub use config::Config;
 pub use connection::{Connection, Role, StreamId};
 pub use error::{Error, Violation};
 pub use event::Event;
+pub use features::Features;
 pub use frame::MAX_TARGET_BYTES;
 pub use reason::{GoAwayReason, MAX_MESSAGE_BYTES, Refusal, RefusalKind, ResetReason};
