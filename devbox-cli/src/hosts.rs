@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use devbox_helper::to_wire;
 use devbox_helper_client::{Client, HelperError, HostsReport, StartOptions};
 use hostsfile::{
@@ -251,12 +253,17 @@ impl<'a> Hosts<'a> {
     }
 
     fn show_diff(&self, diff: &Diff) {
-        let text = diff.with_label(&self.path.display().to_string()).to_string();
-        if self.args.output.is_json() {
-            print::json(&json!({ "file": self.path, "changed": !diff.is_empty(), "diff": text }));
-        } else {
-            print::out(&text);
+        let diff = diff.with_label(&self.path.display().to_string());
+        if !self.args.output.is_json() {
+            print::out_bytes(diff.as_bytes());
+            return;
         }
+        let mut shown = json!({ "file": self.path, "changed": !diff.is_empty(), "diff": diff.to_string() });
+        // JSON is UTF-8 (RFC 8259 §8.1), a hosts file need not be.
+        if std::str::from_utf8(diff.as_bytes()).is_err() {
+            shown["diff_base64"] = BASE64_STANDARD.encode(diff.as_bytes()).into();
+        }
+        print::json(&shown);
     }
 
     fn lint(&self, resolvers: &[Resolver]) -> Result<ExitCode, Failure> {

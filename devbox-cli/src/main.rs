@@ -74,7 +74,13 @@ fn main() -> ExitCode {
         Command::Completions(args) => from_parser::completions(args.shell),
         Command::Man(args) => from_parser::man(args),
     };
-    done.unwrap_or_else(|failure| failure.report())
+    let code = done.unwrap_or_else(|failure| failure.report());
+    match output::lost() {
+        Some(why) if code == ExitCode::SUCCESS => {
+            Failure::new(code::FAILED, format!("cannot write to standard output: {why}")).report()
+        }
+        _ => code,
+    }
 }
 
 /// Becomes the helper. It speaks over its channel; its standard error is read only if that fails.

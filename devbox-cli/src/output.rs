@@ -1,7 +1,7 @@
 //! Where what the command says goes: to the terminal, and from a session in the background to its log.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use service_catalog::is_format;
@@ -29,6 +29,9 @@ enum Place {
     Starting(String),
     File(LogFile),
 }
+
+/// The first failure to write to standard output.
+static LOST: OnceLock<String> = OnceLock::new();
 
 static PLACE: Mutex<Place> = Mutex::new(Place::Terminal);
 
@@ -89,12 +92,26 @@ pub(crate) fn write(stream: Stream, text: &str) -> io::Result<()> {
     }
 }
 
+/// Writes bytes to standard output. For commands that only show something.
+pub(crate) fn write_bytes(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    if let Err(error) = &written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        LOST.get_or_init(|| error.to_string());
+    }
+    written
+}
+
+/// Why some of the output was lost, unless its reader had gone away.
+pub(crate) fn lost() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
+}
+
 fn show(stream: Stream, text: &str) -> io::Result<()> {
     match stream {
-        Stream::Out => {
-            let mut out = io::stdout().lock();
-            out.write_all(text.as_bytes()).and_then(|()| out.flush())
-        }
+        Stream::Out => write_bytes(text.as_bytes()),
         Stream::Err | Stream::Log => io::stderr().lock().write_all(text.as_bytes()),
     }
 }

@@ -1,6 +1,7 @@
 //! What the command prints: tables, lines and JSON.
 
 use std::borrow::Cow;
+use std::io::{self, IsTerminal as _};
 
 use devbox_engine::{Event, Notice, StatusReport};
 use devbox_helper_client::Protocol;
@@ -120,6 +121,15 @@ const WIDEST_CELL: usize = 100;
 /// Prints to standard output, whether or not somebody reads it.
 pub(crate) fn out(text: &str) {
     drop(output::write(Stream::Out, &plain(text)));
+}
+
+/// Prints bytes to standard output as they are, or as [`plain`] text where that is a terminal.
+pub(crate) fn out_bytes(bytes: &[u8]) {
+    if io::stdout().is_terminal() {
+        out(&String::from_utf8_lossy(bytes));
+    } else {
+        drop(output::write_bytes(bytes));
+    }
 }
 
 /// Prints one line to standard error, whether or not somebody reads it.

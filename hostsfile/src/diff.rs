@@ -1,7 +1,9 @@
-//! A unified diff, made from the known changes rather than by comparing texts.
+//! A unified diff: of a plan, made from its known changes rather than by comparing texts, and of two files.
 
 use std::fmt;
 use std::ops::Range;
+
+use imara_diff::{Algorithm, InternedInput, sources};
 
 use crate::plan::Splice;
 use crate::scan;
@@ -35,14 +37,19 @@ impl Diff {
         Diff::with_hunks(label, &self.bytes[self.hunks.clone()])
     }
 
-    /// The difference between two texts as one change, from the first line that differs to the last.
+    /// The difference between two texts, by whole lines (histogram diff).
+    ///
+    /// ```
+    /// use hostsfile::Diff;
+    /// let diff = Diff::between(b"10.0.0.1 a\n10.0.0.2 b\n", b"10.0.0.1 a\n10.0.0.3 b\n");
+    /// assert_eq!(
+    ///     diff.to_string(),
+    ///     "--- hosts\n+++ hosts\n@@ -1,2 +1,2 @@\n 10.0.0.1 a\n-10.0.0.2 b\n+10.0.0.3 b\n"
+    /// );
+    /// ```
     #[must_use]
     pub fn between(old: &[u8], new: &[u8]) -> Diff {
-        let whole = Splice {
-            range: 0..old.len(),
-            text: new.to_vec(),
-        };
-        Diff::of(old, std::slice::from_ref(&whole))
+        Diff::of(old, &changes_between(old, new))
     }
 
     pub(crate) fn of(old: &[u8], splices: &[Splice]) -> Diff {
@@ -88,6 +95,54 @@ impl Diff {
             hunks: start..bytes.len(),
             bytes,
         }
+    }
+}
+
+/// The changes that lead from one text to the other.
+fn changes_between(old: &[u8], new: &[u8]) -> Vec<Splice> {
+    let input = InternedInput::new(sources::byte_lines(old), sources::byte_lines(new));
+    let mut diff = imara_diff::Diff::compute(Algorithm::Histogram, &input);
+    diff.postprocess_lines(&input);
+    let (mut old_lines, mut new_lines) = (LineStarts::of(old), LineStarts::of(new));
+    diff.hunks()
+        .map(|hunk| {
+            let text = new_lines.bytes_of(&hunk.after);
+            Splice {
+                range: old_lines.bytes_of(&hunk.before),
+                text: new[text].to_vec(),
+            }
+        })
+        .collect()
+}
+
+/// Where lines start, for ascending line numbers, in one pass.
+struct LineStarts<'a> {
+    bytes: &'a [u8],
+    line: u32,
+    offset: usize,
+}
+
+impl LineStarts<'_> {
+    fn of(bytes: &[u8]) -> LineStarts<'_> {
+        LineStarts {
+            bytes,
+            line: 0,
+            offset: 0,
+        }
+    }
+
+    fn bytes_of(&mut self, lines: &Range<u32>) -> Range<usize> {
+        self.start_of(lines.start)..self.start_of(lines.end)
+    }
+
+    /// The start of a line, counted from 0.
+    fn start_of(&mut self, line: u32) -> usize {
+        while self.line < line {
+            let rest = &self.bytes[self.offset..];
+            self.offset += memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+            self.line += 1;
+        }
+        self.offset
     }
 }
 

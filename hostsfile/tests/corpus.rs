@@ -6,6 +6,8 @@
     reason = "the checks are shared with the fuzz targets"
 )]
 
+#[path = "fuzz/diffs.rs"]
+mod diffs;
 #[path = "fuzz/laws.rs"]
 mod laws;
 #[path = "fuzz/plans.rs"]
@@ -32,6 +34,20 @@ fn replay(folder: &str, check: fn(&[u8])) {
             file.display()
         );
     }
+}
+
+#[test]
+fn patch_agrees_about_the_differences_of_the_corpus() {
+    if std::process::Command::new("patch")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        let skip = b"SKIP patch_agrees_about_the_differences_of_the_corpus: patch is not installed\n";
+        std::io::Write::write_all(&mut std::io::stderr(), skip).unwrap();
+        return;
+    }
+    replay("hosts_diff", diffs::check);
 }
 
 #[test]

@@ -6,7 +6,9 @@ mod generate;
 use std::collections::BTreeSet;
 
 use generate::{any_bytes, any_edits, document, entries};
-use hostsfile::{Block, Document, Edit, Error, LineEnding, LineKind, LineRef, Marker, Options, Tag, plan};
+use hostsfile::{
+    Block, Diff, Document, Edit, Error, LineEnding, LineKind, LineRef, Marker, Options, Tag, plan,
+};
 use proptest::prelude::*;
 
 fn tag(name: &str) -> Tag {
@@ -99,6 +101,20 @@ proptest! {
         planned.write_to(&mut written).unwrap();
         prop_assert_eq!(&written, &new);
         let _checked_not_to_panic = (planned.diagnostics(), planned.conflicts());
+    }
+
+    #[test]
+    fn the_difference_of_two_files_leads_from_one_to_the_other(
+        old in prop_oneof![document(), any_bytes()],
+        new in prop_oneof![document(), any_bytes()],
+        edits in any_edits(),
+    ) {
+        let near = plan(&old, &edits, &Options::new()).map_or(new.clone(), |planned| planned.new_bytes());
+        for new in [new, near] {
+            let diff = Diff::between(&old, &new);
+            prop_assert_eq!(diff.is_empty(), old == new);
+            prop_assert_eq!(generate::patched(&old, diff.as_bytes()), Some(new));
+        }
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! `devbox hosts` on the system's own file: through the helper, and restored byte for byte.
 #![cfg(target_os = "linux")]
 
-use anyhow::ensure;
-use devbox_tests::{Caller, Machine, Outcome, Result, hosts, scenario, wait};
+use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use devbox_tests::{Caller, Machine, Outcome, Result, Scene, hosts, need_program, scenario, wait};
 
 #[test]
 fn the_systems_file_is_edited_and_put_back() -> Outcome {
@@ -60,5 +63,78 @@ fn a_user_without_the_right_is_told_what_to_type() -> Outcome {
             .expect_code(1)?;
         refused.expect_text(&["/etc/hosts", "sudo tee '/etc/hosts'", "127.77.5.6 road.test"])?;
         hosts::expect_original(&machine.hosts())
+    })
+}
+
+/// A hosts file with a comment in Latin-1, an escape sequence and a thousand lines.
+fn long_file(change: &str) -> Vec<u8> {
+    let mut file = b"127.0.0.1 localhost # caf\xE9 \x1B[31m\n".to_vec();
+    for n in 0..1000 {
+        let name = if matches!(n, 3 | 990) { change } else { "host" };
+        file.extend(format!("10.0.{}.{} {name}-{n}\n", n / 256, n % 256).into_bytes());
+    }
+    file
+}
+
+/// What people type into a shell with files as arguments.
+fn in_shell(scene: &Scene, script: &str, files: [&Path; 2], code: i32) -> Result<String> {
+    let program = scene.devbox_program()?;
+    let words = ["sh", "-eu", "-c", script].map(OsString::from);
+    let files = [program.as_os_str(), files[0].as_os_str(), files[1].as_os_str()];
+    let command = scene.command(words.into_iter().chain(files.map(OsString::from)));
+    Ok(command.run(wait::SOON)?.expect_code(code)?.everything())
+}
+
+#[test]
+fn a_shown_change_is_the_change_byte_for_byte() -> Outcome {
+    scenario(|scene| {
+        need_program("patch", "patch")?;
+        let folder = scene.folder_of("files", Caller::own())?;
+        let (file, other) = (folder.join("hosts"), folder.join("other"));
+        std::fs::write(&file, long_file("host"))?;
+        std::fs::write(&other, long_file("moved"))?;
+        let same = |at: &str| -> Result {
+            ensure!(
+                std::fs::read(&other)? == std::fs::read(&file)?,
+                "{at}: the patched copy differs"
+            );
+            Ok(())
+        };
+        let run = |script: &str| in_shell(scene, script, [&file, &other], 0);
+
+        let hunks = run(r#""$0" hosts --file "$1" diff "$2" >"$1.diff"; grep -c ^@@ "$1.diff""#)?;
+        ensure!(hunks.trim() == "2", "two changes far apart are {hunks} hunks");
+        run(r#"patch -s --binary "$2" "$1.diff""#)?;
+        same("diff OTHER")?;
+
+        let before = std::fs::read(&file)?;
+        run(r#""$0" hosts --file "$1" add --dry-run 127.77.5.5 road.test | patch -s --binary "$2""#)?;
+        ensure!(std::fs::read(&file)? == before, "a dry run changed the file");
+        run(r#""$0" hosts --file "$1" add 127.77.5.5 road.test"#)?;
+        same("add --dry-run")?;
+
+        let json = run(r#""$0" hosts --file "$1" rm localhost --own --dry-run --output json"#)?;
+        let json: serde_json::Value = serde_json::from_str(&json)?;
+        std::fs::write(
+            folder.join("hosts.base64"),
+            json["diff_base64"].as_str().context("no diff_base64")?,
+        )?;
+        run(r#"base64 -d "$1.base64" | patch -s --binary "$2""#)?;
+        run(r#""$0" hosts --file "$1" rm localhost --own"#)?;
+        same("rm --dry-run --output json")
+    })
+}
+
+#[test]
+fn a_full_standard_output_is_a_failure() -> Outcome {
+    scenario(|scene| {
+        let file = scene.folder_of("files", Caller::own())?.join("hosts");
+        std::fs::write(&file, long_file("host"))?;
+        for verb in ["list", "get host-3", "diff /dev/null"] {
+            let script = format!(r#""$0" hosts --file "$1" {verb} >/dev/full"#);
+            let said = in_shell(scene, &script, [&file, &file], 1)?;
+            ensure!(said.contains("cannot write to standard output"), "{verb}: {said}");
+        }
+        Ok(())
     })
 }

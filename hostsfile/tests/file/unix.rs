@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
-use hostsfile::Document;
+use hostsfile::{Diff, Document};
 
 use super::*;
 
@@ -213,8 +213,9 @@ fn the_manual_instructions_do_what_the_plan_says() {
 
 #[test]
 fn patch_accepts_the_diff() {
+    // The comments are Latin-1 and have a control character.
     let before: Vec<u8> = (0..40)
-        .flat_map(|n| format!("10.0.0.{n} n{n}\n").into_bytes())
+        .flat_map(|n| [format!("10.0.0.{n} n{n} # ").as_bytes(), b"caf\xE9 \x1B[1m\n"].concat())
         .collect();
     let doc = Document::parse(before.clone());
     let edits = vec![
@@ -226,6 +227,8 @@ fn patch_accepts_the_diff() {
         set("a", "x.test"),
     ];
     let planned = doc.plan(&edits, &Options::new()).unwrap();
+    let between = Diff::between(&before, &planned.new_bytes());
+    assert_eq!(between.to_string(), planned.diff().to_string());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("hosts");
     std::fs::write(&path, &before).unwrap();
