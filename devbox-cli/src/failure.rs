@@ -42,6 +42,13 @@ impl Failure {
         Self::new(code::FAILED, format!("{:#}", error.into()))
     }
 
+    /// Says which file it is about.
+    #[must_use]
+    pub(crate) fn about(mut self, path: &Path) -> Self {
+        self.message = format!("{}: {}", path.display(), self.message);
+        self
+    }
+
     /// Adds a line that says what helps; an empty one separates.
     #[must_use]
     pub(crate) fn help(mut self, line: impl AsRef<str>) -> Self {

@@ -24,6 +24,6 @@ pub use keeper::Keeper;
 pub use message::{
     BindFailure, Call, Conflict, Diagnostic, Handshake, HeldNames, HelperError, HostsBlock, HostsEntry,
     HostsReport, ReleaseReport, Reply, Request, Response, SweepReport, SweptBlock, UserBlock, UserEdit,
-    UserEntry, UserLine, VERSION,
+    UserEntry, UserLine, UserWhich, VERSION,
 };
 pub use name_rule::name_refusal;

@@ -246,6 +246,22 @@ pub enum UserEdit {
         /// The names.
         names: Vec<String>,
     },
+    /// Removes whole entries from a block, and the block itself once it has none left.
+    RemoveEntries {
+        /// The block.
+        tag: String,
+        /// The entries.
+        which: UserWhich,
+    },
+    /// Sets or removes the comment of a block's entries.
+    Comment {
+        /// The block.
+        tag: String,
+        /// The entries.
+        which: UserWhich,
+        /// The comment; `None` removes it.
+        comment: Option<String>,
+    },
     /// Removes a block.
     RemoveBlock {
         /// The block.
@@ -311,6 +327,21 @@ pub enum UserEdit {
         /// The line.
         line: UserLine,
     },
+}
+
+/// Which entries of a block a user means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum UserWhich {
+    /// Those with this name.
+    Name(String),
+    /// Those with this address.
+    Address(IpAddr),
+    /// Those whose address is in this network, as `10.0.0.0/8`.
+    Within(String),
+    /// Those with this comment.
+    Comment(String),
 }
 
 /// A block that a user asks for. It belongs to no process.

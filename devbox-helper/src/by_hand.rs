@@ -1,8 +1,8 @@
 //! Edits that a user asks for by hand: the one-to-one conversion between the wire's strings and `hostsfile`'s checked types.
 
-use hostsfile::{Block, Comment, Document, Edit, Entry, HostName, LineRef, Tag, Zone};
+use hostsfile::{Block, Cidr, Comment, Document, Edit, Entry, Error, HostName, LineRef, Tag, Which, Zone};
 
-use devbox_helper_client::{HelperError, UserBlock, UserEdit, UserEntry, UserLine};
+use devbox_helper_client::{HelperError, UserBlock, UserEdit, UserEntry, UserLine, UserWhich};
 
 use crate::policy::not_allowed;
 
@@ -40,6 +40,15 @@ fn edit_to_wire(document: &Document, edit: &Edit) -> Result<UserEdit, HelperErro
         Edit::RemoveFromBlock { tag, names } => UserEdit::RemoveFromBlock {
             tag: tag.to_string(),
             names: strings(names),
+        },
+        Edit::RemoveEntries { tag, which } => UserEdit::RemoveEntries {
+            tag: tag.to_string(),
+            which: which_to_wire(which)?,
+        },
+        Edit::Comment { tag, which, comment } => UserEdit::Comment {
+            tag: tag.to_string(),
+            which: which_to_wire(which)?,
+            comment: comment.as_ref().map(ToString::to_string),
         },
         Edit::RemoveBlock(tag) => UserEdit::RemoveBlock { tag: tag.to_string() },
         Edit::EnableBlock(tag) => UserEdit::EnableBlock { tag: tag.to_string() },
@@ -86,6 +95,15 @@ fn edit_from_wire(edit: &UserEdit) -> Result<Edit, HelperError> {
             tag: parse_tag(tag)?,
             names: names(gone)?,
         },
+        UserEdit::RemoveEntries { tag, which } => Edit::RemoveEntries {
+            tag: parse_tag(tag)?,
+            which: which_from_wire(which)?,
+        },
+        UserEdit::Comment { tag, which, comment } => Edit::Comment {
+            tag: parse_tag(tag)?,
+            which: which_from_wire(which)?,
+            comment: comment.as_deref().map(parse_comment).transpose()?,
+        },
         UserEdit::RemoveBlock { tag } => Edit::RemoveBlock(parse_tag(tag)?),
         UserEdit::EnableBlock { tag } => Edit::EnableBlock(parse_tag(tag)?),
         UserEdit::DisableBlock { tag } => Edit::DisableBlock(parse_tag(tag)?),
@@ -113,6 +131,34 @@ fn edit_from_wire(edit: &UserEdit) -> Result<Edit, HelperError> {
         _ => {
             return Err(HelperError::Unsupported {
                 what: "this edit".into(),
+            });
+        }
+    })
+}
+
+fn which_to_wire(which: &Which) -> Result<UserWhich, HelperError> {
+    Ok(match which {
+        Which::Name(name) => UserWhich::Name(name.to_string()),
+        Which::Address(address) => UserWhich::Address(*address),
+        Which::Within(network) => UserWhich::Within(network.to_string()),
+        Which::Comment(comment) => UserWhich::Comment(comment.to_string()),
+        _ => {
+            return Err(HelperError::Unsupported {
+                what: "this choice of entries through the helper".into(),
+            });
+        }
+    })
+}
+
+fn which_from_wire(which: &UserWhich) -> Result<Which, HelperError> {
+    Ok(match which {
+        UserWhich::Name(name) => Which::Name(parse_name(name)?),
+        UserWhich::Address(address) => Which::Address(*address),
+        UserWhich::Within(network) => Which::Within(parse_network(network)?),
+        UserWhich::Comment(comment) => Which::Comment(parse_comment(comment)?),
+        _ => {
+            return Err(HelperError::Unsupported {
+                what: "this choice of entries".into(),
             });
         }
     })
@@ -177,11 +223,12 @@ fn line_from_wire(line: &UserLine) -> LineRef {
 /// A user may write names with underscores into their own file. systemd-resolved ignores them; `hostsfile`'s diagnostics say
 /// so.
 fn names(names: &[String]) -> Result<Vec<HostName>, HelperError> {
-    let parse = |name: &String| {
-        HostName::with_underscore(name)
-            .map_err(|error| not_allowed(format!("the name {name:?}"), error.to_string()))
-    };
-    names.iter().map(parse).collect()
+    names.iter().map(|name| parse_name(name)).collect()
+}
+
+fn parse_name(name: &str) -> Result<HostName, HelperError> {
+    HostName::with_underscore(name)
+        .map_err(|error| not_allowed(format!("the name {name:?}"), error.to_string()))
 }
 
 fn strings(names: &[HostName]) -> Vec<String> {
@@ -190,6 +237,12 @@ fn strings(names: &[HostName]) -> Vec<String> {
 
 fn parse_tag(tag: &str) -> Result<Tag, HelperError> {
     Tag::new(tag).map_err(|error| not_allowed(format!("the tag {tag:?}"), error.to_string()))
+}
+
+fn parse_network(network: &str) -> Result<Cidr, HelperError> {
+    network
+        .parse()
+        .map_err(|error: Error| not_allowed(format!("the network {network:?}"), error.to_string()))
 }
 
 fn parse_comment(comment: &str) -> Result<Comment, HelperError> {
@@ -221,6 +274,24 @@ mod tests {
             Edit::RemoveFromBlock {
                 tag: tag.clone(),
                 names: names.clone(),
+            },
+            Edit::RemoveEntries {
+                tag: tag.clone(),
+                which: Which::Within("10.0.0.0/8".parse().unwrap()),
+            },
+            Edit::RemoveEntries {
+                tag: tag.clone(),
+                which: Which::Comment(Comment::new("note").unwrap()),
+            },
+            Edit::Comment {
+                tag: tag.clone(),
+                which: Which::Name(HostName::new("a").unwrap()),
+                comment: Some(Comment::new("more").unwrap()),
+            },
+            Edit::Comment {
+                tag: tag.clone(),
+                which: Which::Address("::1".parse().unwrap()),
+                comment: None,
             },
             Edit::RemoveBlock(tag.clone()),
             Edit::EnableBlock(tag.clone()),

@@ -1,9 +1,12 @@
 //! The changes that a caller can ask for.
 
+use std::net::IpAddr;
+
+use crate::cidr::Cidr;
 use crate::entry::{Block, Entry};
 use crate::layout::Layout;
-use crate::line::LineRef;
-use crate::name::{HostName, Marker, Tag};
+use crate::line::{EntryLine, LineRef};
+use crate::name::{Comment, HostName, Marker, Tag};
 use crate::scan::LineEnding;
 
 /// One change. A batch of changes is applied in order, in one pass over the file and one write.
@@ -15,7 +18,7 @@ use crate::scan::LineEnding;
 #[non_exhaustive]
 pub enum Edit {
     /// Sets the block's whole content, in its place if it exists, otherwise at the end of the file. The block becomes enabled.
-    /// Without entries, the block is removed.
+    /// Without entries, the block is removed. Without an owner, the block keeps the one that it has.
     SetBlock(Block),
     /// Adds entries to a block, which is created at the end of the file if it does not exist. Names that the block already has
     /// for the address are not added again. A disabled block stays disabled. An owner, if given, is written.
@@ -29,6 +32,22 @@ pub enum Edit {
         tag: Tag,
         /// The names; those that the block does not have are ignored.
         names: Vec<HostName>,
+    },
+    /// Removes whole entries from a block; a block with no names left is removed.
+    RemoveEntries {
+        /// The block.
+        tag: Tag,
+        /// The entries.
+        which: Which,
+    },
+    /// Sets or removes the comment of entries in a block.
+    Comment {
+        /// The block.
+        tag: Tag,
+        /// The entries.
+        which: Which,
+        /// The comment; `None` removes it.
+        comment: Option<Comment>,
     },
     /// Removes a block and, byte for byte, everything that adding it had changed. It is not an error if there is no such block.
     RemoveBlock(Tag),
@@ -81,6 +100,43 @@ pub enum Edit {
     },
     /// Removes one of the user's lines.
     RemoveLine(LineRef),
+}
+
+/// Which entries an edit is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Which {
+    /// Those with this name.
+    Name(HostName),
+    /// Those with this address.
+    Address(IpAddr),
+    /// Those whose address is in this network.
+    Within(Cidr),
+    /// Those whose whole comment is this text.
+    Comment(Comment),
+}
+
+impl Which {
+    /// Whether an entry as it is in a file is meant. The comment of a sealed line counts without its seal.
+    #[must_use]
+    pub fn is_meant(&self, entry: &EntryLine<'_>) -> bool {
+        match self {
+            Which::Name(name) => entry.has(name.as_str()),
+            Which::Address(address) => entry.address == *address,
+            Which::Within(network) => network.contains(entry.address),
+            Which::Comment(comment) => entry.comment == comment.as_str().as_bytes(),
+        }
+    }
+
+    /// Whether an entry is meant.
+    pub(crate) fn is_entry(&self, entry: &Entry) -> bool {
+        match self {
+            Which::Name(name) => entry.names.contains(name),
+            Which::Address(address) => entry.address == *address,
+            Which::Within(network) => network.contains(entry.address),
+            Which::Comment(comment) => entry.comment.as_ref() == Some(comment),
+        }
+    }
 }
 
 /// How edits are applied. The default suits the operating system this runs on.

@@ -158,7 +158,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The file itself is marked read-only: its mode has no write bit, or it has Windows' read-only attribute.
-    #[error("{} is marked read-only; {clear}, or ask to override read-only files", .path.display())]
+    #[error("{} is marked read-only; {clear}", .path.display())]
     ReadOnlyFile {
         /// The file.
         path: PathBuf,

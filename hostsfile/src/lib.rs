@@ -20,7 +20,7 @@ mod seal;
 pub use cidr::Cidr;
 pub use diff::Diff;
 pub use document::{BlockView, Document, Held, Neighbour, Setting, Stray};
-pub use edit::{Edit, OnConflict, Options, UserNames};
+pub use edit::{Edit, OnConflict, Options, UserNames, Which};
 pub use entry::{Block, Entry};
 pub use error::{Damage, Error};
 pub use file::backup::{Backup, BackupRules};

@@ -150,8 +150,10 @@ fn is_justified(error: &Error, bytes: &[u8], edits: &[Edit]) -> bool {
         }
         // Either there is none, or another edit of the batch removes it first.
         Error::NoSuchBlock { tag } => {
-            let wanted =
-                |edit: &Edit| matches!(edit, Edit::EnableBlock(t) | Edit::DisableBlock(t) if t == tag);
+            let wanted = |edit: &Edit| match edit {
+                Edit::EnableBlock(t) | Edit::DisableBlock(t) | Edit::Comment { tag: t, .. } => t == tag,
+                _ => false,
+            };
             let first = edits.iter().position(wanted);
             first.is_some()
                 && (doc.block(tag).is_ok_and(|block| block.is_none())
@@ -206,6 +208,8 @@ fn block_of(edit: &Edit) -> Option<&Tag> {
         | Edit::EnableBlock(tag)
         | Edit::DisableBlock(tag)
         | Edit::RepairBlock(tag)
+        | Edit::RemoveEntries { tag, .. }
+        | Edit::Comment { tag, .. }
         | Edit::RemoveFromBlock { tag, .. } => Some(tag),
         _ => None,
     }

@@ -138,3 +138,104 @@ fn a_full_standard_output_is_a_failure() -> Outcome {
         Ok(())
     })
 }
+
+#[test]
+fn entries_and_blocks_are_chosen_by_what_is_known_of_them() -> Outcome {
+    scenario(|scene| {
+        let folder = scene.folder_of("a folder", Caller::own())?;
+        let file = folder.join("hosts");
+        let steps: [(&str, i32, &str, &str); 22] = [
+            ("add 10.0.0.1 a", 1, "--create makes it", ""),
+            ("add --create 10.0.0.1 a --comment one", 0, "", "10.0.0.1 a # one"),
+            (
+                "add 10.0.0.2 a b --flush",
+                0,
+                "a no longer has the address 10.0.0.1",
+                "10.0.0.2 a b",
+            ),
+            (
+                "add 10.0.0.1 c --comment one --one-per-line",
+                0,
+                "",
+                "10.0.0.1 c # one",
+            ),
+            ("comment 10.0.0.2 two", 0, "", "10.0.0.2 a b # two"),
+            ("comment b", 0, "", "10.0.0.2 a b\n"),
+            ("rm --comment one", 0, "", "!10.0.0.1"),
+            ("rm 10.0.0.0/24", 0, "", "!BEGIN"),
+            ("rm b", 0, "b is not in the block devbox", "!BEGIN"),
+            (
+                "add --own 10.1.0.1 own --comment mine",
+                0,
+                "",
+                "10.1.0.1 own # mine",
+            ),
+            ("add --own 10.1.0.2 own2", 0, "", "10.1.0.2 own2"),
+            ("comment --own own2 mine", 0, "", "10.1.0.2 own2 # mine"),
+            (
+                "add --own 10.1.0.3 own",
+                1,
+                "hosts: own already has the address 10.1.0.1",
+                "",
+            ),
+            ("rm --own 10.1.0.2 own2", 0, "", "!own2"),
+            ("rm --own --comment mine", 0, "", "!mine"),
+            ("add --tag t 10.0.0.5 x_y", 1, "--underscore", ""),
+            ("add --tag t 10.0.0.5 x", 0, "", "# BEGIN t"),
+            ("toggle --tag t", 0, "", "# 10.0.0.5 x"),
+            ("tags", 0, "off", ""),
+            ("toggle --tag t --in-place", 0, "", "\n10.0.0.5 x"),
+            ("toggle --tag none", 1, "devbox hosts tags", ""),
+            ("rm --all --tag t", 0, "", "!10.0.0.5"),
+        ];
+        for (words, code, said, written) in steps {
+            let command = scene
+                .devbox(["hosts", "--file"])?
+                .args([&file])
+                .args(words.split(' '));
+            let done = command.run(wait::SOON)?.expect_code(code)?.everything();
+            ensure!(done.contains(said), "{words}: {done}");
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            let right = match written.strip_prefix('!') {
+                Some(absent) => !text.contains(absent),
+                None => text.contains(written),
+            };
+            ensure!(right, "{words}: {text}");
+        }
+        ensure!(std::fs::read(&file)? == b"", "something is left");
+        Ok(())
+    })
+}
+
+#[test]
+fn other_tools_blocks_are_converted() -> Outcome {
+    scenario(|scene| {
+        let file = scene.folder_of("files", Caller::own())?.join("hosts");
+        let original = "127.0.0.1 localhost\n# profile.on dev\n10.9.0.1 api web # x\n# end\n# profile.off old\n\
+                        # 10.9.0.2 legacy\n# end\n# DO NOT EDIT wg BEGIN\n10.8.0.1 peer\n# DO NOT EDIT wg END\n";
+        std::fs::write(&file, original)?;
+        let run = |words: &str, code: i32| -> Result<String> {
+            let command = scene
+                .devbox(["hosts", "--file"])?
+                .args([&file])
+                .args(words.split(' '));
+            Ok(command.run(wait::SOON)?.expect_code(code)?.output())
+        };
+        run("import --from hostctl", 0)?;
+        run("import --from innernet", 0)?;
+        let ours = "# BEGIN dev\n10.9.0.1 api web # x\n# END dev\n# BEGIN old\n# 10.9.0.2 legacy\n# END old\n\
+                    # BEGIN wg\n10.8.0.1 peer\n# END wg\n";
+        let text = std::fs::read_to_string(&file)?;
+        ensure!(text == format!("{original}{ours}"), "{text}");
+        // Once more changes nothing, and removing them leaves the file as it was.
+        for words in ["import --from hostctl", "import --from innernet"] {
+            ensure!(run(words, 0)?.contains("unchanged"), "{words} again");
+        }
+        for tag in ["dev", "old", "wg"] {
+            run(&format!("rm --all --tag {tag}"), 0)?;
+        }
+        ensure!(std::fs::read_to_string(&file)? == original);
+        run("import --from hostctl /dev/null", 1)?;
+        Ok(())
+    })
+}

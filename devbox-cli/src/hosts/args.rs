@@ -22,7 +22,31 @@ pub(crate) struct HostsArgs {
     /// Print the change without making it
     #[arg(long, global = true)]
     pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) writing: HowToWrite,
 }
+
+/// How a file is written.
+#[derive(Debug, Args)]
+pub(crate) struct HowToWrite {
+    /// Create the file if it does not exist
+    #[arg(long, global = true, help_heading = WRITING)]
+    pub(super) create: bool,
+    /// Write into the file instead of replacing it, as a bind mount needs
+    #[arg(long, global = true, help_heading = WRITING)]
+    pub(super) in_place: bool,
+    /// Change the file even if it is marked read-only
+    #[arg(long, global = true, help_heading = WRITING)]
+    pub(super) force: bool,
+    /// Write each name on a line of its own
+    #[arg(long, global = true, help_heading = WRITING)]
+    pub(super) one_per_line: bool,
+    /// Clear the system resolver's cache after a change
+    #[arg(long, global = true, help_heading = WRITING)]
+    pub(super) flush: bool,
+}
+
+const WRITING: &str = "Writing (all but --flush for other files than the system's)";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum HostsCommand {
@@ -44,12 +68,29 @@ pub(crate) enum HostsCommand {
         #[command(flatten)]
         how: HowToName,
     },
-    /// Remove names from the block
+    /// Remove names from the block, or whole entries by their address, network or comment
     Rm {
-        /// One or more names
-        #[arg(required = true)]
-        names: Vec<String>,
+        /// Names, addresses or networks
+        #[arg(value_name = "NAME|ADDRESS|CIDR", required_unless_present_any = ["comment", "all"])]
+        what: Vec<String>,
+        /// Remove the entries with this comment
+        #[arg(long, value_name = "TEXT")]
+        comment: Option<String>,
+        /// Remove the whole block
+        #[arg(long, conflicts_with_all = ["what", "comment", "own"])]
+        all: bool,
         /// Remove them from your own lines, outside all blocks
+        #[arg(long)]
+        own: bool,
+    },
+    /// Set the comment of entries in the block; without TEXT, remove it
+    Comment {
+        /// A name, an address or a network
+        #[arg(value_name = "NAME|ADDRESS|CIDR")]
+        what: String,
+        /// The comment
+        text: Option<String>,
+        /// Those on your own lines, outside all blocks
         #[arg(long)]
         own: bool,
     },
@@ -61,6 +102,17 @@ pub(crate) enum HostsCommand {
         /// One or more names
         names: Vec<String>,
     },
+    /// Add the entries of another file to the block, or another tool's blocks as blocks of the same names
+    Import {
+        /// The file [default with --from: the hosts file itself]
+        #[arg(required_unless_present = "from")]
+        other: Option<PathBuf>,
+        /// Whose blocks to read
+        #[arg(long, value_enum, value_name = "TOOL")]
+        from: Option<Tool>,
+    },
+    /// List the blocks with their state and their owner
+    Tags,
     /// Show what blocks add to the file, or how it differs from another file such as a backup
     Diff {
         /// The other file
@@ -81,6 +133,8 @@ pub(crate) enum HostsCommand {
     Enable,
     /// Turn a block's lines into comments
     Disable,
+    /// Disable the block if it is enabled, enable it otherwise
+    Toggle,
     /// Make a copy of the file
     Backup {
         /// A folder [default: one of yours]
@@ -117,6 +171,15 @@ pub(crate) struct HowToName {
     /// Allow underscores, which systemd-resolved does not
     #[arg(long)]
     pub(super) underscore: bool,
+}
+
+/// A tool that keeps blocks of its own in hosts files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Tool {
+    /// `# profile.on NAME` to `# end`
+    Hostctl,
+    /// `# DO NOT EDIT NAME BEGIN` to `# DO NOT EDIT NAME END`
+    Innernet,
 }
 
 fn resolver(text: &str) -> Result<Resolver, String> {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use hostsfile::{BackupRules, Diff};
 use serde_json::json;
 
-use super::{Hosts, helper_said, told};
+use super::{Hosts, helper_said};
 use crate::failure::{Failure, code, quoted};
 use crate::{print, sys};
 
@@ -14,11 +14,15 @@ impl Hosts<'_> {
     pub(super) fn back_up(&self, to: Option<&Path>) -> Result<ExitCode, Failure> {
         let folder = self.backup_folder(to)?;
         if self.args.dry_run {
-            print::out(&format!(
-                "would copy {} to {}\n",
-                self.path.display(),
-                folder.display()
-            ));
+            if self.args.output.is_json() {
+                print::json(&json!({ "file": self.path, "folder": folder, "created": false }));
+            } else {
+                print::out(&format!(
+                    "would copy {} to {}\n",
+                    self.path.display(),
+                    folder.display()
+                ));
+            }
             return Ok(ExitCode::SUCCESS);
         }
         // The folder is the user's, and so is what is in it.
@@ -27,7 +31,7 @@ impl Hosts<'_> {
             std::fs::create_dir_all(&folder).map_err(Failure::because)?;
             self.file
                 .back_up(&BackupRules::in_directory(&folder))
-                .map_err(told)
+                .map_err(|error| self.told(error))
         });
         let backup = made.map_err(Failure::because)??;
         if self.args.output.is_json() {
@@ -45,7 +49,7 @@ impl Hosts<'_> {
         };
         self.file.check_backup(&copy).map_err(|error| {
             let by_hand = format!("cp {} {}", quoted(&copy), quoted(&self.path));
-            told(error).help(format!("to restore it anyway: {by_hand}"))
+            self.told(error).help(format!("to restore it anyway: {by_hand}"))
         })?;
         let content = std::fs::read(&copy)
             .map_err(|e| Failure::new(code::FAILED, format!("cannot read {}: {e}", copy.display())))?;
@@ -65,10 +69,10 @@ impl Hosts<'_> {
                     }
                     error => Failure::because(error),
                 })?;
-            self.done(report.changed, report.in_place);
+            self.done(report.changed, report.in_place, &[]);
         } else {
-            let outcome = self.file.replace(&content).map_err(told)?;
-            self.done(outcome.changed, outcome.method == hostsfile::Method::InPlace);
+            let outcome = self.file.replace(&content).map_err(|error| self.told(error))?;
+            self.done(outcome.changed, outcome.method == hostsfile::Method::InPlace, &[]);
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -11,7 +11,7 @@ pub(super) struct Shown {
     pub(super) address: IpAddr,
     zone: Option<String>,
     pub(super) names: Vec<String>,
-    comment: String,
+    pub(super) comment: String,
     pub(super) block: Option<String>,
     pub(super) enabled: bool,
 }

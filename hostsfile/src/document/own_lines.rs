@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::Document;
 use crate::cidr::Cidr;
-use crate::edit::{Edit, OnConflict};
+use crate::edit::{Edit, OnConflict, Which};
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::line::EntryLine;
@@ -117,6 +117,34 @@ impl Document {
     #[must_use]
     pub fn removing_comment(&self, comment: &Comment) -> Vec<Edit> {
         self.removing(|e| e.comment == comment.as_str().as_bytes())
+    }
+
+    /// The edits that remove the user's own lines that any of these mean, each line once.
+    #[must_use]
+    pub fn removing_entries(&self, which: &[Which]) -> Vec<Edit> {
+        self.removing(|entry| which.iter().any(|which| which.is_meant(entry)))
+    }
+
+    /// The edits that set or remove the comment of the user's own lines.
+    ///
+    /// # Errors
+    /// Those of an entry that cannot be written again, such as one with a name that is not valid.
+    pub fn commenting(&self, which: &Which, comment: Option<&Comment>) -> Result<Vec<Edit>, Error> {
+        let lines = self.user_lines().into_iter();
+        let meant = lines.filter(|(_, found)| {
+            which.is_meant(found) && found.comment != comment.map_or("", Comment::as_str).as_bytes()
+        });
+        meant
+            .map(|(line, found)| {
+                let names = found.names.iter().map(|name| HostName::with_underscore(name));
+                Ok(Edit::ReplaceLine {
+                    line: line.reference(),
+                    entry: Entry::new(found.address, names.collect::<Result<Vec<_>, _>>()?)?
+                        .with_zone(found.zone.map(Zone::new).transpose()?)
+                        .with_comment(comment.cloned()),
+                })
+            })
+            .collect()
     }
 
     fn removing(&self, which: impl Fn(&EntryLine<'_>) -> bool) -> Vec<Edit> {

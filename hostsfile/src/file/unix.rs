@@ -20,6 +20,7 @@ pub(super) use self::lock::{HeldLock, LockPlace, private_lock_directory};
 pub(super) use self::writers::has_writer;
 use super::target::{Target, os_error};
 use crate::error::Error;
+use crate::instructions::quoted;
 use crate::lint::Resolver;
 use crate::scan::LineEnding;
 
@@ -189,7 +190,7 @@ pub(super) fn check_writable(target: &Target, file: &File, override_read_only: b
         .map_err(|e| os_error(&target.shown, "look at", e))?
         .mode();
     if mode & 0o222 == 0 {
-        let clear = format!("make it writable with: chmod u+w {}", target.real.display());
+        let clear = format!("make it writable with: chmod u+w {}", quoted(&target.real));
         return Err(Error::ReadOnlyFile {
             path: target.shown.clone(),
             clear,
@@ -201,7 +202,7 @@ pub(super) fn check_writable(target: &Target, file: &File, override_read_only: b
 /// The error for a file with a flag that forbids changes.
 fn immutable(target: &Target, file: &File) -> Option<Error> {
     let (flag, clear) = flags::immutable(file)?;
-    let clear = format!("{clear} {}", target.real.display());
+    let clear = format!("{clear} {}", quoted(&target.real));
     Some(Error::Immutable {
         path: target.shown.clone(),
         flag,

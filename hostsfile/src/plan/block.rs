@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use crate::document::Inside;
-use crate::edit::Options;
+use crate::edit::{Options, Which};
 use crate::entry::{Block, Entry};
 use crate::layout::{BLOCK_STYLE, Style};
 use crate::line::{self, LineKind};
-use crate::name::{HostName, Owner, Tag};
+use crate::name::{Comment, HostName, Owner, Tag};
 use crate::scan::{LineEnding, MarkerKind, Markers, Span, chomp, trim_end};
 use crate::seal::{self, Seal};
 
@@ -57,7 +57,9 @@ impl<'a> BlockWork<'a> {
         for entry in &block.entries {
             items.push_entry(entry, leave_out);
         }
-        self.owner.clone_from(&block.owner);
+        if block.owner.is_some() {
+            self.owner.clone_from(&block.owner);
+        }
         self.seal = block.sealed.then(|| Seal::of(&self.tag));
         self.off = false;
         self.gone = items.list.is_empty();
@@ -97,6 +99,38 @@ impl<'a> BlockWork<'a> {
         if items.remove(names) && !items.has_names() {
             self.remove();
         }
+    }
+
+    pub(super) fn remove_entries(&mut self, bytes: &'a [u8], which: &Which) {
+        if !self.exists() {
+            return;
+        }
+        let items = self.items(bytes);
+        let mut any = false;
+        for item in items.meant(which) {
+            item.raw = None;
+            if let Some(held) = &mut item.entry {
+                held.names.iter_mut().for_each(|(_, there)| *there = false);
+            }
+            any = true;
+        }
+        items.forget_index();
+        if any && !items.has_names() {
+            self.remove();
+        }
+    }
+
+    pub(super) fn comment(&mut self, bytes: &'a [u8], which: &Which, comment: Option<&Comment>) {
+        let items = self.items(bytes);
+        for item in items.meant(which) {
+            if let Some(held) = &mut item.entry
+                && held.own().comment.as_ref() != comment
+            {
+                held.place.comment = comment.cloned();
+                item.raw = None;
+            }
+        }
+        items.forget_index();
     }
 
     pub(super) fn remove(&mut self) {
@@ -320,6 +354,16 @@ impl Held {
         self.names.iter().any(|(_, there)| *there)
     }
 
+    /// What it is without what proves whose it is.
+    fn own(&self) -> Entry {
+        let names = self.entry().names;
+        let place = self
+            .seal
+            .as_ref()
+            .map_or_else(|| self.place.clone(), |seal| self.unsealed(seal));
+        Entry { names, ..place }
+    }
+
     /// Its place without the seal in the comment.
     fn unsealed(&self, seal: &Seal) -> Entry {
         let comment = self.place.comment.as_ref().map_or("", |comment| comment.as_str());
@@ -469,6 +513,14 @@ impl<'a> Items<'a> {
                 !is_other
             });
         }
+    }
+
+    /// The lines of the entries that an edit means.
+    fn meant<'s>(&'s mut self, which: &'s Which) -> impl Iterator<Item = &'s mut Item<'a>> {
+        self.list.iter_mut().filter(|item| {
+            let held = item.entry.as_ref().filter(|held| held.has_names());
+            held.is_some_and(|held| which.is_entry(&held.own()))
+        })
     }
 
     fn has_names(&self) -> bool {

@@ -94,6 +94,12 @@ impl<'a> Batch<'a, '_> {
             Edit::RemoveFromBlock { tag, names } => {
                 self.with_block(tag, |work, _| work.remove_names(bytes, names))
             }
+            Edit::RemoveEntries { tag, which } => {
+                self.with_block(tag, |work, _| work.remove_entries(bytes, which))
+            }
+            Edit::Comment { tag, which, comment } => {
+                self.with_present(tag, |work| work.comment(bytes, which, comment.as_ref()))
+            }
             Edit::RemoveBlock(tag) => self.with_block(tag, |work, _| work.remove()),
             Edit::EnableBlock(tag) => self.with_present(tag, |work| work.enable(bytes)),
             Edit::DisableBlock(tag) => self.with_present(tag, |work| work.disable(bytes)),

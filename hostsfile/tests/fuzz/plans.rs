@@ -1,8 +1,8 @@
 //! Plans of arbitrary edits of arbitrary bytes.
 
 use hostsfile::{
-    Block, Comment, Document, Edit, Entry, HostName, LineEnding, LineKind, LineRef, Marker, Options, Tag,
-    UserNames, plan,
+    Block, Cidr, Comment, Document, Edit, Entry, HostName, LineEnding, LineKind, LineRef, Marker, Options,
+    Tag, UserNames, Which, plan,
 };
 
 /// Makes edits from the bytes before the first 255 and a document from the rest; panics if their plan is inconsistent.
@@ -107,11 +107,37 @@ impl Script<'_> {
         texts[usize::from(self.byte()) % texts.len()]
     }
 
+    fn which(&mut self) -> Which {
+        let entry = self.entry();
+        match self.byte() % 4 {
+            0 => Which::Name(entry.names[0].clone()),
+            1 => Which::Address(entry.address),
+            2 => Which::Within(Cidr::new(entry.address, 16).expect("a valid prefix")),
+            _ => Which::Comment(
+                entry
+                    .comment
+                    .unwrap_or_else(|| Comment::new("x").expect("a valid comment")),
+            ),
+        }
+    }
+
     fn edit(&mut self) -> Edit {
-        match self.byte() % 15 {
+        match self.byte() % 17 {
             0 | 1 => Edit::SetBlock(self.block()),
             2 => Edit::AddToBlock(self.block()),
             14 => Edit::PointInBlock(self.block()),
+            15 => Edit::RemoveEntries {
+                tag: self.tag(),
+                which: self.which(),
+            },
+            16 => Edit::Comment {
+                tag: self.tag(),
+                which: self.which(),
+                comment: self
+                    .byte()
+                    .is_multiple_of(2)
+                    .then(|| Comment::new("changed").expect("a valid comment")),
+            },
             3 => Edit::RemoveBlock(self.tag()),
             4 => Edit::RemoveFromBlock {
                 tag: self.tag(),

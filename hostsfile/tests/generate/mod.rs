@@ -1,7 +1,7 @@
 //! Strategies for the property tests.
 use std::net::IpAddr;
 
-use hostsfile::{Block, Comment, Document, Edit, Entry, HostName, LineKind, LineRef, Marker, Tag};
+use hostsfile::{Block, Comment, Document, Edit, Entry, HostName, LineKind, LineRef, Marker, Tag, Which};
 use proptest::prelude::*;
 
 pub(crate) fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -76,6 +76,15 @@ fn any_tag() -> impl Strategy<Value = Tag> {
     prop::sample::select(vec!["a", "b", "c", "d"]).prop_map(|t| Tag::new(t).unwrap())
 }
 
+fn any_which() -> impl Strategy<Value = Which> {
+    prop_oneof![
+        names().prop_filter_map("no name", |names| names.into_iter().next().map(Which::Name)),
+        entry().prop_map(|entry| Which::Address(entry.address)),
+        Just(Which::Within("127.0.0.0/8".parse().unwrap())),
+        Just(Which::Comment(Comment::new("ours").unwrap())),
+    ]
+}
+
 pub(crate) fn block_edits() -> impl Strategy<Value = Vec<Edit>> {
     let block = (any_tag(), entries())
         .prop_map(|(tag, entries)| Block::new(tag).with_entries(entries))
@@ -86,6 +95,11 @@ pub(crate) fn block_edits() -> impl Strategy<Value = Vec<Edit>> {
         1 => block.prop_map(Edit::PointInBlock),
         2 => any_tag().prop_map(Edit::RemoveBlock),
         1 => (any_tag(), names()).prop_map(|(tag, names)| Edit::RemoveFromBlock { tag, names }),
+        1 => (any_tag(), any_which()).prop_map(|(tag, which)| Edit::RemoveEntries { tag, which }),
+        1 => (any_tag(), any_which(), prop::option::of("[a-z]{1,4}")).prop_map(|(tag, which, comment)| {
+            let comment = comment.map(|text| Comment::new(&text).unwrap());
+            Edit::Comment { tag, which, comment }
+        }),
         1 => any_tag().prop_map(Edit::EnableBlock),
         1 => any_tag().prop_map(Edit::DisableBlock),
         1 => any_tag().prop_map(Edit::RepairBlock),
