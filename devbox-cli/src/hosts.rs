@@ -105,17 +105,28 @@ impl<'a> Hosts<'a> {
         self.file.read().map_err(|error| self.told(error))
     }
 
+    /// Without a tag it repairs what is proved ours: `BEGIN` and `END` are words that anybody may write into a comment.
     fn repair(&self) -> Result<ExitCode, Failure> {
-        let edits = match &self.args.tag {
-            Some(_) => vec![Edit::RepairBlock(self.tag.clone())],
-            None => {
+        if self.args.tag.is_some() {
+            return self.edit(&[Edit::RepairBlock(self.tag.clone())]);
+        }
+        self.edit_warning(
+            |document| {
                 let word = SESSION_WORD.to_owned();
-                let tags = self.read()?.owners().into_keys();
+                let ours = document.owners().into_keys().filter(|tag| is_ours(document, tag));
                 let orphans = std::iter::once(Edit::RemoveOrphans { word });
-                tags.map(Edit::RepairBlock).chain(orphans).collect()
-            }
-        };
-        self.edit(&edits)
+                Ok(ours.map(Edit::RepairBlock).chain(orphans).collect())
+            },
+            |document| {
+                let others = document.damage().into_iter();
+                let others = others.filter(|(tag, ..)| !is_ours(document, tag));
+                Ok(others
+                    .map(|(tag, damage, _)| {
+                        format!("block {tag}: {damage}; nothing proves that it is devbox's (--tag {tag} repairs it)")
+                    })
+                    .collect())
+            },
+        )
     }
 
     fn toggle(&self) -> Result<ExitCode, Failure> {
@@ -291,6 +302,22 @@ impl<'a> Hosts<'a> {
             None => failure,
         }
     }
+}
+
+/// Whether a block's name, its owner or the seal of one of its lines proves it ours.
+fn is_ours(document: &Document, tag: &Tag) -> bool {
+    let first_word = tag.as_str().split('-').next();
+    let is_sealed = || {
+        let strays = document.strays();
+        strays
+            .iter()
+            .any(|stray| stray.intact && stray.mark == tag.mark())
+    };
+    let is_owned = || {
+        let owners = document.owners().remove(tag).unwrap_or_default();
+        owners.iter().any(Option::is_some)
+    };
+    first_word == Some(SESSION_WORD) || is_sealed() || is_owned()
 }
 
 /// A failure of the hosts file.

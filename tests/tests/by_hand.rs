@@ -239,3 +239,28 @@ fn other_tools_blocks_are_converted() -> Outcome {
         Ok(())
     })
 }
+
+#[test]
+fn repair_leaves_what_others_wrote() -> Outcome {
+    scenario(|scene| {
+        let file = scene.folder_of("files", Caller::own())?.join("hosts");
+        let others = "# BEGIN work\n10.0.0.1 a\n# END of the work day\n# END play\n";
+        std::fs::write(&file, format!("{others}# BEGIN devbox\n10.0.0.2 b\n"))?;
+        let run = |words: &str| -> Result<String> {
+            let command = scene
+                .devbox(["hosts", "--file"])?
+                .args([&file])
+                .args(words.split(' '));
+            Ok(command.run(wait::SOON)?.expect_success()?.everything())
+        };
+        let said = run("repair")?;
+        ensure!(
+            said.contains("--tag work") && said.contains("--tag play"),
+            "{said}"
+        );
+        ensure!(std::fs::read_to_string(&file)? == format!("{others}10.0.0.2 b\n"));
+        run("repair --tag work")?;
+        ensure!(!std::fs::read_to_string(&file)?.contains("BEGIN work"));
+        Ok(())
+    })
+}

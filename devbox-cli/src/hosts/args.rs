@@ -127,7 +127,7 @@ pub(crate) enum HostsCommand {
         #[arg(long, conflicts_with = "resolver")]
         all: bool,
     },
-    /// Repair the markers of damaged blocks, or of the one that --tag names
+    /// Repair the markers of damaged blocks that are devbox's, or of the one that --tag names
     Repair,
     /// Turn a disabled block's comments back into lines
     Enable,
