@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use hostsfile::{Block, Document, Edit, Entry, HostName, HostsFile, Method, Options, Tag, plan};
@@ -53,7 +54,8 @@ fn run(report: &mut Report) -> Result<()> {
     );
     batch(report, dir.path())?;
     unchanged(report, dir.path())?;
-    parse(report, dir.path())
+    parse(report, dir.path())?;
+    commands(report, dir.path())
 }
 
 /// A directory in memory if there is one, so that the disk is not measured.
@@ -274,6 +276,45 @@ fn parse(report: &mut Report, dir: &Path) -> Result<()> {
     report.figure(READ, HOSTFILE, peer, Unit::MILLISECONDS);
     report.figure(FIND, OURS, find, Unit::MILLISECONDS);
     report.figure(PLAN, OURS, plan, Unit::MILLISECONDS);
+    Ok(())
+}
+
+/// The command, as a user types it, on files that are far too large.
+fn commands(report: &mut Report, dir: &Path) -> Result<()> {
+    let Some(program) = std::env::var_os("DEVBOX_BIN") else {
+        report.note("DEVBOX_BIN is not set: the command is not measured; use `cargo xtask bench hosts`");
+        return Ok(());
+    };
+    let rows: [(&str, usize, &[&str]); 2] = [
+        (
+            "1,000,000 lines: `devbox hosts add`",
+            1_000_000,
+            &["add", "127.77.1.1", "a.test"],
+        ),
+        (
+            "200,000 lines: `devbox hosts get NAME`",
+            200_000,
+            &["get", "host-199999.example.test"],
+        ),
+    ];
+    for (row, lines, words) in rows {
+        let (path, _) = write_file(dir, lines)?;
+        let before = fs::read(&path)?;
+        let mut times = Vec::new();
+        for _ in 0..RUNS {
+            fs::write(&path, &before)?;
+            let mut command = Command::new(&program);
+            command
+                .args(["hosts", "--file"])
+                .arg(&path)
+                .args(words)
+                .stdout(Stdio::null());
+            let start = std::time::Instant::now();
+            ensure!(command.status()?.success(), "{row}");
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+        report.figure(row, OURS, best(&times), Unit::MILLISECONDS);
+    }
     Ok(())
 }
 

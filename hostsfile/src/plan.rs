@@ -266,14 +266,14 @@ impl<'a> Plan<'a> {
         let all = Inside::new(markers.spans().into_iter().map(|span| span.range));
         let mut all = all.walk();
         let mut conflicts = Vec::new();
-        for line in new.lines() {
+        for (number, span) in lines_with_any(new.render(), &names) {
             if names.is_empty() {
                 break;
             }
-            let LineKind::Entry(entry) = line.kind else {
+            let LineKind::Entry(entry) = lines::read(number, &new.render()[span.clone()]) else {
                 continue;
             };
-            if all.holds(line.span.start) || self.is_managed(entry.comment) {
+            if all.holds(span.start) || self.is_managed(entry.comment) {
                 continue;
             }
             for name in &entry.names {
@@ -351,3 +351,44 @@ pub(crate) struct Splice {
     pub(crate) range: Range<usize>,
     pub(crate) text: Vec<u8>,
 }
+
+/// The lines, with their numbers, that may have one of these names: a few names are looked for before anything is parsed.
+fn lines_with_any(bytes: &[u8], names: &HashMap<String, bool>) -> Vec<(usize, Range<usize>)> {
+    let start = scan::body_start(bytes);
+    let all = scan::lines_of(bytes, start).enumerate();
+    if names.len() > SOUGHT_ONE_BY_ONE {
+        return all.map(|(index, span)| (index + 1, span)).collect();
+    }
+    let mut places: Vec<usize> = names
+        .keys()
+        .flat_map(|name| places_of(&bytes[start..], name))
+        .collect();
+    places.sort_unstable();
+    let mut found: Vec<(usize, Range<usize>)> = Vec::new();
+    let (mut number, mut counted) = (1, start);
+    for place in places.into_iter().map(|place| start + place) {
+        if found.last().is_some_and(|(_, span)| place < span.end) {
+            continue;
+        }
+        let from = memchr::memrchr(b'\n', &bytes[counted..place]).map_or(counted, |at| counted + at + 1);
+        let to = memchr::memchr(b'\n', &bytes[place..]).map_or(bytes.len(), |at| place + at + 1);
+        number += memchr::memchr_iter(b'\n', &bytes[counted..from]).count();
+        counted = from;
+        found.push((number, from..to));
+    }
+    found
+}
+
+/// Where a text is, in whichever case.
+fn places_of<'b>(bytes: &'b [u8], text: &'b str) -> impl Iterator<Item = usize> + 'b {
+    let text = text.as_bytes();
+    let first = text.first().copied().unwrap_or(b'\n');
+    memchr::memchr2_iter(first.to_ascii_lowercase(), first.to_ascii_uppercase(), bytes).filter(move |at| {
+        bytes[*at..]
+            .get(..text.len())
+            .is_some_and(|found| found.eq_ignore_ascii_case(text))
+    })
+}
+
+/// More names than these are looked up in a table, line by line.
+const SOUGHT_ONE_BY_ONE: usize = 8;
