@@ -62,7 +62,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
         sender: sender.downgrade(),
         incoming: incoming_sender,
         unsent: Arc::clone(&unsent),
-        streams: HashMap::new(),
+        streams: HashMap::default(),
         out: ChunkQueue::new(),
         leaving: leaving_sender,
         drained: drained_sender,
@@ -98,7 +98,7 @@ struct Driver<C> {
     sender: mpsc::WeakUnboundedSender<Command>,
     incoming: mpsc::Sender<Incoming>,
     unsent: Arc<Unsent>,
-    streams: HashMap<StreamId, Arc<Flow>>,
+    streams: HashMap<StreamId, Arc<Flow>, foldhash::fast::RandomState>,
     out: ChunkQueue,
     /// What the other end said about its leaving.
     leaving: watch::Sender<Option<Leaving>>,

@@ -16,11 +16,11 @@ pub struct Config {
     /// Bytes of a new stream that the peer may send before it is granted more, whatever else is held. It is announced once, for all
     /// streams to come, and is what a stream falls back to while the budget is used up. Default 16 KiB; at least 4 KiB.
     pub initial_window: u32,
-    /// The window that a stream is granted as it opens, and that it returns to after a rest, while half of the budget has room for it.
+    /// The window that a stream is granted as it opens, and that it returns to after a rest, while three quarters of the budget have room for it.
     /// Default 256 KiB; at least `initial_window`.
     pub resting_window: u32,
     /// The most bytes of one stream that may be in flight to us: windows grow up to here while a stream uses them up
-    /// within two round trips. Default 8 MiB.
+    /// within two round trips. Default 32 MiB, which is 1.5 GiB/s over 20 ms.
     pub max_window: u32,
     /// Largest payload of a frame, sent or received. Default 64 KiB; at least 1 KiB.
     pub max_frame: u32,
@@ -55,7 +55,7 @@ impl Default for Config {
         Config {
             initial_window: 16 * 1024,
             resting_window: 256 * 1024,
-            max_window: 8 * 1024 * 1024,
+            max_window: 32 * 1024 * 1024,
             max_frame: 64 * 1024,
             receive_budget: 64 * 1024 * 1024,
             max_streams: 16 * 1024 + 64,

@@ -180,7 +180,7 @@ impl Connection {
             unanswered_by_us: 0,
             brief: VecDeque::new(),
             bulk: VecDeque::new(),
-            memory: Memory::default(),
+            memory: Memory::new(config.initial_window),
             resume: Resume::new(&config),
             ping: Ping::new(now, config.ping_interval),
             leaving: Leaving::No,
@@ -440,7 +440,7 @@ impl Connection {
     }
 
     /// Takes a stream out of the tables. The rings forget it when its turn comes.
-    fn forget(&mut self, id: u32) -> Option<Stream> {
+    fn forget(&mut self, id: u32) -> Option<Box<Stream>> {
         let stream = self.streams.remove(id)?;
         self.memory.forget(id, &stream);
         match stream.phase {

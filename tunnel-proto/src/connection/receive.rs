@@ -269,7 +269,7 @@ impl Connection {
         }
         // A part of a buffer keeps all of it alive: a small one is copied, a large one counts as the whole. Where memory gets
         // scarce, nothing is kept but what is to be read.
-        let scarce = self.memory.used() >= self.config.receive_budget / 2;
+        let scarce = self.memory.used() >= self.config.receive_budget / 8 * 7;
         let copy = bytes.len() < COPY_BELOW || bytes.len() < buffer / 4 || (scarce && bytes.len() < buffer);
         let pins = if copy { bytes.len() } else { buffer };
         let finished = kind == frame::FIN && whole;

@@ -13,7 +13,7 @@ const STREAMS: usize = 12;
 fn limits() -> Config {
     Config {
         max_pending_opens: 64,
-        receive_budget: 3072 * 1024,
+        receive_budget: 1536 * 1024,
         ..small()
     }
 }
