@@ -51,7 +51,7 @@ impl TransmitSink for BytesMut {
 pub struct ChunkQueue {
     /// The first piece, in place: most streams never have a second one waiting. When it is empty, what there is is in `rest`.
     first: Bytes,
-    /// What comes behind it; only while there is anything.
+    /// What comes behind it.
     rest: Option<Box<Rest>>,
     len: usize,
 }
@@ -163,13 +163,17 @@ impl ChunkQueue {
     fn taken(&mut self, bytes: usize) {
         self.len -= bytes;
         // An idle stream keeps no memory of the burst before.
-        if self.len == 0 {
+        if self.len == 0 && self.rest.as_deref().is_some_and(Rest::holds_memory) {
             self.rest = None;
         }
     }
 }
 
 impl Rest {
+    fn holds_memory(&self) -> bool {
+        self.chunks.capacity() > 0 || self.tail.capacity() > 0
+    }
+
     fn pop(&mut self) -> Option<Bytes> {
         match self.chunks.pop_front() {
             Some(chunk) => Some(chunk),

@@ -277,7 +277,9 @@ impl Connection {
         self.memory.receive(stream, len, pins as u64);
         if !bytes.is_empty() {
             self.events.add_data(StreamId(id), &mut stream.place, |waiting| {
-                if copy {
+                if copy && waiting.is_empty() {
+                    waiting.push(Bytes::copy_from_slice(&bytes));
+                } else if copy {
                     waiting.push_slice(&bytes);
                 } else {
                     waiting.push(bytes);
