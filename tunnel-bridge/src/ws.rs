@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod client_handshake;
 mod connect;
 mod upgrade;
 

@@ -4,11 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol;
 
-use crate::{Carrier, Link, WebSocketCarrier, carrier, ws};
+use crate::{Carrier, Link, Role, WebSocketCarrier, ws};
 
 /// How long a client may take to send its request.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -164,10 +162,7 @@ where
         );
         self.stream.write_all(head.as_bytes()).await?;
         self.stream.flush().await?;
-        let config = Some(carrier::web_socket_config());
-        let role = protocol::Role::Server;
-        let socket = WebSocketStream::from_partially_read(self.stream, self.rest, role, config).await;
-        Ok(Box::new(WebSocketCarrier::new(socket)))
+        Ok(Box::new(WebSocketCarrier::new(self.stream, Role::Server, &self.rest)))
     }
 
     /// Answers with a short text and closes the connection. What cannot stand in a header becomes `?`.
