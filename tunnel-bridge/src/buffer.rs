@@ -7,9 +7,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
+
+use crate::sys;
 
 /// Reads start at this size, double while they come back full, and stop growing where larger ones gain nothing.
 const SMALLEST: usize = 16 * 1024;
@@ -173,7 +175,17 @@ impl Block {
 pub(crate) fn read(stream: &TcpStream, size: &mut ReadSize, limit: usize) -> io::Result<Bytes> {
     let asked = size.next.min(limit);
     let mut block = Block::take(asked.max(SMALLEST));
-    match stream.try_read_buf(&mut block.filled().limit(asked)) {
+    let mut read = Err(io::ErrorKind::WouldBlock.into());
+    let drained = stream.try_io(Interest::READABLE, || {
+        read = stream.try_read_buf(&mut block.filled().limit(asked));
+        match read {
+            Ok(n) if sys::SHORT_READ_DRAINS && n > 0 && n < asked => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(()),
+        }
+    });
+    // That is how the socket is marked as drained, so that it is not asked once more.
+    drop(drained);
+    match read {
         Ok(n) => {
             size.learn(asked, n);
             Ok(block.into_bytes())

@@ -162,7 +162,11 @@ where
         );
         self.stream.write_all(head.as_bytes()).await?;
         self.stream.flush().await?;
-        Ok(Box::new(WebSocketCarrier::new(self.stream, Role::Server, &self.rest)))
+        Ok(Box::new(WebSocketCarrier::new(
+            self.stream,
+            Role::Server,
+            &self.rest,
+        )))
     }
 
     /// Answers with a short text and closes the connection. What cannot stand in a header becomes `?`.
