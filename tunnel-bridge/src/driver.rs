@@ -18,7 +18,7 @@ use tokio::time::Sleep;
 use tunnel_proto::{ChunkQueue, Config, Connection, Error, Event, Features, Role, StreamId};
 
 use crate::carrier::Carrier;
-use crate::link::{Command, Incoming, Leaving, Link, LinkEnd, SurelySent};
+use crate::link::{Command, Incoming, Leaving, Link, LinkEnd, LinkOptions, SurelySent};
 use crate::mux::{Flow, MuxStream, Unsent};
 use crate::resume::desk::Registration;
 use crate::resume::{Options, Redial};
@@ -44,8 +44,8 @@ const CLOSING_TIME: Duration = Duration::from_secs(1);
 const INCOMING_QUEUE: usize = 256;
 
 /// A link that ends with its carrier.
-pub(crate) fn plain(carrier: Box<dyn Carrier>, role: Role) -> Link {
-    let connection = connection(role, Config::default());
+pub(crate) fn plain(carrier: Box<dyn Carrier>, role: Role, options: &LinkOptions) -> Link {
+    let connection = connection(role, options.apply(Config::default()));
     spawn(connection, carrier, Bytes::new(), Revival::Never)
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn resumable(carrier: Box<dyn Carrier>, redial: Arc<dyn Redial>, opti
         replay_bytes: options.replay_bytes.clamp(64 * 1024, 1 << 30),
         ..Config::default()
     };
-    let connection = connection(Role::Client, config);
+    let connection = connection(Role::Client, options.link.apply(config));
     let revival = Revival::Client(Redialing::new(redial));
     spawn(connection, carrier, Bytes::new(), revival)
 }

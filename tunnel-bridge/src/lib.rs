@@ -44,7 +44,7 @@ pub use carrier::WebSocketCarrier;
 pub use carrier::{Carrier, CarrierEnd, StreamCarrier, prepare_socket};
 pub use error::Error;
 pub use join::splice_streams;
-pub use link::{Incoming, Leaving, Link, LinkEnd};
+pub use link::{Incoming, Leaving, Link, LinkEnd, LinkOptions};
 pub use mux::MuxStream;
 pub use resume::LinkStatus;
 pub use splice::{End, Side, SpliceReport, splice};

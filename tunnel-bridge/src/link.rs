@@ -8,7 +8,7 @@ use std::task::Poll;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{Mutex, mpsc, watch};
-use tunnel_proto::{Role, StreamId};
+use tunnel_proto::{Config, Role, StreamId};
 
 use crate::carrier::{Carrier, CarrierEnd};
 use crate::driver;
@@ -73,6 +73,50 @@ impl SurelySent {
     }
 }
 
+/// The limits of one end of a link.
+///
+/// ```
+/// use tunnel_bridge::{Link, LinkOptions, RefusalKind, Role, StreamCarrier, Target};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut options = LinkOptions::default();
+/// options.max_streams = 1;
+/// let (near, _far) = tokio::io::duplex(64 * 1024);
+/// let link = Link::over_with(StreamCarrier::new(near), Role::Client, &options);
+/// let target = Target::new("echo")?;
+/// let _first = link.open(&target).await?;
+/// let refused = link.open(&target).await?.accepted().await;
+/// assert_eq!(refused.map_err(|refusal| refusal.kind), Err(RefusalKind::TooMany));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkOptions {
+    /// Streams that may be open at once, both ends' together; the smaller of the two ends' limits counts. What exceeds it is refused with
+    /// [`RefusalKind::TooMany`]. Default 16,448: as many as a [`ConnectionLimit`](crate::listener::ConnectionLimit) has places, and 64 that
+    /// carry no connection. From 1 to 1,048,576; what is outside counts as the nearest of these.
+    pub max_streams: u32,
+}
+
+impl Default for LinkOptions {
+    fn default() -> LinkOptions {
+        LinkOptions {
+            max_streams: Config::default().max_streams,
+        }
+    }
+}
+
+impl LinkOptions {
+    /// The protocol's limits, with these in place of its own.
+    pub(crate) fn apply(&self, mut config: Config) -> Config {
+        config.max_streams = self.max_streams.clamp(1, 1 << 20);
+        config.max_pending_opens = config.max_pending_opens.min(config.max_streams);
+        config
+    }
+}
+
 /// One end of a tunnel that is up. Cloning is cheap; all clones are the same link.
 ///
 /// One task drives the link for as long as there is a `Link` or a stream of it. Either end may open streams; the
@@ -129,7 +173,16 @@ impl Link {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn over<C: Carrier>(carrier: C, role: Role) -> Link {
-        driver::plain(Box::new(carrier), role)
+        Link::over_with(carrier, role, &LinkOptions::default())
+    }
+
+    /// As [`Link::over`], with other limits.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn over_with<C: Carrier>(carrier: C, role: Role, options: &LinkOptions) -> Link {
+        driver::plain(Box::new(carrier), role, options)
     }
 
     /// The client's end of a link over `carrier` that goes on over another one when that is lost: `redial` makes it. Where the other end

@@ -401,6 +401,10 @@ impl AsyncRead for MuxStream {
         let n = buf.remaining().min(self.current.len());
         buf.put_slice(&self.current[..n]);
         self.current.advance(n);
+        if self.current.is_empty() {
+            // Else it would keep the buffer that it was a part of.
+            self.current = Bytes::new();
+        }
         if n > 0 {
             self.consumed(n);
         }

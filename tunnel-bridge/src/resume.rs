@@ -59,7 +59,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use crate::{Carrier, LinkEnd};
+use crate::{Carrier, LinkEnd, LinkOptions};
 
 pub use desk::{Desk, DeskError, DeskOptions, Received};
 
@@ -116,12 +116,15 @@ pub struct Options {
     /// Most bytes that are kept for sending again, until the other end has them. When they are used up, streams wait. Default 16 MiB;
     /// at least 64 KiB.
     pub replay_bytes: u32,
+    /// The limits of the link.
+    pub link: LinkOptions,
 }
 
 impl Default for Options {
     fn default() -> Options {
         Options {
             replay_bytes: 16 * 1024 * 1024,
+            link: LinkOptions::default(),
         }
     }
 }

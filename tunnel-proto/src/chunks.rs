@@ -238,7 +238,12 @@ impl Buf for ChunkQueue {
     /// When `bytes` is more than [`ChunkQueue::len`], as every [`Buf`].
     fn advance(&mut self, bytes: usize) {
         let mut left = bytes - bytes.min(self.first.len());
-        self.first.advance(bytes - left);
+        if bytes - left == self.first.len() {
+            // Else it would keep its buffer.
+            self.first = Bytes::new();
+        } else {
+            self.first.advance(bytes - left);
+        }
         if left > 0
             && let Some(rest) = self.rest.as_deref_mut()
         {

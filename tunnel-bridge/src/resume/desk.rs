@@ -14,7 +14,7 @@ use tunnel_proto::{
 use super::handshake::{self, Unread};
 use crate::driver::{self, Adopt};
 use crate::link::WeakLink;
-use crate::{Carrier, CarrierEnd, Link};
+use crate::{Carrier, CarrierEnd, Link, LinkOptions};
 
 /// Limits of a [`Desk`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct DeskOptions {
     pub max_detached_bytes: u64,
     /// How long the first frame of a new connection may take. Default 10 s.
     pub first_frame_within: Duration,
+    /// The limits of each link.
+    pub link: LinkOptions,
 }
 
 impl Default for DeskOptions {
@@ -41,6 +43,7 @@ impl Default for DeskOptions {
             max_detached: 1024,
             max_detached_bytes: 1024 * 1024 * 1024,
             first_frame_within: Duration::from_secs(10),
+            link: LinkOptions::default(),
         }
     }
 }
@@ -130,6 +133,7 @@ impl Desk {
             resume_window: options.window.clamp(WINDOW.0, WINDOW.1),
             ..Config::default()
         };
+        let config = options.link.apply(config);
         Desk {
             shared: Arc::new(Shared {
                 options,
