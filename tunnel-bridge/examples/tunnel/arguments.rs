@@ -8,8 +8,8 @@ use std::str::FromStr;
 pub(crate) const HELP: &str = "\
 Carries TCP connections over one link to a server, which connects each to a target.
 
-tunnel server --listen ADDRESS --to HOST:PORT [--carrier CARRIER] [--certificates FOLDER]
-tunnel client --listen ADDRESS --server URL [--certificates FOLDER]
+tunnel server --listen ADDRESS --to HOST:PORT [--carrier CARRIER] [--certificates FOLDER] [--resume]
+tunnel client --listen ADDRESS --server URL [--certificates FOLDER] [--resume]
 tunnel direct --listen ADDRESS --to HOST:PORT
 
   --listen ADDRESS       where to listen, such as 127.0.0.1:9001
@@ -20,10 +20,11 @@ tunnel direct --listen ADDRESS --to HOST:PORT
                            wss   WebSocket over TLS  tls   the link's frames over TLS
   --certificates FOLDER  for wss and tls: where the server writes certificates for
                          this run, and where the client, started afterwards, finds them
+  --resume               at both: connections go on when the link is cut and made again
   --help                 this text
 
 The server connects to its own target, whatever a client asks for, and lets in whoever connects.
-The client connects again when the link is lost; what was open then is reset.
+The client connects again when the link is lost; without --resume, what was open then is reset.
 ";
 
 /// What the link between server and client runs over.
@@ -77,20 +78,23 @@ pub(crate) enum Command {
 pub(crate) struct ServerOptions {
     pub(crate) listen: SocketAddr,
     pub(crate) to: String,
-    pub(crate) carrier: Carrier,
+    pub(crate) carrier: Choice,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ClientOptions {
     pub(crate) listen: SocketAddr,
     /// Host and port.
     pub(crate) server: String,
-    pub(crate) carrier: Carrier,
+    pub(crate) carrier: Choice,
 }
 
+/// Which carrier, and what it needs.
 #[derive(Debug, Clone)]
-pub(crate) struct Carrier {
+pub(crate) struct Choice {
     pub(crate) kind: Kind,
+    /// Whether the link outlives its connection.
+    pub(crate) resume: bool,
     /// Empty for carriers that need none.
     pub(crate) certificates: PathBuf,
 }
@@ -122,6 +126,10 @@ pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Command, 
     while let Some(word) = words.next() {
         if word == "--help" || word == "-h" {
             return Err(Wrong::Help);
+        }
+        if word == "--resume" && verb != "direct" {
+            given.resume = true;
+            continue;
         }
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
@@ -170,6 +178,7 @@ struct Given {
     server: Option<String>,
     kind: Option<Kind>,
     certificates: Option<PathBuf>,
+    resume: bool,
 }
 
 impl Given {
@@ -195,7 +204,7 @@ impl Given {
         Ok(())
     }
 
-    fn carrier(&mut self, scheme: Option<Kind>) -> Result<Carrier, String> {
+    fn carrier(&mut self, scheme: Option<Kind>) -> Result<Choice, String> {
         let kind = match (scheme, self.kind) {
             (Some(scheme), Some(kind)) if scheme != kind => {
                 return Err(format!("--server says {scheme} and --carrier says {kind}"));
@@ -211,7 +220,11 @@ impl Given {
             }
             folder => folder.unwrap_or_default(),
         };
-        Ok(Carrier { kind, certificates })
+        Ok(Choice {
+            kind,
+            resume: self.resume,
+            certificates,
+        })
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tunnel_bridge::listener::{Listener, ListenerOptions, bind};
-use tunnel_bridge::{ByteStream, Dialer, Link, Refusal, RefusalKind, Target};
+use tunnel_bridge::resume::{self, Redial, RedialError};
+use tunnel_bridge::{ByteStream, Carrier, Dialer, Link, Refusal, RefusalKind, Role, Target};
 
 use crate::arguments::ClientOptions;
 use crate::{Result, carriers, say};
@@ -21,7 +22,7 @@ pub(crate) async fn run(options: ClientOptions) -> Result<()> {
     // The server knows where to go.
     let target = Target::new("tunnel").map_err(|error| error.to_string())?;
     // Whether the first connection works is a matter of the command line; later ones are repeated.
-    let mut link = carriers::connect(&options.server, &options.carrier).await?;
+    let mut link = connect(&options).await?;
     let (links, current) = watch::channel(link.clone());
     let dialer = Arc::new(Current(current));
     let listener = Listener::spawn(socket, target, dialer, ListenerOptions::default(), Arc::default())
@@ -37,7 +38,7 @@ pub(crate) async fn run(options: ClientOptions) -> Result<()> {
         let mut wait = FIRST_WAIT;
         link = loop {
             tokio::time::sleep(wait).await;
-            match carriers::connect(&options.server, &options.carrier).await {
+            match connect(&options).await {
                 Ok(link) => break link,
                 Err(why) if wait == FIRST_WAIT => say(&why),
                 // Said once.
@@ -47,6 +48,27 @@ pub(crate) async fn run(options: ClientOptions) -> Result<()> {
         };
         links.send_replace(link.clone());
         say("connected again");
+    }
+}
+
+async fn connect(options: &ClientOptions) -> Result<Link> {
+    let carrier = carriers::connect(&options.server, &options.carrier).await?;
+    Ok(if options.carrier.resume {
+        Link::resumable(carrier, Again(options.clone()), resume::Options::default())
+    } else {
+        Link::over(carrier, Role::Client)
+    })
+}
+
+/// Connects to the same server.
+struct Again(ClientOptions);
+
+#[async_trait]
+impl Redial for Again {
+    async fn redial(&self) -> std::result::Result<Box<dyn Carrier>, RedialError> {
+        carriers::connect(&self.0.server, &self.0.carrier)
+            .await
+            .map_err(RedialError::later)
     }
 }
 

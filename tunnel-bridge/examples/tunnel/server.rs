@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tunnel_bridge::listener::bind;
-use tunnel_bridge::{Incoming, direct, splice};
+use tunnel_bridge::resume::Received;
+use tunnel_bridge::{Incoming, Link, Role, direct, splice};
 
 use crate::arguments::ServerOptions;
 use crate::carriers::Server;
@@ -38,8 +39,9 @@ pub(crate) async fn run(options: ServerOptions) -> Result<()> {
 }
 
 async fn serve(server: Arc<Server>, stream: TcpStream, peer: SocketAddr, to: Arc<str>) {
-    let link = match server.accept(stream).await {
-        Ok(link) => link,
+    let link = match link(&server, stream).await {
+        Ok(Some(link)) => link,
+        Ok(None) => return say(&format!("{peer} goes on with a link")),
         Err(why) => return say(&format!("no link with {peer}: {why}")),
     };
     say(&format!("{peer} is here"));
@@ -57,6 +59,20 @@ async fn serve(server: Arc<Server>, stream: TcpStream, peer: SocketAddr, to: Arc
         }
     }
     say(&format!("{peer} is gone: {}", link.closed().await));
+}
+
+/// The link that a connection begins; `None` where it takes one up again.
+async fn link(server: &Server, stream: TcpStream) -> Result<Option<Link>> {
+    let carrier = server.accept(stream).await?;
+    let Some(desk) = &server.desk else {
+        return Ok(Some(Link::over(carrier, Role::Server)));
+    };
+    // Everybody is let in, and only who has a link's token takes it up again.
+    match desk.receive(carrier, "anybody").await {
+        Ok(Received::New(link)) => Ok(Some(link)),
+        Ok(Received::Resumed(_)) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 async fn join(incoming: Incoming, to: Arc<str>) {
