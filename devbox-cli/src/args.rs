@@ -99,6 +99,9 @@ pub(crate) struct UpArgs {
     /// Take names that another session on this machine has; they are left to it otherwise, until it ends
     #[arg(long)]
     pub(crate) take_names: bool,
+    /// Let other users of this machine connect to the services, not only you and root
+    #[arg(long)]
+    pub(crate) share: bool,
     /// Print what would be done and how the hosts file would change, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -1,18 +1,21 @@
 //! What a session is told: flags over environment variables over `devbox.yaml` over the defaults.
 
-use std::collections::BTreeSet;
+mod service;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use devbox_engine::{
-    GatewayConfig, MAX_CONNECTIONS, NamesPolicy, ProviderConfig, ProviderKind, TokenConfig, default_pools,
+    GatewayConfig, MAX_CONNECTIONS, NamesPolicy, ProviderConfig, ProviderKind, ServiceOptions, TokenConfig,
+    default_pools,
 };
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
-use service_catalog::Label;
+use service_catalog::{Label, ServiceId};
 use url::Url;
 
 use crate::args::ConnectArgs;
@@ -41,6 +44,11 @@ struct File {
     pool: Pool,
     #[serde(default)]
     limits: Limits,
+    /// Whether other users of this machine may connect.
+    #[serde(default)]
+    share: bool,
+    #[serde(default)]
+    services: BTreeMap<ServiceId, service::Entry>,
 }
 
 /// One of the list of providers. Which keys it must have depends on its kind.
@@ -96,6 +104,10 @@ pub(crate) struct Config {
     pub(crate) pool: Vec<IpNet>,
     /// How many connections may be open at once.
     pub(crate) max_connections: usize,
+    /// Whether other users of this machine may connect.
+    pub(crate) share: bool,
+    /// What single services' connections are held to.
+    pub(crate) services: BTreeMap<ServiceId, ServiceOptions>,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
 }
@@ -138,6 +150,13 @@ impl Config {
         };
         let environment = args.env.clone().or_else(|| file.environment.clone());
         let providers = providers(args, &file, &place)?;
+        let services = file.services.iter().map(|(service, entry)| {
+            let options = entry
+                .options()
+                .map_err(|(found, message)| place.at(found, &message))?;
+            Ok((service.clone(), options))
+        });
+        let services = services.collect::<Result<_, Failure>>()?;
 
         let active = args.namespace.clone().or(file.names.active);
         // What the user wrote down is named by the user: `named` means both.
@@ -165,6 +184,8 @@ impl Config {
             },
             pool,
             max_connections: file.limits.connections.map_or(MAX_CONNECTIONS, NonZeroUsize::get),
+            share: file.share,
+            services,
             file: path,
         })
     }
@@ -590,6 +611,46 @@ providers:
         let config = load("limits:\n  connections: 20000\n", &ConnectArgs::default()).unwrap();
         assert_eq!(config.max_connections, 20_000);
         assert!(failure("limits: {connections: 0}\n").contains("limits"));
+    }
+
+    #[test]
+    fn services_have_options() {
+        let text = "share: true\nservices:\n  orders.backend: {idle_timeout: 10m, max_connections: 50, \
+                    bandwidth: 10MiB/s, proxy_protocol: v2, share: false}\n  web.shop: {}\n";
+        let config = load(text, &ConnectArgs::default()).unwrap();
+        assert!(config.share);
+        let orders = ServiceOptions {
+            share: Some(false),
+            idle_timeout: Some(std::time::Duration::from_secs(600)),
+            max_connections: NonZeroUsize::new(50),
+            bandwidth: std::num::NonZeroU64::new(10 << 20),
+            proxy_protocol: true,
+        };
+        let services: Vec<_> = config.services.values().cloned().collect();
+        assert_eq!(services, [orders, ServiceOptions::default()]);
+    }
+
+    #[test]
+    fn mistakes_about_services_are_named_with_their_place() {
+        let mistakes = [
+            "idle_timeout: 10 parsecs",
+            "idle_timeout: 0s",
+            "idle_timeout: 9000000000000000h",
+            "bandwidth: fast",
+            "bandwidth: 10mib/s",
+            "bandwidth: 10MiB",
+            "bandwidth: 1B/s",
+            "bandwidth: 99999999999999999999GiB/s",
+            "max_connections: 0",
+            "max_connections: many",
+            "proxy_protocol: v1",
+            "idle-timeout: 10m",
+            "shared: true",
+        ];
+        let mistakes =
+            mistakes.map(|mistake| failure(&format!("services:\n  orders.backend:\n    {mistake}\n")));
+        insta::assert_snapshot!(mistakes.join("\n"));
+        insta::assert_snapshot!(failure("services:\n  orders: {share: true}\n"));
     }
 
     #[test]

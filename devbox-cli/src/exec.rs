@@ -43,6 +43,7 @@ struct Wanted {
     caller: sys::Caller,
     config: Config,
     base_file: PathBuf,
+    share: bool,
 }
 
 impl Wanted {
@@ -70,6 +71,7 @@ impl Wanted {
             caller,
             config,
             base_file,
+            share: args.up.share,
         })
     }
 
@@ -89,6 +91,8 @@ impl Wanted {
             names: self.config.names.clone(),
             pools: self.config.pool.clone(),
             max_connections: self.config.max_connections,
+            share: self.config.share || self.share,
+            services: self.config.services.clone(),
             publish,
             // Nobody else sees its names: it displaces nobody, and nobody displaces it.
             claim: false,

@@ -379,8 +379,39 @@ fn notes(report: &StatusReport) -> String {
             "{connections} connections were refused because {limit} were open, which is the limit"
         ));
     }
+    for service in &report.services {
+        for port in &service.ports {
+            lines.extend(turned_away(&service.service, port, report.rejected.is_some()));
+        }
+    }
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
+
+/// The connections to a port that were not let in. Those beyond the session's own limit are told elsewhere.
+fn turned_away(service: &service_catalog::ServiceId, port: &PortReport, limit_told: bool) -> Vec<String> {
+    let connections = |count: u64| match count {
+        1 => "1 connection".to_owned(),
+        count => format!("{count} connections"),
+    };
+    let mut lines = Vec::new();
+    if port.strangers > 0 {
+        let count = connections(port.strangers);
+        lines.push(format!(
+            "{count} to {service}:{} refused: not from you or root ({SHARE_HINT})",
+            port.port
+        ));
+    }
+    if port.rejected > 0 && !limit_told {
+        let count = connections(port.rejected);
+        lines.push(format!(
+            "{count} to {service}:{} refused: as many were open as max_connections allows",
+            port.port
+        ));
+    }
+    lines
+}
+
+const SHARE_HINT: &str = "`share: true` in devbox.yaml or --share lets others in";
 
 /// `session dev-1a2b3c4d (helper pid 7) holds 2 names that this session wants: orders.backend, web.shop`
 fn holder(session: &str, helper_pid: Option<u32>, names: &NameSample) -> String {
@@ -563,6 +594,15 @@ pub(crate) fn event(event: &Event) -> Option<String> {
         } => {
             let colon = if reason.is_empty() { "" } else { ": " };
             format!("{service}:{port}: connection {cause}{colon}{reason}")
+        }
+        Event::StrangerRefused { service, port, who } => {
+            format!("warning: {who} tried to connect to {service}:{port} and was refused; {SHARE_HINT}")
+        }
+        Event::UnknownService { service, similar } => {
+            let hint = similar
+                .as_ref()
+                .map_or_else(String::new, |similar| format!("; did you mean `{similar}`?"));
+            format!("warning: devbox.yaml has options for `{service}`, which no catalog has{hint}")
         }
         Event::EmptyNamespace { namespace, similar } => {
             let hint = similar
@@ -752,6 +792,8 @@ mod tests {
             sent_bytes: 2048,
             received_bytes: 3 << 20,
             last_failure: None,
+            rejected: 0,
+            strangers: 0,
         }
     }
 
@@ -1106,6 +1148,19 @@ mod tests {
                 port: 5432,
                 cause: "timed out".to_owned(),
                 reason: String::new(),
+            },
+            Event::StrangerRefused {
+                service: "orders.backend".parse().unwrap(),
+                port: 5432,
+                who: "uid 1001".to_owned(),
+            },
+            Event::UnknownService {
+                service: "orders.backnd".parse().unwrap(),
+                similar: Some("orders.backend".parse().unwrap()),
+            },
+            Event::UnknownService {
+                service: "web.shop".parse().unwrap(),
+                similar: None,
             },
             Event::EmptyNamespace {
                 namespace: "bakcend".to_owned(),

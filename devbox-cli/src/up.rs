@@ -57,6 +57,8 @@ pub(crate) fn run(
         names: config.names.clone(),
         pools: config.pool.clone(),
         max_connections: config.max_connections,
+        share: config.share || args.share,
+        services: config.services.clone(),
         publish: hosts_file.map_or(Publish::Registry, Publish::HostsFile),
         helper,
         claim: true,

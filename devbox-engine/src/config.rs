@@ -1,12 +1,13 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use devbox_provider::Provider;
-use devbox_session::{MAX_CONNECTIONS, NamesPolicy};
+use devbox_session::{MAX_CONNECTIONS, NamesPolicy, ServiceOptions};
 use ipnet::{IpNet, Ipv4Net};
-use service_catalog::Label;
+use service_catalog::{Label, ServiceId};
 use url::Url;
 
 use crate::helper::Helper;
@@ -48,6 +49,12 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// How many connections to its services may be open at once; more are reset at once, told once and counted. Default: 16,384.
     pub max_connections: usize,
+    /// Whether everybody may connect to its services who reaches their addresses. Otherwise, on Linux, only programs of this
+    /// process's user and of root are let in on loopback; elsewhere loopback is open to all users. On other addresses it takes an
+    /// address of the same prefix. Default: `false`.
+    pub share: bool,
+    /// What the connections of single services are held to. Default: nothing.
+    pub services: BTreeMap<ServiceId, ServiceOptions>,
 }
 
 impl Config {
@@ -73,6 +80,8 @@ impl Default for Config {
             lock_file: None,
             state_dir: None,
             max_connections: MAX_CONNECTIONS,
+            share: false,
+            services: BTreeMap::new(),
         }
     }
 }

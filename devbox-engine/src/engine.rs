@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use devbox_provider::Provider;
 use devbox_session::sink::{NameSink, Registry};
 use devbox_session::{
-    Handle, Identity, Parts, ProviderId, ProviderSettings, Session, Settings, StatusReport, StopReason,
+    Handle, Identity, ListenerPolicy, Parts, ProviderId, ProviderSettings, Session, Settings, StatusReport,
+    StopReason,
 };
 use service_catalog::Label;
 use tokio::sync::{mpsc, watch};
@@ -23,7 +24,7 @@ use crate::notice::{Events, Notice, Notices};
 use crate::providers;
 use crate::shared::Place;
 use crate::sinks::{HelperHosts, PrivateHosts, PrivateSink};
-use crate::sys::ControlListener;
+use crate::sys::{self, ControlListener};
 
 /// What the tags of all sessions' blocks begin with.
 pub(crate) const TAG_PREFIX: &str = "devbox-";
@@ -357,6 +358,12 @@ pub(crate) async fn prepare(config: &Config, notices: &Notices) -> Result<Prepar
     let mut settings = Settings::new(identity, provider_settings.collect(), seed);
     settings.names = config.names.clone();
     settings.max_connections = config.max_connections;
+    settings.listening = ListenerPolicy {
+        share: config.share,
+        user: sys::own_user(),
+        prefixes: config.pools.clone(),
+        services: config.services.clone(),
+    };
     Ok(Prepared {
         settings,
         addresses,

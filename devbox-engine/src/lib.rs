@@ -20,7 +20,7 @@ mod sys;
 
 pub use config::{Config, GatewayConfig, ProviderConfig, ProviderKind, Publish, TokenConfig, default_pools};
 pub use devbox_session::sink::Registry;
-pub use devbox_session::{Event, MAX_CONNECTIONS, NamesPolicy, StatusReport, StopReason};
+pub use devbox_session::{Event, MAX_CONNECTIONS, NamesPolicy, ServiceOptions, StatusReport, StopReason};
 pub use engine::{Engine, start, start_shared};
 pub use error::Error;
 pub use helper::{Helper, HelperConfig, Restart};

@@ -117,6 +117,7 @@ fn name(config: &Config) -> Option<(String, &[u8])> {
         sys::network().into_os_string().into_encoded_bytes(),
         base.clone(),
         format!("{:?} {:?} {}", config.names, config.pools, config.max_connections).into_bytes(),
+        format!("{} {:?}", config.share, config.services).into_bytes(),
         whole(config.lock_file.as_deref())?,
         whole(config.state_dir.as_deref())?,
     ];

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tunnel_bridge::listener::{ConnectionLimit, Listener, ListenerCounts, ListenerOptions};
+use tunnel_bridge::listener::{ConnectionLimit, Listener, ListenerCounts, ListenerOptions, Stranger};
 use tunnel_bridge::{Refusal, Target};
 
 use crate::handle::{Command, Handle};
@@ -29,6 +29,7 @@ use crate::lease_keeper::LeaseKeeper;
 use crate::links::{Happened, Links};
 use crate::report::{Event, StatusReport};
 use crate::route::{Aim, Route};
+use crate::service_options::ListenerRules;
 use crate::settings::{Settings, StopReason};
 use crate::sink::{NameSink, PublishError, Published, Record};
 use crate::state::{SessionState, Traffic};
@@ -40,6 +41,8 @@ const EVENT_BACKLOG: usize = 1024;
 const COMMAND_BACKLOG: usize = 16;
 /// Refused connections that wait to be told. Further ones are not told: they are counted all the same.
 const REFUSAL_BACKLOG: usize = 64;
+/// Programs turned away that wait to be told. Further ones are counted.
+const STRANGER_BACKLOG: usize = 64;
 /// Connections that end sooner than this after the session was asked to end are not spoken of.
 const DRAINED_AT_ONCE: Duration = Duration::from_millis(300);
 /// For how long a new connection is held while there is no link.
@@ -89,6 +92,10 @@ pub struct Session {
     /// What the far sides refused, by the address that was connected to.
     refusals: mpsc::Receiver<(SocketAddr, Refusal)>,
     refusal_sender: mpsc::Sender<(SocketAddr, Refusal)>,
+    /// Who was turned away, by the address that was connected to.
+    strangers: mpsc::Receiver<(SocketAddr, Stranger)>,
+    stranger_sender: mpsc::Sender<(SocketAddr, Stranger)>,
+    rules: ListenerRules,
     /// What all listeners together may have open.
     limit: Arc<ConnectionLimit>,
     changed: bool,
@@ -141,6 +148,8 @@ impl Session {
         let (command_sender, commands) = mpsc::channel(COMMAND_BACKLOG);
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let (refusal_sender, refusals) = mpsc::channel(REFUSAL_BACKLOG);
+        let (stranger_sender, strangers) = mpsc::channel(STRANGER_BACKLOG);
+        let rules = ListenerRules::new(settings.listening.clone());
         let (revision, revisions) = watch::channel(0);
         let handle = Handle::new(command_sender, events.downgrade(), revisions);
         let names = sinks.iter().map(|sink| sink.describe()).collect();
@@ -173,6 +182,9 @@ impl Session {
             connections: Arc::new(Notify::new()),
             refusals,
             refusal_sender,
+            strangers,
+            stranger_sender,
+            rules,
             limit,
             changed: false,
         };
@@ -228,6 +240,7 @@ impl Session {
                 self.state.handle_connections(self.limit.rejected(), self.limit.open());
             }
             Some((at, refusal)) = self.refusals.recv() => self.handle_refused(at, refusal),
+            Some((at, stranger)) = self.strangers.recv() => self.state.handle_stranger(&endpoint_of(at), stranger),
             Some(_) = self.draining.join_next() => {}
             Some(_) = self.goodbyes.join_next() => {}
             () = until(timer) => self.refresh_statuses(),
@@ -343,6 +356,7 @@ impl Session {
                 target,
             } => {
                 if let (Some(open), Some(aim)) = (self.listeners.get(&endpoint), self.aim(&service, target)) {
+                    open.listener.set_rules(self.rules.of(&service, endpoint.address));
                     open.route.set(aim);
                 }
             }
@@ -561,6 +575,8 @@ impl Session {
         let options = ListenerOptions {
             limit: Arc::clone(&self.limit),
             refusals: Some(self.refusal_sender.clone()),
+            strangers: Some(self.stranger_sender.clone()),
+            rules: self.rules.of(service, endpoint.address),
             ..ListenerOptions::default()
         };
         let listener = Listener::spawn(socket, target, dialer, options, Arc::clone(&self.connections))
@@ -598,6 +614,8 @@ impl Session {
             sent_bytes: counts.sent_bytes,
             received_bytes: counts.received_bytes,
             last_failure: counts.last_failure.map(|end| end.to_string()),
+            rejected: counts.rejected,
+            strangers: counts.strangers,
         }
     }
 

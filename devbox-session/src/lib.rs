@@ -19,6 +19,7 @@ mod links;
 mod names_policy;
 mod report;
 mod route;
+mod service_options;
 mod settings;
 pub mod sink;
 mod state;
@@ -34,6 +35,7 @@ pub use report::{
     Event, Held, Identity, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, PutBack,
     Refusals, Rejected, ServicePort, ServiceReport, StatusReport,
 };
+pub use service_options::{ListenerPolicy, ServiceOptions};
 pub use settings::{MAX_CONNECTIONS, ProviderSettings, Settings, StopReason};
 pub use state::{SessionState, Traffic};
 pub use step::Step;

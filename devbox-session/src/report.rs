@@ -93,6 +93,17 @@ pub struct PortReport {
     pub received_bytes: u64,
     /// Why the last connection failed, if it did.
     pub last_failure: Option<String>,
+    /// Connections that were reset because too many were open; missing where none was.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rejected: u64,
+    /// Connections that were reset because who made them may not connect; missing where none was.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub strangers: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A port of a service.
@@ -524,6 +535,23 @@ pub enum Event {
         cause: String,
         /// What the far side says of it, the address that it dialed included. May be empty.
         reason: String,
+    },
+    /// Somebody who may not connect to a service tried to and was reset. Said once for a port and who it was; [`StatusReport`] has
+    /// the count.
+    StrangerRefused {
+        /// The service.
+        service: ServiceId,
+        /// The port.
+        port: u16,
+        /// Who it was: `uid 1001`, or an address.
+        who: String,
+    },
+    /// Options are given for a service that no catalog has. Said once, with the first catalogs.
+    UnknownService {
+        /// The service.
+        service: ServiceId,
+        /// A service of nearly the same name.
+        similar: Option<ServiceId>,
     },
     /// No service is in the namespace whose services were to have bare names. Said once, with the first catalogs.
     EmptyNamespace {

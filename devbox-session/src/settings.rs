@@ -10,6 +10,7 @@ use service_catalog::Label;
 
 use crate::names_policy::NamesPolicy;
 use crate::report::Identity;
+use crate::service_options::ListenerPolicy;
 use crate::sink::{PublishError, Record};
 
 /// What a session is told before it starts.
@@ -34,6 +35,8 @@ pub struct Settings {
     pub seed: u64,
     /// How many connections to its services may be open at once; more are reset at once, told once and counted.
     pub max_connections: usize,
+    /// Who may connect to its listeners, and what single services' connections are held to. Default: everybody, to nothing.
+    pub listening: ListenerPolicy,
 }
 
 /// The usual limit of [`Settings::max_connections`].
@@ -53,6 +56,7 @@ impl Settings {
             effect_timeout: Duration::from_secs(10),
             seed,
             max_connections: MAX_CONNECTIONS,
+            listening: ListenerPolicy::default(),
         }
     }
 }

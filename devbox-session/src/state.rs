@@ -14,6 +14,7 @@ mod listeners;
 mod names;
 mod notices;
 mod refusals;
+mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -25,6 +26,7 @@ use devbox_provider::{ConnectError, Status};
 use ipalloc::{Allocator, Timestamp};
 use service_catalog::{Catalog, Health, Label, Service, ServiceId, Update};
 use tunnel_bridge::Refusal;
+use tunnel_bridge::listener::Stranger;
 
 use crate::host::BindFault;
 use crate::key::{ProviderId, ServiceKey};
@@ -40,6 +42,7 @@ use listeners::{Bind, Bound, Listeners, Next, PortKey};
 use names::{Names, Wish};
 use notices::Notices;
 use refusals::Refusals;
+use strangers::Strangers;
 
 /// The session's whole state; one task owns it.
 ///
@@ -56,6 +59,7 @@ pub struct SessionState {
     names: Names,
     notices: Notices,
     refusals: Refusals,
+    strangers: Strangers,
     claims: BTreeMap<Label, Claim>,
     /// Steps that have no outcome and are due at once.
     due: VecDeque<Step>,
@@ -119,6 +123,10 @@ pub struct Traffic {
     pub received_bytes: u64,
     /// Why the last connection failed, if it did.
     pub last_failure: Option<String>,
+    /// Connections that were reset because too many were open.
+    pub rejected: u64,
+    /// Connections that were reset because who made them may not connect.
+    pub strangers: u64,
 }
 
 impl SessionState {
@@ -145,6 +153,7 @@ impl SessionState {
             names: Names::new(sinks),
             notices: Notices::default(),
             refusals: Refusals::default(),
+            strangers: Strangers::default(),
             claims: BTreeMap::new(),
             due: VecDeque::new(),
             busy: false,
@@ -709,6 +718,21 @@ impl SessionState {
         }
     }
 
+    /// Somebody who may not connect to a listener tried to.
+    pub fn handle_stranger(&mut self, endpoint: &Endpoint, stranger: Stranger) {
+        let Some((service, port)) = self.listeners.owner(endpoint).filter(|_| self.stop.is_none()) else {
+            return;
+        };
+        if self.strangers.handle(service, *port, stranger) {
+            let event = Event::StrangerRefused {
+                service: service.service.clone(),
+                port: port.0,
+                who: stranger.to_string(),
+            };
+            self.notices.push_about(service.provider, event);
+        }
+    }
+
     /// So many connections are still open a while after [`Step::Close`].
     pub fn handle_still_open(&mut self, connections: u64) {
         let draining = |stop: &Stop| stop.phase == Phase::CloseListeners && !stop.hurried;
@@ -920,6 +944,8 @@ impl SessionState {
         if !self.ready && self.names.is_published() {
             self.ready = true;
             self.tell_empty_namespace();
+            self.tell_unknown_services();
+            self.tell_unknown_services();
             self.notices.push(Event::Ready {
                 status: Box::new(self.report(|_| Traffic::default())),
             });
@@ -943,6 +969,24 @@ impl SessionState {
             similar: similar.map(ToString::to_string),
         };
         self.notices.push(event);
+    }
+
+    /// Options for a service that was mistyped bind nobody.
+    fn tell_unknown_services(&mut self) {
+        let found: BTreeSet<_> = self.services.keys().map(|key| &key.service).collect();
+        for service in self.settings.listening.services.keys() {
+            if found.contains(service) {
+                continue;
+            }
+            let name = service.to_string();
+            let distance = |other: &ServiceId| strsim::osa_distance(&name, &other.to_string());
+            let nearest = found.iter().copied().min_by_key(|other| distance(other));
+            let similar = nearest.filter(|other| 2 * distance(other) <= name.len());
+            self.notices.push(Event::UnknownService {
+                service: service.clone(),
+                similar: similar.cloned(),
+            });
+        }
     }
 
     /// Teardown goes the other way round: names, listeners, the machine.
@@ -1030,6 +1074,8 @@ impl SessionState {
                     sent_bytes: carried.sent_bytes,
                     received_bytes: carried.received_bytes,
                     last_failure: carried.last_failure,
+                    rejected: carried.rejected,
+                    strangers: carried.strangers,
                 }
             })
             .collect();
@@ -1091,5 +1137,7 @@ fn total(carried: impl Iterator<Item = Traffic>) -> Traffic {
         sent_bytes: sum.sent_bytes + one.sent_bytes,
         received_bytes: sum.received_bytes + one.received_bytes,
         last_failure: sum.last_failure.or(one.last_failure),
+        rejected: sum.rejected + one.rejected,
+        strangers: sum.strangers + one.strangers,
     })
 }

@@ -1,5 +1,6 @@
 //! What a link runs over: an ordered pipe of bytes with a clean close.
 
+mod stream;
 #[cfg(feature = "websocket")]
 mod web_socket;
 
@@ -8,16 +9,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tunnel_proto::ChunkQueue;
 
+pub use stream::StreamCarrier;
 #[cfg(feature = "websocket")]
 pub use web_socket::WebSocketCarrier;
-#[cfg(feature = "websocket")]
-pub(crate) use web_socket::config as web_socket_config;
 
-use crate::{buffer, sys};
+use crate::sys;
 
 /// An ordered pipe of bytes in both directions, under a [`Link`](crate::Link).
 ///
@@ -65,6 +65,28 @@ pub trait Carrier: Send + Unpin + 'static {
     fn start_close(&mut self) -> Result<(), CarrierEnd>;
 }
 
+impl<C: Carrier + ?Sized> Carrier for Box<C> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
+        (**self).poll_ready(cx)
+    }
+
+    fn start_send(&mut self, bytes: &mut ChunkQueue) -> Result<(), CarrierEnd> {
+        (**self).start_send(bytes)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
+        (**self).poll_flush(cx)
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, CarrierEnd>> {
+        (**self).poll_receive(cx)
+    }
+
+    fn start_close(&mut self) -> Result<(), CarrierEnd> {
+        (**self).start_close()
+    }
+}
+
 /// How a [`Carrier`] ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -96,116 +118,6 @@ impl CarrierEnd {
     }
 }
 
-/// A [`Carrier`] over anything that can be read and written: a TCP or TLS connection, a pipe, or
-/// [`tokio::io::duplex`] for a link inside one process.
-///
-/// Such a stream has no close of its own that differs from being cut, so its end of file counts as a loss unless the
-/// other end has said that it leaves, which a link does.
-///
-/// ```
-/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
-/// use tunnel_bridge::{Link, Role, StreamCarrier, Target};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let (near, far) = tokio::io::duplex(64 * 1024);
-/// let near = Link::over(StreamCarrier::new(near), Role::Client);
-/// let far = Link::over(StreamCarrier::new(far), Role::Server);
-///
-/// let mut stream = near.open(&Target::new("echo")?).await?;
-/// stream.write_all(b"hello").await?;
-/// let mut served = far.accept().await.ok_or("the link is gone")?.accept();
-/// let mut five = [0; 5];
-/// served.read_exact(&mut five).await?;
-/// assert_eq!(&five, b"hello");
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct StreamCarrier<S> {
-    stream: S,
-    size: buffer::ReadSize,
-    out: ChunkQueue,
-    unflushed: bool,
-    close: Close,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Close {
-    No,
-    Wanted,
-    Done,
-}
-
-impl<S> StreamCarrier<S> {
-    /// A carrier over `stream`. For a TCP connection call [`prepare_socket`] on it first.
-    pub fn new(stream: S) -> StreamCarrier<S> {
-        StreamCarrier {
-            stream,
-            size: buffer::ReadSize::up_to(READ_BYTES),
-            out: ChunkQueue::new(),
-            unflushed: false,
-            close: Close::No,
-        }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> StreamCarrier<S> {
-    /// Writes until no more than `keep` bytes are left.
-    fn poll_write_down_to(&mut self, keep: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.out.len() > keep {
-            let mut slices = [io::IoSlice::new(&[]); GATHER_CHUNKS];
-            let filled = self.out.chunks_vectored(&mut slices);
-            let n = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..filled]))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.out.advance(n);
-            self.unflushed = true;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Carrier for StreamCarrier<S> {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
-        if self.out.len() >= UNSENT_BYTES {
-            ready!(self.poll_write_down_to(UNSENT_BYTES / 2, cx))?;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn start_send(&mut self, bytes: &mut ChunkQueue) -> Result<(), CarrierEnd> {
-        self.out.append(bytes);
-        Ok(())
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
-        ready!(self.poll_write_down_to(0, cx))?;
-        if self.unflushed {
-            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-            self.unflushed = false;
-        }
-        if self.close == Close::Wanted {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            self.close = Close::Done;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, CarrierEnd>> {
-        let chunk = ready!(buffer::poll_chunk(&mut self.stream, &mut self.size, cx))?;
-        Poll::Ready(chunk.ok_or_else(CarrierEnd::cut))
-    }
-
-    fn start_close(&mut self) -> Result<(), CarrierEnd> {
-        if self.close == Close::No {
-            self.close = Close::Wanted;
-        }
-        Ok(())
-    }
-}
-
 /// Sets the options that fit a socket under a link: small writes leave at once, a dead peer is noticed, and little is
 /// queued in the kernel, so that small requests overtake bulk. Call it before TLS.
 ///
@@ -214,11 +126,26 @@ pub fn prepare_socket(stream: &TcpStream) {
     sys::prepare_link(stream);
 }
 
-/// Unsent bytes from which on a carrier takes no more.
-const UNSENT_BYTES: usize = 256 * 1024;
-
-/// Most that is read at once: a few frames of the usual size, so that one that is not read keeps no more than these.
-const READ_BYTES: usize = 128 * 1024;
+/// Unsent bytes from which on a carrier takes no more. What waits above it is still put in order, small requests before
+/// bulk; a write of this size costs little more for each byte than a larger one.
+const UNSENT_BYTES: usize = 64 * 1024;
 
 /// What one vectored write gathers.
 const GATHER_CHUNKS: usize = 16;
+
+/// Writes some of `out`, gathered, or all.
+fn poll_write_some<S>(stream: &mut S, out: &mut ChunkQueue, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+where
+    S: AsyncWrite + Unpin,
+{
+    let mut slices = [io::IoSlice::new(&[]); GATHER_CHUNKS];
+    let filled = out.chunks_vectored(&mut slices);
+    if filled > 0 {
+        let n = ready!(Pin::new(stream).poll_write_vectored(cx, &slices[..filled]))?;
+        if n == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        out.advance(n);
+    }
+    Poll::Ready(Ok(()))
+}

@@ -1,33 +1,60 @@
 //! The two ends of a tunnel, as their owners hold them.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{Mutex, mpsc, watch};
-use tunnel_proto::{Role, StreamId};
+use tunnel_proto::{Config, Role, StreamId};
 
 use crate::carrier::{Carrier, CarrierEnd};
 use crate::driver;
 use crate::mux::{Flow, MuxStream, Unanswered, Unsent};
+use crate::resume::{self, LinkStatus, Redial};
 use crate::{ByteStream, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
 /// What handles and streams ask of the driver. The channel has no bound of its own: data in it is bounded by each
 /// stream's allowance, opens by the limit on streams, the rest by both.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Open { target: Target, flow: Arc<Flow> },
-    Accept { id: StreamId },
-    Refuse { id: StreamId, refusal: Refusal },
-    Data { flow: Arc<Flow>, bytes: Bytes },
-    Finish { flow: Arc<Flow> },
-    Reset { flow: Arc<Flow>, reason: ResetReason },
-    Consumed { flow: Arc<Flow>, bytes: u32 },
-    Drain { message: String },
-    Close { reason: GoAwayReason, message: String },
+    Open {
+        target: Target,
+        flow: Arc<Flow>,
+    },
+    Accept {
+        id: StreamId,
+    },
+    Refuse {
+        id: StreamId,
+        refusal: Refusal,
+    },
+    Data {
+        flow: Arc<Flow>,
+        bytes: Bytes,
+    },
+    Finish {
+        flow: Arc<Flow>,
+    },
+    Reset {
+        flow: Arc<Flow>,
+        reason: ResetReason,
+    },
+    Consumed {
+        flow: Arc<Flow>,
+        bytes: u32,
+    },
+    Drain {
+        message: String,
+        successor: Option<String>,
+    },
+    Check,
+    Close {
+        reason: GoAwayReason,
+        message: String,
+    },
 }
 
 /// How many requests may be unanswered while the next one is sent at once, to whichever target.
@@ -46,6 +73,50 @@ impl SurelySent {
     }
 }
 
+/// The limits of one end of a link.
+///
+/// ```
+/// use tunnel_bridge::{Link, LinkOptions, RefusalKind, Role, StreamCarrier, Target};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut options = LinkOptions::default();
+/// options.max_streams = 1;
+/// let (near, _far) = tokio::io::duplex(64 * 1024);
+/// let link = Link::over_with(StreamCarrier::new(near), Role::Client, &options);
+/// let target = Target::new("echo")?;
+/// let _first = link.open(&target).await?;
+/// let refused = link.open(&target).await?.accepted().await;
+/// assert_eq!(refused.map_err(|refusal| refusal.kind), Err(RefusalKind::TooMany));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkOptions {
+    /// Streams that may be open at once, both ends' together; the smaller of the two ends' limits counts. What exceeds it is refused with
+    /// [`RefusalKind::TooMany`]. Default 16,448: as many as a [`ConnectionLimit`](crate::listener::ConnectionLimit) has places, and 64 that
+    /// carry no connection. From 1 to 1,048,576; what is outside counts as the nearest of these.
+    pub max_streams: u32,
+}
+
+impl Default for LinkOptions {
+    fn default() -> LinkOptions {
+        LinkOptions {
+            max_streams: Config::default().max_streams,
+        }
+    }
+}
+
+impl LinkOptions {
+    /// The protocol's limits, with these in place of its own.
+    pub(crate) fn apply(&self, mut config: Config) -> Config {
+        config.max_streams = self.max_streams.clamp(1, 1 << 20);
+        config.max_pending_opens = config.max_pending_opens.min(config.max_streams);
+        config
+    }
+}
+
 /// One end of a tunnel that is up. Cloning is cheap; all clones are the same link.
 ///
 /// One task drives the link for as long as there is a `Link` or a stream of it. Either end may open streams; the
@@ -58,12 +129,17 @@ pub struct Link {
     leaving: watch::Receiver<Option<Leaving>>,
     drained: watch::Receiver<bool>,
     end: watch::Receiver<Option<LinkEnd>>,
+    status: watch::Receiver<LinkStatus>,
     /// How many of this end's requests the other end has not answered.
     unanswered: Arc<AtomicUsize>,
     surely_sent: Arc<SurelySent>,
 }
 
 impl Link {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the driver shares with the handles, each once"
+    )]
     pub(crate) fn new(
         commands: mpsc::UnboundedSender<Command>,
         unsent: Arc<Unsent>,
@@ -71,6 +147,7 @@ impl Link {
         leaving: watch::Receiver<Option<Leaving>>,
         drained: watch::Receiver<bool>,
         end: watch::Receiver<Option<LinkEnd>>,
+        status: watch::Receiver<LinkStatus>,
         surely_sent: Arc<SurelySent>,
     ) -> Link {
         Link {
@@ -80,6 +157,7 @@ impl Link {
             leaving,
             drained,
             end,
+            status,
             unanswered: Arc::default(),
             surely_sent,
         }
@@ -95,7 +173,64 @@ impl Link {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn over<C: Carrier>(carrier: C, role: Role) -> Link {
-        driver::spawn(carrier, role)
+        Link::over_with(carrier, role, &LinkOptions::default())
+    }
+
+    /// As [`Link::over`], with other limits.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn over_with<C: Carrier>(carrier: C, role: Role, options: &LinkOptions) -> Link {
+        driver::plain(Box::new(carrier), role, options)
+    }
+
+    /// The client's end of a link over `carrier` that goes on over another one when that is lost: `redial` makes it. Where the other end
+    /// offers no such thing, it is a link as [`Link::over`] makes it.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "options are the link's; later ones may not be plain numbers"
+    )]
+    pub fn resumable<C: Carrier>(carrier: C, redial: impl Redial, options: resume::Options) -> Link {
+        driver::resumable(Box::new(carrier), Arc::new(redial), &options)
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakLink {
+        WeakLink {
+            commands: self.commands.downgrade(),
+            incoming: Arc::downgrade(&self.incoming),
+            unsent: Arc::clone(&self.unsent),
+            leaving: self.leaving.clone(),
+            drained: self.drained.clone(),
+            end: self.end.clone(),
+            status: self.status.clone(),
+            unanswered: Arc::clone(&self.unanswered),
+            surely_sent: Arc::clone(&self.surely_sent),
+        }
+    }
+
+    /// Whether the link has a connection at the moment. Once [`Link::is_closed`], it is what it was last.
+    #[must_use]
+    pub fn status(&self) -> LinkStatus {
+        *self.status.borrow()
+    }
+
+    /// Follows [`Link::status`]. Its sender is gone when the link is.
+    #[must_use]
+    pub fn watch_status(&self) -> watch::Receiver<LinkStatus> {
+        self.status.clone()
+    }
+
+    /// Makes sure of the connection, as when the network has changed or the machine has slept: one that answers nothing for a
+    /// second (5 s where the link cannot be taken up again) counts as lost, and a link that has none asks for one at once. Does not wait.
+    pub fn check_now(&self) {
+        if self.commands.send(Command::Check).is_err() {
+            tracing::trace!("a link that is gone needs no check");
+        }
     }
 
     /// A [`Dialer`] whose streams run over this link.
@@ -166,12 +301,22 @@ impl Link {
         self.leaving.borrow().is_some()
     }
 
+    /// As [`Link::drain`], and names where the other end should connect to instead: a URL of 1 to 1024 visible ASCII characters, which it
+    /// finds in [`Leaving::successor`]. Any other text is left out, with a warning.
+    pub fn drain_to(&self, message: &str, successor: &str) {
+        self.send_drain(message, Some(successor.to_owned()));
+    }
+
     /// Announces that this end leaves, so that the other end opens no new streams here, and goes on serving those that
     /// are open and those that it opened before it heard of this. To be followed by [`Link::shutdown`] when they have
     /// ended, or at a deadline. Does not wait.
     pub fn drain(&self, message: &str) {
+        self.send_drain(message, None);
+    }
+
+    fn send_drain(&self, message: &str, successor: Option<String>) {
         let message = message.to_owned();
-        if self.commands.send(Command::Drain { message }).is_err() {
+        if self.commands.send(Command::Drain { message, successor }).is_err() {
             tracing::trace!("a link that is gone cannot drain");
         }
     }
@@ -238,11 +383,42 @@ impl Link {
     }
 }
 
+/// A [`Link`] that does not keep itself alive.
+#[derive(Debug)]
+pub(crate) struct WeakLink {
+    commands: mpsc::WeakUnboundedSender<Command>,
+    incoming: Weak<Mutex<mpsc::Receiver<Incoming>>>,
+    unsent: Arc<Unsent>,
+    leaving: watch::Receiver<Option<Leaving>>,
+    drained: watch::Receiver<bool>,
+    end: watch::Receiver<Option<LinkEnd>>,
+    status: watch::Receiver<LinkStatus>,
+    unanswered: Arc<AtomicUsize>,
+    surely_sent: Arc<SurelySent>,
+}
+
+impl WeakLink {
+    /// A handle of the link, while there is another one.
+    pub(crate) fn upgrade(&self) -> Option<Link> {
+        Some(Link {
+            commands: self.commands.upgrade()?,
+            incoming: self.incoming.upgrade()?,
+            unsent: Arc::clone(&self.unsent),
+            leaving: self.leaving.clone(),
+            drained: self.drained.clone(),
+            end: self.end.clone(),
+            status: self.status.clone(),
+            unanswered: Arc::clone(&self.unanswered),
+            surely_sent: Arc::clone(&self.surely_sent),
+        })
+    }
+}
+
 #[async_trait]
 impl Dialer for Link {
     async fn dial(&self, target: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
         let (stream, before) = self.open_now(target)?;
-        if before >= self.surely_sent.0.load(Ordering::Acquire) {
+        if before >= self.surely_sent.0.load(Ordering::Acquire) || !self.status().is_up() {
             // Once it is given out, it could not go to another link when this one's far side leaves before it was sent.
             stream.open_sent().await?;
         }
@@ -345,6 +521,8 @@ pub struct Leaving {
     pub reason: GoAwayReason,
     /// One line for a person, often empty.
     pub message: String,
+    /// The URL that should be connected to instead, where it named one.
+    pub successor: Option<String>,
 }
 
 /// Why a link is gone.
@@ -363,6 +541,12 @@ pub enum LinkEnd {
         /// The kind of the failure.
         kind: io::ErrorKind,
         /// What the system said.
+        message: String,
+    },
+    /// The connection was lost, and the other end did not let the link be taken up again on a new one.
+    #[error("the link could not be taken up again{}", colon(.message))]
+    NotResumed {
+        /// What it said.
         message: String,
     },
     /// Nothing was received for too long, although the other end was pinged.

@@ -1,5 +1,9 @@
 //! A local port whose connections are carried to one target.
 
+mod access;
+mod bandwidth;
+mod proxy_header;
+
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -12,8 +16,11 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::splice::{End, Side, Traffic, splice_until};
-use crate::{Dialer, Error, Refusal, RefusalKind, Target, program, sys};
+pub use self::access::{Access, Stranger, Transport};
+pub use self::bandwidth::Bandwidth;
+pub(crate) use self::bandwidth::{Meter, Way};
+use crate::splice::{End, Limits, Side, Traffic, remote_end, splice_until};
+use crate::{ByteStream, Dialer, Error, Refusal, RefusalKind, Target, program, sys};
 
 /// First wait after a failed accept, for example when out of descriptors; doubles up to [`LONGEST_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
@@ -33,6 +40,42 @@ pub struct ListenerOptions {
     /// Who hears of each connection that the far side refused, by the address that was connected to. What does not fit into
     /// the channel is not told. Default: nobody.
     pub refusals: Option<mpsc::Sender<(SocketAddr, Refusal)>>,
+    /// Who hears of each connection of somebody who may not connect, by the address that was connected to. What does not fit
+    /// into the channel is not told. Default: nobody.
+    pub strangers: Option<mpsc::Sender<(SocketAddr, Stranger)>>,
+    /// Who may connect, and what each connection is held to. Default: everybody, to nothing.
+    pub rules: Rules,
+}
+
+/// Who may connect to a [`Listener`], and what each connection is held to. [`Listener::set_rules`] gives it others.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use tunnel_bridge::listener::{Access, ConnectionLimit, Rules};
+///
+/// let rules = Rules {
+///     access: Access::Users([0, 1000].into()),
+///     limit: Some(Arc::new(ConnectionLimit::new(50))),
+///     idle_timeout: Some(Duration::from_secs(600)),
+///     ..Rules::default()
+/// };
+/// assert!(rules.bandwidth.is_none());
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// Who may connect; others are reset at once and counted. Default: everybody.
+    pub access: Access,
+    /// A second limit beside [`ListenerOptions::limit`], for the connections of one service. Default: none.
+    pub limit: Option<Arc<ConnectionLimit>>,
+    /// After how long without a byte either way a connection is reset at both ends: a FIN would say that what was sent is
+    /// complete. Default: never.
+    pub idle_timeout: Option<Duration>,
+    /// The bound on bytes a second; listeners may share one. Default: none.
+    pub bandwidth: Option<Arc<Bandwidth>>,
+    /// Whether the target first gets a PROXY protocol header (version 2) with the program's address and ours. It must expect
+    /// one. Default: no.
+    pub proxy_protocol: bool,
 }
 
 /// How many connections may be open at once, of one listener or of several that share it.
@@ -94,6 +137,9 @@ impl Default for ConnectionLimit {
     }
 }
 
+/// A connection's place under each limit.
+type Places = (Place, Option<Place>);
+
 struct Place {
     limit: Arc<ConnectionLimit>,
 }
@@ -110,6 +156,8 @@ impl Default for ListenerOptions {
             dial_timeout: Duration::from_secs(15),
             limit: Arc::default(),
             refusals: None,
+            strangers: None,
+            rules: Rules::default(),
         }
     }
 }
@@ -122,8 +170,10 @@ pub struct ConnectionCounts {
     pub connections: u64,
     /// Those of them that are open.
     pub active: u64,
-    /// Connections that were reset at once because of [`ListenerOptions::limit`].
+    /// Connections that were reset at once because of [`ListenerOptions::limit`] or [`Rules::limit`].
     pub rejected: u64,
+    /// Connections that were reset at once because of [`Rules::access`].
+    pub strangers: u64,
     /// Bytes from programs to the target, those of open connections included.
     pub sent_bytes: u64,
     /// Bytes from the target to programs, those of open connections included.
@@ -143,6 +193,7 @@ pub struct ListenerCounts {
     connections: AtomicU64,
     active: AtomicU64,
     rejected: AtomicU64,
+    strangers: AtomicU64,
     traffic: Traffic,
     last_failure: Mutex<Option<End>>,
     accept_failures: AtomicU64,
@@ -156,6 +207,7 @@ impl ListenerCounts {
             connections: AtomicU64::new(0),
             active: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            strangers: AtomicU64::new(0),
             traffic: Traffic::default(),
             last_failure: Mutex::new(None),
             accept_failures: AtomicU64::new(0),
@@ -173,6 +225,7 @@ impl ListenerCounts {
             active,
             connections: self.connections.load(Ordering::Acquire),
             rejected: self.rejected.load(Ordering::Relaxed),
+            strangers: self.strangers.load(Ordering::Relaxed),
             sent_bytes: self.traffic.sent.load(Ordering::Relaxed),
             received_bytes: self.traffic.received.load(Ordering::Relaxed),
             last_failure: self.last_failure().clone(),
@@ -200,6 +253,11 @@ impl ListenerCounts {
 
     fn reject(&self) {
         self.rejected.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    fn turn_away(&self) {
+        self.strangers.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_one();
     }
 
@@ -238,6 +296,7 @@ impl Drop for Active {
 pub struct Listener {
     local: SocketAddr,
     counts: Arc<ListenerCounts>,
+    rules: Arc<Mutex<Arc<Rules>>>,
     /// Stops accepting.
     stop: CancellationToken,
     /// Says that the port is free.
@@ -281,7 +340,7 @@ impl Listener {
         socket: std::net::TcpListener,
         target: Target,
         dialer: Arc<dyn Dialer>,
-        options: ListenerOptions,
+        mut options: ListenerOptions,
         changed: Arc<Notify>,
     ) -> Result<Listener, Error> {
         let listen = |source| Error::Listen { source };
@@ -291,12 +350,14 @@ impl Listener {
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         let stopped = CancellationToken::new();
         let counts = Arc::new(ListenerCounts::new(changed));
+        let rules = Arc::new(Mutex::new(Arc::new(std::mem::take(&mut options.rules))));
         let accepting = Accepting {
             context: Arc::new(Context {
                 local,
                 target,
                 dialer,
                 options,
+                rules: Arc::clone(&rules),
                 counts: Arc::clone(&counts),
                 abort: abort.clone(),
             }),
@@ -308,6 +369,7 @@ impl Listener {
         Ok(Listener {
             local,
             counts,
+            rules,
             stop,
             stopped,
             abort,
@@ -319,6 +381,11 @@ impl Listener {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Holds the connections that are accepted from here on to other rules.
+    pub fn set_rules(&self, rules: Rules) {
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
 
     /// What came of its connections so far.
@@ -378,6 +445,7 @@ struct Context {
     target: Target,
     dialer: Arc<dyn Dialer>,
     options: ListenerOptions,
+    rules: Arc<Mutex<Arc<Rules>>>,
     counts: Arc<ListenerCounts>,
     abort: CancellationToken,
 }
@@ -420,14 +488,29 @@ impl Accepting {
     }
 
     fn start(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let Some(place) = self.context.options.limit.take() else {
-            self.context.counts.reject();
+        let context = &self.context;
+        let rules = Arc::clone(&context.rules.lock().unwrap_or_else(PoisonError::into_inner));
+        // What is actually connected to: a listener may be bound to every address.
+        let local = stream.local_addr().unwrap_or(context.local);
+        if let Err(stranger) = rules.access.admit(Transport::Tcp, local, peer) {
+            tracing::debug!(listener = %context.local, %peer, %stranger, "turned away");
+            context.counts.turn_away();
+            sys::reset_on_close(&stream);
+            if let Some(strangers) = &context.options.strangers {
+                if strangers.try_send((context.local, stranger)).is_err() {
+                    tracing::trace!("nobody hears of it: it is counted");
+                }
+            }
+            return;
+        }
+        let Some(places) = context.places(&rules) else {
+            context.counts.reject();
             sys::reset_on_close(&stream);
             return;
         };
         sys::prepare_local(&stream);
         self.connections
-            .spawn(Arc::clone(&self.context).carry(stream, peer, place));
+            .spawn(Arc::clone(context).carry(stream, peer, rules, places));
     }
 }
 
@@ -444,26 +527,34 @@ async fn accept(socket: &TcpListener, counts: &ListenerCounts) -> io::Result<(Tc
 }
 
 impl Context {
-    async fn carry(self: Arc<Context>, stream: TcpStream, peer: SocketAddr, place: Place) {
+    /// A place under each limit.
+    fn places(&self, rules: &Rules) -> Option<Places> {
+        let service = match &rules.limit {
+            Some(limit) => Some(limit.take()?),
+            None => None,
+        };
+        Some((self.options.limit.take()?, service))
+    }
+
+    async fn carry(
+        self: Arc<Context>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        rules: Arc<Rules>,
+        places: Places,
+    ) {
         let since = Instant::now();
         let active = self.counts.open();
-        let dial = tokio::time::timeout(self.options.dial_timeout, self.dialer.dial(&self.target));
-        let dialled = tokio::select! {
-            // Most dials are done at once, and then nothing else needs watching.
-            biased;
-            dialled = dial => dialled
-                .unwrap_or_else(|_| Err(self.took_too_long()))
-                .map_err(|refusal| match refusal.kind {
-                    RefusalKind::LinkLost => End::LinkLost,
-                    _ => End::Refused(refusal),
-                }),
-            () = self.abort.cancelled() => Err(End::Reset { by: Side::Neither }),
-            () = program::gave_up(&stream) => Err(End::Reset { by: Side::Local }),
-        };
+        // Boxed: what dialing needs should not be held by the connection that comes of it.
+        let dialled = Box::pin(self.dial(&stream, peer, &rules)).await;
         let (sent, received, end) = match dialled {
             Ok(remote) => {
+                let limits = Limits {
+                    idle: rules.idle_timeout,
+                    bandwidth: rules.bandwidth.clone(),
+                };
                 let traffic = &self.counts.traffic;
-                let report = splice_until(stream, remote, self.abort.cancelled(), traffic).await;
+                let report = splice_until(stream, remote, self.abort.cancelled(), traffic, &limits).await;
                 (report.sent, report.received, report.end)
             }
             Err(end) => {
@@ -475,9 +566,42 @@ impl Context {
         let open_for = since.elapsed();
         tracing::debug!(listener = %self.local, %peer, sent, received, ?open_for, %end, "connection closed");
         self.counts.ended(&end);
-        drop((active, place));
+        drop((active, places));
         if let (End::Refused(refusal), Some(refusals)) = (end, &self.options.refusals) {
             drop(refusals.try_send((self.local, refusal)));
+        }
+    }
+
+    /// A stream to the target that has been told who connects, where it is to be told.
+    async fn dial(
+        &self,
+        stream: &TcpStream,
+        peer: SocketAddr,
+        rules: &Rules,
+    ) -> Result<Box<dyn ByteStream>, End> {
+        let refused = |refusal: Refusal| match refusal.kind {
+            RefusalKind::LinkLost => End::LinkLost,
+            _ => End::Refused(refusal),
+        };
+        let dial = tokio::time::timeout(self.options.dial_timeout, async {
+            let mut remote = self.dialer.dial(&self.target).await.map_err(refused)?;
+            if rules.proxy_protocol {
+                let local = stream.local_addr().unwrap_or(self.local);
+                let mut header = proxy_header::header(peer, local);
+                while !header.is_empty() {
+                    poll_fn(|cx| remote.poll_write_chunk(cx, &mut header))
+                        .await
+                        .map_err(|error| remote_end(&error))?;
+                }
+            }
+            Ok(remote)
+        });
+        tokio::select! {
+            // Most dials are done at once, and then nothing else needs watching.
+            biased;
+            dialled = dial => dialled.unwrap_or_else(|_| Err(refused(self.took_too_long()))),
+            () = self.abort.cancelled() => Err(End::Reset { by: Side::Neither }),
+            () = program::gave_up(stream) => Err(End::Reset { by: Side::Local }),
         }
     }
 

@@ -57,7 +57,7 @@ pub(crate) struct Flow {
     /// The far side has connected the stream to its target, or has asked for it itself.
     accepted: AtomicBool,
     /// Set once, when the stream ended early.
-    broken: OnceLock<Broken>,
+    broken: OnceLock<Box<Broken>>,
     /// The request for the stream is on its way.
     open_sent: AtomicBool,
     /// While the far side has not answered it.
@@ -187,7 +187,7 @@ impl Flow {
     /// The stream is over: writes fail with this from here on, and reads once what arrived before has been read.
     pub(crate) fn break_with(&self, broken: Broken) {
         // The first reason stands.
-        if self.broken.set(broken).is_ok() {
+        if self.broken.set(Box::new(broken)).is_ok() {
             self.answered();
             self.writer.wake();
             self.reader.wake();
@@ -401,6 +401,10 @@ impl AsyncRead for MuxStream {
         let n = buf.remaining().min(self.current.len());
         buf.put_slice(&self.current[..n]);
         self.current.advance(n);
+        if self.current.is_empty() {
+            // Else it would keep the buffer that it was a part of.
+            self.current = Bytes::new();
+        }
         if n > 0 {
             self.consumed(n);
         }

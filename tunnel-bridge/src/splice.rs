@@ -1,5 +1,8 @@
 //! Two byte streams joined: what one side sends, the other receives, including how it ends.
 
+mod limits;
+mod tcp;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -13,6 +16,8 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+pub(crate) use self::limits::Limits;
+use crate::listener::{Meter, Way};
 use crate::{ByteStream, Refusal, buffer, is_link_lost, program, refusal_of, sys};
 
 /// How many bytes one direction carries before the task yields to others on its thread.
@@ -48,6 +53,8 @@ pub enum End {
     },
     /// The link under the stream was lost.
     LinkLost,
+    /// Nothing moved either way for as long as the listener allows; both sides were reset.
+    Idle,
 }
 
 impl fmt::Display for End {
@@ -59,6 +66,7 @@ impl fmt::Display for End {
             End::Reset { by: Side::Remote } => f.write_str("reset by the far side"),
             End::Reset { by: Side::Neither } => f.write_str("reset by us"),
             End::LinkLost => f.write_str("link lost"),
+            End::Idle => f.write_str("reset by us: idle for too long"),
         }
     }
 }
@@ -87,7 +95,8 @@ pub struct SpliceReport {
 /// # Cancel safety
 /// Dropping it resets both sides.
 pub async fn splice(local: TcpStream, remote: Box<dyn ByteStream>) -> SpliceReport {
-    splice_until(local, remote, std::future::pending(), &Traffic::default()).await
+    let (traffic, limits) = (Traffic::default(), Limits::default());
+    splice_until(local, remote, std::future::pending(), &traffic, &limits).await
 }
 
 /// Bytes carried, counted while they move.
@@ -103,22 +112,32 @@ pub(crate) async fn splice_until<F>(
     remote: Box<dyn ByteStream>,
     abort: F,
     traffic: &Traffic,
+    limits: &Limits,
 ) -> SpliceReport
 where
     F: Future<Output = ()>,
 {
     sys::prepare_local(&local);
-    let mut local = Local {
-        stream: local,
-        finished: false,
-    };
     let mut remote = remote;
-    let (mut up, mut down) = (Up::default(), Down::default());
+    if let Some(far) = remote.take_tcp() {
+        return tcp::splice_tcp(local, far, abort, traffic, limits).await;
+    }
+    let mut local = Socket::new(local);
+    let mut up = Up {
+        meter: limits.meter(Way::Up),
+        ..Up::default()
+    };
+    let mut down = Down {
+        meter: limits.meter(Way::Down),
+        ..Down::default()
+    };
+    let mut idle = limits.idle_clock();
     let end = {
         let stream = &local.stream;
         let mut abort = pin!(abort);
         let mut failed = pin!(stream.ready(Interest::ERROR));
-        let mut closed = pin!(program::closed(stream));
+        // Only until the stream is connected, which most streams of a session are for the rest of their lives.
+        let mut closed = Some(Box::pin(program::closed(stream)));
         let mut counted = (0, 0);
         poll_fn(|cx| {
             if abort.as_mut().poll(cx).is_ready() {
@@ -145,12 +164,22 @@ where
                 return Poll::Ready(remote_end(&error));
             }
             // A program that no longer waits for its answer: the far side should stop looking for one.
-            if !remote.is_connected() && closed.as_mut().poll(cx).is_ready() {
+            if remote.is_connected() {
+                closed = None;
+            } else if closed
+                .as_mut()
+                .is_some_and(|closed| closed.as_mut().poll(cx).is_ready())
+            {
                 return Poll::Ready(End::Reset { by: Side::Local });
             }
             // While it is not read (that direction ended, or the far side takes nothing), only this shows a reset.
             if failed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Reset { by: Side::Local });
+            }
+            if let Some(idle) = &mut idle
+                && idle.poll(cx, up.carried + down.carried).is_ready()
+            {
+                return Poll::Ready(End::Idle);
             }
             Poll::Pending
         })
@@ -174,13 +203,22 @@ impl Traffic {
     }
 }
 
-/// The TCP side. Closed with RST unless both directions have ended.
-struct Local {
+/// A TCP side. Closed with RST unless both directions have ended.
+struct Socket {
     stream: TcpStream,
     finished: bool,
 }
 
-impl Drop for Local {
+impl Socket {
+    const fn new(stream: TcpStream) -> Socket {
+        Socket {
+            stream,
+            finished: false,
+        }
+    }
+}
+
+impl Drop for Socket {
     fn drop(&mut self) {
         if !self.finished {
             sys::reset_on_close(&self.stream);
@@ -192,6 +230,7 @@ impl Drop for Local {
 #[derive(Default)]
 struct Up {
     pending: Bytes,
+    meter: Option<Box<Meter>>,
     size: buffer::ReadSize,
     unflushed: bool,
     ended: bool,
@@ -224,7 +263,7 @@ impl Up {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let room = ready!(remote.poll_room(cx)).map_err(|error| remote_end(&error))?;
+            let mut room = ready!(remote.poll_room(cx)).map_err(|error| remote_end(&error))?;
             match local.poll_read_ready(cx) {
                 Poll::Pending => {
                     if self.unflushed {
@@ -236,9 +275,17 @@ impl Up {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Reset { by: Side::Local })),
                 Poll::Ready(Ok(())) => {}
             }
+            if let Some(meter) = &mut self.meter {
+                room = ready!(meter.poll_credit(cx)).min(room);
+            }
             match buffer::read(local, &mut self.size, room) {
                 Ok(bytes) if bytes.is_empty() => self.ended = true,
-                Ok(bytes) => self.pending = bytes,
+                Ok(bytes) => {
+                    if let Some(meter) = &mut self.meter {
+                        meter.spend(bytes.len());
+                    }
+                    self.pending = bytes;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Poll::Ready(Err(End::Reset { by: Side::Local })),
             }
@@ -252,6 +299,7 @@ impl Up {
 struct Down {
     /// Taken from the remote side, not yet written. At most [`GATHER_CHUNKS`]; empty while nothing moves.
     pending: VecDeque<Bytes>,
+    meter: Option<Box<Meter>>,
     ended: bool,
     done: bool,
     carried: u64,
@@ -277,14 +325,18 @@ impl Down {
                     Poll::Ready(Ok(None)) => self.ended = true,
                     Poll::Ready(Err(error)) => {
                         // What arrived before the error belongs to the local side, if it can take it at once.
-                        let _unsent = self.write(local);
+                        let _unsent = self.write(local, usize::MAX);
                         return Poll::Ready(Err(remote_end(&error)));
                     }
                     Poll::Pending => waits = true,
                 }
             }
             while !self.pending.is_empty() {
-                match self.write(local) {
+                let most = match &mut self.meter {
+                    Some(meter) => ready!(meter.poll_credit(cx)),
+                    None => usize::MAX,
+                };
+                match self.write(local, most) {
                     Ok(n) => turn += n,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         ready!(local.poll_write_ready(cx)).map_err(|_| End::Reset { by: Side::Local })?;
@@ -308,13 +360,23 @@ impl Down {
         Poll::Ready(Ok(()))
     }
 
-    fn write(&mut self, local: &TcpStream) -> io::Result<usize> {
+    fn write(&mut self, local: &TcpStream, most: usize) -> io::Result<usize> {
         let mut slices = [io::IoSlice::new(&[]); GATHER_CHUNKS];
+        let (mut count, mut left) = (0, most);
         for (slice, bytes) in slices.iter_mut().zip(&self.pending) {
-            *slice = io::IoSlice::new(bytes);
+            if left == 0 {
+                break;
+            }
+            let part = bytes.len().min(left);
+            *slice = io::IoSlice::new(&bytes[..part]);
+            left -= part;
+            count += 1;
         }
-        let n = local.try_write_vectored(&slices[..self.pending.len()])?;
+        let n = local.try_write_vectored(&slices[..count])?;
         self.carried += n as u64;
+        if let Some(meter) = &mut self.meter {
+            meter.spend(n);
+        }
         let mut left = n;
         while let Some(first) = self.pending.front_mut() {
             if left < first.len() {
@@ -328,7 +390,7 @@ impl Down {
     }
 }
 
-fn remote_end(error: &io::Error) -> End {
+pub(crate) fn remote_end(error: &io::Error) -> End {
     if let Some(refusal) = refusal_of(error) {
         End::Refused(refusal.clone())
     } else if is_link_lost(error) {

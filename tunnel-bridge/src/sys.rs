@@ -1,9 +1,13 @@
 //! What is asked of the operating system directly, each as far as the system has it.
 
-mod program;
+mod owner;
 mod socket;
+mod stream;
 
-pub(crate) use program::has_closed;
+pub use owner::Transport;
+pub(crate) use owner::{Owner, has_closed, owner_of};
 pub(crate) use socket::{
-    allow_restart, is_out_of_descriptors, prepare_link, prepare_local, prepare_target, reset_on_close,
+    SHORT_READ_DRAINS, allow_restart, is_out_of_descriptors, prepare_link, prepare_local, prepare_target,
+    reset_on_close,
 };
+pub(crate) use stream::{read_some, write_some};

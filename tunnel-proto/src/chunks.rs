@@ -49,10 +49,18 @@ impl TransmitSink for BytesMut {
 /// ```
 #[derive(Debug, Default)]
 pub struct ChunkQueue {
+    /// The first piece, in place: most streams never have a second one waiting. When it is empty, what there is is in `rest`.
+    first: Bytes,
+    /// What comes behind it.
+    rest: Option<Box<Rest>>,
+    len: usize,
+}
+
+#[derive(Debug, Default)]
+struct Rest {
     chunks: VecDeque<Bytes>,
     /// Small pieces behind `chunks`, gathered.
     tail: BytesMut,
-    len: usize,
 }
 
 impl ChunkQueue {
@@ -77,7 +85,8 @@ impl ChunkQueue {
     /// In how many pieces [`ChunkQueue::pop`] would give the bytes out.
     #[must_use]
     pub fn chunk_count(&self) -> usize {
-        self.chunks.len() + usize::from(!self.tail.is_empty())
+        let rest = |rest: &Rest| rest.chunks.len() + usize::from(!rest.tail.is_empty());
+        usize::from(!self.first.is_empty()) + self.rest.as_deref().map_or(0, rest)
     }
 
     /// Appends `bytes`: as they are when they are large or alone, otherwise as a copy.
@@ -85,22 +94,26 @@ impl ChunkQueue {
         if bytes.is_empty() {
             return;
         }
+        let alone = self.len == 0;
         self.len += bytes.len();
-        if bytes.len() >= GATHER_BELOW {
-            self.seal();
-            self.chunks.push_back(bytes);
-        } else if self.len == bytes.len() {
+        if alone {
             // A request or an answer that is read before the next one comes is never copied.
-            self.chunks.push_back(bytes);
+            self.first = bytes;
+        } else if bytes.len() >= GATHER_BELOW {
+            let rest = self.rest.get_or_insert_default();
+            rest.seal();
+            rest.chunks.push_back(bytes);
         } else {
-            self.gather(&bytes);
+            self.rest.get_or_insert_default().gather(&bytes);
         }
     }
 
     /// Appends a copy of `bytes`.
     pub fn push_slice(&mut self, bytes: &[u8]) {
-        self.len += bytes.len();
-        self.gather(bytes);
+        if !bytes.is_empty() {
+            self.len += bytes.len();
+            self.rest.get_or_insert_default().gather(bytes);
+        }
     }
 
     /// Moves everything out of `other` to the end of this queue.
@@ -116,10 +129,10 @@ impl ChunkQueue {
 
     /// Takes the first piece.
     pub fn pop(&mut self) -> Option<Bytes> {
-        let chunk = match self.chunks.pop_front() {
-            Some(chunk) => chunk,
-            None if self.tail.is_empty() => return None,
-            None => std::mem::take(&mut self.tail).freeze(),
+        let chunk = if self.first.is_empty() {
+            self.rest.as_deref_mut()?.pop()?
+        } else {
+            std::mem::take(&mut self.first)
         };
         self.taken(chunk.len());
         Some(chunk)
@@ -130,15 +143,18 @@ impl ChunkQueue {
         if limit == 0 {
             return None;
         }
-        let chunk = if let Some(first) = self.chunks.front_mut() {
-            if first.len() <= limit {
+        let chunk = if !self.first.is_empty() {
+            if self.first.len() <= limit {
                 return self.pop();
             }
-            first.split_to(limit)
-        } else if self.tail.len() <= limit {
-            return self.pop();
+            self.first.split_to(limit)
         } else {
-            self.tail.split_to(limit).freeze()
+            let rest = self.rest.as_deref_mut()?;
+            match rest.chunks.front_mut() {
+                Some(first) if first.len() > limit => first.split_to(limit),
+                None if rest.tail.len() > limit => rest.tail.split_to(limit).freeze(),
+                _ => return self.pop(),
+            }
         };
         self.taken(chunk.len());
         Some(chunk)
@@ -147,8 +163,22 @@ impl ChunkQueue {
     fn taken(&mut self, bytes: usize) {
         self.len -= bytes;
         // An idle stream keeps no memory of the burst before.
-        if self.len == 0 && self.chunks.capacity() > KEPT_SLOTS {
-            self.chunks = VecDeque::new();
+        if self.len == 0 && self.rest.as_deref().is_some_and(Rest::holds_memory) {
+            self.rest = None;
+        }
+    }
+}
+
+impl Rest {
+    fn holds_memory(&self) -> bool {
+        self.chunks.capacity() > 0 || self.tail.capacity() > 0
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        match self.chunks.pop_front() {
+            Some(chunk) => Some(chunk),
+            None if self.tail.is_empty() => None,
+            None => Some(std::mem::take(&mut self.tail).freeze()),
         }
     }
 
@@ -184,14 +214,20 @@ impl Buf for ChunkQueue {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.chunks.front().map_or(&self.tail[..], |first| &first[..])
+        match self.rest.as_deref() {
+            Some(rest) if self.first.is_empty() => {
+                rest.chunks.front().map_or(&rest.tail[..], |first| &first[..])
+            }
+            _ => &self.first,
+        }
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let tail = (!self.tail.is_empty()).then_some(&self.tail[..]);
-        let chunks = self.chunks.iter().map(|chunk| &chunk[..]).chain(tail);
+        let rest = self.rest.as_deref().into_iter();
+        let rest = rest.flat_map(|rest| rest.chunks.iter().map(|chunk| &chunk[..]).chain([&rest.tail[..]]));
+        let chunks = std::iter::once(&self.first[..]).chain(rest);
         let mut filled = 0;
-        for (slice, chunk) in slices.iter_mut().zip(chunks) {
+        for (slice, chunk) in slices.iter_mut().zip(chunks.filter(|chunk| !chunk.is_empty())) {
             *slice = IoSlice::new(chunk);
             filled += 1;
         }
@@ -201,18 +237,28 @@ impl Buf for ChunkQueue {
     /// # Panics
     /// When `bytes` is more than [`ChunkQueue::len`], as every [`Buf`].
     fn advance(&mut self, bytes: usize) {
-        let mut left = bytes;
-        while let Some(first) = self.chunks.front_mut() {
-            if left < first.len() {
-                first.advance(left);
-                left = 0;
-                break;
-            }
-            left -= first.len();
-            self.chunks.pop_front();
+        let mut left = bytes - bytes.min(self.first.len());
+        if bytes - left == self.first.len() {
+            // Else it would keep its buffer.
+            self.first = Bytes::new();
+        } else {
+            self.first.advance(bytes - left);
         }
-        if self.chunks.is_empty() && left > 0 {
-            self.tail.advance(left);
+        if left > 0
+            && let Some(rest) = self.rest.as_deref_mut()
+        {
+            while let Some(first) = rest.chunks.front_mut() {
+                if left < first.len() {
+                    first.advance(left);
+                    left = 0;
+                    break;
+                }
+                left -= first.len();
+                rest.chunks.pop_front();
+            }
+            if left > 0 {
+                rest.tail.advance(left);
+            }
         }
         self.taken(bytes);
     }
@@ -223,6 +269,3 @@ const GATHER_BELOW: usize = 4 * 1024;
 
 /// A block of gathered pieces is no larger, so that reading frees it bit by bit.
 const BLOCK_BYTES: usize = 64 * 1024;
-
-/// Slots for pieces that an empty queue may keep.
-const KEPT_SLOTS: usize = 8;

@@ -16,11 +16,11 @@ pub struct Config {
     /// Bytes of a new stream that the peer may send before it is granted more, whatever else is held. It is announced once, for all
     /// streams to come, and is what a stream falls back to while the budget is used up. Default 16 KiB; at least 4 KiB.
     pub initial_window: u32,
-    /// The window that a stream is granted as it opens, and that it returns to after a rest, while half of the budget has room for it.
+    /// The window that a stream is granted as it opens, and that it returns to after a rest, while three quarters of the budget have room for it.
     /// Default 256 KiB; at least `initial_window`.
     pub resting_window: u32,
     /// The most bytes of one stream that may be in flight to us: windows grow up to here while a stream uses them up
-    /// within two round trips. Default 8 MiB.
+    /// within two round trips. Default 32 MiB, which is 1.5 GiB/s over 20 ms.
     pub max_window: u32,
     /// Largest payload of a frame, sent or received. Default 64 KiB; at least 1 KiB.
     pub max_frame: u32,
@@ -35,12 +35,19 @@ pub struct Config {
     /// Opens of one target that may be unanswered, so that a target that does not answer leaves room for others.
     /// Default 32.
     pub max_pending_opens_per_target: u32,
-    /// How often to ask whether the other side is there. Default 10 s.
+    /// For how long nothing may come until the other side is asked whether it is there. Default 6 s.
     pub ping_interval: Duration,
-    /// After how many silent intervals in a row the link is dead. Default 2, which takes 20 to 30 s.
+    /// How many questions in a row may go unanswered, an interval each, until the link is dead. Default 2: it is dead 18 s after the
+    /// last byte.
     pub missed_pings: u32,
     /// Optional parts of the protocol that are offered to the peer. Default: none.
     pub features: Features,
+    /// With [`Features::RESUME`]: most bytes that are kept for sending again until the peer acknowledges them, with control frames and a
+    /// frame of data on top. When they are used up, data waits. Default 16 MiB; at least 64 KiB.
+    pub replay_bytes: u32,
+    /// With [`Features::RESUME`], at the server: for how long the link can be taken up again after its connection was lost, in whole
+    /// seconds. Default 60 s.
+    pub resume_window: Duration,
 }
 
 impl Default for Config {
@@ -48,15 +55,17 @@ impl Default for Config {
         Config {
             initial_window: 16 * 1024,
             resting_window: 256 * 1024,
-            max_window: 8 * 1024 * 1024,
+            max_window: 32 * 1024 * 1024,
             max_frame: 64 * 1024,
             receive_budget: 64 * 1024 * 1024,
             max_streams: 16 * 1024 + 64,
             max_pending_opens: 256,
             max_pending_opens_per_target: 32,
-            ping_interval: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(6),
             missed_pings: 2,
             features: Features::NONE,
+            replay_bytes: 16 * 1024 * 1024,
+            resume_window: Duration::from_secs(60),
         }
     }
 }
@@ -110,6 +119,13 @@ impl Config {
         )?;
         within("missed_pings", self.missed_pings.into(), 1, 1000)?;
         let millis = u64::try_from(self.ping_interval.as_millis()).unwrap_or(u64::MAX);
-        within("ping_interval (ms)", millis, 1, 3_600_000)
+        within("ping_interval (ms)", millis, 1, 3_600_000)?;
+        within("replay_bytes", self.replay_bytes.into(), 64 * 1024, 1 << 30)?;
+        within(
+            "resume_window (s)",
+            self.resume_window.as_secs(),
+            1,
+            u16::MAX.into(),
+        )
     }
 }

@@ -9,6 +9,11 @@ use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::AccessFlags;
 
+/// The user that this process runs as.
+pub(crate) fn own_user() -> Option<u32> {
+    Some(nix::unistd::geteuid().as_raw())
+}
+
 /// Raises the soft limit of open files to the hard one. The soft limit from before, where it could be read.
 pub(crate) fn raise_open_files() -> io::Result<Option<u64>> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -75,3 +75,8 @@ fn unsupported() -> io::Error {
 pub(crate) fn is_in_reserve(_listener: &std::net::TcpListener) -> bool {
     false
 }
+
+/// Users have no number here.
+pub(crate) fn own_user() -> Option<u32> {
+    None
+}

@@ -1,40 +1,82 @@
-//! A WebSocket as a carrier (RFC 6455).
+//! A WebSocket as a carrier (RFC 6455), after its handshake.
+
+mod frames;
+mod mask;
+mod read;
+mod write;
 
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode};
-use tokio_tungstenite::tungstenite::{Error, Message};
-use tunnel_proto::ChunkQueue;
+use tunnel_proto::{ChunkQueue, Role};
 
-use super::{Carrier, CarrierEnd, UNSENT_BYTES};
+use super::{Carrier, CarrierEnd, UNSENT_BYTES, poll_write_some};
+use crate::buffer::{Block, Filled, ReadSize, Stage};
+use read::{Found, Reader};
+use write::Writer;
 
-/// A [`Carrier`] over a WebSocket whose handshake is over. Its binary messages carry the link's bytes; Ping is
-/// answered, and other messages are ignored.
+/// A [`Carrier`] over a WebSocket whose handshake is over. The payloads of its binary messages are the link's bytes; Ping
+/// is answered, and other messages are ignored.
+///
+/// ```
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// use tunnel_bridge::{Link, Role, Target, WebSocketCarrier};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Two ends of a connection on which both have agreed on WebSocket.
+/// let (near, far) = tokio::io::duplex(64 * 1024);
+/// let near = Link::over(WebSocketCarrier::new(near, Role::Client, b""), Role::Client);
+/// let far = Link::over(WebSocketCarrier::new(far, Role::Server, b""), Role::Server);
+///
+/// let mut stream = near.open(&Target::new("echo")?).await?;
+/// stream.write_all(b"hello").await?;
+/// let mut served = far.accept().await.ok_or("the link is gone")?.accept();
+/// let mut five = [0; 5];
+/// served.read_exact(&mut five).await?;
+/// assert_eq!(&five, b"hello");
+/// # Ok(())
+/// # }
+/// ```
 pub struct WebSocketCarrier<S> {
-    socket: WebSocketStream<S>,
-    /// What was taken and is in no message yet.
+    stream: S,
+    reader: Reader,
+    size: ReadSize,
+    /// What came behind the handshake.
+    behind: BytesMut,
+    /// What has arrived and was not given out.
+    arrived: ChunkQueue,
+    /// A Ping was answered.
+    answered: bool,
+    /// How it ended behind what has arrived.
+    end: Option<CarrierEnd>,
+    writer: Writer,
+    /// Frames on their way: copied and masked, or as they are where neither has to be.
+    stage: Stage,
     out: ChunkQueue,
-    /// The message that the socket's buffer had no room for.
-    held: Option<Message>,
-    /// Where a message of several pieces is put together.
-    gathered: BytesMut,
+    unflushed: bool,
 }
 
 impl<S> WebSocketCarrier<S> {
-    /// A carrier over `socket`.
-    pub fn new(socket: WebSocketStream<S>) -> WebSocketCarrier<S> {
+    /// A carrier over `stream`, on which `role` is our side of the WebSocket. `behind` is what has been read from it behind
+    /// the handshake.
+    pub fn new(stream: S, role: Role, behind: &[u8]) -> WebSocketCarrier<S> {
         WebSocketCarrier {
-            socket,
+            stream,
+            reader: Reader::new(role),
+            size: ReadSize::up_to(SHORT_READ),
+            behind: BytesMut::from(behind),
+            arrived: ChunkQueue::new(),
+            answered: false,
+            end: None,
+            writer: Writer::new(role),
+            stage: Stage::default(),
             out: ChunkQueue::new(),
-            held: None,
-            gathered: BytesMut::new(),
+            unflushed: false,
         }
     }
 }
@@ -46,124 +88,156 @@ impl<S> fmt::Debug for WebSocketCarrier<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> WebSocketCarrier<S> {
-    /// Hands what was taken to the socket, as far as its buffer has room.
-    fn poll_put(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
-        while let Some(message) = self.held.take().or_else(|| self.next_message()) {
-            match Pin::new(&mut self.socket).poll_ready(cx) {
-                Poll::Ready(ready) => ready.map_err(end_of)?,
-                Poll::Pending => {
-                    self.held = Some(message);
-                    return Poll::Pending;
-                }
-            }
-            match Pin::new(&mut self.socket).start_send(message) {
-                Ok(()) => {}
-                // Answers to Ping fill it. There is room for any message once it is empty.
-                Err(Error::WriteBufferFull(message)) => {
-                    self.held = Some(*message);
-                    ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(end_of)?;
-                }
-                Err(error) => return Poll::Ready(Err(end_of(error))),
-            }
+    /// Reads what is there and sorts it.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.behind.is_empty() {
+            let mut behind = std::mem::take(&mut self.behind);
+            self.sort(&mut behind, usize::MAX, cx);
+            return Poll::Ready(());
         }
-        Poll::Ready(Ok(()))
+        let asked = self.next_read();
+        let mut block = Block::take(asked);
+        let Poll::Ready(filled) = block.poll_fill(&mut self.stream, asked, cx) else {
+            block.keep();
+            return Poll::Pending;
+        };
+        let copy_below = block.copy_below();
+        let got = block.filled();
+        if asked == self.size.next() {
+            self.size.learn(asked, got.len());
+        }
+        self.sort(got, copy_below, cx);
+        block.keep();
+        let end = match filled {
+            Filled::Open => return Poll::Ready(()),
+            Filled::End => CarrierEnd::cut(),
+            Filled::Failed(error) => error.into(),
+        };
+        // What the other end said about it came first.
+        self.end.get_or_insert(end);
+        Poll::Ready(())
     }
 
-    fn next_message(&mut self) -> Option<Message> {
-        let len = self.out.len().min(MESSAGE_BYTES);
-        let first = self.out.pop_up_to(len)?;
-        if first.len() == len {
-            return Some(Message::Binary(first));
-        }
-        self.gathered.reserve(len);
-        self.gathered.extend_from_slice(&first);
-        while let Some(chunk) = self.out.pop_up_to(len - self.gathered.len()) {
-            self.gathered.extend_from_slice(&chunk);
-        }
-        Some(Message::Binary(self.gathered.split().freeze()))
+    /// How much to read at once. Long messages are read one by one, so that each has its block to itself.
+    fn next_read(&self) -> usize {
+        let (left, latest) = self.reader.lengths();
+        let wanted = if left >= LONG_MESSAGE {
+            left
+        } else if latest >= LONG_MESSAGE {
+            left.saturating_add(latest)
+        } else {
+            return self.size.next();
+        };
+        usize::try_from(wanted).unwrap_or(LARGEST_READ).min(LARGEST_READ)
     }
-}
 
-/// The settings that fit a WebSocket under a link.
-pub(crate) fn config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .write_buffer_size(UNSENT_BYTES)
-        // The library puts the answer to each Ping into its buffer. Once that is full, only the answer to the latest one
-        // waits (RFC 6455 §5.5.3).
-        .max_write_buffer_size(2 * UNSENT_BYTES)
-        .max_message_size(Some(MAX_MESSAGE_BYTES))
-        .max_frame_size(Some(MAX_MESSAGE_BYTES))
+    /// Sorts what has arrived. Parts of it that are shorter than `copy_below` are copied.
+    fn sort(&mut self, bytes: &mut BytesMut, copy_below: usize, cx: &mut Context<'_>) {
+        while self.end.is_none() {
+            match self.reader.next(bytes) {
+                Ok(None) => return,
+                Ok(Some(Found::Bytes(part))) if part.len() < copy_below => self.arrived.push_slice(&part),
+                Ok(Some(Found::Bytes(part))) => self.arrived.push(part.freeze()),
+                Ok(Some(Found::Ping(payload))) => {
+                    self.answered = true;
+                    if let Err(error) = self.writer.pong(payload) {
+                        self.end = Some(error.into());
+                    }
+                }
+                Ok(Some(Found::Close { code, reason })) => {
+                    self.close(code, cx);
+                    self.end = Some(CarrierEnd::Closed { message: reason });
+                }
+                Err(breach) => {
+                    self.close(Some(breach.code()), cx);
+                    self.end = Some(CarrierEnd::Broken {
+                        message: breach.to_string(),
+                    });
+                }
+            }
+        }
+        bytes.clear();
+    }
+
+    /// Says Close if the stream takes it at once; nothing waits for that.
+    fn close(&mut self, code: Option<u16>, cx: &mut Context<'_>) {
+        self.writer.close(code);
+        if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
+            tracing::trace!(%error, "the other end did not wait for our Close");
+        }
+    }
+
+    fn unsent(&self) -> usize {
+        self.writer.len() + self.stage.len() + self.out.len()
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unflushed = true;
+        if self.writer.is_plain() && self.stream.is_write_vectored() {
+            if self.out.len() < UNSENT_BYTES {
+                self.writer.drain(&mut self.out)?;
+            }
+            return poll_write_some(&mut self.stream, &mut self.out, cx);
+        }
+        if self.stage.len() == 0 {
+            self.stage.fill(|room| self.writer.fill(room))?;
+        }
+        self.stage.poll_write(&mut self.stream, cx)
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Carrier for WebSocketCarrier<S> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
-        ready!(self.poll_put(cx))?;
-        Pin::new(&mut self.socket).poll_ready(cx).map_err(end_of)
+        while self.unsent() >= UNSENT_BYTES {
+            ready!(self.poll_write(cx))?;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn start_send(&mut self, bytes: &mut ChunkQueue) -> Result<(), CarrierEnd> {
-        self.out.append(bytes);
+        self.writer.put(bytes);
         Ok(())
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
-        ready!(self.poll_put(cx))?;
-        Pin::new(&mut self.socket).poll_flush(cx).map_err(end_of)
+        while self.stage.len() + self.out.len() > 0 || !self.writer.is_empty() {
+            ready!(self.poll_write(cx))?;
+        }
+        self.stage.rest();
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, CarrierEnd>> {
-        let message = match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
-            Some(message) => message.map_err(end_of)?,
-            None => return Poll::Ready(Err(CarrierEnd::cut())),
-        };
-        Poll::Ready(match message {
-            // The library cuts messages out of a read buffer of 128 KiB, which a short one must not keep.
-            Message::Binary(bytes) if bytes.len() < COPY_BELOW => Ok(Bytes::copy_from_slice(&bytes)),
-            Message::Binary(bytes) => Ok(bytes),
-            // The answer waits inside the WebSocket and goes with the next flush (RFC 6455 §5.5.2).
-            Message::Ping(_) => Ok(Bytes::new()),
-            // Proxies on the path may send these; they are not for the link and no reason to fail.
-            Message::Pong(_) | Message::Text(_) | Message::Frame(_) => Ok(Bytes::new()),
-            Message::Close(frame) => {
-                // Answers it if the socket takes the answer at once; nothing waits for that.
-                if let Poll::Ready(Err(error)) = Pin::new(&mut self.socket).poll_flush(cx) {
-                    tracing::trace!(%error, "the other end did not wait for the answer to its close");
-                }
-                let message = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
-                Err(CarrierEnd::Closed { message })
+        loop {
+            if let Some(bytes) = self.arrived.pop() {
+                return Poll::Ready(Ok(bytes));
             }
-        })
+            if let Some(end) = self.end.take() {
+                return Poll::Ready(Err(end));
+            }
+            // Lets the answer be sent.
+            if std::mem::take(&mut self.answered) {
+                return Poll::Ready(Ok(Bytes::new()));
+            }
+            ready!(self.poll_read(cx));
+        }
     }
 
     fn start_close(&mut self) -> Result<(), CarrierEnd> {
-        let frame = CloseFrame {
-            code: CloseCode::Away,
-            reason: "".into(),
-        };
-        Pin::new(&mut self.socket)
-            .start_send(Message::Close(Some(frame)))
-            .map_err(end_of)
+        self.writer.close(Some(frames::GOING_AWAY));
+        Ok(())
     }
 }
 
-fn end_of(error: Error) -> CarrierEnd {
-    match error {
-        Error::Io(error) => CarrierEnd::Lost(error),
-        Error::ConnectionClosed | Error::AlreadyClosed => CarrierEnd::Closed {
-            message: String::new(),
-        },
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => CarrierEnd::cut(),
-        other => CarrierEnd::Broken {
-            message: other.to_string(),
-        },
-    }
-}
+/// Most that is read at once.
+const LARGEST_READ: usize = 512 * 1024;
 
-/// Largest message that is accepted: the other end may gather more than we do.
-const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// The same of short messages, of which many are read together and copied out.
+const SHORT_READ: usize = 128 * 1024;
 
-/// Messages below this size are copied out of the read buffer.
-const COPY_BELOW: usize = 64 * 1024;
-
-/// Largest message that is sent. Well below what the socket's buffer holds.
-const MESSAGE_BYTES: usize = 128 * 1024;
+/// Messages from this size on are read one by one.
+const LONG_MESSAGE: u64 = 32 * 1024;

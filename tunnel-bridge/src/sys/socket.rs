@@ -13,6 +13,11 @@ use tokio::net::TcpStream;
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 128 * 1024;
 
+/// Whether a read that fills less than the buffer it was given has taken all there was, so that the next one can wait for the
+/// system's word. It is so where the system tells of each arrival (epoll(7), "Edge-triggered", and kqueue(2)); elsewhere it tells
+/// of the next one only after a read that found nothing.
+pub(crate) const SHORT_READ_DRAINS: bool = cfg!(unix);
+
 /// How long sent bytes may stay unacknowledged (tcp(7), TCP_USER_TIMEOUT).
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(30);

@@ -13,17 +13,19 @@ use crate::{Error, Violation, frame};
 /// A stream that was granted nothing for this long has no use for a window above the resting one.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// A window grows to at most this part of what the budget has left, so that something is left for others, however many streams grow
-/// and are not read any more.
+/// A window grows to at most this part of what the others have left of the budget, so that something is left for more, however many
+/// streams grow and are not read any more. Only what is left above half of the budget goes to whoever comes first.
 const GROWN_PART: u64 = 8;
 
-/// A stream that opens or rests has a window of at most this part of what half of the budget has left: those that others
+/// A stream that opens or rests has a window of at most this part of what three quarters of the budget have left: those that others
 /// have grown for themselves, and later ones, find room as well.
 const RESTING_PART: u64 = 16;
 
-/// What all streams together may make us hold: what they hold, and what the peers may still send.
-#[derive(Debug, Default)]
+/// What all streams together may make us hold beyond their initial windows: what they hold, and what the peers may still send.
+#[derive(Debug)]
 pub(super) struct Memory {
+    /// What every stream has on top.
+    initial: u64,
     used: u64,
     /// The streams that exceed the initial window.
     large: BTreeSet<u32>,
@@ -32,6 +34,15 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    pub(super) fn new(initial_window: u32) -> Memory {
+        Memory {
+            initial: initial_window.into(),
+            used: 0,
+            large: BTreeSet::new(),
+            due: None,
+        }
+    }
+
     pub(super) const fn due(&self) -> Option<Instant> {
         self.due
     }
@@ -48,13 +59,18 @@ impl Memory {
         self.count(stream);
     }
 
+    /// What all streams but this one have left of `budget`.
+    fn left_by_others(&self, stream: &Stream, budget: u64) -> u64 {
+        budget.saturating_sub(self.used - stream.counted)
+    }
+
     pub(super) fn forget(&mut self, id: u32, stream: &Stream) {
         self.used -= stream.counted;
         self.large.remove(&id);
     }
 
     fn count(&mut self, stream: &mut Stream) {
-        let exposure = stream.exposure();
+        let exposure = stream.exposure().saturating_sub(self.initial);
         self.used = self.used - stream.counted + exposure;
         stream.counted = exposure;
     }
@@ -73,7 +89,7 @@ impl Memory {
 impl Connection {
     /// The window of a stream that opens or has rested.
     pub(super) fn resting_window(&self) -> u32 {
-        let left = (self.config.receive_budget / 2).saturating_sub(self.memory.used());
+        let left = (self.config.receive_budget / 4 * 3).saturating_sub(self.memory.used());
         u32::try_from(left / RESTING_PART)
             .unwrap_or(u32::MAX)
             .clamp(self.config.initial_window, self.config.resting_window)
@@ -109,9 +125,11 @@ impl Connection {
         if since >= QUIET {
             stream.window = resting;
         } else if used >= stream.window / 2 && rtt.is_some_and(|rtt| since < 2 * rtt) {
-            // Half a window within two round trips: the window holds the stream back (yamux's rule).
-            let left = budget.saturating_sub(self.memory.used());
-            let most = u32::try_from(left / GROWN_PART).unwrap_or(u32::MAX);
+            // Half a window within two round trips: the window, with less than four times what fits on the way, may hold the stream
+            // back (yamux's rule).
+            let left = self.memory.left_by_others(stream, budget);
+            let most = (left / GROWN_PART).max(left.saturating_sub(budget / 2));
+            let most = u32::try_from(most).unwrap_or(u32::MAX);
             let larger = stream.window.saturating_mul(2).min(self.config.max_window);
             stream.window = stream.window.max(larger.min(most));
         }

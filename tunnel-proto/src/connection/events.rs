@@ -1,6 +1,7 @@
 //! What happened and has not been polled yet.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 
 use super::StreamId;
 use crate::{ChunkQueue, Event};
@@ -28,9 +29,10 @@ enum Queued {
     },
 }
 
-/// The number of the entry that a stream's latest data, or its latest changes of credit, wait in, if they still do.
+/// The number of the entry that a stream's latest data, or its latest changes of credit, wait in, if they still do. The first
+/// entry has number 1.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Place(Option<u64>);
+pub(super) struct Place(Option<NonZeroU64>);
 
 impl Events {
     pub(super) fn push(&mut self, event: Event) {
@@ -72,12 +74,12 @@ impl Events {
     }
 
     fn waiting(&mut self, place: Place) -> Option<&mut Queued> {
-        let index = usize::try_from(place.0?.checked_sub(self.gone)?).ok()?;
+        let index = usize::try_from((place.0?.get() - 1).checked_sub(self.gone)?).ok()?;
         self.queue.get_mut(index)
     }
 
     fn push_at(&mut self, entry: Queued) -> Place {
-        let place = Place(Some(self.gone + self.queue.len() as u64));
+        let place = Place(NonZeroU64::new(self.gone + self.queue.len() as u64 + 1));
         self.queue.push_back(entry);
         place
     }

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use super::stream::{Phase, Stream};
 use super::{Role, StreamId};
 use crate::{Error, Violation};
@@ -13,24 +15,25 @@ use crate::{Error, Violation};
 #[derive(Debug)]
 pub(super) struct Streams {
     role: Role,
-    table: HashMap<u32, Stream>,
+    /// Each in a box of its own, so that the table's free places are small.
+    table: HashMap<u32, Box<Stream>, RandomState>,
     next_id: u32,
     /// The last number of ours on the wire.
     last_sent: u32,
     last_peer_id: u32,
     /// Our numbers of the streams that have another one on the wire, by that.
-    renumbered: HashMap<u32, u32>,
+    renumbered: HashMap<u32, u32, RandomState>,
 }
 
 impl Streams {
     pub(super) fn new(role: Role) -> Streams {
         Streams {
             role,
-            table: HashMap::new(),
+            table: HashMap::default(),
             next_id: if role == Role::Client { 1 } else { 2 },
             last_sent: 0,
             last_peer_id: 0,
-            renumbered: HashMap::new(),
+            renumbered: HashMap::default(),
         }
     }
 
@@ -39,23 +42,23 @@ impl Streams {
     }
 
     pub(super) fn get(&self, id: u32) -> Option<&Stream> {
-        self.table.get(&id)
+        self.table.get(&id).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Stream> {
-        self.table.get_mut(&id)
+        self.table.get_mut(&id).map(Box::as_mut)
     }
 
     /// The stream that the owner means.
     pub(super) fn of_owner(&mut self, id: StreamId) -> Result<&mut Stream, Error> {
-        self.table.get_mut(&id.0).ok_or(Error::NotOpen { id })
+        self.get_mut(id.0).ok_or(Error::NotOpen { id })
     }
 
     pub(super) fn insert(&mut self, id: u32, stream: Stream) {
-        self.table.insert(id, stream);
+        self.table.insert(id, Box::new(stream));
     }
 
-    pub(super) fn remove(&mut self, id: u32) -> Option<Stream> {
+    pub(super) fn remove(&mut self, id: u32) -> Option<Box<Stream>> {
         let stream = self.table.remove(&id)?;
         if stream.wire != id {
             self.renumbered.remove(&stream.wire);
@@ -80,8 +83,7 @@ impl Streams {
         if wire != id {
             self.renumbered.insert(wire, id);
         }
-        let stream = self.table.get_mut(&id);
-        if let Some(stream) = stream {
+        if let Some(stream) = self.get_mut(id) {
             stream.wire = wire;
             stream.phase = Phase::AwaitAnswer;
             return Ok(Some(stream));
@@ -107,7 +109,7 @@ impl Streams {
             wire <= self.last_peer_id
         };
         let id = self.renumbered.get(&wire).copied().unwrap_or(wire);
-        match self.table.get_mut(&id) {
+        match self.table.get_mut(&id).map(Box::as_mut) {
             Some(stream) if stream.wire == wire => Ok(Some((id, stream))),
             // What has our number and another one on the wire, or none yet, is not what the peer can mean.
             Some(_) => Err(Violation::NeverOpened { kind, id: wire }),

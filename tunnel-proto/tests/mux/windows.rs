@@ -13,7 +13,7 @@ const STREAMS: usize = 12;
 fn limits() -> Config {
     Config {
         max_pending_opens: 64,
-        receive_budget: 3072 * 1024,
+        receive_budget: 1536 * 1024,
         ..small()
     }
 }
@@ -234,6 +234,42 @@ fn streams_that_stop_being_read_after_they_grew_hold_no_more_than_the_budget() {
     let window = grow(&mut pair, fast);
     assert!(window >= 32 * 1024, "{window}");
     pair.settle_reading();
+}
+
+/// By default the first stream that needs it has half of the budget, and however many streams are open and idle, one that is read grows.
+#[test]
+fn one_stream_grows_to_half_of_the_budget_beside_any_number_of_idle_ones() {
+    let mut pair = pair(Config {
+        max_window: 4 * 1024 * 1024,
+        ..sixteenth()
+    });
+    // Their initial windows alone are twice the budget.
+    for _ in 0..2048 {
+        pair.open(NEAR);
+        pair.settle();
+    }
+    rest(&mut pair, true);
+    let fast = pair.open(NEAR);
+    pair.settle();
+    pair.write(NEAR, fast, 12_000_000).unwrap();
+    let mut window = 0;
+    while pair.seen[FAR][&fast].received < pair.given[NEAR][&fast] {
+        pair.settle();
+        window = window.max(pair.seen[FAR][&fast].unread);
+        pair.read(FAR, fast, u32::MAX);
+        pair.pass(RTT);
+    }
+    assert!(window >= 1536 * 1024, "{window}");
+    // Nobody reads it any more: others find room.
+    pair.write(NEAR, fast, 4_000_000).unwrap();
+    pair.settle();
+    let other = pair.open(NEAR);
+    pair.settle();
+    let other = grow(&mut pair, other);
+    assert!(other >= 64 * 1024, "{other}");
+    let held = unread(&pair, FAR);
+    let limit = 4 * 1024 * 1024 + 2050 * 4 * 1024;
+    assert!(held <= limit, "{held} bytes are held, {limit} at most may be");
 }
 
 /// What an owner is told of a stream's credit is what it can send.
