@@ -155,7 +155,7 @@ impl Desk {
     /// [`DeskError`].
     ///
     /// # Cancel safety
-    /// Dropping the future closes the connection; a link that was about to go on over it has lost it then, and waits for the next one.
+    /// Dropping the future closes the connection, unless a link has gone on over it already.
     ///
     /// # Panics
     /// Outside a tokio runtime.
