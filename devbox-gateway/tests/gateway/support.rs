@@ -120,7 +120,7 @@ impl Options {
         if let Some(environment) = &self.environment {
             options = options.header(handshake::ENVIRONMENT, environment);
         }
-        options.tls_ca.clone_from(&self.tls_ca);
+        options.trust.ca.clone_from(&self.tls_ca);
         options
     }
 
