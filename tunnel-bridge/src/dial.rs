@@ -70,6 +70,19 @@ impl fmt::Display for Progress {
     }
 }
 
+/// What may carry a link through HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Carriage {
+    /// The raw protocol where the server and everything on the way takes it, else WebSocket.
+    #[default]
+    Auto,
+    /// The raw protocol alone.
+    Raw,
+    /// WebSocket alone.
+    WebSocket,
+}
+
 /// Connects to one of these addresses, which are in the resolver's order: the first that answers wins, and the other
 /// attempts are dropped. `deadline` ends all of it. `tell` hears of each attempt as it starts.
 ///

@@ -35,9 +35,9 @@ mod connect;
 mod offer;
 mod upgrade;
 
-pub use crate::dial::Progress;
+pub use crate::dial::{Carriage, Progress};
 pub use connect::{
-    Carriage, ConnectError, ConnectOptions, Connected, FellBack, Protocol, Response, connect, establish,
+    ConnectError, ConnectOptions, Connected, FellBack, Protocol, Response, connect, establish,
 };
 pub use upgrade::{AcceptError, NotAWebSocket, Upgrade};
 

@@ -121,6 +121,7 @@ impl Options {
             options = options.header(handshake::ENVIRONMENT, environment);
         }
         options.trust.ca.clone_from(&self.tls_ca);
+        options.answer_header = Some(handshake::MESSAGE.to_owned());
         options
     }
 

@@ -263,6 +263,26 @@ impl Proxies {
         }
     }
 
+    /// Bytes that are the same for equal values and differ for others, credentials included: for a digest that tells
+    /// configurations apart, and nothing else.
+    #[must_use]
+    pub fn identity(&self) -> Vec<u8> {
+        let mut bytes = format!("{self:?}").into_bytes();
+        for choice in [&self.plain, &self.tls] {
+            if let Choice::Proxy(Proxy {
+                credentials: Some(Credentials { user, password }),
+                ..
+            }) = choice
+            {
+                for text in [user, password] {
+                    bytes.extend_from_slice(&text.len().to_be_bytes());
+                    bytes.extend_from_slice(text);
+                }
+            }
+        }
+        bytes
+    }
+
     /// The proxy for a connection to `host`, a name or an address without brackets, with TLS or without; `None` where it
     /// is reached directly.
     ///

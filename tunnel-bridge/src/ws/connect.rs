@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use url::Url;
 
 use super::offer::Offer;
-use crate::dial::{self, Progress, Proxies, Proxy, ProxyError, ReachError, Reached, Road};
+use crate::dial::{self, Carriage, Progress, Proxies, Proxy, ProxyError, ReachError, Reached, Road};
 use crate::http::{self, HeadError};
 use crate::{Link, Role, Trust, ws};
 
@@ -37,23 +37,12 @@ pub struct ConnectOptions {
     pub proxies: Proxies,
     /// Told what is being waited for, and at the end that nothing is. Default: nobody.
     pub progress: Option<watch::Sender<Option<Progress>>>,
-    /// A header that the server's own answers have and a proxy's have not. With it a refusal of the server is final; any
-    /// other one is taken to be due to the offer of the raw protocol, and WebSocket alone is asked for. Default: none.
+    /// A header that the server's own answers have and a proxy's have not: a refusal with it is final, and any other one
+    /// is taken to be due to the offer of the raw protocol, so that WebSocket alone is asked for. 400, 426 and 501 are
+    /// never final, as a proxy may have changed the request on its way. Default: none, and what is not final are these,
+    /// 403, 405 and 502.
     pub answer_header: Option<String>,
     headers: Vec<Header>,
-}
-
-/// What may carry a link through HTTP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Carriage {
-    /// The raw protocol where the server and everything on the way takes it, else WebSocket.
-    #[default]
-    Auto,
-    /// The raw protocol alone.
-    Raw,
-    /// WebSocket alone.
-    WebSocket,
 }
 
 /// What a connection was switched to.
@@ -565,14 +554,14 @@ impl<'a> Attempt<'a> {
     fn rejected(&self, response: Response) -> Failed {
         let status = response.status;
         let is_servers = match &self.options.answer_header {
-            Some(name) => response.header(name).is_some(),
-            None => false,
+            Some(name) => response.header(name).is_some() && !matches!(status, 400 | 426 | 501),
+            None => !matches!(status, 400 | 403 | 405 | 426 | 501 | 502),
         };
         let error = ConnectError::Rejected {
             address: self.address.clone(),
             response,
         };
-        if is_servers && !matches!(status, 400 | 426 | 501) {
+        if is_servers {
             Failed::Finally(error)
         } else {
             Failed::Offer(FellBack::Status(status), error)
