@@ -40,6 +40,8 @@ use tokio::time::{Instant, sleep_until};
 use happy_eyeballs::Race;
 
 pub(crate) use connect::{ReachError, Reached, Road, reach};
+#[cfg(feature = "tls")]
+pub(crate) use proxy::authority;
 pub use proxy::{Proxies, Proxy, ProxyError, SocksReply};
 
 /// What a connect is waiting for.

@@ -83,7 +83,7 @@ fn silent(name: &(impl std::fmt::Display + ?Sized), timeout: Duration) -> Refusa
     Refusal::new(RefusalKind::TimedOut, message)
 }
 
-fn kind_of(error: &io::Error) -> RefusalKind {
+pub(crate) fn kind_of(error: &io::Error) -> RefusalKind {
     use io::ErrorKind as K;
     match error.kind() {
         K::ConnectionRefused => RefusalKind::Refused,

@@ -26,6 +26,8 @@ mod join;
 mod link;
 pub mod listener;
 mod mux;
+#[cfg(feature = "tls")]
+pub mod per_stream;
 mod program;
 #[cfg(feature = "websocket")]
 mod rest;

@@ -22,9 +22,14 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls_platform_verifier::Verifier;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client, server};
 
-use crate::{Error, Pin, Trust};
+use crate::dial::{self, Progress, Proxies, ReachError, Reached, Road};
+use crate::{Error, Link, Pin, Refusal, RefusalKind, Role, StreamCarrier, Trust};
+
+/// The protocol's name in the handshake (RFC 7301) of a link that runs over TLS with nothing in between.
+pub const LINK_ALPN: &[u8] = b"devbox-tunnel/1";
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -229,6 +234,155 @@ pub(crate) fn fault_of(error: &io::Error) -> Option<Fault> {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct TlsFailure(String);
+
+/// Makes TLS connections to one server. Their sessions are resumed, so one value serves many connections. Cloning is cheap.
+///
+/// ```
+/// use tunnel_bridge::tls::{Acceptor, LINK_ALPN, ServerOptions, TlsClient};
+/// use tunnel_bridge::{Link, Role, StreamCarrier, Trust};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+/// # let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+/// # std::fs::write(&certificate, made.cert.pem())?;
+/// # std::fs::write(&key, made.signing_key.serialize_pem())?;
+/// let mut server = ServerOptions::new(&certificate, &key);
+/// server.alpn = vec![LINK_ALPN.to_vec()];
+/// let acceptor = Acceptor::new(&server)?;
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let port = listener.local_addr()?.port();
+/// let far = async {
+///     let stream = acceptor.accept(listener.accept().await?.0).await?;
+///     Ok::<_, std::io::Error>(Link::over(StreamCarrier::new(stream), Role::Server))
+/// };
+/// let mut trust = Trust::default();
+/// trust.ca = Some(certificate.clone());
+/// let client = TlsClient::new("localhost", port, &trust, LINK_ALPN)?;
+/// let (near, far) = tokio::join!(client.link(), far);
+/// let (near, _far) = (near?, far?);
+/// near.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct TlsClient {
+    host: String,
+    port: u16,
+    trust: Trust,
+    proxies: Proxies,
+    alpn: &'static [u8],
+    config: Arc<ClientConfig>,
+}
+
+/// A connection to the server, and what is under it.
+pub(crate) enum Secured {
+    Direct(Box<client::TlsStream<TcpStream>>),
+    /// Through an `https://` proxy.
+    Proxied(Box<client::TlsStream<client::TlsStream<TcpStream>>>),
+}
+
+impl TlsClient {
+    /// A client of the server at `host`, a name or an address without brackets, which must choose the protocol `alpn`. The
+    /// files of `trust` are read here, once.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::BadPem`], [`Error::Tls`].
+    pub fn new(
+        host: impl Into<String>,
+        port: u16,
+        trust: &Trust,
+        alpn: &'static [u8],
+    ) -> Result<TlsClient, Error> {
+        Ok(TlsClient {
+            host: host.into(),
+            port,
+            trust: trust.clone(),
+            proxies: Proxies::none(),
+            alpn,
+            config: Arc::new(client_config(trust, &[alpn])?),
+        })
+    }
+
+    /// Goes through these proxies.
+    #[must_use]
+    pub fn proxies(self, proxies: Proxies) -> TlsClient {
+        TlsClient { proxies, ..self }
+    }
+
+    /// Connects, and makes the client's end of a link that runs over TLS with nothing in between. Put a deadline on it.
+    ///
+    /// # Errors
+    /// Why there is no connection; [`RefusalKind::NotAllowed`] where one of the two certificates is not accepted, as far
+    /// as that is known when the handshake ends. With TLS 1.3 a server refuses a client's only after it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the attempt.
+    pub async fn link(&self) -> Result<Link, Refusal> {
+        Ok(match self.connect().await? {
+            Secured::Direct(stream) => Link::over(StreamCarrier::new(*stream), Role::Client),
+            Secured::Proxied(stream) => Link::over(StreamCarrier::new(*stream), Role::Client),
+        })
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Secured, Refusal> {
+        let proxy = self.proxies.choose(true, &self.host, self.port);
+        let proxy = proxy.map_err(|error| self.refusal(RefusalKind::Internal, &error))?;
+        let tell = |_: Progress| {};
+        let reached = dial::reach(&self.host, self.port, proxy, &self.trust, &tell).await;
+        let Reached { road, .. } = reached.map_err(|error| match error {
+            ReachError::Io(error) => self.refusal_of(&error),
+            ReachError::Proxy(error) => self.refusal(RefusalKind::Unreachable, &error),
+            ReachError::Setup(error) => self.refusal(RefusalKind::Internal, &error),
+        })?;
+        match road {
+            Road::Tcp(stream) => self.secure(stream).await.map(Secured::Direct),
+            Road::ProxyTls(stream) => self.secure(*stream).await.map(Secured::Proxied),
+        }
+    }
+
+    async fn secure<S>(&self, stream: S) -> Result<Box<client::TlsStream<S>>, Refusal>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let connected = connect(Arc::clone(&self.config), &self.host, stream).await;
+        let stream = connected.map_err(|error| self.refusal_of(&error))?;
+        if stream.get_ref().1.alpn_protocol() == Some(self.alpn) {
+            return Ok(Box::new(stream));
+        }
+        let wanted = String::from_utf8_lossy(self.alpn);
+        Err(self.refusal(RefusalKind::Unsupported, &format!("it does not speak {wanted}")))
+    }
+
+    /// What an error of the connection comes to.
+    pub(crate) fn refusal_of(&self, error: &io::Error) -> Refusal {
+        let kind = match fault_of(error) {
+            Some(Fault::Certificate | Fault::ClientCertificate) => RefusalKind::NotAllowed,
+            Some(Fault::Other) => RefusalKind::Unsupported,
+            None => crate::direct::kind_of(error),
+        };
+        self.refusal(kind, error)
+    }
+
+    pub(crate) fn silent(&self, after: std::time::Duration) -> Refusal {
+        let why = format!("no answer within {} s", after.as_secs_f32());
+        self.refusal(RefusalKind::TimedOut, &why)
+    }
+
+    fn refusal(&self, kind: RefusalKind, why: &dyn fmt::Display) -> Refusal {
+        Refusal::new(kind, format!("{}: {why}", dial::authority(&self.host, self.port)))
+    }
+}
+
+impl fmt::Debug for TlsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsClient")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
 
 /// A server's files and what it asks of clients.
 #[derive(Debug, Clone)]
