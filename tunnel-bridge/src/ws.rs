@@ -1,4 +1,12 @@
-//! WebSocket as the carrier of a link: [`connect`] is the client's side, [`Upgrade`] the server's.
+//! Links through HTTP: [`connect`] is the client's side, [`Upgrade`] the server's.
+//!
+//! A client asks to switch (RFC 9110 §7.8) to one of two protocols, in one request, and the server chooses:
+//!
+//! * the **raw** one, which is the link's bytes as they are. Its name is that of the WebSocket subprotocol with its version
+//!   behind a slash: `devbox-tunnel/1` for `devbox-tunnel.1`;
+//! * **WebSocket** (RFC 6455), which every proxy knows.
+//!
+//! Where a proxy on the way does not let the offer of both pass, the client asks once more, for WebSocket alone.
 //!
 //! Which path is asked for, which headers say who is asking and who is let in is up to the two owners. This module
 //! carries their headers and their answers.
@@ -23,16 +31,39 @@
 //! # }
 //! ```
 
-mod client_handshake;
 mod connect;
+mod offer;
 mod upgrade;
 
-pub use connect::{ConnectError, ConnectOptions, Progress, Response, connect, connect_carrier};
+pub use crate::dial::{Carriage, Progress};
+pub use connect::{
+    ConnectError, ConnectOptions, Connected, FellBack, Protocol, Response, connect, connect_carrier, establish,
+};
 pub use upgrade::{AcceptError, NotAWebSocket, Upgrade};
 
-/// Makes a peer's text fit for a header and a terminal: its first line, visible ASCII, at most 300 characters.
-pub(crate) fn line(text: &str) -> String {
-    let visible = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-    let first = text.trim().lines().next().unwrap_or_default();
-    first.chars().take(300).map(visible).collect()
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::rest::WithRest;
+use crate::{Carrier, Role, StreamCarrier, WebSocketCarrier};
+
+pub(crate) use crate::http::line;
+
+/// What a link runs over on a connection that has switched; `rest` came behind the head of the request or answer.
+fn carrier_over<S>(switched_to: Protocol, stream: S, role: Role, rest: Vec<u8>) -> Box<dyn Carrier>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    match switched_to {
+        Protocol::Raw => Box::new(StreamCarrier::new(WithRest::new(stream, Bytes::from(rest)))),
+        Protocol::WebSocket => Box::new(WebSocketCarrier::new(stream, role, &rest)),
+    }
+}
+
+/// The raw protocol's name, which goes with a subprotocol's: `devbox-tunnel/1` with `devbox-tunnel.1`.
+fn raw_protocol(subprotocol: &str) -> String {
+    match subprotocol.rsplit_once('.') {
+        Some((name, version)) => format!("{name}/{version}"),
+        None => subprotocol.to_owned(),
+    }
 }

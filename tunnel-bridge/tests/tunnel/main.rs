@@ -1,5 +1,7 @@
 //! The tunnel over real sockets of the loopback interface.
 
+#[cfg(all(test, feature = "tls"))]
+mod certificates;
 #[cfg(test)]
 mod giving_up;
 #[cfg(test)]
@@ -7,10 +9,14 @@ mod handshake;
 #[cfg(test)]
 mod listeners;
 #[cfg(test)]
+mod proxies;
+#[cfg(test)]
 mod raw;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod switching;
 #[cfg(test)]
 mod wrapped;

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tunnel_bridge::direct;
 use tunnel_bridge::listener::{ConnectionCounts, Listener, ListenerCounts, ListenerOptions, bind};
-use tunnel_bridge::ws::{self, AcceptError, ConnectError, ConnectOptions, Upgrade};
+use tunnel_bridge::ws::{self, AcceptError, Carriage, ConnectError, ConnectOptions, Upgrade};
 use tunnel_bridge::{
     Dialer, End, Link, Refusal, RefusalKind, Role, StreamCarrier, Target, prepare_socket, splice,
 };
@@ -49,6 +49,8 @@ where
 pub(crate) enum Over {
     /// WebSocket over TCP, with the whole handshake.
     WebSocket,
+    /// The raw protocol over TCP, with the whole handshake.
+    RawUpgrade,
     /// The bytes of the link as they are: in memory, and over TCP where a test needs a connection to cut.
     Plain,
 }
@@ -59,6 +61,11 @@ macro_rules! over_each_carrier {
         mod over_websocket {
             $(#[tokio::test] $(#[$attribute])* async fn $test() {
                 super::$test($crate::support::Over::WebSocket).await;
+            })*
+        }
+        mod over_a_raw_upgrade {
+            $(#[tokio::test] $(#[$attribute])* async fn $test() {
+                super::$test($crate::support::Over::RawUpgrade).await;
             })*
         }
         mod over_a_plain_stream {
@@ -73,7 +80,7 @@ pub(crate) use over_each_carrier;
 /// Two ends of a link.
 pub(crate) async fn pair(over: Over) -> (Link, Link) {
     match over {
-        Over::WebSocket => pair_through(over, |address| async move { address }).await,
+        Over::WebSocket | Over::RawUpgrade => pair_through(over, |address| async move { address }).await,
         Over::Plain => plain_pair(),
     }
 }
@@ -99,13 +106,20 @@ where
         let (stream, _) = socket.accept().await.unwrap();
         prepare_socket(&stream);
         match over {
-            Over::WebSocket => accept(stream).await.unwrap(),
+            Over::WebSocket | Over::RawUpgrade => accept(stream).await.unwrap(),
             Over::Plain => Link::over(StreamCarrier::new(stream), Role::Server),
         }
     });
     let address = road(address).await;
     let near = match over {
-        Over::WebSocket => ws::connect(&options(address)).await.unwrap(),
+        Over::WebSocket | Over::RawUpgrade => {
+            let mut options = options(address);
+            options.carriage = match over {
+                Over::RawUpgrade => Carriage::Raw,
+                _ => Carriage::WebSocket,
+            };
+            ws::connect(&options).await.unwrap()
+        }
         Over::Plain => {
             let stream = TcpStream::connect(address).await.unwrap();
             prepare_socket(&stream);
