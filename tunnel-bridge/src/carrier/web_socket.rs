@@ -216,12 +216,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Carrier for WebSocketCa
             if let Some(bytes) = self.arrived.pop() {
                 return Poll::Ready(Ok(bytes));
             }
-            if let Some(end) = self.end.take() {
-                return Poll::Ready(Err(end));
-            }
             // Lets the answer be sent.
             if std::mem::take(&mut self.answered) {
                 return Poll::Ready(Ok(Bytes::new()));
+            }
+            if let Some(end) = self.end.take() {
+                return Poll::Ready(Err(end));
             }
             ready!(self.poll_read(cx));
         }
