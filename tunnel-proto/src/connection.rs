@@ -3,23 +3,28 @@
 mod credit;
 mod events;
 mod opens;
+mod ping;
 mod receive;
+mod replay;
+mod resume;
 mod stream;
 mod streams;
 mod transmit;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::config::Config;
-use crate::frame::{self, Hello, MAX_TARGET_BYTES, Reader};
+use crate::frame::{self, Hello, MAX_SUCCESSOR_BYTES, MAX_TARGET_BYTES, Reader};
 use crate::{Error, Event, Features, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
 use credit::{Memory, grant_resting};
 use events::Events;
 use opens::Opens;
+use ping::Ping;
+use resume::Resume;
 use stream::{Fin, Phase, Stream};
 use streams::Streams;
 
@@ -103,6 +108,7 @@ pub enum Role {
 /// ```
 #[derive(Debug)]
 pub struct Connection {
+    role: Role,
     config: Config,
     /// Nothing of streams is sent before it is known what the peer takes.
     peer: Option<Hello>,
@@ -123,6 +129,7 @@ pub struct Connection {
 
     memory: Memory,
 
+    resume: Resume,
     ping: Ping,
     leaving: Leaving,
     peer_leaving: bool,
@@ -143,18 +150,6 @@ enum Leaving {
     Gone,
 }
 
-#[derive(Debug)]
-struct Ping {
-    due: Instant,
-    last_received: Instant,
-    heard: bool,
-    missed: u32,
-    dead: bool,
-    token: u64,
-    asked: Option<Instant>,
-    rtt: Option<Duration>,
-}
-
 impl Connection {
     /// A side of a link that has just come up.
     ///
@@ -173,17 +168,8 @@ impl Connection {
                 max_pending_opens: config.max_pending_opens,
             },
         );
-        let ping = Ping {
-            due: now + config.ping_interval,
-            last_received: now,
-            heard: false,
-            missed: 0,
-            dead: false,
-            token: 0,
-            asked: None,
-            rtt: None,
-        };
         let mut connection = Connection {
+            role,
             peer: None,
             reader: Reader::new(config.max_frame),
             streams: Streams::new(role),
@@ -195,7 +181,8 @@ impl Connection {
             brief: VecDeque::new(),
             bulk: VecDeque::new(),
             memory: Memory::default(),
-            ping,
+            resume: Resume::new(&config),
+            ping: Ping::new(now, config.ping_interval),
             leaving: Leaving::No,
             peer_leaving: false,
             violation: None,
@@ -371,6 +358,20 @@ impl Connection {
         }
     }
 
+    /// Says where the peer should connect to from now on, with a URL of 1 to [`MAX_SUCCESSOR_BYTES`](crate::MAX_SUCCESSOR_BYTES) visible
+    /// ASCII characters. To be called before [`drain`](Connection::drain) or [`go_away`](Connection::go_away); a peer that does not know of
+    /// successors ignores it.
+    ///
+    /// # Errors
+    /// [`Error::BadSuccessor`] for any other text.
+    pub fn name_successor(&mut self, url: &str) -> Result<(), Error> {
+        if !(1..=MAX_SUCCESSOR_BYTES).contains(&url.len()) || !url.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Error::BadSuccessor);
+        }
+        frame::put_successor(&mut self.control, url);
+        Ok(())
+    }
+
     /// Says that we take no new streams and open none, from this moment. Streams that are open go on. After
     /// [`drain`](Connection::drain) it says so again, with its own reason.
     pub fn go_away(&mut self, reason: GoAwayReason, message: &str) {
@@ -389,45 +390,33 @@ impl Connection {
     /// When to call [`handle_timeout`](Connection::handle_timeout) next; `None` once the link is dead.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let alive = !self.ping.dead && self.violation.is_none();
-        let due = self
-            .memory
-            .due()
-            .map_or(self.ping.due, |due| due.min(self.ping.due));
-        alive.then_some(due)
+        if self.violation.is_some() {
+            None
+        } else if self.is_detached() {
+            self.resume.until()
+        } else {
+            let ping = self.ping.due()?;
+            let others = [self.memory.due(), self.resume.ack_due()];
+            Some(others.into_iter().flatten().fold(ping, Instant::min))
+        }
     }
 
-    /// Lets time pass: asks whether the peer is there and reports when it is not ([`Event::Dead`]), and shrinks the
-    /// windows of streams that have been quiet.
+    /// Lets time pass: asks whether the peer is there and reports when it is not ([`Event::Dead`]), acknowledges what has come, and
+    /// shrinks the windows of streams that have been quiet.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_none_or(|due| now < due) {
+            return;
+        }
+        if self.resume.check_time(now) {
+            self.events.push(Event::Expired);
+        }
+        if self.is_detached() {
             return;
         }
         if self.memory.due().is_some_and(|due| now >= due) {
             self.shrink_quiet(now);
         }
-        if now >= self.ping.due {
-            self.check_peer(now);
-        }
-    }
-
-    fn check_peer(&mut self, now: Instant) {
-        self.ping.due = now + self.config.ping_interval;
-        self.ping.missed = if self.ping.heard { 0 } else { self.ping.missed + 1 };
-        self.ping.heard = false;
-        if self.ping.missed >= self.config.missed_pings {
-            self.ping.dead = true;
-            let silent_for = now.saturating_duration_since(self.ping.last_received);
-            self.events.push(Event::Dead { silent_for });
-        } else {
-            self.ask(now);
-        }
-    }
-
-    /// The round trip, once it has been measured.
-    #[must_use]
-    pub fn rtt(&self) -> Option<Duration> {
-        self.ping.rtt
+        self.check_peer(now);
     }
 
     /// Whether both directions of a stream have ended but for what waits to be sent.
@@ -442,12 +431,6 @@ impl Connection {
     #[must_use]
     pub fn stream_count(&self) -> usize {
         self.streams.len()
-    }
-
-    fn ask(&mut self, now: Instant) {
-        self.ping.token += 1;
-        self.ping.asked = Some(now);
-        frame::put_ping(&mut self.control, frame::PING, self.ping.token);
     }
 
     fn check_alive(&self) -> Result<(), Error> {
@@ -485,7 +468,8 @@ impl Connection {
         let (Some(peer), Some(limit)) = (self.peer, self.open_limit()) else {
             return;
         };
-        if self.peer_leaving || self.leaving != Leaving::No {
+        // Without a connection requests wait: they can still be withdrawn, or be made on another link.
+        if self.peer_leaving || self.leaving != Leaving::No || self.is_detached() {
             return;
         }
         let per_target = self.config.max_pending_opens_per_target;

@@ -50,6 +50,15 @@ pub enum Error {
         /// What was asked.
         what: &'static str,
     },
+    /// A successor is no URL of 1 to [`MAX_SUCCESSOR_BYTES`](crate::MAX_SUCCESSOR_BYTES) visible ASCII characters.
+    #[error("a successor must be 1 to 1024 visible ASCII characters")]
+    BadSuccessor,
+    /// The link cannot go on with a peer that has received this many of its bytes: they are not kept any more, or were never sent.
+    #[error("the link cannot be taken up again from byte {offset}")]
+    CannotResume {
+        /// How many bytes the peer says that it has.
+        offset: u64,
+    },
     /// The peer broke the protocol. The connection is over; a GOAWAY that says why waits to be sent.
     #[error(transparent)]
     Violation(#[from] Violation),
@@ -132,7 +141,13 @@ pub enum Violation {
         /// The stream.
         id: u32,
     },
-    /// It requests answers without reading them.
+    /// It acknowledged more than it was sent.
+    #[error("{received} bytes were acknowledged, which is more than were sent")]
+    AckAhead {
+        /// How many bytes it says to have received.
+        received: u64,
+    },
+    /// It requests answers without reading them, or without acknowledging them.
     #[error("too many frames are queued for a peer that does not read")]
     Flood,
 }

@@ -89,6 +89,15 @@ pub enum Event {
         /// What it said.
         message: String,
     },
+    /// Where the peer says that one should connect to once it leaves, which it is about to say.
+    Successor {
+        /// A URL of visible ASCII characters, at most [`MAX_SUCCESSOR_BYTES`](crate::MAX_SUCCESSOR_BYTES).
+        url: String,
+    },
+    /// The server has given its token: from here on the link [can be taken up again](crate::Connection::handle_carrier_lost).
+    Resumable,
+    /// The link was without a connection for too long: it is over.
+    Expired,
     /// The peer has heard that this side drains: every stream that it opened before that has been told of, and what it
     /// opens from here on is refused.
     Drained,

@@ -4,7 +4,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::reason::MAX_MESSAGE_BYTES;
-use crate::{Features, Violation};
+use crate::{Features, ResumeToken, Violation};
 
 /// Version in HELLO.
 pub(crate) const VERSION: u16 = 1;
@@ -16,7 +16,13 @@ pub(crate) const HEAD_BYTES: usize = 8;
 pub const MAX_TARGET_BYTES: usize = 1024;
 
 /// Longest payload of a frame that is not DATA or FIN.
-const MAX_CONTROL_BYTES: u32 = 2048;
+pub(crate) const MAX_CONTROL_BYTES: u32 = 2048;
+
+/// Length of a token in TOKEN and RESUME.
+pub(crate) const RESUME_TOKEN_BYTES: usize = 16;
+
+/// Longest URL in SUCCESSOR.
+pub const MAX_SUCCESSOR_BYTES: usize = 1024;
 
 pub(crate) const HELLO: u8 = 0x01;
 pub(crate) const PING: u8 = 0x02;
@@ -29,12 +35,18 @@ pub(crate) const DATA: u8 = 0x13;
 pub(crate) const FIN: u8 = 0x14;
 pub(crate) const RESET: u8 = 0x15;
 pub(crate) const CREDIT: u8 = 0x16;
+pub(crate) const RESUME: u8 = 0x40;
+pub(crate) const RESUMED: u8 = 0x41;
+pub(crate) const ACK: u8 = 0x42;
+pub(crate) const TOKEN: u8 = 0x43;
+pub(crate) const NOT_RESUMED: u8 = 0x44;
 
 /// Kinds from here on are skipped by a side that does not know them.
 const FIRST_OPTIONAL: u8 = 0x80;
 
 pub(crate) const RECLAIM: u8 = 0x90;
 pub(crate) const RETURN: u8 = 0x91;
+pub(crate) const SUCCESSOR: u8 = 0x92;
 
 /// What a peer's HELLO says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,19 +165,21 @@ impl Reader {
     }
 
     fn begin(&mut self, kind: u8, len: u32, stream: u32) -> Result<(), Violation> {
-        let optional = kind >= FIRST_OPTIONAL && !matches!(kind, RECLAIM | RETURN);
+        let optional = kind >= FIRST_OPTIONAL && !matches!(kind, RECLAIM | RETURN | SUCCESSOR);
         let limit = match kind {
             DATA | FIN => self.max_frame,
-            HELLO | PING | PONG | GOAWAY | OPEN | ACCEPT | REFUSE | RESET | CREDIT | RECLAIM | RETURN => {
-                MAX_CONTROL_BYTES
-            }
+            HELLO | PING | PONG | GOAWAY | OPEN | ACCEPT | REFUSE | RESET | CREDIT | RECLAIM | RETURN
+            | RESUME | RESUMED | ACK | TOKEN | NOT_RESUMED | SUCCESSOR => MAX_CONTROL_BYTES,
             _ if optional => u32::MAX,
             _ => return Err(Violation::UnknownKind { kind }),
         };
         if len > limit {
             return Err(Violation::FrameTooLong { kind, len, limit });
         }
-        let of_connection = matches!(kind, HELLO | PING | PONG | GOAWAY);
+        let of_connection = matches!(
+            kind,
+            HELLO | PING | PONG | GOAWAY | RESUME | RESUMED | ACK | TOKEN | NOT_RESUMED | SUCCESSOR
+        );
         if !optional && of_connection != (stream == 0) {
             return Err(Violation::WrongStream { kind, id: stream });
         }
@@ -195,6 +209,11 @@ impl Reader {
     }
 }
 
+/// The head of a frame of the connection.
+pub(crate) fn put_head(out: &mut BytesMut, kind: u8, len: usize) {
+    head(out, kind, len, 0);
+}
+
 fn head(out: &mut BytesMut, kind: u8, len: usize, stream: u32) {
     out.put_slice(&head_bytes(kind, len, stream));
 }
@@ -222,6 +241,26 @@ pub(crate) fn put_ping(out: &mut BytesMut, kind: u8, token: u64) {
     out.put_u64(token);
 }
 
+pub(crate) fn ack(received: u64) -> [u8; HEAD_BYTES + 8] {
+    let mut bytes = [0; HEAD_BYTES + 8];
+    let (head, payload) = bytes.split_at_mut(HEAD_BYTES);
+    head.copy_from_slice(&head_bytes(ACK, 8, 0));
+    payload.copy_from_slice(&received.to_be_bytes());
+    bytes
+}
+
+pub(crate) fn put_token(out: &mut BytesMut, token: &ResumeToken, window_secs: u16, replay_bytes: u32) {
+    head(out, TOKEN, RESUME_TOKEN_BYTES + 6, 0);
+    out.put_slice(token.as_bytes());
+    out.put_u16(window_secs);
+    out.put_u32(replay_bytes);
+}
+
+pub(crate) fn put_successor(out: &mut BytesMut, url: &str) {
+    head(out, SUCCESSOR, url.len(), 0);
+    out.put_slice(url.as_bytes());
+}
+
 pub(crate) fn put_go_away(out: &mut BytesMut, code: u16, message: &str) {
     put_code(out, GOAWAY, 0, code, message);
 }
@@ -235,7 +274,7 @@ pub(crate) fn put_accept(out: &mut BytesMut, stream: u32) {
     head(out, ACCEPT, 0, stream);
 }
 
-/// REFUSE, RESET or GOAWAY.
+/// REFUSE, RESET, GOAWAY or NOT_RESUMED.
 pub(crate) fn put_code(out: &mut BytesMut, kind: u8, stream: u32, code: u16, message: &str) {
     let message = cut(message);
     head(out, kind, 2 + message.len(), stream);
@@ -295,16 +334,38 @@ impl Control {
     }
 
     /// A code and a message, the latter made fit for one line.
-    pub(crate) fn code(mut self) -> Result<(u16, String), Violation> {
-        let code = self
-            .payload
-            .try_get_u16()
-            .map_err(|_| Violation::BadPayload { kind: self.kind })?;
-        let text = String::from_utf8_lossy(&self.payload);
-        let line = text
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect::<String>();
-        Ok((code, cut(&line).to_owned()))
+    pub(crate) fn code(self) -> Result<(u16, String), Violation> {
+        code_and_message(self.kind, self.payload)
     }
+
+    /// A token, the window in seconds and how many bytes the peer keeps.
+    pub(crate) fn token(mut self) -> Result<(ResumeToken, u16, u32), Violation> {
+        let bad = Violation::BadPayload { kind: self.kind };
+        let token = ResumeToken::take(&mut self.payload).ok_or_else(|| bad.clone())?;
+        let window = self.payload.try_get_u16().map_err(|_| bad.clone())?;
+        let replay = self.payload.try_get_u32().map_err(|_| bad)?;
+        Ok((token, window, replay))
+    }
+
+    /// A URL: visible ASCII.
+    pub(crate) fn url(self) -> Result<String, Violation> {
+        let fits = (1..=MAX_SUCCESSOR_BYTES).contains(&self.payload.len())
+            && self.payload.iter().all(u8::is_ascii_graphic);
+        let text = String::from_utf8(self.payload.to_vec()).ok();
+        text.filter(|_| fits)
+            .ok_or(Violation::BadPayload { kind: self.kind })
+    }
+}
+
+/// A code and a message, the latter made fit for one line.
+pub(crate) fn code_and_message(kind: u8, mut payload: Bytes) -> Result<(u16, String), Violation> {
+    let code = payload
+        .try_get_u16()
+        .map_err(|_| Violation::BadPayload { kind })?;
+    let text = String::from_utf8_lossy(&payload);
+    let line = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect::<String>();
+    Ok((code, cut(&line).to_owned()))
 }

@@ -14,7 +14,7 @@ use crate::{Error, Event, GoAwayReason, Refusal, RefusalKind, ResetReason, Viola
 const COPY_BELOW: usize = 4 * 1024;
 
 /// Most bytes of answers that are queued for a peer that does not read.
-const MAX_CONTROL_BACKLOG: usize = 4 * 1024 * 1024;
+pub(super) const MAX_CONTROL_BACKLOG: usize = 4 * 1024 * 1024;
 
 impl Connection {
     /// Takes bytes of the link, cut anywhere.
@@ -28,8 +28,8 @@ impl Connection {
     pub fn handle_bytes(&mut self, mut bytes: Bytes, now: Instant) -> Result<(), Error> {
         self.check_alive()?;
         if !bytes.is_empty() {
-            self.ping.heard = true;
-            self.ping.last_received = now;
+            self.ping.hear(now);
+            self.resume.receive(bytes.len(), now);
         }
         match self.handle_pieces(&mut bytes, now) {
             Ok(()) => Ok(()),
@@ -52,7 +52,7 @@ impl Connection {
                 return Err(Violation::Flood);
             }
         }
-        Ok(())
+        self.check_replay()
     }
 
     fn handle_control(&mut self, control: Control, now: Instant) -> Result<(), Violation> {
@@ -62,6 +62,7 @@ impl Connection {
         match control.kind {
             frame::HELLO => {
                 self.peer = Some(control.hello()?);
+                self.agree_on_resume();
                 self.events.push(Event::Ready);
                 self.release_held(None);
             }
@@ -93,6 +94,13 @@ impl Connection {
                     self.take_back(id, bytes, now)?;
                 }
             }
+            frame::RESUME | frame::RESUMED | frame::ACK | frame::TOKEN | frame::NOT_RESUMED => {
+                self.handle_resume_frame(control)?;
+            }
+            frame::SUCCESSOR => {
+                let url = control.url()?;
+                self.events.push(Event::Successor { url });
+            }
             // The reader gives out no other kinds.
             kind => return Err(Violation::UnknownKind { kind }),
         }
@@ -109,6 +117,7 @@ impl Connection {
         if token != self.ping.token {
             return;
         }
+        self.ping.probe = None;
         if let Some(asked) = self.ping.asked.take() {
             let sample = now.saturating_duration_since(asked);
             // The estimate rises slowly: a long sample may only have waited behind bulk.

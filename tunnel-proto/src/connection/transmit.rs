@@ -18,6 +18,11 @@ impl Connection {
     /// Into a [`ChunkQueue`](crate::ChunkQueue) payloads go as they are, into a
     /// [`BytesMut`](bytes::BytesMut) as a copy. Control frames may exceed `limit`; there are few of them.
     pub fn poll_transmit<S: TransmitSink>(&mut self, out: &mut S, limit: usize) -> bool {
+        self.transmit(out, limit)
+    }
+
+    /// Puts new frames into `out`: control, and DATA until `data_limit` bytes are there. How many bytes that took.
+    pub(super) fn put_frames<S: TransmitSink>(&mut self, out: &mut S, data_limit: usize) -> usize {
         let mut put = 0;
         if let Some(token) = self.pong.take() {
             frame::put_ping(&mut self.control, frame::PONG, token);
@@ -28,7 +33,7 @@ impl Connection {
             self.control.clear();
         }
         let mut brief_turns = 0;
-        while put < limit && self.violation.is_none() {
+        while put < data_limit && self.violation.is_none() {
             let brief_first = brief_turns < BRIEF_TURNS || self.bulk.is_empty();
             let next = if brief_first { self.brief.pop_front() } else { None };
             brief_turns = if next.is_some() { brief_turns + 1 } else { 0 };
@@ -37,14 +42,21 @@ impl Connection {
             };
             put += self.put_frame(id, out);
         }
-        put > 0
+        put
     }
 
     /// Whether [`poll_transmit`](Connection::poll_transmit) has anything to send.
     #[must_use]
     pub fn wants_transmit(&self) -> bool {
-        let data = !self.brief.is_empty() || !self.bulk.is_empty();
-        self.pong.is_some() || !self.control.is_empty() || (data && self.violation.is_none())
+        let data = (!self.brief.is_empty() || !self.bulk.is_empty())
+            && self.resume.has_room(self.config.replay_bytes);
+        if self.is_detached() {
+            return false;
+        }
+        self.resume.wants_transmit()
+            || self.pong.is_some()
+            || !self.control.is_empty()
+            || (data && self.violation.is_none())
     }
 
     /// Puts the stream's next frame into `out`, if it may send one; how many bytes that took.
