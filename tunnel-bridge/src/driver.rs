@@ -1,6 +1,9 @@
 //! The task that owns a link: it moves bytes between the carrier and the state machine, and between that and the
 //! streams. It never waits for a stream.
 
+mod attach;
+mod revival;
+
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -12,13 +15,17 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
-use tunnel_proto::{ChunkQueue, Config, Connection, Error, Event, Role, StreamId};
+use tunnel_proto::{ChunkQueue, Config, Connection, Error, Event, Features, Role, StreamId};
 
 use crate::carrier::Carrier;
 use crate::link::{Command, Incoming, Leaving, Link, LinkEnd, SurelySent};
 use crate::mux::{Flow, MuxStream, Unsent};
+use crate::resume::desk::Registration;
+use crate::resume::{Options, Redial};
 use crate::stream::Broken;
 use crate::{GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
+pub(crate) use revival::{Adopt, Fresh};
+use revival::{Awaiting, Redialing, Revival, Standing};
 
 /// About how much is handed to the carrier at once.
 const MESSAGE_BYTES: usize = 64 * 1024;
@@ -36,14 +43,47 @@ const CLOSING_TIME: Duration = Duration::from_secs(1);
 /// Streams that the other end opened and nobody has taken yet. As many as may wait for an answer; more are refused.
 const INCOMING_QUEUE: usize = 256;
 
+/// A link that ends with its carrier.
+pub(crate) fn plain(carrier: Box<dyn Carrier>, role: Role) -> Link {
+    let connection = connection(role, Config::default());
+    spawn(connection, carrier, Bytes::new(), Revival::Never)
+}
+
+/// The client's end of a link that `redial` can give another carrier.
+pub(crate) fn resumable(carrier: Box<dyn Carrier>, redial: Arc<dyn Redial>, options: &Options) -> Link {
+    let config = Config {
+        features: Features::RESUME,
+        replay_bytes: options.replay_bytes.clamp(64 * 1024, 1 << 30),
+        ..Config::default()
+    };
+    let connection = connection(Role::Client, config);
+    let revival = Revival::Client(Redialing::new(redial));
+    spawn(connection, carrier, Bytes::new(), revival)
+}
+
+/// The server's end of a link of a desk. `rest` has come on the carrier already.
+pub(crate) fn serve(
+    connection: Connection,
+    carrier: Box<dyn Carrier>,
+    rest: Bytes,
+    adopted: mpsc::Receiver<Adopt>,
+    registration: Registration,
+) -> Link {
+    let revival = Revival::Server(Awaiting::new(adopted, registration));
+    spawn(connection, carrier, rest, revival)
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "a test of tunnel-proto holds the default limits to be sound"
+)]
+fn connection(role: Role, config: Config) -> Connection {
+    Connection::new(role, config, clock()).expect("the default limits are sound")
+}
+
 /// Starts the driver of a link. Its task ends with the link, which [`Link::closed`] waits for, and with its last
 /// handle and stream; it is stopped by the runtime's end otherwise.
-pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
-    #[expect(
-        clippy::expect_used,
-        reason = "a test of tunnel-proto holds the default limits to be sound"
-    )]
-    let connection = Connection::new(role, Config::default(), clock()).expect("the default limits are sound");
+fn spawn(connection: Connection, carrier: Box<dyn Carrier>, rest: Bytes, revival: Revival) -> Link {
     // No bound: see `Command`.
     let (sender, commands) = mpsc::unbounded_channel();
     let (incoming_sender, incoming) = mpsc::channel(INCOMING_QUEUE);
@@ -51,10 +91,13 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
     let (drained_sender, drained) = watch::channel(false);
     let (end_sender, end) = watch::channel(None);
     let unsent = Arc::new(Unsent::default());
-    let (_status_sender, status) = watch::channel(crate::LinkStatus::Up { resumes: 0 });
+    let (standing, status) = Standing::new();
     let surely_sent = Arc::new(SurelySent::default());
     let mut driver = Driver {
-        carrier,
+        carrier: Some(carrier),
+        revival,
+        standing,
+        successor: None,
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         timer_due: None,
         connection,
@@ -70,6 +113,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
         surely_sent: Arc::clone(&surely_sent),
     };
     tokio::spawn(async move {
+        driver.take_bytes(rest, clock());
         let end = poll_fn(|cx| driver.poll(cx)).await;
         tracing::debug!(%end, "link closed");
         // Streams fail before anybody hears of the link's end.
@@ -88,8 +132,11 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
     )
 }
 
-struct Driver<C> {
-    carrier: C,
+struct Driver {
+    /// Nothing while the link is without a connection.
+    carrier: Option<Box<dyn Carrier>>,
+    revival: Revival,
+    standing: Standing,
     connection: Connection,
     timer: Pin<Box<Sleep>>,
     timer_due: Option<Instant>,
@@ -100,6 +147,8 @@ struct Driver<C> {
     unsent: Arc<Unsent>,
     streams: HashMap<StreamId, Arc<Flow>>,
     out: ChunkQueue,
+    /// Where the other end said that one should connect to.
+    successor: Option<String>,
     /// What the other end said about its leaving.
     leaving: watch::Sender<Option<Leaving>>,
     /// Whether the other end has heard that we drain.
@@ -115,28 +164,26 @@ struct Closing {
     deadline: Pin<Box<Sleep>>,
 }
 
-impl<C: Carrier> Driver<C> {
+impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
         for _ in 0..ROUNDS {
             let now = clock();
             let mut busy = self.take_commands(cx, now);
-            match self.receive(cx, now) {
+            match self.exchange(cx, now) {
                 Ok(more) => busy |= more,
                 Err(end) => {
-                    // What came before the end is still theirs to read.
-                    let told = self.deliver_events();
-                    return Poll::Ready(self.final_end(told.err().unwrap_or(end)));
+                    if let Some(end) = self.lose_carrier(end, now) {
+                        return Poll::Ready(self.final_end(end));
+                    }
+                    busy = true;
                 }
             }
-            self.check_time(cx, now);
-            if let Err(end) = self.deliver_events() {
-                return Poll::Ready(end);
-            }
-            if let Err(end) = self.transmit(cx) {
-                return Poll::Ready(self.final_end(end));
+            match self.revive(cx, now) {
+                Ok(more) => busy |= more,
+                Err(end) => return Poll::Ready(self.final_end(end)),
             }
             if let Some(closing) = &mut self.closing
-                && closing.deadline.as_mut().poll(cx).is_ready()
+                && (self.carrier.is_none() || closing.deadline.as_mut().poll(cx).is_ready())
             {
                 return Poll::Ready(closing.end.clone());
             }
@@ -146,6 +193,19 @@ impl<C: Carrier> Driver<C> {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Receives, lets time pass and transmits. An error is the carrier's end, or the link's.
+    fn exchange(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, LinkEnd> {
+        let received = self.receive(cx, now);
+        if received.is_ok() {
+            self.check_time(cx, now);
+        }
+        // What came before the end is still theirs to read.
+        self.deliver_events()?;
+        let busy = received?;
+        self.transmit(cx)?;
+        Ok(busy)
     }
 
     fn take_commands(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
@@ -180,11 +240,19 @@ impl<C: Carrier> Driver<C> {
                 self.connection.reset(id_of(&flow), reason)
             }
             Command::Consumed { flow, bytes } => self.connection.consumed(id_of(&flow), bytes, now),
-            Command::Drain { message } => {
+            Command::Drain { message, successor } => {
+                if let Some(url) = successor
+                    && let Err(error) = self.connection.name_successor(&url)
+                {
+                    tracing::warn!(%error, "no successor is named");
+                }
                 self.connection.drain(&message, now);
                 Ok(())
             }
-            Command::Check => Ok(()),
+            Command::Check => {
+                self.check_now(now);
+                Ok(())
+            }
             Command::Close { reason, message } => {
                 self.leave(reason, &message, LinkEnd::Drained);
                 Ok(())
@@ -226,7 +294,10 @@ impl<C: Carrier> Driver<C> {
     /// Reads what has come. An error is the link's end.
     fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, LinkEnd> {
         for taken in 0..MESSAGES_PER_ROUND {
-            match self.carrier.poll_receive(cx) {
+            let Some(carrier) = &mut self.carrier else {
+                return Ok(false);
+            };
+            match carrier.poll_receive(cx) {
                 Poll::Pending => return Ok(taken > 0),
                 Poll::Ready(bytes) => self.take_bytes(bytes?, now),
             }
@@ -285,11 +356,18 @@ impl<C: Carrier> Driver<C> {
                     self.streams.remove(&id);
                 }
                 Event::GoingAway { reason, message } => {
-                    self.leaving.send_replace(Some(Leaving { reason, message }));
+                    let successor = self.successor.clone();
+                    self.leaving.send_replace(Some(Leaving {
+                        reason,
+                        message,
+                        successor,
+                    }));
                 }
                 Event::Drained => {
                     self.drained.send_replace(true);
                 }
+                Event::Successor { url } => self.successor = Some(url),
+                Event::Expired => return Err(self.standing.loss.clone().unwrap_or(LinkEnd::Drained)),
                 // Nothing that we send would arrive.
                 Event::Dead { silent_for } => return Err(LinkEnd::PingTimeout { silent_for }),
                 Event::Ready => {
@@ -350,19 +428,23 @@ impl<C: Carrier> Driver<C> {
 
     /// Puts what there is on the wire, as far as the carrier takes it.
     fn transmit(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+        let Some(carrier) = &mut self.carrier else {
+            return Ok(());
+        };
         let mut blocked = false;
         loop {
-            match self.carrier.poll_ready(cx) {
+            match carrier.poll_ready(cx) {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => {
                     blocked = true;
                     break;
                 }
             }
-            if !self.connection.poll_transmit(&mut self.out, MESSAGE_BYTES) {
+            // The answer to a client that comes back may wait there.
+            if self.out.is_empty() && !self.connection.poll_transmit(&mut self.out, MESSAGE_BYTES) {
                 break;
             }
-            self.carrier.start_send(&mut self.out)?;
+            carrier.start_send(&mut self.out)?;
         }
         if let Some(closing) = &mut self.closing
             && !blocked
@@ -370,9 +452,9 @@ impl<C: Carrier> Driver<C> {
             && self.connection.stream_count() == 0
         {
             closing.close_sent = true;
-            self.carrier.start_close()?;
+            carrier.start_close()?;
         }
-        if let Poll::Ready(flushed) = self.carrier.poll_flush(cx) {
+        if let Poll::Ready(flushed) = carrier.poll_flush(cx) {
             flushed?;
         }
         // What was sent makes room for those who wait to write.
@@ -409,7 +491,7 @@ impl<C: Carrier> Driver<C> {
             return closing.end.clone();
         }
         match self.leaving.borrow().clone() {
-            Some(Leaving { reason, message }) => match reason {
+            Some(Leaving { reason, message, .. }) => match reason {
                 GoAwayReason::Superseded => LinkEnd::Superseded { message },
                 GoAwayReason::Protocol => LinkEnd::Protocol { message },
                 _ => LinkEnd::PeerClosed { message },
@@ -419,7 +501,7 @@ impl<C: Carrier> Driver<C> {
     }
 }
 
-impl<C> Drop for Driver<C> {
+impl Drop for Driver {
     fn drop(&mut self) {
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
@@ -434,7 +516,7 @@ impl<C> Drop for Driver<C> {
 }
 
 /// The runtime's clock, which tests can stop.
-fn clock() -> Instant {
+pub(crate) fn clock() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 

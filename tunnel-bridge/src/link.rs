@@ -1,8 +1,8 @@
 //! The two ends of a tunnel, as their owners hold them.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 
 use async_trait::async_trait;
@@ -20,16 +20,41 @@ use crate::{ByteStream, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason,
 /// stream's allowance, opens by the limit on streams, the rest by both.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Open { target: Target, flow: Arc<Flow> },
-    Accept { id: StreamId },
-    Refuse { id: StreamId, refusal: Refusal },
-    Data { flow: Arc<Flow>, bytes: Bytes },
-    Finish { flow: Arc<Flow> },
-    Reset { flow: Arc<Flow>, reason: ResetReason },
-    Consumed { flow: Arc<Flow>, bytes: u32 },
-    Drain { message: String },
+    Open {
+        target: Target,
+        flow: Arc<Flow>,
+    },
+    Accept {
+        id: StreamId,
+    },
+    Refuse {
+        id: StreamId,
+        refusal: Refusal,
+    },
+    Data {
+        flow: Arc<Flow>,
+        bytes: Bytes,
+    },
+    Finish {
+        flow: Arc<Flow>,
+    },
+    Reset {
+        flow: Arc<Flow>,
+        reason: ResetReason,
+    },
+    Consumed {
+        flow: Arc<Flow>,
+        bytes: u32,
+    },
+    Drain {
+        message: String,
+        successor: Option<String>,
+    },
     Check,
-    Close { reason: GoAwayReason, message: String },
+    Close {
+        reason: GoAwayReason,
+        message: String,
+    },
 }
 
 /// How many requests may be unanswered while the next one is sent at once, to whichever target.
@@ -67,6 +92,10 @@ pub struct Link {
 }
 
 impl Link {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the driver shares with the handles, each once"
+    )]
     pub(crate) fn new(
         commands: mpsc::UnboundedSender<Command>,
         unsent: Arc<Unsent>,
@@ -100,7 +129,7 @@ impl Link {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn over<C: Carrier>(carrier: C, role: Role) -> Link {
-        driver::spawn(carrier, role)
+        driver::plain(Box::new(carrier), role)
     }
 
     /// The client's end of a link over `carrier` that goes on over another one when that is lost: `redial` makes it. Where the other end
@@ -109,9 +138,26 @@ impl Link {
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "options are the link's; later ones may not be plain numbers"
+    )]
     pub fn resumable<C: Carrier>(carrier: C, redial: impl Redial, options: resume::Options) -> Link {
-        drop((redial, options));
-        driver::spawn(carrier, Role::Client)
+        driver::resumable(Box::new(carrier), Arc::new(redial), &options)
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakLink {
+        WeakLink {
+            commands: self.commands.downgrade(),
+            incoming: Arc::downgrade(&self.incoming),
+            unsent: Arc::clone(&self.unsent),
+            leaving: self.leaving.clone(),
+            drained: self.drained.clone(),
+            end: self.end.clone(),
+            status: self.status.clone(),
+            unanswered: Arc::clone(&self.unanswered),
+            surely_sent: Arc::clone(&self.surely_sent),
+        }
     }
 
     /// Whether the link has a connection at the moment. Once [`Link::is_closed`], it is what it was last.
@@ -202,12 +248,22 @@ impl Link {
         self.leaving.borrow().is_some()
     }
 
+    /// As [`Link::drain`], and names where the other end should connect to instead: a URL of 1 to 1024 visible ASCII characters, which it
+    /// finds in [`Leaving::successor`]. Any other text is left out, with a warning.
+    pub fn drain_to(&self, message: &str, successor: &str) {
+        self.send_drain(message, Some(successor.to_owned()));
+    }
+
     /// Announces that this end leaves, so that the other end opens no new streams here, and goes on serving those that
     /// are open and those that it opened before it heard of this. To be followed by [`Link::shutdown`] when they have
     /// ended, or at a deadline. Does not wait.
     pub fn drain(&self, message: &str) {
+        self.send_drain(message, None);
+    }
+
+    fn send_drain(&self, message: &str, successor: Option<String>) {
         let message = message.to_owned();
-        if self.commands.send(Command::Drain { message }).is_err() {
+        if self.commands.send(Command::Drain { message, successor }).is_err() {
             tracing::trace!("a link that is gone cannot drain");
         }
     }
@@ -274,11 +330,42 @@ impl Link {
     }
 }
 
+/// A [`Link`] that does not keep itself alive.
+#[derive(Debug)]
+pub(crate) struct WeakLink {
+    commands: mpsc::WeakUnboundedSender<Command>,
+    incoming: Weak<Mutex<mpsc::Receiver<Incoming>>>,
+    unsent: Arc<Unsent>,
+    leaving: watch::Receiver<Option<Leaving>>,
+    drained: watch::Receiver<bool>,
+    end: watch::Receiver<Option<LinkEnd>>,
+    status: watch::Receiver<LinkStatus>,
+    unanswered: Arc<AtomicUsize>,
+    surely_sent: Arc<SurelySent>,
+}
+
+impl WeakLink {
+    /// A handle of the link, while there is another one.
+    pub(crate) fn upgrade(&self) -> Option<Link> {
+        Some(Link {
+            commands: self.commands.upgrade()?,
+            incoming: self.incoming.upgrade()?,
+            unsent: Arc::clone(&self.unsent),
+            leaving: self.leaving.clone(),
+            drained: self.drained.clone(),
+            end: self.end.clone(),
+            status: self.status.clone(),
+            unanswered: Arc::clone(&self.unanswered),
+            surely_sent: Arc::clone(&self.surely_sent),
+        })
+    }
+}
+
 #[async_trait]
 impl Dialer for Link {
     async fn dial(&self, target: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
         let (stream, before) = self.open_now(target)?;
-        if before >= self.surely_sent.0.load(Ordering::Acquire) {
+        if before >= self.surely_sent.0.load(Ordering::Acquire) || !self.status().is_up() {
             // Once it is given out, it could not go to another link when this one's far side leaves before it was sent.
             stream.open_sent().await?;
         }
@@ -381,6 +468,8 @@ pub struct Leaving {
     pub reason: GoAwayReason,
     /// One line for a person, often empty.
     pub message: String,
+    /// The URL that should be connected to instead, where it named one.
+    pub successor: Option<String>,
 }
 
 /// Why a link is gone.

@@ -51,7 +51,8 @@
 //! # }
 //! ```
 
-mod desk;
+pub(crate) mod desk;
+pub(crate) mod handshake;
 
 use std::time::Duration;
 

@@ -1,10 +1,19 @@
 //! The server's side: which new connection begins a link, and which takes one up again.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tunnel_proto::Role;
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{mpsc, oneshot};
+use tunnel_proto::{
+    Config, Connection, Features, FirstFrame, NotResumedReason, ResumeAnswer, ResumeToken, Role,
+};
 
+use super::handshake::{self, Unread};
+use crate::driver::{self, Adopt};
+use crate::link::WeakLink;
 use crate::{Carrier, CarrierEnd, Link};
 
 /// Limits of a [`Desk`].
@@ -40,7 +49,32 @@ impl Default for DeskOptions {
 /// are the same desk.
 #[derive(Debug, Clone)]
 pub struct Desk {
-    options: Arc<DeskOptions>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: DeskOptions,
+    config: Config,
+    /// The links there are, by the owners that may take them up again.
+    links: Mutex<HashMap<String, Vec<Entry>>>,
+    next_number: AtomicU64,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    token: ResumeToken,
+    link: WeakLink,
+    adopt: mpsc::Sender<Adopt>,
+}
+
+/// The links without a connection.
+#[derive(Debug, Default)]
+struct Waiting {
+    links: usize,
+    bytes: u64,
 }
 
 /// What came of a connection.
@@ -67,8 +101,17 @@ pub enum DeskError {
         after: Duration,
     },
     /// Its first frame is neither HELLO nor RESUME, or is malformed.
-    #[error("neither HELLO nor RESUME came first")]
-    BadFirstFrame,
+    #[error("the first frame is neither HELLO nor RESUME: {message}")]
+    BadFirstFrame {
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A link cannot be made here.
+    #[error("no link can be made: {message}")]
+    Setup {
+        /// Why.
+        message: String,
+    },
     /// It asked for a link that is not, or no longer, kept for this owner. It was told.
     #[error("no such link: {message}")]
     NotResumed {
@@ -78,11 +121,23 @@ pub enum DeskError {
 }
 
 impl Desk {
-    /// A desk that keeps no link yet.
+    /// A desk that keeps no link yet. An option that is out of its range counts as the nearest one that is not.
     #[must_use]
     pub fn new(options: DeskOptions) -> Desk {
+        let config = Config {
+            features: Features::RESUME,
+            replay_bytes: options.replay_bytes.clamp(REPLAY_BYTES.0, REPLAY_BYTES.1),
+            resume_window: options.window.clamp(WINDOW.0, WINDOW.1),
+            ..Config::default()
+        };
         Desk {
-            options: Arc::new(options),
+            shared: Arc::new(Shared {
+                options,
+                config,
+                links: Mutex::default(),
+                next_number: AtomicU64::new(0),
+                waiting: Mutex::default(),
+            }),
         }
     }
 
@@ -96,19 +151,237 @@ impl Desk {
     /// [`DeskError`].
     ///
     /// # Cancel safety
-    /// Dropping the future closes the connection, and leaves every link as it was.
+    /// Dropping the future closes the connection; a link that was about to go on over it has lost it then, and waits for the next one.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    #[expect(clippy::unused_async, reason = "the first frame is waited for here")]
     pub async fn receive<C: Carrier>(&self, carrier: C, owner: &str) -> Result<Received, DeskError> {
-        tracing::trace!(owner, options = ?self.options, "a new connection");
-        Ok(Received::New(Link::over(carrier, Role::Server)))
+        let after = self.shared.options.first_frame_within;
+        tokio::time::timeout(after, self.take(Box::new(carrier), owner))
+            .await
+            .unwrap_or(Err(DeskError::TimedOut { after }))
     }
 
     /// How many links wait for their client without a connection.
     #[must_use]
     pub fn detached_count(&self) -> usize {
-        0
+        self.shared.waiting().links
+    }
+
+    async fn take(&self, mut carrier: Box<dyn Carrier>, owner: &str) -> Result<Received, DeskError> {
+        // Its HELLO goes out before it is known whether it is wanted: most often it is, and nobody has to wait for it.
+        let mut connection = Connection::new(Role::Server, self.shared.config.clone(), driver::clock())
+            .map_err(|error| DeskError::Setup {
+                message: error.to_string(),
+            })?;
+        let token = new_token()?;
+        connection.set_resume_token(token);
+        let mut hello = BytesMut::new();
+        connection.poll_transmit(&mut hello, 0);
+        handshake::send(&mut carrier, hello.freeze())
+            .await
+            .map_err(DeskError::Ended)?;
+        let (first, rest) = match handshake::read(&mut carrier, FirstFrame::parse).await {
+            Ok(read) => read,
+            Err(Unread::Ended(end)) => return Err(DeskError::Ended(end)),
+            Err(Unread::Broken(violation)) => {
+                let message = violation.to_string();
+                connection.go_away(crate::GoAwayReason::Protocol, &message);
+                let mut word = BytesMut::new();
+                connection.poll_transmit(&mut word, 0);
+                dismiss(carrier, word.freeze()).await;
+                return Err(DeskError::BadFirstFrame { message });
+            }
+        };
+        match first {
+            FirstFrame::Hello => Ok(Received::New(self.begin(connection, carrier, rest, owner, token))),
+            FirstFrame::Resume { token, received } => self.go_on(carrier, received, rest, owner, token).await,
+        }
+    }
+
+    fn begin(
+        &self,
+        connection: Connection,
+        carrier: Box<dyn Carrier>,
+        rest: Bytes,
+        owner: &str,
+        token: ResumeToken,
+    ) -> Link {
+        let (adopt, adopted) = mpsc::channel(ADOPTIONS);
+        let number = self.shared.next_number.fetch_add(1, Ordering::Relaxed);
+        let registration = Registration {
+            shared: Arc::downgrade(&self.shared),
+            owner: owner.to_owned(),
+            number,
+        };
+        // Under the lock: the link's end must find the entry that it takes away.
+        let mut links = self.shared.links();
+        let link = driver::serve(connection, carrier, rest, adopted, registration);
+        links.entry(owner.to_owned()).or_default().push(Entry {
+            number,
+            token,
+            link: link.downgrade(),
+            adopt,
+        });
+        link
+    }
+
+    async fn go_on(
+        &self,
+        carrier: Box<dyn Carrier>,
+        peer_received: u64,
+        rest: Bytes,
+        owner: &str,
+        token: ResumeToken,
+    ) -> Result<Received, DeskError> {
+        let found = self.shared.find(owner, &token);
+        let (reason, carrier) = match found {
+            None => (NotResumedReason::Unknown, Some(carrier)),
+            Some((link, adopt)) => {
+                let (answer, answered) = oneshot::channel();
+                let adoption = Adopt {
+                    carrier,
+                    peer_received,
+                    rest,
+                    answer,
+                };
+                match adopt.send(adoption).await {
+                    Ok(()) => match answered.await {
+                        Ok(Ok(())) => return Ok(Received::Resumed(link)),
+                        Ok(Err((reason, carrier))) => (reason, Some(carrier)),
+                        // The link ended with the connection in its hands.
+                        Err(_) => (NotResumedReason::Unknown, None),
+                    },
+                    // It ended just before.
+                    Err(mpsc::error::SendError(adoption)) => {
+                        (NotResumedReason::Unknown, Some(adoption.carrier))
+                    }
+                }
+            }
+        };
+        let message = match reason {
+            NotResumedReason::Offset => "what this end has does not fit what the other end has",
+            _ => "no such link is kept here",
+        };
+        if let Some(carrier) = carrier {
+            let message = message.to_owned();
+            dismiss(carrier, ResumeAnswer::NotResumed { reason, message }.to_bytes()).await;
+        }
+        Err(DeskError::NotResumed {
+            message: message.to_owned(),
+        })
     }
 }
+
+/// Says a last word and closes the connection, as far as that goes at once.
+async fn dismiss(mut carrier: Box<dyn Carrier>, word: Bytes) {
+    let closing = async {
+        handshake::send(&mut carrier, word).await?;
+        carrier.start_close()?;
+        std::future::poll_fn(|cx| carrier.poll_flush(cx)).await?;
+        // Closed with bytes unread it would be reset, and the word lost.
+        while std::future::poll_fn(|cx| carrier.poll_receive(cx)).await.is_ok() {}
+        Ok::<_, CarrierEnd>(())
+    };
+    match tokio::time::timeout(DISMISS_TIME, closing).await {
+        Ok(Ok(())) => {}
+        Ok(Err(end)) => tracing::debug!(%end, "closed before it was told why"),
+        Err(_) => tracing::debug!("closed without waiting for the other end"),
+    }
+}
+
+impl Shared {
+    fn links(&self) -> MutexGuard<'_, HashMap<String, Vec<Entry>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The link of `owner` that the token is for. How long that takes says nothing about any token.
+    fn find(&self, owner: &str, token: &ResumeToken) -> Option<(Link, mpsc::Sender<Adopt>)> {
+        let links = self.links();
+        let mut found = None;
+        for entry in links.get(owner)? {
+            if entry.token == *token {
+                found = Some(entry);
+            }
+        }
+        let entry = found?;
+        Some((entry.link.upgrade()?, entry.adopt.clone()))
+    }
+}
+
+/// A link's place at the desk, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    shared: Weak<Shared>,
+    owner: String,
+    number: u64,
+}
+
+impl Registration {
+    /// The link has lost its connection and waits, with `bytes` kept for its client; `None` where that is not wanted.
+    pub(crate) fn hold(&self, bytes: u64) -> Option<Held> {
+        let shared = self.shared.upgrade()?;
+        {
+            let options = &shared.options;
+            let mut waiting = shared.waiting();
+            let sum = waiting.bytes.saturating_add(bytes);
+            if waiting.links >= options.max_detached || sum > options.max_detached_bytes {
+                return None;
+            }
+            waiting.links += 1;
+            waiting.bytes = sum;
+        }
+        Some(Held { shared, bytes })
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            let mut links = shared.links();
+            if let Some(entries) = links.get_mut(&self.owner) {
+                entries.retain(|entry| entry.number != self.number);
+                if entries.is_empty() {
+                    links.remove(&self.owner);
+                }
+            }
+        }
+    }
+}
+
+/// A place among the links that wait.
+#[derive(Debug)]
+pub(crate) struct Held {
+    shared: Arc<Shared>,
+    bytes: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut waiting = self.shared.waiting();
+        waiting.links -= 1;
+        waiting.bytes -= self.bytes;
+    }
+}
+
+fn new_token() -> Result<ResumeToken, DeskError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| DeskError::Setup {
+        message: format!("no random bytes: {error}"),
+    })?;
+    Ok(ResumeToken::from_bytes(bytes))
+}
+
+/// What `tunnel_proto::Config` takes.
+const REPLAY_BYTES: (u32, u32) = (64 * 1024, 1 << 30);
+const WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(u16::MAX as u64));
+
+/// Connections that wait until the link's task takes them. A sender waits for room, within the time for the first frame.
+const ADOPTIONS: usize = 4;
+
+/// How long a connection that is not taken may take to hear of it.
+const DISMISS_TIME: Duration = Duration::from_secs(1);

@@ -123,11 +123,11 @@ async fn a_black_hole_is_noticed_and_resets_the_streams() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     let took = since.elapsed();
     assert!(
-        (Duration::from_secs(20)..=Duration::from_secs(31)).contains(&took),
+        (Duration::from_secs(17)..=Duration::from_secs(20)).contains(&took),
         "{took:?}"
     );
     match link.closed().await {
-        LinkEnd::PingTimeout { silent_for } => assert!(silent_for >= Duration::from_secs(20)),
+        LinkEnd::PingTimeout { silent_for } => assert!(silent_for >= Duration::from_secs(17)),
         other => panic!("{other:?}"),
     }
 }
