@@ -8,13 +8,14 @@ use devbox_provider::{ConnectError, Connection, Provider, Status, Wanted, with_c
 use service_catalog::{CATALOG_STREAM, Label, Source as _, SourceError, Update};
 use tokio::sync::watch;
 use tunnel_bridge::ws::{self, ConnectOptions, Response};
-use tunnel_bridge::{Link, Refusal, RefusalKind, Target};
+use tunnel_bridge::{Link, Refusal, RefusalKind, Role, Target, resume};
 use url::Url;
 
 use crate::handshake::{ENVIRONMENT, GENERATION, MESSAGE, SUBPROTOCOL, TUNNEL_PATH, is_session};
 use crate::push::{self, PushError};
+use crate::redial::Again;
 use crate::source::GatewaySource;
-use crate::{Error, Token};
+use crate::{Error, Token, successor};
 
 /// Where the token comes from.
 #[derive(Debug, Clone)]
@@ -60,6 +61,11 @@ pub struct GatewayProvider {
     /// Whose catalog to give to the gateway at each connect, for gateways that take one from each client. Each port's
     /// [`target`](service_catalog::Port::target) is what the gateway dials: `host:port`. Changes are pushed as well.
     pub push: Option<Arc<dyn Provider>>,
+    /// Whether a link whose connection is lost goes on over another one, where the gateway offers that: its streams wait meanwhile, and
+    /// are whole. Otherwise they are reset. Default: `true`.
+    pub resume: bool,
+    /// Where the gateway said that its clients should go as it left; for the next connect.
+    successor: watch::Sender<Option<Url>>,
     /// What the connect that began last waits for.
     progress: watch::Sender<Option<ws::Progress>>,
 }
@@ -75,6 +81,8 @@ impl GatewayProvider {
             tls_ca: None,
             connect_timeout: Duration::from_secs(10),
             push: None,
+            resume: true,
+            successor: watch::Sender::new(None),
             progress: watch::Sender::new(None),
         }
     }
@@ -106,7 +114,7 @@ impl GatewayProvider {
         }
     }
 
-    async fn options(&self, wanted: &Wanted) -> Result<ConnectOptions, ConnectError> {
+    pub(crate) async fn options(&self, wanted: &Wanted) -> Result<ConnectOptions, ConnectError> {
         let setup = |message: String| ConnectError::Setup { message };
         if !is_session(&self.session) {
             return Err(setup(format!(
@@ -134,11 +142,23 @@ impl GatewayProvider {
         Ok(options)
     }
 
-    async fn connect_in_any_time(&self, wanted: &Wanted) -> Result<Connection, ConnectError> {
+    /// A link, which lives on without this value.
+    async fn link(&self, wanted: &Wanted) -> Result<Link, ConnectError> {
         let options = self.options(wanted).await?;
-        let link = ws::connect(&options)
-            .await
-            .map_err(|error| self.not_connected(error))?;
+        let connected = ws::connect_carrier(&options).await;
+        let carrier = connected.map_err(|error| self.not_connected(error))?;
+        if !self.resume {
+            return Ok(Link::over(carrier, Role::Client));
+        }
+        let again = Again {
+            provider: self.clone(),
+            wanted: wanted.clone(),
+        };
+        Ok(Link::resumable(carrier, again, resume::Options::default()))
+    }
+
+    async fn connect_in_any_time(&self, wanted: &Wanted) -> Result<Connection, ConnectError> {
+        let link = self.link(wanted).await?;
         let pushing = match &self.push {
             None => None,
             Some(own) => {
@@ -157,13 +177,27 @@ impl GatewayProvider {
             .accepted()
             .await
             .map_err(|refusal| self.no_catalog_stream(&refusal))?;
-        let mut source = GatewaySource::new(stream, link.clone(), pushing);
+        let mut source = GatewaySource::new(stream, link.clone(), pushing, self.successors());
         // A gateway that lets a client in and says nothing has not answered.
         let first = source.next().await.map_err(|error| self.no_catalog(&error))?;
         self.check_environment(&first, wanted.environment.as_ref())?;
         source.put_back(first);
         let dialer = link.dialer();
-        Ok(Connection::new(source, dialer).on_close(move || close(link)))
+        Ok(Connection::new(source, dialer)
+            .over(link.clone())
+            .on_close(move || close(link)))
+    }
+
+    /// What learns where this gateway sends its clients.
+    fn successors(&self) -> impl Fn(&str) + Send + Sync + use<> {
+        let (gateway, successor) = (self.gateway.clone(), self.successor.clone());
+        move |named| match successor::allowed(&gateway, named) {
+            Ok(url) => {
+                tracing::info!(%url, "the gateway names a successor");
+                successor.send_replace(Some(url));
+            }
+            Err(reason) => tracing::warn!(named, reason, "the gateway's successor is not taken"),
+        }
     }
 
     /// Before a stream to any service is opened: a gateway of another environment has services of the same names.
@@ -183,7 +217,7 @@ impl GatewayProvider {
         }
     }
 
-    fn not_connected(&self, error: ws::ConnectError) -> ConnectError {
+    pub(crate) fn not_connected(&self, error: ws::ConnectError) -> ConnectError {
         let far_side = self.far_side();
         match error {
             ws::ConnectError::Unreachable { source, .. } => ConnectError::Unreachable {
@@ -318,12 +352,17 @@ async fn close(link: Link) {
 #[async_trait]
 impl Provider for GatewayProvider {
     async fn connect(&self, wanted: Wanted) -> Result<Connection, ConnectError> {
-        let connecting = self.connect_in_any_time(&wanted);
+        let mut there = self.clone();
+        // Once: if it is not there, the next try goes to the gateway that was configured.
+        if let Some(successor) = self.successor.send_replace(None) {
+            there.gateway = successor;
+        }
+        let connecting = there.connect_in_any_time(&wanted);
         let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
         let waited_for = self.progress.send_replace(None);
         connected.unwrap_or_else(|_| {
             Err(ConnectError::TimedOut {
-                far_side: self.far_side(),
+                far_side: there.far_side(),
                 after: self.connect_timeout,
                 waited_for: waited_for.map(|progress| progress.to_string()),
             })

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tunnel_bridge::resume::DeskOptions;
+
 use crate::Admission;
 
 /// How a [`Gateway`](crate::Gateway) is to run. [`GatewayConfig::new`] has the defaults; change the fields after it.
@@ -18,6 +20,12 @@ pub struct GatewayConfig {
     pub tls: Option<TlsFiles>,
     /// Whether to listen without TLS where other machines can connect. Default: `false`.
     pub insecure: bool,
+    /// Links whose connection was lost, which are kept for their clients: for how long, and how many. `None` keeps none: their streams
+    /// are reset at once. Default: [`DeskOptions`]'s, 60 s.
+    pub resume: Option<DeskOptions>,
+    /// Where clients are told to connect to when the gateway is told to end: a URL. They go there where they may show their token to
+    /// it. Default: none, they try the same address.
+    pub successor: Option<String>,
     /// Bounds and deadlines.
     pub limits: Limits,
 }
@@ -31,6 +39,8 @@ impl GatewayConfig {
             listen,
             tls: None,
             insecure: false,
+            resume: Some(DeskOptions::default()),
+            successor: None,
             limits: Limits::default(),
         }
     }
@@ -42,6 +52,8 @@ impl fmt::Debug for GatewayConfig {
             .field("listen", &self.listen)
             .field("tls", &self.tls)
             .field("insecure", &self.insecure)
+            .field("resume", &self.resume)
+            .field("successor", &self.successor)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
