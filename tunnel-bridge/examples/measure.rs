@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tunnel_bridge::listener::{Listener, ListenerOptions, bind};
-use tunnel_bridge::ws::{ConnectOptions, Upgrade, connect};
-use tunnel_bridge::{Target, direct, splice};
+use tunnel_bridge::resume::{Desk, DeskOptions, Options, Received, Redial, RedialError};
+use tunnel_bridge::ws::{ConnectOptions, Upgrade, connect_carrier};
+use tunnel_bridge::{Carrier, Link, Role, Target, direct, splice};
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -24,9 +25,14 @@ fn main() -> Result<()> {
         .unwrap_or(3.0);
     let time = Duration::from_secs_f64(seconds);
     let target = target()?;
-    let through = road(target)?;
+    let through = road(target, false)?;
+    let resumable = road(target, true)?;
     let mut out = std::io::stdout().lock();
-    for (name, address) in [("direct", target), ("link", through)] {
+    for (name, address) in [
+        ("direct", target),
+        ("link", through),
+        ("link that can be taken up again", resumable),
+    ] {
         writeln!(out, "{name}")?;
         for (what, direction, streams) in [("up", b'u', 1), ("down", b'd', 1), ("down x8", b'd', 8)] {
             let (bytes, took, cpu) = bulk(address, direction, streams, time)?;
@@ -90,7 +96,7 @@ fn serve(mut stream: TcpStream) -> Result<()> {
 }
 
 /// Both ends of a link, and a listener whose connections go to `target`.
-fn road(target: SocketAddr) -> Result<SocketAddr> {
+fn road(target: SocketAddr, resumable: bool) -> Result<SocketAddr> {
     let (gateway_out, gateway) = mpsc::channel();
     runtime_thread("far", async move {
         let socket = tokio::net::TcpListener::bind(ANY).await?;
@@ -100,7 +106,22 @@ fn road(target: SocketAddr) -> Result<SocketAddr> {
         let (stream, _) = socket.accept().await?;
         tunnel_bridge::prepare_socket(&stream);
         let upgrade = Upgrade::read(stream).await.map_err(std::io::Error::other)?;
-        let link = upgrade.accept("measure.1").await.map_err(std::io::Error::other)?;
+        let carrier = upgrade
+            .accept_carrier("measure.1")
+            .await
+            .map_err(std::io::Error::other)?;
+        let desk = Desk::new(DeskOptions::default());
+        let link = if resumable {
+            match desk
+                .receive(carrier, "measure")
+                .await
+                .map_err(std::io::Error::other)?
+            {
+                Received::New(link) | Received::Resumed(link) => link,
+            }
+        } else {
+            Link::over(carrier, Role::Server)
+        };
         while let Some(incoming) = link.accept().await {
             tokio::spawn(async move {
                 let address = incoming.target().as_str().to_owned();
@@ -120,9 +141,13 @@ fn road(target: SocketAddr) -> Result<SocketAddr> {
     let (address_out, address) = mpsc::channel();
     runtime_thread("near", async move {
         let url = format!("ws://{gateway}").parse().map_err(std::io::Error::other)?;
-        let link = connect(&ConnectOptions::new(url, "measure.1"))
-            .await
-            .map_err(std::io::Error::other)?;
+        let options = ConnectOptions::new(url, "measure.1");
+        let carrier = connect_carrier(&options).await.map_err(std::io::Error::other)?;
+        let link = if resumable {
+            Link::resumable(carrier, Again(options), Options::default())
+        } else {
+            Link::over(carrier, Role::Client)
+        };
         let target = Target::new(&target.to_string()).map_err(std::io::Error::other)?;
         let changed = Arc::new(Notify::new());
         let listener = Listener::spawn(
@@ -140,6 +165,15 @@ fn road(target: SocketAddr) -> Result<SocketAddr> {
         Ok(())
     })?;
     address.recv().map_err(std::io::Error::other)
+}
+
+struct Again(ConnectOptions);
+
+#[async_trait::async_trait]
+impl Redial for Again {
+    async fn redial(&self) -> std::result::Result<Box<dyn Carrier>, RedialError> {
+        connect_carrier(&self.0).await.map_err(RedialError::later)
+    }
 }
 
 fn runtime_thread(name: &str, work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {

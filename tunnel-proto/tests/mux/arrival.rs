@@ -8,7 +8,7 @@ use tunnel_proto::{Config, Refusal, RefusalKind, ResetReason, StreamId};
 use crate::support::{FAR, NEAR, Pair, small};
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(crate) enum Step {
     Open(usize),
     Write(usize, prop::sample::Index, usize),
     Finish(usize, prop::sample::Index),
@@ -20,7 +20,7 @@ enum Step {
     Pass(u64),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     let end = 0..2usize;
     let which = any::<prop::sample::Index>();
     let bytes = prop_oneof![1..20usize, 1..30_000usize];
@@ -37,7 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn config() -> impl Strategy<Value = Config> {
+pub(crate) fn config() -> impl Strategy<Value = Config> {
     (1u32..=32, 0u32..3, 1u32..5, 64u64..2048).prop_map(|(frame_kib, doublings, pending, budget_kib)| {
         Config {
             initial_window: 64 * 1024,
@@ -55,7 +55,7 @@ fn config() -> impl Strategy<Value = Config> {
 }
 
 /// Takes the steps; which streams were refused, and at which end.
-fn run(pair: &mut Pair, steps: Vec<Step>) -> BTreeSet<(usize, StreamId)> {
+pub(crate) fn run(pair: &mut Pair, steps: Vec<Step>) -> BTreeSet<(usize, StreamId)> {
     let mut refused = BTreeSet::new();
     for step in steps {
         let pick = |pair: &Pair, end: usize, which: prop::sample::Index| {
@@ -118,7 +118,7 @@ fn run(pair: &mut Pair, steps: Vec<Step>) -> BTreeSet<(usize, StreamId)> {
 }
 
 /// Each refusal was heard by the end that had opened the stream, unless that had reset it meanwhile; and no other was.
-fn refusals_were_heard(pair: &Pair, refused: &BTreeSet<(usize, StreamId)>) {
+pub(crate) fn refusals_were_heard(pair: &Pair, refused: &BTreeSet<(usize, StreamId)>) {
     for &(end, id) in refused {
         let opener = &pair.seen[1 - end][&id];
         let heard = opener
@@ -141,7 +141,7 @@ fn refusals_were_heard(pair: &Pair, refused: &BTreeSet<(usize, StreamId)>) {
 }
 
 /// Whoever has not answered or ended a stream does it, and then all that was given must be there.
-fn conclude(pair: &mut Pair) {
+pub(crate) fn conclude(pair: &mut Pair) {
     pair.accept_at_once = true;
     for end in [NEAR, FAR] {
         for id in pair.seen[end].keys().copied().collect::<Vec<_>>() {

@@ -7,6 +7,8 @@ mod hostile;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod resume;
+#[cfg(test)]
 mod sink;
 #[cfg(test)]
 mod support;

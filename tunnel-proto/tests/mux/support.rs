@@ -60,6 +60,8 @@ pub(crate) struct Pair {
     pub(crate) now: Instant,
     pub(crate) accept_at_once: bool,
     pub(crate) read_at_once: bool,
+    /// Where nothing moves any more, wait for acknowledgements.
+    pub(crate) wait_for_acks: bool,
 }
 
 impl Pair {
@@ -77,6 +79,7 @@ impl Pair {
             now,
             accept_at_once: true,
             read_at_once: true,
+            wait_for_acks: false,
         }
     }
 
@@ -201,11 +204,25 @@ impl Pair {
                 moved |= !self.wires[end].is_empty();
                 self.deliver(end, usize::MAX).unwrap();
             }
-            if !moved {
+            if !moved && !self.acks_are_due() {
                 return;
             }
         }
         panic!("the two never come to rest");
+    }
+
+    /// Lets the time pass within which acknowledgements come, if any do.
+    fn acks_are_due(&mut self) -> bool {
+        let soon = self.now + Duration::from_millis(100);
+        let due = |end: &Connection| end.poll_timeout().is_some_and(|due| due <= soon);
+        if !self.wait_for_acks || !self.ends.iter().any(due) {
+            return false;
+        }
+        self.now = soon;
+        for end in &mut self.ends {
+            end.handle_timeout(soon);
+        }
+        true
     }
 
     /// What was received and not read is read, until nothing moves any more.
