@@ -265,6 +265,15 @@ pub(crate) struct ServeArgs {
     /// Listen without TLS on an address that other machines can reach
     #[arg(long)]
     pub(crate) insecure: bool,
+    /// How long the connections of a client that lost its own are kept for it; it goes on where it was, or they are reset
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) resume_window: u16,
+    /// Keep nothing of a client that lost its connection: reset all at once
+    #[arg(long, conflicts_with = "resume_window")]
+    pub(crate) no_resume: bool,
+    /// The gateway that clients are told to connect to when this one ends [default: this address again]
+    #[arg(long, value_name = "URL", value_parser = successor)]
+    pub(crate) successor: Option<String>,
     /// Threads to serve with [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
@@ -283,6 +292,23 @@ pub(crate) struct ServeArgs {
     /// Say more on standard error; twice for even more
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+}
+
+/// A gateway's URL, as its clients will read it.
+fn successor(text: &str) -> Result<String, String> {
+    let url: url::Url = text
+        .parse()
+        .map_err(|error| format!("{error}; a gateway is at ws://HOST:PORT or wss://HOST:PORT"))?;
+    if !matches!(url.scheme(), "ws" | "wss") || url.host().is_none() {
+        return Err("a gateway is at ws://HOST:PORT or wss://HOST:PORT".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("clients have tokens of their own: no user and no password here".to_owned());
+    }
+    if url.as_str().len() > 1024 {
+        return Err("it is longer than 1024 bytes".to_owned());
+    }
+    Ok(url.into())
 }
 
 #[derive(Debug, Clone, Args)]

@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use catalog_file::CatalogFile;
-use devbox_gateway::{Gateway, GatewayConfig, TlsFiles, TokenAdmission, TokenSource};
+use devbox_gateway::{DeskOptions, Gateway, GatewayConfig, TlsFiles, TokenAdmission, TokenSource};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ServeArgs;
@@ -24,6 +25,12 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
             .map_err(Failure::because)?;
         let mut config = GatewayConfig::new(admission, args.listen);
         config.insecure = args.insecure;
+        config.resume = (!args.no_resume).then(|| {
+            let mut options = DeskOptions::default();
+            options.window = Duration::from_secs(args.resume_window.into());
+            options
+        });
+        config.successor.clone_from(&args.successor);
         config.limits.max_clients = args.max_clients.get();
         config.limits.max_streams_per_client = args.max_streams_per_client.get();
         config.limits.max_half_open = args.max_half_open.get();

@@ -265,6 +265,7 @@ fn providers(providers: &[ProviderReport]) -> String {
     for provider in providers {
         let link = match &provider.link {
             LinkState::Up => "connected".to_owned(),
+            LinkState::Interrupted { .. } => "interrupted".to_owned(),
             LinkState::Connecting { attempt } => format!("connecting (try {attempt})"),
             LinkState::Waiting { attempt, .. } => format!("not connected ({})", tries(*attempt)),
             LinkState::Failed { .. } => "failed".to_owned(),
@@ -355,6 +356,10 @@ fn notes(report: &StatusReport) -> String {
             LinkState::Waiting { reason, .. } | LinkState::Failed { reason } => {
                 lines.push(format!("{name}: {reason}"));
             }
+            LinkState::Interrupted { window_ms } => lines.push(format!(
+                "{name}: the connection was lost and is being made again; open connections wait for up to {} s",
+                window_ms / 1000
+            )),
             LinkState::Up | LinkState::Connecting { .. } => {}
         }
         if let Some(reason) = &provider.stale {
@@ -500,6 +505,14 @@ pub(crate) fn event(event: &Event) -> Option<String> {
         Event::LinkLost { provider, reason } => {
             format!("{provider}: link lost: {reason}; names and listeners stay, reconnecting")
         }
+        Event::LinkInterrupted { provider, window } => format!(
+            "{provider}: connection lost, making another one; open connections wait for up to {} s",
+            window.as_secs()
+        ),
+        Event::LinkResumed { provider, away } => format!(
+            "{provider}: going on after {:.1} s; open connections were kept",
+            away.as_secs_f64()
+        ),
         Event::LinkRestored { provider, away } => {
             format!("{provider}: connected again after {:.1} s", away.as_secs_f64())
         }
@@ -808,6 +821,7 @@ mod tests {
             environment: Some("dev".to_owned()),
             link,
             stale: None,
+            resumed: 0,
         }
     }
 

@@ -24,6 +24,7 @@ use crate::notice::{Events, Notice, Notices};
 use crate::providers;
 use crate::shared::Place;
 use crate::sinks::{HelperHosts, PrivateHosts, PrivateSink};
+use crate::surroundings;
 use crate::sys::{self, ControlListener};
 
 /// What the tags of all sessions' blocks begin with.
@@ -424,6 +425,7 @@ impl Supervisor {
         if let Some(watch) = self.watch.take() {
             tasks.spawn(watch.run());
         }
+        tasks.spawn(surroundings::watch(self.handle.clone()));
         let stopping = self.handle.clone();
         let abandoned = self.abandoned.clone();
         tasks.spawn(async move {

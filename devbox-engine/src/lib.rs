@@ -16,6 +16,7 @@ mod providers;
 mod running;
 mod shared;
 mod sinks;
+mod surroundings;
 mod sys;
 
 pub use config::{

@@ -105,6 +105,8 @@ pub async fn plan(
                     }
                 }
                 Step::Disconnect { provider } => drop(connections.remove(&provider)),
+                // It is over before anything changes.
+                Step::Check { .. } => {}
                 Step::Claim { environment } => {
                     displaced.find(&environment, hosts_file.as_deref()).await;
                     state.handle_claimed(&environment);

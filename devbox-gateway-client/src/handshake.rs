@@ -12,6 +12,10 @@ pub const ENVIRONMENT: &str = "Devbox-Environment";
 /// The request's header with the connection's generation.
 pub const GENERATION: &str = "Devbox-Generation";
 
+/// The request's header, with the value `1`, of a client that takes its link up again on this connection: it displaces nobody. Without it
+/// the request is for a new link.
+pub const RESUME: &str = "Devbox-Resume";
+
 /// The header on each answer of a gateway to a tunnel request that it understood: one line for a person.
 pub const MESSAGE: &str = "Devbox-Message";
 

@@ -5,7 +5,9 @@ mod error;
 pub mod handshake;
 mod provider;
 mod push;
+mod redial;
 mod source;
+mod successor;
 mod token;
 
 pub use error::Error;

@@ -10,13 +10,14 @@ use tokio::sync::watch;
 use tracing::info;
 use tunnel_bridge::dial::{Carriage, Proxies, ProxyError, SocksReply};
 use tunnel_bridge::ws::{self, ConnectOptions, Connected, Protocol, Response};
-use tunnel_bridge::{Link, Refusal, RefusalKind, Target, Trust};
+use tunnel_bridge::{Carrier, Link, Refusal, RefusalKind, Role, Target, Trust, resume};
 use url::Url;
 
 use crate::handshake::{ENVIRONMENT, GENERATION, MESSAGE, SUBPROTOCOL, TUNNEL_PATH, is_session};
 use crate::push::{self, PushError};
+use crate::redial::Again;
 use crate::source::GatewaySource;
-use crate::{Error, Token};
+use crate::{Error, Token, successor};
 
 /// Where the token comes from.
 #[derive(Debug, Clone)]
@@ -68,6 +69,11 @@ pub struct GatewayProvider {
     /// Whose catalog to give to the gateway at each connect, for gateways that take one from each client. Each port's
     /// [`target`](service_catalog::Port::target) is what the gateway dials: `host:port`. Changes are pushed as well.
     pub push: Option<Arc<dyn Provider>>,
+    /// Whether a link whose connection is lost goes on over another one, where the gateway offers that: its streams wait meanwhile, and
+    /// are whole. Otherwise they are reset. Default: `true`.
+    pub resume: bool,
+    /// Where the gateway said that its clients should go as it left; for the next connect.
+    successor: watch::Sender<Option<Url>>,
     /// What the connect that began last waits for.
     progress: watch::Sender<Option<ws::Progress>>,
     /// What the link that was made last runs over.
@@ -102,6 +108,8 @@ impl GatewayProvider {
             headers: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             push: None,
+            resume: true,
+            successor: watch::Sender::new(None),
             progress: watch::Sender::new(None),
             over: watch::Sender::new(None),
             memory: watch::Sender::default(),
@@ -135,7 +143,7 @@ impl GatewayProvider {
         }
     }
 
-    async fn options(&self, wanted: &Wanted) -> Result<ConnectOptions, ConnectError> {
+    pub(crate) async fn options(&self, wanted: &Wanted) -> Result<ConnectOptions, ConnectError> {
         let setup = |message: String| ConnectError::Setup { message };
         if !is_session(&self.session) {
             return Err(setup(format!(
@@ -180,23 +188,15 @@ impl GatewayProvider {
         }
     }
 
-    /// Notes what a new link runs over.
-    fn keep_in_mind(&self, connected: Connected) -> Link {
-        if self.carriage == Carriage::Auto {
-            if let Some(why) = &connected.fell_back {
-                info!(%why, "something on the way to the gateway lets only WebSocket pass");
-                self.memory.send_replace(Memory::DoesNotPass);
-            } else if connected.protocol == Protocol::Raw {
-                self.memory.send_replace(Memory::Unproven);
-            }
-        }
-        let through = connected.proxy.map(|proxy| format!(" through {proxy}"));
+    /// Notes what a link runs over from here on.
+    pub(crate) fn show(&self, connected: &Connected) {
+        let through = connected.proxy.as_ref().map(|proxy| format!(" through {proxy}"));
         let over = format!("{}{}", connected.protocol, through.unwrap_or_default());
         self.over.send_replace(Some(over));
-        tunnel_bridge::Link::over(connected.carrier, tunnel_bridge::Role::Client)
     }
 
-    async fn connect_in_any_time(&self, wanted: &Wanted) -> Result<Connection, ConnectError> {
+    /// A new connection to the gateway. Notes what passes on the way there.
+    async fn carrier(&self, wanted: &Wanted) -> Result<Box<dyn Carrier>, ConnectError> {
         let options = self.options(wanted).await?;
         let connected = match ws::establish(&options).await {
             Ok(connected) => connected,
@@ -206,7 +206,33 @@ impl GatewayProvider {
                 return Err(self.not_connected(error));
             }
         };
-        let link = self.keep_in_mind(connected);
+        if self.carriage == Carriage::Auto {
+            if let Some(why) = &connected.fell_back {
+                info!(%why, "something on the way to the gateway lets only WebSocket pass");
+                self.memory.send_replace(Memory::DoesNotPass);
+            } else if connected.protocol == Protocol::Raw {
+                self.memory.send_replace(Memory::Unproven);
+            }
+        }
+        self.show(&connected);
+        Ok(connected.carrier)
+    }
+
+    /// A link, which lives on without this value.
+    async fn link(&self, wanted: &Wanted) -> Result<Link, ConnectError> {
+        let carrier = self.carrier(wanted).await?;
+        if !self.resume {
+            return Ok(Link::over(carrier, Role::Client));
+        }
+        let again = Again {
+            provider: self.clone(),
+            wanted: wanted.clone(),
+        };
+        Ok(Link::resumable(carrier, again, resume::Options::default()))
+    }
+
+    async fn connect_in_any_time(&self, wanted: &Wanted) -> Result<Connection, ConnectError> {
+        let link = self.link(wanted).await?;
         let pushing = match &self.push {
             None => None,
             Some(own) => {
@@ -232,13 +258,27 @@ impl GatewayProvider {
             });
         }
         accepted.map_err(|refusal| self.no_catalog_stream(&refusal))?;
-        let mut source = GatewaySource::new(stream, link.clone(), pushing);
+        let mut source = GatewaySource::new(stream, link.clone(), pushing, self.successors());
         // A gateway that lets a client in and says nothing has not answered.
         let first = source.next().await.map_err(|error| self.no_catalog(&error))?;
         self.check_environment(&first, wanted.environment.as_ref())?;
         source.put_back(first);
         let dialer = link.dialer();
-        Ok(Connection::new(source, dialer).on_close(move || close(link)))
+        Ok(Connection::new(source, dialer)
+            .over(link.clone())
+            .on_close(move || close(link)))
+    }
+
+    /// What learns where this gateway sends its clients.
+    fn successors(&self) -> impl Fn(&str) + Send + Sync + use<> {
+        let (gateway, successor) = (self.gateway.clone(), self.successor.clone());
+        move |named| match successor::allowed(&gateway, named) {
+            Ok(url) => {
+                tracing::info!(%url, "the gateway names a successor");
+                successor.send_replace(Some(url));
+            }
+            Err(reason) => tracing::warn!(named, reason, "the gateway's successor is not taken"),
+        }
     }
 
     /// Before a stream to any service is opened: a gateway of another environment has services of the same names.
@@ -258,7 +298,7 @@ impl GatewayProvider {
         }
     }
 
-    fn not_connected(&self, error: ws::ConnectError) -> ConnectError {
+    pub(crate) fn not_connected(&self, error: ws::ConnectError) -> ConnectError {
         let far_side = self.far_side();
         match error {
             ws::ConnectError::Unreachable { source, .. } => ConnectError::Unreachable {
@@ -429,12 +469,17 @@ async fn close(link: Link) {
 impl Provider for GatewayProvider {
     async fn connect(&self, wanted: Wanted) -> Result<Connection, ConnectError> {
         self.over.send_replace(None);
-        let connecting = self.connect_in_any_time(&wanted);
+        let mut there = self.clone();
+        // Once: if it is not there, the next try goes to the gateway that was configured.
+        if let Some(successor) = self.successor.send_replace(None) {
+            there.gateway = successor;
+        }
+        let connecting = there.connect_in_any_time(&wanted);
         let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
         let waited_for = self.progress.send_replace(None);
         connected.unwrap_or_else(|_| {
             Err(ConnectError::TimedOut {
-                far_side: self.far_side(),
+                far_side: there.far_side(),
                 after: self.connect_timeout,
                 waited_for: waited_for.map(|progress| progress.to_string()),
             })

@@ -15,17 +15,25 @@ pub(crate) struct GatewaySource {
     link: Link,
     /// Read while connecting and not yet given out.
     first: Option<Update>,
+    /// Hears where the gateway sends its clients as it leaves.
+    successor: Box<dyn Fn(&str) + Send + Sync>,
     /// Keeps the client's own catalog up to date at the gateway for as long as this source lives.
     _pushing: Option<Pushing>,
 }
 
 impl GatewaySource {
-    pub(crate) fn new(stream: MuxStream, link: Link, pushing: Option<Pushing>) -> Self {
+    pub(crate) fn new(
+        stream: MuxStream,
+        link: Link,
+        pushing: Option<Pushing>,
+        successor: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Self {
         Self {
             stream,
             decoder: wire::Decoder::new(),
             link,
             first: None,
+            successor: Box::new(successor),
             _pushing: pushing,
         }
     }
@@ -49,7 +57,12 @@ impl Source for GatewaySource {
             }
             tokio::select! {
                 // At once: a gateway that stops drains before it closes the link, and new connections want another one.
-                Some(word) = self.link.leaving() => return Err(left(word)),
+                Some(word) = self.link.leaving() => {
+                    if let (GoAwayReason::Leaving, Some(successor)) = (word.reason, &word.successor) {
+                        (self.successor)(successor);
+                    }
+                    return Err(left(word));
+                }
                 read = self.stream.read(&mut buffer) => match read {
                     Ok(0) => return Err(SourceError::Ended),
                     Ok(count) => self.decoder.handle_bytes(buffer.get(..count).unwrap_or_default()),
@@ -79,6 +92,10 @@ pub(crate) async fn why_it_ended(link: &Link, error: std::io::Error) -> SourceEr
     }
     match link.leaving().await {
         Some(word) => left(word),
-        None => SourceError::lost(link.closed().await),
+        None => match link.closed().await {
+            // It was told so as it asked to go on.
+            LinkEnd::Superseded { message } => SourceError::Superseded { message },
+            end => SourceError::lost(end),
+        },
     }
 }

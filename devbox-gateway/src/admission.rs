@@ -179,6 +179,11 @@ impl Rejection {
         Self::with(404, message)
     }
 
+    /// There is no link here that could be taken up again.
+    pub(crate) fn no_link() -> Self {
+        Self::with(404, "this session has no link here that could go on")
+    }
+
     /// A newer connection of the session is up: this one must not come back.
     #[must_use]
     pub fn superseded(message: impl Into<String>) -> Self {

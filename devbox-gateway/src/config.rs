@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tunnel_bridge::tls::ServerOptions;
+use tunnel_bridge::resume::DeskOptions;
 
 use crate::Admission;
 
@@ -20,6 +21,12 @@ pub struct GatewayConfig {
     pub tls: Option<TlsFiles>,
     /// Whether to listen without TLS where other machines can connect. Default: `false`.
     pub insecure: bool,
+    /// Links whose connection was lost, which are kept for their clients: for how long, and how many. `None` keeps none: their streams
+    /// are reset at once. Default: [`DeskOptions`]'s, 60 s.
+    pub resume: Option<DeskOptions>,
+    /// Where clients are told to connect to when the gateway is told to end: a URL. They go there where they may show their token to
+    /// it. Default: none, they try the same address.
+    pub successor: Option<String>,
     /// Bounds and deadlines.
     pub limits: Limits,
 }
@@ -33,6 +40,8 @@ impl GatewayConfig {
             listen,
             tls: None,
             insecure: false,
+            resume: Some(DeskOptions::default()),
+            successor: None,
             limits: Limits::default(),
         }
     }
@@ -44,6 +53,8 @@ impl fmt::Debug for GatewayConfig {
             .field("listen", &self.listen)
             .field("tls", &self.tls)
             .field("insecure", &self.insecure)
+            .field("resume", &self.resume)
+            .field("successor", &self.successor)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }

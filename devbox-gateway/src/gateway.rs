@@ -6,18 +6,19 @@ use std::time::Duration;
 use devbox_provider::{ConnectError, Connection, Wanted, with_causes};
 use service_catalog::{Label, Update};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, error, info, info_span};
-use tunnel_bridge::Link;
+use tunnel_bridge::resume::{Desk, DeskOptions, Received};
+use tunnel_bridge::{Link, Role};
 
 use crate::certificate::Certificate;
 use crate::handshake::NotLetIn;
 use crate::reception::{Known, Reception};
 use crate::seat::{NoSeat, Seats};
-use crate::serve_client::Client;
+use crate::serve_client::{Client, Stopping};
 use crate::{Admission, Error, GatewayConfig, Grant, Limits, Offer, Rejection, View};
 
 /// How often what was counted is looked at, for the log.
@@ -51,6 +52,8 @@ pub struct Gateway {
     address: SocketAddr,
     certificate: Option<Certificate>,
     admission: Arc<dyn Admission>,
+    resume: Option<DeskOptions>,
+    successor: Option<String>,
     limits: Limits,
 }
 
@@ -80,6 +83,8 @@ impl Gateway {
             address,
             certificate,
             admission: config.admission,
+            resume: config.resume,
+            successor: config.successor,
             limits: config.limits,
         })
     }
@@ -106,6 +111,8 @@ impl Gateway {
             address,
             certificate,
             admission,
+            resume,
+            successor,
             limits,
         } = self;
         info!(%address, tls = certificate.is_some(), "listening");
@@ -118,8 +125,12 @@ impl Gateway {
         let shared = Arc::new(Shared {
             seats: Seats::new(limits.max_clients),
             connecting: Semaphore::new(limits.max_half_open),
+            desk: resume.map(Desk::new),
+            stopping: Stopping {
+                begun: cancel.clone(),
+                successor,
+            },
             limits,
-            cancel: cancel.clone(),
         });
         let mut connections = JoinSet::new();
         let mut accept_from = Instant::now();
@@ -189,8 +200,18 @@ struct Shared {
     seats: Arc<Seats>,
     /// Clients that are being connected to their providers.
     connecting: Semaphore,
+    /// Where links are taken up again, if they are.
+    desk: Option<Desk>,
     limits: Limits,
-    cancel: CancellationToken,
+    stopping: Stopping,
+}
+
+/// A client that was let in.
+enum Admitted {
+    /// Its link begins.
+    New(Link, Box<Client>),
+    /// Its link goes on, and is served already.
+    Resumed,
 }
 
 impl Shared {
@@ -199,10 +220,14 @@ impl Shared {
         let deadline = known.deadline;
         let admitted = tokio::select! {
             admitted = timeout_at(deadline, self.admit(known)) => admitted,
-            () = self.cancel.cancelled() => return Served::Over,
+            () = self.stopping.begun.cancelled() => return Served::Over,
         };
         let (link, client) = match admitted {
-            Ok(Ok(admitted)) => admitted,
+            Ok(Ok(Admitted::New(link, client))) => (link, client),
+            Ok(Ok(Admitted::Resumed)) => {
+                debug!(%session, "its link goes on over this connection");
+                return Served::Over;
+            }
             Ok(Err((error, served))) => {
                 debug!(error = %with_causes(&error), "not let in");
                 return served;
@@ -216,24 +241,71 @@ impl Shared {
         let span = info_span!("session", id = %session, generation = client.wanted.generation, token);
         async {
             info!("connected");
-            client.serve(link, self.limits.clone(), self.cancel.clone()).await;
+            client
+                .serve(link, self.limits.clone(), self.stopping.clone())
+                .await;
         }
         .instrument(span)
         .await;
         Served::Over
     }
 
-    async fn admit(&self, known: Known) -> Result<(Link, Client), (NotLetIn, Served)> {
+    async fn admit(&self, known: Known) -> Result<Admitted, (NotLetIn, Served)> {
         let Known { asked, view, .. } = known;
-        let turned_away = match self.decide(&asked.offer, view).await {
-            Ok(client) => {
-                let accepted = asked.accept().await.map_err(|error| (error, Served::Over));
-                return Ok((accepted?, client));
+        let over = |error| (error, Served::Over);
+        let owner = owner(&asked.offer, &view);
+        let turned_away = if asked.resumes {
+            match self.decide_resume(&asked.offer, &view) {
+                Ok((desk, _connecting)) => {
+                    let Offer {
+                        session, generation, ..
+                    } = asked.offer.clone();
+                    let carrier = asked.accept().await.map_err(over)?;
+                    return match desk.receive(carrier, &owner).await {
+                        Ok(Received::Resumed(_)) => {
+                            self.seats.renew(&session, generation, view.grant);
+                            Ok(Admitted::Resumed)
+                        }
+                        // It has no seat, and goes with its handle.
+                        Ok(Received::New(_)) => Err(over(NotLetIn::NotTheLinkAskedFor)),
+                        Err(error) => Err(over(error.into())),
+                    };
+                }
+                Err(turned_away) => turned_away,
             }
-            Err(turned_away) => turned_away,
+        } else {
+            match self.decide(&asked.offer, view).await {
+                Ok(client) => {
+                    let carrier = asked.accept().await.map_err(over)?;
+                    let Some(desk) = &self.desk else {
+                        let link = Link::over(carrier, Role::Server);
+                        return Ok(Admitted::New(link, Box::new(client)));
+                    };
+                    return match desk.receive(carrier, &owner).await {
+                        Ok(Received::New(link)) => Ok(Admitted::New(link, Box::new(client))),
+                        // It has lost its seat to this request, and ends for that.
+                        Ok(Received::Resumed(_)) => Err(over(NotLetIn::NotTheLinkAskedFor)),
+                        Err(error) => Err(over(error.into())),
+                    };
+                }
+                Err(turned_away) => turned_away,
+            }
         };
         let TurnedAway { rejection, served } = turned_away;
         Err((asked.reject(rejection).await, served))
+    }
+
+    /// Whether a client may ask for its link. What was checked when the link began is checked again: the token may be another one.
+    fn decide_resume(&self, offer: &Offer, view: &View) -> Result<(&Desk, SemaphorePermit<'_>), TurnedAway> {
+        let Some(desk) = &self.desk else {
+            return Err(Rejection::no_link().into());
+        };
+        let Ok(connecting) = self.connecting.try_acquire() else {
+            return Err(Rejection::unavailable("too many clients connect at this moment").into());
+        };
+        let environment = self.seats.find(&offer.session, offer.generation)?;
+        view.check_environment(environment.as_ref())?;
+        Ok((desk, connecting))
     }
 
     async fn decide(&self, offer: &Offer, view: View) -> Result<Client, TurnedAway> {
@@ -265,7 +337,12 @@ impl Shared {
         };
         view.check_environment(environment.as_ref())?;
         // Last, as it displaces the session's former connection.
-        let seat = self.seats.take(&offer.session, offer.generation)?;
+        let seat = self.seats.take(
+            &offer.session,
+            offer.generation,
+            environment.clone(),
+            view.grant.clone(),
+        )?;
         Ok(Client {
             view,
             wanted,
@@ -296,13 +373,20 @@ impl From<NoSeat> for TurnedAway {
     fn from(why: NoSeat) -> Self {
         let served = match why {
             NoSeat::Full { .. } => Served::NoRoom,
-            NoSeat::Superseded { .. } => Served::Over,
+            NoSeat::Superseded { .. } | NoSeat::Empty => Served::Over,
         };
         Self {
             rejection: why.into(),
             served,
         }
     }
+}
+
+/// Who a link belongs to, beside whoever knows its secret: the session, and the name of the token that let it in.
+fn owner(offer: &Offer, view: &View) -> String {
+    let token = view.grant.as_ref().and_then(Grant::name).unwrap_or_default();
+    // Neither holds such a byte.
+    format!("{}\0{token}", offer.session)
 }
 
 /// The environment that a client wants. No environment has a name that is no label.

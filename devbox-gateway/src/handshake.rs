@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 
 use devbox_gateway_client::Token;
 use devbox_gateway_client::handshake::{
-    ENVIRONMENT, GENERATION, MESSAGE, SUBPROTOCOL, TUNNEL_PATH, is_session,
+    ENVIRONMENT, GENERATION, MESSAGE, RESUME, SUBPROTOCOL, TUNNEL_PATH, is_session,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tunnel_bridge::Link;
+use tunnel_bridge::Carrier;
+use tunnel_bridge::resume::DeskError;
 use tunnel_bridge::ws::{AcceptError, NotAWebSocket, Upgrade};
 
 use crate::{Offer, Rejection};
@@ -26,12 +27,18 @@ pub(crate) enum NotLetIn {
     Io(#[from] io::Error),
     #[error("answered with status {status}: {message}")]
     Answered { status: u16, message: String },
+    #[error("its link did not begin or go on")]
+    NoLink(#[from] DeskError),
+    #[error("it began a new link where it wanted to go on with one")]
+    NotTheLinkAskedFor,
 }
 
 /// A client's request for a tunnel, to be answered.
 pub(crate) struct Asked<S> {
     upgrade: Upgrade<S>,
     pub(crate) offer: Offer,
+    /// It wants to take its link up again.
+    pub(crate) resumes: bool,
 }
 
 impl<S> Asked<S>
@@ -86,12 +93,17 @@ where
             generation,
             certificate: None,
         };
-        Ok(Self { upgrade, offer })
+        let resumes = upgrade.header(RESUME).is_some_and(|value| value == "1");
+        Ok(Self {
+            upgrade,
+            offer,
+            resumes,
+        })
     }
 
     /// Lets the client in.
-    pub(crate) async fn accept(self) -> Result<Link, NotLetIn> {
-        Ok(self.upgrade.accept(SUBPROTOCOL).await?)
+    pub(crate) async fn accept(self) -> Result<Box<dyn Carrier>, NotLetIn> {
+        Ok(self.upgrade.accept_carrier(SUBPROTOCOL).await?)
     }
 
     /// Turns the client away.

@@ -27,3 +27,4 @@ pub use gateway::Gateway;
 pub use push_admission::PushAdmission;
 pub use pushed::MAX_PUSHED_BYTES;
 pub use token_admission::{Grant, TokenAdmission, TokenCheck};
+pub use tunnel_bridge::resume::DeskOptions;

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, debug_span, error, info};
+use tunnel_bridge::resume::LinkStatus;
 use tunnel_bridge::{
     Dialer, GoAwayReason, Incoming, Link, LinkEnd, MuxStream, Refusal, RefusalKind, splice_streams,
 };
@@ -29,6 +30,14 @@ const MAX_CATALOGS: usize = 16;
 
 const STOPPING: &str = "the gateway is stopping";
 
+/// The end of the gateway.
+#[derive(Clone)]
+pub(crate) struct Stopping {
+    pub(crate) begun: CancellationToken,
+    /// Where clients are sent then.
+    pub(crate) successor: Option<String>,
+}
+
 /// A client that was let in.
 pub(crate) struct Client {
     pub(crate) view: View,
@@ -45,7 +54,7 @@ pub(crate) struct Client {
 impl Client {
     /// Serves a link until it is gone, a newer connection of the session has come, the provider fails, or `stopping`
     /// asks for the end. When this returns, the link is closed and its streams are over.
-    pub(crate) async fn serve(self, link: Link, limits: Limits, stopping: CancellationToken) {
+    pub(crate) async fn serve(self, link: Link, limits: Limits, stopping: Stopping) {
         let Self {
             view,
             wanted,
@@ -54,13 +63,9 @@ impl Client {
             first,
             environment,
         } = self;
-        let grant = view.grant.clone();
-        let revoked = async {
-            match &grant {
-                Some(grant) => grant.revoked(environment.as_ref()).await,
-                None => std::future::pending().await,
-            }
-        };
+        let revoked = seat.revoked(environment.as_ref());
+        let mut status = link.watch_status();
+        let mut resumes = status.borrow_and_update().resumes();
         tokio::pin!(revoked);
         let mut served = Served {
             view,
@@ -96,8 +101,22 @@ impl Client {
                     leave(&link, GoAwayReason::Leaving, "the token of this session was revoked").await;
                     break;
                 }
-                () = stopping.cancelled() => {
-                    served.drain(&link).await;
+                Ok(()) = status.changed() => {
+                    let status = *status.borrow_and_update();
+                    match status {
+                        LinkStatus::Detached { since, until, .. } => {
+                            info!(window = ?(until - since), "interrupted: its connection was lost, and its link is kept");
+                        }
+                        _ if status.resumes() > resumes => info!("resumed: its link goes on over another connection"),
+                        _ => {}
+                    }
+                    resumes = status.resumes();
+                }
+                () = stopping.begun.cancelled() => {
+                    // Nobody listens any more: a client that is away cannot come back to this link.
+                    if link.status().is_up() {
+                        served.drain(&link, stopping.successor.as_deref()).await;
+                    }
                     leave(&link, GoAwayReason::Leaving, STOPPING).await;
                     break;
                 }
@@ -228,8 +247,12 @@ impl Served {
 
     /// Announces that the gateway leaves, and goes on serving for a while, up to the deadline: streams that are open, and
     /// those that the client opened before it heard. Whatever it opens later belongs on another link.
-    async fn drain(&mut self, link: &Link) {
-        link.drain(STOPPING);
+    async fn drain(&mut self, link: &Link, successor: Option<&str>) {
+        match successor {
+            Some(successor) => link.drain_to(STOPPING, successor),
+            None => link.drain(STOPPING),
+        }
+        let mut status = link.watch_status();
         let ended = timeout(self.limits.drain, async {
             let heard = link.drained();
             tokio::pin!(heard);
@@ -245,6 +268,7 @@ impl Served {
                     Some(done) = self.streams.join_next(), if !self.streams.is_empty() => note_panic(&done),
                     Some(done) = self.pushes.join_next(), if !self.pushes.is_empty() => note_panic(&done),
                     Some(done) = self.catalogs.join_next(), if !self.catalogs.is_empty() => note_panic(&done),
+                    Ok(_) = status.wait_for(|status| !status.is_up()) => return,
                     () = &mut heard, if crossing => crossing = false,
                 }
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use service_catalog::{Label, Source};
-use tunnel_bridge::Dialer;
+use tunnel_bridge::{Dialer, Link};
 
 use crate::{ConnectError, Status};
 
@@ -72,6 +72,9 @@ pub struct Connection {
     pub dialer: Arc<dyn Dialer>,
     /// What is said when it is let go of.
     pub goodbye: Goodbye,
+    /// The link under it, where there is one: it is asked whether it still carries anything when the network has changed, and while it
+    /// is interrupted nothing new is dialed.
+    pub link: Option<Link>,
 }
 
 impl Connection {
@@ -81,7 +84,15 @@ impl Connection {
             source: Box::new(source),
             dialer,
             goodbye: Goodbye::default(),
+            link: None,
         }
+    }
+
+    /// Names the link that it runs over.
+    #[must_use]
+    pub fn over(mut self, link: Link) -> Self {
+        self.link = Some(link);
+        self
     }
 
     /// Says what the far side hears when it is let go of.
@@ -102,6 +113,7 @@ impl Connection {
     pub async fn close(self) {
         drop(self.source);
         drop(self.dialer);
+        drop(self.link);
         self.goodbye.say().await;
     }
 }

@@ -262,6 +262,7 @@ impl Session {
                     self.draining.abort_all();
                 }
             }
+            Command::Nudge => self.state.handle_nudge(now()),
             Command::Switch {
                 provider,
                 environment,
@@ -299,6 +300,8 @@ impl Session {
         match happened {
             Happened::Connected => self.state.handle_connected(provider, now()),
             Happened::Failed(error) => self.state.handle_connect_failed(provider, error, now()),
+            Happened::Interrupted { until } => self.state.handle_link_interrupted(provider, now(), until),
+            Happened::Resumed => self.state.handle_link_resumed(provider, now()),
             Happened::Updated(update) => self.state.handle_update(provider, update, now(), today()),
             Happened::Lost(SourceError::Superseded { message }) => {
                 self.state.handle_superseded(provider, message);
@@ -320,6 +323,7 @@ impl Session {
                 provider,
                 environment,
             } => self.links.connect(provider, environment),
+            Step::Check { provider } => self.links.check(provider),
             Step::Disconnect { provider } => {
                 if let Some(goodbye) = self.links.disconnect(provider) {
                     self.say(goodbye);

@@ -17,6 +17,7 @@ const BETWEEN_REPORTS: Duration = Duration::from_millis(50);
 pub(crate) enum Command {
     Status(oneshot::Sender<Box<StatusReport>>),
     Stop(StopReason),
+    Nudge,
     Switch {
         provider: ProviderId,
         environment: Label,
@@ -65,6 +66,17 @@ impl Handle {
     pub async fn stop(&self, reason: StopReason) {
         // A session that has ended already has what is asked for.
         drop(self.commands.send(Command::Stop(reason)).await);
+    }
+
+    /// Says that the machine's network has changed, or that the machine has slept. Links that are up are checked within a second, and
+    /// lost ones are made anew at once. Several in a row count as one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn nudge(&self) {
+        // A session that has ended has no links.
+        drop(self.commands.send(Command::Nudge).await);
     }
 
     /// Has a provider serve another environment: names, addresses and listeners of the one before go once the new

@@ -9,6 +9,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod clocks;
 pub mod control;
 mod driver;
 mod handle;
@@ -25,6 +26,7 @@ pub mod sink;
 mod state;
 mod step;
 
+pub use clocks::{Clocks, LOOK_AT_CLOCKS};
 pub use driver::{Parts, Session};
 pub use handle::{Changes, Events, Handle};
 pub use host::{BindFault, Holder, Host};

@@ -1,6 +1,6 @@
 //! The futures of all links: one that connects or one that waits for the next update, for each provider.
 
-use std::future::{Future as _, poll_fn, ready};
+use std::future::{Future as _, pending, poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -11,7 +11,8 @@ use futures_util::future::BoxFuture;
 use service_catalog::{Label, PendingUpdates, Source, SourceError, Update};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tunnel_bridge::Dialer;
+use tunnel_bridge::resume::LinkStatus;
+use tunnel_bridge::{Dialer, Link};
 
 use crate::key::ProviderId;
 use crate::route::{CurrentRoad, Road};
@@ -36,6 +37,8 @@ struct Slot {
     phase: Phase,
     pace: Pace,
     road: watch::Sender<CurrentRoad>,
+    /// Roads so far: each is told apart from the one before.
+    roads: u64,
 }
 
 enum Phase {
@@ -43,17 +46,31 @@ enum Phase {
     Connecting(BoxFuture<'static, Result<Connection, ConnectError>>),
     Up {
         next: NextUpdate,
-        pending: PendingUpdates,
+        pending: Box<PendingUpdates>,
         dialer: Arc<dyn Dialer>,
         goodbye: Goodbye,
+        /// The link under it, if there is one.
+        link: Option<Box<Link>>,
+        status: NextStatus,
+        /// Where new connections may be dialed to.
+        admitted: Option<Label>,
     },
 }
+
+/// The next status of a link; pending where there is none.
+type NextStatus = BoxFuture<'static, (watch::Receiver<LinkStatus>, LinkStatus)>;
 
 type NextUpdate = BoxFuture<'static, (Box<dyn Source>, Result<Update, SourceError>)>;
 
 /// What happened on a link.
 pub(crate) enum Happened {
     Connected,
+    /// The link waits for another connection under it.
+    Interrupted {
+        until: std::time::Instant,
+    },
+    /// It goes on.
+    Resumed,
     Failed(ConnectError),
     Updated(Update),
     Lost(SourceError),
@@ -67,6 +84,7 @@ impl Links {
             phase: Phase::Idle,
             pace: Pace::default(),
             road: watch::channel(None).0,
+            roads: 0,
         });
         Self {
             slots: slots.collect(),
@@ -103,13 +121,18 @@ impl Links {
     /// Lets new connections be dialed over a provider's link.
     pub(crate) fn admit(&mut self, provider: ProviderId, environment: Label) {
         if let Some(slot) = self.slots.get_mut(provider.0)
-            && let Phase::Up { dialer, .. } = &slot.phase
+            && let Phase::Up { admitted, .. } = &mut slot.phase
         {
-            slot.road.send_replace(Some(Arc::new(Road {
-                environment,
-                dialer: Arc::clone(dialer),
-                generation: slot.generation,
-            })));
+            *admitted = Some(environment);
+            slot.open_road();
+        }
+    }
+
+    /// Has a provider's link find out whether it still carries anything.
+    pub(crate) fn check(&self, provider: ProviderId) {
+        let slot = self.slots.get(provider.0);
+        if let Some(Phase::Up { link: Some(link), .. }) = slot.map(|slot| &slot.phase) {
+            link.check_now();
         }
     }
 
@@ -146,6 +169,41 @@ impl Links {
 }
 
 impl Slot {
+    /// Lets new connections be dialed where they may be.
+    fn open_road(&mut self) {
+        if let Phase::Up {
+            dialer,
+            admitted: Some(environment),
+            link,
+            ..
+        } = &self.phase
+            && link.as_ref().is_none_or(|link| link.status().is_up())
+        {
+            self.roads += 1;
+            self.road.send_replace(Some(Arc::new(Road {
+                environment: environment.clone(),
+                dialer: Arc::clone(dialer),
+                generation: self.roads,
+            })));
+        }
+    }
+
+    /// While a link waits for another connection, new ones are held: dialed over it, they could not go to another link.
+    fn handle_status(&mut self, status: LinkStatus) -> Happened {
+        match status {
+            LinkStatus::Detached { until, .. } => {
+                self.road.send_replace(None);
+                Happened::Interrupted {
+                    until: until.into_std(),
+                }
+            }
+            _ => {
+                self.open_road();
+                Happened::Resumed
+            }
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happened> {
         match &mut self.phase {
             Phase::Idle => Poll::Pending,
@@ -156,12 +214,26 @@ impl Slot {
                         source,
                         dialer,
                         goodbye,
+                        link,
                     } = connection;
                     self.phase = Phase::Up {
                         next: next_update(source),
-                        pending: PendingUpdates::default(),
+                        pending: Box::default(),
                         dialer,
                         goodbye,
+                        status: link.as_ref().map_or_else(
+                            || Box::pin(pending()) as _,
+                            |link| {
+                                let mut statuses = link.watch_status();
+                                // What it was so far is no news, unless it is interrupted.
+                                if !link.status().is_up() {
+                                    statuses.mark_changed();
+                                }
+                                next_status(statuses)
+                            },
+                        ),
+                        link: link.map(Box::new),
+                        admitted: None,
                     };
                     Poll::Ready(Happened::Connected)
                 }
@@ -170,7 +242,16 @@ impl Slot {
                     Poll::Ready(Happened::Failed(error))
                 }
             },
-            Phase::Up { next, pending, .. } => {
+            Phase::Up {
+                next,
+                pending,
+                status,
+                ..
+            } => {
+                if let Poll::Ready((statuses, found)) = status.as_mut().poll(cx) {
+                    *status = next_status(statuses);
+                    return Poll::Ready(self.handle_status(found));
+                }
                 // Before it is time nothing is read either: a far side that talks without end runs out of credit.
                 ready!(self.pace.poll(cx));
                 for _ in 0..MERGED {
@@ -209,6 +290,17 @@ impl Slot {
             }
         }
     }
+}
+
+fn next_status(mut statuses: watch::Receiver<LinkStatus>) -> NextStatus {
+    Box::pin(async move {
+        if statuses.changed().await.is_err() {
+            // The link is gone, which its source tells.
+            pending::<()>().await;
+        }
+        let found = *statuses.borrow_and_update();
+        (statuses, found)
+    })
 }
 
 /// When the next update of a provider is taken: at once where it is quiet, at a pace where it is not.

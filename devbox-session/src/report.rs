@@ -40,6 +40,11 @@ pub enum LinkState {
     },
     /// Connected, to the session's environment.
     Up,
+    /// The connection under the link was lost and is being made again: open connections wait for it.
+    Interrupted {
+        /// For how many milliseconds they do, from the moment of the loss; after that they are reset.
+        window_ms: u64,
+    },
     /// Waiting before the next try.
     Waiting {
         /// Tries since the link was last up.
@@ -68,6 +73,9 @@ pub struct ProviderReport {
     pub link: LinkState,
     /// Why its catalog is not fresh, if it is not.
     pub stale: Option<String>,
+    /// How often a link to it went on over another connection, with everything that it carried.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resumed: u64,
 }
 
 /// One port of a service.
@@ -390,6 +398,25 @@ pub enum Event {
         provider: String,
         /// Why.
         reason: String,
+    },
+    /// The connection under the link was lost a second ago and is being made again. Open connections wait for it, new ones are
+    /// held.
+    LinkInterrupted {
+        /// The provider.
+        provider: String,
+        /// For how long open connections wait, from the moment of the loss; after that they are reset, and it is
+        /// [`LinkLost`](Event::LinkLost).
+        #[serde(rename = "window_ms", serialize_with = "milliseconds")]
+        window: Duration,
+    },
+    /// The link goes on over another connection: no open connection was lost. Comes after
+    /// [`LinkInterrupted`](Event::LinkInterrupted).
+    LinkResumed {
+        /// The provider.
+        provider: String,
+        /// How long it was away.
+        #[serde(rename = "away_ms", serialize_with = "milliseconds")]
+        away: Duration,
     },
     /// The link is back.
     LinkRestored {

@@ -14,6 +14,7 @@ mod listeners;
 mod names;
 mod notices;
 mod refusals;
+mod relink;
 mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,11 +38,12 @@ use crate::sink::{PublishError, Published, Record};
 use crate::step::Step;
 use churn::Churn;
 use leases::Leases;
-use link::{Arrival, Backoff, Failure, Link};
+use link::{Arrival, Backoff, Failure, Link, Look};
 use listeners::{Bind, Bound, Listeners, Next, PortKey};
 use names::{Names, Wish};
 use notices::Notices;
 use refusals::Refusals;
+use relink::Relink;
 use strangers::Strangers;
 
 /// The session's whole state; one task owns it.
@@ -52,6 +54,7 @@ pub struct SessionState {
     settings: Settings,
     backoff: Backoff,
     links: Vec<Link>,
+    relink: Relink,
     churns: Vec<Churn>,
     services: BTreeMap<ServiceKey, Service>,
     leases: Leases,
@@ -145,6 +148,7 @@ impl SessionState {
                 seed: settings.seed,
             },
             links: links.collect(),
+            relink: Relink::default(),
             churns: churns.collect(),
             settings,
             services: BTreeMap::new(),
@@ -175,6 +179,12 @@ impl SessionState {
             return self.next_undo(now);
         }
         let hold = self.settings.backoff.1;
+        if self.relink.poll(now) {
+            self.look_at_links(now);
+            if let Some(step) = self.due.pop_front() {
+                return Some(step);
+            }
+        }
         let overdue = self
             .links
             .iter()
@@ -220,7 +230,8 @@ impl SessionState {
         let machine = [self.names.poll_timeout(), self.listeners.poll_timeout()];
         let machine = machine.into_iter().flatten().filter(|_| !self.is_opening());
         let churns = self.churns.iter().filter_map(Churn::poll_timeout);
-        links.chain(churns).chain(machine).min()
+        let relink = self.relink.poll_timeout();
+        links.chain(churns).chain(machine).chain(relink).min()
     }
 
     /// Why the session ended, once all is undone.
@@ -370,6 +381,39 @@ impl SessionState {
                 link.handle_left(reason, now, hold, &mut self.backoff, &mut self.notices);
             }
             _ => self.handle_link_lost(provider, reason, now),
+        }
+    }
+
+    /// The machine's network has changed, or the machine has slept: links that are up are checked soon, and where there is none it is
+    /// tried at once.
+    pub fn handle_nudge(&mut self, now: Instant) {
+        if self.stop.is_none() {
+            self.relink.handle_nudge(now);
+        }
+    }
+
+    fn look_at_links(&mut self, now: Instant) {
+        for (index, link) in self.links.iter_mut().enumerate() {
+            if link.look_again(now) == Look::Check {
+                self.due.push_back(Step::Check {
+                    provider: ProviderId(index),
+                });
+            }
+        }
+    }
+
+    /// The link to a provider has lost the connection under it, and waits until then for another one: its streams stay, and
+    /// nothing is dialed over it meanwhile.
+    pub fn handle_link_interrupted(&mut self, provider: ProviderId, now: Instant, until: Instant) {
+        if let Some(link) = self.links.get_mut(provider.0).filter(|_| self.stop.is_none()) {
+            link.handle_interrupted(now, until);
+        }
+    }
+
+    /// An interrupted link goes on.
+    pub fn handle_link_resumed(&mut self, provider: ProviderId, now: Instant) {
+        if let Some(link) = self.links.get_mut(provider.0).filter(|_| self.stop.is_none()) {
+            link.handle_resumed(now, &mut self.notices);
         }
     }
 

@@ -24,6 +24,11 @@ pub enum Step {
         /// The environment to ask for.
         environment: Option<Label>,
     },
+    /// Find out at once whether a provider's link still carries anything. No outcome, unless it is lost.
+    Check {
+        /// Which one.
+        provider: ProviderId,
+    },
     /// Let go of a provider's link; streams that are open on it fail. No outcome.
     Disconnect {
         /// Which one.

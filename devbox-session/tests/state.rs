@@ -100,6 +100,8 @@ struct Machine {
     failures: BTreeMap<ProviderId, ConnectError>,
     /// The providers that answered.
     linked: BTreeSet<ProviderId>,
+    /// The links that were checked.
+    checked: Vec<ProviderId>,
     /// The environment that may be dialed at each provider.
     admitted: BTreeMap<ProviderId, Label>,
     claimed: BTreeSet<Label>,
@@ -126,6 +128,7 @@ impl Machine {
             publishing_fails: false,
             failures: BTreeMap::new(),
             linked: BTreeSet::new(),
+            checked: Vec::new(),
             admitted: BTreeMap::new(),
             claimed: BTreeSet::new(),
             asked_for: Vec::new(),
@@ -177,6 +180,7 @@ impl Machine {
                         .handle_connect_failed(provider, error.clone(), self.now),
                 }
             }
+            Step::Check { provider } => self.checked.push(provider),
             Step::Disconnect { provider } => {
                 self.linked.remove(&provider);
                 self.admitted.remove(&provider);
@@ -1342,4 +1346,127 @@ proptest! {
         prop_assert!(machine.listening.is_empty());
         prop_assert!(machine.names.is_empty());
     }
+}
+
+/// Lets time pass in small steps, as a driver does.
+fn pass(machine: &mut Machine, time: Duration) {
+    let end = machine.now + time;
+    loop {
+        machine.settle();
+        match machine.state.poll_timeout() {
+            Some(due) if due <= end => machine.now = machine.now.max(due),
+            _ => break,
+        }
+    }
+    machine.now = end;
+    machine.settle();
+}
+
+#[test]
+fn after_a_change_of_network_each_link_is_checked_once_for_a_burst() {
+    let mut machine = Machine::of(&[None, None]);
+    machine.settle();
+    machine.told(ProviderId(0), Update::Snapshot(catalog([])));
+    machine.told(ProviderId(1), Update::Snapshot(catalog([])));
+    for _ in 0..10 {
+        machine.state.handle_nudge(machine.now);
+        pass(&mut machine, Duration::from_millis(20));
+    }
+    pass(&mut machine, Duration::from_millis(100));
+    assert_eq!(machine.checked, [ProviderId(0), ProviderId(1)]);
+    pass(&mut machine, Duration::from_secs(60));
+    assert_eq!(machine.checked.len(), 2, "and not again without a reason");
+    assert_eq!(machine.asked_for.len(), 2, "nothing was connected anew");
+}
+
+#[test]
+fn after_a_change_of_network_a_lost_link_is_tried_at_once_and_the_pauses_begin_anew() {
+    let mut machine = Machine::new();
+    machine.settle();
+    machine.update(Update::Snapshot(catalog([])));
+    machine.failures.insert(ONLY, unreachable());
+    machine.lose_link(ONLY);
+    pass(&mut machine, Duration::from_secs(120));
+    // The next try is seconds away.
+    let tries = machine.asked_for.len();
+    machine.state.handle_nudge(machine.now);
+    pass(&mut machine, Duration::from_millis(100));
+    assert_eq!(machine.asked_for.len(), tries + 1);
+    // Pauses of 0.1, 0.2 and 0.4 s again.
+    pass(&mut machine, Duration::from_millis(700));
+    assert!(
+        machine.asked_for.len() >= tries + 4,
+        "{}",
+        machine.asked_for.len() - tries
+    );
+    machine.failures.clear();
+    machine.state.handle_nudge(machine.now);
+    pass(&mut machine, Duration::from_secs(1));
+    machine.update(Update::Snapshot(catalog([])));
+    assert_eq!(machine.report().providers[0].link, LinkState::Up);
+}
+
+#[test]
+fn an_interruption_is_shown_at_once_told_after_a_second_and_over_without_a_trace_before() {
+    const WINDOW: Duration = Duration::from_secs(60);
+    let mut machine = Machine::new();
+    machine.settle();
+    machine.update(Update::Snapshot(catalog([])));
+    machine.events.clear();
+    for _ in 0..20 {
+        machine
+            .state
+            .handle_link_interrupted(ONLY, machine.now, machine.now + WINDOW);
+        assert_eq!(
+            machine.report().providers[0].link,
+            LinkState::Interrupted { window_ms: 60_000 }
+        );
+        pass(&mut machine, Duration::from_millis(900));
+        machine.state.handle_link_resumed(ONLY, machine.now);
+        pass(&mut machine, Duration::from_millis(900));
+    }
+    assert_eq!(machine.events, []);
+    assert_eq!(machine.report().providers[0].resumed, 20);
+
+    machine
+        .state
+        .handle_link_interrupted(ONLY, machine.now, machine.now + WINDOW);
+    pass(&mut machine, Duration::from_secs(30));
+    machine.state.handle_link_resumed(ONLY, machine.now);
+    pass(&mut machine, Duration::from_secs(30));
+    let provider = machine.report().providers[0].name.clone();
+    assert_eq!(
+        machine.events,
+        [
+            Event::LinkInterrupted {
+                provider: provider.clone(),
+                window: WINDOW
+            },
+            Event::LinkResumed {
+                provider,
+                away: Duration::from_secs(30)
+            }
+        ]
+    );
+    assert_eq!(machine.asked_for.len(), 1, "it was one link all the while");
+
+    // The window ends: it is lost as any link, since the interruption.
+    machine.events.clear();
+    machine
+        .state
+        .handle_link_interrupted(ONLY, machine.now, machine.now + WINDOW);
+    pass(&mut machine, WINDOW);
+    machine.lose_link(ONLY);
+    pass(&mut machine, Duration::from_secs(1));
+    machine.update(Update::Snapshot(catalog([])));
+    machine.settle();
+    assert!(
+        matches!(
+            machine.events.as_slice(),
+            [Event::LinkInterrupted { .. }, Event::LinkLost { .. }, Event::LinkRestored { away, .. }]
+                if *away >= WINDOW
+        ),
+        "{:?}",
+        machine.events
+    );
 }

@@ -1,15 +1,21 @@
 //! The link to one provider: when to connect, when to wait, and which environment may be dialed over it.
 
+mod backoff;
+mod interruption;
+
 use std::mem::{Discriminant, discriminant};
 use std::time::{Duration, Instant};
 
 use devbox_provider::{ConnectError, Status, Verdict};
 use service_catalog::Label;
 
+use self::interruption::Interruption;
 use super::notices::Notices;
 use crate::key::ProviderId;
 use crate::report::{Event, LinkState, ProviderReport};
 use crate::settings::ProviderSettings;
+
+pub(super) use backoff::Backoff;
 
 /// How long a far side may take to send its catalog once it has answered.
 const CATALOG_PATIENCE: Duration = Duration::from_secs(10);
@@ -24,31 +30,6 @@ const UNSTABLE_AFTER: u32 = 3;
 /// less than `BRIEF` is one that fails after so many times, until a link has held.
 const BRIEF: Duration = Duration::from_secs(1);
 const BRIEF_LEAVINGS: u32 = 25;
-
-/// Exponential pauses with jitter between half and the whole, so that many clients of one far side do not come back
-/// in step.
-#[derive(Debug)]
-pub(super) struct Backoff {
-    pub(super) shortest: Duration,
-    pub(super) longest: Duration,
-    pub(super) seed: u64,
-}
-
-impl Backoff {
-    fn pause(&mut self, attempt: u32) -> Duration {
-        let whole = self
-            .shortest
-            .saturating_mul(1 << attempt.saturating_sub(1).min(16))
-            .min(self.longest);
-        // xorshift64 (Marsaglia 2003): no more is needed to spread clients.
-        let mut seed = self.seed | 1;
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        self.seed = seed;
-        whole / 2 + whole.mul_f64((seed % 1_000) as f64 / 2_000.0)
-    }
-}
 
 #[derive(Debug)]
 enum Phase {
@@ -101,6 +82,8 @@ pub(super) struct Link {
     flaps: u32,
     /// How often the far side has left a link that was brief, since one has held.
     brief_leavings: u32,
+    /// While the link waits for another connection under it.
+    interruption: Interruption,
 }
 
 /// What a catalog on a new link means.
@@ -112,6 +95,15 @@ pub(super) enum Arrival {
     Wrong,
     /// No catalog was expected: the link is on its way out.
     Unexpected,
+}
+
+/// What is to be done about a link after the network has changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Whether it still carries anything is not known.
+    Check,
+    /// Nothing, or it is time to connect.
+    Done,
 }
 
 /// What a failed connect means.
@@ -147,6 +139,7 @@ impl Link {
             reported_slow: false,
             flaps: 0,
             brief_leavings: 0,
+            interruption: Interruption::default(),
         }
     }
 
@@ -196,7 +189,13 @@ impl Link {
             Phase::Waiting { until, .. } => Some(until),
             Phase::Connecting { since, .. } if !self.reported_slow => Some(since + SLOW),
             Phase::AwaitCatalog { since, .. } => Some(since + CATALOG_PATIENCE),
-            Phase::Up { since, .. } if self.flaps >= UNSTABLE_AFTER => Some(since + hold),
+            Phase::Up { since, .. } => {
+                let stable = (self.flaps >= UNSTABLE_AFTER).then(|| since + hold);
+                [stable, self.interruption.poll_timeout()]
+                    .into_iter()
+                    .flatten()
+                    .min()
+            }
             _ => None,
         }
     }
@@ -213,6 +212,9 @@ impl Link {
                 waits_for: self.status.waits_for.clone(),
             });
         }
+        if self.is_up() {
+            self.interruption.handle_timeout(&self.name, now, notices);
+        }
         if let Phase::Up { since, .. } = self.phase
             && self.flaps >= UNSTABLE_AFTER
             && now.saturating_duration_since(since) >= hold
@@ -222,6 +224,42 @@ impl Link {
                 losses: std::mem::take(&mut self.flaps),
             });
         }
+    }
+
+    /// The network is another one than before, or was for a while without this machine: what was known of the way to the far
+    /// side is not true any more. A try that is under way may wait for an answer that cannot come.
+    pub(super) fn look_again(&mut self, now: Instant) -> Look {
+        match &mut self.phase {
+            Phase::Up { .. } | Phase::AwaitCatalog { .. } => return Look::Check,
+            Phase::Connecting { attempt, .. } => {
+                self.phase = Phase::Waiting {
+                    attempt: attempt.saturating_sub(1),
+                    until: now,
+                    reason: "the network has changed".to_owned(),
+                };
+            }
+            Phase::Waiting { attempt, until, .. } => {
+                *until = now;
+                // The first connect is given up after so many tries, on whichever network.
+                if self.seen_catalog {
+                    *attempt = 0;
+                }
+            }
+            Phase::Failed { .. } => {}
+        }
+        Look::Done
+    }
+
+    /// The link has lost the connection under it and waits for another one, until then. Nothing is lost yet.
+    pub(super) fn handle_interrupted(&mut self, now: Instant, until: Instant) {
+        if self.is_up() {
+            self.interruption.handle_interrupted(now, until);
+        }
+    }
+
+    /// The link goes on over another connection, with everything that it carried.
+    pub(super) fn handle_resumed(&mut self, now: Instant, notices: &mut Notices) {
+        self.interruption.handle_resumed(&self.name, now, notices);
     }
 
     /// Whether the far side answered and its catalog should have come.
@@ -263,7 +301,7 @@ impl Link {
                 });
             }
             if !fresh_link {
-                self.away_since = now;
+                self.away_since = self.interruption.end().unwrap_or(now);
             }
             self.wait(attempt, reason, now, backoff);
             return Arrival::Wrong;
@@ -367,7 +405,7 @@ impl Link {
             _ => return,
         };
         if was_up {
-            self.away_since = now;
+            self.away_since = self.interruption.end().unwrap_or(now);
         }
         let held = was_up && now.saturating_duration_since(since) >= hold;
         self.flaps = if held { 0 } else { self.flaps + 1 };
@@ -430,7 +468,7 @@ impl Link {
             Phase::AwaitCatalog { .. } | Phase::Up { .. } | Phase::Connecting { .. }
         );
         if self.is_up() {
-            self.away_since = now;
+            self.away_since = self.interruption.end().unwrap_or(now);
         }
         self.environment = Some(environment);
         self.settling = true;
@@ -486,7 +524,7 @@ impl Link {
                 Phase::Connecting { attempt, .. } | Phase::AwaitCatalog { attempt, .. } => {
                     LinkState::Connecting { attempt: *attempt }
                 }
-                Phase::Up { .. } => LinkState::Up,
+                Phase::Up { .. } => self.interruption.state(),
                 Phase::Waiting { attempt, reason, .. } => LinkState::Waiting {
                     attempt: *attempt,
                     reason: reason.clone(),
@@ -496,357 +534,10 @@ impl Link {
                 },
             },
             stale: self.stale.clone(),
+            resumed: self.interruption.resumed(),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOLD: Duration = Duration::from_secs(5);
-
-    struct World {
-        link: Link,
-        backoff: Backoff,
-        notices: Notices,
-        now: Instant,
-    }
-
-    impl World {
-        fn new(environment: Option<&str>) -> Self {
-            let now = Instant::now();
-            let settings = ProviderSettings {
-                name: "gateway".to_owned(),
-                environment: environment.map(|label| label.parse().unwrap()),
-            };
-            Self {
-                link: Link::new(&settings, now),
-                backoff: Backoff {
-                    shortest: Duration::from_millis(100),
-                    longest: HOLD,
-                    seed: 7,
-                },
-                notices: Notices::default(),
-                now,
-            }
-        }
-
-        fn connect(&mut self) -> Option<Option<Label>> {
-            if let Some(until) = self.link.poll_timeout(HOLD) {
-                self.now = self.now.max(until);
-            }
-            self.link.poll_connect(self.now)
-        }
-
-        fn up(&mut self, environment: &str) -> Arrival {
-            self.connect().expect("it is time to connect");
-            self.link.handle_connected(self.now);
-            let label = environment.parse().unwrap();
-            self.link
-                .handle_catalog(&label, self.now, &mut self.backoff, &mut self.notices)
-        }
-
-        fn lose(&mut self) {
-            self.link.handle_lost(
-                "cut".to_owned(),
-                self.now,
-                HOLD,
-                &mut self.backoff,
-                &mut self.notices,
-            );
-        }
-
-        fn leave(&mut self) {
-            let reason = "the far side ended the link".to_owned();
-            self.link
-                .handle_left(reason, self.now, HOLD, &mut self.backoff, &mut self.notices);
-        }
-
-        fn fail(&mut self, error: ConnectError) -> Failure {
-            self.connect().expect("it is time to connect");
-            self.link
-                .handle_failed(error, self.now, 3, &mut self.backoff, &mut self.notices)
-        }
-
-        fn events(&mut self) -> Vec<Event> {
-            std::iter::from_fn(|| self.notices.poll_event()).collect()
-        }
-    }
-
-    fn away() -> ConnectError {
-        ConnectError::Unreachable {
-            far_side: "g".to_owned(),
-            reason: "refused".to_owned(),
-        }
-    }
-
-    #[test]
-    fn without_a_choice_the_first_catalog_decides_the_environment_for_good() {
-        let mut world = World::new(None);
-        assert_eq!(world.up("staging"), Arrival::Accepted { switched: false });
-        assert_eq!(world.link.settled().map(Label::as_str), Some("staging"));
-        world.now += HOLD;
-        world.lose();
-        assert_eq!(
-            world.up("dev"),
-            Arrival::Wrong,
-            "a restarted far side may be another environment"
-        );
-        assert!(!world.link.is_up());
-        assert!(
-            world
-                .events()
-                .iter()
-                .any(|event| matches!(event, Event::WrongEnvironment { found, .. } if found == "dev"))
-        );
-        assert_eq!(world.up("dev"), Arrival::Wrong);
-        assert!(world.events().is_empty(), "said once");
-        assert_eq!(world.up("staging"), Arrival::Accepted { switched: false });
-    }
-
-    #[test]
-    fn a_catalog_of_another_environment_on_a_live_link_ends_the_link() {
-        let mut world = World::new(None);
-        world.up("staging");
-        let other = "dev".parse().unwrap();
-        let arrival = world
-            .link
-            .handle_catalog(&other, world.now, &mut world.backoff, &mut world.notices);
-        assert_eq!(arrival, Arrival::Wrong);
-        assert!(!world.link.is_up());
-    }
-
-    #[test]
-    fn a_connect_that_takes_long_is_told_once_with_what_it_waits_for() {
-        let mut world = World::new(None);
-        let status = Status::new("gateway", "wss://g/").waiting_for(Some("TCP connection to 10.1.2.3:443"));
-        let late = ConnectError::TimedOut {
-            far_side: "wss://g/".to_owned(),
-            after: Duration::from_secs(10),
-            waited_for: None,
-        };
-        for tries in 1..=2 {
-            world.connect().expect("it is time to connect");
-            world.link.set_status(status.clone());
-            if tries == 1 {
-                assert_eq!(world.link.poll_timeout(HOLD), Some(world.now + SLOW));
-            }
-            world.now += SLOW;
-            world.link.handle_timeout(world.now, HOLD, &mut world.notices);
-            world
-                .link
-                .handle_failed(late.clone(), world.now, 3, &mut world.backoff, &mut world.notices);
-        }
-        let told = world.events();
-        let [
-            Event::StillConnecting { waits_for, .. },
-            Event::ConnectFailed { .. },
-            Event::ConnectFailed { .. },
-        ] = &told[..]
-        else {
-            panic!("each failed try of the first connect is told: {told:?}");
-        };
-        assert_eq!(waits_for.as_deref(), Some("TCP connection to 10.1.2.3:443"));
-    }
-
-    #[test]
-    fn an_outage_is_reported_once_and_each_kind_of_failure_once() {
-        let mut world = World::new(None);
-        world.up("staging");
-        world.now += HOLD;
-        world.lose();
-        for _ in 0..100 {
-            assert_eq!(world.fail(away()), Failure::Retry);
-        }
-        world.fail(ConnectError::CredentialRefused {
-            far_side: "g".to_owned(),
-            file: None,
-            message: "no".to_owned(),
-        });
-        let kinds: Vec<_> = world
-            .events()
-            .into_iter()
-            .map(|event| match event {
-                Event::LinkLost { .. } => "lost",
-                Event::ConnectFailed { reason, .. } if reason.contains("token") => "token",
-                Event::ConnectFailed { .. } => "away",
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        assert_eq!(kinds, ["lost", "away", "token"]);
-        assert!(matches!(
-            world.link.report().link,
-            LinkState::Waiting { attempt: 101, .. }
-        ));
-    }
-
-    #[test]
-    fn a_link_that_does_not_hold_goes_quiet_until_it_does() {
-        let mut world = World::new(None);
-        world.up("staging");
-        for _ in 0..50 {
-            world.lose();
-            world.up("staging");
-        }
-        let told = world.events();
-        assert!(told.len() < 8, "{told:?}");
-        assert!(
-            told.iter()
-                .any(|event| matches!(event, Event::LinkUnstable { losses: 3, .. }))
-        );
-        world.now += HOLD;
-        world.link.handle_timeout(world.now, HOLD, &mut world.notices);
-        assert!(matches!(
-            world.events().as_slice(),
-            [Event::LinkStable { losses: 50, .. }]
-        ));
-    }
-
-    #[test]
-    fn the_first_connect_is_given_up_and_a_later_one_never() {
-        let mut world = World::new(None);
-        assert_eq!(world.fail(away()), Failure::Retry);
-        assert_eq!(world.fail(away()), Failure::Retry);
-        assert_eq!(world.fail(away()), Failure::GivenUp);
-        assert_eq!(
-            world.fail(away()),
-            Failure::Retry,
-            "it is still tried, for a session that has others"
-        );
-        world.up("staging");
-        world.now += HOLD;
-        world.lose();
-        for _ in 0..20 {
-            assert_eq!(world.fail(away()), Failure::Retry);
-        }
-        assert_eq!(world.link.given_up(), None);
-    }
-
-    #[test]
-    fn a_far_side_that_is_replaced_again_and_again_is_back_at_once_each_time() {
-        let mut world = World::new(None);
-        world.up("staging");
-        for _ in 0..20 {
-            world.now += Duration::from_millis(500);
-            world.leave();
-            let pause = world.link.poll_timeout(HOLD).unwrap() - world.now;
-            assert!(pause <= world.backoff.shortest, "{pause:?}");
-            world.up("staging");
-        }
-        // One that lets in and leaves at once is a failure like any other.
-        for _ in 0..20 {
-            world.leave();
-            world.up("staging");
-        }
-        world.leave();
-        assert!(world.link.poll_timeout(HOLD).unwrap() - world.now >= HOLD / 2);
-    }
-
-    #[test]
-    fn a_far_side_that_always_leaves_is_asked_more_and_more_seldom_until_a_link_has_held() {
-        const ALMOST_BRIEF: Duration = Duration::from_millis(999);
-        for lasts in [Duration::from_millis(100), ALMOST_BRIEF] {
-            let mut world = World::new(None);
-            let begun = world.now;
-            let mut tries = 0;
-            while world.now < begun + Duration::from_secs(600) {
-                world.up("staging");
-                tries += 1;
-                world.now += lasts;
-                world.leave();
-            }
-            // The allowance, the tries until the pause is the longest, and those of half the longest pause at least.
-            assert!(
-                (BRIEF_LEAVINGS..BRIEF_LEAVINGS + 10 + 240).contains(&tries),
-                "{tries} tries within 10 min"
-            );
-            let pause = |world: &World| world.link.poll_timeout(HOLD).unwrap() - world.now;
-            assert!(pause(&world) >= HOLD / 2);
-            // Once one has held, it is back at once again.
-            world.up("staging");
-            world.now += HOLD;
-            world.leave();
-            for _ in 0..BRIEF_LEAVINGS {
-                assert!(pause(&world) <= world.backoff.shortest);
-                world.up("staging");
-                world.now += lasts;
-                world.leave();
-            }
-        }
-    }
-
-    #[test]
-    fn a_far_side_that_is_replaced_every_second_is_back_at_once_without_end() {
-        let mut world = World::new(None);
-        for _ in 0..1000 {
-            world.up("staging");
-            world.now += BRIEF;
-            world.leave();
-            let pause = world.link.poll_timeout(HOLD).unwrap() - world.now;
-            assert!(pause <= world.backoff.shortest, "{pause:?}");
-        }
-    }
-
-    #[test]
-    fn superseded_never_connects_again() {
-        let mut world = World::new(None);
-        let superseded = ConnectError::Superseded {
-            far_side: "g".to_owned(),
-            message: "generation 9".to_owned(),
-        };
-        assert!(matches!(world.fail(superseded), Failure::Superseded { .. }));
-        world.now += Duration::from_secs(3600);
-        assert_eq!(world.link.poll_connect(world.now), None);
-        assert_eq!(world.link.poll_timeout(HOLD), None);
-    }
-
-    #[test]
-    fn pauses_grow_to_the_longest_and_stay_there() {
-        let mut world = World::new(None);
-        world.up("staging");
-        world.now += HOLD;
-        world.lose();
-        for _ in 0..30 {
-            world.fail(away());
-            let pause = world.link.poll_timeout(HOLD).unwrap() - world.now;
-            assert!(pause <= HOLD, "{pause:?}");
-        }
-        assert!(world.link.poll_timeout(HOLD).unwrap() - world.now >= HOLD / 2);
-    }
-
-    #[test]
-    fn a_stale_catalog_is_fresh_again_with_the_next_link() {
-        let mut world = World::new(None);
-        world.up("staging");
-        world
-            .link
-            .handle_stale(ProviderId(0), Some("line 3".to_owned()), &mut world.notices);
-        world.now += HOLD;
-        world.lose();
-        world.up("staging");
-        assert_eq!(world.link.report().stale, None);
-        assert!(
-            world
-                .events()
-                .iter()
-                .any(|event| matches!(event, Event::CatalogFresh { .. }))
-        );
-    }
-
-    #[test]
-    fn a_switch_asks_for_the_other_environment_and_takes_no_other() {
-        let mut world = World::new(Some("staging"));
-        assert_eq!(world.connect(), Some(Some("staging".parse().unwrap())));
-        world.link.handle_connected(world.now);
-        assert!(world.link.switch("dev".parse().unwrap(), world.now));
-        assert_eq!(world.connect(), Some(Some("dev".parse().unwrap())));
-        world.link.handle_connected(world.now);
-        let staging = "staging".parse().unwrap();
-        let late = world
-            .link
-            .handle_catalog(&staging, world.now, &mut world.backoff, &mut world.notices);
-        assert_eq!(late, Arrival::Wrong);
-        assert_eq!(world.up("dev"), Arrival::Accepted { switched: true });
-    }
-}
+mod tests;

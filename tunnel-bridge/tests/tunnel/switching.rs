@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tunnel_bridge::ws::{self, Carriage, ConnectError, FellBack, Protocol, Upgrade};
-use tunnel_bridge::{Link, LinkEnd, StreamCarrier};
+use tunnel_bridge::{Link, LinkEnd, Role, StreamCarrier};
 
 use crate::support::{
     Over, SUBPROTOCOL, connect_error, options, pair, pair_to_cut, pattern, read_all, service, soon, target,
@@ -64,7 +64,7 @@ async fn a_server_that_knows_it_chooses_the_raw_protocol() {
         options.carriage = carriage;
         let connected = soon("the link", ws::establish(&options)).await.unwrap();
         assert_eq!((connected.protocol, connected.fell_back), (protocol, None));
-        works(&connected.link).await;
+        works(&Link::over(connected.carrier, Role::Client)).await;
     }
 }
 
@@ -182,7 +182,7 @@ async fn where_the_offer_does_not_pass_websocket_does() {
             (connected.protocol, connected.fell_back),
             (Protocol::WebSocket, Some(why))
         );
-        works(&connected.link).await;
+        works(&Link::over(connected.carrier, Role::Client)).await;
         // Whoever wants nothing else gets nothing else.
         options.carriage = Carriage::Raw;
         options.connect_timeout = Duration::from_millis(500);
@@ -202,7 +202,7 @@ async fn a_proxy_that_leaves_only_websocket_in_the_offer_costs_nothing() {
         (connected.protocol, connected.fell_back),
         (Protocol::WebSocket, None)
     );
-    works(&connected.link).await;
+    works(&Link::over(connected.carrier, Role::Client)).await;
 }
 
 #[tokio::test]

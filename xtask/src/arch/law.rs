@@ -139,6 +139,7 @@ pub(crate) const LAWS: &[Law] = &[
             "hostsfile",
             "ipalloc",
             "nameserver",
+            "netif",
             "process-scope",
             "service-catalog",
             "tunnel-bridge",
@@ -214,6 +215,7 @@ pub(crate) const RESERVED: &[Reserved] = &[
     reserved("tungstenite", &["tunnel-bridge"]),
     reserved("tokio-tungstenite", &["tunnel-bridge"]),
     reserved("httparse", &["tunnel-bridge"]),
+    reserved("netlink-*", &["netif"]),
     reserved("quinn*", &["tunnel-bridge"]),
     reserved("rustls*", TLS),
     reserved("tokio-rustls", TLS),
@@ -332,7 +334,8 @@ pub(crate) const CHANGES_THE_MACHINE: &[Reserved] = &[
         "hostsfile",
         &["devbox-helper", "devbox-engine", "devbox-cli", "devbox-ffi"],
     ),
-    reserved("netif", &["devbox-helper", "devbox-cli"]),
+    // The engine hears from it when the network changes.
+    reserved("netif", &["devbox-helper", "devbox-engine", "devbox-cli"]),
     reserved("devbox-helper", &["devbox-cli"]),
 ];
 
