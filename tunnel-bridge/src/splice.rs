@@ -120,7 +120,8 @@ where
     sys::prepare_local(&local);
     let mut remote = remote;
     if let Some(far) = remote.take_tcp() {
-        return tcp::splice_tcp(local, far, abort, traffic, limits).await;
+        // Boxed: a connection over a link should not be as large as this needs.
+        return Box::pin(tcp::splice_tcp(local, far, abort, traffic, limits)).await;
     }
     let mut local = Socket::new(local);
     let mut up = Up {
