@@ -496,10 +496,10 @@ impl Accepting {
             tracing::debug!(listener = %context.local, %peer, %stranger, "turned away");
             context.counts.turn_away();
             sys::reset_on_close(&stream);
-            if let Some(strangers) = &context.options.strangers {
-                if strangers.try_send((context.local, stranger)).is_err() {
-                    tracing::trace!("nobody hears of it: it is counted");
-                }
+            if let Some(strangers) = &context.options.strangers
+                && strangers.try_send((context.local, stranger)).is_err()
+            {
+                tracing::trace!("nobody hears of it: it is counted");
             }
             return;
         }

@@ -86,7 +86,7 @@ pub struct SpliceReport {
 ///
 /// The end of one direction (FIN) becomes the end of that direction on the other side and leaves the other direction
 /// alone (half-close). When a side fails, the other one is reset: an RST on the TCP side (`SO_LINGER` 0), a drop on
-/// the stream's side. Nagle's delay is switched off on `local`. While nothing moves, no buffer is held.
+/// the stream's side. Where the stream is a TCP connection too, both ends are that. Nagle's delay is switched off on `local`. While nothing moves, no buffer is held.
 ///
 /// While the stream is not connected yet (see [`ByteStream::is_connected`]), a program on the local side that closes
 /// its connection or resets it ends the splice; one that only half-closes does not. Closing is noticed on Linux only,
@@ -120,7 +120,8 @@ where
     sys::prepare_local(&local);
     let mut remote = remote;
     if let Some(far) = remote.take_tcp() {
-        return tcp::splice_tcp(local, far, abort, traffic, limits).await;
+        // Boxed: a connection over a link should not be as large as this needs.
+        return Box::pin(tcp::splice_tcp(local, far, abort, traffic, limits)).await;
     }
     let mut local = Socket::new(local);
     let mut up = Up {

@@ -1,11 +1,13 @@
 //! What is asked of the operating system directly, each as far as the system has it.
 
 mod owner;
+mod pipe;
 mod socket;
 mod stream;
 
 pub use owner::Transport;
 pub(crate) use owner::{Owner, has_closed, owner_of};
+pub(crate) use pipe::Pipe;
 pub(crate) use socket::{
     SHORT_READ_DRAINS, allow_restart, is_out_of_descriptors, prepare_link, prepare_local, prepare_target,
     reset_on_close,

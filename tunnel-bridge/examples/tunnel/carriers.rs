@@ -92,7 +92,7 @@ async fn connect_web_socket(server: &str, carrier: &Choice) -> Result<Box<dyn Ca
     let url = url.parse().map_err(|error| format!("{url}: {error}"))?;
     let mut options = ConnectOptions::new(url, SUBPROTOCOL);
     if carrier.kind == Kind::Wss {
-        options.tls_ca = Some(Files(&carrier.certificates).ca());
+        options.trust.ca = Some(Files(&carrier.certificates).ca());
     }
     let connected = ws::connect_carrier(&options).await;
     connected.map_err(|error| causes(&error))

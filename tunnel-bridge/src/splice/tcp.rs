@@ -13,10 +13,13 @@ use tokio::net::TcpStream;
 
 use super::{End, Limits, Side, Socket, SpliceReport, TURN_BYTES, Traffic};
 use crate::listener::{Meter, Way};
-use crate::sys;
+use crate::sys::{self, Pipe};
 
 /// What one read asks for. Larger ones fall out of the processor's cache, smaller ones cost more calls.
 const READ_BYTES: usize = 256 * 1024;
+
+/// After so many full reads in a row, bytes go through a pipe.
+const BULK: u8 = 2;
 
 /// Buffers kept per thread: one is in use at a time, the others come back from connections whose receiver was slow.
 const KEPT: usize = 4;
@@ -82,7 +85,7 @@ where
             }
             // A side is not read when its end has been read, or while the other one takes no more: only this shows a reset
             // then. A side whose own direction has ended still gets what arrived before.
-            let far_unread = down_done || (down.held.is_some() && !up_done);
+            let far_unread = down_done || (down.is_blocked() && !up_done);
             if far_unread && far_failed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Reset { by: Side::Remote });
             }
@@ -127,6 +130,10 @@ struct Pump {
     /// Read, and not yet taken by the other side.
     held: Option<Box<Held>>,
     meter: Option<Box<Meter>>,
+    /// While it moves bulk, and a pipe was free.
+    pipe: Option<Pipe>,
+    /// Reads in a row that came back full.
+    full: u8,
     ended: bool,
     done: bool,
     carried: u64,
@@ -137,6 +144,8 @@ impl Pump {
         Pump {
             held: None,
             meter,
+            pipe: None,
+            full: 0,
             ended: false,
             done: false,
             carried: 0,
@@ -162,6 +171,18 @@ impl Pump {
                     Err(_) => return Poll::Ready(Err(At::To)),
                 }
             }
+            while let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() > 0) {
+                match pipe.drain(to) {
+                    Ok(n) => {
+                        self.carried += n as u64;
+                        turn += n;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        ready!(to.poll_write_ready(cx)).map_err(|_| At::To)?;
+                    }
+                    Err(_) => return Poll::Ready(Err(At::To)),
+                }
+            }
             if self.ended {
                 SockRef::from(to).shutdown(Shutdown::Write).map_err(|_| At::To)?;
                 self.done = true;
@@ -171,7 +192,17 @@ impl Pump {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            ready!(from.poll_read_ready(cx)).map_err(|_| At::From)?;
+            match from.poll_read_ready(cx) {
+                Poll::Ready(ready) => ready.map_err(|_| At::From)?,
+                Poll::Pending => {
+                    // Others may have it meanwhile.
+                    self.pipe = None;
+                    return Poll::Pending;
+                }
+            }
+            if self.full >= BULK && self.fill(from)? {
+                continue;
+            }
             let most = match &mut self.meter {
                 Some(meter) => ready!(meter.poll_credit(cx)).min(READ_BYTES),
                 None => READ_BYTES,
@@ -179,6 +210,32 @@ impl Pump {
             turn += self.carry(from, to, most)?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Takes bulk into a pipe; `false` where none is free.
+    fn fill(&mut self, from: &TcpStream) -> Result<bool, At> {
+        if self.pipe.is_none() {
+            self.pipe = Pipe::take();
+        }
+        let Some(pipe) = &mut self.pipe else {
+            return Ok(false);
+        };
+        match pipe.fill(from) {
+            Ok(n) => {
+                self.ended = n == 0;
+                // It is bulk no more: small amounts are cheaper to copy.
+                if n < COPY_BELOW {
+                    self.full = 0;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return Err(At::From),
+        }
+        Ok(true)
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.held.is_some() || self.pipe.as_ref().is_some_and(|pipe| pipe.held() > 0)
     }
 
     /// Reads once and writes at once; what the other side does not take is held.
@@ -195,8 +252,10 @@ impl Pump {
                 };
             }
         };
-        if let Some(meter) = &mut self.meter {
-            meter.spend(n);
+        match &mut self.meter {
+            Some(meter) => meter.spend(n),
+            None if n == READ_BYTES => self.full = self.full.saturating_add(1).min(BULK),
+            None => self.full = 0,
         }
         self.ended = n == 0;
         let mut written = 0;
