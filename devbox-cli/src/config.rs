@@ -788,6 +788,93 @@ providers:
         assert_eq!(way.trust.ca.as_ref().unwrap(), Path::new("/home/ada/ca.pem"));
     }
 
+    fn way(config: &Config) -> &Way {
+        let Kind::Gateway { way, .. } = &config.providers[0].kind else {
+            panic!("{config:?}")
+        };
+        way
+    }
+
+    const WAY: &str = "\
+gateway:
+  url: wss://g.example
+  token_file: t
+  environment: staging
+  proxy: socks5h://ada:hunter2@proxy.example
+  carrier: websocket
+  headers: {X-Key: hunter2}
+  tls_ca: ca.pem
+  tls_extra_ca: extra.pem
+  tls_pin: [sha256/r/mIkG3eEpVdm+u/ko/cwxzOMo1bk4TyHIlByibiA5E=]
+  tls_cert: cert.pem
+  tls_key: ~/key.pem
+  accept_any_certificate: true
+";
+
+    #[test]
+    fn the_way_to_a_gateway_can_be_said_in_the_short_form_and_in_the_list() {
+        let listed = WAY
+            .replace("gateway:\n", "providers:\n  - name: g\n    kind: gateway\n")
+            .replace("\n  url", "\n    url");
+        let listed: String = listed
+            .lines()
+            .map(|line| match line.strip_prefix("  ") {
+                Some(rest) if !rest.starts_with(['-', ' ']) => format!("    {rest}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        for text in [WAY, &listed] {
+            let config = load(text, &ConnectArgs::default()).unwrap();
+            assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+            assert_eq!(
+                config.providers[0].environment.as_ref().unwrap().as_ref(),
+                "staging"
+            );
+            let folder = config.file.clone().unwrap().parent().unwrap().to_owned();
+            let way = way(&config);
+            let identity = way.trust.identity.as_ref().unwrap();
+            assert_eq!(way.trust.ca.as_ref().unwrap(), &folder.join("ca.pem"));
+            assert_eq!(way.trust.extra_ca.as_ref().unwrap(), &folder.join("extra.pem"));
+            assert_eq!(identity.certificate, folder.join("cert.pem"));
+            assert_eq!(identity.key, Path::new("/home/ada/key.pem"));
+            assert_eq!(way.trust.pins.len(), 1);
+            assert!(way.trust.danger_accept_any_certificate);
+            assert_eq!(way.carriage, Carriage::WebSocket);
+            assert_eq!(way.headers[0].1.0, "hunter2");
+            let proxy = way.proxies.choose(true, "g.example", 443).unwrap().unwrap();
+            assert_eq!(proxy.to_string(), "socks5h://proxy.example:1080");
+            // What the command line says counts more.
+            let args = ConnectArgs {
+                proxy: Some("none".to_owned()),
+                carrier: Some(Carrier::Raw),
+                ..ConnectArgs::default()
+            };
+            let config = load(text, &args).unwrap();
+            let way = self::way(&config);
+            assert_eq!(way.carriage, Carriage::Raw);
+            assert!(way.proxies.choose(true, "g.example", 443).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn mistakes_on_the_way_to_a_gateway_are_named_and_no_secret_is() {
+        let gateway = |line: &str| format!("gateway:\n  url: wss://g.example\n  {line}\n");
+        let mistakes = [
+            gateway("proxy: \"ftp://ada:hunter2@proxy.example\""),
+            gateway("carrier: pigeon"),
+            gateway("tls_pin: sha256/short"),
+            gateway("tls_cert: cert.pem"),
+            gateway("tls_key: key.pem"),
+            gateway("colour: blue"),
+            "gateway: {token_file: t}\n".to_owned(),
+            "gateway: 7\n".to_owned(),
+            "providers:\n  - {name: a, kind: direct, catalog: c, proxy: none}\n".to_owned(),
+        ];
+        let told = mistakes.map(|text| failure(&text)).join("\n");
+        assert!(!told.contains("hunter2"), "{told}");
+        insta::assert_snapshot!(told);
+    }
+
     #[test]
     fn mistakes_are_named_with_their_place() {
         let mistakes = [

@@ -179,7 +179,9 @@ impl GatewayProvider {
     }
 
     fn carriage_of_this_connect(&self) -> Carriage {
-        match (self.carriage, *self.memory.borrow()) {
+        // Read before it is written: the guard of a match would live as long as its arms.
+        let memory = *self.memory.borrow();
+        match (self.carriage, memory) {
             (Carriage::Auto, Memory::Unproven | Memory::DoesNotPass) => {
                 self.memory.send_replace(Memory::DoesNotPass);
                 Carriage::WebSocket

@@ -337,6 +337,7 @@ pub struct UpOptions<'m> {
     arguments: Vec<OsString>,
     sudo: bool,
     output_unread: bool,
+    by_way_of: Option<SocketAddr>,
 }
 
 impl<'m> UpOptions<'m> {
@@ -349,6 +350,7 @@ impl<'m> UpOptions<'m> {
             arguments: Vec::new(),
             sudo: false,
             output_unread: false,
+            by_way_of: None,
         }
     }
 
@@ -383,6 +385,12 @@ impl<'m> UpOptions<'m> {
     /// With an output that nobody reads.
     pub fn output_unread(mut self) -> Self {
         self.output_unread = true;
+        self
+    }
+
+    /// To what is in front of the gateway, such as a reverse proxy, in place of the gateway itself.
+    pub fn by_way_of(mut self, front: SocketAddr) -> Self {
+        self.by_way_of = Some(front);
         self
     }
 }
@@ -422,7 +430,10 @@ impl<'a> Up<'a> {
     /// # Errors
     /// If it cannot be started.
     pub fn launch(gateway: &Gateway<'a>, options: &UpOptions<'a>) -> crate::Result<Up<'a>> {
-        let flags = gateway.flags(options.caller)?;
+        let mut flags = gateway.flags(options.caller)?;
+        if let (Some(front), [_, url, ..]) = (options.by_way_of, flags.as_mut_slice()) {
+            *url = format!("ws://{front}").into();
+        }
         Up::launch_with(gateway.scene(), gateway.catalog().environment(), flags, options)
     }
 

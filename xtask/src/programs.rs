@@ -71,6 +71,21 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
         "half-close (nc -N)",
     ),
     wanted(Probe::InPath("nginx"), "nginx", "nginx behind the gateway"),
+    wanted(
+        Probe::InPath("haproxy"),
+        "haproxy",
+        "a gateway behind a proxy that cuts idle connections",
+    ),
+    wanted(
+        Probe::InPath("tinyproxy"),
+        "tinyproxy-bin",
+        "a gateway through an HTTP proxy",
+    ),
+    wanted(
+        Probe::InPath("microsocks"),
+        "microsocks",
+        "a gateway through a SOCKS proxy",
+    ),
     wanted(Probe::InPath("openssl"), "openssl", "a gateway with TLS"),
     wanted(
         Probe::Under("/usr/lib/postgresql", "bin/postgres"),

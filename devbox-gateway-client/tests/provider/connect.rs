@@ -1,6 +1,8 @@
 //! What a session hears of a gateway, from gateways made by hand: each does one thing.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use devbox_gateway_client::handshake::{self, SUBPROTOCOL};
@@ -393,4 +395,79 @@ async fn closing_says_goodbye() {
         matches!(end, tunnel_bridge::LinkEnd::PeerClosed { .. }),
         "{end:?}"
     );
+}
+
+/// A proxy that answers 403 to what it does not know. How many connections it has seen is told.
+async fn picky(to: SocketAddr, seen: Arc<AtomicUsize>) -> Server {
+    server(move |mut near| {
+        let seen = Arc::clone(&seen);
+        async move {
+            seen.fetch_add(1, Ordering::Relaxed);
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(near.read_u8().await.unwrap());
+            }
+            if String::from_utf8_lossy(&head).contains("devbox-tunnel/1") {
+                let answer = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n";
+                return near.write_all(answer).await.unwrap();
+            }
+            let mut far = TcpStream::connect(to).await.unwrap();
+            far.write_all(&head).await.unwrap();
+            drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_does_not_pass_is_remembered_and_shown() {
+    let gateway = server(|stream| async move {
+        let (link, _catalog) = let_in(stream).await;
+        link.closed().await;
+    })
+    .await;
+    let direct = provider(&gateway);
+    let connection = soon(direct.connect(Wanted::default())).await.unwrap();
+    assert_eq!(direct.status().over.as_deref(), Some("raw upgrade"));
+    connection.close().await;
+
+    let seen = Arc::new(AtomicUsize::new(0));
+    let proxy = picky(gateway.address, Arc::clone(&seen)).await;
+    let provider = provider(&proxy);
+    for connections in [2, 3, 4] {
+        let connection = soon(provider.connect(Wanted::default())).await.unwrap();
+        assert_eq!(
+            seen.load(Ordering::Relaxed),
+            connections,
+            "asked twice the first time only"
+        );
+        assert_eq!(provider.status().over.as_deref(), Some("WebSocket"));
+        connection.close().await;
+    }
+}
+
+/// As behind a proxy that takes every switch for WebSocket and reads frames where there are none.
+#[tokio::test]
+async fn a_raw_link_that_never_came_to_life_is_followed_by_a_websocket() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let gateway = {
+        let seen = Arc::clone(&seen);
+        server(move |stream| {
+            let first = seen.fetch_add(1, Ordering::Relaxed) == 0;
+            async move {
+                if first {
+                    let upgrade = Upgrade::read(stream).await.unwrap();
+                    assert!(upgrade.header("upgrade").unwrap().starts_with("devbox-tunnel/1"));
+                    return drop(upgrade.accept(SUBPROTOCOL).await.unwrap());
+                }
+                let (link, _catalog) = let_in(stream).await;
+                link.closed().await;
+            }
+        })
+        .await
+    };
+    let provider = provider(&gateway);
+    soon(provider.connect(Wanted::default())).await.unwrap_err();
+    soon(provider.connect(Wanted::default())).await.unwrap();
+    assert_eq!(provider.status().over.as_deref(), Some("WebSocket"));
 }

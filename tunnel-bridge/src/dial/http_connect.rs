@@ -41,9 +41,11 @@ where
         // Whoever connects speaks first, over TLS and HTTP alike: these bytes are not the target's.
         200..=299 if !head.rest.is_empty() => Err(not_a_proxy("it sent more than its answer")),
         200..=299 => Ok(()),
-        407 => {
+        // 407 is what RFC 9110 §15.5.8 wants; tinyproxy says 401 to wrong credentials.
+        401 | 407 => {
             let scheme = |challenge: &str| challenge.split_whitespace().next().map(http::line);
-            let schemes: Vec<_> = head.all("proxy-authenticate").filter_map(scheme).collect();
+            let challenges = head.all("proxy-authenticate").chain(head.all("www-authenticate"));
+            let schemes: Vec<_> = challenges.filter_map(scheme).collect();
             Err(ProxyError::NeedsCredentials {
                 proxy: proxy.told(),
                 given: proxy.credentials.is_some(),

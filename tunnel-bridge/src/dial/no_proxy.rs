@@ -100,9 +100,11 @@ impl Hosts {
 mod tests {
     use super::*;
 
+    type HostsAndPorts = &'static [(&'static str, u16)];
+
     #[test]
     fn what_a_list_covers() {
-        let table: &[(&str, &[(&str, u16)], &[(&str, u16)])] = &[
+        let table: &[(&str, HostsAndPorts, HostsAndPorts)] = &[
             ("", &[], &[("a.example", 80)]),
             ("*", &[("a.example", 80), ("10.0.0.1", 1), ("::1", 1)], &[]),
             (

@@ -184,6 +184,11 @@ async fn what_a_proxy_refuses_is_told_apart() {
         matches!(error, ProxyError::NeedsCredentials { given: true, .. }),
         "{error:?}"
     );
+    let (error, _) = failure(b"HTTP/1.1 401 Unauthorized\r\n\r\n", "ada:hunter2@").await;
+    assert!(
+        matches!(error, ProxyError::NeedsCredentials { given: true, .. }),
+        "{error:?}"
+    );
     let (error, told) = failure(b"HTTP/1.1 403 Filtered\x20by policy\r\n\r\n", "").await;
     assert!(
         matches!(error, ProxyError::Refused { status: 403, .. }),
