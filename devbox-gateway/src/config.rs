@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tunnel_bridge::tls::ServerOptions;
 use tunnel_bridge::resume::DeskOptions;
+use tunnel_bridge::tls::ServerOptions;
 
 use crate::Admission;
 

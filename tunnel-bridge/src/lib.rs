@@ -29,9 +29,9 @@ mod mux;
 #[cfg(feature = "tls")]
 pub mod per_stream;
 mod program;
-pub mod resume;
 #[cfg(feature = "websocket")]
 mod rest;
+pub mod resume;
 mod splice;
 mod stream;
 mod sys;

@@ -37,7 +37,8 @@ mod upgrade;
 
 pub use crate::dial::{Carriage, Progress};
 pub use connect::{
-    ConnectError, ConnectOptions, Connected, FellBack, Protocol, Response, connect, connect_carrier, establish,
+    ConnectError, ConnectOptions, Connected, FellBack, Protocol, Response, connect, connect_carrier,
+    establish,
 };
 pub use upgrade::{AcceptError, NotAWebSocket, Upgrade};
 
