@@ -29,6 +29,11 @@ pub(crate) const DATA: u8 = 0x13;
 pub(crate) const FIN: u8 = 0x14;
 pub(crate) const RESET: u8 = 0x15;
 pub(crate) const CREDIT: u8 = 0x16;
+pub(crate) const OPEN_FLOW: u8 = 0x20;
+pub(crate) const DATAGRAM: u8 = 0x21;
+
+/// Largest payload of a datagram: what UDP over IPv4 can carry.
+pub const MAX_DATAGRAM_BYTES: usize = 65_507;
 
 /// Kinds from here on are skipped by a side that does not know them.
 const FIRST_OPTIONAL: u8 = 0x80;
@@ -46,7 +51,7 @@ pub(crate) struct Hello {
     pub(crate) max_pending_opens: u32,
 }
 
-/// A frame other than DATA and FIN, whole.
+/// A frame other than DATA and FIN, whole. DATAGRAM is one, since a part of a datagram is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Control {
     pub(crate) kind: u8,
@@ -156,9 +161,9 @@ impl Reader {
         let optional = kind >= FIRST_OPTIONAL && !matches!(kind, RECLAIM | RETURN);
         let limit = match kind {
             DATA | FIN => self.max_frame,
-            HELLO | PING | PONG | GOAWAY | OPEN | ACCEPT | REFUSE | RESET | CREDIT | RECLAIM | RETURN => {
-                MAX_CONTROL_BYTES
-            }
+            DATAGRAM => max_datagram(self.max_frame),
+            HELLO | PING | PONG | GOAWAY | OPEN | ACCEPT | REFUSE | RESET | CREDIT | OPEN_FLOW | RECLAIM
+            | RETURN => MAX_CONTROL_BYTES,
             _ if optional => u32::MAX,
             _ => return Err(Violation::UnknownKind { kind }),
         };
@@ -195,6 +200,11 @@ impl Reader {
     }
 }
 
+/// The longest datagram where frames have up to `max_frame` bytes.
+pub(crate) fn max_datagram(max_frame: u32) -> u32 {
+    max_frame.min(u32::try_from(MAX_DATAGRAM_BYTES).unwrap_or(u32::MAX))
+}
+
 fn head(out: &mut BytesMut, kind: u8, len: usize, stream: u32) {
     out.put_slice(&head_bytes(kind, len, stream));
 }
@@ -226,8 +236,9 @@ pub(crate) fn put_go_away(out: &mut BytesMut, code: u16, message: &str) {
     put_code(out, GOAWAY, 0, code, message);
 }
 
-pub(crate) fn put_open(out: &mut BytesMut, stream: u32, target: &[u8]) {
-    head(out, OPEN, target.len(), stream);
+/// OPEN or OPEN_FLOW.
+pub(crate) fn put_open(out: &mut BytesMut, kind: u8, stream: u32, target: &[u8]) {
+    head(out, kind, target.len(), stream);
     out.put_slice(target);
 }
 
