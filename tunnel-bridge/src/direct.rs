@@ -40,7 +40,7 @@ where
     }
 }
 
-fn kind_of(error: &io::Error) -> RefusalKind {
+pub(crate) fn kind_of(error: &io::Error) -> RefusalKind {
     use io::ErrorKind as K;
     match error.kind() {
         K::ConnectionRefused => RefusalKind::Refused,

@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
-use tunnel_proto::{ChunkQueue, Config, Connection, Error, Event, Role, StreamId};
+use tunnel_proto::{ChunkQueue, Config, Connection, Error, Event, Features, Role, StreamId};
 
 use crate::carrier::Carrier;
 use crate::link::{Command, Incoming, Leaving, Link, LinkEnd, SurelySent};
 use crate::mux::{Flow, MuxStream, Unsent};
 use crate::stream::Broken;
+use crate::udp;
 use crate::{GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
 /// About how much is handed to the carrier at once.
@@ -39,17 +40,22 @@ const INCOMING_QUEUE: usize = 256;
 /// Starts the driver of a link. Its task ends with the link, which [`Link::closed`] waits for, and with its last
 /// handle and stream; it is stopped by the runtime's end otherwise.
 pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
+    let config = Config {
+        features: Features::DATAGRAMS,
+        ..Config::default()
+    };
     #[expect(
         clippy::expect_used,
         reason = "a test of tunnel-proto holds the default limits to be sound"
     )]
-    let connection = Connection::new(role, Config::default(), clock()).expect("the default limits are sound");
+    let connection = Connection::new(role, config, clock()).expect("the default limits are sound");
     // No bound: see `Command`.
     let (sender, commands) = mpsc::unbounded_channel();
     let (incoming_sender, incoming) = mpsc::channel(INCOMING_QUEUE);
     let (leaving_sender, leaving) = watch::channel(None);
     let (drained_sender, drained) = watch::channel(false);
     let (end_sender, end) = watch::channel(None);
+    let (flows, flows_of_link) = udp::Flows::new(&sender);
     let unsent = Arc::new(Unsent::default());
     let surely_sent = Arc::new(SurelySent::default());
     let mut driver = Driver {
@@ -62,6 +68,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
         incoming: incoming_sender,
         unsent: Arc::clone(&unsent),
         streams: HashMap::new(),
+        flows,
         out: ChunkQueue::new(),
         leaving: leaving_sender,
         drained: drained_sender,
@@ -75,7 +82,16 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
         drop(driver);
         end_sender.send_replace(Some(end));
     });
-    Link::new(sender, unsent, incoming, leaving, drained, end, surely_sent)
+    Link::new(
+        sender,
+        unsent,
+        incoming,
+        leaving,
+        drained,
+        end,
+        surely_sent,
+        flows_of_link,
+    )
 }
 
 struct Driver<C> {
@@ -89,6 +105,7 @@ struct Driver<C> {
     incoming: mpsc::Sender<Incoming>,
     unsent: Arc<Unsent>,
     streams: HashMap<StreamId, Arc<Flow>>,
+    flows: udp::Flows,
     out: ChunkQueue,
     /// What the other end said about its leaving.
     leaving: watch::Sender<Option<Leaving>>,
@@ -174,6 +191,7 @@ impl<C: Carrier> Driver<C> {
                 self.connection.drain(&message, now);
                 Ok(())
             }
+            Command::Flow(request) => self.flows.obey(request, &mut self.connection, now),
             Command::Close { reason, message } => {
                 self.leave(reason, &message, LinkEnd::Drained);
                 Ok(())
@@ -259,6 +277,9 @@ impl<C: Carrier> Driver<C> {
 
     fn deliver_events(&mut self) -> Result<(), LinkEnd> {
         while let Some(event) = self.connection.poll_event() {
+            let Some(event) = self.flows.handle(event, &mut self.connection) else {
+                continue;
+            };
             match event {
                 Event::Opened { id, target } => self.offer(id, &target),
                 Event::OpenSent { id } => self.tell(id, Flow::open_sent),
@@ -374,6 +395,7 @@ impl<C: Carrier> Driver<C> {
             return;
         }
         self.connection.go_away(reason, message);
+        self.flows.break_all(&mut self.connection);
         for (id, flow) in self.streams.drain() {
             if !self.connection.is_ending(id) {
                 // Fails only for a stream that is over.
@@ -412,8 +434,10 @@ impl<C> Drop for Driver<C> {
     fn drop(&mut self) {
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
-            if let Command::Open { flow, .. } = command {
-                flow.break_with(Broken::LinkLost);
+            match command {
+                Command::Open { flow, .. } => flow.break_with(Broken::LinkLost),
+                Command::Flow(request) => udp::Flows::lose(&request),
+                _ => {}
             }
         }
         for (_, flow) in self.streams.drain() {

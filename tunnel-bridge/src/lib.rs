@@ -35,6 +35,7 @@ mod target;
     expect(dead_code, reason = "only the WebSocket client makes TLS connections itself")
 )]
 pub mod tls;
+pub mod udp;
 #[cfg(feature = "websocket")]
 pub mod ws;
 

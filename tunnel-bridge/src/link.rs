@@ -13,21 +13,48 @@ use tunnel_proto::{Role, StreamId};
 use crate::carrier::{Carrier, CarrierEnd};
 use crate::driver;
 use crate::mux::{Flow, MuxStream, Unanswered, Unsent};
-use crate::{ByteStream, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
+use crate::udp::{self, IncomingFlow};
+use crate::{ByteStream, DatagramFlow, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
 /// What handles and streams ask of the driver. The channel has no bound of its own: data in it is bounded by each
 /// stream's allowance, opens by the limit on streams, the rest by both.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Open { target: Target, flow: Arc<Flow> },
-    Accept { id: StreamId },
-    Refuse { id: StreamId, refusal: Refusal },
-    Data { flow: Arc<Flow>, bytes: Bytes },
-    Finish { flow: Arc<Flow> },
-    Reset { flow: Arc<Flow>, reason: ResetReason },
-    Consumed { flow: Arc<Flow>, bytes: u32 },
-    Drain { message: String },
-    Close { reason: GoAwayReason, message: String },
+    Open {
+        target: Target,
+        flow: Arc<Flow>,
+    },
+    Accept {
+        id: StreamId,
+    },
+    Refuse {
+        id: StreamId,
+        refusal: Refusal,
+    },
+    Data {
+        flow: Arc<Flow>,
+        bytes: Bytes,
+    },
+    Finish {
+        flow: Arc<Flow>,
+    },
+    Reset {
+        flow: Arc<Flow>,
+        reason: ResetReason,
+    },
+    Consumed {
+        flow: Arc<Flow>,
+        bytes: u32,
+    },
+    Drain {
+        message: String,
+    },
+    Close {
+        reason: GoAwayReason,
+        message: String,
+    },
+    /// Of a flow of datagrams.
+    Flow(udp::Request),
 }
 
 /// How many requests may be unanswered while the next one is sent at once, to whichever target.
@@ -61,9 +88,11 @@ pub struct Link {
     /// How many of this end's requests the other end has not answered.
     unanswered: Arc<AtomicUsize>,
     surely_sent: Arc<SurelySent>,
+    flows: udp::LinkFlows,
 }
 
 impl Link {
+    #[expect(clippy::too_many_arguments, reason = "each is one channel of the driver's")]
     pub(crate) fn new(
         commands: mpsc::UnboundedSender<Command>,
         unsent: Arc<Unsent>,
@@ -72,6 +101,7 @@ impl Link {
         drained: watch::Receiver<bool>,
         end: watch::Receiver<Option<LinkEnd>>,
         surely_sent: Arc<SurelySent>,
+        flows: udp::LinkFlows,
     ) -> Link {
         Link {
             commands,
@@ -82,6 +112,7 @@ impl Link {
             end,
             unanswered: Arc::default(),
             surely_sent,
+            flows,
         }
     }
 
@@ -143,6 +174,20 @@ impl Link {
     /// No stream is lost when it is dropped.
     pub async fn accept(&self) -> Option<Incoming> {
         self.incoming.lock().await.recv().await
+    }
+
+    /// The next flow of datagrams that the other end opens; `None` once the link is gone. Up to 256 wait for it.
+    ///
+    /// # Cancel safety
+    /// No flow is lost when it is dropped.
+    pub async fn accept_flow(&self) -> Option<IncomingFlow> {
+        self.flows.accept().await
+    }
+
+    /// Whether both ends carry datagrams; `None` before the other end has said so. An older one does not.
+    #[must_use]
+    pub fn are_datagrams_carried(&self) -> Option<bool> {
+        self.flows.are_carried()
     }
 
     /// Resolves when the other end has said that it leaves, with what it said: it takes no new streams on this link,
@@ -247,6 +292,14 @@ impl Dialer for Link {
             stream.open_sent().await?;
         }
         Ok(Box::new(stream))
+    }
+
+    async fn dial_datagrams(&self, target: &Target) -> Result<Box<dyn DatagramFlow>, Refusal> {
+        Ok(Box::new(self.flows.open(target).await?))
+    }
+
+    fn carries_datagrams(&self) -> bool {
+        self.are_datagrams_carried() == Some(true)
     }
 }
 

@@ -73,7 +73,7 @@ impl ConnectionLimit {
     }
 
     /// A place for one connection, for as long as the result lives.
-    fn take(self: &Arc<Self>) -> Option<Place> {
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Place> {
         let free = |open| (open < self.most).then_some(open + 1);
         match self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, free) {
             Ok(_) => Some(Place {
@@ -94,7 +94,8 @@ impl Default for ConnectionLimit {
     }
 }
 
-struct Place {
+#[derive(Debug)]
+pub(crate) struct Place {
     limit: Arc<ConnectionLimit>,
 }
 

@@ -1,6 +1,8 @@
 //! The tunnel over real sockets of the loopback interface.
 
 #[cfg(test)]
+mod datagrams;
+#[cfg(test)]
 mod giving_up;
 #[cfg(test)]
 mod handshake;
