@@ -5,6 +5,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
+use tunnel_bridge::udp::DirectFlow;
 use tunnel_bridge::{Refusal, RefusalKind, direct};
 
 use crate::{DialAddress, Host};
@@ -73,20 +74,48 @@ impl Default for DialPolicy {
 /// # Cancel safety
 /// Dropping the future abandons the dial.
 pub(crate) async fn dial(address: &DialAddress, policy: &DialPolicy) -> Result<TcpStream, Refusal> {
-    let limit = policy.timeout;
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + policy.timeout;
+    let found = allowed(address, policy, deadline).await?;
+    let mut left = u32::try_from(found.len()).unwrap_or(u32::MAX);
+    let mut last = not_allowed(address);
+    for candidate in found {
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        left -= 1;
+        match direct::connect(candidate, share).await {
+            Ok(stream) => return Ok(stream),
+            Err(refusal) => last = refusal,
+        }
+    }
+    Err(last)
+}
+
+/// A flow of datagrams to `address`. Of several addresses the first is taken, and the next one where its system says that nobody
+/// listens there.
+///
+/// # Cancel safety
+/// Dropping the future abandons the flow.
+pub(crate) async fn dial_udp(address: &DialAddress, policy: &DialPolicy) -> Result<DirectFlow, Refusal> {
+    let deadline = Instant::now() + policy.timeout;
+    let found = allowed(address, policy, deadline).await?;
+    DirectFlow::to_any(found)
+        .map_err(|error| Refusal::new(RefusalKind::Unreachable, format!("{address}: {error}")))
+}
+
+/// The addresses of `address` that may be dialed, at least one.
+async fn allowed(
+    address: &DialAddress,
+    policy: &DialPolicy,
+    deadline: Instant,
+) -> Result<Vec<SocketAddr>, Refusal> {
     let port = address.port.get();
-    let not_allowed = || {
-        let message = format!("`{address}` is not among the addresses that may be dialed from here");
-        Refusal::new(RefusalKind::NotAllowed, message)
-    };
     let name = match &address.host {
         Host::Ip(ip) => {
-            let address = SocketAddr::new(*ip, port);
-            if !policy.allows(address) {
-                return Err(not_allowed());
-            }
-            return direct::connect(address, limit).await;
+            let candidate = SocketAddr::new(*ip, port);
+            return if policy.allows(candidate) {
+                Ok(vec![candidate])
+            } else {
+                Err(not_allowed(address))
+            };
         }
         Host::Name(name) => name.as_str(),
     };
@@ -97,7 +126,8 @@ pub(crate) async fn dial(address: &DialAddress, policy: &DialPolicy) -> Result<T
             return Err(Refusal::new(RefusalKind::Unreachable, message));
         }
         Err(_) => {
-            let message = format!("could not resolve `{name}` within {} s", limit.as_secs_f32());
+            let limit = policy.timeout.as_secs_f32();
+            let message = format!("could not resolve `{name}` within {limit} s");
             return Err(Refusal::new(RefusalKind::TimedOut, message));
         }
     };
@@ -108,17 +138,15 @@ pub(crate) async fn dial(address: &DialAddress, policy: &DialPolicy) -> Result<T
     // After resolving, and on the very addresses that are dialed: a name can point anywhere, and elsewhere the next
     // time it is asked for.
     found.retain(|address| policy.allows(*address));
-    let mut last = not_allowed();
-    let mut left = u32::try_from(found.len()).unwrap_or(u32::MAX);
-    for candidate in found {
-        let share = deadline.saturating_duration_since(Instant::now()) / left;
-        left -= 1;
-        match direct::connect(candidate, share).await {
-            Ok(stream) => return Ok(stream),
-            Err(refusal) => last = refusal,
-        }
+    if found.is_empty() {
+        return Err(not_allowed(address));
     }
-    Err(last)
+    Ok(found)
+}
+
+fn not_allowed(address: &DialAddress) -> Refusal {
+    let message = format!("`{address}` is not among the addresses that may be dialed from here");
+    Refusal::new(RefusalKind::NotAllowed, message)
 }
 
 #[cfg(test)]

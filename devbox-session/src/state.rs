@@ -29,7 +29,7 @@ use tunnel_bridge::Refusal;
 use crate::host::BindFault;
 use crate::key::{ProviderId, ServiceKey};
 use crate::lease_keeper::LeaseChange;
-use crate::report::{Event, PortReport, Rejected, ServiceReport, StatusReport};
+use crate::report::{Event, PortReport, Rejected, ServiceReport, StatusReport, UdpReport};
 use crate::settings::{Settings, StopReason};
 use crate::sink::{PublishError, Published, Record};
 use crate::step::Step;
@@ -119,6 +119,8 @@ pub struct Traffic {
     pub received_bytes: u64,
     /// Why the last connection failed, if it did.
     pub last_failure: Option<String>,
+    /// What became of datagrams, for a UDP port that has any.
+    pub udp: Option<UdpReport>,
 }
 
 impl SessionState {
@@ -568,6 +570,13 @@ impl SessionState {
             let service = key.service.clone();
             self.notices
                 .push_about(key.provider, Event::ServiceRemoved { service });
+        }
+    }
+
+    /// Whether a provider's link carries datagrams, as far as is known from its far side. Comes with each catalog.
+    pub fn handle_datagrams(&mut self, provider: ProviderId, carried: bool) {
+        if self.listeners.set_carries_udp(provider, carried) {
+            self.names.mark_dirty();
         }
     }
 
@@ -1030,6 +1039,7 @@ impl SessionState {
                     sent_bytes: carried.sent_bytes,
                     received_bytes: carried.received_bytes,
                     last_failure: carried.last_failure,
+                    udp: carried.udp,
                 }
             })
             .collect();
@@ -1091,5 +1101,9 @@ fn total(carried: impl Iterator<Item = Traffic>) -> Traffic {
         sent_bytes: sum.sent_bytes + one.sent_bytes,
         received_bytes: sum.received_bytes + one.received_bytes,
         last_failure: sum.last_failure.or(one.last_failure),
+        udp: match (sum.udp, one.udp) {
+            (Some(sum), Some(one)) => Some(sum.and(&one)),
+            (sum, one) => sum.or(one),
+        },
     })
 }
