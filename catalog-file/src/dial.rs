@@ -5,6 +5,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
+use tunnel_bridge::udp::DirectFlow;
 use tunnel_bridge::{Refusal, RefusalKind, direct};
 
 use crate::{DialAddress, Host};
@@ -73,20 +74,39 @@ impl Default for DialPolicy {
 /// # Cancel safety
 /// Dropping the future abandons the dial.
 pub(crate) async fn dial(address: &DialAddress, policy: &DialPolicy) -> Result<TcpStream, Refusal> {
-    let limit = policy.timeout;
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + policy.timeout;
+    let found = allowed(address, policy, deadline).await?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    direct::connect_any(address, found, left).await
+}
+
+/// A flow of datagrams to `address`. Of several addresses the first is taken, and the next one where its system says that nobody
+/// listens there.
+///
+/// # Cancel safety
+/// Dropping the future abandons the flow.
+pub(crate) async fn dial_udp(address: &DialAddress, policy: &DialPolicy) -> Result<DirectFlow, Refusal> {
+    let deadline = Instant::now() + policy.timeout;
+    let found = allowed(address, policy, deadline).await?;
+    DirectFlow::to_any(found)
+        .map_err(|error| Refusal::new(RefusalKind::Unreachable, format!("{address}: {error}")))
+}
+
+/// The addresses of `address` that may be dialed, at least one.
+async fn allowed(
+    address: &DialAddress,
+    policy: &DialPolicy,
+    deadline: Instant,
+) -> Result<Vec<SocketAddr>, Refusal> {
     let port = address.port.get();
-    let not_allowed = || {
-        let message = format!("`{address}` is not among the addresses that may be dialed from here");
-        Refusal::new(RefusalKind::NotAllowed, message)
-    };
     let name = match &address.host {
         Host::Ip(ip) => {
-            let address = SocketAddr::new(*ip, port);
-            if !policy.allows(address) {
-                return Err(not_allowed());
-            }
-            return direct::connect(address, limit).await;
+            let candidate = SocketAddr::new(*ip, port);
+            return if policy.allows(candidate) {
+                Ok(vec![candidate])
+            } else {
+                Err(not_allowed(address))
+            };
         }
         Host::Name(name) => name.as_str(),
     };
@@ -97,7 +117,8 @@ pub(crate) async fn dial(address: &DialAddress, policy: &DialPolicy) -> Result<T
             return Err(Refusal::new(RefusalKind::Unreachable, message));
         }
         Err(_) => {
-            let message = format!("could not resolve `{name}` within {} s", limit.as_secs_f32());
+            let limit = policy.timeout.as_secs_f32();
+            let message = format!("could not resolve `{name}` within {limit} s");
             return Err(Refusal::new(RefusalKind::TimedOut, message));
         }
     };
@@ -109,10 +130,14 @@ pub(crate) async fn dial(address: &DialAddress, policy: &DialPolicy) -> Result<T
     // time it is asked for.
     found.retain(|address| policy.allows(*address));
     if found.is_empty() {
-        return Err(not_allowed());
+        return Err(not_allowed(address));
     }
-    let left = deadline.saturating_duration_since(Instant::now());
-    direct::connect_any(address, found, left).await
+    Ok(found)
+}
+
+fn not_allowed(address: &DialAddress) -> Refusal {
+    let message = format!("`{address}` is not among the addresses that may be dialed from here");
+    Refusal::new(RefusalKind::NotAllowed, message)
 }
 
 #[cfg(test)]

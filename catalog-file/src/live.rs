@@ -3,13 +3,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use devbox_provider::{ConnectError, Connection, Provider, Status, Wanted};
-use service_catalog::{Health, Source, SourceError, Update};
+use service_catalog::{Health, Protocol, Source, SourceError, Update};
 use tokio::sync::watch;
 use tunnel_bridge::direct::DirectStream;
-use tunnel_bridge::{ByteStream, Dialer, Refusal, RefusalKind};
+use tunnel_bridge::{ByteStream, DatagramFlow, Dialer, Refusal, RefusalKind};
 
-use crate::dial::dial;
-use crate::{DialPolicy, Error, StaticCatalog};
+use crate::dial::{dial, dial_udp};
+use crate::{DialAddress, DialPolicy, Error, StaticCatalog};
 
 /// A catalog in memory that can be replaced while it is in use, as a provider: its targets are dialed directly, and
 /// whoever is connected is told each change.
@@ -201,6 +201,24 @@ struct LiveDialer(LiveCatalog);
 #[async_trait]
 impl Dialer for LiveDialer {
     async fn dial(&self, target: &tunnel_bridge::Target) -> Result<Box<dyn ByteStream>, Refusal> {
+        let address = self.address(target, Protocol::Tcp)?;
+        let stream = dial(&address, &self.0.policy).await?;
+        Ok(Box::new(DirectStream::from(stream)))
+    }
+
+    async fn dial_datagrams(&self, target: &tunnel_bridge::Target) -> Result<Box<dyn DatagramFlow>, Refusal> {
+        let address = self.address(target, Protocol::Udp)?;
+        Ok(Box::new(dial_udp(&address, &self.0.policy).await?))
+    }
+
+    fn carries_datagrams(&self) -> bool {
+        true
+    }
+}
+
+impl LiveDialer {
+    /// What a target stands for, which must be of that protocol.
+    fn address(&self, target: &tunnel_bridge::Target, protocol: Protocol) -> Result<DialAddress, Refusal> {
         let Ok(asked) = target.as_str().parse::<service_catalog::Target>() else {
             let message = "this is not a target of a catalog";
             return Err(Refusal::new(RefusalKind::NotAllowed, message));
@@ -210,14 +228,17 @@ impl Dialer for LiveDialer {
         let Some(catalog) = self.0.current() else {
             return Err(Refusal::new(RefusalKind::NotFound, "there is no catalog yet"));
         };
-        let Some(address) = catalog.dial_address(&asked) else {
+        let address = catalog.dial_address(&asked).cloned();
+        if address.is_some() && asked.protocol != protocol {
+            let message = format!("`{asked}` is not reached by {protocol}");
+            return Err(Refusal::new(RefusalKind::NotAllowed, message));
+        }
+        address.ok_or_else(|| {
             let message = format!(
                 "`{asked}` is not in the catalog of `{}`",
                 catalog.catalog().environment
             );
-            return Err(Refusal::new(RefusalKind::NotFound, message));
-        };
-        let stream = dial(address, &self.0.policy).await?;
-        Ok(Box::new(DirectStream::from(stream)))
+            Refusal::new(RefusalKind::NotFound, message)
+        })
     }
 }

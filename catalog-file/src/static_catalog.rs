@@ -28,7 +28,7 @@ use crate::{DialAddress, Error};
 /// ```
 ///
 /// * `ports`: each has a `port` and a `target` (`host:port`, what is dialed), and perhaps a `name`; `protocol` is `tcp`
-///   unless told otherwise. `ports: []` is a service with a name and an address and nothing to connect to.
+///   unless it is said to be `udp`. `ports: []` is a service with a name and an address and nothing to connect to.
 /// * `aliases`: further names in the service's own namespace.
 /// * `member`: this is one member of the service `name.namespace`, with a name and an address of its own.
 /// * `alias_of`: another name for a service of this file, which must not be an alias itself; in place of `ports`.
@@ -64,7 +64,7 @@ impl StaticCatalog {
     ///
     /// # Errors
     /// [`Error::Catalog`] with line and column: not YAML, a key unknown, missing or twice, a name that is no label, a
-    /// port or an address to dial that is none, a protocol that is not carried, a service or port that is there twice,
+    /// port or an address to dial that is none, an unknown protocol, a service or port that is there twice,
     /// an alias of something that is not there.
     pub fn parse(text: &str, path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
@@ -78,8 +78,7 @@ impl StaticCatalog {
     /// Takes a catalog from elsewhere whose ports say in their [`target`](Port::target) what is dialed for them.
     ///
     /// # Errors
-    /// [`Error::Port`] for a port without a target or with one that is not `host:port`, and for one of UDP, which is not
-    /// carried.
+    /// [`Error::Port`] for a port without a target or with one that is not `host:port`.
     pub fn from_targets(catalog: Catalog) -> Result<Self, Error> {
         let mut addresses = BTreeMap::new();
         for target in catalog.targets() {
@@ -89,9 +88,6 @@ impl StaticCatalog {
                 protocol: target.protocol,
                 fault: fault.to_string(),
             };
-            if target.protocol != Protocol::Tcp {
-                return Err(wrong(&"only `tcp` is carried"));
-            }
             let text = catalog.port(&target).and_then(|port| port.target.as_deref());
             let text = text.ok_or_else(|| wrong(&"it does not say what to dial"))?;
             let address = text.parse().map_err(|error: Error| wrong(&error))?;
@@ -111,10 +107,24 @@ impl StaticCatalog {
         port: NonZeroU16,
         address: DialAddress,
     ) -> Result<(), Error> {
+        self.add_port(service, name, (port, Protocol::Tcp), address)
+    }
+
+    /// As [`add`](Self::add), for a port of either protocol.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn add_port(
+        &mut self,
+        service: ServiceId,
+        name: Option<Label>,
+        (port, protocol): (NonZeroU16, Protocol),
+        address: DialAddress,
+    ) -> Result<(), Error> {
         let entry = Port {
             name,
             port,
-            protocol: Protocol::Tcp,
+            protocol,
             target: Some(address.to_string()),
         };
         let known = self.catalog.services.get(&service).cloned();
@@ -129,7 +139,7 @@ impl StaticCatalog {
             Target {
                 service,
                 port,
-                protocol: Protocol::Tcp,
+                protocol,
             },
             address,
         );
@@ -246,15 +256,7 @@ fn add_port(
         referenced,
         ..
     } = port;
-    if let Some(Spanned {
-        value: Protocol::Udp,
-        referenced,
-        ..
-    }) = port.protocol
-    {
-        let message = "protocol `udp` is not carried by this version, only `tcp` is";
-        return Err(at(path, referenced, &message));
-    }
+    let protocol = port.protocol.map_or(Protocol::Tcp, |protocol| protocol.value);
     let Spanned {
         value: text,
         referenced: place,
@@ -274,7 +276,7 @@ fn add_port(
         .parse()
         .map_err(|error: Error| at(path, port.target.referenced, &error))?;
     known
-        .add(id.clone(), port.name, number, address)
+        .add_port(id.clone(), port.name, (number, protocol), address)
         .map_err(|error| at(path, referenced, &error))
 }
 

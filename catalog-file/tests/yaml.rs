@@ -128,8 +128,8 @@ fn a_catalog_from_elsewhere_says_what_to_dial_in_its_targets() {
             "port 80/tcp of `a.x`: `pod web-1` is not an address",
         ),
         (
-            port(53, Protocol::Udp, Some("127.0.0.1:53")),
-            "port 53/udp of `a.x`: only `tcp`",
+            port(53, Protocol::Udp, None),
+            "port 53/udp of `a.x`: it does not say what to dial",
         ),
     ] {
         let error = StaticCatalog::from_targets(catalog(bad)).unwrap_err().to_string();
@@ -182,12 +182,6 @@ fn a_mistake_is_told_with_its_place() {
         ("port: 5432", "port: 65536", (5, 30), "`65536` is not a port"),
         ("port: 5432", "port: 0x50", (5, 30), "`0x50` is not a port"),
         ("port: 5432", "port: pg", (5, 30), "`pg` is not a port"),
-        (
-            "port: 5432, protocol: tcp",
-            "port: 5432, protocol: udp",
-            (5, 46),
-            "`udp` is not carried",
-        ),
         (
             "port: 5432, protocol: tcp",
             "port: 5432, protocol: sctp",
@@ -324,4 +318,18 @@ fn in_code_a_port_can_be_added_once() {
     ));
     assert_eq!(catalog, before);
     assert_eq!(catalog.catalog().targets().count(), 2);
+}
+
+#[test]
+fn a_number_may_be_a_port_of_both_protocols_each_with_its_own_address() {
+    let text = "environment: dev\nservices:\n  - name: dns\n    namespace: x\n    ports:\n      \
+                - {port: 53, target: \"127.0.0.1:1\"}\n      \
+                - {port: 53, protocol: udp, target: \"127.0.0.1:2\"}\n";
+    let catalog = StaticCatalog::parse(text, "catalog.yaml").unwrap();
+    for (target, address) in [("tcp/x/dns/53", "127.0.0.1:1"), ("udp/x/dns/53", "127.0.0.1:2")] {
+        let target = target.parse().unwrap();
+        assert_eq!(catalog.dial_address(&target).unwrap().to_string(), address);
+    }
+    let twice = format!("{text}      - {{port: 53, protocol: udp, target: \"127.0.0.1:3\"}}\n");
+    assert!(StaticCatalog::parse(&twice, "catalog.yaml").is_err());
 }

@@ -7,7 +7,7 @@ use devbox_engine::{Event, Notice, StatusReport};
 use devbox_helper_client::Protocol;
 use devbox_session::{
     Held, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, PutBack, Refusals,
-    Rejected, ServiceReport,
+    Rejected, ServiceReport, UdpReport,
 };
 use serde::Serialize;
 use service_catalog::{Readiness, is_format, printable};
@@ -228,6 +228,30 @@ fn shown_port(port: &PortReport) -> String {
     }
 }
 
+/// `, up to 65507 B each, 12 dropped (9 with the queue full, 3 too long)`.
+fn datagrams(udp: &UdpReport) -> String {
+    let dropped = &udp.dropped;
+    let reasons = [
+        (dropped.queue_full, "with the queue full"),
+        (dropped.too_many_flows, "with too many flows"),
+        (dropped.too_long, "too long"),
+        (dropped.not_connected, "not connected"),
+    ];
+    let reasons: Vec<_> = reasons
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, why)| format!("{count} {why}"))
+        .collect();
+    let mut text = match udp.max_datagram {
+        Some(longest) => format!(", up to {longest} B each"),
+        None => String::new(),
+    };
+    if !reasons.is_empty() {
+        text.push_str(&format!(", {} dropped ({})", dropped.total(), reasons.join(", ")));
+    }
+    text
+}
+
 /// A session in full, for `status`.
 pub(crate) fn status(report: &StatusReport) -> String {
     let who = &report.identity;
@@ -304,6 +328,9 @@ fn ports(report: &StatusReport) -> String {
                 (PortState::Closed, _) => "closed".to_owned(),
                 (PortState::Degraded(reason), _) => reason.clone(),
             };
+            if let Some(udp) = &port.udp {
+                state.push_str(&datagrams(udp));
+            }
             if let Readiness::NotReady { reason } = &service.readiness {
                 state = format!("{state}, not ready: {reason}");
             }
@@ -754,6 +781,8 @@ mod tests {
     use devbox_session::sink::{HeldNames, TakenName};
     use devbox_session::{Identity, RefusedName, ServicePort};
 
+    use devbox_session::DroppedReport;
+
     use super::*;
 
     #[test]
@@ -811,6 +840,7 @@ mod tests {
             last_failure: None,
             rejected: 0,
             strangers: 0,
+            udp: None,
         }
     }
 
@@ -874,8 +904,19 @@ mod tests {
         failing.last_failure = Some("refused: connection refused".to_owned());
         let mut dns = port(53, PortState::Opening);
         dns.protocol = Protocol::Udp;
+        let mut quic = port(443, PortState::Listening);
+        quic.protocol = Protocol::Udp;
+        quic.udp = Some(UdpReport {
+            max_datagram: Some(65_507),
+            dropped: DroppedReport {
+                queue_full: 9,
+                too_long: 3,
+                ..DroppedReport::default()
+            },
+            ..UdpReport::default()
+        });
         let held = PortState::Degraded("127.77.1.2:81 is in use by nginx (pid 7)".to_owned());
-        let mut web = service("web.shop", vec![failing, port(81, held), dns]);
+        let mut web = service("web.shop", vec![failing, port(81, held), dns, quic]);
         web.addresses.push("fd77::2".parse().unwrap());
         web.readiness = Readiness::not_ready("no pod is ready");
         web.provider = "cluster".to_owned();

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -199,6 +199,11 @@ impl Helper {
 
     pub(crate) async fn bind(&self, endpoint: Endpoint) -> Result<TcpListener, ClientError> {
         self.ask(|client| async move { client.bind(endpoint).await })
+            .await
+    }
+
+    pub(crate) async fn bind_udp(&self, address: SocketAddr) -> Result<UdpSocket, ClientError> {
+        self.ask(|client| async move { client.bind_udp(address).await })
             .await
     }
 

@@ -1,7 +1,7 @@
 //! This machine as a session sees it: what is behind [`devbox_session::Host`].
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -84,6 +84,26 @@ impl MachineHost {
         match error.kind() {
             io::ErrorKind::AddrInUse => self.in_use(endpoint).await,
             _ => fault(endpoint, error),
+        }
+    }
+
+    /// Why the helper could not bind.
+    async fn helper_fault(&self, endpoint: Endpoint, failed: devbox_helper_client::Error) -> BindFault {
+        match failed {
+            devbox_helper_client::Error::Helper(HelperError::Bind { kind, message, .. }) => match kind {
+                BindFailure::AddrInUse => self.in_use(endpoint).await,
+                BindFailure::PermissionDenied => BindFault::Denied {
+                    port: endpoint.port,
+                    first_free: sys::first_free_port(),
+                },
+                BindFailure::AddrNotAvailable => BindFault::NotAvailable { endpoint },
+                _ => BindFault::Other { endpoint, message },
+            },
+            devbox_helper_client::Error::TimedOut { after } => BindFault::TimedOut { endpoint, after },
+            error => BindFault::Other {
+                endpoint,
+                message: devbox_provider::with_causes(&error),
+            },
         }
     }
 
@@ -187,28 +207,29 @@ impl Host for MachineHost {
         if error.kind() != io::ErrorKind::PermissionDenied {
             return Err(self.fault(endpoint, &error).await);
         }
-        let failed = match helper.bind(endpoint).await {
-            Ok(listener) => return Ok(listener),
-            Err(failed) => failed,
-        };
-        Err(match failed {
-            devbox_helper_client::Error::Helper(HelperError::Bind { kind, message, .. }) => match kind {
-                BindFailure::AddrInUse => self.in_use(endpoint).await,
-                BindFailure::PermissionDenied => BindFault::Denied {
-                    port: endpoint.port,
-                    first_free: sys::first_free_port(),
-                },
-                BindFailure::AddrNotAvailable => BindFault::NotAvailable { endpoint },
-                _ => BindFault::Other { endpoint, message },
-            },
-            devbox_helper_client::Error::TimedOut { after } => BindFault::TimedOut { endpoint, after },
-            error => BindFault::Other {
-                endpoint,
-                message: devbox_provider::with_causes(&error),
-            },
-        })
+        match helper.bind(endpoint).await {
+            Ok(listener) => Ok(listener),
+            Err(failed) => Err(self.helper_fault(endpoint, failed).await),
+        }
     }
 
+    async fn bind_udp(&self, endpoint: Endpoint) -> Result<UdpSocket, BindFault> {
+        let address = SocketAddr::new(endpoint.address, endpoint.port);
+        let error = match tunnel_bridge::udp::bind(address) {
+            Ok(socket) if sys::is_in_reserve(&socket) => return Err(BindFault::OutOfDescriptors),
+            Ok(socket) => return Ok(socket),
+            Err(error) => error,
+        };
+        match &self.helper {
+            Some(helper) if error.kind() == io::ErrorKind::PermissionDenied => {
+                match helper.bind_udp(address).await {
+                    Ok(socket) => Ok(socket),
+                    Err(failed) => Err(self.helper_fault(endpoint, failed).await),
+                }
+            }
+            _ => Err(self.fault(endpoint, &error).await),
+        }
+    }
     async fn release(&self) -> Result<(), PublishError> {
         let Some(helper) = &self.helper else { return Ok(()) };
         helper.release().await.map(drop).map_err(helper_error)

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, debug_span, error, info};
 use tunnel_bridge::resume::LinkStatus;
+use tunnel_bridge::udp::{FLOW_IDLE, IncomingFlow, relay};
 use tunnel_bridge::{
     Dialer, GoAwayReason, Incoming, Link, LinkEnd, MuxStream, Refusal, RefusalKind, splice_streams,
 };
@@ -84,6 +85,7 @@ impl Client {
                     Some(incoming) => served.take(incoming),
                     None => break,
                 },
+                Some(incoming) = link.accept_flow() => served.take_flow(incoming),
                 Some(done) = served.streams.join_next(), if !served.streams.is_empty() => note_panic(&done),
                 Some(done) = served.pushes.join_next(), if !served.pushes.is_empty() => note_panic(&done),
                 Some(done) = served.catalogs.join_next(), if !served.catalogs.is_empty() => {
@@ -245,6 +247,43 @@ impl Served {
         self.streams.spawn(carry.instrument(span));
     }
 
+    /// A flow of datagrams counts as a stream.
+    fn take_flow(&mut self, incoming: IncomingFlow) {
+        let (open, most) = (self.streams.len(), self.limits.max_streams_per_client);
+        if open >= most {
+            let message = format!("this client has {open} streams open, which is the limit");
+            return incoming.refuse(Refusal::new(RefusalKind::TooMany, message));
+        }
+        let target = incoming.target().clone();
+        let (dialer, limit) = (Arc::clone(&self.dialer), self.limits.dial_timeout);
+        let span = debug_span!("flow", %target);
+        let carry = async move {
+            let dialing = timeout(limit, dialer.dial_datagrams(&target));
+            let dialed = tokio::select! {
+                dialed = dialing => dialed.unwrap_or_else(|_| {
+                    let message = format!("not connected within {} s", limit.as_secs_f32());
+                    Err(Refusal::new(RefusalKind::TimedOut, message))
+                }),
+                () = incoming.abandoned() => return debug!("given up by the client"),
+            };
+            match dialed {
+                Ok(flow) => {
+                    let report = relay(flow, Box::new(incoming.accept()), FLOW_IDLE).await;
+                    // Seen from here the target is the near side, and what it sent goes to the client.
+                    debug!(
+                        to_client = report.sent, to_target = report.received, dropped = report.dropped,
+                        end = %report.end, "flow ended"
+                    );
+                }
+                Err(refusal) => {
+                    debug!(%refusal, "not connected");
+                    incoming.refuse(refusal);
+                }
+            }
+        };
+        self.streams.spawn(carry.instrument(span));
+    }
+
     /// Announces that the gateway leaves, and goes on serving for a while, up to the deadline: streams that are open, and
     /// those that the client opened before it heard. Whatever it opens later belongs on another link.
     async fn drain(&mut self, link: &Link, successor: Option<&str>) {
@@ -265,6 +304,7 @@ impl Served {
                         Some(incoming) => self.take(incoming),
                         None => return,
                     },
+                    Some(incoming) = link.accept_flow() => self.take_flow(incoming),
                     Some(done) = self.streams.join_next(), if !self.streams.is_empty() => note_panic(&done),
                     Some(done) = self.pushes.join_next(), if !self.pushes.is_empty() => note_panic(&done),
                     Some(done) = self.catalogs.join_next(), if !self.catalogs.is_empty() => note_panic(&done),

@@ -2,7 +2,7 @@
 //! of the helper is noticed at once, even while nothing is asked, and nothing the helper does can block the owner.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitStatus;
 use std::sync::mpsc as blocking;
 use std::thread;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::channel::{Receiver, Sender};
-use crate::client::{Answer, Client, HelperProcess, Parts, bound, hosts, released, swept};
+use crate::client::{Answer, Client, HelperProcess, Parts, bound, bound_udp, hosts, released, swept};
 use crate::codec::encode;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -156,6 +156,18 @@ impl AsyncClient {
     /// The listener of a dropped call is closed.
     pub async fn bind(&self, endpoint: Endpoint) -> Result<TcpListener, Error> {
         bound(endpoint, self.ask(Request::Bind { endpoint }).await?)
+    }
+
+    /// As [`AsyncClient::bind`], for a UDP port of this address.
+    ///
+    /// # Errors
+    /// As [`Client::bind`].
+    ///
+    /// # Cancel safety
+    /// The socket of a dropped call is closed.
+    pub async fn bind_udp(&self, address: SocketAddr) -> Result<UdpSocket, Error> {
+        let endpoint = Endpoint::udp(address);
+        bound_udp(endpoint, self.ask(Request::Bind { endpoint }).await?)
     }
 
     /// Removes the blocks whose owners are dead.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
@@ -238,9 +238,18 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Helper`] with [`HelperError::Bind`], which says why it could not be bound, or
-    /// [`HelperError::Unsupported`] for a UDP endpoint and on Windows. Otherwise as [`Client::request`].
+    /// [`HelperError::Unsupported`] on Windows. Otherwise as [`Client::request`].
     pub fn bind(&mut self, endpoint: Endpoint) -> Result<TcpListener, Error> {
         bound(endpoint, self.ask(&Request::Bind { endpoint })?)
+    }
+
+    /// As [`Client::bind`], for a UDP port of this address.
+    ///
+    /// # Errors
+    /// As [`Client::bind`].
+    pub fn bind_udp(&mut self, address: SocketAddr) -> Result<UdpSocket, Error> {
+        let endpoint = Endpoint::udp(address);
+        bound_udp(endpoint, self.ask(&Request::Bind { endpoint })?)
     }
 
     /// Removes the blocks whose owners are dead.
@@ -460,6 +469,13 @@ pub(crate) fn bound(endpoint: Endpoint, answer: Answer) -> Result<TcpListener, E
         (other, _) => return Err(unexpected(&other)),
     };
     Err(Error::Unexpected { reply: what })
+}
+
+pub(crate) fn bound_udp(endpoint: Endpoint, answer: Answer) -> Result<UdpSocket, Error> {
+    let socket = sys::datagrams(bound(endpoint, answer)?);
+    socket.map_err(|error| Error::Unexpected {
+        reply: format!("a descriptor that is no UDP socket ({error})"),
+    })
 }
 
 /// Port 0 lets the system choose.

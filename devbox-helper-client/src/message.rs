@@ -71,7 +71,7 @@ pub enum Request {
     },
     /// Removes the caller's block.
     ClearHosts,
-    /// Binds a TCP listener and hands it over. A UDP endpoint is answered with [`HelperError::Unsupported`].
+    /// Binds a TCP listener, or a UDP socket, and hands it over.
     Bind {
         /// An address in one of the policy's pools, and a port other than 0.
         endpoint: Endpoint,

@@ -3,9 +3,9 @@
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
         mod unix;
-        pub(crate) use unix::{Reader, Writer, inherited, passed, spawn};
+        pub(crate) use unix::{Reader, Writer, datagrams, inherited, passed, spawn};
     } else if #[cfg(windows)] {
         mod windows;
-        pub(crate) use windows::{Reader, Writer, inherited, passed, spawn};
+        pub(crate) use windows::{Reader, Writer, datagrams, inherited, passed, spawn};
     }
 }

@@ -133,17 +133,16 @@ impl Service {
     /// The bound socket belongs to the caller: nothing is kept here, and there is nothing to undo.
     fn bind(&self, endpoint: Endpoint) -> Result<TcpListener, HelperError> {
         self.hosts.policy().check_listener(endpoint)?;
-        if endpoint.protocol != Protocol::Tcp {
-            return Err(HelperError::Unsupported {
-                what: format!("binding {endpoint}: this version binds TCP listeners only"),
-            });
-        }
         if !sys::PASSES_LISTENERS {
             return Err(HelperError::Unsupported {
                 what: "handing over a listener on this system".into(),
             });
         }
-        sys::listen(endpoint.socket_addr()).map_err(|error| {
+        let bound = match endpoint.protocol {
+            Protocol::Tcp => sys::listen(endpoint.socket_addr()),
+            Protocol::Udp => sys::bind_datagrams(endpoint.socket_addr()),
+        };
+        bound.map_err(|error| {
             let kind = match error.kind() {
                 io::ErrorKind::AddrInUse => BindFailure::AddrInUse,
                 io::ErrorKind::PermissionDenied => BindFailure::PermissionDenied,

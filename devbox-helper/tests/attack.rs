@@ -591,18 +591,28 @@ fn listeners_beyond_the_policy_are_refused() {
 }
 
 #[test]
-fn udp_is_refused_as_unsupported_within_the_policy_and_as_forbidden_beyond_it() {
+fn udp_is_bound_within_the_policy_and_refused_beyond_it() {
     let (_dir, file) = hosts();
     let mut client = client(&file);
-    let udp = |address: &str| Endpoint::udp(address.parse().unwrap());
-    match client.bind(udp("127.77.0.2:53")) {
-        Err(Error::Helper(HelperError::Unsupported { what })) => {
-            assert!(what.contains("127.77.0.2:53/udp"), "{what}");
-        }
-        other => panic!("{other:?}"),
+    let address = free_address();
+    let bound = once_free(|| client.bind_udp(address), is_taken).unwrap();
+    assert_eq!(bound.local_addr().unwrap(), address);
+    let sender = std::net::UdpSocket::bind((address.ip(), 0)).unwrap();
+    sender.send_to(b"hello", address).unwrap();
+    let mut buffer = [0; 8];
+    bound
+        .set_read_timeout(Some(std::time::Duration::from_secs(10)))
+        .unwrap();
+    assert_eq!(
+        bound.recv_from(&mut buffer).unwrap(),
+        (5, sender.local_addr().unwrap())
+    );
+    // It is the caller's alone.
+    assert!(is_taken(&client.bind_udp(address).unwrap_err()));
+    for address in ["127.0.0.53:53", "0.0.0.0:53", "192.168.0.1:53"] {
+        let result = client.bind_udp(address.parse().unwrap());
+        assert!(is_refused(&result), "{address}: {result:?}");
     }
-    let result = client.bind(udp("127.0.0.53:53"));
-    assert!(is_refused(&result), "{result:?}");
 }
 
 #[test]

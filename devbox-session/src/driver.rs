@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,7 +19,8 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tunnel_bridge::listener::{ConnectionLimit, Listener, ListenerCounts, ListenerOptions, Stranger};
+use tunnel_bridge::listener::{ConnectionLimit, Listener, ListenerCounts, ListenerOptions, Rules, Stranger};
+use tunnel_bridge::udp::{UdpCounts, UdpListener, UdpOptions};
 use tunnel_bridge::{Refusal, Target};
 
 use crate::handle::{Command, Handle};
@@ -27,7 +28,7 @@ use crate::host::{BindFault, Host};
 use crate::key::{ProviderId, ServiceKey};
 use crate::lease_keeper::LeaseKeeper;
 use crate::links::{Happened, Links};
-use crate::report::{Event, StatusReport};
+use crate::report::{DroppedReport, Event, StatusReport, UdpReport};
 use crate::route::{Aim, Route};
 use crate::service_options::ListenerRules;
 use crate::settings::{Settings, StopReason};
@@ -75,7 +76,7 @@ pub struct Session {
     keeper: Box<dyn LeaseKeeper>,
     listeners: HashMap<Endpoint, Open>,
     /// While stopping: what the listeners that were closed have carried.
-    closed: HashMap<Endpoint, Arc<ListenerCounts>>,
+    closed: HashMap<Endpoint, Counts>,
     effects: FuturesUnordered<BoxFuture<'static, Outcome>>,
     lost: BoxFuture<'static, ()>,
     draining: JoinSet<()>,
@@ -95,16 +96,140 @@ pub struct Session {
     /// Who was turned away, by the address that was connected to.
     strangers: mpsc::Receiver<(SocketAddr, Stranger)>,
     stranger_sender: mpsc::Sender<(SocketAddr, Stranger)>,
+    udp_strangers: mpsc::Receiver<(SocketAddr, Stranger)>,
+    udp_stranger_sender: mpsc::Sender<(SocketAddr, Stranger)>,
     rules: ListenerRules,
+    udp_refusals: mpsc::Receiver<(SocketAddr, Refusal)>,
+    udp_refusal_sender: mpsc::Sender<(SocketAddr, Refusal)>,
     /// What all listeners together may have open.
     limit: Arc<ConnectionLimit>,
+    /// The same for flows of datagrams.
+    flow_limit: Arc<ConnectionLimit>,
     changed: bool,
 }
 
 struct Open {
-    listener: Listener,
+    listener: Listening,
     route: Arc<Route>,
 }
+
+enum Listening {
+    Tcp(Listener),
+    Udp(UdpListener),
+}
+
+impl Listening {
+    /// Of rules only the one about who may connect is there for datagrams.
+    fn set_rules(&self, rules: Rules) {
+        match self {
+            Self::Tcp(listener) => listener.set_rules(rules),
+            Self::Udp(listener) => listener.set_access(rules.access),
+        }
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        match self {
+            Self::Tcp(listener) => Endpoint::tcp(listener.local_addr()),
+            Self::Udp(listener) => Endpoint::udp(listener.local_addr()),
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        match self {
+            Self::Tcp(listener) => Counts::Tcp(listener.shared_counts()),
+            Self::Udp(listener) => Counts::Udp(listener.shared_counts()),
+        }
+    }
+
+    /// Frees the port. What is open of TCP goes on, until what is given out is closed; UDP has nothing that could end by itself.
+    async fn stop(self) -> Option<Listener> {
+        match self {
+            Self::Tcp(listener) => {
+                listener.stop().await;
+                Some(listener)
+            }
+            Self::Udp(listener) => {
+                listener.close().await;
+                None
+            }
+        }
+    }
+
+    async fn close(self, drain: Duration) {
+        match self {
+            Self::Tcp(listener) => listener.close(drain).await,
+            Self::Udp(listener) => listener.close().await,
+        }
+    }
+}
+
+/// What a listener has carried.
+#[derive(Clone)]
+enum Counts {
+    Tcp(Arc<ListenerCounts>),
+    Udp(Arc<UdpCounts>),
+}
+
+impl Counts {
+    /// Connections that somebody may wait for. A flow of datagrams has no end of its own.
+    fn awaited(&self) -> u64 {
+        match self {
+            Self::Tcp(counts) => counts.read().active,
+            Self::Udp(_) => 0,
+        }
+    }
+
+    fn traffic(&self) -> Traffic {
+        match self {
+            Self::Tcp(counts) => {
+                let counts = counts.read();
+                Traffic {
+                    connections: counts.connections,
+                    active: counts.active,
+                    sent_bytes: counts.sent_bytes,
+                    received_bytes: counts.received_bytes,
+                    last_failure: counts.last_failure.map(|end| end.to_string()),
+                    rejected: counts.rejected,
+                    strangers: counts.strangers,
+                    udp: None,
+                }
+            }
+            Self::Udp(counts) => {
+                let counts = counts.read();
+                Traffic {
+                    connections: counts.flows,
+                    active: counts.active,
+                    sent_bytes: counts.sent_bytes,
+                    received_bytes: counts.received_bytes,
+                    last_failure: counts.last_failure.map(|end| end.to_string()),
+                    rejected: 0,
+                    strangers: counts.dropped.strangers,
+                    udp: Some(UdpReport {
+                        sent: counts.sent,
+                        received: counts.received,
+                        evicted: counts.evicted,
+                        dropped: DroppedReport {
+                            queue_full: counts.dropped.queue_full,
+                            too_many_flows: counts.dropped.too_many_flows,
+                            too_long: counts.dropped.too_long,
+                            not_connected: counts.dropped.not_connected,
+                        },
+                        max_datagram: counts.max_datagram,
+                    }),
+                }
+            }
+        }
+    }
+}
+
+/// What a host has bound.
+enum Socket {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+/// One result of a bind.
+type BoundEndpoint = (Endpoint, Target, Result<Socket, BindFault>);
 
 /// What came of an effect.
 enum Outcome {
@@ -113,7 +238,7 @@ enum Outcome {
         service: ServiceKey,
         address: IpAddr,
         all_or_none: bool,
-        results: Vec<(Endpoint, Target, Result<TcpListener, BindFault>)>,
+        results: Vec<BoundEndpoint>,
     },
     Published {
         sink: usize,
@@ -149,11 +274,15 @@ impl Session {
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let (refusal_sender, refusals) = mpsc::channel(REFUSAL_BACKLOG);
         let (stranger_sender, strangers) = mpsc::channel(STRANGER_BACKLOG);
+        let (udp_stranger_sender, udp_strangers) = mpsc::channel(STRANGER_BACKLOG);
         let rules = ListenerRules::new(settings.listening.clone());
         let (revision, revisions) = watch::channel(0);
         let handle = Handle::new(command_sender, events.downgrade(), revisions);
         let names = sinks.iter().map(|sink| sink.describe()).collect();
         let limit = Arc::new(ConnectionLimit::new(settings.max_connections));
+        // A link has as many places for streams and flows together: the other half is left to connections.
+        let flow_limit = Arc::new(ConnectionLimit::new(settings.max_connections.div_ceil(2)));
+        let (udp_refusal_sender, udp_refusals) = mpsc::channel(REFUSAL_BACKLOG);
         let mut state = SessionState::new(settings, addresses, names, now());
         let links = Links::new(providers);
         for provider in links.ids() {
@@ -184,8 +313,13 @@ impl Session {
             refusal_sender,
             strangers,
             stranger_sender,
+            udp_strangers,
+            udp_stranger_sender,
             rules,
+            udp_refusals,
+            udp_refusal_sender,
             limit,
+            flow_limit,
             changed: false,
         };
         (session, handle)
@@ -239,8 +373,10 @@ impl Session {
                 self.changed = true;
                 self.state.handle_connections(self.limit.rejected(), self.limit.open());
             }
-            Some((at, refusal)) = self.refusals.recv() => self.handle_refused(at, refusal),
-            Some((at, stranger)) = self.strangers.recv() => self.state.handle_stranger(&endpoint_of(at), stranger),
+            Some((at, refusal)) = self.refusals.recv() => self.handle_refused(Endpoint::tcp(at), refusal),
+            Some((at, refusal)) = self.udp_refusals.recv() => self.handle_refused(Endpoint::udp(at), refusal),
+            Some((at, stranger)) = self.strangers.recv() => self.state.handle_stranger(&Endpoint::tcp(at), stranger),
+            Some((at, stranger)) = self.udp_strangers.recv() => self.state.handle_stranger(&Endpoint::udp(at), stranger),
             Some(_) = self.draining.join_next() => {}
             Some(_) = self.goodbyes.join_next() => {}
             () = until(timer) => self.refresh_statuses(),
@@ -277,8 +413,7 @@ impl Session {
         }
     }
 
-    fn handle_refused(&mut self, at: SocketAddr, refusal: Refusal) {
-        let endpoint = endpoint_of(at);
+    fn handle_refused(&mut self, endpoint: Endpoint, refusal: Refusal) {
         let received = self.traffic(&endpoint).received_bytes;
         self.state.handle_refused(&endpoint, refusal, received, now());
     }
@@ -302,7 +437,13 @@ impl Session {
             Happened::Failed(error) => self.state.handle_connect_failed(provider, error, now()),
             Happened::Interrupted { until } => self.state.handle_link_interrupted(provider, now(), until),
             Happened::Resumed => self.state.handle_link_resumed(provider, now()),
-            Happened::Updated(update) => self.state.handle_update(provider, update, now(), today()),
+            Happened::Updated(update) => {
+                // Known by now: what the far side offers comes before its catalog.
+                if let Some(carried) = self.links.carries_datagrams(provider) {
+                    self.state.handle_datagrams(provider, carried);
+                }
+                self.state.handle_update(provider, update, now(), today());
+            }
             Happened::Lost(SourceError::Superseded { message }) => {
                 self.state.handle_superseded(provider, message);
             }
@@ -390,7 +531,13 @@ impl Session {
             for (endpoint, target) in endpoints {
                 // One deadline for all ports: a helper that hangs hangs for each of them.
                 let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-                let bound = in_time(left, &halt, host.bind(endpoint)).await;
+                let bind = async {
+                    match endpoint.protocol {
+                        Protocol::Tcp => host.bind(endpoint).await.map(Socket::Tcp),
+                        Protocol::Udp => host.bind_udp(endpoint).await.map(Socket::Udp),
+                    }
+                };
+                let bound = in_time(left, &halt, bind).await;
                 let result = bound.unwrap_or(Err(BindFault::TimedOut { endpoint, after }));
                 results.push((endpoint, target, result));
             }
@@ -445,21 +592,21 @@ impl Session {
             .collect();
         if !self.state.is_stopping() {
             self.effect(async move {
-                join_all(closing.iter().map(Listener::stop)).await;
+                let stopped = join_all(closing.into_iter().map(Listening::stop)).await;
                 Outcome::Closed {
                     endpoints,
-                    draining: closing,
+                    draining: stopped.into_iter().flatten().collect(),
                     drain,
                 }
             });
             return;
         }
-        let open: Vec<_> = closing.iter().map(Listener::shared_counts).collect();
-        let at = closing.iter().map(|listener| endpoint_of(listener.local_addr()));
+        let open: Vec<_> = closing.iter().map(Listening::counts).collect();
+        let at = closing.iter().map(Listening::endpoint);
         self.closed.extend(at.zip(open.iter().cloned()));
         self.effect(async move {
             tokio::time::sleep(DRAINED_AT_ONCE).await;
-            Outcome::StillOpen(open.iter().map(|counts| counts.read().active).sum())
+            Outcome::StillOpen(open.iter().map(Counts::awaited).sum())
         });
         let hurry = self.hurry.clone();
         let mut others = std::mem::take(&mut self.draining);
@@ -545,7 +692,7 @@ impl Session {
         service: &ServiceKey,
         address: IpAddr,
         all_or_none: bool,
-        bound: Vec<(Endpoint, Target, Result<TcpListener, BindFault>)>,
+        bound: Vec<BoundEndpoint>,
     ) {
         let in_use = bound
             .iter()
@@ -566,7 +713,7 @@ impl Session {
     fn listen(
         &mut self,
         service: &ServiceKey,
-        socket: TcpListener,
+        socket: Socket,
         target: Target,
         endpoint: Endpoint,
     ) -> Result<(), BindFault> {
@@ -576,15 +723,30 @@ impl Session {
             .ok_or_else(|| other("its provider is not known".to_owned()))?;
         let route = Arc::new(Route::new(aim, PATIENCE));
         let dialer = Arc::clone(&route);
-        let options = ListenerOptions {
-            limit: Arc::clone(&self.limit),
-            refusals: Some(self.refusal_sender.clone()),
-            strangers: Some(self.stranger_sender.clone()),
-            rules: self.rules.of(service, endpoint.address),
-            ..ListenerOptions::default()
+        let changed = Arc::clone(&self.connections);
+        let listener = match socket {
+            Socket::Tcp(socket) => {
+                let options = ListenerOptions {
+                    limit: Arc::clone(&self.limit),
+                    refusals: Some(self.refusal_sender.clone()),
+                    strangers: Some(self.stranger_sender.clone()),
+                    rules: self.rules.of(service, endpoint.address),
+                    ..ListenerOptions::default()
+                };
+                Listener::spawn(socket, target, dialer, options, changed).map(Listening::Tcp)
+            }
+            Socket::Udp(socket) => {
+                let options = UdpOptions {
+                    limit: Arc::clone(&self.flow_limit),
+                    access: self.rules.of(service, endpoint.address).access,
+                    strangers: Some(self.udp_stranger_sender.clone()),
+                    refusals: Some(self.udp_refusal_sender.clone()),
+                    ..UdpOptions::default()
+                };
+                UdpListener::spawn(socket, target, dialer, options, changed).map(Listening::Udp)
+            }
         };
-        let listener = Listener::spawn(socket, target, dialer, options, Arc::clone(&self.connections))
-            .map_err(|error| other(with_causes(&error)))?;
+        let listener = listener.map_err(|error| other(with_causes(&error)))?;
         tracing::debug!(%service, addr = %endpoint, "listening");
         self.listeners.insert(endpoint, Open { listener, route });
         Ok(())
@@ -607,19 +769,10 @@ impl Session {
     }
 
     fn traffic(&self, endpoint: &Endpoint) -> Traffic {
-        let counts = match (self.listeners.get(endpoint), self.closed.get(endpoint)) {
-            (Some(open), _) => open.listener.counts(),
-            (None, Some(closed)) => closed.read(),
-            (None, None) => return Traffic::default(),
-        };
-        Traffic {
-            connections: counts.connections,
-            active: counts.active,
-            sent_bytes: counts.sent_bytes,
-            received_bytes: counts.received_bytes,
-            last_failure: counts.last_failure.map(|end| end.to_string()),
-            rejected: counts.rejected,
-            strangers: counts.strangers,
+        match (self.listeners.get(endpoint), self.closed.get(endpoint)) {
+            (Some(open), _) => open.listener.counts().traffic(),
+            (None, Some(closed)) => closed.traffic(),
+            (None, None) => Traffic::default(),
         }
     }
 
@@ -669,15 +822,6 @@ async fn either(effects: &mut FuturesUnordered<BoxFuture<'static, Outcome>>, lin
     tokio::select! {
         Some(outcome) = effects.next() => Next::Outcome(outcome),
         (provider, happened) = links.next() => Next::Link(provider, happened),
-    }
-}
-
-/// Where a listener listens.
-fn endpoint_of(local: SocketAddr) -> Endpoint {
-    Endpoint {
-        address: local.ip(),
-        port: local.port(),
-        protocol: Protocol::Tcp,
     }
 }
 

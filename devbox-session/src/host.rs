@@ -1,7 +1,7 @@
 //! The edge to this machine: what a session asks of it besides names. Tests put a fake behind it; the engine a helper
 //! process, or nothing at all for `exec`.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,6 +37,18 @@ pub trait Host: Send + Sync + 'static {
     /// # Cancel safety
     /// Safe: a listener that nobody takes is closed.
     async fn bind(&self, endpoint: Endpoint) -> Result<TcpListener, BindFault>;
+
+    /// Takes a UDP port of this machine. Unless overridden, there is none to be had.
+    ///
+    /// # Errors
+    /// [`BindFault`], which is shown to the user as it is.
+    ///
+    /// # Cancel safety
+    /// Safe: a socket that nobody takes is closed.
+    async fn bind_udp(&self, endpoint: Endpoint) -> Result<UdpSocket, BindFault> {
+        let message = "UDP ports are not offered here".to_owned();
+        Err(BindFault::Other { endpoint, message })
+    }
 
     /// Undoes what is left and lets go.
     ///

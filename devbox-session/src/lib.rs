@@ -34,8 +34,8 @@ pub use key::{ProviderId, ServiceKey};
 pub use lease_keeper::{Forget, LeaseChange, LeaseKeeper};
 pub use names_policy::{NamesPolicy, RefusedName};
 pub use report::{
-    Event, Held, Identity, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, PutBack,
-    Refusals, Rejected, ServicePort, ServiceReport, StatusReport,
+    DroppedReport, Event, Held, Identity, LinkState, NameClash, NameSample, PortReport, PortState,
+    ProviderReport, PutBack, Refusals, Rejected, ServicePort, ServiceReport, StatusReport, UdpReport,
 };
 pub use service_options::{ListenerPolicy, ServiceOptions};
 pub use settings::{MAX_CONNECTIONS, ProviderSettings, Settings, StopReason};

@@ -105,6 +105,14 @@ impl Links {
         self.slots.get(provider.0).map(|slot| slot.road.subscribe())
     }
 
+    /// Whether a provider's link carries datagrams; nothing where it has none.
+    pub(crate) fn carries_datagrams(&self, provider: ProviderId) -> Option<bool> {
+        match &self.slots.get(provider.0)?.phase {
+            Phase::Up { dialer, .. } => Some(dialer.carries_datagrams()),
+            Phase::Idle | Phase::Connecting(_) => None,
+        }
+    }
+
     pub(crate) fn connect(&mut self, provider: ProviderId, environment: Option<Label>) {
         if let Some(slot) = self.slots.get_mut(provider.0) {
             slot.road.send_replace(None);

@@ -91,9 +91,9 @@ pub struct PortReport {
     pub target: Option<String>,
     /// Whether something listens here for it.
     pub state: PortState,
-    /// Connections carried, those open now included.
+    /// Connections carried, those open now included. Of UDP, flows: what one source sends and is answered.
     pub connections: u64,
-    /// Connections open now.
+    /// Connections, or flows, open now.
     pub active: u64,
     /// Bytes sent to the service.
     pub sent_bytes: u64,
@@ -107,6 +107,64 @@ pub struct PortReport {
     /// Connections that were reset because who made them may not connect; missing where none was.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub strangers: u64,
+    /// What is known of a UDP port beside that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp: Option<UdpReport>,
+}
+
+/// What became of the datagrams of a UDP port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UdpReport {
+    /// Datagrams sent towards the service.
+    pub sent: u64,
+    /// Datagrams received from it.
+    pub received: u64,
+    /// Flows that gave way to newer ones.
+    pub evicted: u64,
+    /// Datagrams that were dropped on this machine, by the reason. What is lost elsewhere, nobody knows.
+    pub dropped: DroppedReport,
+    /// The longest datagram that is carried, in bytes; known once there was a flow.
+    pub max_datagram: Option<usize>,
+}
+
+impl UdpReport {
+    /// The two together, of one port on several addresses.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        let dropped = DroppedReport {
+            queue_full: self.dropped.queue_full + other.dropped.queue_full,
+            too_many_flows: self.dropped.too_many_flows + other.dropped.too_many_flows,
+            too_long: self.dropped.too_long + other.dropped.too_long,
+            not_connected: self.dropped.not_connected + other.dropped.not_connected,
+        };
+        Self {
+            sent: self.sent + other.sent,
+            received: self.received + other.received,
+            evicted: self.evicted + other.evicted,
+            dropped,
+            max_datagram: self.max_datagram.or(other.max_datagram),
+        }
+    }
+}
+
+/// Datagrams that were dropped on this machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedReport {
+    /// The link, or the program, did not take them fast enough.
+    pub queue_full: u64,
+    /// As many flows as may be were in use.
+    pub too_many_flows: u64,
+    /// They were longer than the link carries.
+    pub too_long: u64,
+    /// The far side refused the flow.
+    pub not_connected: u64,
+}
+
+impl DroppedReport {
+    /// All of them.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.queue_full + self.too_many_flows + self.too_long + self.not_connected
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]

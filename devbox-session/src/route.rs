@@ -106,6 +106,13 @@ impl Dialer for Route {
     async fn dial_datagrams(&self, _target: &Target) -> Result<Box<dyn DatagramFlow>, Refusal> {
         over_each_road!(self, dial_datagrams)
     }
+
+    /// Not before there is a link, which it then may wait for.
+    fn carries_datagrams(&self) -> bool {
+        let aim = self.aim();
+        let road = aim.road.borrow();
+        road.as_ref().is_some_and(|road| road.dialer.carries_datagrams())
+    }
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use tunnel_bridge::listener::Stranger;
 use crate::host::BindFault;
 use crate::key::{ProviderId, ServiceKey};
 use crate::lease_keeper::LeaseChange;
-use crate::report::{Event, PortReport, Rejected, ServiceReport, StatusReport};
+use crate::report::{Event, PortReport, Rejected, ServiceReport, StatusReport, UdpReport};
 use crate::settings::{Settings, StopReason};
 use crate::sink::{PublishError, Published, Record};
 use crate::step::Step;
@@ -130,6 +130,8 @@ pub struct Traffic {
     pub rejected: u64,
     /// Connections that were reset because who made them may not connect.
     pub strangers: u64,
+    /// What became of datagrams, for a UDP port that has any.
+    pub udp: Option<UdpReport>,
 }
 
 impl SessionState {
@@ -621,6 +623,13 @@ impl SessionState {
             let service = key.service.clone();
             self.notices
                 .push_about(key.provider, Event::ServiceRemoved { service });
+        }
+    }
+
+    /// Whether a provider's link carries datagrams, as far as is known from its far side. Comes with each catalog.
+    pub fn handle_datagrams(&mut self, provider: ProviderId, carried: bool) {
+        if self.listeners.set_carries_udp(provider, carried) {
+            self.names.mark_dirty();
         }
     }
 
@@ -1120,6 +1129,7 @@ impl SessionState {
                     last_failure: carried.last_failure,
                     rejected: carried.rejected,
                     strangers: carried.strangers,
+                    udp: carried.udp,
                 }
             })
             .collect();
@@ -1183,5 +1193,9 @@ fn total(carried: impl Iterator<Item = Traffic>) -> Traffic {
         last_failure: sum.last_failure.or(one.last_failure),
         rejected: sum.rejected + one.rejected,
         strangers: sum.strangers + one.strangers,
+        udp: match (sum.udp, one.udp) {
+            (Some(sum), Some(one)) => Some(sum.and(&one)),
+            (sum, one) => sum.or(one),
+        },
     })
 }

@@ -24,7 +24,7 @@ use crate::wait;
 pub struct Service {
     name: String,
     namespace: String,
-    ports: Vec<(u16, String)>,
+    ports: Vec<(u16, &'static str, String)>,
 }
 
 impl Service {
@@ -33,21 +33,29 @@ impl Service {
         Service {
             name: name.to_owned(),
             namespace: namespace.to_owned(),
-            ports: vec![(port, target.to_string())],
+            ports: vec![(port, "tcp", target.to_string())],
         }
     }
 
     /// Adds a port.
     #[must_use]
     pub fn port(mut self, port: u16, target: SocketAddr) -> Service {
-        self.ports.push((port, target.to_string()));
+        self.ports.push((port, "tcp", target.to_string()));
+        self
+    }
+
+    /// Adds a UDP port.
+    #[must_use]
+    pub fn udp_port(mut self, port: u16, target: SocketAddr) -> Service {
+        self.ports.push((port, "udp", target.to_string()));
         self
     }
 
     /// The service as the wire protocol writes it (docs/protocol.md, section 8).
     pub(crate) fn json(&self) -> serde_json::Value {
         let ports = self.ports.iter();
-        let ports = ports.map(|(port, target)| json!({"port": port, "protocol": "tcp", "target": target}));
+        let ports = ports
+            .map(|(port, protocol, target)| json!({"port": port, "protocol": protocol, "target": target}));
         json!({"id": format!("{}.{}", self.name, self.namespace), "ports": ports.collect::<Vec<_>>()})
     }
 }
@@ -131,8 +139,9 @@ fn render(environment: &str, services: &[Service]) -> String {
         let ports: Vec<String> = service
             .ports
             .iter()
-            .map(|(port, target)| {
-                format!("{{name: p{port}, port: {port}, protocol: tcp, target: \"{target}\"}}")
+            .map(|(port, protocol, target)| {
+                let name = if *protocol == "tcp" { "p" } else { "u" };
+                format!("{{name: {name}{port}, port: {port}, protocol: {protocol}, target: \"{target}\"}}")
             })
             .collect();
         // Writing to a string cannot fail.

@@ -23,6 +23,7 @@ use crate::mux::{Flow, MuxStream, Unsent};
 use crate::resume::desk::Registration;
 use crate::resume::{Options, Redial};
 use crate::stream::Broken;
+use crate::udp;
 use crate::{GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 pub(crate) use revival::{Adopt, Fresh};
 use revival::{Awaiting, Redialing, Revival, Standing};
@@ -47,14 +48,18 @@ const INCOMING_QUEUE: usize = 256;
 
 /// A link that ends with its carrier.
 pub(crate) fn plain(carrier: Box<dyn Carrier>, role: Role, options: &LinkOptions) -> Link {
-    let connection = connection(role, options.apply(Config::default()));
+    let config = Config {
+        features: Features::DATAGRAMS,
+        ..Config::default()
+    };
+    let connection = connection(role, options.apply(config));
     spawn(connection, carrier, Bytes::new(), Revival::Never)
 }
 
 /// The client's end of a link that `redial` can give another carrier.
 pub(crate) fn resumable(carrier: Box<dyn Carrier>, redial: Arc<dyn Redial>, options: &Options) -> Link {
     let config = Config {
-        features: Features::RESUME,
+        features: Features::RESUME | Features::DATAGRAMS,
         replay_bytes: options.replay_bytes.clamp(64 * 1024, 1 << 30),
         ..Config::default()
     };
@@ -92,6 +97,7 @@ fn spawn(connection: Connection, carrier: Box<dyn Carrier>, rest: Bytes, revival
     let (leaving_sender, leaving) = watch::channel(None);
     let (drained_sender, drained) = watch::channel(false);
     let (end_sender, end) = watch::channel(None);
+    let (flows, flows_of_link) = udp::Flows::new(&sender);
     let unsent = Arc::new(Unsent::default());
     let (standing, status) = Standing::new();
     let surely_sent = Arc::new(SurelySent::default());
@@ -108,6 +114,7 @@ fn spawn(connection: Connection, carrier: Box<dyn Carrier>, rest: Bytes, revival
         incoming: incoming_sender,
         unsent: Arc::clone(&unsent),
         streams: HashMap::default(),
+        flows,
         out: ChunkQueue::new(),
         leaving: leaving_sender,
         drained: drained_sender,
@@ -131,6 +138,7 @@ fn spawn(connection: Connection, carrier: Box<dyn Carrier>, rest: Bytes, revival
         end,
         status,
         surely_sent,
+        flows_of_link,
     )
 }
 
@@ -148,6 +156,7 @@ struct Driver {
     incoming: mpsc::Sender<Incoming>,
     unsent: Arc<Unsent>,
     streams: HashMap<StreamId, Arc<Flow>, foldhash::fast::RandomState>,
+    flows: udp::Flows,
     out: ChunkQueue,
     /// Where the other end said that one should connect to.
     successor: Option<String>,
@@ -172,6 +181,10 @@ impl Driver {
         for _ in 0..ROUNDS {
             let now = clock();
             let mut busy = self.take_commands(cx, now);
+            if self.connection.is_detached() {
+                // Stale datagrams help nobody.
+                self.connection.drop_datagrams();
+            }
             match self.exchange(cx, now, &mut left) {
                 Ok(more) => busy |= more,
                 Err(end) => {
@@ -259,6 +272,7 @@ impl Driver {
                 self.check_now(now);
                 Ok(())
             }
+            Command::Flow(request) => self.flows.obey(request, &mut self.connection, now),
             Command::Close { reason, message } => {
                 self.leave(reason, &message, LinkEnd::Drained);
                 Ok(())
@@ -354,6 +368,9 @@ impl Driver {
 
     fn deliver_events(&mut self) -> Result<(), LinkEnd> {
         while let Some(event) = self.connection.poll_event() {
+            let Some(event) = self.flows.handle(event, &mut self.connection) else {
+                continue;
+            };
             match event {
                 Event::Opened { id, target } => self.offer(id, &target),
                 Event::OpenSent { id } => self.tell(id, Flow::open_sent),
@@ -480,6 +497,7 @@ impl Driver {
             return;
         }
         self.connection.go_away(reason, message);
+        self.flows.break_all(&mut self.connection);
         for (id, flow) in self.streams.drain() {
             if !self.connection.is_ending(id) {
                 // Fails only for a stream that is over.
@@ -518,8 +536,10 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
-            if let Command::Open { flow, .. } = command {
-                flow.break_with(Broken::LinkLost);
+            match command {
+                Command::Open { flow, .. } => flow.break_with(Broken::LinkLost),
+                Command::Flow(request) => udp::Flows::lose(&request),
+                _ => {}
             }
         }
         for (_, flow) in self.streams.drain() {

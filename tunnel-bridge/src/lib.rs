@@ -6,7 +6,7 @@
 )]
 //!
 //! # What this crate knows
-//! Carrying TCP over one link: the carriers under it, the task that drives it, listeners, and joining two connections
+//! Carrying TCP and UDP over one link: the carriers under it, the task that drives it, listeners, and joining two connections
 //! so that each end arrives as what it was.
 //!
 //! # What it must not know
@@ -39,6 +39,7 @@ mod target;
 #[cfg(feature = "tls")]
 pub mod tls;
 mod trust;
+pub mod udp;
 #[cfg(feature = "websocket")]
 pub mod ws;
 

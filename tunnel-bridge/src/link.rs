@@ -14,7 +14,8 @@ use crate::carrier::{Carrier, CarrierEnd};
 use crate::driver;
 use crate::mux::{Flow, MuxStream, Unanswered, Unsent};
 use crate::resume::{self, LinkStatus, Redial};
-use crate::{ByteStream, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
+use crate::udp::{self, IncomingFlow};
+use crate::{ByteStream, DatagramFlow, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
 /// What handles and streams ask of the driver. The channel has no bound of its own: data in it is bounded by each
 /// stream's allowance, opens by the limit on streams, the rest by both.
@@ -55,6 +56,8 @@ pub(crate) enum Command {
         reason: GoAwayReason,
         message: String,
     },
+    /// Of a flow of datagrams.
+    Flow(udp::Request),
 }
 
 /// How many requests may be unanswered while the next one is sent at once, to whichever target.
@@ -133,6 +136,7 @@ pub struct Link {
     /// How many of this end's requests the other end has not answered.
     unanswered: Arc<AtomicUsize>,
     surely_sent: Arc<SurelySent>,
+    flows: udp::LinkFlows,
 }
 
 impl Link {
@@ -149,6 +153,7 @@ impl Link {
         end: watch::Receiver<Option<LinkEnd>>,
         status: watch::Receiver<LinkStatus>,
         surely_sent: Arc<SurelySent>,
+        flows: udp::LinkFlows,
     ) -> Link {
         Link {
             commands,
@@ -160,6 +165,7 @@ impl Link {
             status,
             unanswered: Arc::default(),
             surely_sent,
+            flows,
         }
     }
 
@@ -210,6 +216,7 @@ impl Link {
             status: self.status.clone(),
             unanswered: Arc::clone(&self.unanswered),
             surely_sent: Arc::clone(&self.surely_sent),
+            flows: self.flows.clone(),
         }
     }
 
@@ -278,6 +285,20 @@ impl Link {
     /// No stream is lost when it is dropped.
     pub async fn accept(&self) -> Option<Incoming> {
         self.incoming.lock().await.recv().await
+    }
+
+    /// The next flow of datagrams that the other end opens; `None` once the link is gone. Up to 256 wait for it.
+    ///
+    /// # Cancel safety
+    /// No flow is lost when it is dropped.
+    pub async fn accept_flow(&self) -> Option<IncomingFlow> {
+        self.flows.accept().await
+    }
+
+    /// Whether both ends carry datagrams; `None` before the other end has said so. An older one does not.
+    #[must_use]
+    pub fn are_datagrams_carried(&self) -> Option<bool> {
+        self.flows.are_carried()
     }
 
     /// Resolves when the other end has said that it leaves, with what it said: it takes no new streams on this link,
@@ -395,6 +416,7 @@ pub(crate) struct WeakLink {
     status: watch::Receiver<LinkStatus>,
     unanswered: Arc<AtomicUsize>,
     surely_sent: Arc<SurelySent>,
+    flows: udp::LinkFlows,
 }
 
 impl WeakLink {
@@ -410,6 +432,7 @@ impl WeakLink {
             status: self.status.clone(),
             unanswered: Arc::clone(&self.unanswered),
             surely_sent: Arc::clone(&self.surely_sent),
+            flows: self.flows.clone(),
         })
     }
 }
@@ -423,6 +446,14 @@ impl Dialer for Link {
             stream.open_sent().await?;
         }
         Ok(Box::new(stream))
+    }
+
+    async fn dial_datagrams(&self, target: &Target) -> Result<Box<dyn DatagramFlow>, Refusal> {
+        Ok(Box::new(self.flows.open(target).await?))
+    }
+
+    fn carries_datagrams(&self) -> bool {
+        self.are_datagrams_carried() == Some(true)
     }
 }
 

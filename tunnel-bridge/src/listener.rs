@@ -116,7 +116,7 @@ impl ConnectionLimit {
     }
 
     /// A place for one connection, for as long as the result lives.
-    fn take(self: &Arc<Self>) -> Option<Place> {
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Place> {
         let free = |open| (open < self.most).then_some(open + 1);
         match self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, free) {
             Ok(_) => Some(Place {
@@ -140,7 +140,8 @@ impl Default for ConnectionLimit {
 /// A connection's place under each limit.
 type Places = (Place, Option<Place>);
 
-struct Place {
+#[derive(Debug)]
+pub(crate) struct Place {
     limit: Arc<ConnectionLimit>,
 }
 

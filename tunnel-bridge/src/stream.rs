@@ -199,11 +199,21 @@ pub trait Dialer: Send + Sync + 'static {
             format!("{target}: datagrams are not carried here"),
         ))
     }
+
+    /// Whether [`Dialer::dial_datagrams`] may succeed at all: a far side that is older carries none. Unless overridden, it may
+    /// not.
+    fn carries_datagrams(&self) -> bool {
+        false
+    }
 }
 
-/// Datagrams to and from one target: whole, unordered, and lost when there is no room for them.
+/// Datagrams to and from one target: whole, unordered, and lost when there is no room for them. Dropping it ends it.
+///
+/// There is one source for all datagrams of a flow: the target sees them come from one address and port, for as long as the flow
+/// lasts.
 pub trait DatagramFlow: Send {
-    /// Sends one datagram, or drops it where the path has no room.
+    /// Sends one datagram, or drops it where the path has no room, or where it is longer than
+    /// [`max_datagram`](DatagramFlow::max_datagram).
     ///
     /// # Errors
     /// As [`ByteStream`]'s: the flow is over.
@@ -214,6 +224,19 @@ pub trait DatagramFlow: Send {
     /// # Errors
     /// As [`ByteStream`]'s: the flow is over.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>>;
+
+    /// The longest datagram that it carries, in bytes. Unless overridden, what UDP over IPv4 can carry at all.
+    fn max_datagram(&self) -> usize {
+        tunnel_proto::MAX_DATAGRAM_BYTES
+    }
+
+    /// Ends the flow, and tells the other end why; dropping it does not say. Unless overridden, it does nothing.
+    fn reset(&mut self, _reason: ResetReason) {}
+
+    /// How many datagrams this end has dropped so far for want of room, in both directions. Unless overridden, it does not know.
+    fn dropped(&self) -> u64 {
+        0
+    }
 }
 
 /// The refusal inside an error of a stream, if it is one.

@@ -2,6 +2,7 @@
 
 mod credit;
 mod events;
+mod flows;
 mod opens;
 mod ping;
 mod receive;
@@ -22,6 +23,7 @@ use crate::frame::{self, Hello, MAX_SUCCESSOR_BYTES, MAX_TARGET_BYTES, Reader};
 use crate::{Error, Event, Features, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
 use credit::{Memory, grant_resting};
 use events::Events;
+use flows::Flows;
 use opens::Opens;
 use ping::Ping;
 use resume::Resume;
@@ -126,6 +128,9 @@ pub struct Connection {
     /// Streams with little to send, and with much; each in one of them at most, once.
     brief: VecDeque<u32>,
     bulk: VecDeque<u32>,
+    /// Turns of brief streams and of datagrams since the last one of a bulk stream.
+    brief_turns: u32,
+    flows: Flows,
 
     memory: Memory,
 
@@ -180,6 +185,8 @@ impl Connection {
             unanswered_by_us: 0,
             brief: VecDeque::new(),
             bulk: VecDeque::new(),
+            brief_turns: 0,
+            flows: Flows::default(),
             memory: Memory::new(config.initial_window),
             resume: Resume::new(&config),
             ping: Ping::new(now, config.ping_interval),
@@ -200,6 +207,17 @@ impl Connection {
     /// [`Error::TargetLength`], [`Error::TooManyStreams`] (our limit or the peer's), [`Error::StreamIdsUsedUp`],
     /// [`Error::GoingAway`], or the [`Error::Violation`] that ended the connection.
     pub fn open(&mut self, target: &[u8], now: Instant) -> Result<StreamId, Error> {
+        let id = self.check_open(target)?;
+        // Its credit is known with the peer's HELLO; OPEN waits for that in any case.
+        let initial = self.config.initial_window;
+        let windows = (initial, self.resting_window());
+        let mut stream = Stream::new(Phase::Held, 0, 0, windows, now);
+        self.memory.settle(id, &mut stream, initial, now);
+        Ok(self.hold(id, target, stream))
+    }
+
+    /// A number for a stream or a flow that is about to be opened, if it may be.
+    fn check_open(&mut self, target: &[u8]) -> Result<u32, Error> {
         self.check_alive()?;
         if target.is_empty() || target.len() > MAX_TARGET_BYTES {
             return Err(Error::TargetLength { len: target.len() });
@@ -214,17 +232,15 @@ impl Connection {
         if self.streams.len() >= limit as usize {
             return Err(Error::TooManyStreams { limit });
         }
-        let id = self.streams.next_id()?;
-        // Its credit is known with the peer's HELLO; OPEN waits for that in any case.
-        let initial = self.config.initial_window;
-        let windows = (initial, self.resting_window());
-        let mut stream = Stream::new(Phase::Held, 0, 0, windows, now);
-        self.memory.settle(id, &mut stream, initial, now);
+        self.streams.next_id()
+    }
+
+    fn hold(&mut self, id: u32, target: &[u8], mut stream: Stream) -> StreamId {
         stream.target = Bytes::copy_from_slice(target);
         self.opens.hold(stream.target.clone(), id);
         self.streams.insert(id, stream);
         self.release_held(Some(id));
-        Ok(StreamId(id))
+        StreamId(id)
     }
 
     /// Whether the OPEN of a stream of ours waits for the answers of others. Should the peer leave meanwhile, it is never
@@ -300,7 +316,7 @@ impl Connection {
     pub fn send(&mut self, id: StreamId, bytes: Bytes) -> Result<(), Error> {
         self.check_alive()?;
         let stream = self.streams.of_owner(id)?;
-        if stream.phase == Phase::AwaitOwner || stream.fin != Fin::No {
+        if stream.phase == Phase::AwaitOwner || stream.fin != Fin::No || stream.datagrams.is_some() {
             return Err(Error::WrongState { id, what: "send" });
         }
         if !bytes.is_empty() {
@@ -384,7 +400,9 @@ impl Connection {
 
     /// What happened; `None` when that is all.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop()
+        let event = self.events.pop()?;
+        self.flows.handle_polled(&event);
+        Some(event)
     }
 
     /// When to call [`handle_timeout`](Connection::handle_timeout) next; `None` once the link is dead.
@@ -443,6 +461,7 @@ impl Connection {
     fn forget(&mut self, id: u32) -> Option<Box<Stream>> {
         let stream = self.streams.remove(id)?;
         self.memory.forget(id, &stream);
+        self.flows.forget(&stream);
         match stream.phase {
             Phase::Held => self.opens.withdraw(&stream.target, id),
             Phase::AwaitAnswer => {
@@ -476,11 +495,19 @@ impl Connection {
         while let Some(id) = self.opens.next(limit, per_target) {
             match self.streams.send(id) {
                 Ok(Some(stream)) => {
-                    stream.credit = peer.initial_window;
-                    frame::put_open(&mut self.control, stream.wire, &stream.target);
-                    grant_resting(&mut self.control, stream);
-                    self.events
-                        .add_credit(StreamId(id), &mut stream.credit_place, peer.initial_window, 0);
+                    if stream.datagrams.is_some() {
+                        frame::put_open(&mut self.control, frame::OPEN_FLOW, stream.wire, &stream.target);
+                    } else {
+                        stream.credit = peer.initial_window;
+                        frame::put_open(&mut self.control, frame::OPEN, stream.wire, &stream.target);
+                        grant_resting(&mut self.control, stream);
+                        self.events.add_credit(
+                            StreamId(id),
+                            &mut stream.credit_place,
+                            peer.initial_window,
+                            0,
+                        );
+                    }
                     self.enter_ring(id);
                     if opening != Some(id) {
                         self.events.push(Event::OpenSent { id: StreamId(id) });

@@ -59,6 +59,20 @@ pub enum Error {
         /// How many bytes the peer says that it has.
         offset: u64,
     },
+    /// One of the sides does not offer that part of the protocol.
+    #[error("{what} are not carried on this connection: the other side may be older")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A datagram is longer than the peer, or this side, takes.
+    #[error("a datagram of {len} bytes, at most {most} are carried")]
+    DatagramTooLong {
+        /// Its length.
+        len: usize,
+        /// The most it may have.
+        most: usize,
+    },
     /// The peer broke the protocol. The connection is over; a GOAWAY that says why waits to be sent.
     #[error(transparent)]
     Violation(#[from] Violation),

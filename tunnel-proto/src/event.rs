@@ -20,6 +20,20 @@ pub enum Event {
         /// What it asks for.
         target: Bytes,
     },
+    /// The peer opened a flow of datagrams. Answer it as a stream; datagrams may come before the answer.
+    FlowOpened {
+        /// The flow.
+        id: StreamId,
+        /// What it asks for.
+        target: Bytes,
+    },
+    /// A datagram of a flow.
+    Datagram {
+        /// The flow.
+        id: StreamId,
+        /// All of it, perhaps empty.
+        bytes: Bytes,
+    },
     /// The OPEN of a stream of ours, which was [held back](crate::Connection::is_held), is on its way.
     OpenSent {
         /// The stream.

@@ -40,6 +40,11 @@ pub(crate) const RESUMED: u8 = 0x41;
 pub(crate) const ACK: u8 = 0x42;
 pub(crate) const TOKEN: u8 = 0x43;
 pub(crate) const NOT_RESUMED: u8 = 0x44;
+pub(crate) const OPEN_FLOW: u8 = 0x20;
+pub(crate) const DATAGRAM: u8 = 0x21;
+
+/// Largest payload of a datagram: what UDP over IPv4 can carry.
+pub const MAX_DATAGRAM_BYTES: usize = 65_507;
 
 /// Kinds from here on are skipped by a side that does not know them.
 const FIRST_OPTIONAL: u8 = 0x80;
@@ -58,7 +63,7 @@ pub(crate) struct Hello {
     pub(crate) max_pending_opens: u32,
 }
 
-/// A frame other than DATA and FIN, whole.
+/// A frame other than DATA and FIN, whole. DATAGRAM is one, since a part of a datagram is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Control {
     pub(crate) kind: u8,
@@ -168,8 +173,9 @@ impl Reader {
         let optional = kind >= FIRST_OPTIONAL && !matches!(kind, RECLAIM | RETURN | SUCCESSOR);
         let limit = match kind {
             DATA | FIN => self.max_frame,
-            HELLO | PING | PONG | GOAWAY | OPEN | ACCEPT | REFUSE | RESET | CREDIT | RECLAIM | RETURN
-            | RESUME | RESUMED | ACK | TOKEN | NOT_RESUMED | SUCCESSOR => MAX_CONTROL_BYTES,
+            DATAGRAM => max_datagram(self.max_frame),
+            HELLO | PING | PONG | GOAWAY | OPEN | ACCEPT | REFUSE | RESET | CREDIT | OPEN_FLOW | RECLAIM
+            | RETURN | RESUME | RESUMED | ACK | TOKEN | NOT_RESUMED | SUCCESSOR => MAX_CONTROL_BYTES,
             _ if optional => u32::MAX,
             _ => return Err(Violation::UnknownKind { kind }),
         };
@@ -212,6 +218,11 @@ impl Reader {
 /// The head of a frame of the connection.
 pub(crate) fn put_head(out: &mut BytesMut, kind: u8, len: usize) {
     head(out, kind, len, 0);
+}
+
+/// The longest datagram where frames have up to `max_frame` bytes.
+pub(crate) fn max_datagram(max_frame: u32) -> u32 {
+    max_frame.min(u32::try_from(MAX_DATAGRAM_BYTES).unwrap_or(u32::MAX))
 }
 
 fn head(out: &mut BytesMut, kind: u8, len: usize, stream: u32) {
@@ -265,8 +276,9 @@ pub(crate) fn put_go_away(out: &mut BytesMut, code: u16, message: &str) {
     put_code(out, GOAWAY, 0, code, message);
 }
 
-pub(crate) fn put_open(out: &mut BytesMut, stream: u32, target: &[u8]) {
-    head(out, OPEN, target.len(), stream);
+/// OPEN or OPEN_FLOW.
+pub(crate) fn put_open(out: &mut BytesMut, kind: u8, stream: u32, target: &[u8]) {
+    head(out, kind, target.len(), stream);
     out.put_slice(target);
 }
 

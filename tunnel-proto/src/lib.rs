@@ -25,6 +25,6 @@ pub use connection::{Connection, Role, StreamId};
 pub use error::{Error, Violation};
 pub use event::Event;
 pub use features::Features;
-pub use frame::{MAX_SUCCESSOR_BYTES, MAX_TARGET_BYTES};
+pub use frame::{MAX_DATAGRAM_BYTES, MAX_SUCCESSOR_BYTES, MAX_TARGET_BYTES};
 pub use reason::{GoAwayReason, MAX_MESSAGE_BYTES, Refusal, RefusalKind, ResetReason};
 pub use resume::{FirstFrame, NotResumedReason, ResumeAnswer, ResumeToken};

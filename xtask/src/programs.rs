@@ -64,6 +64,17 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
         "curl",
         "HTTP by name, downloads, status codes",
     ),
+    wanted(
+        Probe::InPath("dnsmasq"),
+        "dnsmasq-base",
+        "a DNS server behind the gateway",
+    ),
+    wanted(Probe::InPath("dig"), "bind9-dnsutils", "DNS queries by name"),
+    wanted(
+        Probe::InPath("iperf3"),
+        "iperf3",
+        "datagrams at a rate through the tunnel",
+    ),
     wanted(Probe::InPath("git"), "git", "git clone by name"),
     wanted(
         Probe::InPath("nc.openbsd"),

@@ -1,7 +1,6 @@
 //! Limits and rights of this process.
 
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
@@ -31,13 +30,13 @@ pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
 /// The most descriptors that listeners leave to connections and files; a quarter of the limit where that is less.
 const RESERVE: u64 = 1024;
 
-/// Whether a listener has one of the last descriptors that this process may have. Descriptors are given out lowest
+/// Whether a socket has one of the last descriptors that this process may have. Descriptors are given out lowest
 /// first (socket(2)), so that its number tells how many are taken.
-pub(crate) fn is_in_reserve(listener: &TcpListener) -> bool {
+pub(crate) fn is_in_reserve(socket: &impl AsRawFd) -> bool {
     let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return false;
     };
-    let number = u64::try_from(listener.as_raw_fd()).unwrap_or(0);
+    let number = u64::try_from(socket.as_raw_fd()).unwrap_or(0);
     number >= limit - RESERVE.min(limit / 4)
 }
 
@@ -59,7 +58,7 @@ mod tests {
 
     #[test]
     fn the_first_descriptors_are_not_in_the_reserve_and_a_failure_is_known() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         assert!(!is_in_reserve(&listener));
         assert!(is_out_of_descriptors(&io::Error::from_raw_os_error(libc::EMFILE)));
         assert!(!is_out_of_descriptors(&io::Error::from_raw_os_error(

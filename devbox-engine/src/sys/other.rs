@@ -72,7 +72,7 @@ fn unsupported() -> io::Error {
 }
 
 /// There is no limit to keep away from.
-pub(crate) fn is_in_reserve(_listener: &std::net::TcpListener) -> bool {
+pub(crate) fn is_in_reserve<S>(_socket: &S) -> bool {
     false
 }
 

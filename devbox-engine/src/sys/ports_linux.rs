@@ -26,9 +26,17 @@ pub(crate) fn network() -> PathBuf {
 #[derive(Debug, Default)]
 pub(crate) struct PortHolders {
     /// By port: there are far fewer sockets on one port than on all.
-    by_port: HashMap<u16, Vec<Socket>>,
+    by_port: HashMap<(u16, Protocol), Vec<Socket>>,
     programs: HashMap<u64, String>,
 }
+
+/// Where the kernel lists its sockets (proc(5)).
+const TABLES: [(&str, Protocol); 4] = [
+    ("/proc/net/tcp", Protocol::Tcp),
+    ("/proc/net/tcp6", Protocol::Tcp),
+    ("/proc/net/udp", Protocol::Udp),
+    ("/proc/net/udp6", Protocol::Udp),
+];
 
 #[derive(Debug)]
 struct Socket {
@@ -50,10 +58,10 @@ impl PortHolders {
     /// Reads the tables of sockets alone, which takes milliseconds: the users are known, and no program.
     pub(crate) fn read_users() -> Self {
         let mut holders = Self::default();
-        for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
-            // A kernel without IPv6 has no second table.
+        for (path, protocol) in TABLES {
+            // A kernel without IPv6 has half of them.
             if let Ok(table) = fs::read_to_string(path) {
-                holders.add_table(&table);
+                holders.add_table(&table, protocol);
             }
         }
         holders
@@ -61,12 +69,9 @@ impl PortHolders {
 
     /// Who listens on this endpoint, or on its port of every address.
     pub(crate) fn of(&self, endpoint: Endpoint) -> Option<Holder> {
-        if endpoint.protocol != Protocol::Tcp {
-            return None;
-        }
         let wanted = hex(endpoint.address);
         let is_everywhere = |socket: &&Socket| socket.address.bytes().all(|digit| digit == b'0');
-        let sockets = self.by_port.get(&endpoint.port)?;
+        let sockets = self.by_port.get(&(endpoint.port, endpoint.protocol))?;
         let exact = sockets.iter().find(|socket| socket.address == wanted);
         let socket = exact.or_else(|| sockets.iter().find(is_everywhere))?;
         let program = self.programs.get(&socket.inode).cloned();
@@ -77,11 +82,15 @@ impl PortHolders {
     }
 
     /// `/proc/net/tcp` (proc(5)).
-    fn add_table(&mut self, table: &str) {
-        const LISTEN: &str = "0A";
+    fn add_table(&mut self, table: &str, protocol: Protocol) {
+        // LISTEN, and what a UDP socket is that is bound and not connected (CLOSE).
+        let wanted = match protocol {
+            Protocol::Tcp => "0A",
+            Protocol::Udp => "07",
+        };
         for line in table.lines().skip(1) {
             let fields: Vec<_> = line.split_ascii_whitespace().collect();
-            let (Some(local), Some(&LISTEN)) = (fields.get(1), fields.get(3)) else {
+            let (Some(local), true) = (fields.get(1), fields.get(3) == Some(&wanted)) else {
                 continue;
             };
             let parsed = || {
@@ -94,7 +103,7 @@ impl PortHolders {
                 Some((u16::from_str_radix(port, 16).ok()?, socket))
             };
             if let Some((port, socket)) = parsed() {
-                self.by_port.entry(port).or_default().push(socket);
+                self.by_port.entry((port, protocol)).or_default().push(socket);
             }
         }
     }
@@ -173,6 +182,15 @@ mod tests {
             assert_eq!(holder.own, any != "0.0.0.0:0", "{holder:?}");
             assert_eq!(PortHolders::read_users().of(endpoint).unwrap().own, holder.own);
         }
+    }
+
+    #[test]
+    fn udp_ports_have_holders_of_their_own() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let holders = PortHolders::read();
+        let holder = holders.of(Endpoint::udp(socket.local_addr().unwrap())).unwrap();
+        assert!(holder.program.contains(&format!("pid {}", std::process::id())));
+        assert!(holder.own);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -48,6 +48,11 @@ fn halves(stream: UnixStream) -> io::Result<(Writer, Reader)> {
     rustix::net::sockopt::set_socket_nosigpipe(&stream, true)?;
     let reader = stream.try_clone()?;
     Ok((Writer(stream), Reader(reader)))
+}
+
+/// What came over as a descriptor, as the UDP socket that it is.
+pub(crate) fn datagrams(passed: TcpListener) -> io::Result<UdpSocket> {
+    Ok(UdpSocket::from(OwnedFd::from(passed)))
 }
 
 /// The sending direction.

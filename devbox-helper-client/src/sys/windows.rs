@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::windows::io::{AsHandle, OwnedHandle};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -30,6 +30,11 @@ pub(crate) fn inherited() -> io::Result<(Writer, Reader)> {
     let reader = io::stdin().as_handle().try_clone_to_owned()?;
     let writer = io::stdout().as_handle().try_clone_to_owned()?;
     Ok((Writer(Some(File::from(writer))), Reader(File::from(reader))))
+}
+
+/// Nothing comes over on this system.
+pub(crate) fn datagrams(_: TcpListener) -> io::Result<UdpSocket> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// The sending direction.

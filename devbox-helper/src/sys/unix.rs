@@ -1,7 +1,7 @@
 //! Sessions, signals, effective ids.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -119,6 +119,11 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, 1024)?;
     Ok(TcpListener::from(socket))
+}
+
+/// A UDP socket. To whoever passes it on, one descriptor is as good as another.
+pub(crate) fn bind_datagrams(address: SocketAddr) -> io::Result<TcpListener> {
+    Ok(TcpListener::from(OwnedFd::from(UdpSocket::bind(address)?)))
 }
 
 /// Does `work` with the caller's permissions, then returns to the helper's own. Ids belong to the whole process, which is safe

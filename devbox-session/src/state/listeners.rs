@@ -11,12 +11,15 @@ use tunnel_bridge::Target;
 
 use super::notices::Notices;
 use crate::host::BindFault;
-use crate::key::ServiceKey;
+use crate::key::{ProviderId, ServiceKey};
 use crate::report::{Event, PortState, ServicePort};
 
 /// How long what cannot be offered is left alone before it is tried again: a program that holds a port may end, a
 /// right may be given, an address may become free.
 const DEGRADED_PAUSE: Duration = Duration::from_secs(5);
+
+/// Said of UDP ports behind a far side that does not offer datagrams.
+const NO_UDP: &str = "the gateway is older and carries no UDP";
 
 /// A service may offer one number by TCP and by UDP.
 pub(super) type PortKey = (u16, Protocol);
@@ -35,6 +38,8 @@ pub(super) struct Listeners {
     starved: BTreeSet<ServiceKey>,
     told_starved: bool,
     denied: Denied,
+    /// Providers whose links carry no datagrams.
+    without_udp: BTreeSet<ProviderId>,
 }
 
 /// Ports that this process may not bind.
@@ -106,6 +111,7 @@ impl Listeners {
         service: &ServiceKey,
         wanted: impl IntoIterator<Item = PortKey>,
     ) -> bool {
+        let carries_udp = !self.without_udp.contains(&service.provider);
         let wanted: BTreeSet<PortKey> = wanted.into_iter().collect();
         let group = self.groups.entry(service.clone()).or_insert_with(|| Group {
             addresses: Vec::new(),
@@ -129,13 +135,45 @@ impl Listeners {
         for key in wanted {
             group.ports.entry(key).or_insert_with(|| {
                 changed = true;
-                Port::new(key.1)
+                Port::new(key.1 == Protocol::Tcp || carries_udp)
             });
         }
         if group.ports.values().any(|port| port.state == PortState::Opening) {
             self.to_open.insert(service.clone());
         }
         changed
+    }
+
+    /// Whether a provider's links carry datagrams. What its UDP ports are for is opened, or closed, where that is other than before:
+    /// then it is `true`.
+    pub(super) fn set_carries_udp(&mut self, provider: ProviderId, carries: bool) -> bool {
+        let changed = if carries {
+            self.without_udp.remove(&provider)
+        } else {
+            self.without_udp.insert(provider)
+        };
+        if !changed {
+            return false;
+        }
+        let of_provider = |(service, _): &(&ServiceKey, &mut Group)| service.provider == provider;
+        for (service, group) in self.groups.iter_mut().filter(of_provider) {
+            let udp = |(key, _): &(&PortKey, &mut Port)| key.1 == Protocol::Udp;
+            for (key, port) in group.ports.iter_mut().filter(udp) {
+                *port = Port::new(carries);
+                if carries {
+                    self.to_open.insert(service.clone());
+                    continue;
+                }
+                for address in &group.addresses {
+                    let endpoint = endpoint(*address, *key);
+                    let owner = self.open.get(&endpoint).map(|(owner, _)| owner);
+                    if owner == Some(service) {
+                        self.to_close.insert(endpoint);
+                    }
+                }
+            }
+        }
+        true
     }
 
     /// The service's addresses. Listeners on others that it had are closed.
@@ -204,7 +242,7 @@ impl Listeners {
             let primary = group.addresses.first() == Some(&address);
             let mut endpoints = Vec::new();
             for (key, port) in &mut group.ports {
-                if key.1 != Protocol::Tcp || port.tried.contains(&address) {
+                if port.is_not_carried() || port.tried.contains(&address) {
                     continue;
                 }
                 if primary && port.state != PortState::Opening {
@@ -432,8 +470,8 @@ impl Listeners {
             let Some(group) = self.groups.get_mut(&service) else {
                 continue;
             };
-            for (key, port) in &mut group.ports {
-                if port.told.is_some() && key.1 == Protocol::Tcp {
+            for port in group.ports.values_mut() {
+                if port.told.is_some() && !port.is_not_carried() {
                     port.state = PortState::Opening;
                     port.tried.clear();
                 }
@@ -547,16 +585,20 @@ impl Group {
 }
 
 impl Port {
-    fn new(protocol: Protocol) -> Self {
-        let state = match protocol {
-            Protocol::Tcp => PortState::Opening,
-            protocol => PortState::Degraded(format!("{protocol} is not carried by this version")),
-        };
+    fn new(carried: bool) -> Self {
         Self {
-            state,
+            state: if carried {
+                PortState::Opening
+            } else {
+                PortState::Degraded(NO_UDP.to_owned())
+            },
             told: None,
             tried: BTreeSet::new(),
         }
+    }
+
+    fn is_not_carried(&self) -> bool {
+        matches!(&self.state, PortState::Degraded(reason) if reason == NO_UDP)
     }
 
     fn degrade(&mut self, service: &ServiceKey, key: PortKey, reason: String, notices: &mut Notices) {

@@ -128,7 +128,7 @@ impl Desk {
     #[must_use]
     pub fn new(options: DeskOptions) -> Desk {
         let config = Config {
-            features: Features::RESUME,
+            features: Features::RESUME | Features::DATAGRAMS,
             replay_bytes: options.replay_bytes.clamp(REPLAY_BYTES.0, REPLAY_BYTES.1),
             resume_window: options.window.clamp(WINDOW.0, WINDOW.1),
             ..Config::default()

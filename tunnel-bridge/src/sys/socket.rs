@@ -55,6 +55,16 @@ pub(crate) fn prepare_local(stream: &TcpStream) {
     );
 }
 
+/// What a UDP socket may have waiting: bursts come faster than any task reads them. Systems grant less than is asked for.
+const DATAGRAM_BUFFER: usize = 1024 * 1024;
+
+/// A UDP socket that many sources send to.
+pub(crate) fn prepare_datagrams(socket: &std::net::UdpSocket) {
+    let socket = SockRef::from(socket);
+    log("SO_RCVBUF", socket.set_recv_buffer_size(DATAGRAM_BUFFER));
+    log("SO_SNDBUF", socket.set_send_buffer_size(DATAGRAM_BUFFER));
+}
+
 /// Makes closing the socket send RST in place of FIN (socket(7), SO_LINGER with zero).
 pub(crate) fn reset_on_close(stream: &TcpStream) {
     log(

@@ -3,6 +3,8 @@
 #[cfg(all(test, feature = "tls"))]
 mod certificates;
 #[cfg(test)]
+mod datagrams;
+#[cfg(test)]
 mod direct;
 #[cfg(test)]
 mod giving_up;

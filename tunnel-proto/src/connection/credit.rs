@@ -107,6 +107,12 @@ impl Connection {
         let budget = self.config.receive_budget;
         let resting = self.resting_window();
         let stream = self.streams.of_owner(id)?;
+        if stream.datagrams.is_some() {
+            return Err(Error::WrongState {
+                id,
+                what: "have credit",
+            });
+        }
         let left = stream.unread.checked_sub(bytes).ok_or(Error::WrongState {
             id,
             what: "consume more than it received",

@@ -64,6 +64,7 @@ impl Connection {
                 self.peer = Some(control.hello()?);
                 self.agree_on_resume();
                 self.events.push(Event::Ready);
+                self.refuse_unsupported();
                 self.release_held(None);
             }
             frame::PING => self.pong = Some(control.number()?),
@@ -78,6 +79,11 @@ impl Connection {
                 });
             }
             frame::OPEN => self.handle_open(control, now)?,
+            frame::OPEN_FLOW | frame::DATAGRAM if !self.carries_datagrams() => {
+                return Err(Violation::UnknownKind { kind: control.kind });
+            }
+            frame::OPEN_FLOW => self.handle_open(control, now)?,
+            frame::DATAGRAM => self.handle_datagram(&control)?,
             frame::ACCEPT => self.handle_accept(control.stream)?,
             frame::REFUSE => self.handle_refuse(control)?,
             frame::RESET => self.handle_reset(control)?,
@@ -147,6 +153,9 @@ impl Connection {
                 RefusalKind::TooMany,
                 format!("{} opens wait", self.config.max_pending_opens),
             )
+        } else if kind == frame::OPEN_FLOW {
+            self.take_flow(id, &target, now);
+            return Ok(());
         } else {
             let credit = self.peer.map_or(0, |peer| peer.initial_window);
             let initial = self.config.initial_window;
@@ -233,6 +242,9 @@ impl Connection {
         let Some((id, stream)) = self.streams.of_peer(kind, wire)? else {
             return Ok(());
         };
+        if stream.datagrams.is_some() {
+            return Err(Violation::OutOfPlace { kind, id: wire });
+        }
         let credit = stream
             .credit
             .checked_add(bytes)
@@ -260,7 +272,9 @@ impl Connection {
         let Some((id, stream)) = self.streams.of_peer(kind, wire)? else {
             return Ok(());
         };
-        if stream.phase == Phase::AwaitAnswer || stream.peer_finished {
+        // A flow's end carries nothing, and it has no other data.
+        let of_flow = stream.datagrams.is_some() && !(kind == frame::FIN && bytes.is_empty() && whole);
+        if stream.phase == Phase::AwaitAnswer || stream.peer_finished || of_flow {
             return Err(Violation::OutOfPlace { kind, id: wire });
         }
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);

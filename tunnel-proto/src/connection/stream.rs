@@ -5,6 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::events::Place;
+use super::flows::Datagrams;
 use crate::ChunkQueue;
 
 /// How far a stream has come.
@@ -62,6 +63,8 @@ pub(crate) struct Stream {
     /// Where changes of its credit wait for the owner.
     pub(super) credit_place: Place,
     pub(crate) peer_finished: bool,
+    /// What waits to be sent of a flow of datagrams; `None` for a stream of bytes.
+    pub(super) datagrams: Option<Box<Datagrams>>,
 }
 
 impl Stream {
@@ -91,15 +94,19 @@ impl Stream {
             place: Place::default(),
             credit_place: Place::default(),
             peer_finished: false,
+            datagrams: None,
         }
     }
 
     /// Whether it has something that it may send.
     pub(crate) fn may_send(&self) -> bool {
         let started = matches!(self.phase, Phase::AwaitAnswer | Phase::Open);
-        let bytes = !self.queue.is_empty() && self.credit > 0;
-        let fin = self.queue.is_empty() && self.fin == Fin::Wanted;
-        started && (bytes || fin)
+        let (waits, allowed) = match &self.datagrams {
+            Some(datagrams) => (!datagrams.is_empty(), true),
+            None => (!self.queue.is_empty(), self.credit > 0),
+        };
+        let fin = !waits && self.fin == Fin::Wanted;
+        started && ((waits && allowed) || fin)
     }
 
     /// The most that may have to be held for it at once.

@@ -1,5 +1,5 @@
 //! What goes on the wire, and in which order: control first, then streams in turn, a frame each, those with little to
-//! send before those with much.
+//! send, and flows of datagrams, before those with much.
 
 use super::stream::Fin;
 use super::{Connection, StreamId};
@@ -32,11 +32,26 @@ impl Connection {
             out.put_slice(&self.control);
             self.control.clear();
         }
-        let mut brief_turns = 0;
         while put < data_limit && self.violation.is_none() {
-            let brief_first = brief_turns < BRIEF_TURNS || self.bulk.is_empty();
+            let brief_first = self.brief_turns < BRIEF_TURNS || self.bulk.is_empty();
+            let flow = if brief_first {
+                self.flows.take_turn(self.brief.is_empty())
+            } else {
+                None
+            };
+            if let Some(id) = flow {
+                let len = self.put_datagram(id, out);
+                let turns = 1 + u32::try_from(len / BRIEF_BYTES).unwrap_or(BRIEF_TURNS);
+                self.brief_turns = self.brief_turns.saturating_add(turns);
+                put += len;
+                continue;
+            }
             let next = if brief_first { self.brief.pop_front() } else { None };
-            brief_turns = if next.is_some() { brief_turns + 1 } else { 0 };
+            self.brief_turns = if next.is_some() {
+                self.brief_turns.saturating_add(1)
+            } else {
+                0
+            };
             let Some(id) = next.or_else(|| self.bulk.pop_front()) else {
                 break;
             };
@@ -48,7 +63,7 @@ impl Connection {
     /// Whether [`poll_transmit`](Connection::poll_transmit) has anything to send.
     #[must_use]
     pub fn wants_transmit(&self) -> bool {
-        let data = (!self.brief.is_empty() || !self.bulk.is_empty())
+        let data = (!self.brief.is_empty() || !self.bulk.is_empty() || self.flows.wants_transmit())
             && self.resume.has_room(self.config.replay_bytes);
         if self.is_detached() {
             return false;
@@ -108,7 +123,9 @@ impl Connection {
         };
         if !stream.in_ring && stream.may_send() {
             stream.in_ring = true;
-            let ring = if stream.queue.len() <= BRIEF_BYTES {
+            let ring = if stream.datagrams.is_some() {
+                return self.flows.enter(id);
+            } else if stream.queue.len() <= BRIEF_BYTES {
                 &mut self.brief
             } else {
                 &mut self.bulk

@@ -4,12 +4,15 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
-use tunnel_proto::{Config, Connection, Error, Event, RefusalKind, ResetReason, Role, StreamId, Violation};
+use tunnel_proto::{
+    Config, Connection, Error, Event, Features, RefusalKind, ResetReason, Role, StreamId, Violation,
+};
 
-use crate::support::{frame, hello, small};
+use crate::support::{frame, hello, hello_offering, small};
 
-const KINDS: [u8; 16] = [
-    0x01, 0x02, 0x03, 0x04, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x80, 0x90, 0x91, 0xFF,
+const KINDS: [u8; 18] = [
+    0x01, 0x02, 0x03, 0x04, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x20, 0x21, 0x80, 0x90, 0x91,
+    0xFF,
 ];
 
 fn server() -> Connection {
@@ -239,7 +242,7 @@ fn some_frame() -> impl Strategy<Value = Vec<u8>> {
 fn act(connection: &mut Connection, verb: u8, id: StreamId, out: &mut BytesMut) {
     let now = Instant::now();
     // Each may be refused; none may panic.
-    match verb % 9 {
+    match verb % 11 {
         0 => drop(connection.open(b"t", now)),
         1 => drop(connection.accept(id)),
         2 => drop(connection.refuse(
@@ -250,6 +253,8 @@ fn act(connection: &mut Connection, verb: u8, id: StreamId, out: &mut BytesMut) 
         4 => drop(connection.finish(id)),
         5 => drop(connection.reset(id, ResetReason::Cancelled)),
         6 => drop(connection.consumed(id, 100, now)),
+        8 => drop(connection.open_flow(b"t", now)),
+        9 => drop(connection.send_datagram(id, Bytes::from(vec![0; 500]))),
         7 => connection.handle_timeout(now + std::time::Duration::from_secs(u64::from(verb))),
         _ => drop(connection.poll_transmit(out, 3000)),
     }
@@ -285,8 +290,9 @@ proptest! {
         steps in prop::collection::vec((some_frame(), any::<u8>(), 0..8u32), 0..60),
         cut in 1..20_000usize,
     ) {
-        let mut connection = Connection::new(role, small(), Instant::now()).unwrap();
-        handle(&mut connection, &hello()).unwrap();
+        let config = Config { features: Features::DATAGRAMS, ..small() };
+        let mut connection = Connection::new(role, config, Instant::now()).unwrap();
+        handle(&mut connection, &hello_offering(2)).unwrap();
         let mut out = BytesMut::new();
         for (frame, verb, id) in steps {
             act(&mut connection, verb, StreamId::from_number(id), &mut out);

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod arrival;
 #[cfg(test)]
+mod flows;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod order;

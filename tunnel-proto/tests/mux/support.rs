@@ -264,7 +264,11 @@ pub(crate) fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// HELLO of version 1: window 256 KiB, frames of 64 KiB, 4096 streams, 256 unanswered opens.
 pub(crate) fn hello() -> Vec<u8> {
-    let mut payload = vec![0, 1, 0, 0];
+    hello_offering(0)
+}
+
+pub(crate) fn hello_offering(features: u8) -> Vec<u8> {
+    let mut payload = vec![0, 1, 0, features];
     for number in [256 * 1024u32, 64 * 1024, 4096, 256] {
         payload.extend_from_slice(&number.to_be_bytes());
     }
