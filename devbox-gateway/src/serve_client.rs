@@ -107,7 +107,8 @@ impl Client {
                     let status = *status.borrow_and_update();
                     match status {
                         LinkStatus::Detached { since, until, .. } => {
-                            info!(window = ?(until - since), "interrupted: its connection was lost, and its link is kept");
+                            let window_seconds = (until - since).as_millis().div_ceil(1000);
+                            info!(window_seconds, "interrupted: its connection was lost, and its link is kept");
                         }
                         _ if status.resumes() > resumes => info!("resumed: its link goes on over another connection"),
                         _ => {}

@@ -42,9 +42,11 @@ mod skip;
 
 pub mod attacks;
 pub mod hosts;
+pub mod networks;
 pub mod peers;
 pub mod proc;
 pub mod pty;
+pub mod relay;
 pub mod services;
 pub mod wait;
 

@@ -205,6 +205,50 @@ impl Fountain {
     }
 }
 
+/// Sends [`Drip::content`] at a pace, and then the end of file.
+#[derive(Debug)]
+pub struct Drip(Server);
+
+impl Drip {
+    const BLOCKS: usize = 400;
+    const BLOCK_BYTES: usize = 16 * 1024;
+    const PAUSE: Duration = Duration::from_millis(20);
+
+    /// What each connection gets, in 8 s or more: no two of its blocks are the same.
+    #[must_use]
+    pub fn content() -> Vec<u8> {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut content = vec![0; Self::BLOCKS * Self::BLOCK_BYTES];
+        random.fill(&mut content);
+        content
+    }
+
+    /// Starts one on the scene's address.
+    ///
+    /// # Errors
+    /// Those of bind(2).
+    pub fn start(scene: &Scene) -> crate::Result<Drip> {
+        let server = Server::start(scene, |mut stream| {
+            for block in Self::content().chunks(Self::BLOCK_BYTES) {
+                stream.write_all(block)?;
+                std::thread::sleep(Self::PAUSE);
+            }
+            stream.shutdown(Shutdown::Write)
+        })?;
+        Ok(Drip(server))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// How many connections have been accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.0.accepted.load(Ordering::Acquire)
+    }
+}
+
 /// Resets each connection as soon as it has received something.
 #[derive(Debug)]
 pub struct Resetter(Server);
