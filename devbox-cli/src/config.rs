@@ -104,10 +104,8 @@ macro_rules! with_keys_of_a_gateway {
                 trust.danger_accept_any_certificate =
                     args.accept_any_certificate || yes(&self.accept_any_certificate);
                 let proxies = match (&args.proxy, &self.proxy) {
-                    (Some(text), _) => proxies(text)?,
-                    (None, Some(text)) => {
-                        proxies(&text.value.0).map_err(|failure| place.at(text.referenced, &failure.to_string()))?
-                    }
+                    (Some(text), _) => proxies(text, |why| Failure::new(code::FAILED, format!("--proxy: {why}")))?,
+                    (None, Some(text)) => proxies(&text.value.0, |why| place.at(text.referenced, why))?,
                     (None, None) => environment(),
                 };
                 let carrier = args.carrier.or(self.carrier.as_ref().map(|carrier| carrier.value));
@@ -236,11 +234,11 @@ fn identity_of(args: &ConnectArgs) -> Option<Identity> {
 }
 
 /// What `proxy:` and `--proxy` say. The text is not in the failure, as it may have a password in it.
-fn proxies(text: &str) -> Result<Proxies, Failure> {
+fn proxies(text: &str, failed: impl FnOnce(&str) -> Failure) -> Result<Proxies, Failure> {
     match text {
         "none" => Ok(Proxies::none()),
         text => Proxy::parse(text).map(Proxies::always).map_err(|error| {
-            Failure::new(code::FAILED, error.to_string())
+            failed(&error.to_string())
                 .help("name one as http://HOST:PORT, https://, socks5:// or socks5h://, or say `none`")
         }),
     }

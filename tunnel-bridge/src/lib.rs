@@ -17,10 +17,25 @@
 
 mod buffer;
 mod carrier;
+#[cfg_attr(
+    not(feature = "websocket"),
+    expect(dead_code, reason = "some of it is for links through HTTP")
+)]
+#[cfg_attr(
+    not(any(feature = "tls", feature = "websocket")),
+    expect(
+        unused_imports,
+        reason = "only links through HTTP or TLS make connections of their own"
+    )
+)]
 pub mod dial;
 pub mod direct;
 mod driver;
 mod error;
+#[cfg_attr(
+    not(feature = "websocket"),
+    expect(dead_code, reason = "some of it is for links through HTTP")
+)]
 mod http;
 mod join;
 mod link;

@@ -318,7 +318,6 @@ struct Attempt<'a> {
     port: u16,
     /// Host and port, as shown.
     address: String,
-    tls: bool,
     proxy: Option<&'a Proxy>,
     /// The request up to what the offer adds.
     begin: String,
@@ -399,7 +398,6 @@ impl<'a> Attempt<'a> {
             host,
             port,
             address,
-            tls,
             begin,
             end,
         })
@@ -482,7 +480,7 @@ impl<'a> Attempt<'a> {
     /// What an error of the connection means, TLS or not.
     fn failed_io(&self, error: io::Error) -> ConnectError {
         #[cfg(feature = "tls")]
-        if self.tls
+        if self.config.is_some()
             && let Some(fault) = crate::tls::fault_of(&error)
         {
             use crate::tls::Fault;

@@ -160,7 +160,7 @@ async fn a_pinned_key_is_asked_for_beside_the_chain() {
         match connect_error(&over_tls(server, trust)).await {
             // The message has what to pin instead.
             ConnectError::Certificate { message, .. } => {
-                assert!(message.contains(&right.to_string()), "{message}")
+                assert!(message.contains(&right.to_string()), "{message}");
             }
             other => panic!("{other:?}"),
         }

@@ -1,6 +1,7 @@
 //! The tunnel over real sockets of the loopback interface.
 
-#[cfg(all(test, feature = "tls"))]
+#[cfg(feature = "tls")]
+#[cfg(test)]
 mod certificates;
 #[cfg(test)]
 mod datagrams;
