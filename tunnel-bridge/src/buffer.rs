@@ -20,8 +20,10 @@ const FIXED: usize = 64 * 1024;
 /// must not keep a block several times its size.
 const COPY_BELOW: usize = 4 * 1024;
 
-/// Blocks kept per thread.
-const KEPT: usize = 8;
+/// Blocks kept per thread, those that parts are out of included: as many as are on their way through a busy link, since a
+/// new one costs a page fault for each 4 KiB.
+const KEPT: usize = 32;
+const KEPT_BYTES: usize = 1280 * 1024;
 
 /// What is written at once where it has to be copied for that. Somewhat more than the 64 KiB that are usually taken at
 /// once, with their frame heads.
@@ -116,10 +118,10 @@ impl Block {
     pub(crate) fn keep(mut self) {
         self.bytes.clear();
         KEPT_BLOCKS.with_borrow_mut(|kept| {
-            if kept.len() == KEPT {
+            kept.push(self);
+            while kept.len() > KEPT || kept.iter().map(|block| block.size).sum::<usize>() > KEPT_BYTES {
                 kept.remove(0);
             }
-            kept.push(self);
         });
     }
 

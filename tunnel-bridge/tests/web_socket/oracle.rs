@@ -54,7 +54,7 @@ impl AsyncRead for Script {
             0 => usize::MAX,
             cuts => self.cuts[turn % cuts],
         };
-        if cut == 0 && turn % 2 == 0 {
+        if cut == 0 && turn.is_multiple_of(2) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -136,7 +136,7 @@ pub(crate) fn ours(role: Role, input: &[u8], behind: usize, cuts: &[usize]) -> O
     outcome(bytes, &written, end)
 }
 
-/// What tungstenite makes of `input`; `None` for the end where it did not like a text, which we do not look at.
+/// What tungstenite makes of `input`, and whether it ended over a text that is none.
 fn theirs(role: Role, input: Vec<u8>) -> (Outcome, bool) {
     let role = match role {
         Role::Client => TheirRole::Client,
@@ -235,7 +235,11 @@ pub(crate) fn check(bytes: &[u8]) {
     let [side, behind, cuts, rest @ ..] = bytes else {
         return;
     };
-    let role = if side % 2 == 0 { Role::Client } else { Role::Server };
+    let role = if side.is_multiple_of(2) {
+        Role::Client
+    } else {
+        Role::Server
+    };
     let (cuts, rest) = rest.split_at(usize::from(cuts % 16).min(rest.len()));
     let cuts: Vec<_> = cuts.iter().map(|cut| usize::from(*cut)).collect();
     compare(role, rest, usize::from(*behind), &cuts);
@@ -254,11 +258,17 @@ pub(crate) fn compare(role: Role, input: &[u8], behind: usize, cuts: &[usize]) {
     let (theirs, bad_text) = theirs(role, input.to_vec());
     let head = |long: &[u8], short: &[u8]| long.starts_with(short);
     let shown = || format!("ours {ours:?}, theirs {theirs:?}");
+    // The long form of a short control frame's length also makes it too long.
     if let End::Broken(why) = &ours.end
-        && why.contains("the length of")
+        && (why.contains("the length of") || why.contains("longer than 125"))
     {
         assert!(
             head(&ours.bytes, &theirs.bytes) || head(&theirs.bytes, &ours.bytes),
+            "{}",
+            shown()
+        );
+        assert!(
+            ours.pongs.starts_with(&theirs.pongs) || theirs.pongs.starts_with(&ours.pongs),
             "{}",
             shown()
         );
