@@ -57,7 +57,7 @@ enum Close {
 }
 
 impl<S> StreamCarrier<S> {
-    /// A carrier over `stream`. For a TCP connection call [`prepare_socket`] on it first.
+    /// A carrier over `stream`. For a TCP connection call [`prepare_socket`](crate::prepare_socket) on it first.
     pub fn new(stream: S) -> StreamCarrier<S> {
         StreamCarrier {
             stream,
