@@ -65,6 +65,28 @@ pub trait Carrier: Send + Unpin + 'static {
     fn start_close(&mut self) -> Result<(), CarrierEnd>;
 }
 
+impl<C: Carrier + ?Sized> Carrier for Box<C> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
+        (**self).poll_ready(cx)
+    }
+
+    fn start_send(&mut self, bytes: &mut ChunkQueue) -> Result<(), CarrierEnd> {
+        (**self).start_send(bytes)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
+        (**self).poll_flush(cx)
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, CarrierEnd>> {
+        (**self).poll_receive(cx)
+    }
+
+    fn start_close(&mut self) -> Result<(), CarrierEnd> {
+        (**self).start_close()
+    }
+}
+
 /// How a [`Carrier`] ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

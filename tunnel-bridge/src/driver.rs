@@ -51,6 +51,7 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
     let (drained_sender, drained) = watch::channel(false);
     let (end_sender, end) = watch::channel(None);
     let unsent = Arc::new(Unsent::default());
+    let (_status_sender, status) = watch::channel(crate::LinkStatus::Up { resumes: 0 });
     let surely_sent = Arc::new(SurelySent::default());
     let mut driver = Driver {
         carrier,
@@ -75,7 +76,16 @@ pub(crate) fn spawn<C: Carrier>(carrier: C, role: Role) -> Link {
         drop(driver);
         end_sender.send_replace(Some(end));
     });
-    Link::new(sender, unsent, incoming, leaving, drained, end, surely_sent)
+    Link::new(
+        sender,
+        unsent,
+        incoming,
+        leaving,
+        drained,
+        end,
+        status,
+        surely_sent,
+    )
 }
 
 struct Driver<C> {
@@ -174,6 +184,7 @@ impl<C: Carrier> Driver<C> {
                 self.connection.drain(&message, now);
                 Ok(())
             }
+            Command::Check => Ok(()),
             Command::Close { reason, message } => {
                 self.leave(reason, &message, LinkEnd::Drained);
                 Ok(())

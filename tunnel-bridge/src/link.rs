@@ -13,6 +13,7 @@ use tunnel_proto::{Role, StreamId};
 use crate::carrier::{Carrier, CarrierEnd};
 use crate::driver;
 use crate::mux::{Flow, MuxStream, Unanswered, Unsent};
+use crate::resume::{self, LinkStatus, Redial};
 use crate::{ByteStream, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
 
 /// What handles and streams ask of the driver. The channel has no bound of its own: data in it is bounded by each
@@ -27,6 +28,7 @@ pub(crate) enum Command {
     Reset { flow: Arc<Flow>, reason: ResetReason },
     Consumed { flow: Arc<Flow>, bytes: u32 },
     Drain { message: String },
+    Check,
     Close { reason: GoAwayReason, message: String },
 }
 
@@ -58,6 +60,7 @@ pub struct Link {
     leaving: watch::Receiver<Option<Leaving>>,
     drained: watch::Receiver<bool>,
     end: watch::Receiver<Option<LinkEnd>>,
+    status: watch::Receiver<LinkStatus>,
     /// How many of this end's requests the other end has not answered.
     unanswered: Arc<AtomicUsize>,
     surely_sent: Arc<SurelySent>,
@@ -71,6 +74,7 @@ impl Link {
         leaving: watch::Receiver<Option<Leaving>>,
         drained: watch::Receiver<bool>,
         end: watch::Receiver<Option<LinkEnd>>,
+        status: watch::Receiver<LinkStatus>,
         surely_sent: Arc<SurelySent>,
     ) -> Link {
         Link {
@@ -80,6 +84,7 @@ impl Link {
             leaving,
             drained,
             end,
+            status,
             unanswered: Arc::default(),
             surely_sent,
         }
@@ -96,6 +101,37 @@ impl Link {
     #[must_use]
     pub fn over<C: Carrier>(carrier: C, role: Role) -> Link {
         driver::spawn(carrier, role)
+    }
+
+    /// The client's end of a link over `carrier` that goes on over another one when that is lost: `redial` makes it. Where the other end
+    /// offers no such thing, it is a link as [`Link::over`] makes it.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn resumable<C: Carrier>(carrier: C, redial: impl Redial, options: resume::Options) -> Link {
+        drop((redial, options));
+        driver::spawn(carrier, Role::Client)
+    }
+
+    /// Whether the link has a connection at the moment. Once [`Link::is_closed`], it is what it was last.
+    #[must_use]
+    pub fn status(&self) -> LinkStatus {
+        *self.status.borrow()
+    }
+
+    /// Follows [`Link::status`]. Its sender is gone when the link is.
+    #[must_use]
+    pub fn watch_status(&self) -> watch::Receiver<LinkStatus> {
+        self.status.clone()
+    }
+
+    /// Makes sure of the connection, as when the network has changed or the machine has slept: one that answers nothing for a
+    /// second (5 s where the link cannot be taken up again) counts as lost, and a link that has none asks for one at once. Does not wait.
+    pub fn check_now(&self) {
+        if self.commands.send(Command::Check).is_err() {
+            tracing::trace!("a link that is gone needs no check");
+        }
     }
 
     /// A [`Dialer`] whose streams run over this link.
@@ -363,6 +399,12 @@ pub enum LinkEnd {
         /// The kind of the failure.
         kind: io::ErrorKind,
         /// What the system said.
+        message: String,
+    },
+    /// The connection was lost, and the other end did not let the link be taken up again on a new one.
+    #[error("the link could not be taken up again{}", colon(.message))]
+    NotResumed {
+        /// What it said.
         message: String,
     },
     /// Nothing was received for too long, although the other end was pinged.

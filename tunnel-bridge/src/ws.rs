@@ -26,7 +26,7 @@
 mod connect;
 mod upgrade;
 
-pub use connect::{ConnectError, ConnectOptions, Progress, Response, connect};
+pub use connect::{ConnectError, ConnectOptions, Progress, Response, connect, connect_carrier};
 pub use upgrade::{AcceptError, NotAWebSocket, Upgrade};
 
 /// Makes a peer's text fit for a header and a terminal: its first line, visible ASCII, at most 300 characters.

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::http;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Request};
 use url::Url;
 
-use crate::{Link, WebSocketCarrier, carrier, ws};
+use crate::{Carrier, Link, WebSocketCarrier, carrier, ws};
 
 /// Where to connect to, and what to say there.
 #[derive(Debug, Clone)]
@@ -212,6 +212,18 @@ pub enum ConnectError {
 /// # Cancel safety
 /// Dropping the future abandons the attempt.
 pub async fn connect(options: &ConnectOptions) -> Result<Link, ConnectError> {
+    let carrier = connect_carrier(options).await?;
+    Ok(Link::over(carrier, tunnel_proto::Role::Client))
+}
+
+/// Connects and makes no link yet: what [`Link::resumable`], and later its [`Redial`](crate::resume::Redial), want.
+///
+/// # Errors
+/// See [`ConnectError`].
+///
+/// # Cancel safety
+/// Dropping the future abandons the attempt.
+pub async fn connect_carrier(options: &ConnectOptions) -> Result<Box<dyn Carrier>, ConnectError> {
     let attempt = Attempt::of(options)?;
     let address = attempt.address.clone();
     let connected = tokio::time::timeout(options.connect_timeout, attempt.connect(options)).await;
@@ -293,7 +305,7 @@ impl Attempt {
         })
     }
 
-    async fn connect(self, options: &ConnectOptions) -> Result<Link, ConnectError> {
+    async fn connect(self, options: &ConnectOptions) -> Result<Box<dyn Carrier>, ConnectError> {
         let (tcp, peer) = self
             .reach(options)
             .await
@@ -350,17 +362,14 @@ impl Attempt {
         Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
     }
 
-    async fn upgrade<S>(self, stream: S) -> Result<Link, ConnectError>
+    async fn upgrade<S>(self, stream: S) -> Result<Box<dyn Carrier>, ConnectError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let address = self.address;
         let config = Some(carrier::web_socket_config());
         match client_async_with_config(self.request, stream, config).await {
-            Ok((socket, _)) => Ok(Link::over(
-                WebSocketCarrier::new(socket),
-                tunnel_proto::Role::Client,
-            )),
+            Ok((socket, _)) => Ok(Box::new(WebSocketCarrier::new(socket))),
             Err(tungstenite::Error::Http(response)) => Err(ConnectError::Rejected {
                 address,
                 response: response_of(&response),

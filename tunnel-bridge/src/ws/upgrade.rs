@@ -8,7 +8,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol;
 
-use crate::{Link, WebSocketCarrier, carrier, ws};
+use crate::{Carrier, Link, WebSocketCarrier, carrier, ws};
 
 /// How long a client may take to send its request.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -144,7 +144,19 @@ where
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub async fn accept(mut self, subprotocol: &str) -> Result<Link, AcceptError> {
+    pub async fn accept(self, subprotocol: &str) -> Result<Link, AcceptError> {
+        let carrier = self.accept_carrier(subprotocol).await?;
+        Ok(Link::over(carrier, tunnel_proto::Role::Server))
+    }
+
+    /// Switches to WebSocket and makes no link yet: what a [`Desk`](crate::resume::Desk) takes.
+    ///
+    /// # Errors
+    /// As [`accept`](Upgrade::accept).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn accept_carrier(mut self, subprotocol: &str) -> Result<Box<dyn Carrier>, AcceptError> {
         let accept = derive_accept_key(self.key(subprotocol)?.as_bytes());
         let head = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -155,10 +167,7 @@ where
         let config = Some(carrier::web_socket_config());
         let role = protocol::Role::Server;
         let socket = WebSocketStream::from_partially_read(self.stream, self.rest, role, config).await;
-        Ok(Link::over(
-            WebSocketCarrier::new(socket),
-            tunnel_proto::Role::Server,
-        ))
+        Ok(Box::new(WebSocketCarrier::new(socket)))
     }
 
     /// Answers with a short text and closes the connection. What cannot stand in a header becomes `?`.
