@@ -12,9 +12,11 @@ use tunnel_proto::{Role, StreamId};
 
 use crate::carrier::{Carrier, CarrierEnd};
 use crate::driver;
-use crate::mux::{Flow, MuxStream, Unanswered, Unsent};
+use crate::mux::{self, Flow, Unanswered, Unsent};
+#[cfg(feature = "quic")]
+use crate::quic::Native;
 use crate::resume::{self, LinkStatus, Redial};
-use crate::{ByteStream, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
+use crate::{ByteStream, Dialer, GoAwayReason, MuxStream, Refusal, RefusalKind, ResetReason, Target};
 
 /// What handles and streams ask of the driver. The channel has no bound of its own: data in it is bounded by each
 /// stream's allowance, opens by the limit on streams, the rest by both.
@@ -64,6 +66,9 @@ pub struct Link {
     /// How many of this end's requests the other end has not answered.
     unanswered: Arc<AtomicUsize>,
     surely_sent: Arc<SurelySent>,
+    /// A link over QUIC, whose streams are QUIC's own.
+    #[cfg(feature = "quic")]
+    native: Option<Arc<Native>>,
 }
 
 impl Link {
@@ -87,6 +92,35 @@ impl Link {
             status,
             unanswered: Arc::default(),
             surely_sent,
+            #[cfg(feature = "quic")]
+            native: None,
+        }
+    }
+
+    /// A link whose streams are QUIC's own. Of the commands, its driver hears those that are about the link.
+    #[cfg(feature = "quic")]
+    pub(crate) fn native(
+        native: Arc<Native>,
+        commands: mpsc::UnboundedSender<Command>,
+        incoming: mpsc::Receiver<Incoming>,
+        leaving: watch::Receiver<Option<Leaving>>,
+        drained: watch::Receiver<bool>,
+        end: watch::Receiver<Option<LinkEnd>>,
+        status: watch::Receiver<LinkStatus>,
+    ) -> Link {
+        let (unsent, surely_sent) = (Arc::default(), Arc::default());
+        Link {
+            native: Some(native),
+            ..Link::new(
+                commands,
+                unsent,
+                incoming,
+                leaving,
+                drained,
+                end,
+                status,
+                surely_sent,
+            )
         }
     }
 
@@ -149,20 +183,33 @@ impl Link {
     ///
     /// # Cancel safety
     /// Never waits.
-    #[expect(
-        clippy::unused_async,
-        reason = "callers treat it as a dial; a limit on opens may wait here"
+    #[cfg_attr(
+        not(feature = "quic"),
+        expect(
+            clippy::unused_async,
+            reason = "callers treat it as a dial; a limit on opens may wait here"
+        )
     )]
     pub async fn open(&self, target: &Target) -> Result<MuxStream, Refusal> {
-        Ok(self.open_now(target)?.0)
+        #[cfg(feature = "quic")]
+        if let Some(native) = &self.native {
+            self.check_staying()?;
+            return Ok(native.open_stream(target, &self.commands).await?.into());
+        }
+        Ok(self.open_now(target)?.0.into())
     }
 
-    /// The stream, and how many requests were unanswered before it.
-    fn open_now(&self, target: &Target) -> Result<(MuxStream, usize), Refusal> {
+    fn check_staying(&self) -> Result<(), Refusal> {
         if self.is_leaving() {
             let message = "the far side is leaving and takes no new connections on this link";
             return Err(Refusal::new(RefusalKind::LinkLost, message));
         }
+        Ok(())
+    }
+
+    /// The stream, and how many requests were unanswered before it.
+    fn open_now(&self, target: &Target) -> Result<(mux::MuxStream, usize), Refusal> {
+        self.check_staying()?;
         let (unanswered, before) = Unanswered::count(&self.unanswered);
         let flow = Arc::new(Flow::new(Arc::clone(&self.unsent), Some(unanswered)));
         let command = Command::Open {
@@ -170,7 +217,7 @@ impl Link {
             flow: Arc::clone(&flow),
         };
         self.commands.send(command).map_err(|_| link_lost())?;
-        Ok((MuxStream::new(flow, self.commands.clone()), before))
+        Ok((mux::MuxStream::new(flow, self.commands.clone()), before))
     }
 
     /// The next stream that the other end opens; `None` once the link is gone.
@@ -277,6 +324,10 @@ impl Link {
 #[async_trait]
 impl Dialer for Link {
     async fn dial(&self, target: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
+        #[cfg(feature = "quic")]
+        if self.native.is_some() {
+            return Ok(Box::new(self.open(target).await?));
+        }
         let (stream, before) = self.open_now(target)?;
         if before >= self.surely_sent.0.load(Ordering::Acquire) {
             // Once it is given out, it could not go to another link when this one's far side leaves before it was sent.
@@ -337,11 +388,13 @@ impl Incoming {
         reason = "only accept and refuse take the stream, and both take self"
     )]
     pub fn accept(mut self) -> MuxStream {
-        let stream = self
+        let mut stream = self
             .stream
             .take()
             .expect("a request holds its stream until it is answered");
-        self.answer(Command::Accept { id: self.id });
+        if !stream.accept() {
+            self.answer(Command::Accept { id: self.id });
+        }
         stream
     }
 
@@ -351,7 +404,7 @@ impl Incoming {
     }
 
     fn refuse_with(&mut self, refusal: Refusal) {
-        if let Some(stream) = self.stream.take() {
+        if let Some(stream) = self.stream.take().and_then(|stream| stream.refuse(&refusal)) {
             self.answer(Command::Refuse { id: self.id, refusal });
             stream.disarm();
         }

@@ -112,6 +112,12 @@ impl Acceptor {
         Ok(Acceptor(Arc::new(config).into()))
     }
 
+    /// What it accepts with, for QUIC to change the protocol of.
+    #[cfg(feature = "quic")]
+    pub(crate) fn config(&self) -> ServerConfig {
+        self.0.config().as_ref().clone()
+    }
+
     /// The handshake with a client; its result goes to `ws::Upgrade::read`. Put a deadline on it.
     ///
     /// # Errors

@@ -24,7 +24,7 @@
 //! ```
 
 mod connect;
-mod upgrade;
+pub(crate) mod upgrade;
 
 pub use connect::{ConnectError, ConnectOptions, Progress, Response, connect, connect_carrier};
 pub use upgrade::{AcceptError, NotAWebSocket, Upgrade};

@@ -48,6 +48,8 @@ pub enum Progress {
     Tls(SocketAddr),
     /// The WebSocket handshake with it.
     WebSocket(SocketAddr),
+    /// The QUIC handshake with an address.
+    Quic(SocketAddr),
 }
 
 impl fmt::Display for Progress {
@@ -57,6 +59,7 @@ impl fmt::Display for Progress {
             Self::Tcp(address) => write!(f, "TCP connection to {address}"),
             Self::Tls(address) => write!(f, "TLS handshake with {address}"),
             Self::WebSocket(address) => write!(f, "WebSocket handshake with {address}"),
+            Self::Quic(address) => write!(f, "QUIC handshake with {address}"),
         }
     }
 }
@@ -101,7 +104,15 @@ impl ConnectOptions {
         self.with(name, value, true)
     }
 
-    fn tell(&self, progress: Option<Progress>) {
+    /// The names and values of the headers that were added.
+    #[cfg(feature = "quic")]
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers
+            .iter()
+            .map(|header| (header.name.as_str(), header.value.as_str()))
+    }
+
+    pub(crate) fn tell(&self, progress: Option<Progress>) {
         if let Some(told) = &self.progress {
             told.send_replace(progress);
         }
@@ -129,6 +140,16 @@ pub struct Response {
 }
 
 impl Response {
+    /// An answer whose texts are fit for a terminal.
+    #[cfg(feature = "quic")]
+    pub(crate) fn new(status: u16, text: String, headers: Vec<(String, String)>) -> Response {
+        Response {
+            status,
+            text,
+            headers,
+        }
+    }
+
     /// The value of a header, made fit for a terminal as [`text`](Response::text) is. The name's case is ignored.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -170,6 +191,14 @@ pub enum ConnectError {
     /// What answered does not speak HTTP, WebSocket or the subprotocol.
     #[error("{address} does not answer as a WebSocket: {message}")]
     NotAWebSocket {
+        /// Host and port.
+        address: String,
+        /// What was seen.
+        message: String,
+    },
+    /// What answered over QUIC does not speak the tunnel's protocol.
+    #[error("{address} does not answer as a tunnel: {message}")]
+    NotATunnel {
         /// Host and port.
         address: String,
         /// What was seen.

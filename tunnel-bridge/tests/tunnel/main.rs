@@ -6,6 +6,8 @@ mod giving_up;
 mod handshake;
 #[cfg(test)]
 mod listeners;
+#[cfg(all(test, feature = "quic"))]
+mod quic;
 #[cfg(test)]
 mod raw;
 #[cfg(test)]
