@@ -67,8 +67,8 @@ impl Default for DialPolicy {
     }
 }
 
-/// Connects to `address`. The addresses of a name are tried one after the other, each with its share of the time that
-/// is left, so that one that is silent does not hide one that answers.
+/// Connects to `address`. All addresses of a name that may be dialed get their chance, so that one that is silent does not
+/// hide one that answers.
 ///
 /// # Cancel safety
 /// Dropping the future abandons the dial.
@@ -108,17 +108,11 @@ pub(crate) async fn dial(address: &DialAddress, policy: &DialPolicy) -> Result<T
     // After resolving, and on the very addresses that are dialed: a name can point anywhere, and elsewhere the next
     // time it is asked for.
     found.retain(|address| policy.allows(*address));
-    let mut last = not_allowed();
-    let mut left = u32::try_from(found.len()).unwrap_or(u32::MAX);
-    for candidate in found {
-        let share = deadline.saturating_duration_since(Instant::now()) / left;
-        left -= 1;
-        match direct::connect(candidate, share).await {
-            Ok(stream) => return Ok(stream),
-            Err(refusal) => last = refusal,
-        }
+    if found.is_empty() {
+        return Err(not_allowed());
     }
-    Err(last)
+    let left = deadline.saturating_duration_since(Instant::now());
+    direct::connect_any(address, found, left).await
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use devbox_engine::{Carriage, Pin};
 use ipnet::IpNet;
+use serde::Deserialize;
 use service_catalog::Label;
 use url::Url;
 
@@ -75,15 +77,59 @@ pub(crate) struct ConnectArgs {
     /// A prefix to choose addresses from; repeat for more [default: 127.77.0.0/16]
     #[arg(long, value_name = "CIDR", value_parser = prefix)]
     pub(crate) pool: Vec<IpNet>,
+    /// Go to the gateways through this proxy: http://, https://, socks5:// or socks5h://, with USER:PASSWORD@ where it asks
+    /// for them, or `none` [default: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say]
+    #[arg(long, value_name = "URL", env = "DEVBOX_PROXY", hide_env_values = true)]
+    pub(crate) proxy: Option<String>,
+    /// What carries the tunnel to the gateways [default: auto]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) carrier: Option<Carrier>,
     /// Trust these certificate authorities (PEM) in place of the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) tls_ca: Option<PathBuf>,
+    /// Trust these certificate authorities (PEM) as well
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_extra_ca: Option<PathBuf>,
+    /// Accept a gateway only with this public key, sha256/BASE64; repeat for more
+    #[arg(long, value_name = "PIN")]
+    pub(crate) tls_pin: Vec<Pin>,
+    /// Show this certificate (PEM) to gateways that ask for one
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key (PEM) of that certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Accept any certificate of the gateways: anyone on the way can read the token and change what is carried
+    #[arg(long)]
+    pub(crate) accept_any_certificate: bool,
     /// Send the token over ws:// to another machine: anyone on the way can read it
     #[arg(long)]
     pub(crate) insecure: bool,
     /// Say more on standard error; twice for even more
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+}
+
+/// What carries a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Carrier {
+    /// The raw protocol where everything on the way lets it pass, else WebSocket
+    Auto,
+    /// The raw protocol alone
+    Raw,
+    /// WebSocket alone
+    Websocket,
+}
+
+impl From<Carrier> for Carriage {
+    fn from(carrier: Carrier) -> Self {
+        match carrier {
+            Carrier::Auto => Self::Auto,
+            Carrier::Raw => Self::Raw,
+            Carrier::Websocket => Self::WebSocket,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -207,6 +253,12 @@ pub(crate) struct ServeArgs {
     /// The private key (PEM) of the certificate
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
+    /// Ask clients for a certificate of these authorities (PEM), beside the token; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
+    /// Let clients in that show no certificate; one that is shown must still be valid
+    #[arg(long, requires = "tls_client_ca")]
+    pub(crate) tls_client_optional: bool,
     /// Listen without TLS on an address that other machines can reach
     #[arg(long)]
     pub(crate) insecure: bool,

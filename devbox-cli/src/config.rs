@@ -1,21 +1,25 @@
 //! What a session is told: flags over environment variables over `devbox.yaml` over the defaults.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use devbox_engine::{
-    GatewayConfig, MAX_CONNECTIONS, NamesPolicy, ProviderConfig, ProviderKind, TokenConfig, default_pools,
+    Carriage, Identity, MAX_CONNECTIONS, NamesPolicy, Pin, ProviderConfig, ProviderKind, Proxies, Proxy,
+    Secret, TokenConfig, Trust, default_pools,
 };
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::{Location, Spanned};
 use service_catalog::Label;
 use url::Url;
 
-use crate::args::ConnectArgs;
+use crate::args::{Carrier, ConnectArgs};
 use crate::failure::{Failure, code};
 use crate::sys;
 
@@ -29,7 +33,7 @@ pub(crate) const LOCK_FILE: &str = "devbox.lock";
 #[serde(deny_unknown_fields)]
 struct File {
     /// The short form of one gateway, which comes before the list.
-    gateway: Option<Url>,
+    gateway: Option<Short>,
     token_file: Option<PathBuf>,
     environment: Option<Label>,
     tls_ca: Option<PathBuf>,
@@ -43,18 +47,200 @@ struct File {
     limits: Limits,
 }
 
-/// One of the list of providers. Which keys it must have depends on its kind.
+/// A struct with the keys of a gateway and some more. serde cannot both flatten one into the other and deny unknown fields.
+macro_rules! with_keys_of_a_gateway {
+    ($(#[$attribute:meta])* struct $name:ident { $($field:ident: $kind:ty,)* }) => {
+        $(#[$attribute])*
+        #[derive(Debug, Clone, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct $name {
+            $($field: $kind,)*
+            environment: Option<Label>,
+            url: Option<Spanned<Url>>,
+            token_file: Option<Spanned<PathBuf>>,
+            proxy: Option<Spanned<Hidden>>,
+            carrier: Option<Spanned<Carrier>>,
+            headers: Option<Spanned<BTreeMap<String, Hidden>>>,
+            tls_ca: Option<Spanned<PathBuf>>,
+            tls_extra_ca: Option<Spanned<PathBuf>>,
+            tls_pin: Option<Spanned<Texts>>,
+            tls_cert: Option<Spanned<PathBuf>>,
+            tls_key: Option<Spanned<PathBuf>>,
+            accept_any_certificate: Option<Spanned<bool>>,
+            insecure: Option<Spanned<bool>>,
+        }
+
+        impl $name {
+            fn way(&self, place: &Place<'_>, args: &ConnectArgs) -> Result<Way, Failure> {
+                let path = |path: &Option<Spanned<PathBuf>>| path.as_ref().map(|path| place.path(&path.value));
+                let yes = |key: &Option<Spanned<bool>>| key.as_ref().is_some_and(|key| key.value);
+                let mut trust = Trust::default();
+                trust.ca = args.tls_ca.clone().or_else(|| path(&self.tls_ca));
+                trust.extra_ca = args.tls_extra_ca.clone().or_else(|| path(&self.tls_extra_ca));
+                trust.pins.clone_from(&args.tls_pin);
+                if let (Some(pins), true) = (&self.tls_pin, trust.pins.is_empty()) {
+                    for text in pins.value.iter() {
+                        let pin = text.parse::<Pin>();
+                        trust.pins.push(pin.map_err(|error| place.at(pins.referenced, &error.to_string()))?);
+                    }
+                }
+                trust.identity = identity_of(args);
+                match (&self.tls_cert, &self.tls_key) {
+                    (Some(certificate), Some(key)) if trust.identity.is_none() => {
+                        let (certificate, key) = (place.path(&certificate.value), place.path(&key.value));
+                        trust.identity = Some(Identity { certificate, key });
+                    }
+                    (Some(alone), None) => return Err(place.at(alone.referenced, "`tls_cert:` needs `tls_key:`")),
+                    (None, Some(alone)) => return Err(place.at(alone.referenced, "`tls_key:` needs `tls_cert:`")),
+                    _ => {}
+                }
+                trust.danger_accept_any_certificate =
+                    args.accept_any_certificate || yes(&self.accept_any_certificate);
+                let proxies = match (&args.proxy, &self.proxy) {
+                    (Some(text), _) => proxies(text)?,
+                    (None, Some(text)) => {
+                        proxies(&text.value.0).map_err(|failure| place.at(text.referenced, &failure.to_string()))?
+                    }
+                    (None, None) => environment(),
+                };
+                let carrier = args.carrier.or(self.carrier.as_ref().map(|carrier| carrier.value));
+                let headers = self.headers.iter().flat_map(|headers| &headers.value);
+                Ok(Way {
+                    trust,
+                    proxies,
+                    carriage: carrier.map(Carriage::from).unwrap_or_default(),
+                    headers: headers.map(|(name, value)| (name.clone(), Secret(value.0.clone()))).collect(),
+                    insecure: args.insecure || yes(&self.insecure),
+                })
+            }
+        }
+    };
+}
+
+with_keys_of_a_gateway! {
+    /// One of the list of providers. Which keys it must have depends on its kind.
+    struct Entry {
+        name: Spanned<Label>,
+        kind: Spanned<String>,
+        catalog: Option<Spanned<PathBuf>>,
+    }
+}
+
+impl Entry {
+    /// The keys that only a gateway has, and where they are.
+    fn places(&self) -> [(&'static str, Option<Location>); 12] {
+        fn at<T>(key: &Option<Spanned<T>>) -> Option<Location> {
+            key.as_ref().map(|found| found.referenced)
+        }
+        [
+            ("url", at(&self.url)),
+            ("token_file", at(&self.token_file)),
+            ("proxy", at(&self.proxy)),
+            ("carrier", at(&self.carrier)),
+            ("headers", at(&self.headers)),
+            ("tls_ca", at(&self.tls_ca)),
+            ("tls_extra_ca", at(&self.tls_extra_ca)),
+            ("tls_pin", at(&self.tls_pin)),
+            ("tls_cert", at(&self.tls_cert)),
+            ("tls_key", at(&self.tls_key)),
+            ("accept_any_certificate", at(&self.accept_any_certificate)),
+            ("insecure", at(&self.insecure)),
+        ]
+    }
+}
+
+with_keys_of_a_gateway! {
+    /// The one gateway of the short form, with more than its URL.
+    #[derive(Default)]
+    struct Gateway {}
+}
+
+/// The short form: a URL, or the keys of a gateway.
+#[derive(Debug, Clone)]
+struct Short(Box<Gateway>);
+
+impl<'de> Deserialize<'de> for Short {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct UrlOrKeys;
+
+        impl<'de> Visitor<'de> for UrlOrKeys {
+            type Value = Short;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the URL of a gateway, or its keys (`url:` and others)")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Short, E> {
+                let url = text.parse().map_err(E::custom)?;
+                let url = Spanned::new(url, Location::UNKNOWN, Location::UNKNOWN);
+                Ok(Short(Box::new(Gateway {
+                    url: Some(url),
+                    ..Gateway::default()
+                })))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Short, A::Error> {
+                let keys = Gateway::deserialize(MapAccessDeserializer::new(map))?;
+                if keys.url.is_none() {
+                    return Err(serde::de::Error::missing_field("url"));
+                }
+                Ok(Short(Box::new(keys)))
+            }
+        }
+
+        deserializer.deserialize_any(UrlOrKeys)
+    }
+}
+
+/// One text or several.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    name: Spanned<Label>,
-    kind: Spanned<String>,
-    environment: Option<Label>,
-    url: Option<Spanned<Url>>,
-    token_file: Option<Spanned<PathBuf>>,
-    tls_ca: Option<Spanned<PathBuf>>,
-    insecure: Option<Spanned<bool>>,
-    catalog: Option<Spanned<PathBuf>>,
+#[serde(untagged)]
+enum Texts {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Texts {
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        let texts = match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Several(texts) => texts,
+        };
+        texts.iter().map(String::as_str)
+    }
+}
+
+/// A text that may have a secret in it.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+struct Hidden(String);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden(..)")
+    }
+}
+
+fn identity_of(args: &ConnectArgs) -> Option<Identity> {
+    Some(Identity {
+        certificate: args.tls_cert.clone()?,
+        key: args.tls_key.clone()?,
+    })
+}
+
+/// What `proxy:` and `--proxy` say. The text is not in the failure, as it may have a password in it.
+fn proxies(text: &str) -> Result<Proxies, Failure> {
+    match text {
+        "none" => Ok(Proxies::none()),
+        text => Proxy::parse(text).map(Proxies::always).map_err(|error| {
+            Failure::new(code::FAILED, error.to_string())
+                .help("name one as http://HOST:PORT, https://, socks5:// or socks5h://, or say `none`")
+        }),
+    }
+}
+
+fn environment() -> Proxies {
+    Proxies::from_env(|name| std::env::var(name).ok())
 }
 
 /// The names policy.
@@ -113,12 +299,21 @@ enum Kind {
     Gateway {
         url: Url,
         token_file: Option<PathBuf>,
-        tls_ca: Option<PathBuf>,
-        insecure: bool,
+        way: Box<Way>,
     },
     Direct {
         catalog: PathBuf,
     },
+}
+
+/// How a gateway is reached.
+#[derive(Debug, Clone)]
+struct Way {
+    trust: Trust,
+    proxies: Proxies,
+    carriage: Carriage,
+    headers: Vec<(String, Secret)>,
+    insecure: bool,
 }
 
 impl Config {
@@ -222,23 +417,23 @@ impl Provider {
             Kind::Direct { catalog } => ProviderKind::Direct {
                 catalog: catalog.clone(),
             },
-            Kind::Gateway {
-                url,
-                token_file,
-                tls_ca,
-                insecure,
-            } => {
+            Kind::Gateway { url, token_file, way } => {
                 let Some(token_file) = token_file.clone() else {
                     return Err(Failure::new(code::FAILED, format!("no token for {url} is named")).help(
                         "name the file that holds it with --token-file FILE, or as token_file: in devbox.yaml",
                     ));
                 };
-                ProviderKind::Gateway(GatewayConfig {
-                    url: url.clone(),
-                    token: TokenConfig::File(token_file),
-                    tls_ca: tls_ca.clone(),
-                    insecure: *insecure,
-                })
+                let token = TokenConfig::File(token_file);
+                let mut config = ProviderConfig::gateway(&self.name, url.clone(), token);
+                config.environment.clone_from(&self.environment);
+                if let ProviderKind::Gateway(gateway) = &mut config.kind {
+                    gateway.trust = way.trust.clone();
+                    gateway.proxies = way.proxies.clone();
+                    gateway.carriage = way.carriage;
+                    gateway.headers.clone_from(&way.headers);
+                    gateway.insecure = way.insecure;
+                }
+                return Ok(config);
             }
         };
         Ok(ProviderConfig {
@@ -251,12 +446,15 @@ impl Provider {
 /// Flags replace what the file has of their kind: `--gateway` its gateways, `--catalog` its catalogs. They come first, since
 /// the earlier of two providers has a name that both provide.
 fn providers(args: &ConnectArgs, file: &File, place: &Place<'_>) -> Result<Vec<Provider>, Failure> {
-    let short = file.gateway.iter().map(|url| (url, file.environment.as_ref()));
-    let flags = args.gateway.iter().map(|url| (url, file.environment.as_ref()));
+    let short = file.gateway.as_ref().map(|short| &*short.0);
     let gateways: Vec<_> = if args.gateway.is_empty() {
-        short.collect()
+        short.into_iter().cloned().collect()
     } else {
-        flags.collect()
+        let of_flag = |url: &Url| Gateway {
+            url: Some(Spanned::new(url.clone(), Location::UNKNOWN, Location::UNKNOWN)),
+            ..Gateway::default()
+        };
+        args.gateway.iter().map(of_flag).collect()
     };
     let listed = file
         .providers
@@ -280,16 +478,25 @@ fn providers(args: &ConnectArgs, file: &File, place: &Place<'_>) -> Result<Vec<P
     }
     let mut taken: BTreeSet<String> = listed.iter().map(|provider| provider.name.clone()).collect();
     let mut providers = Vec::new();
-    for (url, environment) in gateways {
+    for gateway in gateways {
+        let Some(url) = &gateway.url else { continue };
         let own = |path: &Option<PathBuf>| path.as_ref().map(|path| place.path(path));
+        let keyed = gateway.token_file.as_ref().map(|path| place.path(&path.value));
+        let mut way = gateway.way(place, args)?;
+        // The short form's own key at the top of the file.
+        way.trust.ca = way.trust.ca.or_else(|| own(&file.tls_ca));
+        let environment = args.env.as_ref().or(gateway.environment.as_ref());
         providers.push(Provider {
             name: free_name(GATEWAY, &mut taken),
-            environment: args.env.as_ref().or(environment).cloned(),
+            environment: environment.or(file.environment.as_ref()).cloned(),
             kind: Kind::Gateway {
-                url: url.clone(),
-                token_file: args.token_file.clone().or_else(|| own(&file.token_file)),
-                tls_ca: args.tls_ca.clone().or_else(|| own(&file.tls_ca)),
-                insecure: args.insecure,
+                url: url.value.clone(),
+                token_file: args
+                    .token_file
+                    .clone()
+                    .or(keyed)
+                    .or_else(|| own(&file.token_file)),
+                way: Box::new(way),
             },
         });
     }
@@ -356,23 +563,17 @@ impl Place<'_> {
                 let url = entry.url.as_ref().ok_or_else(|| missing("url"))?;
                 let token_file = entry.token_file.as_ref().map(|path| self.path(&path.value));
                 let token_file = args.token_file.clone().or(token_file);
-                let tls_ca = entry.tls_ca.as_ref().map(|path| self.path(&path.value));
                 let kind = Kind::Gateway {
                     url: url.value.clone(),
                     token_file: Some(token_file.ok_or_else(|| missing("token_file"))?),
-                    tls_ca: args.tls_ca.clone().or(tls_ca),
-                    insecure: args.insecure || entry.insecure.as_ref().is_some_and(|insecure| insecure.value),
+                    way: Box::new(entry.way(self, args)?),
                 };
                 (kind, args.env.as_ref().or(entry.environment.as_ref()))
             }
             "direct" => {
-                foreign("url", entry.url.as_ref().map(|found| found.referenced))?;
-                foreign(
-                    "token_file",
-                    entry.token_file.as_ref().map(|found| found.referenced),
-                )?;
-                foreign("tls_ca", entry.tls_ca.as_ref().map(|found| found.referenced))?;
-                foreign("insecure", entry.insecure.as_ref().map(|found| found.referenced))?;
+                for (key, found) in entry.places() {
+                    foreign(key, found)?;
+                }
                 let catalog = entry.catalog.as_ref().ok_or_else(|| missing("catalog"))?;
                 let catalog = self.path(&catalog.value);
                 let catalog = std::path::absolute(catalog).map_err(Failure::because)?;
@@ -560,14 +761,11 @@ providers:
         let text = "gateway: wss://g.example\ntoken_file: secret/token\ntls_ca: ~/ca.pem\n";
         let config = load(text, &ConnectArgs::default()).unwrap();
         let folder = config.file.clone().unwrap().parent().unwrap().to_owned();
-        let Kind::Gateway {
-            token_file, tls_ca, ..
-        } = &config.providers[0].kind
-        else {
+        let Kind::Gateway { token_file, way, .. } = &config.providers[0].kind else {
             panic!("{config:?}")
         };
         assert_eq!(token_file.as_ref().unwrap(), &folder.join("secret/token"));
-        assert_eq!(tls_ca.as_ref().unwrap(), Path::new("/home/ada/ca.pem"));
+        assert_eq!(way.trust.ca.as_ref().unwrap(), Path::new("/home/ada/ca.pem"));
     }
 
     #[test]

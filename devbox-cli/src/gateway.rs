@@ -29,10 +29,12 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
         config.limits.max_half_open = args.max_half_open.get();
         config.limits.max_half_open_per_address = args.max_half_open_per_address.get();
         config.tls = match (&args.tls_cert, &args.tls_key) {
-            (Some(certificate), Some(key)) => Some(TlsFiles {
-                certificate: certificate.clone(),
-                key: key.clone(),
-            }),
+            (Some(certificate), Some(key)) => {
+                let mut files = TlsFiles::new(certificate, key);
+                files.client_ca.clone_from(&args.tls_client_ca);
+                files.client_certificate_optional = args.tls_client_optional;
+                Some(files)
+            }
             _ => None,
         };
         let scheme = if config.tls.is_some() { "wss" } else { "ws" };

@@ -616,6 +616,10 @@ pub(crate) fn notice(notice: &Notice) -> String {
         Notice::AddressesNotKept { reason } => {
             format!("warning: addresses cannot be remembered for the next session: {reason}")
         }
+        Notice::AnyCertificate { far_side } => format!(
+            "warning: any certificate of {far_side} is accepted: anyone on the way can read the token and change what \
+             is carried"
+        ),
         Notice::Swept { file, tag } => {
             format!(
                 "note: removed what the killed session {tag} had left in {}",
@@ -1143,6 +1147,9 @@ mod tests {
         let notices = [
             Notice::AddressesInMemory { reason: reason() },
             Notice::AddressesNotKept { reason: reason() },
+            Notice::AnyCertificate {
+                far_side: "wss://gateway.example/".to_owned(),
+            },
             Notice::Swept {
                 file: "/etc/hosts".into(),
                 tag: "devbox-dev-1a2b3c4d".to_owned(),

@@ -7,6 +7,8 @@ use devbox_provider::Provider;
 use devbox_session::{MAX_CONNECTIONS, NamesPolicy};
 use ipnet::{IpNet, Ipv4Net};
 use service_catalog::Label;
+use tunnel_bridge::Trust;
+use tunnel_bridge::dial::{Carriage, Proxies};
 use url::Url;
 
 use crate::helper::Helper;
@@ -136,10 +138,27 @@ pub struct GatewayConfig {
     pub url: Url,
     /// What it asks for.
     pub token: TokenConfig,
-    /// A PEM file of certificate authorities to trust in place of the system's.
-    pub tls_ca: Option<PathBuf>,
+    /// Whom to trust, and which certificate to show. [`Trust::danger_accept_any_certificate`] is told at each start
+    /// ([`Notice::AnyCertificate`](crate::Notice::AnyCertificate)).
+    pub trust: Trust,
+    /// The proxies to go through. Default: none; `Proxies::from_env` reads what the environment says.
+    pub proxies: Proxies,
+    /// What may carry the link. Default: what the gateway and everything on the way takes.
+    pub carriage: Carriage,
+    /// Further headers of the request. Their values are never shown.
+    pub headers: Vec<(String, Secret)>,
     /// Whether the token may be sent over `ws://` to another machine, readable for anyone on the way.
     pub insecure: bool,
+}
+
+/// A text that is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
 }
 
 /// A gateway's token.
@@ -163,7 +182,10 @@ impl ProviderConfig {
         let gateway = GatewayConfig {
             url,
             token,
-            tls_ca: None,
+            trust: Trust::default(),
+            proxies: Proxies::none(),
+            carriage: Carriage::default(),
+            headers: Vec::new(),
             insecure: false,
         };
         Self::new(name, ProviderKind::Gateway(gateway))

@@ -18,7 +18,9 @@ mod shared;
 mod sinks;
 mod sys;
 
-pub use config::{Config, GatewayConfig, ProviderConfig, ProviderKind, Publish, TokenConfig, default_pools};
+pub use config::{
+    Config, GatewayConfig, ProviderConfig, ProviderKind, Publish, Secret, TokenConfig, default_pools,
+};
 pub use devbox_session::sink::Registry;
 pub use devbox_session::{Event, MAX_CONNECTIONS, NamesPolicy, StatusReport, StopReason};
 pub use engine::{Engine, start, start_shared};
@@ -31,6 +33,8 @@ pub use plan::{Plan, plan};
 pub use running::{Found, Joined, Running, Silence, Silent, Watch, find, records};
 pub use shared::{Place, Share, share};
 pub use sinks::PrivateHosts;
+pub use tunnel_bridge::dial::{Carriage, Proxies, Proxy};
+pub use tunnel_bridge::{Identity, Pin, Trust};
 
 /// Raises this process's soft limit of open files to the hard one: each connection and each listener costs a descriptor.
 /// The soft limit from before, for commands that are started with it; `None` on systems without such a limit.

@@ -22,6 +22,12 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// Any certificate of a gateway is accepted, because the configuration says so: who is on the way can read the token and
+    /// change what is carried.
+    AnyCertificate {
+        /// The gateway.
+        far_side: String,
+    },
     /// What a session that was killed had left was removed.
     Swept {
         /// The hosts file.

@@ -8,11 +8,13 @@ use url::{Host, Url};
 
 use crate::config::{GatewayConfig, ProviderConfig, ProviderKind};
 use crate::error::Error;
+use crate::notice::{Notice, Notices};
 
 /// The providers of a configuration, in its order.
 pub(crate) async fn build(
     configs: &[ProviderConfig],
     session: &str,
+    notices: &Notices,
 ) -> Result<Vec<Arc<dyn Provider>>, Error> {
     if configs.is_empty() {
         return Err(Error::NoProvider);
@@ -29,6 +31,11 @@ pub(crate) async fn build(
         providers.push(match &config.kind {
             ProviderKind::Gateway(config) => {
                 check(config)?;
+                if config.trust.danger_accept_any_certificate {
+                    notices.add(Notice::AnyCertificate {
+                        far_side: config.url.to_string(),
+                    });
+                }
                 gateway(config, session).await?
             }
             ProviderKind::Direct { catalog } => direct(catalog).await?,
@@ -77,7 +84,14 @@ cfg_if::cfg_if! {
                 TokenConfig::Secret(text) => TokenSource::Fixed(Token::new(text)?),
             };
             let mut provider = GatewayProvider::new(config.url.clone(), token, session);
-            provider.tls_ca.clone_from(&config.tls_ca);
+            provider.trust = config.trust.clone();
+            provider.proxies = config.proxies.clone();
+            provider.carriage = config.carriage;
+            provider.headers = config
+                .headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.0.clone()))
+                .collect();
             Ok(Arc::new(provider))
         }
 
@@ -108,16 +122,22 @@ cfg_if::cfg_if! {
 
 #[cfg(test)]
 mod tests {
+    use tunnel_bridge::dial::{Proxies, Proxy};
+
     use super::*;
-    use crate::config::TokenConfig;
+    use crate::config::{Secret, TokenConfig};
 
     fn gateway(url: &str, insecure: bool) -> GatewayConfig {
-        GatewayConfig {
-            url: url.parse().unwrap(),
-            token: TokenConfig::Secret("secret".to_owned()),
-            tls_ca: None,
-            insecure,
-        }
+        let token = TokenConfig::Secret("secret".to_owned());
+        let ProviderKind::Gateway(mut gateway) =
+            ProviderConfig::gateway("g", url.parse().unwrap(), token).kind
+        else {
+            panic!("no gateway")
+        };
+        gateway.insecure = insecure;
+        gateway.headers = vec![("X-Key".to_owned(), Secret("secret".to_owned()))];
+        gateway.proxies = Proxies::always(Proxy::parse("http://me:secret@proxy.example").unwrap());
+        gateway
     }
 
     #[test]
@@ -134,13 +154,18 @@ mod tests {
 
     #[tokio::test]
     async fn names_of_providers_are_unique_and_there_is_at_least_one() {
-        assert!(matches!(build(&[], "s").await, Err(Error::NoProvider)));
+        assert!(matches!(
+            build(&[], "s", &Notices::new()).await,
+            Err(Error::NoProvider)
+        ));
         let twice = [ProviderConfig::direct("a", "x"), ProviderConfig::direct("a", "y")];
-        assert!(matches!(build(&twice, "s").await, Err(Error::DuplicateProvider { name }) if name == "a"));
+        assert!(
+            matches!(build(&twice, "s", &Notices::new()).await, Err(Error::DuplicateProvider { name }) if name == "a")
+        );
     }
 
     #[test]
-    fn a_token_is_never_shown() {
+    fn secrets_are_never_shown() {
         assert!(!format!("{:?}", gateway("ws://127.0.0.1:1", false)).contains("secret"));
     }
 }

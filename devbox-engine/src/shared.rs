@@ -9,6 +9,7 @@ use std::time::Duration;
 use devbox_session::control::{AskError, Asking};
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
+use tunnel_bridge::Trust;
 
 use crate::config::{Config, ProviderKind, Publish, TokenConfig};
 use crate::error::Error;
@@ -128,8 +129,28 @@ fn name(config: &Config) -> Option<(String, &[u8])> {
                     TokenConfig::File(file) => whole(Some(file))?,
                     TokenConfig::Secret(secret) => secret.clone().into_bytes(),
                 });
-                parts.push(whole(gateway.tls_ca.as_deref())?);
-                parts.push(format!("{} {}", gateway.url, gateway.insecure).into_bytes());
+                let Trust {
+                    ca,
+                    extra_ca,
+                    pins,
+                    identity,
+                    danger_accept_any_certificate,
+                    ..
+                } = &gateway.trust;
+                parts.push(whole(ca.as_deref())?);
+                parts.push(whole(extra_ca.as_deref())?);
+                let identity = identity.as_ref();
+                parts.push(whole(identity.map(|identity| &*identity.certificate))?);
+                parts.push(whole(identity.map(|identity| &*identity.key))?);
+                parts.push(format!("{pins:?} {danger_accept_any_certificate}").into_bytes());
+                // With the credentials of a proxy and the values of headers, which nothing prints.
+                parts.push(gateway.proxies.identity());
+                for (name, value) in &gateway.headers {
+                    parts.push(format!("{name}: {}", value.0).into_bytes());
+                }
+                parts.push(
+                    format!("{} {} {:?}", gateway.url, gateway.insecure, gateway.carriage).into_bytes(),
+                );
             }
             ProviderKind::Direct { catalog } => parts.push(whole(Some(catalog))?),
             // What is behind it is not known.

@@ -7,8 +7,10 @@ use async_trait::async_trait;
 use devbox_provider::{ConnectError, Connection, Provider, Status, Wanted, with_causes};
 use service_catalog::{CATALOG_STREAM, Label, Source as _, SourceError, Update};
 use tokio::sync::watch;
-use tunnel_bridge::ws::{self, ConnectOptions, Response};
-use tunnel_bridge::{Link, Refusal, RefusalKind, Target};
+use tracing::info;
+use tunnel_bridge::dial::{Carriage, Proxies, ProxyError, SocksReply};
+use tunnel_bridge::ws::{self, ConnectOptions, Connected, Protocol, Response};
+use tunnel_bridge::{Link, Refusal, RefusalKind, Target, Trust};
 use url::Url;
 
 use crate::handshake::{ENVIRONMENT, GENERATION, MESSAGE, SUBPROTOCOL, TUNNEL_PATH, is_session};
@@ -53,8 +55,14 @@ pub struct GatewayProvider {
     pub token: TokenSource,
     /// The session's name: a new connection of the same session takes the former one's place.
     pub session: String,
-    /// A PEM file of certificate authorities to trust in place of the system's.
-    pub tls_ca: Option<PathBuf>,
+    /// Whom to trust, and which certificate to show.
+    pub trust: Trust,
+    /// The proxies to go through. Default: none.
+    pub proxies: Proxies,
+    /// What may carry the link. Default: what the gateway and everything on the way takes.
+    pub carriage: Carriage,
+    /// Further headers of the request, as a proxy in front of the gateway may ask for. Their values are never shown.
+    pub headers: Vec<(String, String)>,
     /// How long one connect may take, the first catalog included. Default: 10 s.
     pub connect_timeout: Duration,
     /// Whose catalog to give to the gateway at each connect, for gateways that take one from each client. Each port's
@@ -62,6 +70,22 @@ pub struct GatewayProvider {
     pub push: Option<Arc<dyn Provider>>,
     /// What the connect that began last waits for.
     progress: watch::Sender<Option<ws::Progress>>,
+    /// What the link that was made last runs over.
+    over: watch::Sender<Option<String>>,
+    memory: watch::Sender<Memory>,
+}
+
+/// What earlier connects have shown about the raw protocol, so that no reconnect finds it out again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Memory {
+    /// Nothing against it.
+    #[default]
+    Clear,
+    /// A connection was switched to it, and nothing has come over it yet. A connect that begins in this state follows one
+    /// that stalled or was lost there, as behind a proxy that takes every switch for WebSocket.
+    Unproven,
+    /// It does not get through: WebSocket is asked for, until that fails as well.
+    DoesNotPass,
 }
 
 impl GatewayProvider {
@@ -72,10 +96,15 @@ impl GatewayProvider {
             gateway,
             token,
             session: session.into(),
-            tls_ca: None,
+            trust: Trust::default(),
+            proxies: Proxies::none(),
+            carriage: Carriage::default(),
+            headers: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             push: None,
             progress: watch::Sender::new(None),
+            over: watch::Sender::new(None),
+            memory: watch::Sender::default(),
         }
     }
 
@@ -129,16 +158,55 @@ impl GatewayProvider {
         }
         // This provider has a deadline of its own, which knows what was waited for.
         options.connect_timeout = 2 * self.connect_timeout;
-        options.tls_ca.clone_from(&self.tls_ca);
+        options.offer_timeout = self.connect_timeout.mul_f32(0.4);
+        options.carriage = self.carriage_of_this_connect();
+        options.trust = self.trust.clone();
+        options.proxies = self.proxies.clone();
+        options.answer_header = Some(MESSAGE.to_owned());
+        for (name, value) in &self.headers {
+            options = options.secret_header(name, value);
+        }
         options.progress = Some(self.progress.clone());
         Ok(options)
     }
 
+    fn carriage_of_this_connect(&self) -> Carriage {
+        match (self.carriage, *self.memory.borrow()) {
+            (Carriage::Auto, Memory::Unproven | Memory::DoesNotPass) => {
+                self.memory.send_replace(Memory::DoesNotPass);
+                Carriage::WebSocket
+            }
+            (carriage, _) => carriage,
+        }
+    }
+
+    /// Notes what a new link runs over.
+    fn keep_in_mind(&self, connected: Connected) -> Link {
+        if self.carriage == Carriage::Auto {
+            if let Some(why) = &connected.fell_back {
+                info!(%why, "something on the way to the gateway lets only WebSocket pass");
+                self.memory.send_replace(Memory::DoesNotPass);
+            } else if connected.protocol == Protocol::Raw {
+                self.memory.send_replace(Memory::Unproven);
+            }
+        }
+        let through = connected.proxy.map(|proxy| format!(" through {proxy}"));
+        let over = format!("{}{}", connected.protocol, through.unwrap_or_default());
+        self.over.send_replace(Some(over));
+        connected.link
+    }
+
     async fn connect_in_any_time(&self, wanted: &Wanted) -> Result<Connection, ConnectError> {
         let options = self.options(wanted).await?;
-        let link = ws::connect(&options)
-            .await
-            .map_err(|error| self.not_connected(error))?;
+        let connected = match ws::establish(&options).await {
+            Ok(connected) => connected,
+            Err(error) => {
+                // Perhaps the way there is another one now.
+                self.memory.send_replace(Memory::Clear);
+                return Err(self.not_connected(error));
+            }
+        };
+        let link = self.keep_in_mind(connected);
         let pushing = match &self.push {
             None => None,
             Some(own) => {
@@ -153,10 +221,17 @@ impl GatewayProvider {
             .open(&target)
             .await
             .map_err(|refusal| self.no_catalog_stream(&refusal))?;
-        stream
-            .accepted()
-            .await
-            .map_err(|refusal| self.no_catalog_stream(&refusal))?;
+        let accepted = stream.accepted().await;
+        if !matches!(&accepted, Err(refusal) if refusal.kind == RefusalKind::LinkLost) {
+            self.memory.send_if_modified(|memory| {
+                let proven = *memory == Memory::Unproven;
+                if proven {
+                    *memory = Memory::Clear;
+                }
+                proven
+            });
+        }
+        accepted.map_err(|refusal| self.no_catalog_stream(&refusal))?;
         let mut source = GatewaySource::new(stream, link.clone(), pushing);
         // A gateway that lets a client in and says nothing has not answered.
         let first = source.next().await.map_err(|error| self.no_catalog(&error))?;
@@ -189,6 +264,41 @@ impl GatewayProvider {
             ws::ConnectError::Unreachable { source, .. } => ConnectError::Unreachable {
                 far_side,
                 reason: source.to_string(),
+            },
+            ws::ConnectError::Proxy(error) => match error {
+                // The proxy's answer may be another one tomorrow; what has to be changed is ours.
+                ProxyError::NeedsCredentials { .. } => ConnectError::Setup {
+                    message: format!(
+                        "{error}; give them in its URL, as in http://USER:PASSWORD@HOST:PORT, or connect without it \
+                         (proxy: none)"
+                    ),
+                },
+                ProxyError::NotAProxy { .. }
+                | ProxyError::Refused {
+                    status: 400..=499, ..
+                }
+                | ProxyError::Socks {
+                    reply:
+                        SocksReply::NotAllowed | SocksReply::CommandNotSupported | SocksReply::AddressNotSupported,
+                    ..
+                } => ConnectError::Setup {
+                    message: format!("{far_side} cannot be reached: {error}"),
+                },
+                error => ConnectError::Unreachable {
+                    far_side,
+                    reason: with_causes(&error),
+                },
+            },
+            ws::ConnectError::ClientCertificate { message, .. } => ConnectError::Setup {
+                message: match &self.trust.identity {
+                    Some(identity) => format!(
+                        "{far_side} does not accept the certificate in {}: {message}",
+                        identity.certificate.display()
+                    ),
+                    None => format!(
+                        "{far_side} asks for a client certificate, and none is set (tls_cert, tls_key): {message}"
+                    ),
+                },
             },
             ws::ConnectError::TimedOut { after, .. } => ConnectError::TimedOut {
                 far_side,
@@ -318,6 +428,7 @@ async fn close(link: Link) {
 #[async_trait]
 impl Provider for GatewayProvider {
     async fn connect(&self, wanted: Wanted) -> Result<Connection, ConnectError> {
+        self.over.send_replace(None);
         let connecting = self.connect_in_any_time(&wanted);
         let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
         let waited_for = self.progress.send_replace(None);
@@ -331,7 +442,9 @@ impl Provider for GatewayProvider {
     }
 
     fn status(&self) -> Status {
-        Status::new("gateway", self.far_side()).waiting_for(*self.progress.borrow())
+        Status::new("gateway", self.far_side())
+            .over(self.over.borrow().as_ref())
+            .waiting_for(*self.progress.borrow())
     }
 }
 

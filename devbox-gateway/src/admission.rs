@@ -8,6 +8,8 @@ use devbox_gateway_client::Token;
 use devbox_provider::Provider;
 use service_catalog::Label;
 
+use tunnel_bridge::tls::PeerIdentity;
+
 use crate::Grant;
 
 /// Decides who comes in, and what each client sees and reaches.
@@ -65,6 +67,9 @@ pub struct Offer {
     pub environment: Option<String>,
     /// The connection's generation; the larger one of a session wins.
     pub generation: u64,
+    /// The client's certificate, if it showed one: issued by an authority of
+    /// [`TlsFiles::client_ca`](crate::TlsFiles::client_ca).
+    pub certificate: Option<PeerIdentity>,
 }
 
 impl Offer {
@@ -77,6 +82,7 @@ impl Offer {
             token: None,
             environment: None,
             generation: 0,
+            certificate: None,
         }
     }
 }

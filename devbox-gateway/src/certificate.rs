@@ -21,7 +21,7 @@ const MAX_BYTES: usize = 1 << 20;
 /// A certificate and its key that are followed: a new pair is used for new connections once it is whole.
 pub(crate) struct Certificate {
     files: TlsFiles,
-    first: (Reading, Reading),
+    first: (Reading, Reading, Option<Reading>),
     acceptor: watch::Sender<Acceptor>,
 }
 
@@ -32,10 +32,14 @@ impl Certificate {
         let first = (
             Reading::now(&files.certificate, MAX_BYTES).await,
             Reading::now(&files.key, MAX_BYTES).await,
+            match &files.client_ca {
+                Some(path) => Some(Reading::now(path, MAX_BYTES).await),
+                None => None,
+            },
         );
         Ok(Self {
             first,
-            acceptor: watch::Sender::new(Acceptor::from_pem(&files.certificate, &files.key)?),
+            acceptor: watch::Sender::new(Acceptor::new(&files.server_options())?),
             files: files.clone(),
         })
     }
@@ -47,21 +51,33 @@ impl Certificate {
 
     /// Follows both files, for as long as the runtime goes on. A pair that cannot be used changes nothing.
     pub(crate) async fn follow(self) {
-        let TlsFiles { certificate, key } = self.files;
+        let files = self.files;
+        let (certificate, key) = (&files.certificate, &files.key);
         let follow =
             |path: &std::path::Path, first| Follower::new(path.to_owned(), MAX_BYTES, first, POLL_INTERVAL);
-        let mut certificates = follow(&certificate, self.first.0);
-        let mut keys = follow(&key, self.first.1);
+        let mut certificates = follow(certificate, self.first.0);
+        let mut keys = follow(key, self.first.1);
+        let mut authorities = match (&files.client_ca, self.first.2) {
+            (Some(path), Some(first)) => Some(follow(path, first)),
+            _ => None,
+        };
         let mut changed = async || {
+            let of_authorities = async {
+                match &mut authorities {
+                    Some(authorities) => authorities.next_change().await.map(drop),
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
+                change = of_authorities => change,
                 change = certificates.next_change() => change.map(drop),
                 change = keys.next_change() => change.map(drop),
             }
         };
         while changed().await.is_some() {
             while let Ok(Some(())) = timeout(SETTLE, changed()).await {}
-            let paths = (certificate.clone(), key.clone());
-            let read = tokio::task::spawn_blocking(move || Acceptor::from_pem(&paths.0, &paths.1));
+            let options = files.server_options();
+            let read = tokio::task::spawn_blocking(move || Acceptor::new(&options));
             let Ok(read) = read.await else { return };
             match read {
                 Ok(acceptor) => {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tunnel_bridge::tls::ServerOptions;
+
 use crate::Admission;
 
 /// How a [`Gateway`](crate::Gateway) is to run. [`GatewayConfig::new`] has the defaults; change the fields after it.
@@ -47,13 +49,38 @@ impl fmt::Debug for GatewayConfig {
     }
 }
 
-/// The files for TLS, in PEM form. They are followed: a new pair that fits is used for new connections.
+/// The files for TLS, in PEM form. They are followed: a new set that fits is used for new connections.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct TlsFiles {
     /// The certificate chain, the gateway's own certificate first.
     pub certificate: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// The authorities whose certificates clients are to show, beside their token (mutual TLS). Default: none is asked for.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client may show none although [`client_ca`](Self::client_ca) is set; one that is shown must be valid.
+    /// [`Offer::certificate`](crate::Offer::certificate) tells which. Default: `false`.
+    pub client_certificate_optional: bool,
+}
+
+impl TlsFiles {
+    /// A certificate and its key; clients are asked for none.
+    pub fn new(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        Self {
+            certificate: certificate.into(),
+            key: key.into(),
+            client_ca: None,
+            client_certificate_optional: false,
+        }
+    }
+
+    pub(crate) fn server_options(&self) -> ServerOptions {
+        let mut options = ServerOptions::new(&self.certificate, &self.key);
+        options.client_ca.clone_from(&self.client_ca);
+        options.client_certificate_optional = self.client_certificate_optional;
+        options
+    }
 }
 
 /// Bounds and deadlines of a gateway.

@@ -84,6 +84,7 @@ where
             token: token.and_then(|text| Token::new(text).ok()),
             environment: upgrade.header(ENVIRONMENT).map(one_line),
             generation,
+            certificate: None,
         };
         Ok(Self { upgrade, offer })
     }

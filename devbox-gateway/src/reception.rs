@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{Instrument as _, debug, error, info_span, warn};
-use tunnel_bridge::tls::Acceptor;
+use tunnel_bridge::tls::{self, Acceptor};
 
 use crate::handshake::{Asked, NotLetIn};
 use crate::lobby::{Guest, Lobby, Origin};
@@ -271,14 +271,18 @@ impl Desk {
 
     async fn hear(&self, stream: TcpStream, peer: SocketAddr, deadline: Instant) -> Result<Talk, NotLetIn> {
         tunnel_bridge::prepare_socket(&stream);
+        let mut certificate = None;
         let stream: Box<dyn Transport> = match &self.acceptor {
             None => Box::new(stream),
             Some(acceptor) => {
                 let acceptor = acceptor.borrow().clone();
-                Box::new(acceptor.accept(stream).await?)
+                let stream = acceptor.accept(stream).await?;
+                certificate = tls::peer_identity(&stream);
+                Box::new(stream)
             }
         };
-        let asked = Asked::read(stream, peer).await?;
+        let mut asked = Asked::read(stream, peer).await?;
+        asked.offer.certificate = certificate;
         Ok(match self.admission.admit(&asked.offer).await {
             Ok(view) => Talk::Known(Box::new(Known {
                 asked,

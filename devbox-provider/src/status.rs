@@ -22,6 +22,10 @@ pub struct Status {
     /// The way in, where there is more than one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<Via>,
+    /// What the connection that is up runs over, where there are several possibilities: `WebSocket through
+    /// http://proxy.example:3128`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<String>,
     /// What a connect that is under way waits for: `TCP connection to 10.1.2.3:443`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<String>,
@@ -43,6 +47,7 @@ impl Status {
             kind: kind.into(),
             far_side: far_side.into(),
             via: None,
+            over: None,
             waits_for: None,
         }
     }
@@ -51,6 +56,13 @@ impl Status {
     #[must_use]
     pub fn waiting_for(mut self, what: Option<impl ToString>) -> Self {
         self.waits_for = what.map(|what| what.to_string());
+        self
+    }
+
+    /// Says what the connection that is up runs over.
+    #[must_use]
+    pub fn over(mut self, what: Option<impl ToString>) -> Self {
+        self.over = what.map(|what| what.to_string());
         self
     }
 
@@ -68,6 +80,9 @@ impl Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.far_side)?;
+        if let Some(over) = &self.over {
+            write!(f, " over {over}")?;
+        }
         match &self.via {
             Some(Via { way, because }) => write!(f, " via {way}, because {because}"),
             None => Ok(()),

@@ -1,20 +1,23 @@
 //! Direct TCP: how the far side of a tunnel reaches targets, and how a session without a tunnel dials.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
+use tokio::time::{Instant, timeout_at};
 
-use crate::{ByteStream, Dialer, Refusal, RefusalKind, Target, sys};
+use crate::{ByteStream, Dialer, Refusal, RefusalKind, Target, dial, sys};
 
 /// How long a dial may take by default.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects to an address (`host:port` or a socket address) with Nagle's delay off and keepalive on.
+/// Connects to an address (`host:port` or a socket address) with Nagle's delay off and keepalive on. All addresses of a
+/// name get their chance (RFC 8305), and an address that is silent does not hide one that answers.
 ///
 /// # Errors
 /// [`RefusalKind::Refused`], [`RefusalKind::Unreachable`] (no route, or the name has no address),
@@ -27,17 +30,57 @@ pub async fn connect<A>(address: A, timeout: Duration) -> Result<TcpStream, Refu
 where
     A: ToSocketAddrs + std::fmt::Display,
 {
-    match tokio::time::timeout(timeout, TcpStream::connect(&address)).await {
-        Ok(Ok(stream)) => {
+    let deadline = Instant::now() + timeout;
+    let addresses: Vec<_> = match timeout_at(deadline, lookup_host(&address)).await {
+        Ok(Ok(addresses)) => addresses.collect(),
+        Ok(Err(error)) => return Err(Refusal::new(kind_of(&error), format!("{address}: {error}"))),
+        Err(_) => return Err(silent(&address, timeout)),
+    };
+    connect_to_any(&address, addresses, timeout, deadline).await
+}
+
+/// Connects to one of the addresses of a `name`, which the error names, as [`connect`] does: those of both families get
+/// their chance (RFC 8305), a quarter of a second apart. The addresses are in the resolver's order.
+///
+/// For whoever resolves names and judges the addresses before they are dialed.
+///
+/// # Errors
+/// As [`connect`].
+///
+/// # Cancel safety
+/// Dropping the future abandons the connection.
+pub async fn connect_any(
+    name: &(impl std::fmt::Display + ?Sized),
+    addresses: Vec<SocketAddr>,
+    timeout: Duration,
+) -> Result<TcpStream, Refusal> {
+    connect_to_any(name, addresses, timeout, Instant::now() + timeout).await
+}
+
+async fn connect_to_any(
+    name: &(impl std::fmt::Display + ?Sized),
+    addresses: Vec<SocketAddr>,
+    timeout: Duration,
+    deadline: Instant,
+) -> Result<TcpStream, Refusal> {
+    match dial::race(addresses, Some(deadline), |_| {}).await {
+        Ok((stream, _)) => {
             sys::prepare_target(&stream);
             Ok(stream)
         }
-        Ok(Err(error)) => Err(Refusal::new(kind_of(&error), format!("{address}: {error}"))),
-        Err(_) => {
-            let message = format!("{address}: no answer within {} s", timeout.as_secs_f32());
-            Err(Refusal::new(RefusalKind::TimedOut, message))
+        // Of several addresses the error says which of them were silent.
+        Err(error) if error.kind() == io::ErrorKind::TimedOut && !dial::is_of_several(&error) => {
+            Err(silent(name, timeout))
         }
+        Err(error) => Err(Refusal::new(kind_of(&error), format!("{name}: {error}"))),
     }
+}
+
+fn silent(name: &(impl std::fmt::Display + ?Sized), timeout: Duration) -> Refusal {
+    // What resolving took is not worth a fraction.
+    let seconds = (timeout.as_secs_f32() * 10.0).ceil() / 10.0;
+    let message = format!("{name}: no answer within {seconds} s");
+    Refusal::new(RefusalKind::TimedOut, message)
 }
 
 fn kind_of(error: &io::Error) -> RefusalKind {

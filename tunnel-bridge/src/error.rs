@@ -34,6 +34,20 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// A proxy cannot be used. What it was set to is not repeated here, as it may have a password in it.
+    #[error("the proxy{} cannot be used: {why}", .setting.map(|name| format!(" in {name}")).unwrap_or_default())]
+    BadProxy {
+        /// The environment variable that names it, if one does.
+        setting: Option<&'static str>,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A text is not the pin of a key.
+    #[error("`{text}` is not a pinned key: expected sha256/ and the Base64 of 32 bytes")]
+    BadPin {
+        /// The text, made fit for a terminal.
+        text: String,
+    },
     /// TLS cannot be set up with these settings.
     #[error("tls cannot be set up: {why}")]
     Tls {

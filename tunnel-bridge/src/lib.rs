@@ -17,9 +17,11 @@
 
 mod buffer;
 mod carrier;
+pub mod dial;
 pub mod direct;
 mod driver;
 mod error;
+mod http;
 mod join;
 mod link;
 mod link_stream;
@@ -28,17 +30,16 @@ mod mux;
 mod program;
 #[cfg(feature = "quic")]
 pub mod quic;
+#[cfg(feature = "websocket")]
+mod rest;
 pub mod resume;
 mod splice;
 mod stream;
 mod sys;
 mod target;
 #[cfg(feature = "tls")]
-#[cfg_attr(
-    not(feature = "websocket"),
-    expect(dead_code, reason = "only the WebSocket client makes TLS connections itself")
-)]
 pub mod tls;
+mod trust;
 #[cfg(feature = "websocket")]
 pub mod ws;
 
@@ -53,4 +54,5 @@ pub use resume::LinkStatus;
 pub use splice::{End, Side, SpliceReport, splice};
 pub use stream::{ByteStream, DatagramFlow, Dialer, is_link_lost, refusal_of, reset_of};
 pub use target::{MAX_TARGET_BYTES, Target};
+pub use trust::{Identity, Pin, Trust};
 pub use tunnel_proto::{ChunkQueue, GoAwayReason, Refusal, RefusalKind, ResetReason, Role};

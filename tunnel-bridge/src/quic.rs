@@ -26,7 +26,7 @@
 //!     Ok::<_, Box<dyn std::error::Error>>(request.accept().await?)
 //! };
 //! let mut options = ConnectOptions::new(url, "").header("X-User", "me");
-//! options.tls_ca = Some(certificate.clone());
+//! options.trust.ca = Some(certificate.clone());
 //! let (near, far) = tokio::join!(connect(&options), server);
 //! let (near, _far) = (near?, far?);
 //! near.shutdown().await;

@@ -1,20 +1,30 @@
-//! TLS for `wss://` links: rustls with the *ring* provider, chosen here rather than taken from a process-wide default.
+//! TLS: rustls with the *ring* provider, chosen here rather than taken from a process-wide default.
+//!
+//! Whom a client trusts and what it shows is in [`Trust`]; [`Acceptor`] is the server's side, which may ask for a client's
+//! certificate ([`ServerOptions::client_ca`]) and then knows who it is ([`peer_identity`]).
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
+    ServerConfig, SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls_platform_verifier::BuilderVerifierExt;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_platform_verifier::Verifier;
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client, server};
 
-use crate::Error;
+use crate::{Error, Pin, Trust};
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -26,53 +36,174 @@ fn setup(error: impl fmt::Display) -> Error {
     }
 }
 
-/// Settings that trust the authorities in the PEM file `ca`, or the system's.
-pub(crate) fn client_config(ca: Option<&Path>) -> Result<ClientConfig, Error> {
-    let builder = ClientConfig::builder_with_provider(provider())
+/// A client's settings, with the protocols to offer (ALPN). Sessions are resumed.
+pub(crate) fn client_config(trust: &Trust, alpn: &[&[u8]]) -> Result<ClientConfig, Error> {
+    let provider = provider();
+    let algorithms = provider.signature_verification_algorithms;
+    let chain: Option<Arc<dyn ServerCertVerifier>> = if trust.danger_accept_any_certificate {
+        None
+    } else {
+        Some(chain_verifier(trust, &provider)?)
+    };
+    let verifier = Verify {
+        chain,
+        pins: trust.pins.clone(),
+        algorithms,
+    };
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(setup)?;
-    let mut config = match ca {
-        None => builder
-            .with_platform_verifier()
-            .map_err(setup)?
-            .with_no_client_auth(),
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates("CA", path)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| bad_pem("CA", path, &error))?;
-            }
-            builder.with_root_certificates(roots).with_no_client_auth()
+        .map_err(setup)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match &trust.identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let chain = certificates("client certificate", &identity.certificate)?;
+            let private = private_key("client key", &identity.key)?;
+            builder.with_client_auth_cert(chain, private).map_err(setup)?
         }
     };
-    // WebSocket's upgrade is HTTP/1.1's (RFC 6455 §4.1).
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }
 
-/// The client's handshake. [`fault_of`] tells what kind of error came of it.
-pub(crate) async fn connect(
-    config: ClientConfig,
-    host: &str,
-    stream: TcpStream,
-) -> io::Result<client::TlsStream<TcpStream>> {
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, TlsFailure(error.to_string())))?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+fn chain_verifier(
+    trust: &Trust,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, Error> {
+    let extra = match &trust.extra_ca {
+        Some(path) => authorities("CA", path)?,
+        None => Vec::new(),
+    };
+    match &trust.ca {
+        None => {
+            let verifier = Verifier::new_with_extra_roots(extra, Arc::clone(provider)).map_err(setup)?;
+            Ok(Arc::new(verifier))
+        }
+        Some(path) => {
+            let mut trusted = authorities("CA", path)?;
+            trusted.extend(extra);
+            let roots = Arc::new(root_store(trusted)?);
+            let verifier =
+                rustls::client::WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider));
+            Ok(verifier.build().map_err(setup)?)
+        }
+    }
 }
 
-/// What kind of TLS error a handshake failed with.
+/// Certificates of authorities, each of which can be trusted as one.
+fn authorities(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let found = certificates(what, path)?;
+    for certificate in &found {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(certificate.clone())
+            .map_err(|error| bad_pem(what, path, &error))?;
+    }
+    Ok(found)
+}
+
+fn root_store(authorities: Vec<CertificateDer<'static>>) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in authorities {
+        roots.add(certificate).map_err(setup)?;
+    }
+    Ok(roots)
+}
+
+/// Checks the chain, unless any is taken, and the key, where some are pinned.
+#[derive(Debug)]
+struct Verify {
+    chain: Option<Arc<dyn ServerCertVerifier>>,
+    pins: Vec<Pin>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Verify {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(chain) = &self.chain {
+            chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        }
+        if !self.pins.is_empty() {
+            let bad_encoding = |_| rustls::Error::from(CertificateError::BadEncoding);
+            let found = pin_of(end_entity).map_err(bad_encoding)?;
+            if !self.pins.contains(&found) {
+                let error = OtherError(Arc::new(NotPinned { found }));
+                return Err(CertificateError::Other(error).into());
+            }
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("its key is {found}, which is none of the pinned ones")]
+struct NotPinned {
+    found: Pin,
+}
+
+fn pin_of(certificate: &CertificateDer<'_>) -> Result<Pin, webpki::Error> {
+    let parsed = webpki::EndEntityCert::try_from(certificate)?;
+    Ok(Pin::new(Sha256::digest(parsed.subject_public_key_info()).into()))
+}
+
+/// The client's handshake. [`fault_of`] tells what kind of error came of it.
+pub(crate) async fn connect<S>(
+    config: Arc<ClientConfig>,
+    host: &str,
+    stream: S,
+) -> io::Result<client::TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, TlsFailure(error.to_string())))?;
+    TlsConnector::from(config).connect(name, stream).await
+}
+
+/// What kind of TLS error a connection failed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The server's certificate is not accepted.
     Certificate,
+    /// The server does not accept ours, or that there is none. With TLS 1.3 this comes after the client's handshake.
+    ClientCertificate,
     /// Anything else: no TLS at all, no common version, an alert.
     Other,
 }
 
-/// The kind of a handshake's error; `None` where the connection under it failed.
+/// The kind of an error; `None` where the connection under TLS failed.
 pub(crate) fn fault_of(error: &io::Error) -> Option<Fault> {
+    use AlertDescription as A;
     let inner = error.get_ref()?;
     if inner.is::<TlsFailure>() {
         return Some(Fault::Other);
@@ -81,6 +212,16 @@ pub(crate) fn fault_of(error: &io::Error) -> Option<Fault> {
         rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
             Some(Fault::Certificate)
         }
+        rustls::Error::AlertReceived(
+            A::CertificateRequired
+            | A::BadCertificate
+            | A::UnsupportedCertificate
+            | A::CertificateRevoked
+            | A::CertificateExpired
+            | A::CertificateUnknown
+            | A::UnknownCA
+            | A::AccessDenied,
+        ) => Some(Fault::ClientCertificate),
         _ => Some(Fault::Other),
     }
 }
@@ -89,7 +230,38 @@ pub(crate) fn fault_of(error: &io::Error) -> Option<Fault> {
 #[error("{0}")]
 struct TlsFailure(String);
 
-/// The server's side of TLS. Cloning is cheap.
+/// A server's files and what it asks of clients.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ServerOptions {
+    /// PEM file of the certificate chain, the server's own first.
+    pub certificate: PathBuf,
+    /// PEM file of its private key.
+    pub key: PathBuf,
+    /// PEM file of the authorities whose certificates clients are to show (mutual TLS). Default: none is asked for.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client may show none although [`client_ca`](ServerOptions::client_ca) is set. One that is shown must be
+    /// valid either way. Default: `false`.
+    pub client_certificate_optional: bool,
+    /// The protocols that are spoken (ALPN), the preferred one first. Default: `http/1.1`, which WebSocket needs (RFC 6455
+    /// §4.1).
+    pub alpn: Vec<Vec<u8>>,
+}
+
+impl ServerOptions {
+    /// A server that asks clients for no certificate.
+    pub fn new(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> ServerOptions {
+        ServerOptions {
+            certificate: certificate.into(),
+            key: key.into(),
+            client_ca: None,
+            client_certificate_optional: false,
+            alpn: vec![b"http/1.1".to_vec()],
+        }
+    }
+}
+
+/// The server's side of TLS. Cloning is cheap. Sessions are resumed, by tickets that only this process can read.
 #[derive(Clone)]
 pub struct Acceptor(tokio_rustls::TlsAcceptor);
 
@@ -97,19 +269,17 @@ impl Acceptor {
     /// Reads a certificate chain (the server's own first) and its private key from PEM files.
     ///
     /// # Errors
-    /// [`Error::File`], [`Error::BadPem`], and [`Error::Tls`] when the two do not fit.
+    /// As [`new`](Acceptor::new).
     pub fn from_pem(certificate: &Path, key: &Path) -> Result<Acceptor, Error> {
-        let chain = certificates("certificate", certificate)?;
-        let private =
-            PrivateKeyDer::from_pem_slice(&read("key", key)?).map_err(|error| bad_pem("key", key, &error))?;
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(setup)?
-            .with_no_client_auth()
-            .with_single_cert(chain, private)
-            .map_err(setup)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Acceptor(Arc::new(config).into()))
+        Acceptor::new(&ServerOptions::new(certificate, key))
+    }
+
+    /// Reads a server's files.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::BadPem`], and [`Error::Tls`] when certificate and key do not fit.
+    pub fn new(options: &ServerOptions) -> Result<Acceptor, Error> {
+        Ok(Acceptor(Arc::new(server_config(options)?).into()))
     }
 
     /// What it accepts with, for QUIC to change the protocol of.
@@ -137,6 +307,67 @@ impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Acceptor(..)")
     }
+}
+
+/// A server's settings.
+pub(crate) fn server_config(options: &ServerOptions) -> Result<ServerConfig, Error> {
+    let chain = certificates("certificate", &options.certificate)?;
+    let private = private_key("key", &options.key)?;
+    let provider = provider();
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(setup)?;
+    let builder = match &options.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let roots = Arc::new(root_store(authorities("client CA", path)?)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            let verifier = if options.client_certificate_optional {
+                verifier.allow_unauthenticated()
+            } else {
+                verifier
+            };
+            builder.with_client_cert_verifier(verifier.build().map_err(setup)?)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, private).map_err(setup)?;
+    config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(setup)?;
+    config.alpn_protocols.clone_from(&options.alpn);
+    Ok(config)
+}
+
+/// Who a client has shown to be: its certificate was issued by an authority of [`ServerOptions::client_ca`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerIdentity {
+    /// Its certificate, in DER.
+    pub certificate: Vec<u8>,
+    /// The certificate's key.
+    pub pin: Pin,
+    /// The DNS names that the certificate is for (subjectAltName); may be empty.
+    pub names: Vec<String>,
+}
+
+/// The identity of the client at the other end, if it showed a certificate.
+#[must_use]
+pub fn peer_identity<S>(stream: &server::TlsStream<S>) -> Option<PeerIdentity> {
+    identity_of(stream.get_ref().1.peer_certificates()?)
+}
+
+/// The identity in a chain that a handshake has accepted.
+pub(crate) fn identity_of(chain: &[CertificateDer<'_>]) -> Option<PeerIdentity> {
+    let certificate = chain.first()?;
+    // The handshake has read it the same way.
+    let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;
+    Some(PeerIdentity {
+        certificate: certificate.to_vec(),
+        pin: pin_of(certificate).ok()?,
+        names: parsed.valid_dns_names().map(str::to_owned).collect(),
+    })
+}
+
+fn private_key(what: &'static str, path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+    PrivateKeyDer::from_pem_slice(&read(what, path)?).map_err(|error| bad_pem(what, path, &error))
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {

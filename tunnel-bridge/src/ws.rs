@@ -1,4 +1,12 @@
-//! WebSocket as the carrier of a link: [`connect`] is the client's side, [`Upgrade`] the server's.
+//! Links through HTTP: [`connect`] is the client's side, [`Upgrade`] the server's.
+//!
+//! A client asks to switch (RFC 9110 §7.8) to one of two protocols, in one request, and the server chooses:
+//!
+//! * the **raw** one, which is the link's bytes as they are. Its name is that of the WebSocket subprotocol with its version
+//!   behind a slash: `devbox-tunnel/1` for `devbox-tunnel.1`;
+//! * **WebSocket** (RFC 6455), which every proxy knows.
+//!
+//! Where a proxy on the way does not let the offer of both pass, the client asks once more, for WebSocket alone.
 //!
 //! Which path is asked for, which headers say who is asking and who is let in is up to the two owners. This module
 //! carries their headers and their answers.
@@ -24,14 +32,55 @@
 //! ```
 
 mod connect;
+mod offer;
 pub(crate) mod upgrade;
 
-pub use connect::{ConnectError, ConnectOptions, Progress, Response, connect, connect_carrier};
+pub use crate::dial::{Carriage, Progress};
+pub use connect::{
+    ConnectError, ConnectOptions, Connected, FellBack, Protocol, Response, connect, establish,
+};
 pub use upgrade::{AcceptError, NotAWebSocket, Upgrade};
 
-/// Makes a peer's text fit for a header and a terminal: its first line, visible ASCII, at most 300 characters.
-pub(crate) fn line(text: &str) -> String {
-    let visible = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-    let first = text.trim().lines().next().unwrap_or_default();
-    first.chars().take(300).map(visible).collect()
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol;
+
+use crate::rest::WithRest;
+use crate::{Link, Role, StreamCarrier, WebSocketCarrier, carrier};
+
+pub(crate) use crate::http::line;
+
+/// A link over a connection that has switched; `rest` came behind the head of the request or answer.
+async fn link_over<S>(switched_to: Protocol, stream: S, role: Role, rest: Vec<u8>) -> Link
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    match switched_to {
+        Protocol::Raw => {
+            let stream = WithRest::new(stream, Bytes::from(rest));
+            Link::over(StreamCarrier::new(stream), role)
+        }
+        Protocol::WebSocket => Link::over(web_socket(stream, role, rest).await, role),
+    }
+}
+
+async fn web_socket<S>(stream: S, role: Role, rest: Vec<u8>) -> WebSocketCarrier<S>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let side = match role {
+        Role::Client => protocol::Role::Client,
+        Role::Server => protocol::Role::Server,
+    };
+    let config = Some(carrier::web_socket_config());
+    WebSocketCarrier::new(WebSocketStream::from_partially_read(stream, rest, side, config).await)
+}
+
+/// The raw protocol's name, which goes with a subprotocol's: `devbox-tunnel/1` with `devbox-tunnel.1`.
+fn raw_protocol(subprotocol: &str) -> String {
+    match subprotocol.rsplit_once('.') {
+        Some((name, version)) => format!("{name}/{version}"),
+        None => subprotocol.to_owned(),
+    }
 }

@@ -57,10 +57,10 @@ async fn tls_works_and_is_checked() {
     let files = Files::new(&file(&[("a.x", 80, echo.address)]));
     let certified =
         rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-    let tls = TlsFiles {
-        certificate: files.dir.path().join("cert.pem"),
-        key: files.dir.path().join("key.pem"),
-    };
+    let tls = TlsFiles::new(
+        files.dir.path().join("cert.pem"),
+        files.dir.path().join("key.pem"),
+    );
     std::fs::write(&tls.certificate, certified.cert.pem()).unwrap();
     std::fs::write(&tls.key, certified.signing_key.serialize_pem()).unwrap();
 
@@ -85,10 +85,7 @@ async fn tls_works_and_is_checked() {
 
     // A key that is none.
     let mut config = files.config().await;
-    config.tls = Some(TlsFiles {
-        key: tls.certificate.clone(),
-        ..tls.clone()
-    });
+    config.tls = Some(TlsFiles::new(&tls.certificate, &tls.certificate));
     let error = Gateway::bind(config).await.unwrap_err();
     assert!(
         matches!(&error, Error::Tls { source: tunnel_bridge::Error::BadPem { path, .. } } if *path == tls.certificate),
@@ -117,10 +114,10 @@ async fn a_renewed_certificate_is_used_without_a_restart() {
     let files = Files::new(&file(&[("a.x", 80, echo.address)]));
     let certify = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (former, renewed) = (certify(), certify());
-    let tls = TlsFiles {
-        certificate: files.dir.path().join("cert.pem"),
-        key: files.dir.path().join("key.pem"),
-    };
+    let tls = TlsFiles::new(
+        files.dir.path().join("cert.pem"),
+        files.dir.path().join("key.pem"),
+    );
     // What the client trusts: a file of its own for each.
     let trusted = |name: &str, pem: &str| {
         let path = files.dir.path().join(name);

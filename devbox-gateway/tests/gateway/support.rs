@@ -120,7 +120,8 @@ impl Options {
         if let Some(environment) = &self.environment {
             options = options.header(handshake::ENVIRONMENT, environment);
         }
-        options.tls_ca.clone_from(&self.tls_ca);
+        options.trust.ca.clone_from(&self.tls_ca);
+        options.answer_header = Some(handshake::MESSAGE.to_owned());
         options
     }
 

@@ -16,21 +16,17 @@ use url::Url;
 use super::driver::{self, ControlStream};
 use super::native::{Native, unspecified};
 use super::{Options, PROTOCOL, socket, transport};
-use crate::ws::{ConnectError, ConnectOptions, Progress, Response, line};
+use crate::http::{self, HeadError, line};
+use crate::ws::{ConnectError, ConnectOptions, Progress, Response};
 use crate::{Link, tls};
 
 /// How long an address is tried alone before the next one is tried beside it (RFC 8305 §5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
-/// Limits of an answer.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
-const MAX_HEADERS: usize = 64;
-const MAX_BODY_BYTES: usize = 4 * 1024;
-
-/// TLS alerts that are about the server's certificate (RFC 8446 §6.2), as QUIC's error codes (RFC 9001 §4.8).
-const CERTIFICATE_ALERTS: std::ops::RangeInclusive<u64> = 0x100 + 42..=0x100 + 48;
-
-/// The alert of a server that speaks none of the protocols that were offered.
+/// TLS alerts (RFC 8446 §6.2) as QUIC's error codes (RFC 9001 §4.8): those that are about a certificate, that one is
+/// required, and that the server speaks none of the protocols that were offered.
+const ALERTS_ABOUT_A_CERTIFICATE: std::ops::RangeInclusive<u64> = 0x100 + 42..=0x100 + 49;
+const CERTIFICATE_REQUIRED: u64 = 0x100 + 116;
 const NO_PROTOCOL: u64 = 0x100 + 120;
 
 /// Connects to a `quic://` URL and makes the client's end of a link.
@@ -113,8 +109,7 @@ impl Attempt {
     }
 
     async fn connect(self, options: &ConnectOptions) -> Result<Link, ConnectError> {
-        let mut config = tls::client_config(options.tls_ca.as_deref())?;
-        config.alpn_protocols = vec![PROTOCOL.as_bytes().to_vec()];
+        let mut config = tls::client_config(&options.trust, &[PROTOCOL.as_bytes()])?;
         // An early request could be replayed by somebody who recorded it (RFC 9001 §9.2).
         config.enable_early_data = false;
         let config = QuicClientConfig::try_from(config).map_err(|error| crate::Error::Tls {
@@ -193,55 +188,22 @@ impl Attempt {
         if let Err(error) = send.set_priority(1) {
             tracing::trace!(%error, "the control stream is closed already");
         }
-        let mut read = Vec::new();
-        loop {
-            if let Some(answer) = self.parse(&read)? {
-                if answer.status == 101 {
-                    let read = read.split_off(answer.length);
-                    return Ok(ControlStream { send, recv, read });
-                }
-                while read.len() < answer.length + MAX_BODY_BYTES {
-                    match recv.read_chunk(MAX_BODY_BYTES, true).await {
-                        Ok(Some(chunk)) => read.extend_from_slice(&chunk.bytes),
-                        // What came of it is shown.
-                        Ok(None) | Err(_) => break,
-                    }
-                }
-                let body = String::from_utf8_lossy(read.get(answer.length..).unwrap_or_default());
-                return Err(ConnectError::Rejected {
+        match http::read_head(&mut recv).await {
+            Ok(head) if head.status == 101 => Ok(ControlStream {
+                send,
+                recv,
+                read: head.rest,
+            }),
+            Ok(mut head) => {
+                head.read_some_body(&mut recv).await;
+                Err(ConnectError::Rejected {
                     address: self.address.clone(),
-                    response: Response::new(answer.status, line(&body), answer.headers),
-                });
+                    response: Response::of(&head),
+                })
             }
-            if read.len() >= MAX_HEAD_BYTES {
-                return Err(self.not_a_tunnel("its answer is too long"));
-            }
-            match recv.read_chunk(MAX_HEAD_BYTES, true).await {
-                Ok(Some(chunk)) => read.extend_from_slice(&chunk.bytes),
-                Ok(None) => return Err(self.not_a_tunnel("it ended without an answer")),
-                Err(error) => return Err(failed(error.into())),
-            }
-        }
-    }
-
-    fn parse(&self, bytes: &[u8]) -> Result<Option<Answer>, ConnectError> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut parsed = httparse::Response::new(&mut headers);
-        match parsed.parse(bytes) {
-            Ok(httparse::Status::Partial) => Ok(None),
-            Ok(httparse::Status::Complete(length)) => Ok(Some(Answer {
-                status: parsed.code.unwrap_or_default(),
-                headers: parsed
-                    .headers
-                    .iter()
-                    .map(|header| {
-                        let value = String::from_utf8_lossy(header.value);
-                        (header.name.to_owned(), line(&value))
-                    })
-                    .collect(),
-                length,
-            })),
-            Err(error) => Err(self.not_a_tunnel(&error.to_string())),
+            Err(HeadError::Io(error)) => Err(failed(error)),
+            Err(HeadError::Ended) => Err(self.not_a_tunnel("it ended without an answer")),
+            Err(HeadError::NotHttp(message)) => Err(self.not_a_tunnel(message)),
         }
     }
 
@@ -251,7 +213,7 @@ impl Attempt {
             ConnectionError::TransportError(error) => {
                 let code = u64::from(error.code);
                 let message = line(&error.reason);
-                if CERTIFICATE_ALERTS.contains(&code) {
+                if ALERTS_ABOUT_A_CERTIFICATE.contains(&code) {
                     ConnectError::Certificate { address, message }
                 } else {
                     ConnectError::Tls { address, message }
@@ -265,10 +227,15 @@ impl Attempt {
             {
                 self.unreachable(io::ErrorKind::ConnectionRefused.into())
             }
-            ConnectionError::ConnectionClosed(close) => ConnectError::Tls {
-                address,
-                message: line(&close.to_string()),
-            },
+            ConnectionError::ConnectionClosed(close) => {
+                let code = u64::from(close.error_code);
+                let message = line(&close.to_string());
+                if code == CERTIFICATE_REQUIRED || ALERTS_ABOUT_A_CERTIFICATE.contains(&code) {
+                    ConnectError::ClientCertificate { address, message }
+                } else {
+                    ConnectError::Tls { address, message }
+                }
+            }
             ConnectionError::VersionMismatch => self.not_a_tunnel("it speaks another version of QUIC"),
             error => self.unreachable(io::Error::new(io::ErrorKind::ConnectionAborted, error)),
         }
@@ -287,13 +254,6 @@ impl Attempt {
             source,
         }
     }
-}
-
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    /// Of the head.
-    length: usize,
 }
 
 /// A URL without what is in it of a secret.

@@ -11,10 +11,12 @@ use quinn::{
     Connection, Endpoint, EndpointConfig, RecvStream, SendStream, ServerConfig, TokioRuntime, VarInt,
 };
 
+use rustls_pki_types::CertificateDer;
+
 use super::driver::{self, ControlStream};
 use super::native::Native;
 use super::{LINK_WINDOW, MAX_STREAMS, Options, PROTOCOL, socket, stream_limit, transport};
-use crate::tls::Acceptor;
+use crate::tls::{self, Acceptor, PeerIdentity};
 use crate::ws::upgrade::{self, AcceptError, Head, NotAWebSocket};
 use crate::{Error, GoAwayReason, Link};
 
@@ -262,6 +264,13 @@ impl Request {
         let mut headers = self.head.headers.iter();
         let (_, value) = headers.find(|(known, _)| known.eq_ignore_ascii_case(name))?;
         Some(value.trim())
+    }
+
+    /// The identity of the client, if it showed a certificate.
+    #[must_use]
+    pub fn peer_identity(&self) -> Option<PeerIdentity> {
+        let chain = self.connection.peer_identity()?;
+        tls::identity_of(chain.downcast_ref::<Vec<CertificateDer<'static>>>()?)
     }
 
     /// Whether the request asks for a tunnel: its method is GET and it wants to upgrade to [`PROTOCOL`].

@@ -3,21 +3,18 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
-use tokio_tungstenite::client_async_with_config;
-use tokio_tungstenite::tungstenite;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::http;
-use tokio_tungstenite::tungstenite::http::{HeaderValue, Request};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use url::Url;
 
-use crate::{Carrier, Link, WebSocketCarrier, carrier, ws};
+use super::offer::Offer;
+use crate::dial::{self, Carriage, Progress, Proxies, Proxy, ProxyError, ReachError, Reached, Road};
+use crate::http::{self, HeadError};
+use crate::{Link, Role, Trust, ws};
 
 /// Where to connect to, and what to say there.
 #[derive(Debug, Clone)]
@@ -27,39 +24,80 @@ pub struct ConnectOptions {
     pub url: Url,
     /// The one subprotocol that is offered (RFC 6455 §1.9). A server that does not choose it is an error.
     pub subprotocol: String,
-    /// How long connecting may take, all handshakes included. Default: 10 s.
+    /// How long connecting may take, all handshakes and attempts included. Default: 10 s.
     pub connect_timeout: Duration,
-    /// PEM file of the certificate authorities to trust in place of the system's, for `wss://`.
-    pub tls_ca: Option<PathBuf>,
+    /// What may carry the link. Default: [`Carriage::Auto`].
+    pub carriage: Carriage,
+    /// How long the answer to an offer of both protocols is waited for before WebSocket alone is asked for: a proxy that
+    /// does not know the raw one may swallow the request. Default: 4 s.
+    pub offer_timeout: Duration,
+    /// Whom to trust and what to show, for `wss://`.
+    pub trust: Trust,
+    /// The proxies to go through. Default: none; [`Proxies::from_env`] reads what the environment says.
+    pub proxies: Proxies,
     /// Told what is being waited for, and at the end that nothing is. Default: nobody.
     pub progress: Option<watch::Sender<Option<Progress>>>,
+    /// A header that the server's own answers have and a proxy's have not: a refusal with it is final, and any other one
+    /// is taken to be due to the offer of the raw protocol, so that WebSocket alone is asked for. 400, 426 and 501 are
+    /// never final, as a proxy may have changed the request on its way. Default: none, and what is not final are these,
+    /// 403, 405 and 502.
+    pub answer_header: Option<String>,
     headers: Vec<Header>,
 }
 
-/// What a connect is waiting for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Progress {
-    /// The addresses of the host.
-    Resolving,
-    /// The TCP connection to an address.
-    Tcp(SocketAddr),
-    /// The TLS handshake with it.
-    Tls(SocketAddr),
-    /// The WebSocket handshake with it.
-    WebSocket(SocketAddr),
-    /// The QUIC handshake with an address.
-    Quic(SocketAddr),
+/// What a connection was switched to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// The link's bytes as they are.
+    Raw,
+    /// WebSocket.
+    WebSocket,
 }
 
-impl fmt::Display for Progress {
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Raw => "raw upgrade",
+            Self::WebSocket => "WebSocket",
+        })
+    }
+}
+
+/// A link, and what it runs over.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Connected {
+    /// The client's end of the link.
+    pub link: Link,
+    /// What carries it.
+    pub protocol: Protocol,
+    /// The other end of the TCP connection: the server's address, or the proxy's.
+    pub peer: SocketAddr,
+    /// The proxy in between, if the client goes through one.
+    pub proxy: Option<Proxy>,
+    /// Why the raw protocol is not used although it was offered first: what became of that offer. `None` where the server
+    /// has chosen. Whoever connects again saves an attempt by asking for [`Carriage::WebSocket`].
+    pub fell_back: Option<FellBack>,
+}
+
+/// What became of an offer of both protocols that had to be made again for WebSocket alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FellBack {
+    /// It was answered with this status.
+    Status(u16),
+    /// There was no answer within [`ConnectOptions::offer_timeout`].
+    Silence,
+    /// The connection was closed, or the answer was none.
+    NoAnswer,
+}
+
+impl fmt::Display for FellBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resolving => f.write_str("name resolution"),
-            Self::Tcp(address) => write!(f, "TCP connection to {address}"),
-            Self::Tls(address) => write!(f, "TLS handshake with {address}"),
-            Self::WebSocket(address) => write!(f, "WebSocket handshake with {address}"),
-            Self::Quic(address) => write!(f, "QUIC handshake with {address}"),
+            Self::Status(status) => write!(f, "the raw upgrade was answered with status {status}"),
+            Self::Silence => f.write_str("the raw upgrade was not answered"),
+            Self::NoAnswer => f.write_str("the connection did not survive the offer of the raw upgrade"),
         }
     }
 }
@@ -86,8 +124,12 @@ impl ConnectOptions {
             url,
             subprotocol: subprotocol.into(),
             connect_timeout: Duration::from_secs(10),
-            tls_ca: None,
+            carriage: Carriage::default(),
+            offer_timeout: Duration::from_secs(4),
+            trust: Trust::default(),
+            proxies: Proxies::none(),
             progress: None,
+            answer_header: None,
             headers: Vec::new(),
         }
     }
@@ -140,13 +182,14 @@ pub struct Response {
 }
 
 impl Response {
-    /// An answer whose texts are fit for a terminal.
-    #[cfg(feature = "quic")]
-    pub(crate) fn new(status: u16, text: String, headers: Vec<(String, String)>) -> Response {
+    pub(crate) fn of(head: &http::Head) -> Response {
+        let headers = head.headers.iter();
         Response {
-            status,
-            text,
-            headers,
+            status: head.status,
+            text: ws::line(&String::from_utf8_lossy(&head.rest)),
+            headers: headers
+                .map(|(name, value)| (name.clone(), ws::line(value)))
+                .collect(),
         }
     }
 
@@ -188,6 +231,17 @@ pub enum ConnectError {
         /// The whole answer.
         response: Response,
     },
+    /// The server wants a client certificate, or does not accept ours.
+    #[error("{address} does not accept our client certificate: {message}")]
+    ClientCertificate {
+        /// Host and port.
+        address: String,
+        /// What it said.
+        message: String,
+    },
+    /// There is no way through the proxy.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// What answered does not speak HTTP, WebSocket or the subprotocol.
     #[error("{address} does not answer as a WebSocket: {message}")]
     NotAWebSocket {
@@ -241,43 +295,60 @@ pub enum ConnectError {
 /// # Cancel safety
 /// Dropping the future abandons the attempt.
 pub async fn connect(options: &ConnectOptions) -> Result<Link, ConnectError> {
-    let carrier = connect_carrier(options).await?;
-    Ok(Link::over(carrier, tunnel_proto::Role::Client))
+    establish(options).await.map(|connected| connected.link)
 }
 
-/// Connects and makes no link yet: what [`Link::resumable`], and later its [`Redial`](crate::resume::Redial), want.
+/// [`connect`], which also tells what the link runs over.
 ///
 /// # Errors
 /// See [`ConnectError`].
 ///
 /// # Cancel safety
 /// Dropping the future abandons the attempt.
-pub async fn connect_carrier(options: &ConnectOptions) -> Result<Box<dyn Carrier>, ConnectError> {
+pub async fn establish(options: &ConnectOptions) -> Result<Connected, ConnectError> {
     let attempt = Attempt::of(options)?;
-    let address = attempt.address.clone();
-    let connected = tokio::time::timeout(options.connect_timeout, attempt.connect(options)).await;
+    let connected = timeout(options.connect_timeout, attempt.connect()).await;
     options.tell(None);
     match connected {
         Ok(result) => result,
-        Err(_) => Err(ConnectError::TimedOut {
-            address,
-            after: options.connect_timeout,
-        }),
+        Err(_) => Err(attempt.timed_out(options.connect_timeout)),
     }
 }
 
 /// Where to connect to and what to ask for.
-struct Attempt {
+struct Attempt<'a> {
+    options: &'a ConnectOptions,
+    /// Without brackets.
     host: String,
     port: u16,
     /// Host and port, as shown.
     address: String,
     tls: bool,
-    request: Request<()>,
+    proxy: Option<&'a Proxy>,
+    /// The request up to what the offer adds.
+    begin: String,
+    /// The headers behind it.
+    end: String,
+    #[cfg(feature = "tls")]
+    config: Option<std::sync::Arc<rustls::ClientConfig>>,
 }
 
-impl Attempt {
-    fn of(options: &ConnectOptions) -> Result<Attempt, ConnectError> {
+/// How one attempt failed.
+enum Failed {
+    /// The answer to the offer may be a proxy's: WebSocket alone may fare better.
+    Offer(FellBack, ConnectError),
+    /// Another attempt would fail the same way.
+    Finally(ConnectError),
+}
+
+impl From<ConnectError> for Failed {
+    fn from(error: ConnectError) -> Failed {
+        Failed::Finally(error)
+    }
+}
+
+impl<'a> Attempt<'a> {
+    fn of(options: &'a ConnectOptions) -> Result<Attempt<'a>, ConnectError> {
         let url = &options.url;
         let bad = |why: &str| {
             let mut shown = url.clone();
@@ -305,130 +376,213 @@ impl Attempt {
             .port()
             .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
-        let mut request = Request::builder()
-            .uri(format!("{}://{authority}{}{query}", url.scheme(), url.path()))
-            .header("Host", &authority)
-            .header("Connection", "Upgrade")
-            .header("Upgrade", "websocket")
-            .header("Sec-WebSocket-Version", "13")
-            .header("Sec-WebSocket-Key", generate_key())
-            .header("Sec-WebSocket-Protocol", &options.subprotocol);
-        for Header { name, value, secret } in &options.headers {
-            let mut value = HeaderValue::try_from(value).map_err(|_| {
+        let begin = format!("GET {}{query} HTTP/1.1\r\nHost: {authority}\r\n", url.path());
+        let mut end = String::new();
+        for Header { name, value, .. } in &options.headers {
+            // What the name is does not matter in the error of a bad name, and may be anything.
+            HeaderName::try_from(name)
+                .map_err(|_| bad("a header's name has a character that is not allowed"))?;
+            HeaderValue::try_from(value).map_err(|_| {
                 bad(&format!(
                     "the value of the header {name} has a character that is not allowed"
                 ))
             })?;
-            // Keeps it out of what the HTTP types print.
-            value.set_sensitive(*secret);
-            request = request.header(name, value);
+            end.push_str(&format!("{name}: {value}\r\n"));
         }
-        let request = request.body(()).map_err(|error| bad(&error.to_string()))?;
+        end.push_str("\r\n");
+        let address = format!("{host}:{port}");
+        // A bare IPv6 host has its brackets in the URL and not in the resolver.
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Attempt {
-            address: format!("{host}:{port}"),
-            // A bare IPv6 host has its brackets in the URL and not in the resolver.
-            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            proxy: options.proxies.choose(tls, &host, port)?,
+            #[cfg(feature = "tls")]
+            config: match tls {
+                true => Some(crate::tls::client_config(&options.trust, &[b"http/1.1"])?.into()),
+                false => None,
+            },
+            options,
+            host,
             port,
+            address,
             tls,
-            request,
+            begin,
+            end,
         })
     }
 
-    async fn connect(self, options: &ConnectOptions) -> Result<Box<dyn Carrier>, ConnectError> {
-        let (tcp, peer) = self
-            .reach(options)
-            .await
-            .map_err(|source| ConnectError::Unreachable {
-                address: self.address.clone(),
-                source,
-            })?;
-        carrier::prepare_socket(&tcp);
-        if !self.tls {
-            options.tell(Some(Progress::WebSocket(peer)));
-            return self.upgrade(tcp).await;
-        }
-        options.tell(Some(Progress::Tls(peer)));
-        #[cfg(feature = "tls")]
-        {
-            use crate::tls;
-            let config = tls::client_config(options.tls_ca.as_deref())?;
-            let address = self.address.clone();
-            let stream = tls::connect(config, &self.host, tcp).await.map_err(|error| {
-                let message = ws::line(&error.to_string());
-                match tls::fault_of(&error) {
-                    Some(tls::Fault::Certificate) => ConnectError::Certificate { address, message },
-                    Some(tls::Fault::Other) => ConnectError::Tls { address, message },
-                    None => ConnectError::Unreachable {
-                        address,
-                        source: error,
-                    },
-                }
-            })?;
-            options.tell(Some(Progress::WebSocket(peer)));
-            self.upgrade(stream).await
-        }
-        #[cfg(not(feature = "tls"))]
-        {
-            let address = self.address;
-            Err(ConnectError::Tls {
-                address,
-                message: format!("this build has no TLS; CA {:?}", options.tls_ca),
-            })
+    fn timed_out(&self, after: Duration) -> ConnectError {
+        ConnectError::TimedOut {
+            address: self.address.clone(),
+            after,
         }
     }
 
-    /// Connects to the host's addresses, one after the other.
-    async fn reach(&self, options: &ConnectOptions) -> io::Result<(TcpStream, SocketAddr)> {
-        options.tell(Some(Progress::Resolving));
-        let mut last = None;
-        for peer in lookup_host((self.host.as_str(), self.port)).await? {
-            options.tell(Some(Progress::Tcp(peer)));
-            match TcpStream::connect(peer).await {
-                Ok(stream) => return Ok((stream, peer)),
-                Err(error) => last = Some(error),
-            }
+    fn unreachable(&self, source: io::Error) -> ConnectError {
+        ConnectError::Unreachable {
+            address: self.address.clone(),
+            source,
         }
-        Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
     }
 
-    async fn upgrade<S>(self, stream: S) -> Result<Box<dyn Carrier>, ConnectError>
+    async fn connect(&self) -> Result<Connected, ConnectError> {
+        let subprotocol = &self.options.subprotocol;
+        let offer = match self.options.carriage {
+            Carriage::Auto => Offer::new(true, true, subprotocol),
+            Carriage::Raw => Offer::new(true, false, subprotocol),
+            Carriage::WebSocket => Offer::new(false, true, subprotocol),
+        };
+        let fell_back = match self.try_once(&offer).await {
+            Ok(connected) => return Ok(connected),
+            Err(Failed::Offer(why, _)) if self.options.carriage == Carriage::Auto => why,
+            Err(Failed::Offer(_, error) | Failed::Finally(error)) => return Err(error),
+        };
+        tracing::debug!(address = %self.address, why = %fell_back, "asking for WebSocket alone");
+        match self.try_once(&Offer::new(false, true, subprotocol)).await {
+            Ok(connected) => Ok(Connected {
+                fell_back: Some(fell_back),
+                ..connected
+            }),
+            Err(Failed::Offer(_, error) | Failed::Finally(error)) => Err(error),
+        }
+    }
+
+    async fn try_once(&self, offer: &Offer) -> Result<Connected, Failed> {
+        let options = self.options;
+        let tell = |progress| options.tell(Some(progress));
+        let reached = dial::reach(&self.host, self.port, self.proxy, &options.trust, &tell).await;
+        let Reached { road, peer } = reached.map_err(|error| match error {
+            ReachError::Io(source) => self.unreachable(source),
+            ReachError::Proxy(error) => error.into(),
+            ReachError::Setup(error) => error.into(),
+        })?;
+        match road {
+            Road::Tcp(stream) => self.secure(stream, peer, offer).await,
+            #[cfg(feature = "tls")]
+            Road::ProxyTls(stream) => self.secure(stream, peer, offer).await,
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    async fn secure<S>(&self, stream: S, peer: SocketAddr, offer: &Offer) -> Result<Connected, Failed>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let address = self.address;
-        let config = Some(carrier::web_socket_config());
-        match client_async_with_config(self.request, stream, config).await {
-            Ok((socket, _)) => Ok(Box::new(WebSocketCarrier::new(socket))),
-            Err(tungstenite::Error::Http(response)) => Err(ConnectError::Rejected {
-                address,
-                response: response_of(&response),
-            }),
-            Err(tungstenite::Error::Io(source)) => Err(ConnectError::Unreachable { address, source }),
-            // The peer closed the connection instead of answering.
-            Err(tungstenite::Error::Protocol(ProtocolError::HandshakeIncomplete)) => {
-                let source = io::ErrorKind::UnexpectedEof.into();
-                Err(ConnectError::Unreachable { address, source })
+        let Some(config) = &self.config else {
+            return self.switch(stream, peer, offer).await;
+        };
+        self.options.tell(Some(Progress::Tls(peer)));
+        let handshake = crate::tls::connect(std::sync::Arc::clone(config), &self.host, stream);
+        let stream = handshake.await.map_err(|error| self.failed_io(error))?;
+        self.switch(stream, peer, offer).await
+    }
+
+    #[cfg(not(feature = "tls"))]
+    async fn secure<S>(&self, stream: S, peer: SocketAddr, offer: &Offer) -> Result<Connected, Failed>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.switch(stream, peer, offer).await
+    }
+
+    /// What an error of the connection means, TLS or not.
+    fn failed_io(&self, error: io::Error) -> ConnectError {
+        #[cfg(feature = "tls")]
+        if self.tls
+            && let Some(fault) = crate::tls::fault_of(&error)
+        {
+            use crate::tls::Fault;
+            let (address, message) = (self.address.clone(), ws::line(&error.to_string()));
+            return match fault {
+                Fault::Certificate => ConnectError::Certificate { address, message },
+                Fault::ClientCertificate => ConnectError::ClientCertificate { address, message },
+                Fault::Other => ConnectError::Tls { address, message },
+            };
+        }
+        self.unreachable(error)
+    }
+
+    /// Asks to switch, and reads the answer.
+    async fn switch<S>(&self, mut stream: S, peer: SocketAddr, offer: &Offer) -> Result<Connected, Failed>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.options.tell(Some(Progress::WebSocket(peer)));
+        let request = [&self.begin, &offer.headers(), &self.end]
+            .map(String::as_str)
+            .concat();
+        let ask = async {
+            stream.write_all(request.as_bytes()).await?;
+            stream.flush().await?;
+            http::read_head(&mut stream).await
+        };
+        let answered = if self.options.carriage == Carriage::Auto && offer.is_of_both() {
+            // The second attempt needs its time as well.
+            let limit = self.options.offer_timeout.min(self.options.connect_timeout / 2);
+            match timeout(limit, ask).await {
+                Ok(answered) => answered,
+                Err(_) => {
+                    let error = self.timed_out(limit);
+                    return Err(Failed::Offer(FellBack::Silence, error));
+                }
             }
-            Err(error) => Err(ConnectError::NotAWebSocket {
-                address,
-                message: ws::line(&error.to_string()),
-            }),
+        } else {
+            ask.await
+        };
+        let mut head = match answered {
+            Ok(head) => head,
+            Err(HeadError::Io(error)) => {
+                return Err(match self.failed_io(error) {
+                    error @ ConnectError::Unreachable { .. } => Failed::Offer(FellBack::NoAnswer, error),
+                    error => error.into(),
+                });
+            }
+            Err(HeadError::Ended) => {
+                let error = self.unreachable(io::ErrorKind::UnexpectedEof.into());
+                return Err(Failed::Offer(FellBack::NoAnswer, error));
+            }
+            Err(HeadError::NotHttp(message)) => {
+                return Err(self.not_a_web_socket(message).into());
+            }
+        };
+        if head.status != 101 {
+            head.read_some_body(&mut stream).await;
+            return Err(self.rejected(Response::of(&head)));
+        }
+        let protocol = offer
+            .switched_to(&head)
+            .map_err(|message| Failed::Offer(FellBack::Status(101), self.not_a_web_socket(message)))?;
+        Ok(Connected {
+            link: ws::link_over(protocol, stream, Role::Client, head.rest).await,
+            protocol,
+            peer,
+            proxy: self.proxy.cloned(),
+            fell_back: None,
+        })
+    }
+
+    fn not_a_web_socket(&self, message: &str) -> ConnectError {
+        ConnectError::NotAWebSocket {
+            address: self.address.clone(),
+            message: message.to_owned(),
         }
     }
-}
 
-fn response_of(response: &http::Response<Option<Vec<u8>>>) -> Response {
-    let body = response.body().as_deref().unwrap_or_default();
-    Response {
-        status: response.status().as_u16(),
-        text: ws::line(&String::from_utf8_lossy(body)),
-        headers: response
-            .headers()
-            .iter()
-            .map(|(name, value)| {
-                let value = String::from_utf8_lossy(value.as_bytes());
-                (name.to_string(), ws::line(&value))
-            })
-            .collect(),
+    /// An answer that is no switch. What the server itself has answered stands; a proxy that does not know the raw
+    /// protocol may have answered in its place, or taken the request for one without an offer before passing it on.
+    fn rejected(&self, response: Response) -> Failed {
+        let status = response.status;
+        let is_servers = match &self.options.answer_header {
+            Some(name) => response.header(name).is_some() && !matches!(status, 400 | 426 | 501),
+            None => !matches!(status, 400 | 403 | 405 | 426 | 501 | 502),
+        };
+        let error = ConnectError::Rejected {
+            address: self.address.clone(),
+            response,
+        };
+        if is_servers {
+            Failed::Finally(error)
+        } else {
+            Failed::Offer(FellBack::Status(status), error)
+        }
     }
 }

@@ -4,11 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol;
 
-use crate::{Carrier, Link, WebSocketCarrier, carrier, ws};
+use super::Protocol;
+use crate::{Link, Role, ws};
 
 /// How long a client may take to send its request.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -36,12 +35,12 @@ pub enum AcceptError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// The request does not ask for this WebSocket.
+    /// The request does not ask for this protocol.
     #[error(transparent)]
     NotAWebSocket(#[from] NotAWebSocket),
 }
 
-/// Why a request cannot be answered by switching to WebSocket (RFC 6455 §4.2.1).
+/// Why a request cannot be answered by switching: neither to the raw protocol nor to WebSocket (RFC 6455 §4.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotAWebSocket {
@@ -54,7 +53,7 @@ pub enum NotAWebSocket {
     /// It wants another version of WebSocket than 13.
     #[error("only version 13 of WebSocket is known here")]
     Version,
-    /// It does not offer the subprotocol.
+    /// It does not offer the subprotocol, or the raw protocol in another version.
     #[error("the client does not offer the subprotocol that is spoken here")]
     Subprotocol,
     /// It has no key.
@@ -127,16 +126,20 @@ where
             .map(|(_, value)| value.trim())
     }
 
-    /// Whether the request asks for a WebSocket of this subprotocol, as [`accept`](Upgrade::accept) needs it.
+    /// What [`accept`](Upgrade::accept) switches to: of the raw protocol and a WebSocket of this subprotocol the one that
+    /// the client prefers.
     ///
     /// # Errors
     /// [`NotAWebSocket`]; 426 is the status to [`answer`](Upgrade::answer) with, 405 for
     /// [`NotAWebSocket::Method`].
-    pub fn check(&self, subprotocol: &str) -> Result<(), NotAWebSocket> {
-        self.key(subprotocol).map(|_| ())
+    pub fn check(&self, subprotocol: &str) -> Result<Protocol, NotAWebSocket> {
+        Ok(match self.wanted(subprotocol)? {
+            Switch::Raw(_) => Protocol::Raw,
+            Switch::WebSocket(_) => Protocol::WebSocket,
+        })
     }
 
-    /// Switches to WebSocket and makes the server's end of a link.
+    /// Switches, and makes the server's end of a link.
     ///
     /// # Errors
     /// [`AcceptError::NotAWebSocket`] where [`check`](Upgrade::check) fails; then the client gets no answer.
@@ -144,30 +147,25 @@ where
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub async fn accept(self, subprotocol: &str) -> Result<Link, AcceptError> {
-        let carrier = self.accept_carrier(subprotocol).await?;
-        Ok(Link::over(carrier, tunnel_proto::Role::Server))
-    }
-
-    /// Switches to WebSocket and makes no link yet: what a [`Desk`](crate::resume::Desk) takes.
-    ///
-    /// # Errors
-    /// As [`accept`](Upgrade::accept).
-    ///
-    /// # Cancel safety
-    /// Dropping the future closes the connection.
-    pub async fn accept_carrier(mut self, subprotocol: &str) -> Result<Box<dyn Carrier>, AcceptError> {
-        let accept = derive_accept_key(self.key(subprotocol)?.as_bytes());
-        let head = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\r\n"
-        );
+    pub async fn accept(mut self, subprotocol: &str) -> Result<Link, AcceptError> {
+        let (protocol, headers) = match self.wanted(subprotocol)? {
+            Switch::Raw(name) => (
+                Protocol::Raw,
+                format!("Upgrade: {name}\r\nConnection: Upgrade\r\n"),
+            ),
+            Switch::WebSocket(key) => {
+                let accept = derive_accept_key(key.as_bytes());
+                let headers = format!(
+                    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\
+                     Sec-WebSocket-Protocol: {subprotocol}\r\n"
+                );
+                (Protocol::WebSocket, headers)
+            }
+        };
+        let head = format!("HTTP/1.1 101 Switching Protocols\r\n{headers}\r\n");
         self.stream.write_all(head.as_bytes()).await?;
         self.stream.flush().await?;
-        let config = Some(carrier::web_socket_config());
-        let role = protocol::Role::Server;
-        let socket = WebSocketStream::from_partially_read(self.stream, self.rest, role, config).await;
-        Ok(Box::new(WebSocketCarrier::new(socket)))
+        Ok(ws::link_over(protocol, self.stream, Role::Server, self.rest).await)
     }
 
     /// Answers with a short text and closes the connection. What cannot stand in a header becomes `?`.
@@ -181,13 +179,35 @@ where
         respond(&mut self.stream, status, text, headers).await
     }
 
-    fn key(&self, subprotocol: &str) -> Result<&str, NotAWebSocket> {
+    /// What the request asks for, of what is known here.
+    fn wanted(&self, subprotocol: &str) -> Result<Switch<'_>, NotAWebSocket> {
         if self.method != "GET" {
             return Err(NotAWebSocket::Method);
         }
-        if !self.lists("connection", "upgrade") || !self.lists("upgrade", "websocket") {
+        if !self.lists("connection", "upgrade") {
             return Err(NotAWebSocket::NoUpgrade);
         }
+        let raw = ws::raw_protocol(subprotocol);
+        let mut other_version = false;
+        // In the client's order of preference (RFC 9110 §7.8).
+        for protocol in self.list("upgrade") {
+            if protocol.eq_ignore_ascii_case(&raw) {
+                return Ok(Switch::Raw(raw));
+            }
+            if protocol.eq_ignore_ascii_case("websocket") {
+                return self.key(subprotocol).map(Switch::WebSocket);
+            }
+            let name = |text: &'_ str| text.split('/').next().unwrap_or_default().to_ascii_lowercase();
+            other_version |= name(protocol) == name(&raw);
+        }
+        Err(if other_version {
+            NotAWebSocket::Subprotocol
+        } else {
+            NotAWebSocket::NoUpgrade
+        })
+    }
+
+    fn key(&self, subprotocol: &str) -> Result<&str, NotAWebSocket> {
         if self.header("sec-websocket-version") != Some("13") {
             return Err(NotAWebSocket::Version);
         }
@@ -197,14 +217,27 @@ where
         self.header("sec-websocket-key").ok_or(NotAWebSocket::NoKey)
     }
 
-    /// Whether a header that is a list has this item. It may be in the head more than once (RFC 9110 §5.3).
+    /// Whether a header that is a list has this item.
     fn lists(&self, name: &str, item: &str) -> bool {
+        self.list(name).any(|part| part.eq_ignore_ascii_case(item))
+    }
+
+    /// The items of a header that is a list. It may be in the head more than once (RFC 9110 §5.3).
+    fn list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.headers
             .iter()
-            .filter(|(known, _)| known.eq_ignore_ascii_case(name))
+            .filter(move |(known, _)| known.eq_ignore_ascii_case(name))
             .flat_map(|(_, value)| value.split(','))
-            .any(|part| part.trim().eq_ignore_ascii_case(item))
+            .map(str::trim)
     }
+}
+
+/// What a request asks for.
+enum Switch<'a> {
+    /// The raw protocol, by its name.
+    Raw(String),
+    /// A WebSocket, with this key.
+    WebSocket(&'a str),
 }
 
 /// The head of a request, and what came behind it.

@@ -281,7 +281,7 @@ mod tls {
     async fn a_link_runs_over_tls_when_the_certificate_is_known() {
         let files = files();
         let mut options = over_tls(tls_server(&files).await);
-        options.tls_ca = Some(files.path("ca.pem"));
+        options.trust.ca = Some(files.path("ca.pem"));
         let link = soon("the link", ws::connect(&options)).await.unwrap();
         let stream = link.open(&target("x")).await.unwrap();
         let sent = crate::support::pattern(3_000_000, 17);
@@ -304,19 +304,19 @@ mod tls {
             connect_error(&options).await,
             ConnectError::Certificate { .. }
         ));
-        options.tls_ca = Some(files.path("ca.pem"));
+        options.trust.ca = Some(files.path("ca.pem"));
         options.url = format!("wss://{server}/").parse().unwrap();
         assert!(matches!(
             connect_error(&options).await,
             ConnectError::Certificate { .. }
         ));
-        options.tls_ca = Some(files.path("key.pem"));
+        options.trust.ca = Some(files.path("key.pem"));
         let error = connect_error(&options).await;
         assert!(
             matches!(error, ConnectError::Setup(Error::BadPem { what: "CA", .. })),
             "{error:?}"
         );
-        options.tls_ca = Some(files.path("none.pem"));
+        options.trust.ca = Some(files.path("none.pem"));
         assert!(matches!(
             connect_error(&options).await,
             ConnectError::Setup(Error::File { .. })

@@ -55,7 +55,7 @@ pub(crate) fn listener(options: Options) -> Listener {
 pub(crate) fn options(server: SocketAddr) -> ConnectOptions {
     let url = format!("quic://{server}/mounted/here").parse().unwrap();
     let mut options = ConnectOptions::new(url, "");
-    options.tls_ca = Some(certificate().certificate.clone());
+    options.trust.ca = Some(certificate().certificate.clone());
     options
 }
 
