@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::info;
 use tunnel_bridge::dial::{Carriage, Proxies, ProxyError, SocksReply};
 use tunnel_bridge::ws::{self, ConnectOptions, Connected, Protocol, Response};
-use tunnel_bridge::{Link, Refusal, RefusalKind, Target, Trust};
+use tunnel_bridge::{Link, Refusal, RefusalKind, Target, Trust, quic};
 use url::Url;
 
 use crate::handshake::{ENVIRONMENT, GENERATION, MESSAGE, SUBPROTOCOL, TUNNEL_PATH, is_session};
@@ -49,7 +49,7 @@ pub enum TokenSource {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct GatewayProvider {
-    /// `ws://host:port` or `wss://host:port`; its path is where the gateway is mounted.
+    /// `ws://host:port`, `wss://host:port` or `quic://host:port`; its path is where the gateway is mounted.
     pub gateway: Url,
     /// The bearer token.
     pub token: TokenSource,
@@ -198,6 +198,12 @@ impl GatewayProvider {
 
     async fn connect_in_any_time(&self, wanted: &Wanted) -> Result<Connection, ConnectError> {
         let options = self.options(wanted).await?;
+        if self.gateway.scheme() == "quic" {
+            let connected = quic::connect(&options).await;
+            let link = connected.map_err(|error| self.not_connected(error))?;
+            self.over.send_replace(Some("QUIC".to_owned()));
+            return self.begin(link, wanted).await;
+        }
         let connected = match ws::establish(&options).await {
             Ok(connected) => connected,
             Err(error) => {
@@ -207,6 +213,11 @@ impl GatewayProvider {
             }
         };
         let link = self.keep_in_mind(connected);
+        self.begin(link, wanted).await
+    }
+
+    /// Begins to talk over a new link.
+    async fn begin(&self, link: Link, wanted: &Wanted) -> Result<Connection, ConnectError> {
         let pushing = match &self.push {
             None => None,
             Some(own) => {
@@ -306,9 +317,8 @@ impl GatewayProvider {
                 waited_for: None,
             },
             ws::ConnectError::Rejected { response, .. } => self.rejected(&response),
-            ws::ConnectError::NotAWebSocket { message, .. } => {
-                ConnectError::NotAGateway { far_side, message }
-            }
+            ws::ConnectError::NotAWebSocket { message, .. }
+            | ws::ConnectError::NotATunnel { message, .. } => ConnectError::NotAGateway { far_side, message },
             ws::ConnectError::Certificate { message, .. } => ConnectError::Certificate { far_side, message },
             ws::ConnectError::Tls { message, .. } => ConnectError::NotAGateway {
                 far_side,

@@ -18,6 +18,9 @@ pub struct GatewayConfig {
     pub listen: SocketAddr,
     /// Certificate and key; `None`, the default, speaks plain HTTP.
     pub tls: Option<TlsFiles>,
+    /// Where to listen for QUIC as well, by UDP, with the certificate and the key of [`tls`](Self::tls), which it needs. The
+    /// port may be that of [`listen`](Self::listen). Default: nowhere.
+    pub quic: Option<SocketAddr>,
     /// Whether to listen without TLS where other machines can connect. Default: `false`.
     pub insecure: bool,
     /// Bounds and deadlines.
@@ -32,6 +35,7 @@ impl GatewayConfig {
             admission: Arc::new(admission),
             listen,
             tls: None,
+            quic: None,
             insecure: false,
             limits: Limits::default(),
         }
@@ -43,6 +47,7 @@ impl fmt::Debug for GatewayConfig {
         f.debug_struct("GatewayConfig")
             .field("listen", &self.listen)
             .field("tls", &self.tls)
+            .field("quic", &self.quic)
             .field("insecure", &self.insecure)
             .field("limits", &self.limits)
             .finish_non_exhaustive()

@@ -6,12 +6,13 @@ use std::time::Duration;
 use devbox_provider::{ConnectError, Connection, Wanted, with_causes};
 use service_catalog::{Label, Update};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, debug, error, info, info_span};
-use tunnel_bridge::Link;
+use tracing::{Instrument as _, debug, error, info, info_span, warn};
+use tunnel_bridge::tls::Acceptor;
+use tunnel_bridge::{Link, quic};
 
 use crate::certificate::Certificate;
 use crate::handshake::NotLetIn;
@@ -49,6 +50,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Gateway {
     listener: TcpListener,
     address: SocketAddr,
+    quic: Option<quic::Listener>,
     certificate: Option<Certificate>,
     admission: Arc<dyn Admission>,
     limits: Limits,
@@ -59,7 +61,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Error::Tls`]; [`Error::InsecureListen`] for an address that is not loopback, without TLS and without
-    /// [`insecure`](GatewayConfig::insecure); [`Error::Listen`].
+    /// [`insecure`](GatewayConfig::insecure); [`Error::QuicWithoutTls`]; [`Error::Listen`]; [`Error::ListenQuic`].
     ///
     /// # Cancel safety
     /// Safe: dropped, nothing is left.
@@ -72,12 +74,22 @@ impl Gateway {
             Some(files) => Some(Certificate::open(files).await?),
             None => None,
         };
+        let quic = match (config.quic, &certificate) {
+            (None, _) => None,
+            (Some(address), None) => return Err(Error::QuicWithoutTls { address }),
+            (Some(address), Some(certificate)) => {
+                let acceptor = certificate.acceptor().borrow().clone();
+                let bound = quic::Listener::bind(address, &acceptor, quic::Options::default());
+                Some(bound.map_err(|source| Error::ListenQuic { address, source })?)
+            }
+        };
         let listen = |source| Error::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         Ok(Self {
             listener,
             address,
+            quic,
             certificate,
             admission: config.admission,
             limits: config.limits,
@@ -88,6 +100,12 @@ impl Gateway {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it listens for QUIC, with the port that the system chose.
+    #[must_use]
+    pub fn quic_addr(&self) -> Option<SocketAddr> {
+        self.quic.as_ref().map(quic::Listener::local_addr)
     }
 
     /// Serves until `cancel`: then it stops listening, tells each client that it is leaving, and lets live streams end
@@ -104,12 +122,17 @@ impl Gateway {
         let Self {
             listener,
             address,
+            quic,
             certificate,
             admission,
             limits,
         } = self;
         info!(%address, tls = certificate.is_some(), "listening");
+        if let Some(quic) = &quic {
+            info!(address = %quic.local_addr(), "listening for quic");
+        }
         let acceptor = certificate.as_ref().map(Certificate::acceptor);
+        let mut renewed = acceptor.clone();
         let mut following = JoinSet::new();
         if let Some(certificate) = certificate {
             following.spawn(certificate.follow());
@@ -139,6 +162,14 @@ impl Gateway {
                         accept_from = Instant::now() + reception.handle_accept_error(&error);
                     }
                 },
+                arrival = arrival(quic.as_ref()) => reception.handle_quic_arrival(arrival),
+                acceptor = renewal(renewed.as_mut()) => {
+                    if let Some(quic) = &quic
+                        && let Err(error) = quic.use_certificate(&acceptor)
+                    {
+                        warn!(error = %with_causes(&error), "certificate not usable for quic, the former one stays in use");
+                    }
+                }
                 known = reception.next() => {
                     let span = info_span!("client", peer = %known.asked.offer.peer);
                     connections.spawn(shared.clone().serve(known).instrument(span));
@@ -149,9 +180,15 @@ impl Gateway {
         // Whoever has shown no token has nothing to lose.
         drop(reception);
         drop(listener);
+        if let Some(quic) = &quic {
+            quic.stop();
+        }
         info!(clients = connections.len(), "leaving");
         while let Some(done) = connections.join_next().await {
             note_panic(done);
+        }
+        if let Some(quic) = &quic {
+            quic.close().await;
         }
         Ok(())
     }
@@ -163,6 +200,26 @@ impl std::fmt::Debug for Gateway {
             .field("address", &self.address)
             .finish_non_exhaustive()
     }
+}
+
+/// Waits for a client that begins a QUIC handshake.
+async fn arrival(listener: Option<&quic::Listener>) -> quic::Arrival {
+    if let Some(listener) = listener
+        && let Some(arrival) = listener.accept().await
+    {
+        return arrival;
+    }
+    std::future::pending().await
+}
+
+/// Waits for another certificate.
+async fn renewal(acceptor: Option<&mut watch::Receiver<Acceptor>>) -> Acceptor {
+    if let Some(acceptor) = acceptor
+        && acceptor.changed().await.is_ok()
+    {
+        return acceptor.borrow_and_update().clone();
+    }
+    std::future::pending().await
 }
 
 /// Waits for a connection, no earlier than `from`. One that is gone before we look is no trouble.

@@ -8,8 +8,8 @@ use devbox_gateway_client::handshake::{
     ENVIRONMENT, GENERATION, MESSAGE, SUBPROTOCOL, TUNNEL_PATH, is_session,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tunnel_bridge::Link;
 use tunnel_bridge::ws::{AcceptError, NotAWebSocket, Upgrade};
+use tunnel_bridge::{Link, quic};
 
 use crate::{Offer, Rejection};
 
@@ -28,9 +28,55 @@ pub(crate) enum NotLetIn {
     Answered { status: u16, message: String },
 }
 
+/// A request, by whichever way it came.
+enum Request<S> {
+    Http(Upgrade<S>),
+    Quic(Box<quic::Request>),
+}
+
+impl<S> Request<S>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    fn path(&self) -> &str {
+        match self {
+            Self::Http(upgrade) => upgrade.path(),
+            Self::Quic(request) => request.path(),
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        match self {
+            Self::Http(upgrade) => upgrade.header(name),
+            Self::Quic(request) => request.header(name),
+        }
+    }
+
+    fn check(&self) -> Result<(), NotAWebSocket> {
+        match self {
+            Self::Http(upgrade) => upgrade.check(SUBPROTOCOL).map(drop),
+            Self::Quic(request) => request.check(),
+        }
+    }
+
+    async fn accept(self) -> Result<Link, AcceptError> {
+        match self {
+            Self::Http(upgrade) => upgrade.accept(SUBPROTOCOL).await,
+            Self::Quic(request) => request.accept().await,
+        }
+    }
+
+    async fn answer(self, status: u16, text: &str, headers: &[(&str, &str)]) -> io::Result<()> {
+        match self {
+            Self::Http(upgrade) => upgrade.answer(status, text, headers).await,
+            Self::Quic(request) => request.answer(status, text, headers).await,
+        }
+    }
+}
+
 /// A client's request for a tunnel, to be answered.
 pub(crate) struct Asked<S> {
-    upgrade: Upgrade<S>,
+    request: Request<S>,
     pub(crate) offer: Offer,
 }
 
@@ -40,21 +86,33 @@ where
 {
     /// Reads a request, and answers what is none for a tunnel.
     pub(crate) async fn read(stream: S, peer: SocketAddr) -> Result<Self, NotLetIn> {
-        let upgrade = Upgrade::read(stream).await?;
-        let Some(session) = session_of(upgrade.path()).map(str::to_owned) else {
-            let (status, text) = if upgrade.path() == "/" {
+        Self::examine(Request::Http(Upgrade::read(stream).await?), peer).await
+    }
+
+    /// Reads a request that comes over QUIC.
+    pub(crate) async fn read_quic(arrival: quic::Arrival, peer: SocketAddr) -> Result<Self, NotLetIn> {
+        let request = arrival.request().await?;
+        let certificate = request.peer_identity();
+        let mut asked = Self::examine(Request::Quic(Box::new(request)), peer).await?;
+        asked.offer.certificate = certificate;
+        Ok(asked)
+    }
+
+    async fn examine(request: Request<S>, peer: SocketAddr) -> Result<Self, NotLetIn> {
+        let Some(session) = session_of(request.path()).map(str::to_owned) else {
+            let (status, text) = if request.path() == "/" {
                 (200, WHAT_THIS_IS)
             } else {
                 (404, NOT_HERE)
             };
             // Without the gateway's own header: this is for whoever looks with a browser.
-            upgrade.answer(status, text, &[]).await?;
+            request.answer(status, text, &[]).await?;
             return Err(NotLetIn::Answered {
                 status,
                 message: text.to_owned(),
             });
         };
-        if let Err(fault) = upgrade.check(SUBPROTOCOL) {
+        if let Err(fault) = request.check() {
             let (status, message) = match fault {
                 NotAWebSocket::Method => (405, "a tunnel is asked for with GET".to_owned()),
                 NotAWebSocket::NoUpgrade => (
@@ -68,44 +126,44 @@ where
                 }
                 fault => (426, fault.to_string()),
             };
-            return Err(answer(upgrade, Rejection { status, message }).await);
+            return Err(answer(request, Rejection { status, message }).await);
         }
-        let generation = upgrade
+        let generation = request
             .header(GENERATION)
             .map_or(Some(0), |text| text.parse().ok());
         let Some(generation) = generation else {
             let message = format!("{GENERATION} is not a number");
-            return Err(answer(upgrade, Rejection { status: 400, message }).await);
+            return Err(answer(request, Rejection { status: 400, message }).await);
         };
-        let token = upgrade.header("Authorization").and_then(bearer);
+        let token = request.header("Authorization").and_then(bearer);
         let offer = Offer {
             peer,
             session,
             token: token.and_then(|text| Token::new(text).ok()),
-            environment: upgrade.header(ENVIRONMENT).map(one_line),
+            environment: request.header(ENVIRONMENT).map(one_line),
             generation,
             certificate: None,
         };
-        Ok(Self { upgrade, offer })
+        Ok(Self { request, offer })
     }
 
     /// Lets the client in.
     pub(crate) async fn accept(self) -> Result<Link, NotLetIn> {
-        Ok(self.upgrade.accept(SUBPROTOCOL).await?)
+        Ok(self.request.accept().await?)
     }
 
     /// Turns the client away.
     pub(crate) async fn reject(self, rejection: Rejection) -> NotLetIn {
-        answer(self.upgrade, rejection).await
+        answer(self.request, rejection).await
     }
 }
 
-async fn answer<S>(upgrade: Upgrade<S>, rejection: Rejection) -> NotLetIn
+async fn answer<S>(request: Request<S>, rejection: Rejection) -> NotLetIn
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let Rejection { status, message } = rejection;
-    match upgrade.answer(status, &message, &[(MESSAGE, &message)]).await {
+    match request.answer(status, &message, &[(MESSAGE, &message)]).await {
         Ok(()) => NotLetIn::Answered { status, message },
         Err(error) => error.into(),
     }
