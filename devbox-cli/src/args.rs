@@ -248,7 +248,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: PathBuf,
     /// Listen for QUIC as well, at this UDP address, with the same certificate; its port may be that of --listen
-    #[arg(long, value_name = "ADDRESS", requires = "tls_cert")]
+    #[arg(long, value_name = "ADDR:PORT", requires = "tls_cert")]
     pub(crate) quic: Option<SocketAddr>,
     /// The certificate chain (PEM) for wss:// and quic://; it and its key are read again when they change
     #[arg(long, value_name = "FILE", requires = "tls_key")]

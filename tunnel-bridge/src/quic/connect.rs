@@ -24,9 +24,10 @@ use crate::{Link, tls};
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// TLS alerts (RFC 8446 §6.2) as QUIC's error codes (RFC 9001 §4.8): those that are about a certificate, that one is
-/// required, and that the server speaks none of the protocols that were offered.
+/// required, that a signature is wrong, and that the server speaks none of the protocols that were offered.
 const ALERTS_ABOUT_A_CERTIFICATE: std::ops::RangeInclusive<u64> = 0x100 + 42..=0x100 + 49;
 const CERTIFICATE_REQUIRED: u64 = 0x100 + 116;
+const WRONG_SIGNATURE: u64 = 0x100 + 51;
 const NO_PROTOCOL: u64 = 0x100 + 120;
 
 /// Connects to a `quic://` URL and makes the client's end of a link.
@@ -213,7 +214,7 @@ impl Attempt {
             ConnectionError::TransportError(error) => {
                 let code = u64::from(error.code);
                 let message = line(&error.reason);
-                if ALERTS_ABOUT_A_CERTIFICATE.contains(&code) {
+                if code == WRONG_SIGNATURE || ALERTS_ABOUT_A_CERTIFICATE.contains(&code) {
                     ConnectError::Certificate { address, message }
                 } else {
                     ConnectError::Tls { address, message }

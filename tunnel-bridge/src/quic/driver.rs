@@ -133,7 +133,8 @@ impl Driver {
                 Happened::Lost(error) => return self.end_of(error),
                 Happened::Broke(violation) => {
                     self.native.break_protocol(&violation);
-                    continue;
+                    self.close(GoAwayReason::Protocol, violation.0).await;
+                    return self.end_of(ConnectionError::LocallyClosed);
                 }
                 Happened::Silent => {
                     self.native.connection.close(VarInt::from_u32(0), b"");

@@ -105,7 +105,11 @@ impl Listener {
 
     /// Refuses newcomers from here on. Links that are up go on.
     pub fn stop(&self) {
-        self.endpoint.set_server_config(None);
+        let crypto = Arc::clone(&self.crypto.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut server = server_config(crypto);
+        // Without a configuration they would hear nothing.
+        server.max_incoming(0);
+        self.endpoint.set_server_config(Some(server));
     }
 
     /// Closes what is left, and waits up to a second for the clients to hear of it. The port is free when the listener has
