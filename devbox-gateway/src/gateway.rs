@@ -180,15 +180,21 @@ impl Gateway {
         // Whoever has shown no token has nothing to lose.
         drop(reception);
         drop(listener);
-        if let Some(quic) = &quic {
-            quic.stop();
-        }
         info!(clients = connections.len(), "leaving");
-        while let Some(done) = connections.join_next().await {
-            note_panic(done);
-        }
-        if let Some(quic) = &quic {
-            quic.close().await;
+        let served = async {
+            while let Some(done) = connections.join_next().await {
+                note_panic(done);
+            }
+        };
+        match &quic {
+            None => served.await,
+            Some(quic) => {
+                tokio::select! {
+                    () = served => {}
+                    () = quic.refuse_newcomers() => {}
+                }
+                quic.close().await;
+            }
         }
         Ok(())
     }

@@ -103,13 +103,15 @@ impl Listener {
         })
     }
 
-    /// Refuses newcomers from here on. Links that are up go on.
-    pub fn stop(&self) {
-        let crypto = Arc::clone(&self.crypto.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut server = server_config(crypto);
-        // Without a configuration they would hear nothing.
-        server.max_incoming(0);
-        self.endpoint.set_server_config(Some(server));
+    /// Refuses newcomers for as long as it is polled. Links that are up go on. It never resolves.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn refuse_newcomers(&self) {
+        while let Some(incoming) = self.endpoint.accept().await {
+            incoming.refuse();
+        }
+        std::future::pending().await
     }
 
     /// Closes what is left, and waits up to a second for the clients to hear of it. The port is free when the listener has
