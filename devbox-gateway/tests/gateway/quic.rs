@@ -3,7 +3,7 @@
 use devbox_gateway::{Error, Gateway, GatewayConfig, TlsFiles, Token, TokenSource};
 use devbox_gateway_client::GatewayProvider;
 use devbox_provider::{ConnectError, Connection, Provider as _, Wanted};
-use service_catalog::{Source as _, SourceError, Update};
+use service_catalog::{SourceError, Update};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

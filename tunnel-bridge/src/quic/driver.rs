@@ -130,11 +130,11 @@ impl Driver {
                 never = &mut saying => match never {},
             };
             let (reason, message) = match happened {
-                Happened::Lost(error) => return self.end_of(error),
+                Happened::Lost(error) => return self.end_of(&error),
                 Happened::Broke(violation) => {
                     self.native.break_protocol(&violation);
                     self.close(GoAwayReason::Protocol, violation.0).await;
-                    return self.end_of(ConnectionError::LocallyClosed);
+                    return self.end_of(&ConnectionError::LocallyClosed);
                 }
                 Happened::Silent => {
                     self.native.connection.close(VarInt::from_u32(0), b"");
@@ -335,7 +335,7 @@ impl Driver {
         }
     }
 
-    fn end_of(&self, error: ConnectionError) -> LinkEnd {
+    fn end_of(&self, error: &ConnectionError) -> LinkEnd {
         if let Some(Violation(message)) = self.native.violation() {
             return LinkEnd::Protocol {
                 message: message.to_owned(),
@@ -345,7 +345,7 @@ impl Driver {
             kind,
             message: error.to_string(),
         };
-        match &error {
+        match error {
             ConnectionError::ApplicationClosed(close) => {
                 let code = u16::try_from(close.error_code.into_inner()).unwrap_or(u16::MAX);
                 // Code 0 is what a connection closes with whose owner was torn down.
@@ -459,7 +459,7 @@ impl Silence {
                 return;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -111,7 +111,7 @@ impl Listener {
         while let Some(incoming) = self.endpoint.accept().await {
             incoming.refuse();
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Closes what is left, and waits up to a second for the clients to hear of it. The port is free when the listener has

@@ -216,7 +216,9 @@ fn cut(text: &str, most: usize) -> &str {
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8], step: usize) -> (Option<Result<Result<(), Refusal>, Violation>>, usize) {
+    type Answer = Result<Result<(), Refusal>, Violation>;
+
+    fn read(bytes: &[u8], step: usize) -> (Option<Answer>, usize) {
         let mut reader = AnswerReader::default();
         let mut taken = 0;
         while reader.poll().is_none() && taken < bytes.len() {

@@ -460,3 +460,77 @@ async fn a_link_that_is_checked_goes_on_from_another_socket() {
         LinkEnd::PeerClosed { .. }
     ));
 }
+
+/// Runs a program to its end.
+#[cfg(target_os = "linux")]
+fn run(program: &str, arguments: &str) -> std::process::Output {
+    let output = std::process::Command::new(program)
+        .args(arguments.split(' '))
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments}: {errors}");
+    output
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_download_goes_on_when_the_clients_address_is_replaced() {
+    let possible = std::process::Command::new("unshare")
+        .args(["-n", "ip", "link", "set", "lo", "up"])
+        .output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        eprintln!(
+            "SKIP a_download_goes_on_when_the_clients_address_is_replaced: no network namespace, or no ip(8)"
+        );
+        return;
+    }
+    let this = std::env::current_exe().unwrap();
+    let inner = "--exact --ignored quic::inside_a_namespace_an_address_is_replaced";
+    let output = run("unshare", &format!("-n {} {inner}", this.display()));
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("1 passed"), "{told}");
+}
+
+#[cfg(target_os = "linux")]
+#[ignore = "run by the test above, in a network namespace"]
+#[tokio::test]
+async fn inside_a_namespace_an_address_is_replaced() {
+    for change in [
+        "link set lo up",
+        "addr add 192.0.2.1/32 dev lo",
+        "addr add 192.0.2.2/32 dev lo",
+    ] {
+        run("ip", change);
+    }
+    run("ip", "route add local 198.51.100.0/24 dev lo src 192.0.2.1");
+    let certificate = Certificate::new("198.51.100.1");
+    let address = "198.51.100.1:0".parse().unwrap();
+    let listener = Listener::bind(address, &certificate.acceptor(), Options::default()).unwrap();
+    let mut options = options(listener.local_addr());
+    options.trust.ca = Some(certificate.certificate.clone());
+    let serve = async {
+        let arrival = soon("an arrival", listener.accept()).await.unwrap();
+        assert_eq!(arrival.peer().ip().to_string(), "192.0.2.1");
+        arrival.request().await.unwrap().accept().await.unwrap()
+    };
+    let (near, far) = tokio::join!(connect(&options), serve);
+    let near = near.unwrap();
+    let serving = serve_endless(far);
+    let mut stream = near.open(&target("endless")).await.unwrap();
+    read_on(&mut stream, 2_000_000).await;
+    for (new, old) in [("2", "1"), ("3", "2")] {
+        if new == "3" {
+            run("ip", "addr add 192.0.2.3/32 dev lo");
+        }
+        run(
+            "ip",
+            &format!("route replace local 198.51.100.0/24 dev lo src 192.0.2.{new}"),
+        );
+        run("ip", &format!("addr del 192.0.2.{old}/32 dev lo"));
+        let silence = read_on(&mut stream, 4_000_000).await;
+        assert!(silence < Duration::from_secs(2), "{silence:?}");
+    }
+    drop(stream);
+    soon("the server's end", serving).await.unwrap();
+}
