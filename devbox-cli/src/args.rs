@@ -59,7 +59,7 @@ pub(crate) struct ConnectArgs {
     /// Configuration file [default: devbox.yaml in this folder or above it, then the user's]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// A gateway, ws://HOST:PORT or wss://HOST:PORT, in place of the configured ones; repeat for more
+    /// A gateway, ws://HOST:PORT, wss://HOST:PORT or quic://HOST:PORT, in place of the configured ones; repeat for more
     #[arg(long, value_name = "URL", env = "DEVBOX_GATEWAY")]
     pub(crate) gateway: Vec<Url>,
     /// A catalog file whose targets are dialed from this machine, in place of the configured ones; repeat for more
@@ -250,7 +250,10 @@ pub(crate) struct ServeArgs {
     /// The file that holds the token that clients must present, or a YAML list of tokens; read again on each change
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: PathBuf,
-    /// The certificate chain (PEM) for wss://; it and its key are read again when they change
+    /// Listen for QUIC as well, at this UDP address, with the same certificate; its port may be that of --listen
+    #[arg(long, value_name = "ADDR:PORT", requires = "tls_cert")]
+    pub(crate) quic: Option<SocketAddr>,
+    /// The certificate chain (PEM) for wss:// and quic://; it and its key are read again when they change
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub(crate) tls_cert: Option<PathBuf>,
     /// The private key (PEM) of the certificate

@@ -118,9 +118,8 @@ impl From<Error> for Failure {
                 let text = reason.to_string();
                 failure_of(reason).unwrap_or_else(|| Self::new(code::FAILED, text))
             }
-            Error::GatewayUrl { .. } => {
-                Self::because(error).help("it looks like ws://HOST:PORT, or wss://HOST:PORT with TLS")
-            }
+            Error::GatewayUrl { .. } => Self::because(error)
+                .help("it looks like ws://HOST:PORT, or wss://HOST:PORT or quic://HOST:PORT with TLS"),
             Error::InsecureGateway { .. } => Self::because(error).help("use wss://, or say --insecure"),
             Error::Token(_) => {
                 Self::because(error).help("the file holds the gateway's token and nothing else")

@@ -31,6 +31,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
             options
         });
         config.successor.clone_from(&args.successor);
+        config.quic = args.quic;
         config.limits.max_clients = args.max_clients.get();
         config.limits.max_streams_per_client = args.max_streams_per_client.get();
         config.limits.max_half_open = args.max_half_open.get();
@@ -54,6 +55,9 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
             error => Failure::because(error),
         })?;
         print::out(&format!("listening on {scheme}://{}\n", gateway.local_addr()));
+        if let Some(address) = gateway.quic_addr() {
+            print::out(&format!("listening on quic://{address}\n"));
+        }
         let cancel = CancellationToken::new();
         let serving = gateway.run(cancel.clone());
         tokio::pin!(serving);

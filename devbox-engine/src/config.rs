@@ -147,7 +147,7 @@ pub enum ProviderKind {
 /// Where a gateway is, and how to get in.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
-    /// `ws://HOST:PORT` or `wss://HOST:PORT`; a path is where the gateway is mounted.
+    /// `ws://HOST:PORT`, `wss://HOST:PORT` or `quic://HOST:PORT`; a path is where the gateway is mounted.
     pub url: Url,
     /// What it asks for.
     pub token: TokenConfig,

@@ -48,7 +48,7 @@ pub(crate) async fn build(
 /// Checks what can be said about a gateway before anything is started.
 pub(crate) fn check(gateway: &GatewayConfig) -> Result<(), Error> {
     let url = &gateway.url;
-    if !matches!(url.scheme(), "ws" | "wss") || url.host().is_none() {
+    if !matches!(url.scheme(), "ws" | "wss" | "quic") || url.host().is_none() {
         return Err(Error::GatewayUrl { url: url.clone() });
     }
     if url.scheme() == "ws" && !is_loopback(url) && !gateway.insecure {
@@ -149,6 +149,10 @@ mod tests {
         assert!(!allowed("ws://gateway.example", false));
         assert!(!allowed("ws://localhost.example", false));
         assert!(allowed("ws://gateway.example", true));
+        assert!(
+            allowed("quic://gateway.example:4433", false),
+            "QUIC has TLS always"
+        );
         assert!(!allowed("http://127.0.0.1:1", true));
     }
 

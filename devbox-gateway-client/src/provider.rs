@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::info;
 use tunnel_bridge::dial::{Carriage, Proxies, ProxyError, SocksReply};
 use tunnel_bridge::ws::{self, ConnectOptions, Connected, Protocol, Response};
-use tunnel_bridge::{Carrier, Link, Refusal, RefusalKind, Role, Target, Trust, resume};
+use tunnel_bridge::{Carrier, Link, Refusal, RefusalKind, Role, Target, Trust, quic, resume};
 use url::Url;
 
 use crate::handshake::{ENVIRONMENT, GENERATION, MESSAGE, SUBPROTOCOL, TUNNEL_PATH, is_session};
@@ -50,7 +50,7 @@ pub enum TokenSource {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct GatewayProvider {
-    /// `ws://host:port` or `wss://host:port`; its path is where the gateway is mounted.
+    /// `ws://host:port`, `wss://host:port` or `quic://host:port`; its path is where the gateway is mounted.
     pub gateway: Url,
     /// The bearer token.
     pub token: TokenSource,
@@ -222,6 +222,13 @@ impl GatewayProvider {
 
     /// A link, which lives on without this value.
     async fn link(&self, wanted: &Wanted) -> Result<Link, ConnectError> {
+        if self.gateway.scheme() == "quic" {
+            let options = self.options(wanted).await?;
+            let connected = quic::connect(&options).await;
+            let link = connected.map_err(|error| self.not_connected(error))?;
+            self.over.send_replace(Some("QUIC".to_owned()));
+            return Ok(link);
+        }
         let carrier = self.carrier(wanted).await?;
         if !self.resume {
             return Ok(Link::over(carrier, Role::Client));
@@ -348,9 +355,8 @@ impl GatewayProvider {
                 waited_for: None,
             },
             ws::ConnectError::Rejected { response, .. } => self.rejected(&response),
-            ws::ConnectError::NotAWebSocket { message, .. } => {
-                ConnectError::NotAGateway { far_side, message }
-            }
+            ws::ConnectError::NotAWebSocket { message, .. }
+            | ws::ConnectError::NotATunnel { message, .. } => ConnectError::NotAGateway { far_side, message },
             ws::ConnectError::Certificate { message, .. } => ConnectError::Certificate { far_side, message },
             ws::ConnectError::Tls { message, .. } => ConnectError::NotAGateway {
                 far_side,

@@ -19,6 +19,9 @@ pub struct GatewayConfig {
     pub listen: SocketAddr,
     /// Certificate and key; `None`, the default, speaks plain HTTP.
     pub tls: Option<TlsFiles>,
+    /// Where to listen for QUIC as well, by UDP, with the certificate and the key of [`tls`](Self::tls), which it needs. The
+    /// port may be that of [`listen`](Self::listen). Default: nowhere.
+    pub quic: Option<SocketAddr>,
     /// Whether to listen without TLS where other machines can connect. Default: `false`.
     pub insecure: bool,
     /// Links whose connection was lost, which are kept for their clients: for how long, and how many. `None` keeps none: their streams
@@ -39,6 +42,7 @@ impl GatewayConfig {
             admission: Arc::new(admission),
             listen,
             tls: None,
+            quic: None,
             insecure: false,
             resume: Some(DeskOptions::default()),
             successor: None,
@@ -52,6 +56,7 @@ impl fmt::Debug for GatewayConfig {
         f.debug_struct("GatewayConfig")
             .field("listen", &self.listen)
             .field("tls", &self.tls)
+            .field("quic", &self.quic)
             .field("insecure", &self.insecure)
             .field("resume", &self.resume)
             .field("successor", &self.successor)

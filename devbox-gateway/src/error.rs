@@ -40,6 +40,20 @@ pub enum Error {
         /// The address.
         address: SocketAddr,
     },
+    /// QUIC has no form without TLS.
+    #[error("quic on {address} needs a certificate and a key")]
+    QuicWithoutTls {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on by UDP.
+    #[error("cannot listen for quic on {address}")]
+    ListenQuic {
+        /// The address.
+        address: SocketAddr,
+        /// What is wrong.
+        source: tunnel_bridge::Error,
+    },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {

@@ -6,16 +6,17 @@ use std::time::Duration;
 use devbox_provider::{ConnectError, Connection, Wanted, with_causes};
 use service_catalog::{Label, Update};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, debug, error, info, info_span};
+use tracing::{Instrument as _, debug, error, info, info_span, warn};
 use tunnel_bridge::resume::{Desk, DeskOptions, Received};
-use tunnel_bridge::{Link, Role};
+use tunnel_bridge::tls::Acceptor;
+use tunnel_bridge::{Link, Role, quic};
 
 use crate::certificate::Certificate;
-use crate::handshake::NotLetIn;
+use crate::handshake::{NotLetIn, Way};
 use crate::reception::{Known, Reception};
 use crate::seat::{NoSeat, Seats};
 use crate::serve_client::{Client, Stopping};
@@ -50,6 +51,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Gateway {
     listener: TcpListener,
     address: SocketAddr,
+    quic: Option<quic::Listener>,
     certificate: Option<Certificate>,
     admission: Arc<dyn Admission>,
     resume: Option<DeskOptions>,
@@ -62,7 +64,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Error::Tls`]; [`Error::InsecureListen`] for an address that is not loopback, without TLS and without
-    /// [`insecure`](GatewayConfig::insecure); [`Error::Listen`].
+    /// [`insecure`](GatewayConfig::insecure); [`Error::QuicWithoutTls`]; [`Error::Listen`]; [`Error::ListenQuic`].
     ///
     /// # Cancel safety
     /// Safe: dropped, nothing is left.
@@ -75,12 +77,22 @@ impl Gateway {
             Some(files) => Some(Certificate::open(files).await?),
             None => None,
         };
+        let quic = match (config.quic, &certificate) {
+            (None, _) => None,
+            (Some(address), None) => return Err(Error::QuicWithoutTls { address }),
+            (Some(address), Some(certificate)) => {
+                let acceptor = certificate.acceptor().borrow().clone();
+                let bound = quic::Listener::bind(address, &acceptor, quic::Options::default());
+                Some(bound.map_err(|source| Error::ListenQuic { address, source })?)
+            }
+        };
         let listen = |source| Error::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         Ok(Self {
             listener,
             address,
+            quic,
             certificate,
             admission: config.admission,
             resume: config.resume,
@@ -93,6 +105,12 @@ impl Gateway {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it listens for QUIC, with the port that the system chose.
+    #[must_use]
+    pub fn quic_addr(&self) -> Option<SocketAddr> {
+        self.quic.as_ref().map(quic::Listener::local_addr)
     }
 
     /// Serves until `cancel`: then it stops listening, tells each client that it is leaving, and lets live streams end
@@ -109,6 +127,7 @@ impl Gateway {
         let Self {
             listener,
             address,
+            quic,
             certificate,
             admission,
             resume,
@@ -116,7 +135,11 @@ impl Gateway {
             limits,
         } = self;
         info!(%address, tls = certificate.is_some(), "listening");
+        if let Some(quic) = &quic {
+            info!(address = %quic.local_addr(), "listening for quic");
+        }
         let acceptor = certificate.as_ref().map(Certificate::acceptor);
+        let mut renewed = acceptor.clone();
         let mut following = JoinSet::new();
         if let Some(certificate) = certificate {
             following.spawn(certificate.follow());
@@ -150,6 +173,14 @@ impl Gateway {
                         accept_from = Instant::now() + reception.handle_accept_error(&error);
                     }
                 },
+                arrival = arrival(quic.as_ref()) => reception.handle_quic_arrival(arrival),
+                acceptor = renewal(renewed.as_mut()) => {
+                    if let Some(quic) = &quic
+                        && let Err(error) = quic.use_certificate(&acceptor)
+                    {
+                        warn!(error = %with_causes(&error), "certificate not usable for quic, the former one stays in use");
+                    }
+                }
                 known = reception.next() => {
                     let span = info_span!("client", peer = %known.asked.offer.peer);
                     connections.spawn(shared.clone().serve(known).instrument(span));
@@ -161,8 +192,20 @@ impl Gateway {
         drop(reception);
         drop(listener);
         info!(clients = connections.len(), "leaving");
-        while let Some(done) = connections.join_next().await {
-            note_panic(done);
+        let served = async {
+            while let Some(done) = connections.join_next().await {
+                note_panic(done);
+            }
+        };
+        match &quic {
+            None => served.await,
+            Some(quic) => {
+                tokio::select! {
+                    () = served => {}
+                    () = quic.refuse_newcomers() => {}
+                }
+                quic.close().await;
+            }
         }
         Ok(())
     }
@@ -174,6 +217,26 @@ impl std::fmt::Debug for Gateway {
             .field("address", &self.address)
             .finish_non_exhaustive()
     }
+}
+
+/// Waits for a client that begins a QUIC handshake.
+async fn arrival(listener: Option<&quic::Listener>) -> quic::Arrival {
+    if let Some(listener) = listener
+        && let Some(arrival) = listener.accept().await
+    {
+        return arrival;
+    }
+    std::future::pending().await
+}
+
+/// Waits for another certificate.
+async fn renewal(acceptor: Option<&mut watch::Receiver<Acceptor>>) -> Acceptor {
+    if let Some(acceptor) = acceptor
+        && acceptor.changed().await.is_ok()
+    {
+        return acceptor.borrow_and_update().clone();
+    }
+    std::future::pending().await
 }
 
 /// Waits for a connection, no earlier than `from`. One that is gone before we look is no trouble.
@@ -260,7 +323,9 @@ impl Shared {
                     let Offer {
                         session, generation, ..
                     } = asked.offer.clone();
-                    let carrier = asked.accept().await.map_err(over)?;
+                    let Way::Carrier(carrier) = asked.accept().await.map_err(over)? else {
+                        return Err(over(NotLetIn::NotTheLinkAskedFor));
+                    };
                     return match desk.receive(carrier, &owner).await {
                         Ok(Received::Resumed(_)) => {
                             self.seats.renew(&session, generation, view.grant);
@@ -276,7 +341,10 @@ impl Shared {
         } else {
             match self.decide(&asked.offer, view).await {
                 Ok(client) => {
-                    let carrier = asked.accept().await.map_err(over)?;
+                    let carrier = match asked.accept().await.map_err(over)? {
+                        Way::Carrier(carrier) => carrier,
+                        Way::Link(link) => return Ok(Admitted::New(link, Box::new(client))),
+                    };
                     let Some(desk) = &self.desk else {
                         let link = Link::over(carrier, Role::Server);
                         return Ok(Admitted::New(link, Box::new(client)));

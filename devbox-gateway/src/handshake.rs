@@ -8,9 +8,9 @@ use devbox_gateway_client::handshake::{
     ENVIRONMENT, GENERATION, MESSAGE, RESUME, SUBPROTOCOL, TUNNEL_PATH, is_session,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tunnel_bridge::Carrier;
 use tunnel_bridge::resume::DeskError;
 use tunnel_bridge::ws::{AcceptError, NotAWebSocket, Upgrade};
+use tunnel_bridge::{Carrier, Link, quic};
 
 use crate::{Offer, Rejection};
 
@@ -33,9 +33,63 @@ pub(crate) enum NotLetIn {
     NotTheLinkAskedFor,
 }
 
+/// How the link of a client that was let in is carried.
+pub(crate) enum Way {
+    /// A link may begin or go on over it.
+    Carrier(Box<dyn Carrier>),
+    /// QUIC's own streams are the link's.
+    Link(Link),
+}
+
+/// A request, by whichever way it came.
+enum Request<S> {
+    Http(Upgrade<S>),
+    Quic(Box<quic::Request>),
+}
+
+impl<S> Request<S>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    fn path(&self) -> &str {
+        match self {
+            Self::Http(upgrade) => upgrade.path(),
+            Self::Quic(request) => request.path(),
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        match self {
+            Self::Http(upgrade) => upgrade.header(name),
+            Self::Quic(request) => request.header(name),
+        }
+    }
+
+    fn check(&self) -> Result<(), NotAWebSocket> {
+        match self {
+            Self::Http(upgrade) => upgrade.check(SUBPROTOCOL).map(drop),
+            Self::Quic(request) => request.check(),
+        }
+    }
+
+    async fn accept(self) -> Result<Way, AcceptError> {
+        Ok(match self {
+            Self::Http(upgrade) => Way::Carrier(upgrade.accept_carrier(SUBPROTOCOL).await?),
+            Self::Quic(request) => Way::Link(request.accept().await?),
+        })
+    }
+
+    async fn answer(self, status: u16, text: &str, headers: &[(&str, &str)]) -> io::Result<()> {
+        match self {
+            Self::Http(upgrade) => upgrade.answer(status, text, headers).await,
+            Self::Quic(request) => request.answer(status, text, headers).await,
+        }
+    }
+}
+
 /// A client's request for a tunnel, to be answered.
 pub(crate) struct Asked<S> {
-    upgrade: Upgrade<S>,
+    request: Request<S>,
     pub(crate) offer: Offer,
     /// It wants to take its link up again.
     pub(crate) resumes: bool,
@@ -47,21 +101,33 @@ where
 {
     /// Reads a request, and answers what is none for a tunnel.
     pub(crate) async fn read(stream: S, peer: SocketAddr) -> Result<Self, NotLetIn> {
-        let upgrade = Upgrade::read(stream).await?;
-        let Some(session) = session_of(upgrade.path()).map(str::to_owned) else {
-            let (status, text) = if upgrade.path() == "/" {
+        Self::examine(Request::Http(Upgrade::read(stream).await?), peer).await
+    }
+
+    /// Reads a request that comes over QUIC.
+    pub(crate) async fn read_quic(arrival: quic::Arrival, peer: SocketAddr) -> Result<Self, NotLetIn> {
+        let request = arrival.request().await?;
+        let certificate = request.peer_identity();
+        let mut asked = Self::examine(Request::Quic(Box::new(request)), peer).await?;
+        asked.offer.certificate = certificate;
+        Ok(asked)
+    }
+
+    async fn examine(request: Request<S>, peer: SocketAddr) -> Result<Self, NotLetIn> {
+        let Some(session) = session_of(request.path()).map(str::to_owned) else {
+            let (status, text) = if request.path() == "/" {
                 (200, WHAT_THIS_IS)
             } else {
                 (404, NOT_HERE)
             };
             // Without the gateway's own header: this is for whoever looks with a browser.
-            upgrade.answer(status, text, &[]).await?;
+            request.answer(status, text, &[]).await?;
             return Err(NotLetIn::Answered {
                 status,
                 message: text.to_owned(),
             });
         };
-        if let Err(fault) = upgrade.check(SUBPROTOCOL) {
+        if let Err(fault) = request.check() {
             let (status, message) = match fault {
                 NotAWebSocket::Method => (405, "a tunnel is asked for with GET".to_owned()),
                 NotAWebSocket::NoUpgrade => (
@@ -75,49 +141,49 @@ where
                 }
                 fault => (426, fault.to_string()),
             };
-            return Err(answer(upgrade, Rejection { status, message }).await);
+            return Err(answer(request, Rejection { status, message }).await);
         }
-        let generation = upgrade
+        let generation = request
             .header(GENERATION)
             .map_or(Some(0), |text| text.parse().ok());
         let Some(generation) = generation else {
             let message = format!("{GENERATION} is not a number");
-            return Err(answer(upgrade, Rejection { status: 400, message }).await);
+            return Err(answer(request, Rejection { status: 400, message }).await);
         };
-        let token = upgrade.header("Authorization").and_then(bearer);
+        let token = request.header("Authorization").and_then(bearer);
         let offer = Offer {
             peer,
             session,
             token: token.and_then(|text| Token::new(text).ok()),
-            environment: upgrade.header(ENVIRONMENT).map(one_line),
+            environment: request.header(ENVIRONMENT).map(one_line),
             generation,
             certificate: None,
         };
-        let resumes = upgrade.header(RESUME).is_some_and(|value| value == "1");
+        let resumes = request.header(RESUME).is_some_and(|value| value == "1");
         Ok(Self {
-            upgrade,
+            request,
             offer,
             resumes,
         })
     }
 
     /// Lets the client in.
-    pub(crate) async fn accept(self) -> Result<Box<dyn Carrier>, NotLetIn> {
-        Ok(self.upgrade.accept_carrier(SUBPROTOCOL).await?)
+    pub(crate) async fn accept(self) -> Result<Way, NotLetIn> {
+        Ok(self.request.accept().await?)
     }
 
     /// Turns the client away.
     pub(crate) async fn reject(self, rejection: Rejection) -> NotLetIn {
-        answer(self.upgrade, rejection).await
+        answer(self.request, rejection).await
     }
 }
 
-async fn answer<S>(upgrade: Upgrade<S>, rejection: Rejection) -> NotLetIn
+async fn answer<S>(request: Request<S>, rejection: Rejection) -> NotLetIn
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let Rejection { status, message } = rejection;
-    match upgrade.answer(status, &message, &[(MESSAGE, &message)]).await {
+    match request.answer(status, &message, &[(MESSAGE, &message)]).await {
         Ok(()) => NotLetIn::Answered { status, message },
         Err(error) => error.into(),
     }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{Instrument as _, debug, error, info_span, warn};
+use tunnel_bridge::quic;
 use tunnel_bridge::tls::{self, Acceptor};
 
 use crate::handshake::{Asked, NotLetIn};
@@ -25,6 +26,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How long accepting rests after the system had nothing to give (too many open files), and where there is room again.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 const ROOM_REST: Duration = Duration::from_millis(5);
+
+/// Where so many have shown no token, a client that comes over QUIC has its address checked before it counts as one more.
+const CHECK_FROM: usize = 32;
 
 /// A client's connection, with or without TLS.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -88,6 +92,31 @@ impl Reception {
 
     /// Takes a new connection in.
     pub(crate) fn handle_arrival(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let deadline = Instant::now() + self.desk.handshake_timeout;
+        self.begin_talk(peer, deadline, |desk| async move {
+            desk.hear(stream, peer, deadline).await
+        });
+    }
+
+    /// Takes a client in that begins a QUIC handshake. Anybody can pretend to come from anywhere: where more than a few are
+    /// here, whoever comes first has to show that what is sent to its address arrives.
+    pub(crate) fn handle_quic_arrival(&mut self, arrival: quic::Arrival) {
+        if !arrival.is_checked() && self.lobby.len() >= CHECK_FROM {
+            arrival.check();
+            return;
+        }
+        let peer = arrival.peer();
+        let deadline = Instant::now() + self.desk.handshake_timeout;
+        self.begin_talk(peer, deadline, |desk| async move {
+            let asked = Asked::read_quic(arrival, peer).await?;
+            desk.admit(asked, deadline).await
+        });
+    }
+
+    fn begin_talk<F>(&mut self, peer: SocketAddr, deadline: Instant, hear: impl FnOnce(Arc<Desk>) -> F)
+    where
+        F: Future<Output = Result<Talk, NotLetIn>> + Send + 'static,
+    {
         let origin = Origin::from(peer.ip());
         let entered = self.lobby.enter(origin);
         if entered.of_origin >= self.crowd {
@@ -96,8 +125,8 @@ impl Reception {
         if let Some((guest, origin)) = entered.evicted {
             self.drop_guest(guest, origin);
         }
-        let (desk, guest) = (Arc::clone(&self.desk), entered.guest);
-        let talk = async move { (guest, desk.talk(stream, peer).await) };
+        let (hearing, guest) = (hear(Arc::clone(&self.desk)), entered.guest);
+        let talk = async move { (guest, talk(hearing, deadline).await) };
         let end = self.talks.spawn(talk.instrument(info_span!("client", %peer)));
         self.ends.insert(guest, end);
     }
@@ -253,22 +282,23 @@ struct Desk {
     handshake_timeout: Duration,
 }
 
-impl Desk {
-    async fn talk(&self, stream: TcpStream, peer: SocketAddr) -> Talk {
-        let deadline = Instant::now() + self.handshake_timeout;
-        match timeout_at(deadline, self.hear(stream, peer, deadline)).await {
-            Ok(Ok(talk)) => talk,
-            Ok(Err(error)) => {
-                debug!(error = %with_causes(&error), "not let in");
-                Talk::Over
-            }
-            Err(_) => {
-                debug!(after = ?self.handshake_timeout, "not let in: out of time");
-                Talk::TimedOut
-            }
+/// Hears somebody out until the deadline.
+async fn talk(hearing: impl Future<Output = Result<Talk, NotLetIn>>, deadline: Instant) -> Talk {
+    let from = Instant::now();
+    match timeout_at(deadline, hearing).await {
+        Ok(Ok(talk)) => talk,
+        Ok(Err(error)) => {
+            debug!(error = %with_causes(&error), "not let in");
+            Talk::Over
+        }
+        Err(_) => {
+            debug!(after = ?from.elapsed(), "not let in: out of time");
+            Talk::TimedOut
         }
     }
+}
 
+impl Desk {
     async fn hear(&self, stream: TcpStream, peer: SocketAddr, deadline: Instant) -> Result<Talk, NotLetIn> {
         tunnel_bridge::prepare_socket(&stream);
         let mut certificate = None;
@@ -283,6 +313,10 @@ impl Desk {
         };
         let mut asked = Asked::read(stream, peer).await?;
         asked.offer.certificate = certificate;
+        self.admit(asked, deadline).await
+    }
+
+    async fn admit(&self, asked: Asked<Box<dyn Transport>>, deadline: Instant) -> Result<Talk, NotLetIn> {
         Ok(match self.admission.admit(&asked.offer).await {
             Ok(view) => Talk::Known(Box::new(Known {
                 asked,

@@ -10,6 +10,7 @@ mod gateway {
     mod listen;
     mod providers;
     mod push;
+    mod quic;
     mod streams;
     mod support;
 }

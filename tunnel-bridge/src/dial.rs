@@ -58,6 +58,8 @@ pub enum Progress {
     Tls(SocketAddr),
     /// The WebSocket handshake with it.
     WebSocket(SocketAddr),
+    /// The QUIC handshake with an address, and the answer to what is asked for there.
+    Quic(SocketAddr),
 }
 
 impl fmt::Display for Progress {
@@ -68,6 +70,7 @@ impl fmt::Display for Progress {
             Self::Proxy(address) => write!(f, "connection by the proxy at {address}"),
             Self::Tls(address) => write!(f, "TLS handshake with {address}"),
             Self::WebSocket(address) => write!(f, "WebSocket handshake with {address}"),
+            Self::Quic(address) => write!(f, "QUIC handshake with {address}"),
         }
     }
 }

@@ -423,7 +423,10 @@ impl Driver {
                 flow.id.store(id.number(), Ordering::Release);
                 let stream = MuxStream::new(Arc::clone(&flow), sender.clone());
                 self.streams.insert(id, flow);
-                match self.incoming.try_send(Incoming::new(target, id, stream, sender)) {
+                match self
+                    .incoming
+                    .try_send(Incoming::new(target, id, stream.into(), sender))
+                {
                     // A request that is dropped here refuses itself, so it is put right below.
                     Err(mpsc::error::TrySendError::Full(incoming)) => {
                         incoming.refuse(Refusal::new(RefusalKind::TooMany, "too many requests wait"));

@@ -39,11 +39,14 @@ mod error;
 mod http;
 mod join;
 mod link;
+mod link_stream;
 pub mod listener;
 mod mux;
 #[cfg(feature = "tls")]
 pub mod per_stream;
 mod program;
+#[cfg(feature = "quic")]
+pub mod quic;
 #[cfg(feature = "websocket")]
 mod rest;
 pub mod resume;
@@ -64,7 +67,7 @@ pub use carrier::{Carrier, CarrierEnd, StreamCarrier, prepare_socket};
 pub use error::Error;
 pub use join::splice_streams;
 pub use link::{Incoming, Leaving, Link, LinkEnd, LinkOptions};
-pub use mux::MuxStream;
+pub use link_stream::MuxStream;
 pub use resume::LinkStatus;
 pub use splice::{End, Side, SpliceReport, splice};
 pub use stream::{ByteStream, DatagramFlow, Dialer, is_link_lost, refusal_of, reset_of};

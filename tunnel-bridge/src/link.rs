@@ -12,10 +12,14 @@ use tunnel_proto::{Config, Role, StreamId};
 
 use crate::carrier::{Carrier, CarrierEnd};
 use crate::driver;
-use crate::mux::{Flow, MuxStream, Unanswered, Unsent};
+use crate::mux::{self, Flow, Unanswered, Unsent};
+#[cfg(feature = "quic")]
+use crate::quic::Native;
 use crate::resume::{self, LinkStatus, Redial};
 use crate::udp::{self, IncomingFlow};
-use crate::{ByteStream, DatagramFlow, Dialer, GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
+use crate::{
+    ByteStream, DatagramFlow, Dialer, GoAwayReason, MuxStream, Refusal, RefusalKind, ResetReason, Target,
+};
 
 /// What handles and streams ask of the driver. The channel has no bound of its own: data in it is bounded by each
 /// stream's allowance, opens by the limit on streams, the rest by both.
@@ -137,6 +141,9 @@ pub struct Link {
     unanswered: Arc<AtomicUsize>,
     surely_sent: Arc<SurelySent>,
     flows: udp::LinkFlows,
+    /// A link over QUIC, whose streams are QUIC's own.
+    #[cfg(feature = "quic")]
+    native: Option<Arc<Native>>,
 }
 
 impl Link {
@@ -166,6 +173,38 @@ impl Link {
             unanswered: Arc::default(),
             surely_sent,
             flows,
+            #[cfg(feature = "quic")]
+            native: None,
+        }
+    }
+
+    /// A link whose streams are QUIC's own. Of the commands, its driver hears those that are about the link.
+    #[cfg(feature = "quic")]
+    pub(crate) fn native(
+        native: Arc<Native>,
+        commands: mpsc::UnboundedSender<Command>,
+        incoming: mpsc::Receiver<Incoming>,
+        leaving: watch::Receiver<Option<Leaving>>,
+        drained: watch::Receiver<bool>,
+        end: watch::Receiver<Option<LinkEnd>>,
+        status: watch::Receiver<LinkStatus>,
+    ) -> Link {
+        let (unsent, surely_sent) = (Arc::default(), Arc::default());
+        // There are no flows of datagrams.
+        let (_, flows) = udp::Flows::new(&commands);
+        Link {
+            native: Some(native),
+            ..Link::new(
+                commands,
+                unsent,
+                incoming,
+                leaving,
+                drained,
+                end,
+                status,
+                surely_sent,
+                flows,
+            )
         }
     }
 
@@ -255,20 +294,33 @@ impl Link {
     ///
     /// # Cancel safety
     /// Never waits.
-    #[expect(
-        clippy::unused_async,
-        reason = "callers treat it as a dial; a limit on opens may wait here"
+    #[cfg_attr(
+        not(feature = "quic"),
+        expect(
+            clippy::unused_async,
+            reason = "callers treat it as a dial; a limit on opens may wait here"
+        )
     )]
     pub async fn open(&self, target: &Target) -> Result<MuxStream, Refusal> {
-        Ok(self.open_now(target)?.0)
+        #[cfg(feature = "quic")]
+        if let Some(native) = &self.native {
+            self.check_staying()?;
+            return Ok(native.open_stream(target, &self.commands).await?.into());
+        }
+        Ok(self.open_now(target)?.0.into())
     }
 
-    /// The stream, and how many requests were unanswered before it.
-    fn open_now(&self, target: &Target) -> Result<(MuxStream, usize), Refusal> {
+    fn check_staying(&self) -> Result<(), Refusal> {
         if self.is_leaving() {
             let message = "the far side is leaving and takes no new connections on this link";
             return Err(Refusal::new(RefusalKind::LinkLost, message));
         }
+        Ok(())
+    }
+
+    /// The stream, and how many requests were unanswered before it.
+    fn open_now(&self, target: &Target) -> Result<(mux::MuxStream, usize), Refusal> {
+        self.check_staying()?;
         let (unanswered, before) = Unanswered::count(&self.unanswered);
         let flow = Arc::new(Flow::new(Arc::clone(&self.unsent), Some(unanswered)));
         let command = Command::Open {
@@ -276,7 +328,7 @@ impl Link {
             flow: Arc::clone(&flow),
         };
         self.commands.send(command).map_err(|_| link_lost())?;
-        Ok((MuxStream::new(flow, self.commands.clone()), before))
+        Ok((mux::MuxStream::new(flow, self.commands.clone()), before))
     }
 
     /// The next stream that the other end opens; `None` once the link is gone.
@@ -292,12 +344,22 @@ impl Link {
     /// # Cancel safety
     /// No flow is lost when it is dropped.
     pub async fn accept_flow(&self) -> Option<IncomingFlow> {
+        #[cfg(feature = "quic")]
+        if self.native.is_some() {
+            self.closed().await;
+            return None;
+        }
         self.flows.accept().await
     }
 
-    /// Whether both ends carry datagrams; `None` before the other end has said so. An older one does not.
+    /// Whether both ends carry datagrams; `None` before the other end has said so. An older one does not, and neither does a link over
+    /// QUIC.
     #[must_use]
     pub fn are_datagrams_carried(&self) -> Option<bool> {
+        #[cfg(feature = "quic")]
+        if self.native.is_some() {
+            return Some(false);
+        }
         self.flows.are_carried()
     }
 
@@ -433,6 +495,9 @@ impl WeakLink {
             unanswered: Arc::clone(&self.unanswered),
             surely_sent: Arc::clone(&self.surely_sent),
             flows: self.flows.clone(),
+            // Links over QUIC are of no desk.
+            #[cfg(feature = "quic")]
+            native: None,
         })
     }
 }
@@ -440,6 +505,10 @@ impl WeakLink {
 #[async_trait]
 impl Dialer for Link {
     async fn dial(&self, target: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
+        #[cfg(feature = "quic")]
+        if self.native.is_some() {
+            return Ok(Box::new(self.open(target).await?));
+        }
         let (stream, before) = self.open_now(target)?;
         if before >= self.surely_sent.0.load(Ordering::Acquire) || !self.status().is_up() {
             // Once it is given out, it could not go to another link when this one's far side leaves before it was sent.
@@ -449,6 +518,11 @@ impl Dialer for Link {
     }
 
     async fn dial_datagrams(&self, target: &Target) -> Result<Box<dyn DatagramFlow>, Refusal> {
+        #[cfg(feature = "quic")]
+        if self.native.is_some() {
+            let message = "a link over QUIC carries no datagrams";
+            return Err(Refusal::new(RefusalKind::Unsupported, message));
+        }
         Ok(Box::new(self.flows.open(target).await?))
     }
 
@@ -508,11 +582,13 @@ impl Incoming {
         reason = "only accept and refuse take the stream, and both take self"
     )]
     pub fn accept(mut self) -> MuxStream {
-        let stream = self
+        let mut stream = self
             .stream
             .take()
             .expect("a request holds its stream until it is answered");
-        self.answer(Command::Accept { id: self.id });
+        if !stream.accept() {
+            self.answer(Command::Accept { id: self.id });
+        }
         stream
     }
 
@@ -522,7 +598,7 @@ impl Incoming {
     }
 
     fn refuse_with(&mut self, refusal: Refusal) {
-        if let Some(stream) = self.stream.take() {
+        if let Some(stream) = self.stream.take().and_then(|stream| stream.refuse(&refusal)) {
             self.answer(Command::Refuse { id: self.id, refusal });
             stream.disarm();
         }
@@ -554,6 +630,18 @@ pub struct Leaving {
     pub message: String,
     /// The URL that should be connected to instead, where it named one.
     pub successor: Option<String>,
+}
+
+#[cfg(feature = "quic")]
+impl Leaving {
+    /// Without a successor.
+    pub(crate) fn of(reason: GoAwayReason, message: String) -> Leaving {
+        Leaving {
+            reason,
+            message,
+            successor: None,
+        }
+    }
 }
 
 /// Why a link is gone.

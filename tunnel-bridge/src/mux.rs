@@ -247,7 +247,7 @@ impl Drop for Lent {
 /// streams of the link have much waiting; what arrives waits in this stream, bounded by the credit that was granted, and stops no other
 /// stream.
 #[derive(Debug)]
-pub struct MuxStream {
+pub(crate) struct MuxStream {
     flow: Arc<Flow>,
     commands: mpsc::UnboundedSender<Command>,
     current: Bytes,
@@ -274,7 +274,7 @@ impl MuxStream {
     ///
     /// # Cancel safety
     /// May be dropped at any time.
-    pub async fn accepted(&mut self) -> Result<(), Refusal> {
+    pub(crate) async fn accepted(&mut self) -> Result<(), Refusal> {
         std::future::poll_fn(|cx| {
             self.flow.reader.register(cx.waker());
             if let Some(broken) = self.flow.broken.get() {
@@ -304,13 +304,12 @@ impl MuxStream {
     }
 
     /// Resets the stream and says why; dropping it says [`ResetReason::Cancelled`].
-    pub fn reset(mut self, reason: ResetReason) {
+    pub(crate) fn reset(mut self, reason: ResetReason) {
         self.send_reset(reason);
     }
 
     /// Whether both directions have ended in good order.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         self.read_finished && self.write_finished
     }
 
@@ -505,7 +504,7 @@ impl Drop for MuxStream {
     }
 }
 
-fn refusal_for(broken: &Broken) -> Refusal {
+pub(crate) fn refusal_for(broken: &Broken) -> Refusal {
     match broken {
         Broken::Refused(refusal) => refusal.clone(),
         Broken::Reset(reason) => Refusal::new(RefusalKind::Internal, reason.to_string()),

@@ -436,6 +436,12 @@ impl Acceptor {
         Ok(Acceptor(Arc::new(server_config(options)?).into()))
     }
 
+    /// What it accepts with, for QUIC to change the protocol of.
+    #[cfg(feature = "quic")]
+    pub(crate) fn config(&self) -> ServerConfig {
+        self.0.config().as_ref().clone()
+    }
+
     /// The handshake with a client; its result goes to `ws::Upgrade::read`. Put a deadline on it.
     ///
     /// # Errors
@@ -499,7 +505,12 @@ pub struct PeerIdentity {
 /// The identity of the client at the other end, if it showed a certificate.
 #[must_use]
 pub fn peer_identity<S>(stream: &server::TlsStream<S>) -> Option<PeerIdentity> {
-    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+    identity_of(stream.get_ref().1.peer_certificates()?)
+}
+
+/// The identity in a chain that a handshake has accepted.
+pub(crate) fn identity_of(chain: &[CertificateDer<'_>]) -> Option<PeerIdentity> {
+    let certificate = chain.first()?;
     // The handshake has read it the same way.
     let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;
     Some(PeerIdentity {

@@ -33,7 +33,7 @@
 
 mod connect;
 mod offer;
-mod upgrade;
+pub(crate) mod upgrade;
 
 pub use crate::dial::{Carriage, Progress};
 pub use connect::{

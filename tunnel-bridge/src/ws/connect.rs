@@ -156,7 +156,15 @@ impl ConnectOptions {
         self.with(name, value, true)
     }
 
-    fn tell(&self, progress: Option<Progress>) {
+    /// The names and values of the headers that were added.
+    #[cfg(feature = "quic")]
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers
+            .iter()
+            .map(|header| (header.name.as_str(), header.value.as_str()))
+    }
+
+    pub(crate) fn tell(&self, progress: Option<Progress>) {
         if let Some(told) = &self.progress {
             told.send_replace(progress);
         }
@@ -184,6 +192,17 @@ pub struct Response {
 }
 
 impl Response {
+    pub(crate) fn of(head: &http::Head) -> Response {
+        let headers = head.headers.iter();
+        Response {
+            status: head.status,
+            text: ws::line(&String::from_utf8_lossy(&head.rest)),
+            headers: headers
+                .map(|(name, value)| (name.clone(), ws::line(value)))
+                .collect(),
+        }
+    }
+
     /// The value of a header, made fit for a terminal as [`text`](Response::text) is. The name's case is ignored.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -236,6 +255,14 @@ pub enum ConnectError {
     /// What answered does not speak HTTP, WebSocket or the subprotocol.
     #[error("{address} does not answer as a WebSocket: {message}")]
     NotAWebSocket {
+        /// Host and port.
+        address: String,
+        /// What was seen.
+        message: String,
+    },
+    /// What answered over QUIC does not speak the tunnel's protocol.
+    #[error("{address} does not answer as a tunnel: {message}")]
+    NotATunnel {
         /// Host and port.
         address: String,
         /// What was seen.
@@ -539,16 +566,7 @@ impl<'a> Attempt<'a> {
         };
         if head.status != 101 {
             head.read_some_body(&mut stream).await;
-            let response = Response {
-                status: head.status,
-                text: ws::line(&String::from_utf8_lossy(&head.rest)),
-                headers: head
-                    .headers
-                    .iter()
-                    .map(|(name, value)| (name.clone(), ws::line(value)))
-                    .collect(),
-            };
-            return Err(self.rejected(response));
+            return Err(self.rejected(Response::of(&head)));
         }
         let protocol = offer
             .switched_to(&head)

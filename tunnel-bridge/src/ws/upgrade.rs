@@ -252,14 +252,16 @@ enum Switch<'a> {
     WebSocket(&'a str),
 }
 
-struct Head {
-    method: String,
-    path: String,
-    headers: Vec<(String, String)>,
-    rest: Vec<u8>,
+/// The head of a request, and what came behind it.
+#[derive(Debug, Default)]
+pub(crate) struct Head {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) rest: Vec<u8>,
 }
 
-async fn read_head<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Head, AcceptError> {
+pub(crate) async fn read_head<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Head, AcceptError> {
     let mut bytes = Vec::with_capacity(2048);
     loop {
         if let Some(head) = parse_head(&bytes)? {
@@ -307,7 +309,12 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>, AcceptError> {
     }))
 }
 
-async fn respond<S>(stream: &mut S, status: u16, text: &str, headers: &[(&str, &str)]) -> io::Result<()>
+pub(crate) async fn respond<S>(
+    stream: &mut S,
+    status: u16,
+    text: &str,
+    headers: &[(&str, &str)],
+) -> io::Result<()>
 where
     S: AsyncWrite + Unpin,
 {

@@ -15,6 +15,8 @@ mod handshake;
 mod listeners;
 #[cfg(test)]
 mod proxies;
+#[cfg(all(test, feature = "quic"))]
+mod quic;
 #[cfg(test)]
 mod raw;
 #[cfg(test)]

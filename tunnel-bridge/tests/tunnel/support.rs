@@ -12,7 +12,7 @@ use tunnel_bridge::direct;
 use tunnel_bridge::listener::{ConnectionCounts, Listener, ListenerCounts, ListenerOptions, bind};
 use tunnel_bridge::ws::{self, AcceptError, Carriage, ConnectError, ConnectOptions, Upgrade};
 use tunnel_bridge::{
-    Dialer, End, Link, Refusal, RefusalKind, Role, StreamCarrier, Target, prepare_socket, splice,
+    Dialer, End, Link, LinkEnd, Refusal, RefusalKind, Role, StreamCarrier, Target, prepare_socket, splice,
 };
 
 pub(crate) const SUBPROTOCOL: &str = "test-tunnel.1";
@@ -53,6 +53,47 @@ pub(crate) enum Over {
     RawUpgrade,
     /// The bytes of the link as they are: in memory, and over TCP where a test needs a connection to cut.
     Plain,
+    /// QUIC, with the whole handshake.
+    #[cfg(feature = "quic")]
+    Quic,
+}
+
+impl Over {
+    /// Whether this is how a link ends whose connection is cut. A UDP socket does not tell: QUIC waits for as long as it may.
+    pub(crate) fn is_loss(self, end: &LinkEnd) -> bool {
+        match self {
+            #[cfg(feature = "quic")]
+            Over::Quic => matches!(end, LinkEnd::PingTimeout { .. }),
+            _ => matches!(end, LinkEnd::Lost { .. }),
+        }
+    }
+
+    /// How many requests for one target may be unanswered. QUIC has no limit of its own for these.
+    pub(crate) fn most_unanswered(self) -> usize {
+        match self {
+            #[cfg(feature = "quic")]
+            Over::Quic => usize::MAX,
+            _ => 32,
+        }
+    }
+
+    /// Whether a stream that was reset makes room for another one before its user looks.
+    pub(crate) fn frees_what_nobody_reads(self) -> bool {
+        match self {
+            #[cfg(feature = "quic")]
+            Over::Quic => false,
+            _ => true,
+        }
+    }
+
+    /// Whether so many of all dials may have been sent while none was answered. QUIC has no limit of its own for these.
+    pub(crate) fn holds_back(self, all: usize, sent: usize) -> bool {
+        match self {
+            #[cfg(feature = "quic")]
+            Over::Quic => (1..=all).contains(&sent),
+            _ => (1..all).contains(&sent),
+        }
+    }
 }
 
 /// Runs each of these tests over each kind of carrier.
@@ -66,6 +107,12 @@ macro_rules! over_each_carrier {
         mod over_a_raw_upgrade {
             $(#[tokio::test] $(#[$attribute])* async fn $test() {
                 super::$test($crate::support::Over::RawUpgrade).await;
+            })*
+        }
+        #[cfg(feature = "quic")]
+        mod over_quic {
+            $(#[tokio::test] $(#[$attribute])* async fn $test() {
+                super::$test($crate::support::Over::Quic).await;
             })*
         }
         mod over_a_plain_stream {
@@ -82,6 +129,8 @@ pub(crate) async fn pair(over: Over) -> (Link, Link) {
     match over {
         Over::WebSocket | Over::RawUpgrade => pair_through(over, |address| async move { address }).await,
         Over::Plain => plain_pair(),
+        #[cfg(feature = "quic")]
+        Over::Quic => crate::quic::pair_through(None, |address| async move { address }).await,
     }
 }
 
@@ -100,6 +149,10 @@ where
     R: FnOnce(SocketAddr) -> F,
     F: Future<Output = SocketAddr>,
 {
+    #[cfg(feature = "quic")]
+    if matches!(over, Over::Quic) {
+        return crate::quic::pair_through(Some(crate::quic::IMPATIENT), road).await;
+    }
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let far = tokio::spawn(async move {
@@ -107,7 +160,7 @@ where
         prepare_socket(&stream);
         match over {
             Over::WebSocket | Over::RawUpgrade => accept(stream).await.unwrap(),
-            Over::Plain => Link::over(StreamCarrier::new(stream), Role::Server),
+            _ => Link::over(StreamCarrier::new(stream), Role::Server),
         }
     });
     let address = road(address).await;
@@ -120,7 +173,7 @@ where
             };
             ws::connect(&options).await.unwrap()
         }
-        Over::Plain => {
+        _ => {
             let stream = TcpStream::connect(address).await.unwrap();
             prepare_socket(&stream);
             Link::over(StreamCarrier::new(stream), Role::Client)
@@ -133,6 +186,12 @@ where
 pub(crate) async fn pair_to_cut(over: Over) -> (Link, Link, Relay) {
     let (relay_out, relay_in) = tokio::sync::oneshot::channel();
     let (near, far) = pair_through(over, |gateway| async move {
+        #[cfg(feature = "quic")]
+        let relay = match over {
+            Over::Quic => crate::quic::relay_to(gateway).await,
+            _ => Relay::to(gateway).await,
+        };
+        #[cfg(not(feature = "quic"))]
         let relay = Relay::to(gateway).await;
         let address = relay.address;
         relay_out.send(relay).map_err(drop).unwrap();
@@ -166,7 +225,7 @@ pub(crate) fn serve(far: Link) -> JoinHandle<()> {
 /// A relay that can be cut: both its connections end without a word.
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
-    task: JoinHandle<()>,
+    pub(crate) task: JoinHandle<()>,
 }
 
 impl Relay {

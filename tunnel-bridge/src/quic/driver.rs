@@ -1,0 +1,490 @@
+//! The task of a link over QUIC: the control stream, the streams that the other end opens, and the end.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use quinn::{ConnectionError, ReadError, ReadExactError, RecvStream, SendStream, VarInt};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tunnel_proto::StreamId;
+
+use super::native::Native;
+use super::stream::QuicStream;
+use super::wire::{self, Control, ControlReader, Kind, REQUEST_HEAD, Violation};
+use crate::link::{Command, Incoming, Leaving, Link, LinkEnd};
+use crate::{GoAwayReason, LinkStatus, MuxStream, Refusal, RefusalKind, ResetReason, Target};
+
+/// Streams that the other end opened and nobody has taken yet. More wait with the other end.
+const INCOMING_QUEUE: usize = 256;
+
+/// How long a stream may take to say what it is for.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// How long leaving in good order may take.
+const CLOSING_TIME: Duration = Duration::from_secs(1);
+
+/// How often a client looks whether it still sends from where it did, and whether a transfer has fallen silent.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long a link that was checked may say nothing.
+const CHECK_TIME: Duration = Duration::from_secs(5);
+
+/// The control stream, and what has been read of it.
+pub(super) struct ControlStream {
+    pub(super) send: SendStream,
+    pub(super) recv: RecvStream,
+    pub(super) read: Vec<u8>,
+}
+
+/// Starts the task of a link. It ends with the link, or with its last handle and stream.
+pub(super) fn spawn(native: Native, control: ControlStream) -> Link {
+    let native = Arc::new(native);
+    // No bound: what this link's own owner asks for, a call each.
+    let (sender, commands) = mpsc::unbounded_channel();
+    let (incoming_sender, incoming) = mpsc::channel(INCOMING_QUEUE);
+    let (leaving_sender, leaving) = watch::channel(None);
+    let (drained_sender, drained) = watch::channel(false);
+    let (end_sender, end) = watch::channel(None);
+    let (status_sender, status) = watch::channel(LinkStatus::Up { resumes: 0 });
+    let driver = Driver {
+        native: Arc::clone(&native),
+        link: sender.downgrade(),
+        leaving: leaving_sender,
+        drain: Drain {
+            drained: drained_sender,
+            taken: AtomicU64::new(0),
+            opened: AtomicU64::new(u64::MAX),
+        },
+    };
+    tokio::spawn(async move {
+        let end = driver.run(control, commands, incoming_sender).await;
+        tracing::debug!(%end, "link closed");
+        end_sender.send_replace(Some(end));
+        drop(status_sender);
+    });
+    Link::native(native, sender, incoming, leaving, drained, end, status)
+}
+
+struct Driver {
+    native: Arc<Native>,
+    /// For the streams that the other end opens.
+    link: mpsc::WeakUnboundedSender<Command>,
+    leaving: watch::Sender<Option<Leaving>>,
+    drain: Drain,
+}
+
+/// How far this end has got in taking what was opened before the other end heard that this one leaves.
+struct Drain {
+    drained: watch::Sender<bool>,
+    /// How many streams were offered to whoever accepts, the control stream included.
+    taken: AtomicU64,
+    /// How many there are to be. The largest number until the other end has said so.
+    opened: AtomicU64,
+}
+
+impl Drain {
+    fn check(&self) {
+        if self.taken.load(Ordering::Acquire) >= self.opened.load(Ordering::Acquire) {
+            self.drained
+                .send_if_modified(|drained| !std::mem::replace(drained, true));
+        }
+    }
+}
+
+/// What is going on while a link is up.
+enum Happened {
+    Lost(ConnectionError),
+    Asked(Option<Command>),
+    Broke(Violation),
+    Silent,
+}
+
+impl Driver {
+    async fn run(
+        self,
+        control: ControlStream,
+        mut commands: mpsc::UnboundedReceiver<Command>,
+        incoming: mpsc::Sender<Incoming>,
+    ) -> LinkEnd {
+        let (words, to_say) = mpsc::unbounded_channel();
+        let mut saying = pin!(say(control.send, to_say));
+        let mut hearing = pin!(self.hear(control.recv, control.read, &words));
+        let mut accepting = pin!(self.accept(incoming));
+        let mut looking = pin!(self.look(&words));
+        let mut silent = Silence::default();
+        loop {
+            let happened = tokio::select! {
+                error = self.native.connection.closed() => Happened::Lost(error),
+                command = commands.recv() => Happened::Asked(command),
+                violation = &mut hearing => Happened::Broke(violation),
+                violation = &mut accepting => Happened::Broke(violation),
+                () = silent.wait(&self.native) => Happened::Silent,
+                never = &mut looking => match never {},
+                never = &mut saying => match never {},
+            };
+            let (reason, message) = match happened {
+                Happened::Lost(error) => return self.end_of(&error),
+                Happened::Broke(violation) => {
+                    self.native.break_protocol(&violation);
+                    self.close(GoAwayReason::Protocol, violation.0).await;
+                    return self.end_of(&ConnectionError::LocallyClosed);
+                }
+                Happened::Silent => {
+                    self.native.connection.close(VarInt::from_u32(0), b"");
+                    let silent_for = CHECK_TIME;
+                    return self.final_end(LinkEnd::PingTimeout { silent_for });
+                }
+                Happened::Asked(Some(Command::Drain { message, successor })) => {
+                    // The control stream has no frame for it.
+                    if let Some(successor) = successor {
+                        tracing::debug!(successor, "not named over QUIC");
+                    }
+                    let reason = GoAwayReason::Leaving;
+                    drop(words.send(Control::GoAway(Leaving::of(reason, message))));
+                    continue;
+                }
+                Happened::Asked(Some(Command::Check)) => {
+                    self.native.rebind();
+                    drop(words.send(Control::Ping));
+                    silent.begin(&self.native);
+                    continue;
+                }
+                Happened::Asked(Some(Command::Close { reason, message })) => (reason, message),
+                Happened::Asked(Some(other)) => {
+                    tracing::debug!(?other, "means nothing to a link over QUIC");
+                    continue;
+                }
+                Happened::Asked(None) => (GoAwayReason::Leaving, String::new()),
+            };
+            // What was finished still goes out, while the control stream goes on.
+            let leaving = Leaving::of(reason, message.clone());
+            drop(words.send(Control::GoAway(leaving)));
+            let settled = timeout(CLOSING_TIME, self.native.settle());
+            tokio::select! {
+                settled = settled => tracing::trace!(in_time = settled.is_ok(), "left"),
+                never = &mut saying => match never {},
+            }
+            self.close(reason, &message).await;
+            return LinkEnd::Drained;
+        }
+    }
+
+    async fn close(&self, reason: GoAwayReason, message: &str) {
+        let code = VarInt::from_u32(reason.code().into());
+        self.native.connection.close(code, message.as_bytes());
+        match &self.native.endpoint {
+            // Its socket closes with it: what it still has to say goes out first.
+            Some(endpoint) => {
+                if timeout(CLOSING_TIME / 4, endpoint.wait_idle()).await.is_err() {
+                    tracing::trace!("the connection is not forgotten yet");
+                }
+            }
+            None => tokio::task::yield_now().await,
+        }
+    }
+
+    /// Reads the control stream. Returns only what breaks the protocol: its end comes with the connection's.
+    async fn hear(
+        &self,
+        mut recv: RecvStream,
+        read: Vec<u8>,
+        words: &mpsc::UnboundedSender<Control>,
+    ) -> Violation {
+        let mut reader = ControlReader::default();
+        let mut some = Bytes::from(read);
+        loop {
+            reader.handle_bytes(&some);
+            loop {
+                match reader.poll() {
+                    Ok(Some(control)) => self.obey(control, words),
+                    Ok(None) => break,
+                    Err(violation) => return violation,
+                }
+            }
+            some = match recv.read_chunk(usize::MAX, true).await {
+                Ok(Some(chunk)) => chunk.bytes,
+                Ok(None) | Err(ReadError::Reset(_)) => return Violation("the control stream ended"),
+                Err(_) => std::future::pending().await,
+            };
+        }
+    }
+
+    fn obey(&self, control: Control, words: &mpsc::UnboundedSender<Control>) {
+        match control {
+            Control::Ping => {}
+            Control::GoAway(leaving) => {
+                // In this order: who opens a stream meanwhile is refused, or counted.
+                self.leaving.send_replace(Some(leaving));
+                let opened = self.native.open_no_more();
+                drop(words.send(Control::Heard(opened)));
+            }
+            Control::Heard(opened) => {
+                self.drain.opened.store(opened, Ordering::Release);
+                self.drain.check();
+            }
+        }
+    }
+
+    /// Takes the streams that the other end opens, in their order.
+    async fn accept(&self, incoming: mpsc::Sender<Incoming>) -> Violation {
+        if self.native.connection.side().is_server() {
+            // The client's first one is the control stream.
+            self.drain.taken.store(1, Ordering::Release);
+        }
+        let mut requests = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                Some(done) = requests.next(), if !requests.is_empty() => {
+                    if let Err(violation) = done {
+                        return violation;
+                    }
+                    self.drain.taken.fetch_add(1, Ordering::AcqRel);
+                    self.drain.check();
+                }
+                (permit, streams) = self.next(&incoming) => requests.push(self.take(permit, streams)),
+            }
+        }
+    }
+
+    /// The next stream, once there is room for it.
+    async fn next(
+        &self,
+        incoming: &mpsc::Sender<Incoming>,
+    ) -> (Option<mpsc::OwnedPermit<Incoming>>, (SendStream, RecvStream)) {
+        // Nobody holds the link any more, only streams of it, when there is none.
+        let permit = incoming.clone().reserve_owned().await.ok();
+        match self.native.connection.accept_bi().await {
+            Ok(streams) => (permit, streams),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Reads what a stream is for and offers it to whoever accepts.
+    async fn take(
+        &self,
+        permit: Option<mpsc::OwnedPermit<Incoming>>,
+        (send, mut recv): (SendStream, RecvStream),
+    ) -> Result<(), Violation> {
+        let Some(link) = self.link.upgrade() else {
+            return Ok(());
+        };
+        let request = timeout(REQUEST_TIME, read_request(&mut recv)).await;
+        let stream = QuicStream::requested((send, recv), Arc::clone(&self.native), link.clone());
+        let (kind, target) = match request {
+            Ok(Ok(request)) => request,
+            Ok(Err(NoRequest::Violation(violation))) => return Err(violation),
+            Ok(Err(NoRequest::Over)) => return Ok(()),
+            Err(_) => {
+                stream.reset(ResetReason::TimedOut);
+                return Ok(());
+            }
+        };
+        let target = std::str::from_utf8(&target)
+            .ok()
+            .and_then(|text| Target::new(text).ok());
+        let refusal = match (kind, target, permit) {
+            (Kind::Stream, Some(target), Some(permit)) => {
+                let stream = MuxStream::from(stream);
+                permit.send(Incoming::new(target, StreamId::from_number(1), stream, link));
+                return Ok(());
+            }
+            (Kind::Flow, ..) => Refusal::new(RefusalKind::Unsupported, "datagrams are not carried here"),
+            (Kind::Unknown, ..) => {
+                Refusal::new(RefusalKind::Unsupported, "not known what this stream is for")
+            }
+            (Kind::Stream, None, _) => Refusal::new(RefusalKind::NotAllowed, "not a target"),
+            (Kind::Stream, Some(_), None) => {
+                Refusal::new(RefusalKind::NotAllowed, "this end takes no streams")
+            }
+        };
+        stream.refuse(&refusal);
+        Ok(())
+    }
+
+    /// Looks after the road while streams of this end are open: a client that has moved says so, and one whose transfer
+    /// falls silent makes itself heard, as a device on the way may have forgotten it.
+    async fn look(&self, words: &mpsc::UnboundedSender<Control>) -> Infallible {
+        let native = &self.native;
+        if native.endpoint.is_none() {
+            return std::future::pending().await;
+        }
+        let mut ticks = interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut road = Road {
+            source: native.source_address(),
+            ..Road::default()
+        };
+        loop {
+            if !native.is_busy() {
+                native.busy.notified().await;
+                ticks.reset();
+            }
+            ticks.tick().await;
+            let received = native.connection.stats().udp_rx.datagrams;
+            match road.look(native.source_address(), received) {
+                Seen::Moved => native.rebind(),
+                Seen::Silent => drop(words.send(Control::Ping)),
+                Seen::Nothing => {}
+            }
+        }
+    }
+
+    fn end_of(&self, error: &ConnectionError) -> LinkEnd {
+        if let Some(Violation(message)) = self.native.violation() {
+            return LinkEnd::Protocol {
+                message: message.to_owned(),
+            };
+        }
+        let lost = |kind: io::ErrorKind| LinkEnd::Lost {
+            kind,
+            message: error.to_string(),
+        };
+        match error {
+            ConnectionError::ApplicationClosed(close) => {
+                let code = u16::try_from(close.error_code.into_inner()).unwrap_or(u16::MAX);
+                // Code 0 is what a connection closes with whose owner was torn down.
+                if code == 0 {
+                    return self.final_end(lost(io::ErrorKind::ConnectionReset));
+                }
+                let message = String::from_utf8_lossy(&close.reason).into_owned();
+                let reason = GoAwayReason::from_code(code);
+                self.leaving.send_replace(Some(Leaving::of(reason, message)));
+                self.final_end(LinkEnd::Drained)
+            }
+            ConnectionError::TimedOut => self.final_end(LinkEnd::PingTimeout {
+                silent_for: self.native.idle_timeout,
+            }),
+            ConnectionError::TransportError(_) => self.final_end(LinkEnd::Protocol {
+                message: error.to_string(),
+            }),
+            ConnectionError::LocallyClosed => LinkEnd::Drained,
+            _ => self.final_end(lost(io::ErrorKind::ConnectionReset)),
+        }
+    }
+
+    /// What the other end said counts for more than how the connection ended.
+    fn final_end(&self, end: LinkEnd) -> LinkEnd {
+        match self.leaving.borrow().clone() {
+            Some(Leaving { reason, message, .. }) => match reason {
+                GoAwayReason::Superseded => LinkEnd::Superseded { message },
+                GoAwayReason::Protocol => LinkEnd::Protocol { message },
+                _ => LinkEnd::PeerClosed { message },
+            },
+            None => end,
+        }
+    }
+}
+
+/// Writes the control stream, for as long as the link is there.
+async fn say(mut send: SendStream, mut words: mpsc::UnboundedReceiver<Control>) -> Infallible {
+    while let Some(word) = words.recv().await {
+        if let Err(error) = send.write_chunk(word.encode()).await {
+            tracing::trace!(%error, "a word was not said");
+        }
+    }
+    std::future::pending().await
+}
+
+enum NoRequest {
+    Violation(Violation),
+    /// The stream was given up before.
+    Over,
+}
+
+async fn read_request(recv: &mut RecvStream) -> Result<(Kind, Vec<u8>), NoRequest> {
+    let over = |_: ReadExactError| NoRequest::Over;
+    let mut head = [0; REQUEST_HEAD];
+    recv.read_exact(&mut head).await.map_err(over)?;
+    let (kind, length) = wire::request_head(head).map_err(NoRequest::Violation)?;
+    let mut target = vec![0; length];
+    recv.read_exact(&mut target).await.map_err(over)?;
+    Ok((kind, target))
+}
+
+/// What a client knows of its road.
+#[derive(Debug, Default)]
+struct Road {
+    source: Option<IpAddr>,
+    received: u64,
+    flowing: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Nothing,
+    /// The system sends from another address.
+    Moved,
+    /// Packets came until a moment ago.
+    Silent,
+}
+
+impl Road {
+    fn look(&mut self, source: Option<IpAddr>, received: u64) -> Seen {
+        let flowed = std::mem::replace(&mut self.flowing, received != self.received);
+        self.received = received;
+        match source {
+            // Without a network there is nowhere to send from; it counts as moved once there is one.
+            Some(address) if self.source.replace(address) != Some(address) => Seen::Moved,
+            _ if flowed && !self.flowing => Seen::Silent,
+            _ => Seen::Nothing,
+        }
+    }
+}
+
+/// Waits for a sign of life.
+#[derive(Debug, Default)]
+struct Silence {
+    /// Until when, and how many packets had come before.
+    awaited: Option<(Instant, u64)>,
+}
+
+impl Silence {
+    fn begin(&mut self, native: &Native) {
+        let received = native.connection.stats().udp_rx.datagrams;
+        self.awaited = Some((Instant::now() + CHECK_TIME, received));
+    }
+
+    /// Resolves when none has come in time.
+    async fn wait(&mut self, native: &Native) {
+        if let Some((until, received)) = self.awaited {
+            sleep_until(until).await;
+            self.awaited = None;
+            if native.connection.stats().udp_rx.datagrams == received {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_road_tells_that_it_moved_and_that_it_fell_silent() {
+        let first: Option<IpAddr> = "192.0.2.1".parse().ok();
+        let second: Option<IpAddr> = "192.0.2.2".parse().ok();
+        let mut road = Road {
+            source: first,
+            ..Road::default()
+        };
+        assert_eq!(road.look(first, 0), Seen::Nothing, "nothing has come yet");
+        assert_eq!(road.look(first, 9), Seen::Nothing, "it flows");
+        assert_eq!(road.look(first, 9), Seen::Silent);
+        assert_eq!(road.look(first, 9), Seen::Nothing, "told once");
+        assert_eq!(road.look(first, 10), Seen::Nothing);
+        assert_eq!(road.look(None, 20), Seen::Nothing, "no network");
+        assert_eq!(road.look(second, 20), Seen::Moved);
+        assert_eq!(road.look(second, 20), Seen::Nothing);
+        assert_eq!(road.look(None, 20), Seen::Nothing);
+        assert_eq!(road.look(second, 20), Seen::Nothing, "where it was");
+    }
+}

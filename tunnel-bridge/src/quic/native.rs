@@ -1,0 +1,226 @@
+//! What a link over QUIC, its streams and its task share.
+
+use std::collections::VecDeque;
+use std::future::Future as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use tokio::sync::{Notify, mpsc};
+
+use super::MAX_STREAMS;
+use super::stream::{QuicStream, Stopped};
+use super::wire::{self, Kind, Violation};
+use crate::link::{Command, link_lost};
+use crate::{GoAwayReason, Refusal, RefusalKind, Target};
+
+#[derive(Debug)]
+pub(crate) struct Native {
+    pub(super) connection: Connection,
+    /// The client's, which this connection has to itself.
+    pub(super) endpoint: Option<Endpoint>,
+    /// After how long without a packet this end gives the connection up.
+    pub(super) idle_timeout: Duration,
+    opened: Mutex<Opened>,
+    /// Streams of ours that are open.
+    places: Arc<AtomicUsize>,
+    /// Told when the first of these comes.
+    pub(super) busy: Notify,
+    lingering: Lingering,
+    /// Why this end broke the connection off.
+    violation: Mutex<Option<Violation>>,
+}
+
+#[derive(Debug, Default)]
+struct Opened {
+    /// How many streams this end has opened.
+    streams: u64,
+    /// The other end has said that it leaves, and was told how many these were.
+    no_more: bool,
+}
+
+/// One of the streams that this end may have open at once.
+#[derive(Debug)]
+pub(super) struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Native {
+    pub(super) fn new(connection: Connection, endpoint: Option<Endpoint>, idle_timeout: Duration) -> Native {
+        Native {
+            connection,
+            endpoint,
+            idle_timeout,
+            opened: Mutex::default(),
+            places: Arc::default(),
+            busy: Notify::new(),
+            lingering: Lingering::default(),
+            violation: Mutex::default(),
+        }
+    }
+
+    /// Opens a stream of bytes to `target`. The request is on its way when this returns.
+    pub(crate) async fn open_stream(
+        self: &Arc<Self>,
+        target: &Target,
+        link: &mpsc::UnboundedSender<Command>,
+    ) -> Result<QuicStream, Refusal> {
+        self.open(Kind::Stream, target, link).await
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        kind: Kind,
+        target: &Target,
+        link: &mpsc::UnboundedSender<Command>,
+    ) -> Result<QuicStream, Refusal> {
+        let before = self.places.fetch_add(1, Ordering::AcqRel);
+        let place = Place(Arc::clone(&self.places));
+        if before >= MAX_STREAMS {
+            let message = format!("{before} streams are open on this link");
+            return Err(Refusal::new(RefusalKind::TooMany, message));
+        }
+        if before == 0 {
+            self.busy.notify_one();
+        }
+        let streams = self.open_bi().await?;
+        let request = wire::request(kind, target.as_str());
+        let mut stream = QuicStream::opened(streams, Arc::clone(self), link.clone(), place, request);
+        stream.request().await?;
+        Ok(stream)
+    }
+
+    async fn open_bi(&self) -> Result<(SendStream, RecvStream), Refusal> {
+        // Waits only while the other end has not heard that streams have ended, or is busy letting us in.
+        let mut opening = pin!(self.connection.open_bi());
+        std::future::poll_fn(|cx| {
+            let mut opened = self.opened();
+            if opened.no_more {
+                return Poll::Ready(Err(link_lost()));
+            }
+            let polled = opening.as_mut().poll(cx).map_err(|_| link_lost());
+            if let Poll::Ready(Ok((send, _))) = &polled {
+                opened.streams = opened.streams.max(send.id().index() + 1);
+            }
+            polled
+        })
+        .await
+    }
+
+    /// The other end opens no more than it has, and neither does this one. How many streams this end has opened.
+    pub(super) fn open_no_more(&self) -> u64 {
+        let mut opened = self.opened();
+        opened.no_more = true;
+        opened.streams
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether streams of ours are open.
+    pub(super) fn is_busy(&self) -> bool {
+        self.places.load(Ordering::Acquire) > 0
+    }
+
+    /// Keeps what tells that the other end has all of a finished stream.
+    pub(super) fn linger(&self, stopped: Stopped) {
+        self.lingering.push(stopped);
+    }
+
+    /// Waits until the other end has all that was finished.
+    pub(super) async fn settle(&self) {
+        while let Some(stopped) = self.lingering.pop() {
+            // Whichever way it ended.
+            drop(stopped.await);
+        }
+    }
+
+    /// The other end broke the protocol: the link ends.
+    pub(super) fn break_protocol(&self, violation: &Violation) {
+        tracing::warn!(%violation, "the other end broke the tunnel's protocol");
+        self.violation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(|| violation.clone());
+        self.connection.close(
+            VarInt::from_u32(GoAwayReason::Protocol.code().into()),
+            violation.0.as_bytes(),
+        );
+    }
+
+    pub(super) fn violation(&self) -> Option<Violation> {
+        self.violation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Goes on from another socket, so that the other end hears from wherever this end is by now.
+    pub(super) fn rebind(&self) {
+        let Some(endpoint) = &self.endpoint else {
+            tracing::trace!("only the client's end moves");
+            return;
+        };
+        let peer = self.connection.remote_address();
+        let rebound = super::socket::bind(unspecified(peer)).and_then(|socket| endpoint.rebind(socket));
+        match rebound {
+            Ok(()) => tracing::debug!(%peer, "the link moved to another socket"),
+            Err(error) => tracing::debug!(%peer, %error, "the link stays on its socket"),
+        }
+    }
+
+    /// Which address of this machine the system would send from. Asks the routing table and sends nothing.
+    pub(super) fn source_address(&self) -> Option<IpAddr> {
+        let peer = self.connection.remote_address();
+        let socket = UdpSocket::bind(unspecified(peer)).ok()?;
+        socket.connect(peer).ok()?;
+        socket.local_addr().ok().map(|address| address.ip())
+    }
+}
+
+/// Any address of the family of `peer`, and any port.
+pub(super) fn unspecified(peer: SocketAddr) -> SocketAddr {
+    match peer {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
+}
+
+/// Streams that are over for their user, and of which the other end may not have everything.
+#[derive(Default)]
+struct Lingering(Mutex<VecDeque<Stopped>>);
+
+impl Lingering {
+    /// Looks after two others for each one that comes, so that those which are over do not pile up.
+    fn push(&self, stopped: Stopped) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..2 {
+            if let Some(mut first) = all.pop_front()
+                && first.as_mut().poll(&mut cx).is_pending()
+            {
+                all.push_back(first);
+            }
+        }
+        all.push_back(stopped);
+    }
+
+    fn pop(&self) -> Option<Stopped> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+impl std::fmt::Debug for Lingering {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lingering(..)")
+    }
+}

@@ -1,0 +1,308 @@
+//! The bytes that stand in front of a stream's own, and those of the control stream. Pure: they come in whatever pieces.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tunnel_proto::{MAX_MESSAGE_BYTES, MAX_TARGET_BYTES};
+
+use crate::{GoAwayReason, Leaving, Refusal, RefusalKind};
+
+const GOAWAY: u8 = 0x04;
+const PING: u8 = 0x02;
+const HEARD: u8 = 0x05;
+const OPEN: u8 = 0x10;
+const ACCEPT: u8 = 0x11;
+const REFUSE: u8 = 0x12;
+const OPEN_FLOW: u8 = 0x20;
+
+/// Kinds from here on are optional: who does not know one goes on without it.
+const OPTIONAL: u8 = 0x80;
+
+/// The longest payload of a frame of the control stream.
+const MAX_CONTROL_BYTES: usize = 2048;
+
+/// What a stream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Bytes.
+    Stream,
+    /// Datagrams, which bear the stream's number.
+    Flow,
+    /// Something that is not known here, and may be refused.
+    Unknown,
+}
+
+/// The other end broke the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Violation(pub(super) &'static str);
+
+/// How many bytes of a request stand before its target.
+pub(super) const REQUEST_HEAD: usize = 3;
+
+/// A request, for the first bytes of a stream.
+pub(super) fn request(kind: Kind, target: &str) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(REQUEST_HEAD + target.len());
+    bytes.put_u8(if kind == Kind::Flow { OPEN_FLOW } else { OPEN });
+    put_text(&mut bytes, target, MAX_TARGET_BYTES);
+    bytes.freeze()
+}
+
+/// A request's kind, and the length of its target.
+pub(super) fn request_head(head: [u8; REQUEST_HEAD]) -> Result<(Kind, usize), Violation> {
+    let [kind, high, low] = head;
+    let kind = match kind {
+        OPEN => Kind::Stream,
+        OPEN_FLOW => Kind::Flow,
+        kind if kind >= OPTIONAL => Kind::Unknown,
+        _ => return Err(Violation("a stream begins with something that is no request")),
+    };
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if (1..=MAX_TARGET_BYTES).contains(&length) {
+        Ok((kind, length))
+    } else {
+        Err(Violation("a target has 1 to 1024 bytes"))
+    }
+}
+
+/// The answer that the target is connected.
+pub(super) const ACCEPTED: &[u8] = &[ACCEPT];
+
+/// The answer that it is not.
+pub(super) fn refusal(refusal: &Refusal) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_u8(REFUSE);
+    bytes.put_u16(refusal.kind.code());
+    put_text(&mut bytes, &refusal.message, MAX_MESSAGE_BYTES);
+    bytes.freeze()
+}
+
+/// Reads the answer to a request, and nothing that stands behind it.
+#[derive(Debug, Default)]
+pub(super) struct AnswerReader {
+    bytes: Vec<u8>,
+}
+
+impl AnswerReader {
+    /// What was answered, once it is known.
+    pub(super) fn poll(&self) -> Option<Result<Result<(), Refusal>, Violation>> {
+        match *self.bytes.as_slice() {
+            [] => None,
+            [ACCEPT, ..] => Some(Ok(Ok(()))),
+            [REFUSE, high, low, _, _, ref message @ ..] if self.missing() == 0 => {
+                let kind = RefusalKind::from_code(u16::from_be_bytes([high, low]));
+                Some(Ok(Err(Refusal::new(kind, String::from_utf8_lossy(message)))))
+            }
+            [REFUSE, ..] if self.is_too_long() => Some(Err(Violation("a refusal is too long"))),
+            [REFUSE, ..] => None,
+            _ => Some(Err(Violation(
+                "a stream is answered with something that is no answer",
+            ))),
+        }
+    }
+
+    /// How many bytes are needed to go on.
+    pub(super) fn missing(&self) -> usize {
+        match *self.bytes.as_slice() {
+            [] => 1,
+            [REFUSE, _, _, high, low, ..] => {
+                (5 + usize::from(u16::from_be_bytes([high, low]))).saturating_sub(self.bytes.len())
+            }
+            _ => 5_usize.saturating_sub(self.bytes.len()),
+        }
+    }
+
+    fn is_too_long(&self) -> bool {
+        matches!(*self.bytes.as_slice(), [_, _, _, high, low, ..]
+            if usize::from(u16::from_be_bytes([high, low])) > MAX_MESSAGE_BYTES)
+    }
+
+    /// Takes bytes, at most as many as are [`missing`](Self::missing).
+    pub(super) fn handle_bytes(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+}
+
+/// A frame of the control stream: kind, length of the payload in two bytes, payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Control {
+    /// Nothing but a packet that has to be acknowledged, from wherever its sender is now.
+    Ping,
+    /// The sender opens no more streams, and the other side should open none.
+    GoAway(Leaving),
+    /// The answer: how many streams its sender has opened, and it opens no more.
+    Heard(u64),
+}
+
+impl Control {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut payload = BytesMut::new();
+        let kind = match self {
+            Control::Ping => PING,
+            Control::GoAway(Leaving { reason, message, .. }) => {
+                payload.put_u16(reason.code());
+                payload.put_slice(cut(message, MAX_MESSAGE_BYTES).as_bytes());
+                GOAWAY
+            }
+            Control::Heard(opened) => {
+                payload.put_u64(*opened);
+                HEARD
+            }
+        };
+        let mut bytes = BytesMut::with_capacity(3 + payload.len());
+        bytes.put_u8(kind);
+        // Cut above to what fits.
+        bytes.put_u16(u16::try_from(payload.len()).unwrap_or(u16::MAX));
+        bytes.put_slice(&payload);
+        bytes.freeze()
+    }
+}
+
+/// Reads the control stream's frames.
+#[derive(Debug, Default)]
+pub(super) struct ControlReader {
+    /// At most a frame and what came with its end.
+    bytes: BytesMut,
+}
+
+impl ControlReader {
+    /// Takes what came. To be followed by [`poll`](Self::poll) until it gives nothing.
+    pub(super) fn handle_bytes(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    pub(super) fn poll(&mut self) -> Result<Option<Control>, Violation> {
+        loop {
+            let [kind, high, low, ..] = *self.bytes else {
+                return Ok(None);
+            };
+            let length = usize::from(u16::from_be_bytes([high, low]));
+            if length > MAX_CONTROL_BYTES {
+                return Err(Violation("a frame of the control stream is too long"));
+            }
+            if self.bytes.len() < 3 + length {
+                return Ok(None);
+            }
+            let frame = self.bytes.split_to(3 + length);
+            let payload = frame.get(3..).unwrap_or_default();
+            return match (kind, payload) {
+                (PING, _) => Ok(Some(Control::Ping)),
+                (GOAWAY, [high, low, message @ ..]) => {
+                    let reason = GoAwayReason::from_code(u16::from_be_bytes([*high, *low]));
+                    let message = String::from_utf8_lossy(message).into_owned();
+                    Ok(Some(Control::GoAway(Leaving::of(reason, message))))
+                }
+                (HEARD, [a, b, c, d, e, f, g, h, ..]) => {
+                    let opened = u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
+                    Ok(Some(Control::Heard(opened)))
+                }
+                (kind, _) if kind >= OPTIONAL => continue,
+                _ => Err(Violation("a frame of the control stream cannot be read")),
+            };
+        }
+    }
+}
+
+fn put_text(bytes: &mut BytesMut, text: &str, most: usize) {
+    let text = cut(text, most);
+    // It fits: `most` is one of the protocol's limits.
+    bytes.put_u16(u16::try_from(text.len()).unwrap_or(u16::MAX));
+    bytes.put_slice(text.as_bytes());
+}
+
+/// The beginning of a text, at most so many bytes of it.
+fn cut(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Answer = Result<Result<(), Refusal>, Violation>;
+
+    fn read(bytes: &[u8], step: usize) -> (Option<Answer>, usize) {
+        let mut reader = AnswerReader::default();
+        let mut taken = 0;
+        while reader.poll().is_none() && taken < bytes.len() {
+            let count = reader.missing().min(step).min(bytes.len() - taken);
+            reader.handle_bytes(&bytes[taken..taken + count]);
+            taken += count;
+        }
+        (reader.poll(), taken)
+    }
+
+    #[test]
+    fn an_answer_is_read_in_any_pieces_and_nothing_behind_it() {
+        let no = Refusal::new(RefusalKind::NotFound, "no such service");
+        let mut refused = refusal(&no).to_vec();
+        let length = refused.len();
+        refused.extend_from_slice(b"behind");
+        for step in 1..40 {
+            assert_eq!(read(&refused, step), (Some(Ok(Err(no.clone()))), length));
+            assert_eq!(read(b"\x11data", step), (Some(Ok(Ok(()))), 1));
+        }
+        for cut in 0..length {
+            assert_eq!(read(&refused[..cut], 7), (None, cut));
+        }
+        let empty = Refusal::new(RefusalKind::Refused, "");
+        assert_eq!(read(&refusal(&empty), 3).0, Some(Ok(Err(empty))));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_a_violation() {
+        assert!(matches!(read(b"\x10", 1).0, Some(Err(_))));
+        assert!(matches!(read(&[REFUSE, 0, 1, 0xff, 0xff], 9).0, Some(Err(_))));
+    }
+
+    #[test]
+    fn requests_are_checked() {
+        let bytes = request(Kind::Stream, "tcp/a/b/1");
+        assert_eq!(&bytes[..], b"\x10\0\x09tcp/a/b/1");
+        assert_eq!(request_head([0x10, 0, 9]), Ok((Kind::Stream, 9)));
+        assert_eq!(request_head([0x20, 4, 0]), Ok((Kind::Flow, 1024)));
+        assert_eq!(request_head([0x90, 0, 1]), Ok((Kind::Unknown, 1)));
+        for bad in [[0x10, 0, 0], [0x10, 4, 1], [0, 0, 1], [b'G', b'E', b'T']] {
+            assert!(request_head(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn control_frames_are_read_in_any_pieces() {
+        let leaving = Leaving::of(GoAwayReason::Superseded, "by generation 9".to_owned());
+        let frames = [Control::GoAway(leaving), Control::Ping, Control::Heard(1 << 40)];
+        let mut bytes = vec![0x99, 0, 2, 1, 2];
+        bytes.extend(frames.iter().flat_map(Control::encode));
+        for step in 1..bytes.len() {
+            let mut reader = ControlReader::default();
+            let mut read = Vec::new();
+            for piece in bytes.chunks(step) {
+                reader.handle_bytes(piece);
+                read.extend(std::iter::from_fn(|| reader.poll().unwrap()));
+            }
+            assert_eq!(read, frames);
+        }
+    }
+
+    #[test]
+    fn control_frames_that_cannot_be_read_are_violations() {
+        for bad in [
+            &[0x10, 0, 0][..],
+            &[GOAWAY, 0, 1, 0],
+            &[HEARD, 0, 1, 0],
+            &[0x99, 0xff, 0xff],
+        ] {
+            let mut reader = ControlReader::default();
+            reader.handle_bytes(bad);
+            assert!(reader.poll().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_two_characters() {
+        let no = Refusal::new(RefusalKind::Refused, "ä".repeat(600));
+        let answer = refusal(&no);
+        let Some(Ok(Err(read))) = read(&answer, 4096).0 else {
+            panic!("not a refusal");
+        };
+        assert_eq!(read.message, "ä".repeat(512));
+    }
+}
