@@ -15,7 +15,8 @@ mod handshake;
 mod listeners;
 #[cfg(test)]
 mod proxies;
-#[cfg(all(test, feature = "quic"))]
+#[cfg(feature = "quic")]
+#[cfg(test)]
 mod quic;
 #[cfg(test)]
 mod raw;

@@ -106,14 +106,12 @@ pub(crate) async fn relay_to(gateway: SocketAddr) -> Relay {
     Relay { address, task }
 }
 
-fn request_of(listener: &Listener) -> impl Future<Output = Result<Request, AcceptError>> + '_ {
-    async {
-        soon("an arrival", listener.accept())
-            .await
-            .unwrap()
-            .request()
-            .await
-    }
+async fn request_of(listener: &Listener) -> Result<Request, AcceptError> {
+    soon("an arrival", listener.accept())
+        .await
+        .unwrap()
+        .request()
+        .await
 }
 
 #[tokio::test]
