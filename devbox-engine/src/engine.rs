@@ -348,7 +348,13 @@ pub(crate) async fn prepare(config: &Config, notices: &Notices) -> Result<Prepar
             .unwrap_or_default()
             .as_secs(),
     };
-    let providers = providers::build(&config.providers, &identity.session, notices).await?;
+    let providers = providers::build(
+        &config.providers,
+        &identity.session,
+        config.max_connections,
+        notices,
+    )
+    .await?;
     let lock_file = config.lock_file.as_deref();
     let addresses = Addresses::open(&config.pools, lock_file, config.state_dir.as_deref(), notices).await?;
     let provider_settings = config.providers.iter().map(|provider| ProviderSettings {

@@ -14,6 +14,7 @@ use crate::notice::{Notice, Notices};
 pub(crate) async fn build(
     configs: &[ProviderConfig],
     session: &str,
+    max_connections: usize,
     notices: &Notices,
 ) -> Result<Vec<Arc<dyn Provider>>, Error> {
     if configs.is_empty() {
@@ -36,7 +37,7 @@ pub(crate) async fn build(
                         far_side: config.url.to_string(),
                     });
                 }
-                gateway(config, session).await?
+                gateway(config, session, max_connections).await?
             }
             ProviderKind::Direct { catalog } => direct(catalog).await?,
             ProviderKind::Custom(provider) => Arc::clone(provider),
@@ -72,7 +73,11 @@ cfg_if::cfg_if! {
 
         use crate::config::TokenConfig;
 
-        async fn gateway(config: &GatewayConfig, session: &str) -> Result<Arc<dyn Provider>, Error> {
+        async fn gateway(
+            config: &GatewayConfig,
+            session: &str,
+            max_connections: usize,
+        ) -> Result<Arc<dyn Provider>, Error> {
             let token = match &config.token {
                 TokenConfig::File(path) => {
                     // A file that is missing is reported before anything is started. It may be on a network file system.
@@ -87,6 +92,9 @@ cfg_if::cfg_if! {
             provider.trust = config.trust.clone();
             provider.proxies = config.proxies.clone();
             provider.carriage = config.carriage;
+            // Connections, half as many flows of datagrams, and the catalog's streams.
+            let streams = max_connections.saturating_add(max_connections.div_ceil(2)).saturating_add(64);
+            provider.limits.max_streams = u32::try_from(streams).unwrap_or(u32::MAX);
             provider.headers = config
                 .headers
                 .iter()
@@ -101,7 +109,7 @@ cfg_if::cfg_if! {
             }
         }
     } else {
-        async fn gateway(_config: &GatewayConfig, _session: &str) -> Result<Arc<dyn Provider>, Error> {
+        async fn gateway(_config: &GatewayConfig, _session: &str, _max_connections: usize) -> Result<Arc<dyn Provider>, Error> {
             Err(Error::NotBuiltIn { kind: "gateway" })
         }
     }
@@ -159,12 +167,12 @@ mod tests {
     #[tokio::test]
     async fn names_of_providers_are_unique_and_there_is_at_least_one() {
         assert!(matches!(
-            build(&[], "s", &Notices::new()).await,
+            build(&[], "s", 1, &Notices::new()).await,
             Err(Error::NoProvider)
         ));
         let twice = [ProviderConfig::direct("a", "x"), ProviderConfig::direct("a", "y")];
         assert!(
-            matches!(build(&twice, "s", &Notices::new()).await, Err(Error::DuplicateProvider { name }) if name == "a")
+            matches!(build(&twice, "s", 1, &Notices::new()).await, Err(Error::DuplicateProvider { name }) if name == "a")
         );
     }
 

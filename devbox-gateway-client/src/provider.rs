@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::info;
 use tunnel_bridge::dial::{Carriage, Proxies, ProxyError, SocksReply};
 use tunnel_bridge::ws::{self, ConnectOptions, Connected, Protocol, Response};
-use tunnel_bridge::{Carrier, Link, Refusal, RefusalKind, Role, Target, Trust, quic, resume};
+use tunnel_bridge::{Carrier, Link, LinkOptions, Refusal, RefusalKind, Role, Target, Trust, quic, resume};
 use url::Url;
 
 use crate::handshake::{ENVIRONMENT, GENERATION, MESSAGE, SUBPROTOCOL, TUNNEL_PATH, is_session};
@@ -72,6 +72,8 @@ pub struct GatewayProvider {
     /// Whether a link whose connection is lost goes on over another one, where the gateway offers that: its streams wait meanwhile, and
     /// are whole. Otherwise they are reset. Default: `true`.
     pub resume: bool,
+    /// How many streams a link may have, and the like. Over QUIC they are fixed.
+    pub limits: LinkOptions,
     /// Where the gateway said that its clients should go as it left; for the next connect.
     successor: watch::Sender<Option<Url>>,
     /// What the connect that began last waits for.
@@ -109,6 +111,7 @@ impl GatewayProvider {
             connect_timeout: Duration::from_secs(10),
             push: None,
             resume: true,
+            limits: LinkOptions::default(),
             successor: watch::Sender::new(None),
             progress: watch::Sender::new(None),
             over: watch::Sender::new(None),
@@ -231,13 +234,15 @@ impl GatewayProvider {
         }
         let carrier = self.carrier(wanted).await?;
         if !self.resume {
-            return Ok(Link::over(carrier, Role::Client));
+            return Ok(Link::over_with(carrier, Role::Client, &self.limits));
         }
         let again = Again {
             provider: self.clone(),
             wanted: wanted.clone(),
         };
-        Ok(Link::resumable(carrier, again, resume::Options::default()))
+        let mut options = resume::Options::default();
+        options.link = self.limits.clone();
+        Ok(Link::resumable(carrier, again, options))
     }
 
     async fn connect_in_any_time(&self, wanted: &Wanted) -> Result<Connection, ConnectError> {

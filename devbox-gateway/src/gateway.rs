@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
 use tunnel_bridge::resume::{Desk, DeskOptions, Received};
 use tunnel_bridge::tls::Acceptor;
-use tunnel_bridge::{Link, Role, quic};
+use tunnel_bridge::{Link, LinkOptions, Role, quic};
 
 use crate::certificate::Certificate;
 use crate::handshake::{NotLetIn, Way};
@@ -145,10 +145,19 @@ impl Gateway {
             following.spawn(certificate.follow());
         }
         let mut reception = Reception::new(acceptor, admission, &limits);
+        // Beside connections there are the catalog's streams.
+        let mut link = LinkOptions::default();
+        let most = limits.max_streams_per_client.saturating_add(64);
+        link.max_streams = u32::try_from(most).unwrap_or(u32::MAX);
+        let desk = resume.map(|mut options| {
+            options.link = link.clone();
+            Desk::new(options)
+        });
         let shared = Arc::new(Shared {
             seats: Seats::new(limits.max_clients),
             connecting: Semaphore::new(limits.max_half_open),
-            desk: resume.map(Desk::new),
+            desk,
+            link,
             stopping: Stopping {
                 begun: cancel.clone(),
                 successor,
@@ -265,6 +274,8 @@ struct Shared {
     connecting: Semaphore,
     /// Where links are taken up again, if they are.
     desk: Option<Desk>,
+    /// The limits of links.
+    link: LinkOptions,
     limits: Limits,
     stopping: Stopping,
 }
@@ -346,7 +357,7 @@ impl Shared {
                         Way::Link(link) => return Ok(Admitted::New(link, Box::new(client))),
                     };
                     let Some(desk) = &self.desk else {
-                        let link = Link::over(carrier, Role::Server);
+                        let link = Link::over_with(carrier, Role::Server, &self.link);
                         return Ok(Admitted::New(link, Box::new(client)));
                     };
                     return match desk.receive(carrier, &owner).await {
