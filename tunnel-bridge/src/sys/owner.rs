@@ -1,4 +1,4 @@
-//! Whose the program at the other end of a local connection is, and whether it still has its socket.
+//! Which user owns the program at the other end of a local connection, and whether it still has its socket.
 //!
 //! The answer is in the system's table of sockets: sock_diag(7) looks one up by its addresses, whatever else is open. Where
 //! that is missing the same table is read as text (proc(5), net/tcp), which costs time for each socket of the machine.

@@ -345,6 +345,10 @@ mod tests {
                 ["machine", "upward"],
                 "{who}"
             );
+        }
+        // The engine hears from it when the network changes.
+        assert!(rules(vec![package("devbox-engine", &["netif"])]).is_empty());
+        for who in ["devbox-ffi", "devbox-session", "devbox-gateway"] {
             assert_eq!(
                 rules(vec![package(who, &["netif"])]),
                 ["machine", "upward"],

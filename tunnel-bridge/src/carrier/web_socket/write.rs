@@ -193,7 +193,7 @@ impl Writer {
     }
 }
 
-/// Keys that nobody can foretell (RFC 6455 §5.3), from the system.
+/// Unpredictable keys (RFC 6455 §5.3), from the system.
 struct Keys {
     keys: [[u8; 4]; KEYS],
     used: usize,
