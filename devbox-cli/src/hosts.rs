@@ -38,7 +38,9 @@ pub(crate) fn run(args: &HostsArgs) -> Result<ExitCode, Failure> {
         HostsCommand::Import { other, from } => hosts.import(other.as_deref(), *from),
         HostsCommand::Tags => hosts.tags(),
         HostsCommand::Diff { other } => hosts.diff(other.as_deref()),
-        HostsCommand::Lint { resolver, all } => hosts.lint(if *all { &Resolver::ALL } else { resolver }),
+        HostsCommand::Lint { resolver, all, multi } => {
+            hosts.lint(if *all { &Resolver::ALL } else { resolver }, *multi)
+        }
         HostsCommand::Repair => hosts.repair(),
         HostsCommand::Enable => hosts.edit(&[Edit::EnableBlock(hosts.tag.clone())]),
         HostsCommand::Disable => hosts.edit(&[Edit::DisableBlock(hosts.tag.clone())]),
