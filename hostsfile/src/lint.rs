@@ -1,7 +1,8 @@
 //! What each resolver will not see in a hosts file, or will read differently than one would expect.
 //!
 //! The rules come from the resolvers' sources, from running glibc 2.36, musl 1.2, systemd-resolved 252,
-//! mDNSResponder 2600 and FreeBSD's gethostbyht.c, and from reports about Windows' DNS client.
+//! mDNSResponder 2600 and FreeBSD's gethostbyht.c, and from reports about Windows' DNS client. Those of glibc and musl follow from
+//! models of what they read, which tests compare with the real ones.
 
 mod libc;
 mod options;
@@ -166,7 +167,7 @@ findings! {
     /// A carriage return becomes part of the last name.
     CarriageReturn { name: String } = "carriage-return", "the carriage return at the end becomes part of the name {name:?}";
     /// The last line has no line end.
-    NoFinalNewline { name: String } = "no-final-newline", "the last line has no line end; {name:?} is lost or truncated";
+    NoFinalNewline { name: String } = "no-final-newline", "the last line has no line end; {name:?} is lost or changed";
     /// The name is compared case-sensitively.
     UpperCase { name: String } = "upper-case", "{name:?} is found only in exactly this case";
     /// The name has characters other than letters, digits and hyphens.

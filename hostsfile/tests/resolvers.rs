@@ -47,6 +47,92 @@ fn findings_agree_with_the_answers() {
     }
 }
 
+/// The kinds of the findings with their lines, and the answers for IPv4.
+fn said(
+    text: &str,
+    resolver: Resolver,
+    multi: bool,
+    name: &str,
+) -> (Vec<(usize, &'static str)>, Vec<String>) {
+    let options = LintOptions::new().multi(multi);
+    let document = Document::parse(text);
+    let found = document.lint_with(resolver, &options);
+    let answers = document.resolved_by(resolver, &options, name).unwrap();
+    (
+        found.iter().map(|d| (d.line.unwrap_or(0), d.kind())).collect(),
+        answers.v4.iter().map(ToString::to_string).collect(),
+    )
+}
+
+#[test]
+fn a_line_with_an_address_for_a_name_is_read() {
+    for (resolver, multi) in SETUPS {
+        let (found, answers) = said("10.0.0.1 10.0.0.2 foo\n", resolver, multi, "foo");
+        assert_eq!(found, [(1, "address-as-name")]);
+        assert_eq!(answers, ["10.0.0.1"]);
+        let (found, answers) = said("10.0.0.1 http://foo bar\n", resolver, multi, "bar");
+        assert_eq!(found, [(1, "odd-name")]);
+        assert_eq!(answers, ["10.0.0.1"]);
+    }
+}
+
+#[test]
+fn the_loopback_address_comes_first_where_glibc_makes_it_up() {
+    let both = "::1 h\n127.0.1.1 h\n";
+    let (found, answers) = said(both, Resolver::Glibc, true, "h");
+    assert_eq!(found, [(1, "loopback-both")]);
+    assert_eq!(answers, ["127.0.0.1", "127.0.1.1"]);
+    let (found, answers) = said(both, Resolver::Glibc, false, "h");
+    assert_eq!(found, [(1, "loopback-both"), (2, "shadowed")]);
+    assert_eq!(answers, ["127.0.0.1"]);
+    assert_eq!(
+        said(both, Resolver::Musl, true, "h"),
+        (vec![], vec!["127.0.1.1".to_owned()])
+    );
+    // It makes no difference here.
+    let (found, _) = said("127.0.0.1 h\n::1 h\n", Resolver::Glibc, true, "h");
+    assert_eq!(found, []);
+}
+
+#[test]
+fn multi_decides_whether_all_lines_answer() {
+    let lines = "10.0.0.1 h\n::2 h\n10.0.0.2 h\n";
+    let (found, answers) = said(lines, Resolver::Glibc, true, "h");
+    assert_eq!(found, []);
+    assert_eq!(answers, ["10.0.0.1", "10.0.0.2"]);
+    let (found, answers) = said(lines, Resolver::Glibc, false, "h");
+    assert_eq!(found, [(2, "first-line-only"), (3, "shadowed")]);
+    assert_eq!(answers, ["10.0.0.1"]);
+}
+
+#[test]
+fn what_no_resolver_reads_is_not_a_short_form() {
+    for address in ["10.0.0.256", "10.256.1", "08.1", "0x", "1.2.3.4.5", "4294967296"] {
+        let document = Document::parse(format!("{address} h\n"));
+        for resolver in Resolver::ALL {
+            let found = document.lint(resolver);
+            let oddity = hostsfile::Oddity::NotAnAddress;
+            assert_eq!(found[0].finding, Finding::NotRead { oddity }, "{address}");
+        }
+    }
+    let (found, answers) = said("0x7F.1 h\n", Resolver::Musl, true, "h");
+    assert_eq!(found, [(1, "read-as-address")]);
+    assert_eq!(answers, ["127.0.0.1"]);
+}
+
+#[test]
+fn glibc_adds_to_an_indented_last_line_without_an_end() {
+    let (found, answers) = said("  10.0.0.1 host", Resolver::Glibc, true, "host");
+    assert_eq!(found, [(1, "no-final-newline")]);
+    assert_eq!(answers, Vec::<String>::new());
+    assert_eq!(
+        said("  10.0.0.1 host", Resolver::Glibc, true, "hostst").1,
+        ["10.0.0.1"]
+    );
+    let (found, answers) = said("10.0.0.1 host", Resolver::Glibc, true, "host");
+    assert_eq!((found.len(), answers.len()), (0, 1));
+}
+
 /// What the findings about a file promise.
 struct Laws<'a> {
     bytes: &'a [u8],

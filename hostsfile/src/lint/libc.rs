@@ -1,5 +1,5 @@
 //! What glibc and musl read of a hosts file: a model of `nss_files` (2.36) and of `name_from_hosts` (1.2.3), and the findings that
-//! follow from it. Both are compared with the real ones on generated files.
+//! follow from it. `tests/resolvers.rs` compares both with the real ones on generated files.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
