@@ -38,7 +38,9 @@ pub(crate) fn run(args: &HostsArgs) -> Result<ExitCode, Failure> {
         HostsCommand::Import { other, from } => hosts.import(other.as_deref(), *from),
         HostsCommand::Tags => hosts.tags(),
         HostsCommand::Diff { other } => hosts.diff(other.as_deref()),
-        HostsCommand::Lint { resolver, all } => hosts.lint(if *all { &Resolver::ALL } else { resolver }),
+        HostsCommand::Lint { resolver, all, multi } => {
+            hosts.lint(if *all { &Resolver::ALL } else { resolver }, *multi)
+        }
         HostsCommand::Repair => hosts.repair(),
         HostsCommand::Enable => hosts.edit(&[Edit::EnableBlock(hosts.tag.clone())]),
         HostsCommand::Disable => hosts.edit(&[Edit::DisableBlock(hosts.tag.clone())]),
@@ -80,6 +82,10 @@ impl<'a> Hosts<'a> {
         }
         // A file that was deleted is what a backup is for.
         let restores = matches!(args.command, HostsCommand::Restore { .. });
+        let writes = matches!(
+            args.command,
+            HostsCommand::Add { .. } | HostsCommand::Set { .. } | HostsCommand::Import { .. }
+        );
         let file = FileOptions::new()
             .create_missing(restores || how.create)
             .in_place(how.in_place)
@@ -87,7 +93,7 @@ impl<'a> Hosts<'a> {
             .plan_options(options.clone())
             .open(&path)
             .map_err(|error| match error {
-                Error::NotFound { .. } => failed(error).help("--create makes it"),
+                Error::NotFound { .. } if writes => failed(error).help("--create makes it"),
                 error => failed(error),
             })?;
         let tag = Tag::new(args.tag.as_deref().unwrap_or(DEFAULT_TAG)).map_err(failed)?;

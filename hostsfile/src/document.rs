@@ -13,7 +13,7 @@ use crate::cidr::Cidr;
 use crate::edit::{Edit, Options};
 use crate::error::{Damage, Error};
 use crate::line::{self, EntryLine, Line, LineKind};
-use crate::lint::{Diagnostic, Resolver, lint};
+use crate::lint::{self, Diagnostic, LintOptions, Resolved, Resolver};
 use crate::name::{Owner, Tag};
 use crate::plan::{Plan, plan};
 use crate::scan::{self, Markers, Span};
@@ -249,7 +249,36 @@ impl Document {
     /// What a resolver will not see in this file, or will read differently than one would expect, with line numbers.
     #[must_use]
     pub fn lint(&self, resolver: Resolver) -> Vec<Diagnostic> {
-        lint(self, resolver)
+        self.lint_with(resolver, &LintOptions::new())
+    }
+
+    /// [`lint`](Self::lint) for a resolver that is set up as the options say.
+    #[must_use]
+    pub fn lint_with(&self, resolver: Resolver, options: &LintOptions) -> Vec<Diagnostic> {
+        lint::lint(self, resolver, options)
+    }
+
+    /// What glibc or musl answers from this file when a name is looked up; `None` for the other resolvers, whose answers are not
+    /// known as exactly. Unlike [`lookup`](Self::lookup), which reads what all resolvers agree on, this has each one's own ways.
+    ///
+    /// ```
+    /// use hostsfile::{Document, LintOptions, Resolver};
+    /// let doc = Document::parse("::1 h\n127.0.1.1 h\n127.1 short\n");
+    /// let v4 = |resolver, name| Some(doc.resolved_by(resolver, &LintOptions::new(), name)?.v4);
+    /// assert_eq!(v4(Resolver::Glibc, "h"), Some(vec!["127.0.0.1".parse()?, "127.0.1.1".parse()?]));
+    /// assert_eq!(v4(Resolver::Musl, "h"), Some(vec!["127.0.1.1".parse()?]));
+    /// assert_eq!(v4(Resolver::Glibc, "short"), Some(vec![]));
+    /// assert_eq!(v4(Resolver::Musl, "short"), Some(vec!["127.0.0.1".parse()?]));
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    #[must_use]
+    pub fn resolved_by(
+        &self,
+        resolver: Resolver,
+        options: &LintOptions,
+        name: impl AsRef<[u8]>,
+    ) -> Option<Resolved> {
+        lint::resolved_by(self, resolver, options, name.as_ref())
     }
 
     /// Plans edits of this document; see [`plan`].

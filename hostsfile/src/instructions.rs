@@ -155,22 +155,7 @@ fn is_plain(text: &[u8]) -> bool {
     text.iter().all(|b| matches!(b, b'\n' | b'\t' | 0x20..0x7f))
 }
 
-/// A path as a word of a POSIX shell, in quotes only where it needs them.
-#[cfg_attr(
-    windows,
-    expect(dead_code, reason = "only Unix has commands with paths in its errors")
-)]
-pub(crate) fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "/._-+,@%:".contains(c);
-    if text.chars().all(plain) {
-        text
-    } else {
-        single_quoted(&text, "'\\''")
-    }
-}
-
-fn single_quoted(text: &str, quote: &str) -> String {
+pub(crate) fn single_quoted(text: &str, quote: &str) -> String {
     format!("'{}'", text.replace('\'', quote))
 }
 

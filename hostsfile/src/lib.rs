@@ -29,7 +29,7 @@ pub use file::{FileOptions, HeldLock, HostsFile, Method, Outcome, Swept, system_
 pub use instructions::{Shell, manual_instructions};
 pub use layout::Layout;
 pub use line::{EntryLine, Line, LineKind, LineRef, Oddity};
-pub use lint::{Diagnostic, Finding, Resolver};
+pub use lint::{Diagnostic, Finding, LintOptions, Resolved, Resolver};
 pub use name::{Comment, HostName, Marker, Owner, Tag, Zone};
 pub use plan::{Conflict, Plan, plan};
 pub use scan::LineEnding;

@@ -1,7 +1,7 @@
 //! One line of a hosts file, read the way all resolvers agree on. What only some of them accept is opaque, with the reason.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use crate::scan::{self, MarkerKind, is_blank};
@@ -91,8 +91,6 @@ pub enum Oddity {
     OddAddress,
     /// The address has no name.
     NoName,
-    /// There is an address, or a word with a colon, in the place of a name.
-    AddressAsName,
     /// The line contains a NUL byte.
     Nul,
     /// None of the names is UTF-8 text.
@@ -107,7 +105,6 @@ impl fmt::Display for Oddity {
                 "the address is in a short, octal or hexadecimal form, which resolvers read differently"
             }
             Oddity::NoName => "the address has no name",
-            Oddity::AddressAsName => "there is an address in the place of a name",
             Oddity::Nul => "the line contains a NUL byte",
             Oddity::NotUtf8 => "the names are not UTF-8 text",
         })
@@ -158,8 +155,16 @@ pub(crate) fn read(number: usize, bytes: &[u8]) -> LineKind<'_> {
     }
     let comment = trim(&text[first + 1..]);
     match entry(number, comment) {
-        Ok(entry) => LineKind::Disabled(entry),
-        Err(_) => LineKind::Comment(comment),
+        // `# 10.0.0.1 10.0.0.2` and `# 10.0.0.1 http://example` are prose rather than entries.
+        Ok(entry)
+            if !entry
+                .names
+                .iter()
+                .any(|name| is_address(name) || name.contains(':')) =>
+        {
+            LineKind::Disabled(entry)
+        }
+        _ => LineKind::Comment(comment),
     }
 }
 
@@ -179,7 +184,7 @@ pub(crate) fn entry(number: usize, text: &[u8]) -> Result<EntryLine<'_>, Oddity>
         None => (word, None),
     };
     let address: IpAddr = address.parse().map_err(|_| {
-        if is_odd_address(word) {
+        if inet_aton(word).is_some() {
             Oddity::OddAddress
         } else {
             Oddity::NotAnAddress
@@ -198,10 +203,6 @@ pub(crate) fn entry(number: usize, text: &[u8]) -> Result<EntryLine<'_>, Oddity>
         let Ok(name) = std::str::from_utf8(word) else {
             continue;
         };
-        // An IPv6 address has a colon; an IPv4 address begins with a digit.
-        if name.contains(':') || (name.as_bytes()[0].is_ascii_digit() && name.parse::<IpAddr>().is_ok()) {
-            return Err(Oddity::AddressAsName);
-        }
         names.push(name);
     }
     match (some, names.is_empty()) {
@@ -217,15 +218,39 @@ pub(crate) fn entry(number: usize, text: &[u8]) -> Result<EntryLine<'_>, Oddity>
     }
 }
 
-/// Whether inet_aton(3) would read the word as an address: up to four decimal, octal or hexadecimal numbers.
-fn is_odd_address(word: &str) -> bool {
-    word.split('.').count() <= 4
-        && word
-            .split('.')
-            .all(|part| match part.strip_prefix("0x").or(part.strip_prefix("0X")) {
-                Some(hex) => hex.bytes().all(|b| b.is_ascii_hexdigit()),
-                None => !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()),
-            })
+/// Whether programs take the word as an address, as getaddrinfo(3) does, and so never look it up as a name.
+pub(crate) fn is_address(word: &str) -> bool {
+    let v6 = word.split_once('%').map_or(word, |(address, _)| address);
+    inet_aton(word).is_some() || v6.parse::<Ipv6Addr>().is_ok()
+}
+
+/// Reads an address as inet_aton(3) does: up to four decimal, octal or hexadecimal numbers, the last of which fills what is left.
+pub(crate) fn inet_aton(word: &str) -> Option<Ipv4Addr> {
+    let mut parts = [0_u32; 4];
+    let mut count = 0;
+    for part in word.split('.') {
+        *parts.get_mut(count)? = number(part)?;
+        count += 1;
+    }
+    let (last, head) = parts[..count].split_last()?;
+    let mut address = 0_u32;
+    for (shift, part) in [24, 16, 8].into_iter().zip(head) {
+        address |= u32::from(u8::try_from(*part).ok()?) << shift;
+    }
+    let room = u32::MAX >> (8 * head.len());
+    (*last <= room).then(|| Ipv4Addr::from_bits(address | *last))
+}
+
+/// A number as strtoul(3) reads it with base 0, but without a sign.
+fn number(part: &str) -> Option<u32> {
+    if !part.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return None;
+    }
+    if let Some(hex) = part.strip_prefix("0x").or(part.strip_prefix("0X")) {
+        return u32::from_str_radix(hex, 16).ok();
+    }
+    let radix = if part.starts_with('0') { 8 } else { 10 };
+    u32::from_str_radix(part, radix).ok()
 }
 
 fn trim(text: &[u8]) -> &[u8] {

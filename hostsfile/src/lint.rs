@@ -1,8 +1,11 @@
 //! What each resolver will not see in a hosts file, or will read differently than one would expect.
 //!
 //! The rules come from the resolvers' sources, from running glibc 2.36, musl 1.2, systemd-resolved 252,
-//! mDNSResponder 2600 and FreeBSD's gethostbyht.c, and from reports about Windows' DNS client.
+//! mDNSResponder 2600 and FreeBSD's gethostbyht.c, and from reports about Windows' DNS client. Those of glibc and musl follow from
+//! models of what they read, which tests compare with the real ones.
 
+mod libc;
+mod options;
 mod rules;
 
 use std::fmt;
@@ -10,6 +13,10 @@ use std::net::IpAddr;
 
 use crate::document::Document;
 use crate::line::Oddity;
+
+pub use libc::Resolved;
+pub(crate) use libc::resolved_by;
+pub use options::LintOptions;
 
 /// A resolver that reads the hosts file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -160,13 +167,15 @@ findings! {
     /// A carriage return becomes part of the last name.
     CarriageReturn { name: String } = "carriage-return", "the carriage return at the end becomes part of the name {name:?}";
     /// The last line has no line end.
-    NoFinalNewline { name: String } = "no-final-newline", "the last line has no line end; {name:?} is lost or truncated";
+    NoFinalNewline { name: String } = "no-final-newline", "the last line has no line end; {name:?} is lost or changed";
     /// The name is compared case-sensitively.
     UpperCase { name: String } = "upper-case", "{name:?} is found only in exactly this case";
     /// The name has characters other than letters, digits and hyphens.
     NotLdh { name: String } = "not-ldh", "{name:?} is not a valid host name and is ignored";
     /// The name is read, but programs may refuse it.
     OddName { name: String } = "odd-name", "{name:?} is not a valid host name; programs may refuse it";
+    /// The name is an address.
+    AddressAsName { name: String } = "address-as-name", "{name:?} is an address; programs take it as one and never look it up as a name";
     /// There is a comment sign in the middle of a word.
     HashInName { name: String } = "hash-in-name", "the # after {name:?} becomes part of the name";
     /// Comments are not stripped.
@@ -193,6 +202,8 @@ findings! {
     ManyAddresses { name: String, addresses: usize, limit: usize } = "many-addresses", "{name:?} has {addresses} addresses; only {limit} are returned";
     /// An earlier line has the name.
     Shadowed { name: String, line: usize, address: IpAddr } = "shadowed", "line {line} comes first and gives {name:?} the address {address}";
+    /// Only the first line with the name answers a lookup of both families.
+    FirstLineOnly { name: String, line: usize, address: IpAddr } = "first-line-only", "with `multi off`, a lookup of {name:?} in both families ends at line {line} and gives only {address}";
     /// A `.local` name has addresses of only one family.
     LocalPair { name: String } = "local-pair", "{name:?} has addresses of only one family, so each lookup waits 5 seconds for multicast DNS";
     /// The file is so large that it slows the system down.
@@ -200,6 +211,6 @@ findings! {
 }
 
 /// Runs one resolver's rules over a document.
-pub(crate) fn lint(document: &Document, resolver: Resolver) -> Vec<Diagnostic> {
-    rules::check(document, resolver)
+pub(crate) fn lint(document: &Document, resolver: Resolver, options: &LintOptions) -> Vec<Diagnostic> {
+    rules::check(document, resolver, options)
 }

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use hostsfile::{
-    Block, Cidr, Comment, Document, Edit, Entry, HostName, Layout, LineEnding, Options, Owner, Plan,
-    Resolver, Shell, Tag, Zone, manual_instructions, plan,
+    Block, Cidr, Comment, Document, Edit, Entry, HostName, Layout, LineEnding, LintOptions, Options, Owner,
+    Plan, Resolver, Shell, Tag, Zone, manual_instructions, plan,
 };
 
 /// The same on every system.
@@ -92,14 +92,16 @@ fn unusual() -> Vec<u8> {
 #[test]
 fn snapshot_of_findings() {
     let document = Document::parse(unusual());
-    for resolver in Resolver::ALL {
+    let all = Resolver::ALL.map(|resolver| (resolver, LintOptions::new(), ""));
+    let multi_off = (Resolver::Glibc, LintOptions::new().multi(false), "_multi_off");
+    for (resolver, options, suffix) in all.into_iter().chain([multi_off]) {
         let mut text = String::new();
-        for found in document.lint(resolver) {
+        for found in document.lint_with(resolver, &options) {
             let long = "a".repeat(1100);
             let line = found.to_string().replace(&long, "aaa…");
             writeln!(text, "{line} [{}]", found.kind()).unwrap();
         }
-        insta::assert_snapshot!(format!("findings_{resolver}"), text);
+        insta::assert_snapshot!(format!("findings_{resolver}{suffix}"), text);
     }
     let utf16 = Document::parse(b"\xFF\xFEx\0".as_slice());
     let marked = Document::parse(b"\xEF\xBB\xBF127.0.0.1 localhost\n".as_slice());

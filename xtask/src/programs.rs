@@ -81,6 +81,11 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
         "netcat-openbsd",
         "half-close (nc -N)",
     ),
+    wanted(
+        Probe::InPath("musl-gcc"),
+        "musl-tools",
+        "what musl reads of a hosts file",
+    ),
     wanted(Probe::InPath("nginx"), "nginx", "nginx behind the gateway"),
     wanted(
         Probe::InPath("haproxy"),

@@ -118,7 +118,9 @@ pub(crate) enum HostsCommand {
         /// The other file
         other: Option<PathBuf>,
     },
-    /// List what a resolver will not see in the file; exits with 1 if there is anything
+    /// List what a resolver will not see in the file
+    ///
+    /// Exits with 0 if there is nothing to list, and with 1 if there is or if the file cannot be read.
     Lint {
         /// glibc, musl, systemd-resolved, macos, windows or freebsd; repeat for more [default: this system's]
         #[arg(long, value_parser = resolver)]
@@ -126,6 +128,9 @@ pub(crate) enum HostsCommand {
         /// Check for all of them
         #[arg(long, conflicts_with = "resolver")]
         all: bool,
+        /// Whether glibc gives the addresses of all lines with a name or ends at the first one [default: as /etc/host.conf says]
+        #[arg(long, value_enum, value_name = "SETTING")]
+        multi: Option<Multi>,
     },
     /// Repair the markers of damaged blocks that are devbox's, or of the one that --tag names
     Repair,
@@ -171,6 +176,13 @@ pub(crate) struct HowToName {
     /// Allow underscores, which systemd-resolved does not
     #[arg(long)]
     pub(super) underscore: bool,
+}
+
+/// `multi` of host.conf(5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Multi {
+    On,
+    Off,
 }
 
 /// A tool that keeps blocks of its own in hosts files.

@@ -1,19 +1,24 @@
 //! `devbox hosts list`, `get`, `tags`, `diff` and `lint`: what is in a file.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use hostsfile::{Cidr, Diff, Edit, Options, Resolver, Tag};
+use hostsfile::{Cidr, Diff, Edit, LintOptions, Options, Resolver, Tag};
 use serde_json::json;
 
 use super::Hosts;
+use super::args::Multi;
 use super::shown::{Shown, entries};
 use crate::failure::{Failure, code};
 use crate::print::{self, Table};
+
+/// glibc's settings.
+const HOST_CONF: &str = "/etc/host.conf";
 
 /// The column that is left out where no entry has a comment.
 const COMMENT: &str = "COMMENT";
@@ -157,8 +162,9 @@ impl Hosts<'_> {
         print::json(&shown);
     }
 
-    pub(super) fn lint(&self, resolvers: &[Resolver]) -> Result<ExitCode, Failure> {
+    pub(super) fn lint(&self, resolvers: &[Resolver], multi: Option<Multi>) -> Result<ExitCode, Failure> {
         let document = self.read()?;
+        let options = lint_options(multi)?;
         let platform = [Resolver::platform()];
         let resolvers = if resolvers.is_empty() {
             &platform
@@ -179,7 +185,10 @@ impl Hosts<'_> {
                 ));
             }
         }
-        for diagnostic in resolvers.iter().flat_map(|resolver| document.lint(*resolver)) {
+        let found = resolvers
+            .iter()
+            .flat_map(|resolver| document.lint_with(*resolver, &options));
+        for diagnostic in found {
             any = true;
             if self.args.output.is_json() {
                 print::json(&json!({
@@ -197,5 +206,23 @@ impl Hosts<'_> {
         } else {
             ExitCode::SUCCESS
         })
+    }
+}
+
+/// How this system's glibc is set up. Where there is none, a file is checked for another system, which is set up as most are.
+fn lint_options(multi: Option<Multi>) -> Result<LintOptions, Failure> {
+    if let Some(multi) = multi {
+        return Ok(LintOptions::new().multi(multi == Multi::On));
+    }
+    match std::fs::read(HOST_CONF) {
+        Ok(text) => Ok(LintOptions::from_host_conf(&text)),
+        Err(error) if error.kind() == ErrorKind::NotFound && Resolver::platform() == Resolver::Glibc => {
+            Ok(LintOptions::from_host_conf(b""))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(LintOptions::new()),
+        Err(error) => Err(
+            Failure::new(code::FAILED, format!("cannot read {HOST_CONF}: {error}"))
+                .help("--multi on or --multi off says what is in it"),
+        ),
     }
 }

@@ -20,7 +20,7 @@ pub(super) use self::lock::{HeldLock, LockPlace, private_lock_directory};
 pub(super) use self::writers::has_writer;
 use super::target::{Target, os_error};
 use crate::error::Error;
-use crate::instructions::quoted;
+use crate::instructions::single_quoted;
 use crate::lint::Resolver;
 use crate::scan::LineEnding;
 
@@ -342,3 +342,14 @@ impl Directory {
 }
 
 pub(super) const LOCK_NAME: &str = "lock";
+
+/// A path as a word of a POSIX shell, in quotes only where it needs them.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,@%:".contains(c);
+    if text.chars().all(plain) {
+        text
+    } else {
+        single_quoted(&text, "'\\''")
+    }
+}

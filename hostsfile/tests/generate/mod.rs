@@ -207,6 +207,9 @@ const LINES: &[&[u8]] = &[
     b"# End of section",
     b"see # BEGIN a",
     b"10.0.0.3 web web web-api",
+    b"10.0.0.1 10.0.0.2 web",
+    b"10.0.0.1 http://web db.example # odd",
+    b"# 10.0.0.1 10.0.0.2 web",
 ];
 
 const MARKERS: &[&str] = &[
