@@ -40,6 +40,11 @@ const MESSAGES_PER_ROUND: usize = 8;
 const ROUNDS: usize = 4;
 const TURN_BYTES: usize = 256 * 1024;
 
+/// What little counts as, since frames of a few bytes are work as well, and what is nothing for the link: a whole read may have
+/// been full of it.
+const LEAST_COST: usize = 32 * 1024;
+const EMPTY_COST: usize = 128 * 1024;
+
 /// How long leaving in good order may take.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
 
@@ -321,7 +326,12 @@ impl Driver {
                 Poll::Pending => return Ok(taken > 0),
                 Poll::Ready(bytes) => {
                     let bytes = bytes?;
-                    *left = left.saturating_sub(bytes.len());
+                    let cost = if bytes.is_empty() {
+                        EMPTY_COST
+                    } else {
+                        bytes.len().max(LEAST_COST)
+                    };
+                    *left = left.saturating_sub(cost);
                     self.take_bytes(bytes, now);
                 }
             }
