@@ -145,7 +145,8 @@ fn in_back(args: &ExecArgs, back: Back) -> Result<ExitOutcome, Failure> {
 /// The process that the caller waits for, as the back sees it.
 struct Front {
     back: Back,
-    end: oneshot::Receiver<()>,
+    /// Until it has been heard: whoever waits may stop waiting and begin again.
+    end: Option<oneshot::Receiver<()>>,
     released: bool,
     /// It has ended: a signal that comes from here on was sent to this process, and not passed on.
     gone: bool,
@@ -164,7 +165,7 @@ impl Front {
             .map_err(Failure::because)?;
         Ok(Self {
             back,
-            end,
+            end: Some(end),
             released: false,
             gone: false,
         })
@@ -181,8 +182,13 @@ impl Front {
 
     /// Resolves, once, when it has ended and nothing that it passed on is still on its way.
     async fn ended(&mut self) {
-        if self.gone || (&mut self.end).await.is_err() {
+        if self.gone {
             std::future::pending::<()>().await;
+        }
+        if let Some(end) = &mut self.end {
+            // Its thread says so before it ends.
+            drop(end.await);
+            self.end = None;
         }
         tokio::time::sleep(ON_THEIR_WAY).await;
         self.gone = true;
