@@ -78,10 +78,10 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "CIDR", value_parser = prefix)]
     pub(crate) pool: Vec<IpNet>,
     /// Go to the gateways through this proxy: http://, https://, socks5:// or socks5h://, with USER:PASSWORD@ where it asks
-    /// for them, or `none` [default: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say]
+    /// for them, or `none` [default: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say; never for quic://]
     #[arg(long, value_name = "URL", env = "DEVBOX_PROXY", hide_env_values = true)]
     pub(crate) proxy: Option<String>,
-    /// What carries the tunnel to the gateways [default: auto]
+    /// What carries the tunnel to the gateways; not for quic:// [default: auto]
     #[arg(long, value_enum, value_name = "KIND")]
     pub(crate) carrier: Option<Carrier>,
     /// Trust these certificate authorities (PEM) in place of the system's
@@ -274,7 +274,7 @@ pub(crate) struct ServeArgs {
     /// Keep nothing of a client that lost its connection: reset all at once
     #[arg(long, conflicts_with = "resume_window")]
     pub(crate) no_resume: bool,
-    /// The gateway that clients are told to connect to when this one ends [default: this address again]
+    /// The gateway that clients are told to connect to when this one ends [default: this address again]; those of quic:// are not told
     #[arg(long, value_name = "URL", value_parser = successor)]
     pub(crate) successor: Option<String>,
     /// Threads to serve with [default: one per core]
@@ -301,9 +301,9 @@ pub(crate) struct ServeArgs {
 fn successor(text: &str) -> Result<String, String> {
     let url: url::Url = text
         .parse()
-        .map_err(|error| format!("{error}; a gateway is at ws://HOST:PORT or wss://HOST:PORT"))?;
-    if !matches!(url.scheme(), "ws" | "wss") || url.host().is_none() {
-        return Err("a gateway is at ws://HOST:PORT or wss://HOST:PORT".to_owned());
+        .map_err(|error| format!("{error}; a gateway is at ws://, wss:// or quic://HOST:PORT"))?;
+    if !matches!(url.scheme(), "ws" | "wss" | "quic") || url.host().is_none() {
+        return Err("a gateway is at ws://, wss:// or quic://HOST:PORT".to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("clients have tokens of their own: no user and no password here".to_owned());

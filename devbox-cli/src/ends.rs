@@ -121,6 +121,9 @@ impl From<Error> for Failure {
             Error::GatewayUrl { .. } => Self::because(error)
                 .help("it looks like ws://HOST:PORT, or wss://HOST:PORT or quic://HOST:PORT with TLS"),
             Error::InsecureGateway { .. } => Self::because(error).help("use wss://, or say --insecure"),
+            Error::NotOverQuic { setting, .. } => Self::because(error).help(format!(
+                "use wss://, or leave `{setting}` out (--{setting}, or {setting}: in devbox.yaml)"
+            )),
             Error::Token(_) => {
                 Self::because(error).help("the file holds the gateway's token and nothing else")
             }
@@ -278,6 +281,15 @@ mod tests {
         let errors = [
             Error::InsecureGateway {
                 url: "ws://gateway.example".parse().unwrap(),
+                proxy: None,
+            },
+            Error::InsecureGateway {
+                url: "ws://127.0.0.1:7700".parse().unwrap(),
+                proxy: Some("http://proxy.example:3128".to_owned()),
+            },
+            Error::NotOverQuic {
+                url: "quic://gateway.example".parse().unwrap(),
+                setting: "carrier",
             },
             Error::GatewayUrl {
                 url: "http://gateway.example".parse().unwrap(),

@@ -32,10 +32,24 @@ pub enum Error {
         url: Url,
     },
     /// The token would be readable on its way to another machine.
-    #[error("the token is not sent over {url}: anyone on the way could read it")]
+    #[error(
+        "the token is not sent over {url}{}: {} could read it",
+        .proxy.as_ref().map(|proxy| format!(" through {proxy}")).unwrap_or_default(),
+        if .proxy.is_some() { "the proxy and anyone on the way" } else { "anyone on the way" },
+    )]
     InsecureGateway {
         /// The gateway.
         url: Url,
+        /// The proxy on another machine that it would go through, without credentials.
+        proxy: Option<String>,
+    },
+    /// A setting means nothing to QUIC.
+    #[error("`{setting}` is set, and means nothing to {url}: what carries QUIC is UDP alone")]
+    NotOverQuic {
+        /// The gateway.
+        url: Url,
+        /// The setting: `proxy` or `carrier`.
+        setting: &'static str,
     },
     /// A gateway's token is missing or unusable.
     #[error(transparent)]

@@ -1,9 +1,11 @@
 //! The kinds of far side that are built in.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
 use devbox_provider::Provider;
+use tunnel_bridge::dial::Carriage;
 use url::{Host, Url};
 
 use crate::config::{GatewayConfig, ProviderConfig, ProviderKind};
@@ -49,20 +51,56 @@ pub(crate) async fn build(
 /// Checks what can be said about a gateway before anything is started.
 pub(crate) fn check(gateway: &GatewayConfig) -> Result<(), Error> {
     let url = &gateway.url;
-    if !matches!(url.scheme(), "ws" | "wss" | "quic") || url.host().is_none() {
+    let Some(host) = url.host_str() else {
         return Err(Error::GatewayUrl { url: url.clone() });
+    };
+    // As dialing has it: without brackets.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match url.scheme() {
+        "ws" if gateway.insecure => Ok(()),
+        "ws" => {
+            // A variable that names no proxy is told once a connection needs it, and nothing is sent then.
+            let proxy = gateway.proxies.choose(false, host, url.port().unwrap_or(80));
+            let proxy = proxy.ok().flatten().map(ToString::to_string);
+            // Such a proxy reads all that it passes on, also where it would pass it to this machine again.
+            let elsewhere = proxy.filter(|proxy| !proxy.parse().is_ok_and(|proxy| is_loopback(&proxy)));
+            if elsewhere.is_some() || !is_loopback(url) {
+                return Err(Error::InsecureGateway {
+                    url: url.clone(),
+                    proxy: elsewhere,
+                });
+            }
+            Ok(())
+        }
+        "wss" => Ok(()),
+        "quic" => {
+            let not_over_quic = |setting| Error::NotOverQuic {
+                url: url.clone(),
+                setting,
+            };
+            // What the environment says is for every program, and of those only for what speaks TCP.
+            let proxy = gateway.proxies.choose(true, host, url.port().unwrap_or(443));
+            if matches!(proxy, Ok(Some(proxy)) if proxy.named_by().is_none()) {
+                return Err(not_over_quic("proxy"));
+            }
+            if gateway.carriage != Carriage::Auto {
+                return Err(not_over_quic("carrier"));
+            }
+            Ok(())
+        }
+        _ => Err(Error::GatewayUrl { url: url.clone() }),
     }
-    if url.scheme() == "ws" && !is_loopback(url) && !gateway.insecure {
-        return Err(Error::InsecureGateway { url: url.clone() });
-    }
-    Ok(())
 }
 
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
+        // Addresses in URLs of SOCKS proxies are not parsed as such.
+        Some(Host::Domain(name)) => {
+            let address = name.parse::<Ipv4Addr>();
+            name == "localhost" || address.is_ok_and(|address| address.is_loopback())
+        }
         None => false,
     }
 }
@@ -144,8 +182,11 @@ mod tests {
         };
         gateway.insecure = insecure;
         gateway.headers = vec![("X-Key".to_owned(), Secret("secret".to_owned()))];
-        gateway.proxies = Proxies::always(Proxy::parse("http://me:secret@proxy.example").unwrap());
         gateway
+    }
+
+    fn through(proxy: &str) -> Proxies {
+        Proxies::always(Proxy::parse(proxy).unwrap())
     }
 
     #[test]
@@ -164,6 +205,68 @@ mod tests {
         assert!(!allowed("http://127.0.0.1:1", true));
     }
 
+    #[test]
+    fn a_token_goes_to_no_proxy_on_another_machine_in_clear() {
+        let allowed = |url: &str, insecure, proxies: Proxies| {
+            let mut gateway = gateway(url, insecure);
+            gateway.proxies = proxies;
+            check(&gateway)
+        };
+        for near in [
+            "http://127.0.0.1:3128",
+            "socks5://127.0.0.2:1080",
+            "socks5h://[::1]",
+            "localhost:1",
+        ] {
+            allowed("ws://127.0.0.1:1", false, through(near)).unwrap();
+        }
+        for far in [
+            "http://me:secret@proxy.example:3128",
+            "https://proxy.example",
+            "socks5h://192.0.2.1",
+            "http://[2001:db8::1]",
+        ] {
+            for url in ["ws://127.0.0.1:1", "ws://[::1]:1", "ws://localhost:1"] {
+                let error = allowed(url, false, through(far)).unwrap_err();
+                assert!(
+                    matches!(error, Error::InsecureGateway { proxy: Some(_), .. }),
+                    "{error:?}"
+                );
+                assert!(!error.to_string().contains("secret"), "{error}");
+                allowed(url, true, through(far)).unwrap();
+            }
+            allowed("wss://gateway.example", false, through(far)).unwrap();
+        }
+        // What the environment names is not for this machine.
+        let environment =
+            Proxies::from_env(|name| (name == "all_proxy").then(|| "http://proxy.example".to_owned()));
+        allowed("ws://127.0.0.1:1", false, environment).unwrap();
+    }
+
+    #[test]
+    fn quic_says_which_settings_it_cannot_obey() {
+        let checked = |proxies: Proxies, carriage| {
+            let mut gateway = gateway("quic://gateway.example", false);
+            gateway.proxies = proxies;
+            gateway.carriage = carriage;
+            check(&gateway)
+        };
+        let setting_of = |checked| match checked {
+            Err(Error::NotOverQuic { setting, .. }) => setting,
+            other => panic!("{other:?}"),
+        };
+        let environment =
+            Proxies::from_env(|name| (name == "all_proxy").then(|| "http://proxy.example".to_owned()));
+        checked(environment, Carriage::Auto).unwrap();
+        assert_eq!(
+            setting_of(checked(through("http://127.0.0.1:1"), Carriage::Auto)),
+            "proxy"
+        );
+        for carriage in [Carriage::Raw, Carriage::WebSocket] {
+            assert_eq!(setting_of(checked(Proxies::none(), carriage)), "carrier");
+        }
+    }
+
     #[tokio::test]
     async fn names_of_providers_are_unique_and_there_is_at_least_one() {
         assert!(matches!(
@@ -178,6 +281,8 @@ mod tests {
 
     #[test]
     fn secrets_are_never_shown() {
-        assert!(!format!("{:?}", gateway("ws://127.0.0.1:1", false)).contains("secret"));
+        let mut gateway = gateway("ws://127.0.0.1:1", false);
+        gateway.proxies = through("http://me:secret@proxy.example");
+        assert!(!format!("{gateway:?}").contains("secret"));
     }
 }

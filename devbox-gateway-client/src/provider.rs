@@ -181,6 +181,16 @@ impl GatewayProvider {
         Ok(options)
     }
 
+    /// A raw connection was made for a link, and the link did not go on over it: WebSocket is asked for next.
+    pub(crate) fn handle_raw_stall(&self) {
+        self.memory.send_replace(Memory::DoesNotPass);
+    }
+
+    /// No connection could be made. Perhaps the way there is another one by now.
+    pub(crate) fn forget_the_way(&self) {
+        self.memory.send_replace(Memory::Clear);
+    }
+
     fn carriage_of_this_connect(&self) -> Carriage {
         // Read before it is written: the guard of a match would live as long as its arms.
         let memory = *self.memory.borrow();
@@ -206,8 +216,7 @@ impl GatewayProvider {
         let connected = match ws::establish(&options).await {
             Ok(connected) => connected,
             Err(error) => {
-                // Perhaps the way there is another one now.
-                self.memory.send_replace(Memory::Clear);
+                self.forget_the_way();
                 return Err(self.not_connected(error));
             }
         };
@@ -236,13 +245,12 @@ impl GatewayProvider {
         if !self.resume {
             return Ok(Link::over_with(carrier, Role::Client, &self.limits));
         }
-        let again = Again {
-            provider: self.clone(),
-            wanted: wanted.clone(),
-        };
+        let (again, status) = Again::new(self.clone(), wanted.clone());
         let mut options = resume::Options::default();
         options.link = self.limits.clone();
-        Ok(Link::resumable(carrier, again, options))
+        let link = Link::resumable(carrier, again, options);
+        drop(status.set(link.watch_status()));
+        Ok(link)
     }
 
     async fn connect_in_any_time(&self, wanted: &Wanted) -> Result<Connection, ConnectError> {
@@ -286,7 +294,17 @@ impl GatewayProvider {
     /// What learns where this gateway sends its clients.
     fn successors(&self) -> impl Fn(&str) + Send + Sync + use<> {
         let (gateway, successor) = (self.gateway.clone(), self.successor.clone());
+        // QUIC would pass by what was set on purpose. What the environment names has exceptions, and knows the variable.
+        let proxy = self
+            .proxies
+            .choose(true, gateway.host_str().unwrap_or_default(), 443);
+        let tcp_only =
+            self.carriage != Carriage::Auto || matches!(proxy, Ok(Some(proxy)) if proxy.named_by().is_none());
         move |named| match successor::allowed(&gateway, named) {
+            Ok(url) if tcp_only && url.scheme() == "quic" => {
+                let reason = "QUIC goes neither through the proxy nor over the carrier that is set";
+                tracing::warn!(%url, reason, "the gateway's successor is not taken");
+            }
             Ok(url) => {
                 tracing::info!(%url, "the gateway names a successor");
                 successor.send_replace(Some(url));

@@ -114,7 +114,7 @@ struct Answers {
 impl Answers {
     async fn next(&mut self, link: &Link) -> Result<Health, SourceError> {
         match self.read().await {
-            Err(AnswerError::Io(error)) => Err(why_it_ended(link, error).await),
+            Err(AnswerError::Io(error)) => Err(why_it_ended(link, error, |_| {}).await),
             Err(AnswerError::Source(error)) => Err(error),
             Ok(health) => Ok(health),
         }

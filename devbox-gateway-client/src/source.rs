@@ -56,25 +56,31 @@ impl Source for GatewaySource {
                 return Ok(update);
             }
             tokio::select! {
+                // Its streams may break at the same time, and the word says why.
+                biased;
                 // At once: a gateway that stops drains before it closes the link, and new connections want another one.
-                Some(word) = self.link.leaving() => {
-                    if let (GoAwayReason::Leaving, Some(successor)) = (word.reason, &word.successor) {
-                        (self.successor)(successor);
-                    }
-                    return Err(left(word));
-                }
+                Some(word) = self.link.leaving() => return Err(left(word, &self.successor)),
                 read = self.stream.read(&mut buffer) => match read {
                     Ok(0) => return Err(SourceError::Ended),
                     Ok(count) => self.decoder.handle_bytes(buffer.get(..count).unwrap_or_default()),
-                    Err(error) => return Err(why_it_ended(&self.link, error).await),
+                    Err(error) => return Err(why_it_ended(&self.link, error, &self.successor).await),
                 },
             }
         }
     }
 }
 
-/// What a gateway's GOAWAY means for the session.
-fn left(Leaving { reason, message, .. }: Leaving) -> SourceError {
+/// What a gateway's GOAWAY means for the session. `hear` learns of its successor.
+fn left(word: Leaving, hear: impl Fn(&str)) -> SourceError {
+    let Leaving {
+        reason,
+        message,
+        successor,
+        ..
+    } = word;
+    if let (GoAwayReason::Leaving, Some(successor)) = (reason, &successor) {
+        hear(successor);
+    }
     match reason {
         GoAwayReason::Superseded => SourceError::Superseded { message },
         GoAwayReason::Leaving => SourceError::Leaving { message },
@@ -83,15 +89,15 @@ fn left(Leaving { reason, message, .. }: Leaving) -> SourceError {
     }
 }
 
-/// The link knows better than one of its streams why the stream broke, but may say so a moment later.
-pub(crate) async fn why_it_ended(link: &Link, error: std::io::Error) -> SourceError {
+/// The link knows better than one of its streams why the stream broke, but may say so a moment later. `hear` learns of a successor.
+pub(crate) async fn why_it_ended(link: &Link, error: std::io::Error, hear: impl Fn(&str)) -> SourceError {
     // A gateway that leaves resets its streams as it does.
     let with_the_link = is_link_lost(&error) || reset_of(&error) == Some(ResetReason::Leaving);
     if !with_the_link {
         return SourceError::lost(error);
     }
     match link.leaving().await {
-        Some(word) => left(word),
+        Some(word) => left(word, hear),
         None => match link.closed().await {
             // It was told so as it asked to go on.
             LinkEnd::Superseded { message } => SourceError::Superseded { message },

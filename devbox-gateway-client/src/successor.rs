@@ -6,13 +6,14 @@ use url::Url;
 /// one has proved who it is and has the token already; where the way is open to others, only on the same host.
 pub(crate) fn allowed(gateway: &Url, named: &str) -> Result<Url, &'static str> {
     let successor: Url = named.parse().map_err(|_| "it is no URL")?;
-    if !matches!(successor.scheme(), "ws" | "wss") {
-        return Err("its URL begins neither with ws:// nor with wss://");
+    if !matches!(successor.scheme(), "ws" | "wss" | "quic") {
+        return Err("its URL begins with none of ws://, wss:// and quic://");
     }
     if !successor.username().is_empty() || successor.password().is_some() || successor.host().is_none() {
         return Err("its URL has a user's name, or no host");
     }
-    let (from, to) = (gateway.scheme() == "wss", successor.scheme() == "wss");
+    let has_tls = |url: &Url| matches!(url.scheme(), "wss" | "quic");
+    let (from, to) = (has_tls(gateway), has_tls(&successor));
     if from && !to {
         return Err("it has no TLS, and this gateway has");
     }
@@ -34,6 +35,10 @@ mod tests {
     fn a_token_goes_to_no_host_that_nobody_vouches_for() {
         assert!(goes("wss://a.example/", "wss://b.example/mounted"));
         assert!(!goes("wss://a.example/", "ws://a.example/"));
+        assert!(goes("quic://a.example/", "wss://b.example/"));
+        assert!(goes("wss://a.example/", "quic://b.example/"));
+        assert!(!goes("quic://a.example/", "ws://a.example/"));
+        assert!(!goes("ws://a.example/", "quic://b.example/"));
         assert!(goes("ws://127.0.0.1:1/", "ws://127.0.0.1:2/"));
         assert!(goes("ws://a.example/", "wss://a.example/"));
         assert!(!goes("ws://a.example/", "ws://b.example/"));

@@ -150,7 +150,7 @@ impl Gateway {
         let most = limits.max_streams_per_client.saturating_add(64);
         link.max_streams = u32::try_from(most).unwrap_or(u32::MAX);
         let desk = resume.map(|mut options| {
-            options.link = link.clone();
+            options.link.max_streams = options.link.max_streams.max(link.max_streams);
             Desk::new(options)
         });
         let shared = Arc::new(Shared {

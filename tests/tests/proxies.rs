@@ -203,6 +203,16 @@ fn a_proxy_that_cuts_idle_connections_does_not_cut_the_link() -> Outcome {
         })?;
         for up in &ups {
             ask(up)?;
+            // Links outlive their connections, so that their loss would not be seen otherwise.
+            let told = up
+                .status(&["--output", "json"])?
+                .run(wait::SOON)?
+                .expect_success()?;
+            ensure!(
+                !told.output().contains("\"resumed\""),
+                "a connection was cut: {}",
+                told.output()
+            );
         }
         drop(proxy);
         Ok(())
