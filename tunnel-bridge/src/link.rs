@@ -180,6 +180,10 @@ impl Link {
 
     /// A link whose streams are QUIC's own. Of the commands, its driver hears those that are about the link.
     #[cfg(feature = "quic")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the driver shares with the handles, each once"
+    )]
     pub(crate) fn native(
         native: Arc<Native>,
         commands: mpsc::UnboundedSender<Command>,
@@ -188,10 +192,9 @@ impl Link {
         drained: watch::Receiver<bool>,
         end: watch::Receiver<Option<LinkEnd>>,
         status: watch::Receiver<LinkStatus>,
+        flows: udp::LinkFlows,
     ) -> Link {
         let (unsent, surely_sent) = (Arc::default(), Arc::default());
-        // There are no flows of datagrams.
-        let (_, flows) = udp::Flows::new(&commands);
         Link {
             native: Some(native),
             ..Link::new(
@@ -344,21 +347,16 @@ impl Link {
     /// # Cancel safety
     /// No flow is lost when it is dropped.
     pub async fn accept_flow(&self) -> Option<IncomingFlow> {
-        #[cfg(feature = "quic")]
-        if self.native.is_some() {
-            self.closed().await;
-            return None;
-        }
         self.flows.accept().await
     }
 
-    /// Whether both ends carry datagrams; `None` before the other end has said so. An older one does not, and neither does a link over
-    /// QUIC.
+    /// Whether both ends carry datagrams; `None` before the other end has said so. An older one does not. Over QUIC it
+    /// is known from the start.
     #[must_use]
     pub fn are_datagrams_carried(&self) -> Option<bool> {
         #[cfg(feature = "quic")]
-        if self.native.is_some() {
-            return Some(false);
+        if let Some(native) = &self.native {
+            return Some(native.are_datagrams_carried());
         }
         self.flows.are_carried()
     }
@@ -519,11 +517,12 @@ impl Dialer for Link {
 
     async fn dial_datagrams(&self, target: &Target) -> Result<Box<dyn DatagramFlow>, Refusal> {
         #[cfg(feature = "quic")]
-        if self.native.is_some() {
-            let message = "a link over QUIC carries no datagrams";
-            return Err(Refusal::new(RefusalKind::Unsupported, message));
+        if let Some(native) = &self.native {
+            self.check_staying()?;
+            let flow = native.open_flow(target, &self.commands).await?;
+            return Ok(Box::new(udp::MuxFlow::from(flow)));
         }
-        Ok(Box::new(self.flows.open(target).await?))
+        Ok(Box::new(udp::MuxFlow::from(self.flows.open(target).await?)))
     }
 
     fn carries_datagrams(&self) -> bool {

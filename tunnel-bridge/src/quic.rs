@@ -36,6 +36,7 @@
 
 mod connect;
 mod driver;
+mod flow;
 mod listen;
 mod native;
 mod socket;
@@ -48,6 +49,7 @@ use std::time::Duration;
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 pub use connect::connect;
+pub(crate) use flow::QuicFlow;
 pub use listen::{Arrival, Listener, Request};
 pub(crate) use native::Native;
 pub(crate) use stream::QuicStream;
@@ -69,6 +71,10 @@ const STRANGER_WINDOW: u32 = 64 * 1024;
 
 /// What waits to be acknowledged by the other end, of all streams.
 const SEND_WINDOW: u64 = 16 * 1024 * 1024;
+
+/// Datagrams that have not been handed to their flows yet, and those of all flows that have not been sent. Streams wait behind
+/// them, so that on a path of 10 MB/s they are held up for 26 ms.
+const DATAGRAM_BYTES: usize = 256 * 1024;
 
 /// The largest UDP payload that is probed for (RFC 8899): what Ethernet carries.
 const LARGEST_PAYLOAD: u16 = 1472;
@@ -106,6 +112,8 @@ fn transport(options: &Options, stranger: bool) -> Arc<TransportConfig> {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(window))
         .send_window(SEND_WINDOW)
+        .datagram_receive_buffer_size(Some(DATAGRAM_BYTES))
+        .datagram_send_buffer_size(DATAGRAM_BYTES)
         .keep_alive_interval(Some(options.idle_timeout / 4))
         // It fails for what does not fit into 62 bits of milliseconds.
         .max_idle_timeout(IdleTimeout::try_from(options.idle_timeout).ok())

@@ -6,13 +6,16 @@
 
 mod direct;
 mod flow;
+mod link_flow;
 mod listener;
 mod relay;
 mod table;
 
 pub use direct::{DirectFlow, UdpDialer, connect};
-pub use flow::{IncomingFlow, MuxFlow};
+pub use link_flow::{IncomingFlow, MuxFlow};
 pub use listener::{DroppedDatagrams, FlowCounts, UdpCounts, UdpListener, UdpOptions, bind};
 pub use relay::{FLOW_IDLE, FlowReport, relay};
 
 pub(crate) use flow::{Flows, LinkFlows, Request};
+#[cfg(feature = "quic")]
+pub(crate) use flow::{LinkBytes, QUEUE_BYTES, QUEUE_DATAGRAMS, Shared};

@@ -15,10 +15,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tunnel_proto::StreamId;
 
+use super::flow::QuicFlow;
 use super::native::Native;
 use super::stream::QuicStream;
 use super::wire::{self, Control, ControlReader, Kind, REQUEST_HEAD, Violation};
 use crate::link::{Command, Incoming, Leaving, Link, LinkEnd};
+use crate::udp::{IncomingFlow, LinkFlows};
 use crate::{GoAwayReason, LinkStatus, MuxStream, Refusal, RefusalKind, ResetReason, Target};
 
 /// Streams that the other end opened and nobody has taken yet. More wait with the other end.
@@ -53,8 +55,10 @@ pub(super) fn spawn(native: Native, control: ControlStream) -> Link {
     let (drained_sender, drained) = watch::channel(false);
     let (end_sender, end) = watch::channel(None);
     let (status_sender, status) = watch::channel(LinkStatus::Up { resumes: 0 });
+    let (flows_sender, flows) = LinkFlows::native(&sender);
     let driver = Driver {
         native: Arc::clone(&native),
+        flows: flows_sender,
         link: sender.downgrade(),
         leaving: leaving_sender,
         drain: Drain {
@@ -69,11 +73,13 @@ pub(super) fn spawn(native: Native, control: ControlStream) -> Link {
         end_sender.send_replace(Some(end));
         drop(status_sender);
     });
-    Link::native(native, sender, incoming, leaving, drained, end, status)
+    Link::native(native, sender, incoming, leaving, drained, end, status, flows)
 }
 
 struct Driver {
     native: Arc<Native>,
+    /// Where the flows go that the other end opens.
+    flows: mpsc::Sender<IncomingFlow>,
     /// For the streams that the other end opens.
     link: mpsc::WeakUnboundedSender<Command>,
     leaving: watch::Sender<Option<Leaving>>,
@@ -117,6 +123,7 @@ impl Driver {
         let mut saying = pin!(say(control.send, to_say));
         let mut hearing = pin!(self.hear(control.recv, control.read, &words));
         let mut accepting = pin!(self.accept(incoming));
+        let mut routing = pin!(self.route());
         let mut looking = pin!(self.look(&words));
         let mut silent = Silence::default();
         loop {
@@ -125,6 +132,7 @@ impl Driver {
                 command = commands.recv() => Happened::Asked(command),
                 violation = &mut hearing => Happened::Broke(violation),
                 violation = &mut accepting => Happened::Broke(violation),
+                violation = &mut routing => Happened::Broke(violation),
                 () = silent.wait(&self.native) => Happened::Silent,
                 never = &mut looking => match never {},
                 never = &mut saying => match never {},
@@ -266,6 +274,23 @@ impl Driver {
         }
     }
 
+    /// Hands the datagrams that come to their flows. Returns only what breaks the protocol.
+    async fn route(&self) -> Violation {
+        let connection = &self.native.connection;
+        loop {
+            match connection.read_datagram().await {
+                Ok(datagram) => {
+                    if let Err(violation) = self.native.inboxes.receive(connection.side(), &datagram) {
+                        return violation;
+                    }
+                }
+                Err(_) => std::future::pending().await,
+            }
+            // The rest of the task has its turn as well while they come without end.
+            tokio::task::consume_budget().await;
+        }
+    }
+
     /// Reads what a stream is for and offers it to whoever accepts.
     async fn take(
         &self,
@@ -295,11 +320,15 @@ impl Driver {
                 permit.send(Incoming::new(target, StreamId::from_number(1), stream, link));
                 return Ok(());
             }
-            (Kind::Flow, ..) => Refusal::new(RefusalKind::Unsupported, "datagrams are not carried here"),
+            (Kind::Flow, Some(target), _) => {
+                let flow = QuicFlow::new(stream, Arc::clone(&self.native));
+                IncomingFlow::new(target, flow).offer(&self.flows);
+                return Ok(());
+            }
             (Kind::Unknown, ..) => {
                 Refusal::new(RefusalKind::Unsupported, "not known what this stream is for")
             }
-            (Kind::Stream, None, _) => Refusal::new(RefusalKind::NotAllowed, "not a target"),
+            (Kind::Stream | Kind::Flow, None, _) => Refusal::new(RefusalKind::NotAllowed, "not a target"),
             (Kind::Stream, Some(_), None) => {
                 Refusal::new(RefusalKind::NotAllowed, "this end takes no streams")
             }

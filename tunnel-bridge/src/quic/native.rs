@@ -13,6 +13,7 @@ use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use tokio::sync::{Notify, mpsc};
 
 use super::MAX_STREAMS;
+use super::flow::{Inboxes, QuicFlow};
 use super::stream::{QuicStream, Stopped};
 use super::wire::{self, Kind, Violation};
 use crate::link::{Command, link_lost};
@@ -31,6 +32,8 @@ pub(crate) struct Native {
     /// Told when the first of these comes.
     pub(super) busy: Notify,
     lingering: Lingering,
+    /// Of the flows of datagrams.
+    pub(super) inboxes: Inboxes,
     /// Why this end broke the connection off.
     violation: Mutex<Option<Violation>>,
 }
@@ -63,6 +66,7 @@ impl Native {
             places: Arc::default(),
             busy: Notify::new(),
             lingering: Lingering::default(),
+            inboxes: Inboxes::default(),
             violation: Mutex::default(),
         }
     }
@@ -74,6 +78,25 @@ impl Native {
         link: &mpsc::UnboundedSender<Command>,
     ) -> Result<QuicStream, Refusal> {
         self.open(Kind::Stream, target, link).await
+    }
+
+    /// Opens a flow of datagrams to `target`. The request is on its way when this returns.
+    pub(crate) async fn open_flow(
+        self: &Arc<Self>,
+        target: &Target,
+        link: &mpsc::UnboundedSender<Command>,
+    ) -> Result<QuicFlow, Refusal> {
+        if !self.are_datagrams_carried() {
+            let message = "the other end of the link takes no datagrams over QUIC";
+            return Err(Refusal::new(RefusalKind::Unsupported, message));
+        }
+        let stream = self.open(Kind::Flow, target, link).await?;
+        Ok(QuicFlow::new(stream, Arc::clone(self)))
+    }
+
+    /// Whether the other end takes QUIC's datagrams, which it said in the handshake.
+    pub(crate) fn are_datagrams_carried(&self) -> bool {
+        self.connection.max_datagram_size().is_some()
     }
 
     async fn open(

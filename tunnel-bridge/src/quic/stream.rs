@@ -95,6 +95,22 @@ impl QuicStream {
         }
     }
 
+    /// The stream's number, as QUIC has it.
+    pub(super) fn number(&self) -> u64 {
+        VarInt::from(self.send.id()).into_inner()
+    }
+
+    /// How it has ended early, if it has.
+    pub(super) fn broken_error(&self) -> Option<io::Error> {
+        self.broken.as_ref().map(Broken::to_error)
+    }
+
+    /// The link is gone, or is about to be.
+    pub(super) fn lose(&mut self) -> io::Error {
+        self.break_with(Broken::LinkLost);
+        self.error()
+    }
+
     /// Sends the request.
     pub(super) async fn request(&mut self) -> Result<(), Refusal> {
         let sent = std::future::poll_fn(|cx| self.poll_unsent(cx)).await;
@@ -414,7 +430,8 @@ impl QuicStream {
         Poll::Ready(Ok(()))
     }
 
-    fn end(&mut self, reason: ResetReason) {
+    /// Resets the stream and says why, unless both directions are over.
+    pub(super) fn end(&mut self, reason: ResetReason) {
         if self.is_finished() {
             return;
         }

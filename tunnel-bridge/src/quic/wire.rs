@@ -1,7 +1,7 @@
 //! The bytes that stand in front of a stream's own, and those of the control stream. Pure: they come in whatever pieces.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use tunnel_proto::{MAX_MESSAGE_BYTES, MAX_TARGET_BYTES};
+use bytes::{Buf as _, BufMut, Bytes, BytesMut};
+use tunnel_proto::{MAX_DATAGRAM_BYTES, MAX_MESSAGE_BYTES, MAX_TARGET_BYTES};
 
 use crate::{GoAwayReason, Leaving, Refusal, RefusalKind};
 
@@ -119,6 +119,62 @@ impl AnswerReader {
     pub(super) fn handle_bytes(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
+}
+
+/// What stands in front of a datagram of the stream with this number: the number as QUIC writes it (RFC 9000 §16).
+pub(super) fn datagram_head(number: u64) -> Bytes {
+    let (width, mark): (usize, u64) = match number {
+        0..0x40 => (1, 0),
+        0x40..0x4000 => (2, 1),
+        0x4000..0x4000_0000 => (4, 2),
+        _ => (8, 3),
+    };
+    let mut bytes = BytesMut::with_capacity(width);
+    bytes.put_uint(number | mark << (8 * width - 2), width);
+    bytes.freeze()
+}
+
+/// The number of the stream that a datagram belongs to, and what it carries.
+pub(super) fn datagram_parts(bytes: &[u8]) -> Result<(u64, &[u8]), Violation> {
+    let cut_off = Violation("a datagram does not say which flow it belongs to");
+    let width = match bytes.first() {
+        Some(first) => 1_usize << (first >> 6),
+        None => return Err(cut_off),
+    };
+    let (mut number, datagram) = bytes.split_at_checked(width).ok_or(cut_off)?;
+    let number = number.get_uint(width) & (u64::MAX >> (66 - 8 * width));
+    if number & 2 != 0 {
+        return Err(Violation("a datagram belongs to a stream of one direction"));
+    }
+    Ok((number, datagram))
+}
+
+/// A datagram as it stands on the stream of its flow: its length in two bytes, and itself.
+pub(super) fn long_datagram(datagram: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(2 + datagram.len());
+    // Callers have no longer ones than MAX_DATAGRAM_BYTES.
+    bytes.put_u16(u16::try_from(datagram.len()).unwrap_or(u16::MAX));
+    bytes.put_slice(datagram);
+    bytes.freeze()
+}
+
+/// Takes the next datagram out of what came on the stream of a flow, once it is whole.
+pub(super) fn take_long_datagram(bytes: &mut BytesMut) -> Result<Option<Bytes>, Violation> {
+    let [high, low, ..] = **bytes else {
+        return Ok(None);
+    };
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if length > MAX_DATAGRAM_BYTES {
+        return Err(Violation("a datagram is too long"));
+    }
+    if bytes.len() < 2 + length {
+        return Ok(None);
+    }
+    let datagram = bytes.split_to(2 + length).freeze().slice(2..);
+    if bytes.is_empty() {
+        *bytes = BytesMut::new();
+    }
+    Ok(Some(datagram))
 }
 
 /// A frame of the control stream: kind, length of the payload in two bytes, payload.
@@ -294,6 +350,65 @@ mod tests {
             reader.handle_bytes(bad);
             assert!(reader.poll().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_datagram_names_its_stream_as_quic_does() {
+        // The examples of RFC 9000, appendix A.1, where they are numbers of streams of both directions.
+        assert_eq!(datagram_head(37)[..], [0x25]);
+        assert_eq!(datagram_head(494_878_333)[..], [0x9d, 0x7f, 0x3e, 0x7d]);
+        assert_eq!(
+            datagram_parts(&[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c, 7]),
+            Ok((151_288_809_941_952_652, &[7][..]))
+        );
+        assert_eq!(
+            datagram_parts(&[0x40, 0x25]),
+            Ok((37, &[][..])),
+            "longer than need be"
+        );
+        for number in [
+            0,
+            0x3d,
+            0x40,
+            0x3ffd,
+            0x4000,
+            0x3fff_fffd,
+            0x4000_0000,
+            (1 << 62) - 3,
+        ] {
+            let bytes = [&*datagram_head(number), b"what it says"].concat();
+            assert_eq!(
+                datagram_parts(&bytes),
+                Ok((number, &b"what it says"[..])),
+                "{number:x}"
+            );
+        }
+        for bad in [
+            &[][..],
+            &[0x40],
+            &[0x80, 0, 0],
+            &[0xc0, 0, 0, 0, 0, 0, 0],
+            &[0x02],
+        ] {
+            assert!(datagram_parts(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn long_datagrams_are_read_in_any_pieces() {
+        let all = [vec![1; 5000], vec![], vec![2; MAX_DATAGRAM_BYTES]];
+        let bytes: Vec<u8> = all.iter().flat_map(|datagram| long_datagram(datagram)).collect();
+        for step in [1, 7, 1200, 65_509, bytes.len()] {
+            let (mut came, mut read) = (BytesMut::new(), Vec::new());
+            for piece in bytes.chunks(step) {
+                came.extend_from_slice(piece);
+                read.extend(std::iter::from_fn(|| take_long_datagram(&mut came).unwrap()));
+            }
+            assert_eq!(read, all, "{step}");
+            assert!(came.is_empty());
+        }
+        let too_long = u16::try_from(MAX_DATAGRAM_BYTES + 1).unwrap().to_be_bytes();
+        assert!(take_long_datagram(&mut BytesMut::from(&too_long[..])).is_err());
     }
 
     #[test]

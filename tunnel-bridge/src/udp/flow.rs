@@ -15,6 +15,7 @@ use tunnel_proto::{Connection, Error, Event, Features, MAX_DATAGRAM_BYTES, Strea
 
 use crate::link::{Command, link_lost};
 use crate::stream::Broken;
+use crate::udp::IncomingFlow;
 use crate::{DatagramFlow, Refusal, RefusalKind, ResetReason, Target};
 
 /// Requests of the other end that nobody has taken yet; more are refused.
@@ -22,8 +23,8 @@ const INCOMING_QUEUE: usize = 256;
 
 /// Datagrams of one flow that the driver has not taken yet, or that its user has not. Of the former further ones are dropped,
 /// of the latter the oldest.
-const QUEUE_DATAGRAMS: usize = 256;
-const QUEUE_BYTES: usize = 256 * 1024;
+pub(crate) const QUEUE_DATAGRAMS: usize = 256;
+pub(crate) const QUEUE_BYTES: usize = 256 * 1024;
 
 /// The same of all flows of a link together, each datagram with [`KEEPING`].
 const LINK_BYTES: usize = 8 * 1024 * 1024;
@@ -68,13 +69,13 @@ struct Received {
 
 /// What the flows of a link hold together, each way.
 #[derive(Debug, Default)]
-struct LinkBytes {
+pub(crate) struct LinkBytes {
     sending: AtomicUsize,
     received: AtomicUsize,
 }
 
 impl Shared {
-    fn new(link: Arc<LinkBytes>) -> Shared {
+    pub(crate) fn new(link: Arc<LinkBytes>) -> Shared {
         Shared {
             id: AtomicU32::new(0),
             longest: AtomicUsize::new(MAX_DATAGRAM_BYTES),
@@ -89,6 +90,16 @@ impl Shared {
         }
     }
 
+    /// Registers whoever waits for a datagram.
+    #[cfg(feature = "quic")]
+    pub(crate) fn wake_when_received(&self, cx: &Context<'_>) {
+        self.waker.register(cx.waker());
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
     fn id(&self) -> StreamId {
         StreamId::from_number(self.id.load(Ordering::Acquire))
     }
@@ -97,7 +108,7 @@ impl Shared {
         self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn drop_one(&self) {
+    pub(crate) fn drop_one(&self) {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -121,7 +132,7 @@ impl Shared {
     }
 
     /// A datagram of the far side. It waits for the user, unless there are too many: then the oldest gives way.
-    fn receive(&self, datagram: Bytes) {
+    pub(crate) fn receive(&self, datagram: Bytes) {
         let mut received = self.received();
         while received.queue.len() >= QUEUE_DATAGRAMS || received.bytes + datagram.len() > QUEUE_BYTES {
             let Some(oldest) = received.queue.pop_front() else {
@@ -145,7 +156,7 @@ impl Shared {
         self.waker.wake();
     }
 
-    fn pop(&self) -> Option<Bytes> {
+    pub(crate) fn pop(&self) -> Option<Bytes> {
         let mut received = self.received();
         let datagram = received.queue.pop_front()?;
         received.bytes -= datagram.len();
@@ -210,8 +221,17 @@ impl LinkFlows {
         }
     }
 
+    /// Where flows are offered that the other end opens on QUIC streams.
+    #[cfg(feature = "quic")]
+    pub(crate) fn native(
+        commands: &mpsc::UnboundedSender<Command>,
+    ) -> (mpsc::Sender<IncomingFlow>, LinkFlows) {
+        let (flows, of_link) = Flows::new(commands);
+        (flows.incoming.clone(), of_link)
+    }
+
     /// Opens a flow, and waits until the request for it is on its way.
-    pub(crate) async fn open(&self, target: &Target) -> Result<MuxFlow, Refusal> {
+    pub(crate) async fn open(&self, target: &Target) -> Result<CarrierFlow, Refusal> {
         let commands = self.commands.upgrade().ok_or_else(link_lost)?;
         let flow = Arc::new(Shared::new(Arc::clone(&self.bytes)));
         let request = Request::Open {
@@ -221,7 +241,7 @@ impl LinkFlows {
         let sent = commands.send(Command::Flow(request));
         sent.map_err(|_| link_lost())?;
         // Dropped from here on, it is withdrawn.
-        let flow = MuxFlow { flow, commands };
+        let flow = CarrierFlow { flow, commands };
         poll_fn(|cx| {
             flow.flow.waker.register(cx.waker());
             if flow.flow.open_sent.load(Ordering::Acquire) {
@@ -378,20 +398,7 @@ impl Flows {
                 flow.id.store(id.number(), Ordering::Release);
                 flow.sent(connection.max_datagram());
                 self.table.insert(id, Arc::clone(&flow));
-                let incoming = IncomingFlow {
-                    target,
-                    id,
-                    flow: Some(MuxFlow { flow, commands }),
-                };
-                match self.incoming.try_send(incoming) {
-                    Err(mpsc::error::TrySendError::Full(incoming)) => {
-                        incoming.refuse(Refusal::new(RefusalKind::TooMany, "too many requests wait"));
-                    }
-                    Err(mpsc::error::TrySendError::Closed(incoming)) => {
-                        incoming.refuse(Refusal::new(RefusalKind::NotAllowed, "this end takes no flows"));
-                    }
-                    Ok(()) => {}
-                }
+                IncomingFlow::new(target, CarrierFlow { flow, commands }).offer(&self.incoming);
                 return;
             }
             (Ok(Ok(_)), None) => Refusal::new(RefusalKind::Internal, "this end is leaving"),
@@ -429,17 +436,14 @@ impl Drop for Flows {
     }
 }
 
-/// A flow of a [`Link`](crate::Link). Dropping it ends it at both ends, which says [`ResetReason::Cancelled`].
-///
-/// Sending never waits: up to 256 datagrams and 256 KiB may be on their way to the wire, beyond which they are dropped, and as
-/// much may have arrived and not been received, of which the oldest are. [`DatagramFlow::dropped`] counts both.
+/// A flow of a link over a carrier. Dropping it ends it at both ends, which says [`ResetReason::Cancelled`].
 #[derive(Debug)]
-pub struct MuxFlow {
+pub(crate) struct CarrierFlow {
     flow: Arc<Shared>,
     commands: mpsc::UnboundedSender<Command>,
 }
 
-impl MuxFlow {
+impl CarrierFlow {
     fn end(&self, reason: ResetReason) {
         if self.flow.broken.get().is_none() {
             self.flow.break_with(Broken::Reset(reason));
@@ -448,6 +452,28 @@ impl MuxFlow {
                 reason,
             });
         }
+    }
+
+    /// Resolves when the flow has ended early.
+    pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
+        self.flow.waker.register(cx.waker());
+        match self.flow.broken.get() {
+            Some(_) => Poll::Ready(()),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Accepts what the other end requests.
+    pub(crate) fn accept(&self) {
+        self.command(Request::Accept { id: self.flow.id() });
+    }
+
+    /// Refuses what the other end requests.
+    pub(crate) fn refuse(self, refusal: Refusal) {
+        // Dropped, it says nothing more.
+        self.flow.break_with(Broken::Refused(refusal.clone()));
+        let id = self.flow.id();
+        self.command(Request::Refuse { id, refusal });
     }
 
     fn command(&self, request: Request) {
@@ -461,7 +487,7 @@ impl MuxFlow {
     }
 }
 
-impl DatagramFlow for MuxFlow {
+impl DatagramFlow for CarrierFlow {
     fn poll_send(&mut self, _cx: &mut Context<'_>, datagram: &Bytes) -> Poll<io::Result<()>> {
         if let Some(broken) = self.flow.broken.get() {
             return Poll::Ready(Err(broken.to_error()));
@@ -507,85 +533,13 @@ impl DatagramFlow for MuxFlow {
     }
 
     fn dropped(&self) -> u64 {
-        self.flow.dropped.load(Ordering::Relaxed)
+        self.flow.dropped()
     }
 }
 
-impl Drop for MuxFlow {
+impl Drop for CarrierFlow {
     fn drop(&mut self) {
         self.end(ResetReason::Cancelled);
-    }
-}
-
-/// A flow that the other end requests. Dropping it refuses it.
-#[derive(Debug)]
-pub struct IncomingFlow {
-    target: Target,
-    id: StreamId,
-    /// Taken by the answer.
-    flow: Option<MuxFlow>,
-}
-
-impl IncomingFlow {
-    /// The target it requests.
-    #[must_use]
-    pub fn target(&self) -> &Target {
-        &self.target
-    }
-
-    /// Resolves when the other end no longer wants the flow, or the link is gone.
-    ///
-    /// # Cancel safety
-    /// May be dropped at any time.
-    pub async fn abandoned(&self) {
-        poll_fn(|cx| match &self.flow {
-            Some(flow) => {
-                flow.flow.waker.register(cx.waker());
-                match flow.flow.broken.get() {
-                    Some(_) => Poll::Ready(()),
-                    None => Poll::Pending,
-                }
-            }
-            None => Poll::Ready(()),
-        })
-        .await;
-    }
-
-    /// Accepts. Datagrams that were sent behind the request can be received from the flow.
-    #[must_use]
-    #[expect(
-        clippy::expect_used,
-        reason = "only accept and refuse take the flow, and both take self"
-    )]
-    pub fn accept(mut self) -> MuxFlow {
-        let flow = self
-            .flow
-            .take()
-            .expect("a request holds its flow until it is answered");
-        flow.command(Request::Accept { id: self.id });
-        flow
-    }
-
-    /// Refuses, and says why.
-    pub fn refuse(mut self, refusal: Refusal) {
-        self.refuse_with(refusal);
-    }
-
-    fn refuse_with(&mut self, refusal: Refusal) {
-        if let Some(flow) = self.flow.take() {
-            // Dropped, it says nothing more.
-            flow.flow.break_with(Broken::Refused(refusal.clone()));
-            flow.command(Request::Refuse { id: self.id, refusal });
-        }
-    }
-}
-
-impl Drop for IncomingFlow {
-    fn drop(&mut self) {
-        self.refuse_with(Refusal::new(
-            RefusalKind::Internal,
-            "the far side gave the request up",
-        ));
     }
 }
 

@@ -1,5 +1,6 @@
 //! What only QUIC has: its handshake, and links whose client moves.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -13,7 +14,7 @@ use tokio::net::UdpSocket;
 use tunnel_bridge::quic::{Listener, Options, Request, connect};
 use tunnel_bridge::tls::Acceptor;
 use tunnel_bridge::ws::{AcceptError, ConnectError, ConnectOptions};
-use tunnel_bridge::{Link, LinkEnd, MuxStream};
+use tunnel_bridge::{DatagramFlow, Dialer as _, Link, LinkEnd, MuxStream, RefusalKind};
 
 use crate::support::{Relay, soon, target};
 
@@ -224,6 +225,14 @@ async fn stranger(
     server: SocketAddr,
     head: &[u8],
 ) -> (quinn::Endpoint, quinn::Connection, quinn::RecvStream) {
+    stranger_with(server, head, quinn::TransportConfig::default()).await
+}
+
+async fn stranger_with(
+    server: SocketAddr,
+    head: &[u8],
+    transport: quinn::TransportConfig,
+) -> (quinn::Endpoint, quinn::Connection, quinn::RecvStream) {
     let mut roots = rustls::RootCertStore::empty();
     let pem = std::fs::read(&certificate().certificate).unwrap();
     roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
@@ -235,7 +244,8 @@ async fn stranger(
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"devbox-tunnel/1".to_vec()];
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(tls));
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    config.transport_config(Arc::new(transport));
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let connecting = endpoint.connect_with(config, server, "127.0.0.1").unwrap();
     let connection = soon("the handshake", connecting).await.unwrap();
@@ -255,9 +265,16 @@ const HEAD: &[u8] = b"GET /x HTTP/1.1\r\nUpgrade: devbox-tunnel/1\r\nConnection:
 
 /// A link to a stranger that was let in.
 async fn let_in() -> (Link, quinn::Endpoint, quinn::Connection, quinn::RecvStream) {
+    let_in_with(quinn::TransportConfig::default()).await
+}
+
+async fn let_in_with(
+    transport: quinn::TransportConfig,
+) -> (Link, quinn::Endpoint, quinn::Connection, quinn::RecvStream) {
     let listener = listener(Options::default());
     let serve = async { request_of(&listener).await.unwrap().accept().await.unwrap() };
-    let (far, (endpoint, connection, recv)) = tokio::join!(serve, stranger(listener.local_addr(), HEAD));
+    let connect = stranger_with(listener.local_addr(), HEAD, transport);
+    let (far, (endpoint, connection, recv)) = tokio::join!(serve, connect);
     (far, endpoint, connection, recv)
 }
 
@@ -329,6 +346,140 @@ async fn streams_for_what_is_not_known_or_no_target_are_refused() {
         assert_eq!(answer.get(..3), Some(&[0x12, 0, code][..]));
     }
     assert!(!far.is_closed());
+}
+
+async fn received(flow: &mut dyn DatagramFlow) -> std::io::Result<Option<bytes::Bytes>> {
+    soon("a datagram", poll_fn(|cx| flow.poll_receive(cx))).await
+}
+
+async fn send(flow: &mut dyn DatagramFlow, datagram: Vec<u8>) {
+    let datagram = datagram.into();
+    poll_fn(|cx| flow.poll_send(cx, &datagram)).await.unwrap();
+}
+
+/// A flow that a stranger has opened on its second stream, which is number 4.
+async fn flow_of_a_stranger(
+    far: &Link,
+    connection: &quinn::Connection,
+) -> (tunnel_bridge::udp::MuxFlow, quinn::SendStream, quinn::RecvStream) {
+    let (mut send, mut recv) = soon("a stream", connection.open_bi()).await.unwrap();
+    send.write_all(b"\x20\0\x01x").await.unwrap();
+    let flow = soon("the request", far.accept_flow()).await.unwrap().accept();
+    let mut answer = [0];
+    soon("the answer", recv.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(answer, [0x11]);
+    (flow, send, recv)
+}
+
+#[tokio::test]
+async fn datagrams_are_quics_own_and_long_ones_stand_on_the_flows_stream() {
+    let (far, _endpoint, connection, _recv) = let_in().await;
+    // It overtakes the request.
+    connection.send_datagram(b"\x04early"[..].into()).unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let (mut flow, mut sending, mut answers) = flow_of_a_stranger(&far, &connection).await;
+    assert_eq!(received(&mut flow).await.unwrap().unwrap(), "early");
+    connection.send_datagram(b"\x40\x04"[..].into()).unwrap();
+    assert_eq!(received(&mut flow).await.unwrap().unwrap(), "");
+    // Of a flow that nobody has opened, and of one that only this end could.
+    connection.send_datagram(b"\x44\0nobody"[..].into()).unwrap();
+    connection.send_datagram(b"\x01nobody"[..].into()).unwrap();
+
+    send(&mut flow, b"answer".to_vec()).await;
+    let answer = soon("the answer", connection.read_datagram()).await.unwrap();
+    assert_eq!(answer, &b"\x04answer"[..]);
+    send(&mut flow, vec![7; 65_507]).await;
+    send(&mut flow, vec![7; 65_508]).await;
+    assert_eq!(flow.dropped(), 1, "too long for UDP");
+    let mut long = vec![0; 2 + 65_507];
+    tokio::select! {
+        read = answers.read_exact(&mut long) => read.unwrap(),
+        // It goes on while the flow is used.
+        none = received(&mut flow) => panic!("{none:?}"),
+    }
+    assert_eq!(long[..3], [0xff, 0xe3, 7]);
+
+    sending.write_all(b"\0\x02on\0\0\0\x06stream").await.unwrap();
+    sending.finish().unwrap();
+    for expected in ["on", "", "stream"] {
+        assert_eq!(received(&mut flow).await.unwrap().unwrap(), expected);
+    }
+    assert_eq!(received(&mut flow).await.unwrap(), None);
+    assert!(!far.is_closed());
+}
+
+#[tokio::test]
+async fn datagrams_that_nobody_takes_are_bounded_both_ways_and_hold_up_no_stream() {
+    let (far, _endpoint, connection, _recv) = let_in().await;
+    let (mut flow, _sending, _answers) = flow_of_a_stranger(&far, &connection).await;
+    for number in 0..5000u32 {
+        let datagram = [&[4][..], &number.to_be_bytes(), &[0; 800]].concat();
+        connection.send_datagram_wait(datagram.into()).await.unwrap();
+    }
+    // All that are not lost on the way have arrived once the last has.
+    let all = 1024 * 1024;
+    soon("the last datagram", async {
+        while connection.datagram_send_buffer_space() + 1024 < all || flow.dropped() < 1000 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    // The stranger reads no stream: its windows let 1.25 MB through, and 256 KiB wait here.
+    for _ in 0..200 {
+        send(&mut flow, vec![0; 60_000]).await;
+    }
+    let here = flow.dropped();
+    assert!(here >= 170, "{here} of 200 long ones dropped");
+
+    let (mut sending, mut answers) = soon("a stream", connection.open_bi()).await.unwrap();
+    sending.write_all(b"\x10\0\x01xhello").await.unwrap();
+    let mut stream = soon("the stream", far.accept()).await.unwrap().accept();
+    let mut buffer = [0; 5];
+    soon("its bytes", stream.read_exact(&mut buffer)).await.unwrap();
+    let mut answer = [0];
+    soon("its answer", answers.read_exact(&mut answer)).await.unwrap();
+
+    let (mut arrived, mut last) = (0, None);
+    while let Ok(datagram) =
+        tokio::time::timeout(Duration::from_millis(200), poll_fn(|cx| flow.poll_receive(cx))).await
+    {
+        let datagram = datagram.unwrap().unwrap();
+        last = last.max(Some(u32::from_be_bytes(datagram[..4].try_into().unwrap())));
+        arrived += 1;
+    }
+    assert!((1..=256).contains(&arrived), "{arrived}");
+    assert!(last > Some(2500), "the oldest gave way, not the newest: {last:?}");
+    assert!(flow.dropped() >= here + 1000, "{} are counted", flow.dropped());
+}
+
+#[tokio::test]
+async fn datagrams_that_cannot_be_read_end_the_link() {
+    for bad in [&b""[..], b"\x40", b"\xc0\0\0\0\0\0\0", b"\x02x"] {
+        let (far, _endpoint, connection, _recv) = let_in().await;
+        connection.send_datagram(bad.into()).unwrap();
+        let end = soon("the end", far.closed()).await;
+        assert!(matches!(end, LinkEnd::Protocol { .. }), "{bad:?}: {end:?}");
+    }
+    let (far, _endpoint, connection, _recv) = let_in().await;
+    let (mut flow, mut sending, _answers) = flow_of_a_stranger(&far, &connection).await;
+    sending.write_all(b"\xff\xff").await.unwrap();
+    assert!(received(&mut flow).await.is_err());
+    let end = soon("the end", far.closed()).await;
+    assert!(matches!(end, LinkEnd::Protocol { .. }), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_far_end_that_takes_no_datagrams_is_asked_for_no_flow() {
+    let mut transport = quinn::TransportConfig::default();
+    transport.datagram_receive_buffer_size(None);
+    let (far, _endpoint, _connection, _recv) = let_in_with(transport).await;
+    assert_eq!(far.are_datagrams_carried(), Some(false));
+    assert!(!far.dialer().carries_datagrams());
+    let refused = soon("the refusal", far.dial_datagrams(&target("x"))).await;
+    assert_eq!(
+        refused.err().map(|refusal| refusal.kind),
+        Some(RefusalKind::Unsupported)
+    );
 }
 
 #[tokio::test]
