@@ -21,7 +21,7 @@ use crate::carrier::Carrier;
 use crate::link::{Command, Incoming, Leaving, Link, LinkEnd, LinkOptions, SurelySent};
 use crate::mux::{Flow, MuxStream, Unsent};
 use crate::resume::desk::Registration;
-use crate::resume::{Options, Redial};
+use crate::resume::{Options, REPLAY_BYTES, Redial};
 use crate::stream::Broken;
 use crate::udp;
 use crate::{GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
@@ -60,7 +60,9 @@ pub(crate) fn plain(carrier: Box<dyn Carrier>, role: Role, options: &LinkOptions
 pub(crate) fn resumable(carrier: Box<dyn Carrier>, redial: Arc<dyn Redial>, options: &Options) -> Link {
     let config = Config {
         features: Features::RESUME | Features::DATAGRAMS,
-        replay_bytes: options.replay_bytes.clamp(64 * 1024, 1 << 30),
+        replay_bytes: options
+            .replay_bytes
+            .clamp(*REPLAY_BYTES.start(), *REPLAY_BYTES.end()),
         ..Config::default()
     };
     let connection = connection(Role::Client, options.link.apply(config));

@@ -102,11 +102,19 @@ impl Revival {
     }
 
     /// The connection is gone. `false` where there is no room for a link that waits.
-    pub(super) fn begin(&mut self, connection: &Connection, now: Instant) -> bool {
+    ///
+    /// `waiting` is what the link holds in bytes beside what it keeps for sending again.
+    pub(super) fn begin(
+        &mut self,
+        connection: &Connection,
+        loss: &LinkEnd,
+        waiting: usize,
+        now: Instant,
+    ) -> bool {
         match self {
             Revival::Never => false,
             Revival::Client(redialing) => redialing.begin(connection, now),
-            Revival::Server(awaiting) => awaiting.begin(connection),
+            Revival::Server(awaiting) => awaiting.begin(connection, loss, waiting),
         }
     }
 
@@ -136,7 +144,7 @@ impl Revival {
         match self {
             Revival::Never => Poll::Pending,
             Revival::Client(redialing) => redialing.poll(cx),
-            Revival::Server(awaiting) => awaiting.poll(cx).map(Ok),
+            Revival::Server(awaiting) => awaiting.poll(cx),
         }
     }
 }
@@ -237,8 +245,8 @@ async fn attempt(redial: Arc<dyn Redial>, token: ResumeToken, received: u64) -> 
 pub(super) struct Awaiting {
     adopted: mpsc::Receiver<Adopt>,
     registration: Registration,
-    /// Its place among the links that wait.
-    held: Option<Held>,
+    /// Its place among the links that wait, and how it ends if it loses that.
+    held: Option<(Held, LinkEnd)>,
 }
 
 impl Awaiting {
@@ -250,26 +258,32 @@ impl Awaiting {
         }
     }
 
-    fn begin(&mut self, connection: &Connection) -> bool {
-        self.held = self.registration.hold(connection.replay_len() as u64);
+    fn begin(&mut self, connection: &Connection, loss: &LinkEnd, waiting: usize) -> bool {
+        let bytes = connection.replay_len() + waiting;
+        let held = self.registration.hold(bytes as u64);
+        self.held = held.map(|held| (held, loss.clone()));
         self.held.is_some()
     }
 
     /// Also while there is a connection: the client may have lost it before this end has.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Fresh> {
-        match ready!(self.adopted.poll_recv(cx)) {
-            Some(Adopt {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Fresh, LinkEnd>> {
+        // Where the desk is gone nobody will come any more.
+        if let Poll::Ready(Some(adopt)) = self.adopted.poll_recv(cx) {
+            let Adopt {
                 carrier,
                 peer_received,
                 rest,
                 answer,
-            }) => Poll::Ready(Fresh {
+            } = adopt;
+            return Poll::Ready(Ok(Fresh {
                 carrier,
                 peer_received,
                 rest,
                 adopted: Some(answer),
-            }),
-            // The desk is gone, and nobody will come any more.
+            }));
+        }
+        match &mut self.held {
+            Some((held, loss)) => held.poll_ended(cx).map(|()| Err(loss.clone())),
             None => Poll::Pending,
         }
     }
