@@ -177,6 +177,13 @@ struct Closing {
     deadline: Pin<Box<Sleep>>,
 }
 
+impl Closing {
+    /// Then no stream ends in good order any more.
+    const fn is_for_a_violation(&self) -> bool {
+        matches!(self.end, LinkEnd::Protocol { .. })
+    }
+}
+
 impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
         let mut left = TURN_BYTES;
@@ -337,6 +344,10 @@ impl Driver {
     }
 
     fn take_bytes(&mut self, bytes: Bytes, now: Instant) {
+        if self.closing.as_ref().is_some_and(Closing::is_for_a_violation) {
+            // It is not looked at any more.
+            return;
+        }
         if let Err(error) = self.connection.handle_bytes(bytes, now) {
             let message = error.to_string();
             tracing::warn!(message, "the other end broke the tunnel's protocol");
@@ -408,8 +419,12 @@ impl Driver {
                         self.surely_sent.set_limit(limit);
                     }
                 }
-                other => tracing::debug!(?other, "event that means nothing here"),
+                // Not shown: it may have somebody's data.
+                _ => {}
             }
+        }
+        while let Some((id, dropped)) = self.connection.poll_dropped() {
+            self.flows.count_dropped(id, dropped);
         }
         Ok(())
     }
@@ -484,7 +499,7 @@ impl Driver {
         if let Some(closing) = &mut self.closing
             && !blocked
             && !closing.close_sent
-            && self.connection.stream_count() == 0
+            && (self.connection.stream_count() == 0 || closing.is_for_a_violation())
         {
             closing.close_sent = true;
             carrier.start_close()?;

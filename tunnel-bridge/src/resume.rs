@@ -67,8 +67,8 @@ pub use desk::{Desk, DeskError, DeskOptions, Received};
 /// Makes another connection to the far side of a link whose connection was lost.
 ///
 /// The link's task calls it: at once when the connection is lost, then with growing, jittered pauses from 0.1 s to 5 s, for as long as
-/// the link can be taken up again. [`Link::check_now`](crate::Link::check_now) drops an attempt that is under way and makes a new one
-/// without a pause, as whatever it waits for may be gone with the network that it began on.
+/// the link can be taken up again. [`Link::check_now`](crate::Link::check_now) drops an attempt that has been under way for a
+/// second and makes a new one without a pause, as whatever it waits for may be gone with the network that it began on.
 #[async_trait]
 pub trait Redial: Send + Sync + 'static {
     /// A new carrier to the same far side, admitted as the same client. Nothing has been sent on it.

@@ -109,7 +109,7 @@ impl Driver {
     /// Makes sure of the carrier, or has another one made at once.
     pub(super) fn check_now(&mut self, now: Instant) {
         if self.carrier.is_none() {
-            self.revival.hurry();
+            self.revival.hurry(now);
         } else if self.revival.is_possible() && self.connection.resume_token().is_some() {
             self.connection.probe(PATIENCE, now);
         } else {

@@ -24,6 +24,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A connection that was lost within this time after the link was taken up on it is no reason for another one at once.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
+/// An attempt of that age may wait for a network that is gone. A younger one goes on: whoever asks for others all the time would get none.
+const STALE_AFTER: Duration = Duration::from_secs(1);
+
 /// What becomes of a link without a connection.
 pub(super) enum Revival {
     /// It is over.
@@ -118,11 +121,14 @@ impl Revival {
         }
     }
 
-    /// Whatever was tried is tried anew, without a pause.
-    pub(super) fn hurry(&mut self) {
+    /// Whatever was tried is tried anew, without a pause, unless that has only just begun.
+    pub(super) fn hurry(&mut self, now: Instant) {
         if let Revival::Client(redialing) = self {
             redialing.pause = None;
-            redialing.attempt = None;
+            let begun = redialing.attempt.as_ref().map(|&(begun, _)| begun);
+            if begun.is_some_and(|begun| now.saturating_duration_since(begun) >= STALE_AFTER) {
+                redialing.attempt = None;
+            }
             redialing.next_pause = FIRST_PAUSE;
         }
     }
@@ -153,7 +159,8 @@ pub(super) struct Redialing {
     redial: Arc<dyn Redial>,
     /// While the link is without a connection: its token, and how many bytes of it have come.
     asked_for: Option<(ResumeToken, u64)>,
-    attempt: Option<BoxFuture<'static, Result<Fresh, RedialError>>>,
+    /// What is under way, and since when.
+    attempt: Option<(Instant, BoxFuture<'static, Result<Fresh, RedialError>>)>,
     pause: Option<Pin<Box<Sleep>>>,
     next_pause: Duration,
     /// When the link was taken up last, and how many bytes of it had come by then.
@@ -209,9 +216,10 @@ impl Redialing {
                 self.pause = None;
             }
             let redial = &self.redial;
-            let attempt = self
-                .attempt
-                .get_or_insert_with(|| attempt(Arc::clone(redial), token, received).boxed());
+            let (_, attempt) = self.attempt.get_or_insert_with(|| {
+                let attempt = attempt(Arc::clone(redial), token, received);
+                (super::clock(), attempt.boxed())
+            });
             let outcome = ready!(attempt.poll_unpin(cx));
             self.attempt = None;
             match outcome {
