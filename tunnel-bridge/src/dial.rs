@@ -21,7 +21,7 @@
 //! ```
 
 mod connect;
-mod happy_eyeballs;
+pub(crate) mod happy_eyeballs;
 mod http_connect;
 mod no_proxy;
 mod proxy;

@@ -21,7 +21,7 @@ use crate::carrier::Carrier;
 use crate::link::{Command, Incoming, Leaving, Link, LinkEnd, LinkOptions, SurelySent};
 use crate::mux::{Flow, MuxStream, Unsent};
 use crate::resume::desk::Registration;
-use crate::resume::{Options, Redial};
+use crate::resume::{Options, REPLAY_BYTES, Redial};
 use crate::stream::Broken;
 use crate::udp;
 use crate::{GoAwayReason, Refusal, RefusalKind, ResetReason, Target};
@@ -65,7 +65,9 @@ pub(crate) fn plain(carrier: Box<dyn Carrier>, role: Role, options: &LinkOptions
 pub(crate) fn resumable(carrier: Box<dyn Carrier>, redial: Arc<dyn Redial>, options: &Options) -> Link {
     let config = Config {
         features: Features::RESUME | Features::DATAGRAMS,
-        replay_bytes: options.replay_bytes.clamp(64 * 1024, 1 << 30),
+        replay_bytes: options
+            .replay_bytes
+            .clamp(*REPLAY_BYTES.start(), *REPLAY_BYTES.end()),
         ..Config::default()
     };
     let connection = connection(Role::Client, options.link.apply(config));
@@ -178,6 +180,13 @@ struct Closing {
     end: LinkEnd,
     close_sent: bool,
     deadline: Pin<Box<Sleep>>,
+}
+
+impl Closing {
+    /// Then no stream ends in good order any more.
+    const fn is_for_a_violation(&self) -> bool {
+        matches!(self.end, LinkEnd::Protocol { .. })
+    }
 }
 
 impl Driver {
@@ -345,6 +354,10 @@ impl Driver {
     }
 
     fn take_bytes(&mut self, bytes: Bytes, now: Instant) {
+        if self.closing.as_ref().is_some_and(Closing::is_for_a_violation) {
+            // It is not looked at any more.
+            return;
+        }
         if let Err(error) = self.connection.handle_bytes(bytes, now) {
             let message = error.to_string();
             tracing::warn!(message, "the other end broke the tunnel's protocol");
@@ -416,8 +429,12 @@ impl Driver {
                         self.surely_sent.set_limit(limit);
                     }
                 }
-                other => tracing::debug!(?other, "event that means nothing here"),
+                // Not shown: it may have somebody's data.
+                _ => {}
             }
+        }
+        while let Some((id, dropped)) = self.connection.poll_dropped() {
+            self.flows.count_dropped(id, dropped);
         }
         Ok(())
     }
@@ -492,7 +509,7 @@ impl Driver {
         if let Some(closing) = &mut self.closing
             && !blocked
             && !closing.close_sent
-            && self.connection.stream_count() == 0
+            && (self.connection.stream_count() == 0 || closing.is_for_a_violation())
         {
             closing.close_sent = true;
             carrier.start_close()?;

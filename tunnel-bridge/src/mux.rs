@@ -34,6 +34,12 @@ const REPORT_STEP: u32 = 8 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Unsent(AtomicUsize);
 
+impl Unsent {
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// What a stream and the driver share.
 #[derive(Debug)]
 pub(crate) struct Flow {
@@ -176,6 +182,11 @@ impl Flow {
     pub(crate) fn receive(&self, bytes: Bytes) {
         self.received().chunks.push(bytes);
         self.reader.wake();
+    }
+
+    /// Bytes of the far side that were not read.
+    pub(crate) fn unread(&self) -> usize {
+        self.received().chunks.len()
     }
 
     /// The far side's direction has ended.

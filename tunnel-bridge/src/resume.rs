@@ -54,6 +54,7 @@
 pub(crate) mod desk;
 pub(crate) mod handshake;
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -66,8 +67,8 @@ pub use desk::{Desk, DeskError, DeskOptions, Received};
 /// Makes another connection to the far side of a link whose connection was lost.
 ///
 /// The link's task calls it: at once when the connection is lost, then with growing, jittered pauses from 0.1 s to 5 s, for as long as
-/// the link can be taken up again. [`Link::check_now`](crate::Link::check_now) drops an attempt that is under way and makes a new one
-/// without a pause, as whatever it waits for may be gone with the network that it began on.
+/// the link can be taken up again. [`Link::check_now`](crate::Link::check_now) drops an attempt that has been under way for a
+/// second and makes a new one without a pause, as whatever it waits for may be gone with the network that it began on.
 #[async_trait]
 pub trait Redial: Send + Sync + 'static {
     /// A new carrier to the same far side, admitted as the same client. Nothing has been sent on it.
@@ -114,7 +115,7 @@ impl RedialError {
 #[non_exhaustive]
 pub struct Options {
     /// Most bytes that are kept for sending again, until the other end has them. When they are used up, streams wait. Default 16 MiB;
-    /// at least 64 KiB.
+    /// at least 1 MiB: a server acknowledges only after each 256 KiB.
     pub replay_bytes: u32,
     /// The limits of the link.
     pub link: LinkOptions,
@@ -164,6 +165,10 @@ impl LinkStatus {
         }
     }
 }
+
+/// What either side may keep for sending again, in bytes. The other one acknowledges after 256 KiB (`tunnel_proto`): with less than four
+/// times that, senders would wait for acknowledgements that are only on their way.
+pub(crate) const REPLAY_BYTES: RangeInclusive<u32> = 1024 * 1024..=1 << 30;
 
 /// How long one attempt may take, with the answer to RESUME.
 pub(crate) const ATTEMPT_TIME: Duration = Duration::from_secs(10);

@@ -40,8 +40,9 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// The same authorities for a proxy on the way. Pins and identity are for the server alone, and so is the permission
-    /// to take any certificate.
+    /// What holds for a proxy on the way: the system's authorities and [`extra_ca`](Trust::extra_ca), which may be the proxy's own. What
+    /// [`ca`](Trust::ca) limits trust to is the server's; pins and identity are for the server alone too, and so is the permission to take any
+    /// certificate.
     #[cfg(feature = "tls")]
     pub(crate) fn for_a_proxy(&self) -> Trust {
         Trust {

@@ -23,12 +23,21 @@ impl Driver {
         };
         self.carrier = None;
         self.out = ChunkQueue::new();
-        if !self.revival.begin(&self.connection, now) {
+        if !self
+            .revival
+            .begin(&self.connection, &end, self.waiting_bytes(), now)
+        {
             tracing::debug!("there is no room for a link that waits for its client");
             return Some(end);
         }
         self.standing.detached(end, until);
         None
+    }
+
+    /// What the streams' users have not taken, or the wire has not.
+    fn waiting_bytes(&self) -> usize {
+        let unread: usize = self.streams.values().map(|flow| flow.unread()).sum();
+        unread + self.unsent.bytes()
     }
 
     /// Whether the loss of the carrier is no more than that: who leaves says so, and ends every stream before it closes.
@@ -100,7 +109,7 @@ impl Driver {
     /// Makes sure of the carrier, or has another one made at once.
     pub(super) fn check_now(&mut self, now: Instant) {
         if self.carrier.is_none() {
-            self.revival.hurry();
+            self.revival.hurry(now);
         } else if self.revival.is_possible() && self.connection.resume_token().is_some() {
             self.connection.probe(PATIENCE, now);
         } else {

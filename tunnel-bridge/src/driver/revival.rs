@@ -24,6 +24,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A connection that was lost within this time after the link was taken up on it is no reason for another one at once.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
+/// An attempt of that age may wait for a network that is gone. A younger one goes on: whoever asks for others all the time would get none.
+const STALE_AFTER: Duration = Duration::from_secs(1);
+
 /// What becomes of a link without a connection.
 pub(super) enum Revival {
     /// It is over.
@@ -102,19 +105,30 @@ impl Revival {
     }
 
     /// The connection is gone. `false` where there is no room for a link that waits.
-    pub(super) fn begin(&mut self, connection: &Connection, now: Instant) -> bool {
+    ///
+    /// `waiting` is what the link holds in bytes beside what it keeps for sending again.
+    pub(super) fn begin(
+        &mut self,
+        connection: &Connection,
+        loss: &LinkEnd,
+        waiting: usize,
+        now: Instant,
+    ) -> bool {
         match self {
             Revival::Never => false,
             Revival::Client(redialing) => redialing.begin(connection, now),
-            Revival::Server(awaiting) => awaiting.begin(connection),
+            Revival::Server(awaiting) => awaiting.begin(connection, loss, waiting),
         }
     }
 
-    /// Whatever was tried is tried anew, without a pause.
-    pub(super) fn hurry(&mut self) {
+    /// Whatever was tried is tried anew, without a pause, unless that has only just begun.
+    pub(super) fn hurry(&mut self, now: Instant) {
         if let Revival::Client(redialing) = self {
             redialing.pause = None;
-            redialing.attempt = None;
+            let begun = redialing.attempt.as_ref().map(|&(begun, _)| begun);
+            if begun.is_some_and(|begun| now.saturating_duration_since(begun) >= STALE_AFTER) {
+                redialing.attempt = None;
+            }
             redialing.next_pause = FIRST_PAUSE;
         }
     }
@@ -136,7 +150,7 @@ impl Revival {
         match self {
             Revival::Never => Poll::Pending,
             Revival::Client(redialing) => redialing.poll(cx),
-            Revival::Server(awaiting) => awaiting.poll(cx).map(Ok),
+            Revival::Server(awaiting) => awaiting.poll(cx),
         }
     }
 }
@@ -145,7 +159,8 @@ pub(super) struct Redialing {
     redial: Arc<dyn Redial>,
     /// While the link is without a connection: its token, and how many bytes of it have come.
     asked_for: Option<(ResumeToken, u64)>,
-    attempt: Option<BoxFuture<'static, Result<Fresh, RedialError>>>,
+    /// What is under way, and since when.
+    attempt: Option<(Instant, BoxFuture<'static, Result<Fresh, RedialError>>)>,
     pause: Option<Pin<Box<Sleep>>>,
     next_pause: Duration,
     /// When the link was taken up last, and how many bytes of it had come by then.
@@ -201,9 +216,10 @@ impl Redialing {
                 self.pause = None;
             }
             let redial = &self.redial;
-            let attempt = self
-                .attempt
-                .get_or_insert_with(|| attempt(Arc::clone(redial), token, received).boxed());
+            let (_, attempt) = self.attempt.get_or_insert_with(|| {
+                let attempt = attempt(Arc::clone(redial), token, received);
+                (super::clock(), attempt.boxed())
+            });
             let outcome = ready!(attempt.poll_unpin(cx));
             self.attempt = None;
             match outcome {
@@ -237,8 +253,8 @@ async fn attempt(redial: Arc<dyn Redial>, token: ResumeToken, received: u64) -> 
 pub(super) struct Awaiting {
     adopted: mpsc::Receiver<Adopt>,
     registration: Registration,
-    /// Its place among the links that wait.
-    held: Option<Held>,
+    /// Its place among the links that wait, and how it ends if it loses that.
+    held: Option<(Held, LinkEnd)>,
 }
 
 impl Awaiting {
@@ -250,26 +266,32 @@ impl Awaiting {
         }
     }
 
-    fn begin(&mut self, connection: &Connection) -> bool {
-        self.held = self.registration.hold(connection.replay_len() as u64);
+    fn begin(&mut self, connection: &Connection, loss: &LinkEnd, waiting: usize) -> bool {
+        let bytes = connection.replay_len() + waiting;
+        let held = self.registration.hold(bytes as u64);
+        self.held = held.map(|held| (held, loss.clone()));
         self.held.is_some()
     }
 
     /// Also while there is a connection: the client may have lost it before this end has.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Fresh> {
-        match ready!(self.adopted.poll_recv(cx)) {
-            Some(Adopt {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Fresh, LinkEnd>> {
+        // Where the desk is gone nobody will come any more.
+        if let Poll::Ready(Some(adopt)) = self.adopted.poll_recv(cx) {
+            let Adopt {
                 carrier,
                 peer_received,
                 rest,
                 answer,
-            }) => Poll::Ready(Fresh {
+            } = adopt;
+            return Poll::Ready(Ok(Fresh {
                 carrier,
                 peer_received,
                 rest,
                 adopted: Some(answer),
-            }),
-            // The desk is gone, and nobody will come any more.
+            }));
+        }
+        match &mut self.held {
+            Some((held, loss)) => held.poll_ended(cx).map(|()| Err(loss.clone())),
             None => Poll::Pending,
         }
     }

@@ -165,8 +165,8 @@ impl Driver {
                     continue;
                 }
                 Happened::Asked(Some(Command::Close { reason, message })) => (reason, message),
-                Happened::Asked(Some(other)) => {
-                    tracing::debug!(?other, "means nothing to a link over QUIC");
+                Happened::Asked(Some(_)) => {
+                    tracing::debug!("a command that means nothing to a link over QUIC");
                     continue;
                 }
                 Happened::Asked(None) => (GoAwayReason::Leaving, String::new()),

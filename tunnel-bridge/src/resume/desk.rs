@@ -1,16 +1,19 @@
 //! The server's side: which new connection begins a link, and which takes one up again.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tunnel_proto::{
     Config, Connection, Features, FirstFrame, NotResumedReason, ResumeAnswer, ResumeToken, Role,
 };
 
+use super::REPLAY_BYTES;
 use super::handshake::{self, Unread};
 use crate::driver::{self, Adopt};
 use crate::link::WeakLink;
@@ -23,11 +26,15 @@ pub struct DeskOptions {
     /// For how long a link whose connection was lost is kept for its client. Default 60 s; at most 18 h.
     pub window: Duration,
     /// Most bytes of a link that are kept for sending again, until the client has them. When they are used up, the link's streams wait.
-    /// Default 16 MiB; at least 64 KiB.
+    /// Default 16 MiB; at least 1 MiB: a client acknowledges only after each 256 KiB.
     pub replay_bytes: u32,
     /// Links without a connection that are kept at once. Of more, those whose connection is lost end at once. Default 1024.
     pub max_detached: usize,
-    /// What all of these together may hold, in bytes. Default 1 GiB.
+    /// How many of these one owner may have. When another one of its links loses its connection, the one that has waited longest ends.
+    /// Default 16.
+    pub max_detached_per_owner: usize,
+    /// What all of these together may hold, in bytes: what is kept for sending again, what waits to be sent and what was received and
+    /// not read, at the time when the connection was lost. Default 1 GiB.
     pub max_detached_bytes: u64,
     /// How long the first frame of a new connection may take. Default 10 s.
     pub first_frame_within: Duration,
@@ -41,6 +48,7 @@ impl Default for DeskOptions {
             window: Duration::from_secs(60),
             replay_bytes: 16 * 1024 * 1024,
             max_detached: 1024,
+            max_detached_per_owner: 16,
             max_detached_bytes: 1024 * 1024 * 1024,
             first_frame_within: Duration::from_secs(10),
             link: LinkOptions::default(),
@@ -78,6 +86,32 @@ struct Entry {
 struct Waiting {
     links: usize,
     bytes: u64,
+    /// Those of each owner, the one that has waited longest first.
+    by_owner: HashMap<String, VecDeque<Place>>,
+}
+
+/// What a link that waits takes up.
+#[derive(Debug)]
+struct Place {
+    number: u64,
+    bytes: u64,
+    /// Tells the link that it has lost its place.
+    end: oneshot::Sender<()>,
+}
+
+impl Waiting {
+    /// Takes the place away, if it is there still.
+    fn leave(&mut self, owner: &str, number: u64) -> Option<Place> {
+        let places = self.by_owner.get_mut(owner)?;
+        let at = places.iter().position(|place| place.number == number)?;
+        let place = places.remove(at)?;
+        if places.is_empty() {
+            self.by_owner.remove(owner);
+        }
+        self.links -= 1;
+        self.bytes -= place.bytes;
+        Some(place)
+    }
 }
 
 /// What came of a connection.
@@ -129,7 +163,9 @@ impl Desk {
     pub fn new(options: DeskOptions) -> Desk {
         let config = Config {
             features: Features::RESUME | Features::DATAGRAMS,
-            replay_bytes: options.replay_bytes.clamp(REPLAY_BYTES.0, REPLAY_BYTES.1),
+            replay_bytes: options
+                .replay_bytes
+                .clamp(*REPLAY_BYTES.start(), *REPLAY_BYTES.end()),
             resume_window: options.window.clamp(WINDOW.0, WINDOW.1),
             ..Config::default()
         };
@@ -148,7 +184,8 @@ impl Desk {
     /// Takes a new connection of a client, who was admitted as `owner`: only who has the same owner's name takes a link up
     /// again, so it should hold all that the client was admitted by.
     ///
-    /// Waits for the first frame. A link that is taken up again leaves its former connection for this one, even when that still
+    /// Waits for the first frame, and where it asks for a link, for what that makes of the connection, which takes no longer than a turn of
+    /// its task. A link that is taken up again leaves its former connection for this one, even when that still
     /// seems to be alive.
     ///
     /// # Errors
@@ -161,9 +198,21 @@ impl Desk {
     /// Outside a tokio runtime.
     pub async fn receive<C: Carrier>(&self, carrier: C, owner: &str) -> Result<Received, DeskError> {
         let after = self.shared.options.first_frame_within;
-        tokio::time::timeout(after, self.take(Box::new(carrier), owner))
+        // A link that goes on has gone on, whatever the time: only what comes before is given up.
+        let opened = tokio::time::timeout(after, self.open(Box::new(carrier)))
             .await
-            .unwrap_or(Err(DeskError::TimedOut { after }))
+            .unwrap_or(Err(DeskError::TimedOut { after }))?;
+        let Opened {
+            connection,
+            token,
+            carrier,
+            first,
+            rest,
+        } = opened;
+        match first {
+            FirstFrame::Hello => Ok(Received::New(self.begin(connection, carrier, rest, owner, token))),
+            FirstFrame::Resume { token, received } => self.go_on(carrier, received, rest, owner, token).await,
+        }
     }
 
     /// How many links wait for their client without a connection.
@@ -172,7 +221,8 @@ impl Desk {
         self.shared.waiting().links
     }
 
-    async fn take(&self, mut carrier: Box<dyn Carrier>, owner: &str) -> Result<Received, DeskError> {
+    /// Says HELLO and reads the first frame.
+    async fn open(&self, mut carrier: Box<dyn Carrier>) -> Result<Opened, DeskError> {
         // Its HELLO goes out before it is known whether it is wanted: most often it is, and nobody has to wait for it.
         let mut connection = Connection::new(Role::Server, self.shared.config.clone(), driver::clock())
             .map_err(|error| DeskError::Setup {
@@ -197,10 +247,13 @@ impl Desk {
                 return Err(DeskError::BadFirstFrame { message });
             }
         };
-        match first {
-            FirstFrame::Hello => Ok(Received::New(self.begin(connection, carrier, rest, owner, token))),
-            FirstFrame::Resume { token, received } => self.go_on(carrier, received, rest, owner, token).await,
-        }
+        Ok(Opened {
+            connection,
+            token,
+            carrier,
+            first,
+            rest,
+        })
     }
 
     fn begin(
@@ -217,16 +270,21 @@ impl Desk {
             shared: Arc::downgrade(&self.shared),
             owner: owner.to_owned(),
             number,
+            over: Arc::default(),
         };
-        // Under the lock: the link's end must find the entry that it takes away.
-        let mut links = self.shared.links();
+        let over = Arc::clone(&registration.over);
+        // Not under the lock: a runtime that is closing drops the task at once, on this thread, and the registration with it.
         let link = driver::serve(connection, carrier, rest, adopted, registration);
-        links.entry(owner.to_owned()).or_default().push(Entry {
-            number,
-            token,
-            link: link.downgrade(),
-            adopt,
-        });
+        let mut links = self.shared.links();
+        if !over.load(Ordering::Relaxed) {
+            links.entry(owner.to_owned()).or_default().push(Entry {
+                number,
+                token,
+                link: link.downgrade(),
+                adopt,
+            });
+        }
+        drop(links);
         link
     }
 
@@ -277,6 +335,16 @@ impl Desk {
     }
 }
 
+/// A connection whose first frame has come.
+struct Opened {
+    /// What it goes on with if it begins a link, and the token for that.
+    connection: Connection,
+    token: ResumeToken,
+    carrier: Box<dyn Carrier>,
+    first: FirstFrame,
+    rest: Bytes,
+}
+
 /// Says a last word and closes the connection, as far as that goes at once.
 async fn dismiss(mut carrier: Box<dyn Carrier>, word: Bytes) {
     let closing = async {
@@ -323,23 +391,52 @@ pub(crate) struct Registration {
     shared: Weak<Shared>,
     owner: String,
     number: u64,
+    /// The link is over. Set under the lock of the links, so that none is entered afterwards.
+    over: Arc<AtomicBool>,
 }
 
 impl Registration {
     /// The link has lost its connection and waits, with `bytes` kept for its client; `None` where that is not wanted.
     pub(crate) fn hold(&self, bytes: u64) -> Option<Held> {
         let shared = self.shared.upgrade()?;
-        {
+        let (end, ended) = oneshot::channel();
+        let oldest = {
             let options = &shared.options;
             let mut waiting = shared.waiting();
-            let sum = waiting.bytes.saturating_add(bytes);
-            if waiting.links >= options.max_detached || sum > options.max_detached_bytes {
+            let of_owner = waiting.by_owner.get(&self.owner);
+            let full = of_owner.map_or(0, VecDeque::len) >= options.max_detached_per_owner;
+            // With none allowed there is none that could make room.
+            let oldest = match of_owner.and_then(VecDeque::front) {
+                Some(oldest) if full => Some((oldest.number, oldest.bytes)),
+                None if full => return None,
+                _ => None,
+            };
+            let links = waiting.links - usize::from(oldest.is_some());
+            let freed = oldest.map_or(0, |(_, bytes)| bytes);
+            let sum = (waiting.bytes - freed).saturating_add(bytes);
+            if links >= options.max_detached || sum > options.max_detached_bytes {
                 return None;
             }
+            let oldest = oldest.and_then(|(number, _)| waiting.leave(&self.owner, number));
             waiting.links += 1;
-            waiting.bytes = sum;
+            waiting.bytes += bytes;
+            let places = waiting.by_owner.entry(self.owner.clone()).or_default();
+            places.push_back(Place {
+                number: self.number,
+                bytes,
+                end,
+            });
+            oldest
+        };
+        if oldest.is_some_and(|oldest| oldest.end.send(()).is_ok()) {
+            tracing::debug!("too many links of one owner wait: the oldest ends");
         }
-        Some(Held { shared, bytes })
+        Some(Held {
+            shared,
+            owner: self.owner.clone(),
+            number: self.number,
+            ended,
+        })
     }
 }
 
@@ -347,6 +444,7 @@ impl Drop for Registration {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
             let mut links = shared.links();
+            self.over.store(true, Ordering::Relaxed);
             if let Some(entries) = links.get_mut(&self.owner) {
                 entries.retain(|entry| entry.number != self.number);
                 if entries.is_empty() {
@@ -361,14 +459,22 @@ impl Drop for Registration {
 #[derive(Debug)]
 pub(crate) struct Held {
     shared: Arc<Shared>,
-    bytes: u64,
+    owner: String,
+    number: u64,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Held {
+    /// Ready once another link has taken the place.
+    pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ended.poll_unpin(cx).map(drop)
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut waiting = self.shared.waiting();
-        waiting.links -= 1;
-        waiting.bytes -= self.bytes;
+        let left = self.shared.waiting().leave(&self.owner, self.number);
+        drop(left);
     }
 }
 
@@ -381,10 +487,9 @@ fn new_token() -> Result<ResumeToken, DeskError> {
 }
 
 /// What `tunnel_proto::Config` takes.
-const REPLAY_BYTES: (u32, u32) = (64 * 1024, 1 << 30);
 const WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(u16::MAX as u64));
 
-/// Connections that wait until the link's task takes them. A sender waits for room, within the time for the first frame.
+/// Connections that wait until the link's task takes them. A sender waits for room, which comes with the task's next turn.
 const ADOPTIONS: usize = 4;
 
 /// How long a connection that is not taken may take to hear of it.

@@ -347,6 +347,13 @@ impl Flows {
         flow.break_with(Broken::Refused(Refusal::new(kind, message)));
     }
 
+    /// So many of a flow's datagrams were dropped by the connection, in either direction.
+    pub(crate) fn count_dropped(&self, id: StreamId, dropped: u64) {
+        if let Some(flow) = self.table.get(&id) {
+            flow.dropped.fetch_add(dropped, Ordering::Relaxed);
+        }
+    }
+
     /// Takes what happened to a flow; gives out what is about something else.
     pub(crate) fn handle(&mut self, event: Event, connection: &mut Connection) -> Option<Event> {
         match event {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tunnel_bridge::resume::{Desk, DeskError, DeskOptions, Received};
-use tunnel_bridge::{Link, LinkStatus, StreamCarrier, is_link_lost};
+use tunnel_bridge::{Link, LinkEnd, LinkStatus, StreamCarrier, is_link_lost};
 
 use crate::network::{Network, exchange, pattern, soon, target, until};
 
@@ -269,7 +269,8 @@ async fn frames_out_of_place_end_the_link_for_good() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_acknowledges_nothing_stops_its_own_streams_and_no_memory_grows() {
     let mut options = DeskOptions::default();
-    options.replay_bytes = 256 * 1024;
+    // The least that is taken.
+    options.replay_bytes = 0;
     let desk = Desk::new(options);
     let (mut raw, came) = say(&desk, "me", &hello());
     let Received::New(link) = soon("a link", came).await.unwrap() else {
@@ -299,7 +300,7 @@ async fn a_client_that_acknowledges_nothing_stops_its_own_streams_and_no_memory_
             got += payload.len();
         }
     }
-    assert!((256 * 1024 - 1024..=512 * 1024).contains(&got), "{got}");
+    assert!((1024 * 1024 - 1024..=1280 * 1024).contains(&got), "{got}");
     assert!(!sender.is_finished());
     // Each one that comes lets it go on.
     let mut seen = got;
@@ -353,6 +354,89 @@ async fn links_that_wait_are_bounded_by_number_and_by_what_they_hold() {
     network.cut();
     soon("the end", far.closed()).await;
     assert_eq!(network.desk().detached_count(), 0);
+}
+
+/// One client that comes and goes leaves room for the others.
+#[tokio::test(start_paused = true)]
+async fn of_an_owner_with_too_many_links_that_wait_the_oldest_ends() {
+    let mut options = DeskOptions::default();
+    options.max_detached = 4;
+    options.max_detached_per_owner = 2;
+    let desk = Desk::new(options);
+    let mut links = Vec::new();
+    for owner in ["greedy", "greedy", "greedy", "modest", "greedy"] {
+        let (raw, link, token) = raw_link(&desk, owner).await;
+        let received = raw.received;
+        drop(raw);
+        until("the loss", &mut link.watch_status(), |status| !status.is_up()).await;
+        links.push((owner, link, token, received));
+    }
+    for ended in [0, 1] {
+        let end = soon("the end", links[ended].1.closed()).await;
+        assert!(
+            matches!(end, LinkEnd::PeerClosed { .. } | LinkEnd::Lost { .. }),
+            "{end:?}"
+        );
+    }
+    assert_eq!(desk.detached_count(), 3);
+    for (number, (owner, link, token, received)) in links.iter().enumerate() {
+        if number < 2 {
+            assert_eq!(refused(&desk, owner, token, *received).await, 1);
+        } else {
+            let (_raw, came) = say(&desk, owner, &resume(token, *received));
+            let came = soon("the link", came).await;
+            assert!(matches!(came, Ok(Received::Resumed(_))), "{number}: {came:?}");
+            assert!(!link.is_closed());
+        }
+    }
+}
+
+/// What nobody has read counts as held.
+#[tokio::test(start_paused = true)]
+async fn what_was_received_and_not_read_counts_as_held() {
+    for (most, waits) in [(200 * 1024, false), (400 * 1024, true)] {
+        let mut options = DeskOptions::default();
+        options.max_detached_bytes = most;
+        let (network, mut coming) = Network::new(options);
+        let (near, far) = network.link(&mut coming).await;
+        let (mut asked, served) = exchange(&near, &far).await;
+        // All of the first window.
+        let sent = tokio::spawn(async move { asked.write_all(&pattern(1024 * 1024, 1)).await });
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        network.refuse(true);
+        network.cut();
+        until("the loss", &mut near.watch_status(), |status| !status.is_up()).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(network.desk().detached_count(), usize::from(waits), "{most}");
+        assert_eq!(far.is_closed(), !waits, "{most}");
+        drop((near, far, served));
+        sent.abort();
+    }
+}
+
+/// A runtime that is closing drops the tasks that are spawned on it at once, on the thread of who spawns them.
+#[test]
+fn a_link_that_begins_while_the_runtime_closes_ends() {
+    let (done, when_done) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let handle = runtime.handle().clone();
+        drop(runtime);
+        let _context = handle.enter();
+        let desk = Desk::new(DeskOptions::default());
+        let (_raw, came) = say(&desk, "me", &hello());
+        let came = futures_util::FutureExt::now_or_never(came).unwrap();
+        let Ok(Received::New(link)) = came else {
+            panic!("{came:?}");
+        };
+        drop(link);
+        done.send(desk.detached_count()).unwrap();
+    });
+    assert_eq!(when_done.recv_timeout(Duration::from_secs(40)), Ok(0));
+    thread.join().unwrap();
 }
 
 /// Also when it is told by name: who is admitted as somebody else after the loss gets nothing.

@@ -1,11 +1,17 @@
 //! The client's side: when it dials again, and when it gives up.
 
+use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-use tunnel_bridge::resume::{DeskOptions, Options, Received};
-use tunnel_bridge::{Dialer, Link, LinkEnd, LinkStatus, RefusalKind, Role, StreamCarrier, is_link_lost};
+use tunnel_bridge::resume::{DeskOptions, Options, Received, Redial, RedialError};
+use tunnel_bridge::{
+    Carrier, Dialer, Link, LinkEnd, LinkStatus, RefusalKind, Role, StreamCarrier, is_link_lost,
+};
 
 use crate::network::{Dial, Network, exchange, soon, target, until};
 
@@ -116,6 +122,58 @@ async fn a_check_makes_an_attempt_at_once() {
         "{:?}",
         asked_at.elapsed()
     );
+}
+
+/// Whose connections take half a second.
+struct Slow(Arc<Network>);
+
+#[async_trait]
+impl Redial for Slow {
+    async fn redial(&self) -> Result<Box<dyn Carrier>, RedialError> {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Dial(Arc::clone(&self.0)).redial().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_one_after_the_other_leave_an_attempt_the_time_that_it_takes() {
+    let (network, mut coming) = Network::new(DeskOptions::default());
+    let carrier = StreamCarrier::new(network.connect());
+    let near = Link::resumable(carrier, Slow(Arc::clone(&network)), Options::default());
+    let Some(Ok(Received::New(far))) = soon("a link", coming.recv()).await else {
+        panic!("no new link");
+    };
+    let _streams = exchange(&near, &far).await;
+    network.cut();
+    let mut status = near.watch_status();
+    until("the loss", &mut status, |status| !status.is_up()).await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        near.check_now();
+    }
+    assert_eq!(status.borrow().resumes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn datagrams_for_a_link_without_a_connection_are_counted_as_dropped() {
+    let (network, mut coming) = Network::new(DeskOptions::default());
+    let (near, far) = network.link(&mut coming).await;
+    let _streams = exchange(&near, &far).await;
+    let dialer = near.dialer();
+    let to = target("udp/x");
+    let mut flow = soon("a flow", dialer.dial_datagrams(&to)).await.unwrap();
+    network.refuse(true);
+    network.cut();
+    let mut status = near.watch_status();
+    until("the loss", &mut status, |status| !status.is_up()).await;
+    for _ in 0..7 {
+        let datagram = Bytes::from_static(b"late");
+        soon("room", poll_fn(|cx| flow.poll_send(cx, &datagram)))
+            .await
+            .unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(flow.dropped(), 7);
 }
 
 #[tokio::test(start_paused = true)]

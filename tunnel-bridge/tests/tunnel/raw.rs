@@ -111,6 +111,32 @@ async fn a_breach_of_the_protocol_is_told_and_ends_the_link() {
     assert!(matches!(link.closed().await, LinkEnd::Protocol { .. }));
 }
 
+#[tokio::test(start_paused = true)]
+async fn after_a_breach_the_connection_is_closed_though_streams_are_open() {
+    let (link, mut client) = raw_client().await;
+    client.write_all(&web_socket(2, &HELLO)).await.unwrap();
+    client
+        .write_all(&web_socket(2, b"\x10\0\0\x01\0\0\0\x01x"))
+        .await
+        .unwrap();
+    let _stream = soon("a request", link.accept()).await.unwrap().accept();
+    let since = tokio::time::Instant::now();
+    for _ in 0..3 {
+        client
+            .write_all(&web_socket(2, b"\x13\0\0\x01\0\0\0\x03x"))
+            .await
+            .unwrap();
+    }
+    while soon("a Close", read_web_socket(&mut client)).await.0 != 8 {}
+    assert!(
+        since.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        since.elapsed()
+    );
+    drop(client);
+    assert!(matches!(link.closed().await, LinkEnd::Protocol { .. }));
+}
+
 /// The clock stands still and jumps to the next timer whenever nothing else is to be done.
 #[tokio::test(start_paused = true)]
 async fn a_black_hole_is_noticed_and_resets_the_streams() {

@@ -1,7 +1,7 @@
 //! Flows of datagrams beside the streams: numbered, opened, answered and ended as streams are, without credit. What
 //! finds no room is dropped, so that a flow holds nobody up.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -63,6 +63,8 @@ pub(super) struct Flows {
     unpolled: usize,
     /// Datagrams that were dropped for want of room.
     dropped: u64,
+    /// Those that nobody was told of, by flow. At most [`MAX_UNPOLLED`] flows.
+    untold: BTreeMap<u32, u64>,
 }
 
 impl Flows {
@@ -95,6 +97,16 @@ impl Flows {
     pub(super) fn handle_polled(&mut self, event: &Event) {
         if matches!(event, Event::Datagram { .. }) {
             self.unpolled -= 1;
+        }
+    }
+
+    /// Datagrams of a flow were dropped, and its owner is to hear of it.
+    fn count_untold(&mut self, id: u32, dropped: u64) {
+        self.dropped += dropped;
+        if let Some(untold) = self.untold.get_mut(&id) {
+            *untold += dropped;
+        } else if dropped > 0 && self.untold.len() < MAX_UNPOLLED {
+            self.untold.insert(id, dropped);
         }
     }
 
@@ -208,7 +220,7 @@ impl Connection {
     }
 
     /// Drops the datagrams that wait to be sent, as when the link has nothing to send them on for a while: nobody wants them
-    /// late. Gives out how many there were.
+    /// late. Gives out how many there were; [`poll_dropped`](Connection::poll_dropped) says of which flows.
     pub fn drop_datagrams(&mut self) -> usize {
         let before = self.flows.datagrams;
         // Those in the ring are all that have any; a flow that is held, or whose FIN waits, stays as it is.
@@ -218,15 +230,23 @@ impl Connection {
             };
             stream.in_ring = false;
             if let Some(flow) = &mut stream.datagrams {
-                self.flows.datagrams -= flow.queue.len();
+                let dropped = flow.queue.len();
+                self.flows.datagrams -= dropped;
                 self.flows.bytes -= flow.bytes;
                 **flow = Datagrams::default();
+                self.flows.count_untold(id, dropped as u64);
             }
             self.enter_ring(id);
         }
-        let dropped = before - self.flows.datagrams;
-        self.flows.dropped += dropped as u64;
-        dropped
+        before - self.flows.datagrams
+    }
+
+    /// A flow of which datagrams were dropped since the last time, and how many: those that
+    /// [`drop_datagrams`](Connection::drop_datagrams) dropped, and those of the peer that came faster than events were polled. What
+    /// [`send_datagram`](Connection::send_datagram) drops, it says itself.
+    pub fn poll_dropped(&mut self) -> Option<(StreamId, u64)> {
+        let (id, dropped) = self.flows.untold.pop_first()?;
+        Some((StreamId(id), dropped))
     }
 
     /// How many datagrams this side has dropped for want of room, of all flows.
@@ -259,7 +279,7 @@ impl Connection {
             return Err(Violation::OutOfPlace { kind, id: wire });
         }
         if self.flows.unpolled >= MAX_UNPOLLED {
-            self.flows.dropped += 1;
+            self.flows.count_untold(id, 1);
             return Ok(());
         }
         self.flows.unpolled += 1;

@@ -12,7 +12,8 @@ use crate::{Config, Error, Event, Features, ResumeToken, TransmitSink, Violation
 /// At the latest after this many bytes the peer is told that they have come.
 const ACK_STEP: u64 = 256 * 1024;
 
-/// ... or after this part of what one of the sides keeps.
+/// ... or after this part of what it keeps itself, or of what the server says that it keeps. What a client keeps nobody says: it should be four
+/// times [`ACK_STEP`] at least.
 const ACK_PART: u64 = 16;
 
 /// More than this is acknowledged after [`ACK_DELAY`]. Less is not worth a frame: it keeps next to nothing at the peer, and a link at rest stays

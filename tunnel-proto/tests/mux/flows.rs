@@ -373,6 +373,8 @@ fn what_waits_is_dropped_when_the_link_cannot_send() {
     pair.ends[NEAR].finish(flow).unwrap();
     assert_eq!(pair.ends[NEAR].drop_datagrams(), 5);
     assert_eq!(pair.ends[NEAR].dropped_datagrams(), 5);
+    assert_eq!(pair.ends[NEAR].poll_dropped(), Some((flow, 5)));
+    assert_eq!(pair.ends[NEAR].poll_dropped(), None);
     ledger.settle(&mut pair);
     assert_eq!(ledger.total_arrived(), 0);
     assert!(pair.seen[FAR][&flow].finished, "its end goes out all the same");
@@ -497,4 +499,7 @@ fn a_peer_that_opens_and_sends_without_end_holds_little() {
     }
     assert!((1..=8192).contains(&told), "{told}");
     assert_eq!(told + connection.dropped_datagrams(), 500_000);
+    let (flow, dropped) = connection.poll_dropped().unwrap();
+    assert_eq!((flow.number(), told + dropped), (1, 500_000));
+    assert_eq!(connection.poll_dropped(), None);
 }
