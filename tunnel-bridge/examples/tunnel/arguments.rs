@@ -15,32 +15,48 @@ tunnel direct --listen ADDRESS --to HOST:PORT
   --listen ADDRESS       where to listen, such as 127.0.0.1:9001
   --to HOST:PORT         where connections go
   --server URL           the server: CARRIER://HOST:PORT, or HOST:PORT with --carrier
-  --carrier CARRIER      what the link runs over (default: ws)
-                           ws    WebSocket           raw   the link's frames over TCP
-                           wss   WebSocket over TLS  tls   the link's frames over TLS
-  --certificates FOLDER  for wss and tls: where the server writes certificates for
-                         this run, and where the client, started afterwards, finds them
-  --resume               at both: connections go on when the link is cut and made again
+  --carrier CARRIER      what connections travel over (default: ws)
+                           ws    a link over WebSocket
+                           wss   a link over WebSocket over TLS
+                           raw   a link over HTTP's upgrade to devbox-tunnel/1
+                           tls   a link over TLS
+                           mtls  no link: a mutual TLS connection for each
+                           quic  a link over QUIC, whose port is UDP's
+  --certificates FOLDER  for wss, tls, mtls and quic: where the server writes certificates
+                         for this run, and where the client, started afterwards, finds them
+  --resume               at both, and not with mtls or quic: connections go on when the
+                         link is cut and made again
   --help                 this text
 
 The server connects to its own target, whatever a client asks for, and lets in whoever connects.
 The client connects again when the link is lost; without --resume, what was open then is reset.
 ";
 
-/// What the link between server and client runs over.
+/// What connections travel over between client and server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Ws,
     Wss,
     Raw,
     Tls,
+    Mtls,
+    Quic,
 }
 
 impl Kind {
-    const ALL: [Kind; 4] = [Kind::Ws, Kind::Wss, Kind::Raw, Kind::Tls];
+    const ALL: [Kind; 6] = [Kind::Ws, Kind::Wss, Kind::Raw, Kind::Tls, Kind::Mtls, Kind::Quic];
 
     pub(crate) fn needs_certificates(self) -> bool {
-        matches!(self, Kind::Wss | Kind::Tls)
+        !matches!(self, Kind::Ws | Kind::Raw)
+    }
+
+    /// Why there is no link to take up again, if so.
+    fn no_resume(self) -> Option<&'static str> {
+        match self {
+            Kind::Ws | Kind::Wss | Kind::Raw | Kind::Tls => None,
+            Kind::Mtls => Some("each connection has one of its own, which ends with it"),
+            Kind::Quic => Some("QUIC itself goes on when the client's address changes"),
+        }
     }
 }
 
@@ -51,6 +67,8 @@ impl fmt::Display for Kind {
             Kind::Wss => "wss",
             Kind::Raw => "raw",
             Kind::Tls => "tls",
+            Kind::Mtls => "mtls",
+            Kind::Quic => "quic",
         })
     }
 }
@@ -220,6 +238,11 @@ impl Given {
             }
             folder => folder.unwrap_or_default(),
         };
+        if self.resume
+            && let Some(why) = kind.no_resume()
+        {
+            return Err(format!("there is no --resume with {kind}: {why}"));
+        }
         Ok(Choice {
             kind,
             resume: self.resume,

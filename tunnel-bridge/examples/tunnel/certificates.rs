@@ -18,7 +18,11 @@ impl Files<'_> {
         (self.0.join("server.pem"), self.0.join("server-key.pem"))
     }
 
-    /// Makes an authority whose key nobody keeps, and a certificate for the server on this machine.
+    pub(crate) fn client(&self) -> (PathBuf, PathBuf) {
+        (self.0.join("client.pem"), self.0.join("client-key.pem"))
+    }
+
+    /// Makes an authority whose key nobody keeps, a certificate for the server on this machine, and one for clients.
     pub(crate) fn make(&self) -> Result<()> {
         std::fs::create_dir_all(self.0)
             .map_err(|error| format!("cannot make {}: {error}", self.0.display()))?;
@@ -30,13 +34,16 @@ impl Files<'_> {
         let issuer = Issuer::new(params, ca_key);
 
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-        let key = KeyPair::generate().map_err(failed)?;
-        let server = CertificateParams::new(names)
-            .and_then(|params| params.signed_by(&key, &issuer))
-            .map_err(failed)?;
-        let (certificate_file, key_file) = self.server();
-        write(&certificate_file, &server.pem())?;
-        write(&key_file, &key.serialize_pem())?;
+        for (names, (certificate_file, key_file)) in
+            [(names, self.server()), (vec!["client".to_owned()], self.client())]
+        {
+            let key = KeyPair::generate().map_err(failed)?;
+            let certificate = CertificateParams::new(names)
+                .and_then(|params| params.signed_by(&key, &issuer))
+                .map_err(failed)?;
+            write(&certificate_file, &certificate.pem())?;
+            write(&key_file, &key.serialize_pem())?;
+        }
         write(&self.ca(), &ca.pem())
     }
 }
