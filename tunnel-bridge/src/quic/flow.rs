@@ -149,8 +149,8 @@ impl QuicFlow {
         self.stream.accept();
     }
 
-    pub(crate) fn refuse(self, refusal: Refusal) {
-        self.stream.refuse(&refusal);
+    pub(crate) fn refuse(self, refusal: &Refusal) {
+        self.stream.refuse(refusal);
     }
 
     pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, datagram: &Bytes) -> Poll<io::Result<()>> {

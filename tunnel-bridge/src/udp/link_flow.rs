@@ -141,8 +141,11 @@ impl IncomingFlow {
     }
 
     fn refuse_with(&mut self, refusal: Refusal) {
-        if let Some(MuxFlow(kind)) = self.flow.take() {
-            either!(kind, flow => flow.refuse(refusal));
+        match self.flow.take() {
+            Some(MuxFlow(Kind::Carrier(flow))) => flow.refuse(refusal),
+            #[cfg(feature = "quic")]
+            Some(MuxFlow(Kind::Quic(flow))) => flow.refuse(&refusal),
+            None => {}
         }
     }
 }
