@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use socket2::SockRef;
 use tokio::net::UdpSocket;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tunnel_proto::MAX_DATAGRAM_BYTES;
@@ -238,8 +238,13 @@ impl Drop for Active {
 /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) being the usual ones.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     let socket = std::net::UdpSocket::bind(address)?;
-    sys::prepare_datagrams(&socket);
+    prepare(&socket);
     Ok(socket)
+}
+
+/// Gives a socket that another process has bound what [`bind`] would have: room for a burst, as far as the system allows.
+pub fn prepare(socket: &std::net::UdpSocket) {
+    sys::prepare_datagrams(socket);
 }
 
 /// One local address and port whose datagrams go to one target: a flow for each source address and port, so that each source has a
@@ -281,6 +286,7 @@ pub struct UdpListener {
     local: SocketAddr,
     counts: Arc<UdpCounts>,
     access: Arc<Mutex<Access>>,
+    end_flows: watch::Sender<()>,
     stop: CancellationToken,
     stopped: CancellationToken,
     task: Option<JoinHandle<()>>,
@@ -316,9 +322,11 @@ impl UdpListener {
             per_client: options.max_flows_per_client,
         };
         let access = Arc::new(Mutex::new(options.access.clone()));
+        let (end_flows, to_end) = watch::channel(());
         let task = Task {
             socket,
             access: Arc::clone(&access),
+            to_end,
             table: FlowTable::new(caps),
             slots: HashMap::new(),
             ids: HashMap::new(),
@@ -339,6 +347,7 @@ impl UdpListener {
             local,
             counts,
             access,
+            end_flows,
             stop,
             stopped,
             task: Some(task),
@@ -354,6 +363,12 @@ impl UdpListener {
     /// Holds the flows that begin from here on to another rule.
     pub fn set_access(&self, access: Access) {
         *self.access.lock().unwrap_or_else(PoisonError::into_inner) = access;
+    }
+
+    /// Ends the flows that there are. What is taken from the socket from here on begins new ones: those are dialed anew, and held
+    /// to the rule that holds then.
+    pub fn end_flows(&self) {
+        self.end_flows.send_replace(());
     }
 
     /// What came of its flows so far.
@@ -393,6 +408,8 @@ impl Drop for UdpListener {
 struct Task {
     socket: UdpSocket,
     access: Arc<Mutex<Access>>,
+    /// Changed when all flows are to be ended.
+    to_end: watch::Receiver<()>,
     table: FlowTable,
     slots: HashMap<FlowId, Slot>,
     ids: HashMap<Id, FlowId>,
@@ -429,6 +446,7 @@ impl Task {
             let due = self.table.poll_timeout();
             tokio::select! {
                 () = stop.cancelled() => break,
+                Ok(()) = self.to_end.changed() => self.end_all(),
                 Some(done) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => self.handle_ended(&done),
                 Some(answer) = self.answers.recv() => self.give(answer),
                 () = sleep_until(due), if due.is_some() => self.end_idle(),
@@ -447,6 +465,11 @@ impl Task {
 
     /// Receives what there is, as far as its turn goes.
     fn take(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        // What is received from here on must not go to the old ones.
+        if self.to_end.has_changed().unwrap_or(false) {
+            self.to_end.mark_unchanged();
+            self.end_all();
+        }
         let now = clock();
         for _ in 0..TURN {
             match self.socket.try_recv_from(buffer) {
@@ -567,6 +590,13 @@ impl Task {
         let now = clock();
         while let Some(id) = self.table.poll_idle(now) {
             self.end(id);
+        }
+    }
+
+    fn end_all(&mut self) {
+        for (id, slot) in self.slots.drain() {
+            self.table.remove(id);
+            slot.task.abort();
         }
     }
 
