@@ -389,6 +389,11 @@ fn notes(report: &StatusReport) -> String {
             )),
             LinkState::Up | LinkState::Connecting { .. } => {}
         }
+        match provider.resumed {
+            0 => {}
+            1 => lines.push(format!("{name}: went on over another connection once")),
+            times => lines.push(format!("{name}: went on over another connection {times} times")),
+        }
         if let Some(reason) = &provider.stale {
             lines.push(format!("{name}: the catalog is not fresh: {reason}"));
         }
@@ -419,26 +424,34 @@ fn notes(report: &StatusReport) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// The connections to a port that were not let in. Those beyond the session's own limit are told elsewhere.
-fn turned_away(service: &service_catalog::ServiceId, port: &PortReport, limit_told: bool) -> Vec<String> {
-    let connections = |count: u64| match count {
-        1 => "1 connection".to_owned(),
-        count => format!("{count} connections"),
+/// What came to a port and was not let in. Which limit a connection was beyond is not known where the session's own was reached.
+fn turned_away(service: &service_catalog::ServiceId, port: &PortReport, limit_reached: bool) -> Vec<String> {
+    let at = format!("{service}:{}", shown_port(port));
+    let counted = |count: u64, one: &str| match count {
+        1 => format!("1 {one} to {at} was"),
+        count => format!("{count} {one}s to {at} were"),
     };
     let mut lines = Vec::new();
     if port.strangers > 0 {
-        let count = connections(port.strangers);
-        lines.push(format!(
-            "{count} to {service}:{} refused: not from you or root ({SHARE_HINT})",
-            port.port
-        ));
+        lines.push(match port.protocol {
+            Protocol::Udp => format!(
+                "{} not let in and dropped ({SHARE_HINT})",
+                counted(port.strangers, "datagram")
+            ),
+            _ => format!(
+                "{} not let in ({SHARE_HINT})",
+                counted(port.strangers, "connection")
+            ),
+        });
     }
-    if port.rejected > 0 && !limit_told {
-        let count = connections(port.rejected);
-        lines.push(format!(
-            "{count} to {service}:{} refused: as many were open as max_connections allows",
-            port.port
-        ));
+    if port.rejected > 0 {
+        let many = counted(port.rejected, "connection");
+        let limit = if limit_reached {
+            "that limit or max_connections"
+        } else {
+            "max_connections"
+        };
+        lines.push(format!("{many} refused: as many were open as {limit} allows"));
     }
     lines
 }
@@ -894,18 +907,25 @@ mod tests {
             },
         );
         cluster.environment = None;
+        cluster.resumed = 1;
         cluster.stale = Some("the watch ended".to_owned());
         let closed = LinkState::Failed {
             reason: "the token is not accepted".to_owned(),
         };
         let closed = provider("closed", Status::new("gateway", "wss://closed.example/"), closed);
-        report.providers.extend([cluster, closed]);
+        let waiting = LinkState::Interrupted { window_ms: 60_000 };
+        let mut waiting = provider("laptop", Status::new("gateway", "wss://laptop.example/"), waiting);
+        waiting.resumed = 3;
+        report.providers.extend([cluster, closed, waiting]);
         let mut failing = port(80, PortState::Listening);
         failing.last_failure = Some("refused: connection refused".to_owned());
+        failing.strangers = 1;
+        failing.rejected = 4;
         let mut dns = port(53, PortState::Opening);
         dns.protocol = Protocol::Udp;
         let mut quic = port(443, PortState::Listening);
         quic.protocol = Protocol::Udp;
+        quic.strangers = 12;
         quic.udp = Some(UdpReport {
             max_datagram: Some(65_507),
             dropped: DroppedReport {
@@ -1093,6 +1113,14 @@ mod tests {
             Event::LinkLost {
                 provider: provider(),
                 reason: reason(),
+            },
+            Event::LinkInterrupted {
+                provider: provider(),
+                window: Duration::from_secs(60),
+            },
+            Event::LinkResumed {
+                provider: provider(),
+                away: Duration::from_millis(4250),
             },
             Event::LinkRestored {
                 provider: provider(),

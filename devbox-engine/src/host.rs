@@ -223,13 +223,17 @@ impl Host for MachineHost {
         match &self.helper {
             Some(helper) if error.kind() == io::ErrorKind::PermissionDenied => {
                 match helper.bind_udp(address).await {
-                    Ok(socket) => Ok(socket),
+                    Ok(socket) => {
+                        tunnel_bridge::udp::prepare(&socket);
+                        Ok(socket)
+                    }
                     Err(failed) => Err(self.helper_fault(endpoint, failed).await),
                 }
             }
             _ => Err(self.fault(endpoint, &error).await),
         }
     }
+
     async fn release(&self) -> Result<(), PublishError> {
         let Some(helper) = &self.helper else { return Ok(()) };
         helper.release().await.map(drop).map_err(helper_error)

@@ -127,6 +127,13 @@ impl Listening {
         }
     }
 
+    /// Connections of TCP know when they end; a flow would carry what is meant for the new target to the old one.
+    fn end_flows(&self) {
+        if let Self::Udp(listener) = self {
+            listener.end_flows();
+        }
+    }
+
     fn endpoint(&self) -> Endpoint {
         match self {
             Self::Tcp(listener) => Endpoint::tcp(listener.local_addr()),
@@ -436,7 +443,7 @@ impl Session {
             Happened::Connected => self.state.handle_connected(provider, now()),
             Happened::Failed(error) => self.state.handle_connect_failed(provider, error, now()),
             Happened::Interrupted { until } => self.state.handle_link_interrupted(provider, now(), until),
-            Happened::Resumed => self.state.handle_link_resumed(provider, now()),
+            Happened::Resumed { resumes } => self.state.handle_link_resumed(provider, now(), resumes),
             Happened::Updated(update) => {
                 // Known by now: what the far side offers comes before its catalog.
                 if let Some(carried) = self.links.carries_datagrams(provider) {
@@ -502,7 +509,9 @@ impl Session {
             } => {
                 if let (Some(open), Some(aim)) = (self.listeners.get(&endpoint), self.aim(&service, target)) {
                     open.listener.set_rules(self.rules.of(&service, endpoint.address));
-                    open.route.set(aim);
+                    if open.route.set(aim) {
+                        open.listener.end_flows();
+                    }
                 }
             }
             Step::Publish { sink, records } => self.publish_names(sink, records),

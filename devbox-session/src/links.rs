@@ -70,7 +70,10 @@ pub(crate) enum Happened {
         until: std::time::Instant,
     },
     /// It goes on.
-    Resumed,
+    Resumed {
+        /// How many times it has since it was made.
+        resumes: u64,
+    },
     Failed(ConnectError),
     Updated(Update),
     Lost(SourceError),
@@ -205,9 +208,11 @@ impl Slot {
                     until: until.into_std(),
                 }
             }
-            _ => {
+            status => {
                 self.open_road();
-                Happened::Resumed
+                Happened::Resumed {
+                    resumes: status.resumes(),
+                }
             }
         }
     }

@@ -44,9 +44,14 @@ impl Route {
         }
     }
 
-    /// What is accepted from here on goes there.
-    pub(crate) fn set(&self, aim: Aim) {
-        *self.aim.lock().unwrap_or_else(PoisonError::into_inner) = aim;
+    /// What is accepted from here on goes there. Whether that is another place than before.
+    pub(crate) fn set(&self, aim: Aim) -> bool {
+        let mut current = self.aim.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = current.environment == aim.environment
+            && current.target == aim.target
+            && current.road.same_channel(&aim.road);
+        *current = aim;
+        !same
     }
 
     fn aim(&self) -> Aim {

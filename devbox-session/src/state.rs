@@ -412,10 +412,10 @@ impl SessionState {
         }
     }
 
-    /// An interrupted link goes on.
-    pub fn handle_link_resumed(&mut self, provider: ProviderId, now: Instant) {
+    /// A link goes on over another connection; it has done so as many times as `resumes` says since it was made.
+    pub fn handle_link_resumed(&mut self, provider: ProviderId, now: Instant, resumes: u64) {
         if let Some(link) = self.links.get_mut(provider.0).filter(|_| self.stop.is_none()) {
-            link.handle_resumed(now, &mut self.notices);
+            link.handle_resumed(now, resumes, &mut self.notices);
         }
     }
 
@@ -997,7 +997,6 @@ impl SessionState {
         if !self.ready && self.names.is_published() {
             self.ready = true;
             self.tell_empty_namespace();
-            self.tell_unknown_services();
             self.tell_unknown_services();
             self.notices.push(Event::Ready {
                 status: Box::new(self.report(|_| Traffic::default())),

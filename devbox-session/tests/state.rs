@@ -19,7 +19,7 @@ use devbox_provider::ConnectError;
 use devbox_session::sink::{PublishError, Published, Record};
 use devbox_session::{
     BindFault, Event, Identity, LeaseChange, LinkState, PortState, ProviderId, ProviderSettings, ServiceKey,
-    SessionState, Settings, Step, StopReason, Traffic,
+    ServiceOptions, SessionState, Settings, Step, StopReason, Traffic,
 };
 use ipalloc::{Allocator, Pool, Timestamp};
 use proptest::prelude::*;
@@ -1413,7 +1413,7 @@ fn an_interruption_is_shown_at_once_told_after_a_second_and_over_without_a_trace
     machine.settle();
     machine.update(Update::Snapshot(catalog([])));
     machine.events.clear();
-    for _ in 0..20 {
+    for resumes in 1..=20 {
         machine
             .state
             .handle_link_interrupted(ONLY, machine.now, machine.now + WINDOW);
@@ -1422,7 +1422,7 @@ fn an_interruption_is_shown_at_once_told_after_a_second_and_over_without_a_trace
             LinkState::Interrupted { window_ms: 60_000 }
         );
         pass(&mut machine, Duration::from_millis(900));
-        machine.state.handle_link_resumed(ONLY, machine.now);
+        machine.state.handle_link_resumed(ONLY, machine.now, resumes);
         pass(&mut machine, Duration::from_millis(900));
     }
     assert_eq!(machine.events, []);
@@ -1432,7 +1432,7 @@ fn an_interruption_is_shown_at_once_told_after_a_second_and_over_without_a_trace
         .state
         .handle_link_interrupted(ONLY, machine.now, machine.now + WINDOW);
     pass(&mut machine, Duration::from_secs(30));
-    machine.state.handle_link_resumed(ONLY, machine.now);
+    machine.state.handle_link_resumed(ONLY, machine.now, 21);
     pass(&mut machine, Duration::from_secs(30));
     let provider = machine.report().providers[0].name.clone();
     assert_eq!(
@@ -1469,4 +1469,115 @@ fn an_interruption_is_shown_at_once_told_after_a_second_and_over_without_a_trace
         "{:?}",
         machine.events
     );
+}
+
+#[test]
+fn links_that_went_on_are_counted_whether_or_not_their_interruption_was_seen() {
+    let mut machine = Machine::new();
+    machine.settle();
+    // Before the catalog, and twice at once.
+    machine.state.handle_link_resumed(ONLY, machine.now, 2);
+    machine.update(Update::Snapshot(catalog([])));
+    machine.events.clear();
+    machine.state.handle_link_resumed(ONLY, machine.now, 3);
+    machine.state.handle_link_resumed(ONLY, machine.now, 3);
+    assert_eq!(machine.report().providers[0].resumed, 3);
+
+    pass(&mut machine, Duration::from_secs(30));
+    machine.lose_link(ONLY);
+    pass(&mut machine, Duration::from_secs(1));
+    machine.update(Update::Snapshot(catalog([])));
+    machine.state.handle_link_resumed(ONLY, machine.now, 1);
+    assert_eq!(machine.report().providers[0].resumed, 4, "of both links");
+}
+
+/// A service with one number by TCP and by UDP.
+fn both(name: &str, port: u16) -> Service {
+    let number = NonZeroU16::new(port).unwrap();
+    let mut udp = Port::tcp(number);
+    udp.protocol = service_catalog::Protocol::Udp;
+    let ports = vec![Port::tcp(number), udp];
+    Service::new(format!("{name}.backend").parse().unwrap(), ports).unwrap()
+}
+
+fn udp_state(machine: &Machine) -> PortState {
+    let services = machine.report().services;
+    let mut ports = services[0].ports.iter();
+    let udp = ports.find(|port| port.protocol == devbox_helper_client::Protocol::Udp);
+    udp.unwrap().state.clone()
+}
+
+#[test]
+fn a_udp_port_that_the_link_does_not_carry_is_not_opened_when_its_service_is_tried_again() {
+    let mut machine = Machine::with(
+        settings(&[None]),
+        Pool::new(["127.77.0.1/32".parse().unwrap()]).unwrap(),
+    );
+    machine.settle();
+    machine.state.handle_datagrams(ONLY, false);
+    // There is no other address to move to.
+    machine.held.insert(53);
+    machine.update(Update::Snapshot(catalog([both("dns", 53)])));
+    assert!(machine.listening.is_empty());
+    machine.held.clear();
+    for _ in 0..3 {
+        pass(&mut machine, Duration::from_secs(10));
+    }
+    let open: Vec<_> = machine.listening.keys().map(|at| at.protocol).collect();
+    assert_eq!(open, [devbox_helper_client::Protocol::Tcp]);
+    let PortState::Degraded(reason) = udp_state(&machine) else {
+        panic!("{:?}", udp_state(&machine));
+    };
+    assert!(reason.contains("carries no UDP"), "{reason}");
+
+    machine.state.handle_datagrams(ONLY, true);
+    machine.settle();
+    assert_eq!(udp_state(&machine), PortState::Listening);
+    assert_eq!(machine.listening.len(), 2);
+}
+
+#[test]
+fn a_udp_port_that_opens_once_the_link_does_not_carry_it_is_closed() {
+    let mut machine = Machine::new();
+    machine.settle();
+    machine.state.handle_datagrams(ONLY, true);
+    machine.told(ONLY, Update::Snapshot(catalog([both("dns", 53)])));
+    let mut late = None;
+    while let Some(step) = machine.state.poll_step(machine.now) {
+        match step {
+            Step::Bind { .. } => {
+                late = Some(step);
+                break;
+            }
+            step => machine.perform(step),
+        }
+    }
+    machine.state.handle_datagrams(ONLY, false);
+    machine.perform(late.expect("its ports are opened"));
+    machine.settle();
+    let open: Vec<_> = machine.listening.keys().map(|at| at.protocol).collect();
+    assert_eq!(open, [devbox_helper_client::Protocol::Tcp]);
+    assert!(matches!(udp_state(&machine), PortState::Degraded(_)));
+}
+
+#[test]
+fn a_service_with_options_that_nobody_provides_is_told_once() {
+    let mut settings = settings(&[None]);
+    let mistyped: ServiceId = "wbe.backend".parse().unwrap();
+    settings
+        .listening
+        .services
+        .insert(mistyped.clone(), ServiceOptions::default());
+    let mut machine = Machine::with(settings, Pool::new(["127.77.0.0/16".parse().unwrap()]).unwrap());
+    machine.settle();
+    machine.update(Update::Snapshot(catalog([service("web", &[80])])));
+    let told = machine
+        .events
+        .iter()
+        .filter(|event| matches!(event, Event::UnknownService { .. }));
+    let expected = Event::UnknownService {
+        service: mistyped,
+        similar: Some("web.backend".parse().unwrap()),
+    };
+    assert_eq!(told.collect::<Vec<_>>(), [&expected]);
 }

@@ -13,7 +13,7 @@ mod table;
 
 pub use direct::{DirectFlow, UdpDialer, connect};
 pub use link_flow::{IncomingFlow, MuxFlow};
-pub use listener::{DroppedDatagrams, FlowCounts, UdpCounts, UdpListener, UdpOptions, bind};
+pub use listener::{DroppedDatagrams, FlowCounts, UdpCounts, UdpListener, UdpOptions, bind, prepare};
 pub use relay::{FLOW_IDLE, FlowReport, relay};
 
 pub(crate) use flow::{Flows, LinkFlows, Request};

@@ -258,8 +258,11 @@ impl Link {
     }
 
     /// The link goes on over another connection, with everything that it carried.
-    pub(super) fn handle_resumed(&mut self, now: Instant, notices: &mut Notices) {
-        self.interruption.handle_resumed(&self.name, now, notices);
+    pub(super) fn handle_resumed(&mut self, now: Instant, resumes: u64, notices: &mut Notices) {
+        if let Phase::AwaitCatalog { .. } | Phase::Up { .. } = self.phase {
+            self.interruption
+                .handle_resumed(&self.name, now, resumes, notices);
+        }
     }
 
     /// Whether the far side answered and its catalog should have come.
@@ -275,6 +278,7 @@ impl Link {
     pub(super) fn handle_connected(&mut self, now: Instant) {
         if let Phase::Connecting { attempt, .. } = self.phase {
             self.phase = Phase::AwaitCatalog { attempt, since: now };
+            self.interruption.handle_connected();
         }
     }
 

@@ -18,8 +18,8 @@ use crate::report::{Event, PortState, ServicePort};
 /// right may be given, an address may become free.
 const DEGRADED_PAUSE: Duration = Duration::from_secs(5);
 
-/// Said of UDP ports behind a far side that does not offer datagrams.
-const NO_UDP: &str = "the gateway is older and carries no UDP";
+/// Said of UDP ports behind a link that carries no datagrams.
+const NO_UDP: &str = "the link to the far side carries no UDP";
 
 /// A service may offer one number by TCP and by UDP.
 pub(super) type PortKey = (u16, Protocol);
@@ -64,6 +64,8 @@ struct Group {
 #[derive(Debug)]
 struct Port {
     state: PortState,
+    /// Whether the provider's link carries its protocol. Otherwise it is not listened for, whatever becomes of the others.
+    carried: bool,
     /// The fault that was told last.
     told: Option<String>,
     /// Addresses on which it is listened for or was tried.
@@ -242,7 +244,7 @@ impl Listeners {
             let primary = group.addresses.first() == Some(&address);
             let mut endpoints = Vec::new();
             for (key, port) in &mut group.ports {
-                if port.is_not_carried() || port.tried.contains(&address) {
+                if !port.carried || port.tried.contains(&address) {
                     continue;
                 }
                 if primary && port.state != PortState::Opening {
@@ -336,7 +338,7 @@ impl Listeners {
         }
         for (endpoint, result) in results {
             let key = key_of(&endpoint);
-            let port = group.ports.get_mut(&key);
+            let port = group.ports.get_mut(&key).filter(|port| port.carried);
             match (result, port) {
                 (Ok(()), Some(port)) => {
                     if primary {
@@ -345,7 +347,7 @@ impl Listeners {
                     }
                     self.open.insert(endpoint, (service.clone(), key));
                 }
-                // The port left the catalog meanwhile.
+                // The port left the catalog meanwhile, or the link does not carry it any more.
                 (Ok(()), None) => {
                     self.open.insert(endpoint, (service.clone(), key));
                     self.to_close.insert(endpoint);
@@ -410,7 +412,7 @@ impl Listeners {
         self.to_open.remove(service);
         self.degraded.insert(service.clone());
         if let Some(group) = self.groups.get_mut(service) {
-            for (key, port) in &mut group.ports {
+            for (key, port) in group.ports.iter_mut().filter(|(_, port)| port.carried) {
                 port.degrade(service, *key, reason.to_owned(), notices);
             }
         }
@@ -471,7 +473,7 @@ impl Listeners {
                 continue;
             };
             for port in group.ports.values_mut() {
-                if port.told.is_some() && !port.is_not_carried() {
+                if port.told.is_some() && port.carried {
                     port.state = PortState::Opening;
                     port.tried.clear();
                 }
@@ -592,13 +594,10 @@ impl Port {
             } else {
                 PortState::Degraded(NO_UDP.to_owned())
             },
+            carried,
             told: None,
             tried: BTreeSet::new(),
         }
-    }
-
-    fn is_not_carried(&self) -> bool {
-        matches!(&self.state, PortState::Degraded(reason) if reason == NO_UDP)
     }
 
     fn degrade(&mut self, service: &ServiceKey, key: PortKey, reason: String, notices: &mut Notices) {

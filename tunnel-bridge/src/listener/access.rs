@@ -68,7 +68,7 @@ impl fmt::Display for Stranger {
 }
 
 impl Access {
-    /// Whether a program at `peer` may use the listener at `local`. For datagrams it is asked once for each flow.
+    /// Whether a program at `peer` may use the listener at `local`. For datagrams it is asked as a flow begins, and again while it lasts.
     ///
     /// It makes two system calls for [`Access::Users`] and waits for nobody.
     ///

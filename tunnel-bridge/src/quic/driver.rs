@@ -230,8 +230,10 @@ impl Driver {
             Control::GoAway(leaving) => {
                 // In this order: who opens a stream meanwhile is refused, or counted.
                 self.leaving.send_replace(Some(leaving));
-                let opened = self.native.open_no_more();
-                drop(words.send(Control::Heard(opened)));
+                // Once: it does not change, and a peer that does not read must not make answers pile up.
+                if let Some(opened) = self.native.open_no_more() {
+                    drop(words.send(Control::Heard(opened)));
+                }
             }
             Control::Heard(opened) => {
                 self.drain.opened.store(opened, Ordering::Release);

@@ -139,10 +139,10 @@ impl Native {
     }
 
     /// The other end opens no more than it has, and neither does this one. How many streams this end has opened.
-    pub(super) fn open_no_more(&self) -> u64 {
+    pub(super) fn open_no_more(&self) -> Option<u64> {
         let mut opened = self.opened();
-        opened.no_more = true;
-        opened.streams
+        let first = !std::mem::replace(&mut opened.no_more, true);
+        first.then_some(opened.streams)
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use socket2::SockRef;
 use tokio::net::UdpSocket;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tunnel_proto::MAX_DATAGRAM_BYTES;
@@ -34,6 +34,10 @@ const TURN: usize = 64;
 /// Whoever was refused is not asked for again before this has passed, however many datagrams come.
 const REFUSED_REST: Duration = Duration::from_secs(1);
 
+/// How long an answer to whether a source may send holds, and how many of those that may not are remembered.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+const MOST_TURNED_AWAY: usize = 1024;
+
 /// After a failure to receive.
 const BACKOFF: Duration = Duration::from_millis(100);
 
@@ -51,7 +55,8 @@ pub struct UdpOptions {
     /// How many flows may be open at once, of all listeners that share it; the datagrams of further ones are dropped.
     /// Default: 16,384 of its own.
     pub limit: Arc<ConnectionLimit>,
-    /// Who may send here; the datagrams of others are dropped and counted. It is asked once for each flow. Default: everybody.
+    /// Who may send here; the datagrams of others are dropped and counted. It is asked as a flow
+    /// begins, and again each second while it lasts. Default: everybody.
     pub access: Access,
     /// Who hears of each source that was turned away, by the address that it sent to. What does not fit into the channel is not told.
     /// Default: nobody.
@@ -238,8 +243,13 @@ impl Drop for Active {
 /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) being the usual ones.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     let socket = std::net::UdpSocket::bind(address)?;
-    sys::prepare_datagrams(&socket);
+    prepare(&socket);
     Ok(socket)
+}
+
+/// Gives a socket that another process has bound what [`bind`] would have: room for a burst, as far as the system allows.
+pub fn prepare(socket: &std::net::UdpSocket) {
+    sys::prepare_datagrams(socket);
 }
 
 /// One local address and port whose datagrams go to one target: a flow for each source address and port, so that each source has a
@@ -281,6 +291,7 @@ pub struct UdpListener {
     local: SocketAddr,
     counts: Arc<UdpCounts>,
     access: Arc<Mutex<Access>>,
+    end_flows: watch::Sender<()>,
     stop: CancellationToken,
     stopped: CancellationToken,
     task: Option<JoinHandle<()>>,
@@ -316,11 +327,14 @@ impl UdpListener {
             per_client: options.max_flows_per_client,
         };
         let access = Arc::new(Mutex::new(options.access.clone()));
+        let (end_flows, to_end) = watch::channel(());
         let task = Task {
             socket,
             access: Arc::clone(&access),
+            to_end,
             table: FlowTable::new(caps),
             slots: HashMap::new(),
+            turned_away: HashMap::new(),
             ids: HashMap::new(),
             tasks: JoinSet::new(),
             answers,
@@ -339,6 +353,7 @@ impl UdpListener {
             local,
             counts,
             access,
+            end_flows,
             stop,
             stopped,
             task: Some(task),
@@ -354,6 +369,12 @@ impl UdpListener {
     /// Holds the flows that begin from here on to another rule.
     pub fn set_access(&self, access: Access) {
         *self.access.lock().unwrap_or_else(PoisonError::into_inner) = access;
+    }
+
+    /// Ends the flows that there are. What is taken from the socket from here on begins new ones: those are dialed anew, and held
+    /// to the rule that holds then.
+    pub fn end_flows(&self) {
+        self.end_flows.send_replace(());
     }
 
     /// What came of its flows so far.
@@ -393,8 +414,11 @@ impl Drop for UdpListener {
 struct Task {
     socket: UdpSocket,
     access: Arc<Mutex<Access>>,
+    /// Changed when all flows are to be ended.
+    to_end: watch::Receiver<()>,
     table: FlowTable,
     slots: HashMap<FlowId, Slot>,
+    turned_away: HashMap<SocketAddr, Instant>,
     ids: HashMap<Id, FlowId>,
     tasks: JoinSet<()>,
     answers: mpsc::Receiver<(FlowId, Bytes)>,
@@ -404,6 +428,8 @@ struct Task {
 struct Slot {
     to_flow: mpsc::Sender<Waiting>,
     task: AbortHandle,
+    /// When it was asked last whether its source may send.
+    asked: Instant,
 }
 
 /// A datagram on its way to its flow's task.
@@ -429,6 +455,7 @@ impl Task {
             let due = self.table.poll_timeout();
             tokio::select! {
                 () = stop.cancelled() => break,
+                Ok(()) = self.to_end.changed() => self.end_all(),
                 Some(done) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => self.handle_ended(&done),
                 Some(answer) = self.answers.recv() => self.give(answer),
                 () = sleep_until(due), if due.is_some() => self.end_idle(),
@@ -447,6 +474,11 @@ impl Task {
 
     /// Receives what there is, as far as its turn goes.
     fn take(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        // What is received from here on must not go to the old ones.
+        if self.to_end.has_changed().unwrap_or(false) {
+            self.to_end.mark_unchanged();
+            self.end_all();
+        }
         let now = clock();
         for _ in 0..TURN {
             match self.socket.try_recv_from(buffer) {
@@ -462,7 +494,7 @@ impl Task {
 
     fn handle_datagram(&mut self, datagram: &[u8], source: SocketAddr, now: Instant) {
         // Before the table is asked: a stranger must not make another flow go.
-        if !self.table.has(source) && !self.admits(source) {
+        if !self.is_let_in(source, now) {
             return;
         }
         let counts = &self.context.counts;
@@ -502,6 +534,41 @@ impl Task {
         }
     }
 
+    /// Whether a source may send. It is asked again from time to time: a port that one user gives up another one may take, and the
+    /// flow with it.
+    fn is_let_in(&mut self, source: SocketAddr, now: Instant) -> bool {
+        let flow = self.table.flow_of(source);
+        if let Some(slot) = flow.and_then(|id| self.slots.get(&id))
+            && now < slot.asked + ASK_AGAIN
+        {
+            return true;
+        }
+        // A stranger that floods costs no question for each datagram.
+        if self
+            .turned_away
+            .get(&source)
+            .is_some_and(|at| now < *at + ASK_AGAIN)
+        {
+            count(&self.context.counts.strangers);
+            return false;
+        }
+        if self.admits(source) {
+            if let Some(slot) = flow.and_then(|id| self.slots.get_mut(&id)) {
+                slot.asked = now;
+            }
+            return true;
+        }
+        if self.turned_away.len() >= MOST_TURNED_AWAY {
+            self.turned_away.clear();
+        }
+        self.turned_away.insert(source, now);
+        if let Some(id) = flow {
+            self.table.remove(id);
+            self.end(id);
+        }
+        false
+    }
+
     fn admits(&self, source: SocketAddr) -> bool {
         let context = &self.context;
         let access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
@@ -532,7 +599,14 @@ impl Task {
         let carry = Arc::clone(context).carry(id, from_listener, active, place);
         let task = self.tasks.spawn(carry);
         self.ids.insert(task.id(), id);
-        self.slots.insert(id, Slot { to_flow, task });
+        self.slots.insert(
+            id,
+            Slot {
+                to_flow,
+                task,
+                asked: clock(),
+            },
+        );
         true
     }
 
@@ -567,6 +641,13 @@ impl Task {
         let now = clock();
         while let Some(id) = self.table.poll_idle(now) {
             self.end(id);
+        }
+    }
+
+    fn end_all(&mut self) {
+        for (id, slot) in self.slots.drain() {
+            self.table.remove(id);
+            slot.task.abort();
         }
     }
 

@@ -86,9 +86,9 @@ impl FlowTable {
         }
     }
 
-    /// Whether a source has a flow.
-    pub(super) fn has(&self, source: SocketAddr) -> bool {
-        self.by_source.contains_key(&source)
+    /// The flow of a source.
+    pub(super) fn flow_of(&self, source: SocketAddr) -> Option<FlowId> {
+        self.by_source.get(&source).copied()
     }
 
     /// A datagram of a local source has come.

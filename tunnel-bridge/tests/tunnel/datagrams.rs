@@ -15,8 +15,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tunnel_bridge::listener::ConnectionLimit;
 use tunnel_bridge::udp::{FLOW_IDLE, FlowCounts, UdpDialer, UdpListener, UdpOptions, bind, relay};
 use tunnel_bridge::{
-    DatagramFlow, Dialer, End, Link, Refusal, RefusalKind, ResetReason, Role, StreamCarrier, refusal_of,
-    reset_of,
+    ByteStream, DatagramFlow, Dialer, End, Link, Refusal, RefusalKind, ResetReason, Role, StreamCarrier,
+    Target, refusal_of, reset_of,
 };
 
 use crate::support::{Over, over_each_carrier, pair, pair_to_cut, plain_pair, soon, target};
@@ -114,6 +114,38 @@ async fn send(flow: &mut dyn DatagramFlow, datagram: impl Into<Bytes>) -> io::Re
 
 async fn receive(flow: &mut dyn DatagramFlow) -> io::Result<Option<Bytes>> {
     soon("a datagram", poll_fn(|cx| flow.poll_receive(cx))).await
+}
+
+/// Dials to whichever target is set.
+struct Aimed(std::sync::Mutex<SocketAddr>);
+
+#[async_trait::async_trait]
+impl Dialer for Aimed {
+    async fn dial(&self, _target: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
+        Err(Refusal::new(RefusalKind::Denied, "datagrams only"))
+    }
+
+    async fn dial_datagrams(&self, _target: &Target) -> Result<Box<dyn DatagramFlow>, Refusal> {
+        let to = *self.0.lock().unwrap();
+        UdpDialer::default().dial_datagrams(&target(to)).await
+    }
+}
+
+#[tokio::test]
+async fn flows_that_were_ended_are_dialed_anew_with_the_next_datagram() {
+    let (before, after) = (echo().await, echo().await);
+    let aimed = Arc::new(Aimed(std::sync::Mutex::new(before)));
+    let udp = listen(Arc::clone(&aimed) as _, before, UdpOptions::default());
+    let program = udp.program().await;
+    let (port, _) = ask(&program, b"one").await;
+    assert_eq!(ask(&program, b"two").await.0, port);
+
+    *aimed.0.lock().unwrap() = after;
+    udp.listener.end_flows();
+    assert_eq!(ask(&program, b"three").await.1, b"three");
+    let counts = udp.until("the old flow's end", |counts| counts.active == 1).await;
+    assert_eq!((counts.flows, counts.dropped.total()), (2, 0));
+    udp.listener.close().await;
 }
 
 async fn datagrams_go_both_ways_and_each_source_has_a_port_of_its_own(over: Over) {

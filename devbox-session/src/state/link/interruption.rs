@@ -15,6 +15,8 @@ pub(super) struct Interruption {
     current: Option<Current>,
     /// How often the provider's links went on after one.
     resumed: u64,
+    /// How many of them were of the present link.
+    of_link: u64,
 }
 
 #[derive(Debug)]
@@ -26,6 +28,11 @@ struct Current {
 }
 
 impl Interruption {
+    /// There is a new link.
+    pub(super) fn handle_connected(&mut self) {
+        self.of_link = 0;
+    }
+
     pub(super) fn handle_interrupted(&mut self, now: Instant, until: Instant) {
         let current = self.current.get_or_insert(Current {
             since: now,
@@ -35,12 +42,19 @@ impl Interruption {
         current.until = until;
     }
 
-    pub(super) fn handle_resumed(&mut self, provider: &str, now: Instant, notices: &mut Notices) {
-        let Some(current) = self.current.take() else {
-            return;
-        };
-        self.resumed += 1;
-        if current.told {
+    /// The link has gone on `resumes` times so far. Not every interruption is seen: one that is over at once may not be.
+    pub(super) fn handle_resumed(
+        &mut self,
+        provider: &str,
+        now: Instant,
+        resumes: u64,
+        notices: &mut Notices,
+    ) {
+        self.resumed += resumes.saturating_sub(self.of_link);
+        self.of_link = resumes;
+        if let Some(current) = self.current.take()
+            && current.told
+        {
             notices.push(Event::LinkResumed {
                 provider: provider.to_owned(),
                 away: now.saturating_duration_since(current.since),
