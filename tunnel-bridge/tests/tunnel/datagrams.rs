@@ -122,7 +122,7 @@ struct Aimed(std::sync::Mutex<SocketAddr>);
 #[async_trait::async_trait]
 impl Dialer for Aimed {
     async fn dial(&self, _target: &Target) -> Result<Box<dyn ByteStream>, Refusal> {
-        Err(Refusal::new(RefusalKind::Denied, "datagrams only"))
+        Err(Refusal::new(RefusalKind::NotAllowed, "datagrams only"))
     }
 
     async fn dial_datagrams(&self, _target: &Target) -> Result<Box<dyn DatagramFlow>, Refusal> {
