@@ -75,7 +75,7 @@ fn another_user_is_refused_and_told_of_once_while_root_and_the_own_user_are_serv
         up.status(&[])?
             .run(wait::SOON)?
             .expect_success()?
-            .expect_text(&[&format!("3 connections to one.demo:{port} refused")])?;
+            .expect_text(&[&format!("3 connections to one.demo:{port} were not let in")])?;
         let times = up.process().errors().matches(&told).count();
         ensure!(times == 1, "told {times} times");
         ensure!(echo.accepted() == 2, "the service saw {}", echo.accepted());

@@ -50,6 +50,8 @@ pub struct WebSocketCarrier<S> {
     behind: BytesMut,
     /// What has arrived and was not given out.
     arrived: ChunkQueue,
+    /// A Ping was answered.
+    answered: bool,
     /// How it ended behind what has arrived.
     end: Option<CarrierEnd>,
     writer: Writer,
@@ -69,6 +71,7 @@ impl<S> WebSocketCarrier<S> {
             size: ReadSize::up_to(SHORT_READ),
             behind: BytesMut::from(behind),
             arrived: ChunkQueue::new(),
+            answered: false,
             end: None,
             writer: Writer::new(role),
             stage: Stage::default(),
@@ -136,6 +139,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> WebSocketCarrier<S> {
                 Ok(Some(Found::Bytes(part))) if part.len() < copy_below => self.arrived.push_slice(&part),
                 Ok(Some(Found::Bytes(part))) => self.arrived.push(part.freeze()),
                 Ok(Some(Found::Ping(payload))) => {
+                    self.answered = true;
                     if let Err(error) = self.writer.pong(payload) {
                         self.end = Some(error.into());
                     }
@@ -212,6 +216,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Carrier for WebSocketCa
             if let Some(bytes) = self.arrived.pop() {
                 return Poll::Ready(Ok(bytes));
             }
+            // Lets the answer be sent, also where the end came right behind the Ping.
+            if std::mem::take(&mut self.answered) {
+                return Poll::Ready(Ok(Bytes::new()));
+            }
             if let Some(end) = self.end.take() {
                 return Poll::Ready(Err(end));
             }
@@ -219,8 +227,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Carrier for WebSocketCa
                 ready!(self.poll_read(cx));
             }
         }
-        // Nothing for the link: a Ping, whose answer can be sent now, or what means nothing. However much of that there is,
-        // others get their turn.
+        // Nothing for the link. However much of that there is, others get their turn.
         Poll::Ready(Ok(Bytes::new()))
     }
 

@@ -179,8 +179,9 @@ async fn streams_that_nobody_reads_stay_within_the_budget() {
         stream.accepted().await.unwrap();
         unread.push(stream);
         writers.push(tokio::spawn(async move {
-            let block = [7; 16 * 1024];
-            while served.write(&block).await.is_ok() {}
+            // One for all: what the writers themselves hold is not what the links do.
+            static BLOCK: [u8; 16 * 1024] = [7; 16 * 1024];
+            while served.write(&BLOCK).await.is_ok() {}
         }));
     }
     // What was taken out of a stream and is still held counts as unread.
@@ -206,7 +207,8 @@ async fn streams_that_nobody_reads_stay_within_the_budget() {
         "each stream carries something: {bytes}"
     );
     let held = grown_mib(before);
-    assert!(held <= 96, "{held} MiB are held");
+    // 64 MiB, 16 KiB for each stream, and what the streams themselves are.
+    assert!(held <= 84, "{held} MiB are held");
     // One that is read goes on beside them.
     let mut stream = near.open(&Target::new("y").unwrap()).await.unwrap();
     let mut served = far.accept().await.unwrap().accept();

@@ -348,7 +348,7 @@ mod tests {
         }
         // The engine hears from it when the network changes.
         assert!(rules(vec![package("devbox-engine", &["netif"])]).is_empty());
-        for who in ["devbox-ffi", "devbox-session", "devbox-gateway"] {
+        for who in ["devbox-ffi", "devbox-session"] {
             assert_eq!(
                 rules(vec![package(who, &["netif"])]),
                 ["machine", "upward"],
