@@ -145,8 +145,9 @@ fn in_back(args: &ExecArgs, back: Back) -> Result<ExitOutcome, Failure> {
 /// The process that the caller waits for, as the back sees it.
 struct Front {
     back: Back,
-    /// Until it has been heard: whoever waits may stop waiting and begin again.
-    end: Option<oneshot::Receiver<()>>,
+    end: oneshot::Receiver<()>,
+    /// When its end was heard: whoever waits may stop waiting and begin again.
+    ended_at: Option<tokio::time::Instant>,
     released: bool,
     /// It has ended: a signal that comes from here on was sent to this process, and not passed on.
     gone: bool,
@@ -165,7 +166,8 @@ impl Front {
             .map_err(Failure::because)?;
         Ok(Self {
             back,
-            end: Some(end),
+            end,
+            ended_at: None,
             released: false,
             gone: false,
         })
@@ -185,12 +187,15 @@ impl Front {
         if self.gone {
             std::future::pending::<()>().await;
         }
-        if let Some(end) = &mut self.end {
-            // Its thread says so before it ends.
-            drop(end.await);
-            self.end = None;
-        }
-        tokio::time::sleep(ON_THEIR_WAY).await;
+        let at = match self.ended_at {
+            Some(at) => at,
+            None => {
+                // Its thread says so before it ends.
+                drop((&mut self.end).await);
+                *self.ended_at.insert(tokio::time::Instant::now())
+            }
+        };
+        tokio::time::sleep_until(at + ON_THEIR_WAY).await;
         self.gone = true;
     }
 
