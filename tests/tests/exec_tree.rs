@@ -198,7 +198,7 @@ fn what_remains_is_ended_by_a_signal_in_good_order() -> Outcome {
         wait::until("the end of the session", wait::SOON, || {
             // What comes within a moment of the front's end counts as passed on by it, and is for the command alone. Fails once
             // it has ended.
-            drop(rustix::process::kill_process(back, Signal::TERM));
+            let _gone_or_told = rustix::process::kill_process(back, Signal::TERM);
             (stage.links() == 0 && stage.sockets().is_empty()).then_some(())
         })?;
         stage.go("go")?;
