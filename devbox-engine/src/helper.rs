@@ -11,6 +11,7 @@ use devbox_helper_client::{
     ReleaseReport, StartOptions, SweepReport,
 };
 use tokio::sync::watch;
+use tokio::task::JoinError;
 
 use crate::error::Error;
 use crate::sys;
@@ -222,27 +223,48 @@ impl Helper {
         let mut restarts = VecDeque::new();
         loop {
             let client = self.shared.current.borrow().client.clone();
-            let status = client.closed().await;
-            let now = Instant::now();
-            restarts.retain(|at| now.duration_since(*at) < RESTARTS_WITHIN);
-            let another = if was_killed(status) && restarts.len() < MAX_RESTARTS {
-                self.start_another().await
-            } else {
-                None
-            };
-            let Some(client) = another else {
+            let Some(client) = self.replaced(client.closed().await, &mut restarts).await else {
                 self.shared.current.send_modify(|current| current.gone = true);
                 return;
             };
-            restarts.push_back(now);
             self.shared.current.send_replace(Current { client, gone: false });
             on_restart();
         }
     }
 
+    /// The helper that takes the place of the one that ended with `status`, unless that may not be. One that is killed as well,
+    /// while it takes the block over, is replaced in turn.
+    async fn replaced(
+        &self,
+        mut status: Option<ExitStatus>,
+        restarts: &mut VecDeque<Instant>,
+    ) -> Option<AsyncClient> {
+        loop {
+            let now = Instant::now();
+            restarts.retain(|at| now.duration_since(*at) < RESTARTS_WITHIN);
+            if !was_killed(status) || restarts.len() >= MAX_RESTARTS {
+                return None;
+            }
+            restarts.push_back(now);
+            let error = match self.start_another().await {
+                Ok(Ok(client)) => return client,
+                Ok(Err(
+                    ClientError::Ended { status: ended } | ClientError::NoWelcome { status: ended, .. },
+                )) if by_signal(ended) => {
+                    status = ended;
+                    continue;
+                }
+                Ok(Err(error)) => devbox_provider::with_causes(&error),
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(%error, "no other helper could be started");
+            return None;
+        }
+    }
+
     /// Starts a helper that makes the block of the one before it its own, in one write. Nobody is told of it before that, so
     /// that no request comes in between.
-    async fn start_another(&self) -> Option<AsyncClient> {
+    async fn start_another(&self) -> Result<Result<Option<AsyncClient>, ClientError>, JoinError> {
         let source = self.shared.source.clone();
         let held = self.held().clone();
         let started = tokio::task::spawn_blocking(move || {
@@ -254,13 +276,7 @@ impl Helper {
             }
             AsyncClient::new(client).map(Some)
         });
-        let error = match started.await {
-            Ok(Ok(client)) => return client,
-            Ok(Err(error)) => devbox_provider::with_causes(&error),
-            Err(error) => error.to_string(),
-        };
-        tracing::warn!(%error, "no other helper could be started");
-        None
+        started.await
     }
 
     /// Asks the helper, and the one that takes its place where it is killed before it has replied: every request may be carried
@@ -298,11 +314,18 @@ fn was_killed(status: Option<ExitStatus>) -> bool {
     !status.is_some_and(|status| status.success())
 }
 
+/// Whether a helper was ended from outside, rather than by a failure that the next one would meet as well.
+fn by_signal(status: Option<ExitStatus>) -> bool {
+    status.is_some_and(|status| status.code().is_none())
+}
+
 /// Makes the block of a helper that was killed the new one's own. Where that cannot be done, the block goes if it can: the session
 /// ends, and nobody else would remove it.
 fn take_over(client: &mut Client, block: &HostsBlock) -> Result<(), ClientError> {
     let taken = patiently(TAKE_OVER_PATIENCE, || client.set_hosts(block.clone()));
+    let gone = matches!(taken, Err(ClientError::Ended { .. }));
     if taken.is_err()
+        && !gone
         && let Err(error) = client.sweep()
     {
         let error = devbox_provider::with_causes(&error);

@@ -436,6 +436,32 @@ fn killed_after_its_helper_was_replaced_it_leaves_the_hosts_file_as_before() -> 
 }
 
 #[test]
+fn a_helper_killed_while_it_takes_the_block_over_is_replaced_as_well() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let gateway = Gateway::of_echo(scene, &echo, PORT)?;
+        let up = Up::start(&gateway, Caller::Ordinary)?;
+        let session = up.process().pid();
+        let first = proc::helper_of(session)?;
+        kill(first)?;
+        let second = wait::until("another helper", wait::SOON, || {
+            proc::helper_of(session).ok().filter(|helper| *helper != first)
+        })?;
+        kill(second)?;
+        let third = wait::until("one more helper", wait::SOON, || {
+            proc::helper_of(session).ok().filter(|helper| *helper != second)
+        })?;
+        up.process().wait_for_line("another one", wait::SOON, |line| {
+            line.contains("the helper process was killed; started another one")
+        })?;
+        up.address_of("echo.demo")?;
+        expect_block(up.hosts())?;
+        ensure!(proc::helper_of(session)? == third);
+        Ok(())
+    })
+}
+
+#[test]
 fn a_helper_killed_again_and_again_ends_its_session_and_the_next_cleanup_sweeps() -> Outcome {
     scenario(|scene| {
         let echo = Echo::start(scene)?;

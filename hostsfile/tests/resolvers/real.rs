@@ -22,7 +22,7 @@ fn real_resolvers_agree_on_some_files() {
 }
 
 #[test]
-#[ignore = "ten seconds; the same with 200 files is always run"]
+#[ignore = "takes ten seconds, and 200 files are always run: cargo test -p hostsfile --test resolvers -- --ignored"]
 fn real_resolvers_agree_on_many_files() {
     compare("real::real_resolvers_agree_on_many_files", 2_000);
 }

@@ -104,6 +104,9 @@ impl Drain {
     }
 }
 
+/// Frames that may wait for the control stream.
+const WORDS: usize = 64;
+
 /// What is going on while a link is up.
 enum Happened {
     Lost(ConnectionError),
@@ -119,7 +122,8 @@ impl Driver {
         mut commands: mpsc::UnboundedReceiver<Command>,
         incoming: mpsc::Sender<Incoming>,
     ) -> LinkEnd {
-        let (words, to_say) = mpsc::unbounded_channel();
+        // What has no room is not said: only a peer that reads none of it makes it fill up.
+        let (words, to_say) = mpsc::channel(WORDS);
         let mut saying = pin!(say(control.send, to_say));
         let mut hearing = pin!(self.hear(control.recv, control.read, &words));
         let mut accepting = pin!(self.accept(incoming));
@@ -155,12 +159,12 @@ impl Driver {
                         tracing::debug!(successor, "not named over QUIC");
                     }
                     let reason = GoAwayReason::Leaving;
-                    drop(words.send(Control::GoAway(Leaving::of(reason, message))));
+                    drop(words.try_send(Control::GoAway(Leaving::of(reason, message))));
                     continue;
                 }
                 Happened::Asked(Some(Command::Check)) => {
                     self.native.rebind();
-                    drop(words.send(Control::Ping));
+                    drop(words.try_send(Control::Ping));
                     silent.begin(&self.native);
                     continue;
                 }
@@ -173,7 +177,7 @@ impl Driver {
             };
             // What was finished still goes out, while the control stream goes on.
             let leaving = Leaving::of(reason, message.clone());
-            drop(words.send(Control::GoAway(leaving)));
+            drop(words.try_send(Control::GoAway(leaving)));
             let settled = timeout(CLOSING_TIME, self.native.settle());
             tokio::select! {
                 settled = settled => tracing::trace!(in_time = settled.is_ok(), "left"),
@@ -199,12 +203,7 @@ impl Driver {
     }
 
     /// Reads the control stream. Returns only what breaks the protocol: its end comes with the connection's.
-    async fn hear(
-        &self,
-        mut recv: RecvStream,
-        read: Vec<u8>,
-        words: &mpsc::UnboundedSender<Control>,
-    ) -> Violation {
+    async fn hear(&self, mut recv: RecvStream, read: Vec<u8>, words: &mpsc::Sender<Control>) -> Violation {
         let mut reader = ControlReader::default();
         let mut some = Bytes::from(read);
         loop {
@@ -224,7 +223,7 @@ impl Driver {
         }
     }
 
-    fn obey(&self, control: Control, words: &mpsc::UnboundedSender<Control>) {
+    fn obey(&self, control: Control, words: &mpsc::Sender<Control>) {
         match control {
             Control::Ping => {}
             Control::GoAway(leaving) => {
@@ -232,7 +231,7 @@ impl Driver {
                 self.leaving.send_replace(Some(leaving));
                 // Once: it does not change, and a peer that does not read must not make answers pile up.
                 if let Some(opened) = self.native.open_no_more() {
-                    drop(words.send(Control::Heard(opened)));
+                    drop(words.try_send(Control::Heard(opened)));
                 }
             }
             Control::Heard(opened) => {
@@ -341,7 +340,7 @@ impl Driver {
 
     /// Looks after the road while streams of this end are open: a client that has moved says so, and one whose transfer
     /// falls silent makes itself heard, as a device on the way may have forgotten it.
-    async fn look(&self, words: &mpsc::UnboundedSender<Control>) -> Infallible {
+    async fn look(&self, words: &mpsc::Sender<Control>) -> Infallible {
         let native = &self.native;
         if native.endpoint.is_none() {
             return std::future::pending().await;
@@ -361,7 +360,7 @@ impl Driver {
             let received = native.connection.stats().udp_rx.datagrams;
             match road.look(native.source_address(), received) {
                 Seen::Moved => native.rebind(),
-                Seen::Silent => drop(words.send(Control::Ping)),
+                Seen::Silent => drop(words.try_send(Control::Ping)),
                 Seen::Nothing => {}
             }
         }
@@ -414,7 +413,7 @@ impl Driver {
 }
 
 /// Writes the control stream, for as long as the link is there.
-async fn say(mut send: SendStream, mut words: mpsc::UnboundedReceiver<Control>) -> Infallible {
+async fn say(mut send: SendStream, mut words: mpsc::Receiver<Control>) -> Infallible {
     while let Some(word) = words.recv().await {
         if let Err(error) = send.write_chunk(word.encode()).await {
             tracing::trace!(%error, "a word was not said");

@@ -344,7 +344,7 @@ async fn the_flow_that_rested_longest_gives_way() {
     };
     let udp = listen(near.dialer(), echo().await, options);
     let (first, second, third) = (udp.program().await, udp.program().await, udp.program().await);
-    let (first_port, _) = ask(&first, b"1").await;
+    ask(&first, b"1").await;
     let (second_port, _) = ask(&second, b"2").await;
     soon("the third's turn", async {
         let mut buffer = [0; 64];
@@ -365,7 +365,6 @@ async fn the_flow_that_rested_longest_gives_way() {
         (3, 2, 1),
         "{counts:?}"
     );
-    let _ = first_port;
 }
 
 #[tokio::test(start_paused = true)]

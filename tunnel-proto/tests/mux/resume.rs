@@ -169,9 +169,8 @@ fn every_stream_is_whole_or_reset_whatever_is_lost_with_its_connection() {
     campaign(40, 300);
 }
 
-/// `cargo test --release -p tunnel-proto --test mux -- --ignored campaign`
 #[test]
-#[ignore = "minutes"]
+#[ignore = "takes minutes: cargo test --release -p tunnel-proto --test mux -- --ignored campaign"]
 fn campaign_of_connections_that_are_lost() {
     campaign(5_000, 600);
 }
