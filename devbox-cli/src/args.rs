@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Hosts(HostsArgs),
     /// Show and settle which address a service has
     Ip(IpArgs),
-    /// Print a script that completes devbox's commands and flags in a shell
+    /// Print a script that completes commands, flags and the names in hosts files in a shell
     Completions(CompletionsArgs),
     /// Print the manual page, or write the pages of all commands to a folder
     Man(ManArgs),

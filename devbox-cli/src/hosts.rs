@@ -370,6 +370,6 @@ fn with_instructions(failure: Failure, by_hand: &str) -> Failure {
 const ATTEMPTS: u32 = 100;
 
 /// The block of edits by hand. Sessions have `devbox-…`.
-const DEFAULT_TAG: &str = "devbox";
+pub(crate) const DEFAULT_TAG: &str = "devbox";
 /// The first word of the tags of sessions' blocks.
 const SESSION_WORD: &str = "devbox";

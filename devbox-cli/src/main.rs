@@ -14,6 +14,7 @@ use crate::failure::{Failure, code};
 mod args;
 mod background;
 mod cleanup;
+mod completion;
 mod config;
 mod demo;
 mod dry_run;
@@ -39,6 +40,9 @@ mod watch;
 mod ways_out;
 
 fn main() -> ExitCode {
+    if completion::answer() {
+        return ExitCode::SUCCESS;
+    }
     let mut arguments = std::env::args_os().skip(1).peekable();
     let mut starter = None;
     // The program is its own helper, its own entry into a namespace, its own demo client and its own session in the
@@ -71,7 +75,7 @@ fn main() -> ExitCode {
         Command::Gateway(GatewayCommand::Serve(args)) => gateway::serve(args),
         Command::Hosts(args) => hosts::run(args),
         Command::Ip(args) => ip::run(args),
-        Command::Completions(args) => from_parser::completions(args.shell),
+        Command::Completions(args) => completion::script(args.shell),
         Command::Man(args) => from_parser::man(args),
     };
     let code = done.unwrap_or_else(|failure| failure.report());

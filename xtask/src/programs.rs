@@ -162,6 +162,8 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
     ),
     wanted(Probe::InPath("setfacl"), "acl", "a hosts file keeps its ACLs"),
     wanted(Probe::InPath("mandoc"), "mandoc", "the manual pages render"),
+    wanted(Probe::InPath("zsh"), "zsh", "completion in zsh"),
+    wanted(Probe::InPath("fish"), "fish", "completion in fish"),
     wanted(Probe::InPath("chattr"), "e2fsprogs", "an immutable hosts file"),
 ];
 
