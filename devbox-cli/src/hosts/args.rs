@@ -86,9 +86,11 @@ pub(crate) enum HostsCommand {
     /// Set the comment of entries in the block; without TEXT, remove it
     Comment {
         /// A name, an address or a network
-        #[arg(value_name = "NAME|ADDRESS|CIDR")]
+        // Numbered, as completion adds to the argument, which puts it behind the other one.
+        #[arg(index = 1, value_name = "NAME|ADDRESS|CIDR")]
         what: String,
         /// The comment
+        #[arg(index = 2)]
         text: Option<String>,
         /// Those on your own lines, outside all blocks
         #[arg(long)]
