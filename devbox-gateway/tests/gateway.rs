@@ -11,6 +11,7 @@ mod gateway {
     mod providers;
     mod push;
     mod quic;
+    mod resume;
     mod streams;
     mod support;
 }
