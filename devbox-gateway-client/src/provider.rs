@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::handshake::{ENVIRONMENT, GENERATION, MESSAGE, SUBPROTOCOL, TUNNEL_PATH, is_session};
 use crate::push::{self, PushError};
-use crate::redial::Again;
+use crate::redial::{Again, Watched};
 use crate::source::GatewaySource;
 use crate::{Error, Token, successor};
 
@@ -245,11 +245,14 @@ impl GatewayProvider {
         if !self.resume {
             return Ok(Link::over_with(carrier, Role::Client, &self.limits));
         }
-        let (again, status) = Again::new(self.clone(), wanted.clone());
+        let (again, watched) = Again::new(self.clone(), wanted.clone());
         let mut options = resume::Options::default();
         options.link = self.limits.clone();
         let link = Link::resumable(carrier, again, options);
-        drop(status.set(link.watch_status()));
+        drop(watched.set(Watched {
+            status: link.watch_status(),
+            leaving: link.watch_leaving(),
+        }));
         Ok(link)
     }
 

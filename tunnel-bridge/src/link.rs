@@ -376,6 +376,12 @@ impl Link {
         }
     }
 
+    /// Follows what the other end says about its leaving, for whoever must not keep the link alive by a handle of it.
+    #[must_use]
+    pub fn watch_leaving(&self) -> watch::Receiver<Option<Leaving>> {
+        self.leaving.clone()
+    }
+
     /// Whether the other end has said that it leaves.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
