@@ -13,5 +13,6 @@ mod gateway {
     mod quic;
     mod resume;
     mod streams;
+    mod successor;
     mod support;
 }

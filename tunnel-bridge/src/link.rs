@@ -116,9 +116,14 @@ impl Default for LinkOptions {
 }
 
 impl LinkOptions {
+    /// [`LinkOptions::max_streams`], within its bounds.
+    pub(crate) fn streams(&self) -> u32 {
+        self.max_streams.clamp(1, 1 << 20)
+    }
+
     /// The protocol's limits, with these in place of its own.
     pub(crate) fn apply(&self, mut config: Config) -> Config {
-        config.max_streams = self.max_streams.clamp(1, 1 << 20);
+        config.max_streams = self.streams();
         config.max_pending_opens = config.max_pending_opens.min(config.max_streams);
         config
     }
@@ -275,7 +280,8 @@ impl Link {
     }
 
     /// Makes sure of the connection, as when the network has changed or the machine has slept: one that answers nothing for a
-    /// second (5 s where the link cannot be taken up again) counts as lost, and a link that has none asks for one at once. Does not wait.
+    /// second (5 s where the link cannot be taken up again) counts as lost, and a link that has none asks for one at once. Over QUIC,
+    /// where a link finds another path by itself, it is [`LinkStatus::Detached`] after that second, and lost after 5 s. Does not wait.
     pub fn check_now(&self) {
         if self.commands.send(Command::Check).is_err() {
             tracing::trace!("a link that is gone needs no check");
