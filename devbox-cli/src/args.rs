@@ -274,7 +274,7 @@ pub(crate) struct ServeArgs {
     /// Keep nothing of a client that lost its connection: reset all at once
     #[arg(long, conflicts_with = "resume_window")]
     pub(crate) no_resume: bool,
-    /// The gateway that clients are told to connect to when this one ends [default: this address again]; those of quic:// are not told
+    /// The gateway that clients are told to connect to when this one ends [default: this address again]
     #[arg(long, value_name = "URL", value_parser = successor)]
     pub(crate) successor: Option<String>,
     /// Threads to serve with [default: one per core]

@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::handshake::{ENVIRONMENT, GENERATION, MESSAGE, SUBPROTOCOL, TUNNEL_PATH, is_session};
 use crate::push::{self, PushError};
-use crate::redial::Again;
+use crate::redial::{Again, Watched};
 use crate::source::GatewaySource;
 use crate::{Error, Token, successor};
 
@@ -72,7 +72,7 @@ pub struct GatewayProvider {
     /// Whether a link whose connection is lost goes on over another one, where the gateway offers that: its streams wait meanwhile, and
     /// are whole. Otherwise they are reset. Default: `true`.
     pub resume: bool,
-    /// How many streams a link may have, and the like. Over QUIC they are fixed.
+    /// How many streams a link may have, and the like.
     pub limits: LinkOptions,
     /// Where the gateway said that its clients should go as it left; for the next connect.
     successor: watch::Sender<Option<Url>>,
@@ -236,7 +236,9 @@ impl GatewayProvider {
     async fn link(&self, wanted: &Wanted) -> Result<Link, ConnectError> {
         if self.gateway.scheme() == "quic" {
             let options = self.options(wanted).await?;
-            let connected = quic::connect(&options).await;
+            let mut behaviour = quic::Options::default();
+            behaviour.link = self.limits.clone();
+            let connected = quic::connect_with(&options, &behaviour).await;
             let link = connected.map_err(|error| self.not_connected(error))?;
             self.over.send_replace(Some("QUIC".to_owned()));
             return Ok(link);
@@ -245,11 +247,14 @@ impl GatewayProvider {
         if !self.resume {
             return Ok(Link::over_with(carrier, Role::Client, &self.limits));
         }
-        let (again, status) = Again::new(self.clone(), wanted.clone());
+        let (again, watched) = Again::new(self.clone(), wanted.clone());
         let mut options = resume::Options::default();
         options.link = self.limits.clone();
         let link = Link::resumable(carrier, again, options);
-        drop(status.set(link.watch_status()));
+        drop(watched.set(Watched {
+            status: link.watch_status(),
+            leaving: link.watch_leaving(),
+        }));
         Ok(link)
     }
 

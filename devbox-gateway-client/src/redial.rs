@@ -8,39 +8,53 @@ use tokio::sync::watch;
 use tunnel_bridge::dial::Carriage;
 use tunnel_bridge::resume::{LinkStatus, Redial, RedialError};
 use tunnel_bridge::ws::Protocol;
-use tunnel_bridge::{Carrier, LinkEnd, ws};
+use tunnel_bridge::{Carrier, Leaving, LinkEnd, ws};
 
 use crate::GatewayProvider;
 use crate::handshake::{MESSAGE, RESUME};
 
-/// The status of the link under which connections are made, once the link is there.
-pub(crate) type StatusOf = Arc<OnceLock<watch::Receiver<LinkStatus>>>;
+/// The link under which connections are made, once it is there.
+pub(crate) type WatchedLink = Arc<OnceLock<Watched>>;
+
+/// What is known of a link without keeping it alive.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) status: watch::Receiver<LinkStatus>,
+    pub(crate) leaving: watch::Receiver<Option<Leaving>>,
+}
 
 /// Asks as the link itself was asked for, at the same address and with the same generation: it is the same connection of the
 /// session that goes on. The token is read anew.
 pub(crate) struct Again {
     provider: GatewayProvider,
     wanted: Wanted,
-    status: StatusOf,
+    link: WatchedLink,
     /// How often the link had gone on when a raw connection was made for it last.
     raw_at: Mutex<Option<u64>>,
 }
 
 impl Again {
-    /// Whoever has the link sets its status.
-    pub(crate) fn new(provider: GatewayProvider, wanted: Wanted) -> (Self, StatusOf) {
-        let status = StatusOf::default();
+    /// Whoever has the link sets it.
+    pub(crate) fn new(provider: GatewayProvider, wanted: Wanted) -> (Self, WatchedLink) {
+        let link = WatchedLink::default();
         let again = Self {
             provider,
             wanted,
-            status: Arc::clone(&status),
+            link: Arc::clone(&link),
             raw_at: Mutex::new(None),
         };
-        (again, status)
+        (again, link)
     }
 
     fn resumes(&self) -> u64 {
-        self.status.get().map_or(0, |status| status.borrow().resumes())
+        self.link.get().map_or(0, |link| link.status.borrow().resumes())
+    }
+
+    /// What the gateway said when it left, if it has.
+    fn goodbye(&self) -> Option<String> {
+        let link = self.link.get()?;
+        let leaving = link.leaving.borrow();
+        leaving.as_ref().map(|word| word.message.clone())
     }
 
     /// Notes over what the connection is that was just made, and gives what was noted before.
@@ -81,6 +95,14 @@ impl Redial for Again {
 impl Again {
     /// Only a gateway's own word is final. What a captive portal answers, and whose certificate it shows, goes away with the portal.
     fn verdict(&self, error: ws::ConnectError) -> RedialError {
+        // Who has left and listens no more does not take its links up again.
+        if let ws::ConnectError::Unreachable { source, .. } = &error
+            && source.kind() == std::io::ErrorKind::ConnectionRefused
+            && let Some(message) = self.goodbye()
+        {
+            let end = LinkEnd::PeerClosed { message };
+            return RedialError::Final { end };
+        }
         if let ws::ConnectError::Rejected { response, .. } = &error
             && response.header(MESSAGE).is_none()
         {
@@ -107,6 +129,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
+    use tunnel_bridge::{Link, Role, StreamCarrier};
 
     use super::*;
     use crate::handshake::SUBPROTOCOL;
@@ -160,11 +183,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_nobody_listens_any_more_only_a_gateway_that_left_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let again = again(&listener);
+        drop(listener);
+        let (_sender, status) = watch::channel(LinkStatus::Up { resumes: 0 });
+        let (says, leaving) = watch::channel(None);
+        again.link.set(Watched { status, leaving }).unwrap();
+        let killed = again.redial().await;
+        assert!(matches!(killed, Err(RedialError::Later { .. })), "it may be back");
+        let (near, far) = tokio::io::duplex(4096);
+        let near = Link::over(StreamCarrier::new(near), Role::Client);
+        let far = Link::over(StreamCarrier::new(far), Role::Server);
+        far.drain("moving");
+        says.send_replace(near.leaving().await);
+        let Err(RedialError::Final { end }) = again.redial().await else {
+            panic!("it is waited for");
+        };
+        let message = "moving".to_owned();
+        assert_eq!(end, LinkEnd::PeerClosed { message });
+    }
+
+    #[tokio::test]
     async fn a_raw_connection_that_led_to_nothing_is_followed_by_a_websocket() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let again = again(&listener);
         let (sender, status) = watch::channel(LinkStatus::Up { resumes: 0 });
-        again.status.set(status).unwrap();
+        let (_says, leaving) = watch::channel(None);
+        again.link.set(Watched { status, leaving }).unwrap();
         let mut server = JoinSet::new();
         server.spawn(async move {
             loop {

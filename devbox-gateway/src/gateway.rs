@@ -82,7 +82,9 @@ impl Gateway {
             (Some(address), None) => return Err(Error::QuicWithoutTls { address }),
             (Some(address), Some(certificate)) => {
                 let acceptor = certificate.acceptor().borrow().clone();
-                let bound = quic::Listener::bind(address, &acceptor, quic::Options::default());
+                let mut options = quic::Options::default();
+                options.link = link_options(&config.limits);
+                let bound = quic::Listener::bind(address, &acceptor, options);
                 Some(bound.map_err(|source| Error::ListenQuic { address, source })?)
             }
         };
@@ -145,10 +147,7 @@ impl Gateway {
             following.spawn(certificate.follow());
         }
         let mut reception = Reception::new(acceptor, admission, &limits);
-        // Beside connections there are the catalog's streams.
-        let mut link = LinkOptions::default();
-        let most = limits.max_streams_per_client.saturating_add(64);
-        link.max_streams = u32::try_from(most).unwrap_or(u32::MAX);
+        let link = link_options(&limits);
         let desk = resume.map(|mut options| {
             options.link.max_streams = options.link.max_streams.max(link.max_streams);
             Desk::new(options)
@@ -226,6 +225,14 @@ impl std::fmt::Debug for Gateway {
             .field("address", &self.address)
             .finish_non_exhaustive()
     }
+}
+
+/// The limits of a client's link: beside connections there are the catalog's streams.
+fn link_options(limits: &Limits) -> LinkOptions {
+    let mut link = LinkOptions::default();
+    let most = limits.max_streams_per_client.saturating_add(64);
+    link.max_streams = u32::try_from(most).unwrap_or(u32::MAX);
+    link
 }
 
 /// Waits for a client that begins a QUIC handshake.

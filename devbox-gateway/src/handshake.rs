@@ -132,7 +132,7 @@ where
                 NotAWebSocket::Method => (405, "a tunnel is asked for with GET".to_owned()),
                 NotAWebSocket::NoUpgrade => (
                     426,
-                    "this is the address of a tunnel: it expects a WebSocket".to_owned(),
+                    "this is the address of a tunnel: it expects a request for one".to_owned(),
                 ),
                 NotAWebSocket::Subprotocol => {
                     let message =

@@ -156,8 +156,7 @@ impl Served {
             _ => (self.streams.len(), self.limits.max_streams_per_client),
         };
         if open >= limit {
-            let message = format!("this client has {open} streams open, which is the limit");
-            incoming.refuse(Refusal::new(RefusalKind::TooMany, message));
+            incoming.refuse(too_many(open));
         } else if incoming.target().as_str() == CATALOG_STREAM {
             self.take_catalog(incoming);
         } else {
@@ -224,22 +223,15 @@ impl Served {
         let (dialer, limit) = (Arc::clone(&self.dialer), self.limits.dial_timeout);
         let span = debug_span!("stream", %target);
         let carry = async move {
-            let dialing = timeout(limit, dialer.dial(&target));
-            let dialed = tokio::select! {
-                dialed = dialing => dialed.unwrap_or_else(|_| {
-                    let message = format!("not connected within {} s", limit.as_secs_f32());
-                    Err(Refusal::new(RefusalKind::TimedOut, message))
-                }),
-                // The program behind the stream has left: nobody waits for the target any more.
-                () = incoming.abandoned() => return debug!("given up by the client"),
-            };
+            let dialed = unless_abandoned(incoming.abandoned(), dialer.dial(&target), limit).await;
             match dialed {
-                Ok(connection) => {
+                None => debug!("given up by the client"),
+                Some(Ok(connection)) => {
                     let report = splice_streams(connection, Box::new(incoming.accept())).await;
                     // Seen from here the target is the near side, and what it sent goes to the client.
                     debug!(to_client = report.sent, to_target = report.received, end = %report.end, "stream ended");
                 }
-                Err(refusal) => {
+                Some(Err(refusal)) => {
                     debug!(%refusal, "not connected");
                     incoming.refuse(refusal);
                 }
@@ -250,25 +242,19 @@ impl Served {
 
     /// A flow of datagrams counts as a stream.
     fn take_flow(&mut self, incoming: IncomingFlow) {
-        let (open, most) = (self.streams.len(), self.limits.max_streams_per_client);
-        if open >= most {
-            let message = format!("this client has {open} streams open, which is the limit");
-            return incoming.refuse(Refusal::new(RefusalKind::TooMany, message));
+        let open = self.streams.len();
+        if open >= self.limits.max_streams_per_client {
+            return incoming.refuse(too_many(open));
         }
         let target = incoming.target().clone();
         let (dialer, limit) = (Arc::clone(&self.dialer), self.limits.dial_timeout);
         let span = debug_span!("flow", %target);
         let carry = async move {
-            let dialing = timeout(limit, dialer.dial_datagrams(&target));
-            let dialed = tokio::select! {
-                dialed = dialing => dialed.unwrap_or_else(|_| {
-                    let message = format!("not connected within {} s", limit.as_secs_f32());
-                    Err(Refusal::new(RefusalKind::TimedOut, message))
-                }),
-                () = incoming.abandoned() => return debug!("given up by the client"),
-            };
+            let dialing = dialer.dial_datagrams(&target);
+            let dialed = unless_abandoned(incoming.abandoned(), dialing, limit).await;
             match dialed {
-                Ok(flow) => {
+                None => debug!("given up by the client"),
+                Some(Ok(flow)) => {
                     let report = relay(flow, Box::new(incoming.accept()), FLOW_IDLE).await;
                     // Seen from here the target is the near side, and what it sent goes to the client.
                     debug!(
@@ -276,7 +262,7 @@ impl Served {
                         end = %report.end, "flow ended"
                     );
                 }
-                Err(refusal) => {
+                Some(Err(refusal)) => {
                     debug!(%refusal, "not connected");
                     incoming.refuse(refusal);
                 }
@@ -365,6 +351,26 @@ impl Ended {
             // The client connects again, and so does its view.
             _ => GoAwayReason::Leaving,
         }
+    }
+}
+
+fn too_many(open: usize) -> Refusal {
+    let message = format!("this client has {open} streams open, which is the limit");
+    Refusal::new(RefusalKind::TooMany, message)
+}
+
+/// What comes of dialing for up to `limit`. `None` where the program behind the request has left: nobody waits for the target any more.
+async fn unless_abandoned<T>(
+    abandoned: impl Future<Output = ()>,
+    dialing: impl Future<Output = Result<T, Refusal>>,
+    limit: Duration,
+) -> Option<Result<T, Refusal>> {
+    tokio::select! {
+        dialed = timeout(limit, dialing) => Some(dialed.unwrap_or_else(|_| {
+            let message = format!("not connected within {} s", limit.as_secs_f32());
+            Err(Refusal::new(RefusalKind::TimedOut, message))
+        })),
+        () = abandoned => None,
     }
 }
 

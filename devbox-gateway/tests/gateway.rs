@@ -11,6 +11,8 @@ mod gateway {
     mod providers;
     mod push;
     mod quic;
+    mod resume;
     mod streams;
+    mod successor;
     mod support;
 }

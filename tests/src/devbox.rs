@@ -16,7 +16,7 @@ use crate::hosts;
 use crate::machine::Machine;
 use crate::peers::Echo;
 use crate::process::Process;
-use crate::scene::Scene;
+use crate::scene::{Certificate, Scene};
 use crate::wait;
 
 /// One service of a catalog file.
@@ -164,6 +164,11 @@ pub struct Gateway<'a> {
     process: Option<Process>,
     catalog: CatalogFile,
     listen: SocketAddr,
+    /// What its command has beside the usual arguments.
+    arguments: Vec<OsString>,
+    scheme: &'static str,
+    /// Where it has TLS.
+    certificate: Option<Certificate>,
 }
 
 /// The token that a gateway of the tests accepts.
@@ -176,12 +181,60 @@ impl<'a> Gateway<'a> {
     /// # Errors
     /// If it does not come up.
     pub fn start(scene: &'a Scene, catalog: &CatalogFile) -> crate::Result<Gateway<'a>> {
+        Gateway::start_with(scene, catalog, Vec::new())
+    }
+
+    /// As [`start`](Gateway::start), with more arguments.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start_with(
+        scene: &'a Scene,
+        catalog: &CatalogFile,
+        arguments: Vec<OsString>,
+    ) -> crate::Result<Gateway<'a>> {
         let listen = scene.free_address()?;
         let mut gateway = Gateway {
             scene,
             process: None,
             catalog: catalog.clone(),
             listen,
+            arguments,
+            scheme: "ws",
+            certificate: None,
+        };
+        gateway.start_again()?;
+        Ok(gateway)
+    }
+
+    /// As [`start`](Gateway::start), with TLS: it listens over TCP and QUIC at one port, and its clients come as `scheme` says, which is
+    /// `wss` or `quic`.
+    ///
+    /// # Errors
+    /// [`Skip`](crate::Skip) without openssl(1); if it does not come up.
+    pub fn over_tls(
+        scene: &'a Scene,
+        catalog: &CatalogFile,
+        scheme: &'static str,
+    ) -> crate::Result<Gateway<'a>> {
+        let listen = scene.free_address()?;
+        let certificate = scene.certificate()?;
+        let arguments = [
+            "--quic".into(),
+            listen.to_string().into(),
+            "--tls-cert".into(),
+            certificate.certificate.clone().into(),
+            "--tls-key".into(),
+            certificate.key.clone().into(),
+        ];
+        let mut gateway = Gateway {
+            scene,
+            process: None,
+            catalog: catalog.clone(),
+            listen,
+            arguments: arguments.into(),
+            scheme,
+            certificate: Some(certificate),
         };
         gateway.start_again()?;
         Ok(gateway)
@@ -210,6 +263,7 @@ impl<'a> Gateway<'a> {
             .args([OsString::from("--catalog"), self.catalog.path().into()])
             .args(["--listen".to_owned(), self.listen.to_string()])
             .args([OsString::from("--token-file"), tokens.into()])
+            .args(&self.arguments)
             .by(Caller::Ordinary)
             .start()?;
         let mut process = process.stop_with(crate::Signal::TERM);
@@ -276,7 +330,7 @@ impl<'a> Gateway<'a> {
 
     /// Its URL for the client's flag.
     pub fn url(&self) -> String {
-        format!("ws://{}", self.listen)
+        format!("{}://{}", self.scheme, self.listen)
     }
 
     /// Its catalog file.
@@ -302,14 +356,18 @@ impl<'a> Gateway<'a> {
     /// # Errors
     /// If the token file cannot be written.
     pub fn flags(&self, caller: Caller) -> crate::Result<Vec<OsString>> {
-        Ok(vec![
+        let mut flags = vec![
             "--gateway".into(),
             self.url().into(),
             "--token-file".into(),
             self.token_file(caller)?.into(),
             "--env".into(),
             self.catalog.environment().into(),
-        ])
+        ];
+        if let Some(certificate) = &self.certificate {
+            flags.extend(["--tls-ca".into(), certificate.certificate.clone().into()]);
+        }
+        Ok(flags)
     }
 
     /// `devbox VERB --gateway … --token-file … --env …`, as `caller`, to complete and run.

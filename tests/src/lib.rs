@@ -59,7 +59,7 @@ pub use process::{Exit, Process};
 pub use program::{is_release, program};
 pub use roads::Road;
 pub use rustix::process::Signal;
-pub use scene::{Failed, Outcome, Scene, files_below, scenario};
+pub use scene::{Certificate, Failed, Outcome, Scene, files_below, scenario};
 pub use siege::{Bound, Row};
 pub use skip::{Skip, find_program, need_netcat, need_program};
 

@@ -56,6 +56,15 @@ where
     Err(Failed(error))
 }
 
+/// Two files in PEM form.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// The certificate.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
 /// What a test returns.
 pub type Outcome = Result<(), Failed>;
 
@@ -166,6 +175,29 @@ impl Scene {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         self.give(&path, caller)?;
         Ok(path)
+    }
+
+    /// A certificate for the scene's address that vouches for itself, made anew, and its key. [`Caller::Ordinary`] may read them.
+    ///
+    /// # Errors
+    /// [`Skip`] without openssl(1); if it cannot be made.
+    pub fn certificate(&self) -> crate::Result<Certificate> {
+        crate::need_program("openssl", "openssl")?;
+        let folder = self.folder_of(&format!("tls-{}", self.unique()), Caller::Ordinary)?;
+        let script = format!(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout key.pem -out cert.pem \
+             -subj /CN=devbox-test -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:{}",
+            self.address()
+        );
+        let make = self
+            .command(["sh", "-c", &script])
+            .in_folder(&folder)
+            .by(Caller::Ordinary);
+        make.run(2 * wait::SOON)?.expect_success()?;
+        Ok(Certificate {
+            certificate: folder.join("cert.pem"),
+            key: folder.join("key.pem"),
+        })
     }
 
     /// A folder below the scene's that belongs to `caller`, created with mode 0755 if it does not exist.

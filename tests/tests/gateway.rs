@@ -2,12 +2,12 @@
 #![cfg(target_os = "linux")]
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
 use anyhow::ensure;
 use devbox_tests::peers::Echo;
 use devbox_tests::{
-    Caller, Exit, Gateway, Invocation, Outcome, Result, Scene, Service, Signal, need_program, scenario, wait,
+    Caller, Exit, Gateway, Invocation, Outcome, Result, Scene, Service, Signal, Up, hosts, scenario, wait,
 };
 
 fn serve<'a>(scene: &'a Scene, listen: &str, catalog: &str) -> Result<Invocation<'a>> {
@@ -122,28 +122,17 @@ fn it_ends_on_a_signal_with_0() -> Outcome {
 #[test]
 fn with_a_certificate_it_is_reached_over_tls_and_only_by_who_trusts_it() -> Outcome {
     scenario(|scene| {
-        need_program("openssl", "openssl")?;
         let echo = Echo::start(scene)?;
-        let folder = scene.folder_of("tls", Caller::Ordinary)?;
-        let own = scene.address();
-        let script = format!(
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout key.pem -out cert.pem \
-             -subj /CN=devbox-test -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:{own}"
-        );
-        let make = scene
-            .command(["sh", "-c", &script])
-            .in_folder(&folder)
-            .by(Caller::Ordinary);
-        make.run(2 * wait::SOON)?.expect_success()?;
+        let files = scene.certificate()?;
         let catalog = scene.catalog(&[Service::new("echo", "demo", 7701, echo.address())])?;
         let address = scene.free_address()?;
         let text = std::fs::read_to_string(catalog.path())?;
         let gateway = serve(scene, &address.to_string(), &text)?
             .args([
                 "--tls-cert".into(),
-                folder.join("cert.pem"),
+                files.certificate.clone(),
                 "--tls-key".into(),
-                folder.join("key.pem"),
+                files.key,
             ])
             .start()?;
         wait::until_ok("a listening gateway", wait::SOON, || {
@@ -169,7 +158,7 @@ fn with_a_certificate_it_is_reached_over_tls_and_only_by_who_trusts_it() -> Outc
             "a certificate that nobody vouches for was taken"
         );
         stranger.expect_text(&["certificate"])?;
-        let mut trusting = up()?.args(["--tls-ca".into(), folder.join("cert.pem")]).start()?;
+        let mut trusting = up()?.args(["--tls-ca".into(), files.certificate]).start()?;
         trusting.wait_for_line("the line `ready`", 2 * wait::SOON, |line| line == "ready")?;
         let line = trusting.wait_for_line("a row for echo.demo", wait::SOON, |line| {
             line.contains("echo.demo")
@@ -190,5 +179,33 @@ fn with_a_certificate_it_is_reached_over_tls_and_only_by_who_trusts_it() -> Outc
         ensure!(trusting.wait(wait::SOON)? == Exit::Code(0));
         drop(gateway);
         Ok(())
+    })
+}
+
+#[test]
+fn when_it_leaves_its_sessions_go_to_its_successor() -> Outcome {
+    const PORT: u16 = 7702;
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let service = |name| Service::new(name, "demo", PORT, echo.address());
+        let next = Gateway::start(scene, &scene.catalog(&[service("echo"), service("next")])?)?;
+        let catalog = scene.catalog(&[service("echo")])?;
+        let words = ["--successor".into(), next.url().into()];
+        let former = Gateway::start_with(scene, &catalog, words.into())?;
+        let mut up = Up::start(&former, Caller::Ordinary)?;
+        let at = SocketAddr::new(up.address_of("echo.demo")?, PORT);
+        Echo::ask(at)?;
+        ensure!(hosts::lookup(up.hosts(), "next.demo").is_none());
+
+        former.process()?.signal(Signal::TERM)?;
+        let found = || hosts::lookup(up.hosts(), "next.demo");
+        wait::until("the successor's catalog", 2 * wait::SOON, found)?;
+        Echo::ask(at)?;
+        // Once it is gone, nobody is left at the first address, where the session is held to belong.
+        drop(former);
+        Echo::ask(at)?;
+        up.process().signal(Signal::TERM)?;
+        ensure!(up.process_mut().wait(wait::SOON)? == Exit::Code(0));
+        hosts::expect_original(up.hosts())
     })
 }

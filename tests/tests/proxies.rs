@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::ensure;
 use devbox_tests::peers::Echo;
 use devbox_tests::{
-    Caller, Gateway, Outcome, Process, Result, Scene, Signal, Up, UpOptions, need_program, scenario, wait,
+    Caller, Certificate, Gateway, Outcome, Process, Result, Scene, Service, Signal, Up, UpOptions,
+    need_program, scenario, wait,
 };
 
 const PORT: u16 = 7640;
@@ -76,6 +77,79 @@ fn an_http_proxy_with_a_password_is_gone_through() -> Outcome {
             ensure!(!text.contains("wr0ng"), "{text}");
         }
         drop(proxy);
+        Ok(())
+    })
+}
+
+/// A haproxy that ends TLS with this certificate and hands on what is in it.
+fn tls_in_front_of(
+    scene: &Scene,
+    behind: SocketAddr,
+    certificate: &Certificate,
+) -> Result<(Process, SocketAddr)> {
+    let haproxy = need_program("haproxy", "haproxy")?.display().to_string();
+    let address = scene.free_address()?;
+    let both = [
+        std::fs::read(&certificate.certificate)?,
+        std::fs::read(&certificate.key)?,
+    ];
+    let both = scene.write_secret(
+        &format!("both-{}.pem", address.port()),
+        both.concat(),
+        Caller::Ordinary,
+    )?;
+    let config = scene.write(
+        &format!("haproxy-{}.cfg", address.port()),
+        format!(
+            "global\n  maxconn 64\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
+             frontend front\n  bind {address} ssl crt {}\n  default_backend back\n\
+             backend back\n  server behind {behind}\n",
+            both.display()
+        ),
+    )?;
+    let argv = [&*haproxy, "-db", "-f", &config.display().to_string()].map(str::to_owned);
+    Ok((proxy(scene, address, &argv)?, address))
+}
+
+/// TLS to the proxy, and in it TLS to the gateway.
+#[test]
+fn an_https_proxy_is_gone_through_and_must_be_trusted() -> Outcome {
+    scenario(|scene| {
+        let tinyproxy = need_program("tinyproxy", "tinyproxy-bin")?.display().to_string();
+        let echo = Echo::start(scene)?;
+        let catalog = scene.catalog(&[Service::new("echo", "demo", PORT, echo.address())])?;
+        let gateway = Gateway::over_tls(scene, &catalog, "wss")?;
+        let address = scene.free_address()?;
+        let (host, port) = (address.ip(), address.port());
+        let config = scene.write(
+            "tinyproxy.conf",
+            format!("Listen {host}\nPort {port}\nMaxClients 20\nTimeout 60\nBasicAuth ada open-sesame\n"),
+        )?;
+        let argv = [&*tinyproxy, "-d", "-c", &config.display().to_string()].map(str::to_owned);
+        let tinyproxy = proxy(scene, address, &argv)?;
+
+        let own = scene.certificate()?;
+        let (_haproxy, front) = tls_in_front_of(scene, address, &own)?;
+
+        // Nobody vouches for the proxy: it is shown no password.
+        let with_proxy = with_proxy(format!("https://ada:open-sesame@{front}"));
+        let mut up = Up::launch(&gateway, &with_proxy)?;
+        up.process_mut().wait(2 * wait::SOON)?;
+        let text = up.process().everything();
+        ensure!(
+            text.contains("TLS with the proxy") && !text.contains("open-sesame"),
+            "{text}"
+        );
+        let asked = || tinyproxy.everything().contains("Request (");
+        ensure!(!asked(), "{}", tinyproxy.everything());
+        drop(up);
+
+        let vouching = with_proxy.arguments(["--tls-extra-ca".into(), own.certificate.into_os_string()]);
+        let up = Up::start_with(&gateway, &vouching)?;
+        ask(&up)?;
+        let told = up.status(&[])?.run(wait::SOON)?.expect_success()?;
+        told.expect_text(&[&format!("raw upgrade through https://{front}")])?;
+        ensure!(asked(), "{}", tinyproxy.everything());
         Ok(())
     })
 }
@@ -162,7 +236,7 @@ fn a_reverse_proxy_gets_what_it_lets_pass() -> Outcome {
         let mut up = Up::launch(&gateway, &UpOptions::new(Caller::Ordinary).by_way_of(front))?;
         up.process_mut().wait(2 * wait::SOON)?;
         let text = up.process().everything();
-        ensure!(text.contains("expects a WebSocket"), "{text}");
+        ensure!(text.contains("expects a request for one"), "{text}");
         Ok(())
     })
 }

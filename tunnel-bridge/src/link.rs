@@ -116,9 +116,14 @@ impl Default for LinkOptions {
 }
 
 impl LinkOptions {
+    /// [`LinkOptions::max_streams`], within its bounds.
+    pub(crate) fn streams(&self) -> u32 {
+        self.max_streams.clamp(1, 1 << 20)
+    }
+
     /// The protocol's limits, with these in place of its own.
     pub(crate) fn apply(&self, mut config: Config) -> Config {
-        config.max_streams = self.max_streams.clamp(1, 1 << 20);
+        config.max_streams = self.streams();
         config.max_pending_opens = config.max_pending_opens.min(config.max_streams);
         config
     }
@@ -131,8 +136,17 @@ impl LinkOptions {
 #[derive(Debug, Clone)]
 pub struct Link {
     commands: mpsc::UnboundedSender<Command>,
-    unsent: Arc<Unsent>,
     incoming: Arc<Mutex<mpsc::Receiver<Incoming>>>,
+    shared: Arc<Shared>,
+    /// A link over QUIC, whose streams are QUIC's own.
+    #[cfg(feature = "quic")]
+    native: Option<Arc<Native>>,
+}
+
+/// What all handles of a link have of its driver, and what does not keep the link alive.
+#[derive(Debug)]
+struct Shared {
+    unsent: Arc<Unsent>,
     leaving: watch::Receiver<Option<Leaving>>,
     drained: watch::Receiver<bool>,
     end: watch::Receiver<Option<LinkEnd>>,
@@ -141,9 +155,6 @@ pub struct Link {
     unanswered: Arc<AtomicUsize>,
     surely_sent: Arc<SurelySent>,
     flows: udp::LinkFlows,
-    /// A link over QUIC, whose streams are QUIC's own.
-    #[cfg(feature = "quic")]
-    native: Option<Arc<Native>>,
 }
 
 impl Link {
@@ -162,10 +173,8 @@ impl Link {
         surely_sent: Arc<SurelySent>,
         flows: udp::LinkFlows,
     ) -> Link {
-        Link {
-            commands,
+        let shared = Shared {
             unsent,
-            incoming: Arc::new(Mutex::new(incoming)),
             leaving,
             drained,
             end,
@@ -173,6 +182,11 @@ impl Link {
             unanswered: Arc::default(),
             surely_sent,
             flows,
+        };
+        Link {
+            commands,
+            incoming: Arc::new(Mutex::new(incoming)),
+            shared: Arc::new(shared),
             #[cfg(feature = "quic")]
             native: None,
         }
@@ -251,31 +265,25 @@ impl Link {
         WeakLink {
             commands: self.commands.downgrade(),
             incoming: Arc::downgrade(&self.incoming),
-            unsent: Arc::clone(&self.unsent),
-            leaving: self.leaving.clone(),
-            drained: self.drained.clone(),
-            end: self.end.clone(),
-            status: self.status.clone(),
-            unanswered: Arc::clone(&self.unanswered),
-            surely_sent: Arc::clone(&self.surely_sent),
-            flows: self.flows.clone(),
+            shared: Arc::clone(&self.shared),
         }
     }
 
     /// Whether the link has a connection at the moment. Once [`Link::is_closed`], it is what it was last.
     #[must_use]
     pub fn status(&self) -> LinkStatus {
-        *self.status.borrow()
+        *self.shared.status.borrow()
     }
 
     /// Follows [`Link::status`]. Its sender is gone when the link is.
     #[must_use]
     pub fn watch_status(&self) -> watch::Receiver<LinkStatus> {
-        self.status.clone()
+        self.shared.status.clone()
     }
 
     /// Makes sure of the connection, as when the network has changed or the machine has slept: one that answers nothing for a
-    /// second (5 s where the link cannot be taken up again) counts as lost, and a link that has none asks for one at once. Does not wait.
+    /// second (5 s where the link cannot be taken up again) counts as lost, and a link that has none asks for one at once. Over QUIC,
+    /// where a link finds another path by itself, it is [`LinkStatus::Detached`] after that second, and lost after 5 s. Does not wait.
     pub fn check_now(&self) {
         if self.commands.send(Command::Check).is_err() {
             tracing::trace!("a link that is gone needs no check");
@@ -324,8 +332,8 @@ impl Link {
     /// The stream, and how many requests were unanswered before it.
     fn open_now(&self, target: &Target) -> Result<(mux::MuxStream, usize), Refusal> {
         self.check_staying()?;
-        let (unanswered, before) = Unanswered::count(&self.unanswered);
-        let flow = Arc::new(Flow::new(Arc::clone(&self.unsent), Some(unanswered)));
+        let (unanswered, before) = Unanswered::count(&self.shared.unanswered);
+        let flow = Arc::new(Flow::new(Arc::clone(&self.shared.unsent), Some(unanswered)));
         let command = Command::Open {
             target: target.clone(),
             flow: Arc::clone(&flow),
@@ -347,7 +355,7 @@ impl Link {
     /// # Cancel safety
     /// No flow is lost when it is dropped.
     pub async fn accept_flow(&self) -> Option<IncomingFlow> {
-        self.flows.accept().await
+        self.shared.flows.accept().await
     }
 
     /// Whether both ends carry datagrams; `None` before the other end has said so. An older one does not. Over QUIC it
@@ -358,7 +366,7 @@ impl Link {
         if let Some(native) = &self.native {
             return Some(native.are_datagrams_carried());
         }
-        self.flows.are_carried()
+        self.shared.flows.are_carried()
     }
 
     /// Resolves when the other end has said that it leaves, with what it said: it takes no new streams on this link,
@@ -368,18 +376,24 @@ impl Link {
     /// # Cancel safety
     /// May be dropped at any time.
     pub async fn leaving(&self) -> Option<Leaving> {
-        let mut leaving = self.leaving.clone();
+        let mut leaving = self.shared.leaving.clone();
         // Its sender is gone with the driver; the last word stays readable.
         match leaving.wait_for(Option::is_some).await {
             Ok(word) => word.clone(),
-            Err(_) => self.leaving.borrow().clone(),
+            Err(_) => self.shared.leaving.borrow().clone(),
         }
+    }
+
+    /// Follows what the other end says about its leaving, for whoever must not keep the link alive by a handle of it.
+    #[must_use]
+    pub fn watch_leaving(&self) -> watch::Receiver<Option<Leaving>> {
+        self.shared.leaving.clone()
     }
 
     /// Whether the other end has said that it leaves.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
-        self.leaving.borrow().is_some()
+        self.shared.leaving.borrow().is_some()
     }
 
     /// As [`Link::drain`], and names where the other end should connect to instead: a URL of 1 to 1024 visible ASCII characters, which it
@@ -408,7 +422,7 @@ impl Link {
     /// # Cancel safety
     /// May be dropped at any time.
     pub async fn drained(&self) {
-        let mut drained = self.drained.clone();
+        let mut drained = self.shared.drained.clone();
         // An error is the link's end.
         drop(drained.wait_for(|drained| *drained).await);
     }
@@ -418,7 +432,7 @@ impl Link {
     /// # Cancel safety
     /// May be dropped at any time.
     pub async fn closed(&self) -> LinkEnd {
-        let mut end = self.end.clone();
+        let mut end = self.shared.end.clone();
         match end.wait_for(Option::is_some).await {
             Ok(end) => end.clone().unwrap_or(LinkEnd::Drained),
             // The driver's task was torn down with its runtime before it could say anything.
@@ -432,7 +446,7 @@ impl Link {
     /// Whether the link is gone.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.end.borrow().is_some() || self.end.has_changed().is_err()
+        self.shared.end.borrow().is_some() || self.shared.end.has_changed().is_err()
     }
 
     /// Leaves: tells the other end, closes the carrier and resets the streams that are left. To let them end first, call
@@ -469,14 +483,7 @@ impl Link {
 pub(crate) struct WeakLink {
     commands: mpsc::WeakUnboundedSender<Command>,
     incoming: Weak<Mutex<mpsc::Receiver<Incoming>>>,
-    unsent: Arc<Unsent>,
-    leaving: watch::Receiver<Option<Leaving>>,
-    drained: watch::Receiver<bool>,
-    end: watch::Receiver<Option<LinkEnd>>,
-    status: watch::Receiver<LinkStatus>,
-    unanswered: Arc<AtomicUsize>,
-    surely_sent: Arc<SurelySent>,
-    flows: udp::LinkFlows,
+    shared: Arc<Shared>,
 }
 
 impl WeakLink {
@@ -485,14 +492,7 @@ impl WeakLink {
         Some(Link {
             commands: self.commands.upgrade()?,
             incoming: self.incoming.upgrade()?,
-            unsent: Arc::clone(&self.unsent),
-            leaving: self.leaving.clone(),
-            drained: self.drained.clone(),
-            end: self.end.clone(),
-            status: self.status.clone(),
-            unanswered: Arc::clone(&self.unanswered),
-            surely_sent: Arc::clone(&self.surely_sent),
-            flows: self.flows.clone(),
+            shared: Arc::clone(&self.shared),
             // Links over QUIC are of no desk.
             #[cfg(feature = "quic")]
             native: None,
@@ -508,7 +508,7 @@ impl Dialer for Link {
             return Ok(Box::new(self.open(target).await?));
         }
         let (stream, before) = self.open_now(target)?;
-        if before >= self.surely_sent.0.load(Ordering::Acquire) || !self.status().is_up() {
+        if before >= self.shared.surely_sent.0.load(Ordering::Acquire) || !self.status().is_up() {
             // Once it is given out, it could not go to another link when this one's far side leaves before it was sent.
             stream.open_sent().await?;
         }
@@ -522,7 +522,9 @@ impl Dialer for Link {
             let flow = native.open_flow(target, &self.commands).await?;
             return Ok(Box::new(udp::MuxFlow::from(flow)));
         }
-        Ok(Box::new(udp::MuxFlow::from(self.flows.open(target).await?)))
+        Ok(Box::new(udp::MuxFlow::from(
+            self.shared.flows.open(target).await?,
+        )))
     }
 
     fn carries_datagrams(&self) -> bool {

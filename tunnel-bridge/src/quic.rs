@@ -48,7 +48,9 @@ use std::time::Duration;
 
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
-pub use connect::connect;
+use crate::LinkOptions;
+
+pub use connect::{connect, connect_with};
 pub(crate) use flow::QuicFlow;
 pub use listen::{Arrival, Listener, Request};
 pub(crate) use native::Native;
@@ -56,9 +58,6 @@ pub(crate) use stream::QuicStream;
 
 /// The application protocol (ALPN, RFC 7301) of a tunnel, and what a client asks to upgrade to.
 pub const PROTOCOL: &str = "devbox-tunnel/1";
-
-/// Streams that an end may have open at once, the control stream not counted.
-const MAX_STREAMS: usize = 16_384 + 64;
 
 /// What one stream may have under way and unread: enough for 100 MB/s at a round trip of 20 ms.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
@@ -86,28 +85,33 @@ pub struct Options {
     /// After how long without a packet from the other end the link is lost; each end asks for one four times as often.
     /// The shorter one of the two ends counts. Default: 20 s.
     pub idle_timeout: Duration,
+    /// The limits of the link. QUIC counts the streams of each end by themselves, the control stream aside: what this end opens beyond
+    /// [`LinkOptions::max_streams`] is refused with [`RefusalKind::TooMany`](crate::RefusalKind::TooMany), and what the other end opens
+    /// beyond it waits there.
+    pub link: LinkOptions,
 }
 
 impl Default for Options {
     fn default() -> Options {
         Options {
             idle_timeout: Duration::from_secs(20),
+            link: LinkOptions::default(),
         }
     }
 }
 
-/// The transport's settings. `stranger`: whoever comes has to be let in first.
+/// The transport's settings. `stranger`: whoever comes has to be let in first, on the control stream, and is a client.
 fn transport(options: &Options, stranger: bool) -> Arc<TransportConfig> {
     let (streams, window) = if stranger {
-        (0, STRANGER_WINDOW)
+        (1, STRANGER_WINDOW)
     } else {
-        (MAX_STREAMS, LINK_WINDOW)
+        (options.link.streams(), LINK_WINDOW)
     };
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(LARGEST_PAYLOAD);
     let mut transport = TransportConfig::default();
     transport
-        .max_concurrent_bidi_streams(stream_limit(streams))
+        .max_concurrent_bidi_streams(VarInt::from_u32(streams))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(window))
@@ -119,9 +123,4 @@ fn transport(options: &Options, stranger: bool) -> Arc<TransportConfig> {
         .max_idle_timeout(IdleTimeout::try_from(options.idle_timeout).ok())
         .mtu_discovery_config(Some(mtu));
     Arc::new(transport)
-}
-
-/// As QUIC counts them, with the control stream.
-fn stream_limit(streams: usize) -> VarInt {
-    VarInt::from_u32(u32::try_from(streams + 1).unwrap_or(u32::MAX))
 }

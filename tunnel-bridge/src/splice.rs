@@ -178,7 +178,9 @@ where
                 return Poll::Ready(End::Reset { by: Side::Local });
             }
             if let Some(idle) = &mut idle
-                && idle.poll(cx, up.carried + down.carried).is_ready()
+                && idle
+                    .poll(cx, up.carried + down.carried, [&up.meter, &down.meter])
+                    .is_ready()
             {
                 return Poll::Ready(End::Idle);
             }

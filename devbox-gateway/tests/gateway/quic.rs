@@ -18,7 +18,7 @@ struct Running {
     task: JoinHandle<Result<(), Error>>,
 }
 
-async fn with_tls(files: &Files) -> GatewayConfig {
+pub(super) async fn with_tls(files: &Files) -> GatewayConfig {
     let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let tls = TlsFiles::new(
         files.dir.path().join("cert.pem"),

@@ -197,7 +197,7 @@ fn is_whole(answer: &[u8]) -> bool {
     length.is_some_and(|length| body.len() >= length.trim().parse().unwrap())
 }
 
-/// What the program would log at its usual level while this test, which runs on one thread, goes on.
+/// What the program would log, usually its warnings, while this test, which runs on one thread, goes on.
 pub(super) struct Log {
     text: Arc<Mutex<Vec<u8>>>,
     _guard: tracing::subscriber::DefaultGuard,
@@ -219,9 +219,14 @@ impl std::io::Write for Writer {
 
 impl Log {
     pub(super) fn start() -> Self {
+        Self::from(tracing::Level::WARN)
+    }
+
+    /// With what is of this level or weightier.
+    pub(super) fn from(level: tracing::Level) -> Self {
         let text = Arc::new(Mutex::new(Vec::new()));
         let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::WARN)
+            .with_max_level(level)
             .with_ansi(false)
             .without_time()
             .with_writer({

@@ -150,6 +150,11 @@ impl Meter {
         Poll::Ready(self.credit())
     }
 
+    /// Whether something would move and waits for its turn.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waits.as_ref().is_some_and(|waits| !waits.is_elapsed())
+    }
+
     fn credit(&self) -> usize {
         usize::try_from(self.credit).unwrap_or(usize::MAX)
     }

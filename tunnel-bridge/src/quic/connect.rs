@@ -39,7 +39,18 @@ const NO_PROTOCOL: u64 = 0x100 + 120;
 /// # Cancel safety
 /// Dropping the future abandons the attempt.
 pub async fn connect(options: &ConnectOptions) -> Result<Link, ConnectError> {
-    let attempt = Attempt::of(options)?;
+    connect_with(options, &Options::default()).await
+}
+
+/// As [`connect`], for a link that behaves in another way.
+///
+/// # Errors
+/// As [`connect`].
+///
+/// # Cancel safety
+/// As [`connect`].
+pub async fn connect_with(options: &ConnectOptions, link: &Options) -> Result<Link, ConnectError> {
+    let attempt = Attempt::of(options, link)?;
     let address = attempt.address.clone();
     let connected = tokio::time::timeout(options.connect_timeout, attempt.connect(options)).await;
     options.tell(None);
@@ -59,10 +70,12 @@ struct Attempt {
     /// Host and port, as shown.
     address: String,
     head: Vec<u8>,
+    /// How the link is to behave.
+    link: Options,
 }
 
 impl Attempt {
-    fn of(options: &ConnectOptions) -> Result<Attempt, ConnectError> {
+    fn of(options: &ConnectOptions, link: &Options) -> Result<Attempt, ConnectError> {
         let url = &options.url;
         let bad = |why: &str| ConnectError::BadRequest {
             url: shown(url),
@@ -103,6 +116,7 @@ impl Attempt {
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port,
             head: head.into_bytes(),
+            link: link.clone(),
         })
     }
 
@@ -116,8 +130,7 @@ impl Attempt {
         let (endpoint, connection) = self.reach(options, Arc::new(config)).await?;
         options.tell(Some(Progress::Quic(connection.remote_address())));
         let control = self.ask(&connection).await?;
-        let idle_timeout = Options::default().idle_timeout;
-        let native = Native::new(connection, Some(endpoint), idle_timeout);
+        let native = Native::new(connection, Some(endpoint), &self.link);
         Ok(driver::spawn(native, control))
     }
 
@@ -165,7 +178,7 @@ impl Attempt {
         config: Arc<QuicClientConfig>,
     ) -> Result<(Endpoint, Connection), ConnectError> {
         let mut config = ClientConfig::new(config);
-        config.transport_config(transport(&Options::default(), false));
+        config.transport_config(transport(&self.link, false));
         let bound = socket::bind(unspecified(peer)).and_then(|socket| {
             Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
         });

@@ -32,10 +32,14 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// How long leaving in good order may take.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
 
-/// How often a client looks whether it still sends from where it did, and whether a transfer has fallen silent.
+/// How often a client looks whether it still sends from where it did, whether a transfer has fallen silent, and whether a link that
+/// was silent is heard again.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How long a link that was checked may say nothing.
+/// How long a link that was checked may say nothing until it counts as interrupted.
+const NOTICE_TIME: Duration = Duration::from_secs(1);
+
+/// How long until it is given up. Longer: its streams are lost with it, while QUIC goes on over another path by itself.
 const CHECK_TIME: Duration = Duration::from_secs(5);
 
 /// The control stream, and what has been read of it.
@@ -61,6 +65,7 @@ pub(super) fn spawn(native: Native, control: ControlStream) -> Link {
         flows: flows_sender,
         link: sender.downgrade(),
         leaving: leaving_sender,
+        status: status_sender,
         drain: Drain {
             drained: drained_sender,
             taken: AtomicU64::new(0),
@@ -71,7 +76,6 @@ pub(super) fn spawn(native: Native, control: ControlStream) -> Link {
         let end = driver.run(control, commands, incoming_sender).await;
         tracing::debug!(%end, "link closed");
         end_sender.send_replace(Some(end));
-        drop(status_sender);
     });
     Link::native(native, sender, incoming, leaving, drained, end, status, flows)
 }
@@ -83,6 +87,8 @@ struct Driver {
     /// For the streams that the other end opens.
     link: mpsc::WeakUnboundedSender<Command>,
     leaving: watch::Sender<Option<Leaving>>,
+    /// Its sender goes after the end is known.
+    status: watch::Sender<LinkStatus>,
     drain: Drain,
 }
 
@@ -112,12 +118,13 @@ enum Happened {
     Lost(ConnectionError),
     Asked(Option<Command>),
     Broke(Violation),
-    Silent,
+    /// It is time to look whether the other end has answered.
+    Due,
 }
 
 impl Driver {
     async fn run(
-        self,
+        &self,
         control: ControlStream,
         mut commands: mpsc::UnboundedReceiver<Command>,
         incoming: mpsc::Sender<Incoming>,
@@ -129,7 +136,7 @@ impl Driver {
         let mut accepting = pin!(self.accept(incoming));
         let mut routing = pin!(self.route());
         let mut looking = pin!(self.look(&words));
-        let mut silent = Silence::default();
+        let mut check = Check::default();
         loop {
             let happened = tokio::select! {
                 error = self.native.connection.closed() => Happened::Lost(error),
@@ -137,7 +144,7 @@ impl Driver {
                 violation = &mut hearing => Happened::Broke(violation),
                 violation = &mut accepting => Happened::Broke(violation),
                 violation = &mut routing => Happened::Broke(violation),
-                () = silent.wait(&self.native) => Happened::Silent,
+                () = check.due() => Happened::Due,
                 never = &mut looking => match never {},
                 never = &mut saying => match never {},
             };
@@ -148,24 +155,47 @@ impl Driver {
                     self.close(GoAwayReason::Protocol, violation.0).await;
                     return self.end_of(&ConnectionError::LocallyClosed);
                 }
-                Happened::Silent => {
-                    self.native.connection.close(VarInt::from_u32(0), b"");
-                    let silent_for = CHECK_TIME;
-                    return self.final_end(LinkEnd::PingTimeout { silent_for });
+                Happened::Due => {
+                    let has_network = self.native.source_address().is_some();
+                    match check.look(Instant::now(), self.native.received(), has_network) {
+                        Found::Answer => {}
+                        Found::Silence => drop(words.try_send(Control::Ping)),
+                        Found::Interruption { until } => {
+                            self.interrupted(until);
+                            drop(words.try_send(Control::Ping));
+                        }
+                        Found::Return => self.heard_again(),
+                        Found::Loss => {
+                            self.native.connection.close(VarInt::from_u32(0), b"");
+                            let silent_for = CHECK_TIME;
+                            return self.final_end(LinkEnd::PingTimeout { silent_for });
+                        }
+                    }
+                    continue;
                 }
                 Happened::Asked(Some(Command::Drain { message, successor })) => {
-                    // The control stream has no frame for it.
-                    if let Some(successor) = successor {
-                        tracing::debug!(successor, "not named over QUIC");
-                    }
-                    let reason = GoAwayReason::Leaving;
-                    drop(words.try_send(Control::GoAway(Leaving::of(reason, message))));
+                    self.native.open_no_more();
+                    let named = successor.filter(|url| {
+                        let fits = wire::is_successor(url.as_bytes());
+                        if !fits {
+                            tracing::warn!(
+                                "a successor that is not 1 to 1024 visible ASCII characters is not named"
+                            );
+                        }
+                        fits
+                    });
+                    let leaving = Leaving {
+                        reason: GoAwayReason::Leaving,
+                        message,
+                        successor: named,
+                    };
+                    drop(words.try_send(Control::GoAway(leaving)));
                     continue;
                 }
                 Happened::Asked(Some(Command::Check)) => {
                     self.native.rebind();
                     drop(words.try_send(Control::Ping));
-                    silent.begin(&self.native);
+                    check.begin(Instant::now(), self.native.received());
                     continue;
                 }
                 Happened::Asked(Some(Command::Close { reason, message })) => (reason, message),
@@ -186,6 +216,21 @@ impl Driver {
             self.close(reason, &message).await;
             return LinkEnd::Drained;
         }
+    }
+
+    /// The other end says nothing: until then the link waits for it.
+    fn interrupted(&self, until: Instant) {
+        let resumes = self.status.borrow().resumes();
+        self.status.send_replace(LinkStatus::Detached {
+            since: Instant::now(),
+            until,
+            resumes,
+        });
+    }
+
+    fn heard_again(&self) {
+        let resumes = self.status.borrow().resumes() + 1;
+        self.status.send_replace(LinkStatus::Up { resumes });
     }
 
     async fn close(&self, reason: GoAwayReason, message: &str) {
@@ -230,7 +275,7 @@ impl Driver {
                 // In this order: who opens a stream meanwhile is refused, or counted.
                 self.leaving.send_replace(Some(leaving));
                 // Once: it does not change, and a peer that does not read must not make answers pile up.
-                if let Some(opened) = self.native.open_no_more() {
+                if let Some(opened) = self.native.hear_of_leaving() {
                     drop(words.try_send(Control::Heard(opened)));
                 }
             }
@@ -357,8 +402,7 @@ impl Driver {
                 ticks.reset();
             }
             ticks.tick().await;
-            let received = native.connection.stats().udp_rx.datagrams;
-            match road.look(native.source_address(), received) {
+            match road.look(native.source_address(), native.received()) {
                 Seen::Moved => native.rebind(),
                 Seen::Silent => drop(words.try_send(Control::Ping)),
                 Seen::Nothing => {}
@@ -468,35 +512,120 @@ impl Road {
     }
 }
 
-/// Waits for a sign of life.
+/// Whether the other end is heard after a check. Time and the number of packets that have come are told to it.
 #[derive(Debug, Default)]
-struct Silence {
-    /// Until when, and how many packets had come before.
-    awaited: Option<(Instant, u64)>,
+struct Check {
+    awaited: Option<Awaited>,
 }
 
-impl Silence {
-    fn begin(&mut self, native: &Native) {
-        let received = native.connection.stats().udp_rx.datagrams;
-        self.awaited = Some((Instant::now() + CHECK_TIME, received));
+/// A sign of life that is waited for.
+#[derive(Debug, Clone, Copy)]
+struct Awaited {
+    /// How many packets had come before.
+    received: u64,
+    look_at: Instant,
+    give_up_at: Instant,
+    /// It was told that there is none.
+    interrupted: bool,
+}
+
+/// What a look shows.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    /// There was an answer, in time.
+    Answer,
+    /// There was none for too long to take it for a delay.
+    Interruption { until: Instant },
+    /// Still none.
+    Silence,
+    /// After an interruption the other end is heard again.
+    Return,
+    /// It is given up.
+    Loss,
+}
+
+impl Check {
+    fn begin(&mut self, now: Instant, received: u64) {
+        let interrupted = self.awaited.is_some_and(|awaited| awaited.interrupted);
+        self.awaited = Some(Awaited {
+            received,
+            look_at: now + NOTICE_TIME,
+            give_up_at: now + CHECK_TIME,
+            interrupted,
+        });
     }
 
-    /// Resolves when none has come in time.
-    async fn wait(&mut self, native: &Native) {
-        if let Some((until, received)) = self.awaited {
-            sleep_until(until).await;
-            self.awaited = None;
-            if native.connection.stats().udp_rx.datagrams == received {
-                return;
-            }
+    /// Resolves when it is time to look.
+    async fn due(&self) {
+        match &self.awaited {
+            Some(awaited) => sleep_until(awaited.look_at).await,
+            None => std::future::pending().await,
         }
-        std::future::pending::<()>().await;
+    }
+
+    /// Without a network nobody can be heard, and the other end is not given up for that.
+    fn look(&mut self, now: Instant, received: u64, has_network: bool) -> Found {
+        let Some(awaited) = &mut self.awaited else {
+            return Found::Answer;
+        };
+        if received != awaited.received {
+            let found = if awaited.interrupted {
+                Found::Return
+            } else {
+                Found::Answer
+            };
+            self.awaited = None;
+            return found;
+        }
+        if !has_network {
+            awaited.give_up_at = now + CHECK_TIME;
+        }
+        if now >= awaited.give_up_at {
+            return Found::Loss;
+        }
+        awaited.look_at = now + LOOK;
+        if std::mem::replace(&mut awaited.interrupted, true) {
+            return Found::Silence;
+        }
+        let until = awaited.give_up_at;
+        Found::Interruption { until }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_check_tells_of_silence_after_a_second_and_gives_up_after_five() {
+        let start = Instant::now();
+        let at = |seconds: f32| start + Duration::from_secs_f32(seconds);
+        let mut check = Check::default();
+        assert_eq!(check.look(at(0.0), 7, true), Found::Answer, "nobody asked");
+        check.begin(at(0.0), 7);
+        assert_eq!(check.look(at(1.0), 8, true), Found::Answer);
+        check.begin(at(2.0), 8);
+        assert_eq!(
+            check.look(at(3.0), 8, true),
+            Found::Interruption { until: at(7.0) }
+        );
+        assert_eq!(check.look(at(3.5), 8, true), Found::Silence);
+        assert_eq!(check.look(at(4.0), 9, true), Found::Return);
+        assert_eq!(check.look(at(9.0), 9, true), Found::Answer, "nobody asked again");
+        // A further check does not make it news again, and gives another chance.
+        check.begin(at(10.0), 9);
+        assert!(matches!(
+            check.look(at(11.0), 9, true),
+            Found::Interruption { .. }
+        ));
+        check.begin(at(14.0), 9);
+        assert_eq!(check.look(at(15.0), 9, true), Found::Silence);
+        assert_eq!(check.look(at(18.5), 9, true), Found::Silence);
+        // Without a network nothing can be heard.
+        assert_eq!(check.look(at(19.0), 9, false), Found::Silence);
+        assert_eq!(check.look(at(23.9), 9, true), Found::Silence);
+        assert_eq!(check.look(at(24.0), 9, true), Found::Loss);
+    }
 
     #[test]
     fn a_road_tells_that_it_moved_and_that_it_fell_silent() {

@@ -15,7 +15,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::driver::{self, ControlStream};
 use super::native::Native;
-use super::{LINK_WINDOW, MAX_STREAMS, Options, PROTOCOL, socket, stream_limit, transport};
+use super::{LINK_WINDOW, Options, PROTOCOL, socket, transport};
 use crate::tls::{self, Acceptor, PeerIdentity};
 use crate::ws::upgrade::{self, AcceptError, Head, NotAWebSocket};
 use crate::{Error, GoAwayReason, Link};
@@ -99,7 +99,7 @@ impl Listener {
         Some(Arrival {
             incoming,
             server: Arc::new(server),
-            idle_timeout: self.options.idle_timeout,
+            options: self.options.clone(),
         })
     }
 
@@ -165,7 +165,7 @@ fn server_config(crypto: Arc<QuicServerConfig>) -> ServerConfig {
 pub struct Arrival {
     incoming: quinn::Incoming,
     server: Arc<ServerConfig>,
-    idle_timeout: Duration,
+    options: Options,
 }
 
 impl Arrival {
@@ -223,7 +223,7 @@ impl Arrival {
             send,
             recv,
             head: Head::default(),
-            idle_timeout: self.idle_timeout,
+            options: self.options,
         };
         match head {
             Ok(head) => {
@@ -248,7 +248,7 @@ pub struct Request {
     send: SendStream,
     recv: RecvStream,
     head: Head,
-    idle_timeout: Duration,
+    options: Options,
 }
 
 impl Request {
@@ -304,8 +304,10 @@ impl Request {
     pub async fn accept(mut self) -> Result<Link, AcceptError> {
         self.check()?;
         self.connection.set_receive_window(VarInt::from_u32(LINK_WINDOW));
+        // The control stream is one of the client's.
+        let streams = self.options.link.streams() + 1;
         self.connection
-            .set_max_concurrent_bi_streams(stream_limit(MAX_STREAMS));
+            .set_max_concurrent_bi_streams(VarInt::from_u32(streams));
         let head =
             format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: {PROTOCOL}\r\nConnection: Upgrade\r\n\r\n");
         self.send
@@ -321,7 +323,7 @@ impl Request {
             read: self.head.rest,
         };
         Ok(driver::spawn(
-            Native::new(self.connection, None, self.idle_timeout),
+            Native::new(self.connection, None, &self.options),
             control,
         ))
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use tokio::sync::{Notify, mpsc};
 
-use super::MAX_STREAMS;
+use super::Options;
 use super::flow::{Inboxes, QuicFlow};
 use super::stream::{QuicStream, Stopped};
 use super::wire::{self, Kind, Violation};
@@ -27,10 +27,13 @@ pub(crate) struct Native {
     /// After how long without a packet this end gives the connection up.
     pub(super) idle_timeout: Duration,
     opened: Mutex<Opened>,
-    /// Streams of ours that are open.
+    /// Streams of ours that are open, and how many may be.
     places: Arc<AtomicUsize>,
+    max_streams: usize,
     /// Told when the first of these comes.
     pub(super) busy: Notify,
+    /// Tells whoever waits to open one that it will not be opened.
+    closing: Notify,
     lingering: Lingering,
     /// Of the flows of datagrams.
     pub(super) inboxes: Inboxes,
@@ -42,8 +45,10 @@ pub(crate) struct Native {
 struct Opened {
     /// How many streams this end has opened.
     streams: u64,
-    /// The other end has said that it leaves, and was told how many these were.
+    /// It opens no more: one of the two ends has said that it leaves.
     no_more: bool,
+    /// The other end, which leaves, was told how many these were.
+    told: bool,
 }
 
 /// One of the streams that this end may have open at once.
@@ -57,14 +62,16 @@ impl Drop for Place {
 }
 
 impl Native {
-    pub(super) fn new(connection: Connection, endpoint: Option<Endpoint>, idle_timeout: Duration) -> Native {
+    pub(super) fn new(connection: Connection, endpoint: Option<Endpoint>, options: &Options) -> Native {
         Native {
             connection,
             endpoint,
-            idle_timeout,
+            idle_timeout: options.idle_timeout,
             opened: Mutex::default(),
             places: Arc::default(),
+            max_streams: usize::try_from(options.link.streams()).unwrap_or(usize::MAX),
             busy: Notify::new(),
+            closing: Notify::new(),
             lingering: Lingering::default(),
             inboxes: Inboxes::default(),
             violation: Mutex::default(),
@@ -107,7 +114,7 @@ impl Native {
     ) -> Result<QuicStream, Refusal> {
         let before = self.places.fetch_add(1, Ordering::AcqRel);
         let place = Place(Arc::clone(&self.places));
-        if before >= MAX_STREAMS {
+        if before >= self.max_streams {
             let message = format!("{before} streams are open on this link");
             return Err(Refusal::new(RefusalKind::TooMany, message));
         }
@@ -122,9 +129,12 @@ impl Native {
     }
 
     async fn open_bi(&self) -> Result<(SendStream, RecvStream), Refusal> {
-        // Waits only while the other end has not heard that streams have ended, or is busy letting us in.
+        // Waits while the other end has not heard that streams have ended, is busy letting us in, or takes fewer than this end would open.
         let mut opening = pin!(self.connection.open_bi());
+        let mut closing = pin!(self.closing.notified());
         std::future::poll_fn(|cx| {
+            // Before it is asked for: whoever waits is woken.
+            let _woken = closing.as_mut().poll(cx);
             let mut opened = self.opened();
             if opened.no_more {
                 return Poll::Ready(Err(link_lost()));
@@ -138,10 +148,17 @@ impl Native {
         .await
     }
 
-    /// The other end opens no more than it has, and neither does this one. How many streams this end has opened.
-    pub(super) fn open_no_more(&self) -> Option<u64> {
+    /// This end opens no more streams: it leaves.
+    pub(super) fn open_no_more(&self) {
+        self.opened().no_more = true;
+        self.closing.notify_waiters();
+    }
+
+    /// The other end leaves: this one opens no more streams. How many it has opened, the first time.
+    pub(super) fn hear_of_leaving(&self) -> Option<u64> {
+        self.open_no_more();
         let mut opened = self.opened();
-        let first = !std::mem::replace(&mut opened.no_more, true);
+        let first = !std::mem::replace(&mut opened.told, true);
         first.then_some(opened.streams)
     }
 
@@ -199,6 +216,11 @@ impl Native {
             Ok(()) => tracing::debug!(%peer, "the link moved to another socket"),
             Err(error) => tracing::debug!(%peer, %error, "the link stays on its socket"),
         }
+    }
+
+    /// How many packets have come.
+    pub(super) fn received(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
     }
 
     /// Which address of this machine the system would send from. Asks the routing table and sends nothing.

@@ -1,7 +1,7 @@
 //! The bytes that stand in front of a stream's own, and those of the control stream. Pure: they come in whatever pieces.
 
 use bytes::{Buf as _, BufMut, Bytes, BytesMut};
-use tunnel_proto::{MAX_DATAGRAM_BYTES, MAX_MESSAGE_BYTES, MAX_TARGET_BYTES};
+use tunnel_proto::{MAX_DATAGRAM_BYTES, MAX_MESSAGE_BYTES, MAX_SUCCESSOR_BYTES, MAX_TARGET_BYTES};
 
 use crate::{GoAwayReason, Leaving, Refusal, RefusalKind};
 
@@ -15,6 +15,7 @@ const OPEN_FLOW: u8 = 0x20;
 
 /// Kinds from here on are optional: who does not know one goes on without it.
 const OPTIONAL: u8 = 0x80;
+const SUCCESSOR: u8 = 0x92;
 
 /// The longest payload of a frame of the control stream.
 const MAX_CONTROL_BYTES: usize = 2048;
@@ -190,26 +191,38 @@ pub(super) enum Control {
 
 impl Control {
     pub(super) fn encode(&self) -> Bytes {
-        let mut payload = BytesMut::new();
-        let kind = match self {
-            Control::Ping => PING,
-            Control::GoAway(Leaving { reason, message, .. }) => {
-                payload.put_u16(reason.code());
-                payload.put_slice(cut(message, MAX_MESSAGE_BYTES).as_bytes());
-                GOAWAY
+        let mut bytes = BytesMut::new();
+        match self {
+            Control::Ping => put_frame(&mut bytes, PING, &[]),
+            Control::GoAway(Leaving {
+                reason,
+                message,
+                successor,
+            }) => {
+                if let Some(url) = successor {
+                    put_frame(&mut bytes, SUCCESSOR, url.as_bytes());
+                }
+                let message = cut(message, MAX_MESSAGE_BYTES);
+                let payload = [&reason.code().to_be_bytes()[..], message.as_bytes()].concat();
+                put_frame(&mut bytes, GOAWAY, &payload);
             }
-            Control::Heard(opened) => {
-                payload.put_u64(*opened);
-                HEARD
-            }
-        };
-        let mut bytes = BytesMut::with_capacity(3 + payload.len());
-        bytes.put_u8(kind);
-        // Cut above to what fits.
-        bytes.put_u16(u16::try_from(payload.len()).unwrap_or(u16::MAX));
-        bytes.put_slice(&payload);
+            Control::Heard(opened) => put_frame(&mut bytes, HEARD, &opened.to_be_bytes()),
+        }
         bytes.freeze()
     }
+}
+
+/// Whether this can be named as a successor: 1 to 1024 visible ASCII characters.
+pub(super) fn is_successor(url: &[u8]) -> bool {
+    (1..=MAX_SUCCESSOR_BYTES).contains(&url.len()) && url.iter().all(u8::is_ascii_graphic)
+}
+
+/// A frame of the control stream.
+fn put_frame(bytes: &mut BytesMut, kind: u8, payload: &[u8]) {
+    bytes.put_u8(kind);
+    // Whoever calls has cut it to what fits.
+    bytes.put_u16(u16::try_from(payload.len()).unwrap_or(u16::MAX));
+    bytes.put_slice(payload);
 }
 
 /// Reads the control stream's frames.
@@ -217,6 +230,8 @@ impl Control {
 pub(super) struct ControlReader {
     /// At most a frame and what came with its end.
     bytes: BytesMut,
+    /// Named for the next word that the other end leaves.
+    successor: Option<String>,
 }
 
 impl ControlReader {
@@ -244,8 +259,17 @@ impl ControlReader {
                 (GOAWAY, [high, low, message @ ..]) => {
                     let reason = GoAwayReason::from_code(u16::from_be_bytes([*high, *low]));
                     let message = String::from_utf8_lossy(message).into_owned();
-                    Ok(Some(Control::GoAway(Leaving::of(reason, message))))
+                    Ok(Some(Control::GoAway(Leaving {
+                        reason,
+                        message,
+                        successor: self.successor.clone(),
+                    })))
                 }
+                (SUCCESSOR, url) if is_successor(url) => {
+                    self.successor = Some(String::from_utf8_lossy(url).into_owned());
+                    continue;
+                }
+                (SUCCESSOR, _) => Err(Violation("a successor is 1 to 1024 visible ASCII characters")),
                 (HEARD, [a, b, c, d, e, f, g, h, ..]) => {
                     let opened = u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
                     Ok(Some(Control::Heard(opened)))
@@ -324,7 +348,14 @@ mod tests {
     #[test]
     fn control_frames_are_read_in_any_pieces() {
         let leaving = Leaving::of(GoAwayReason::Superseded, "by generation 9".to_owned());
-        let frames = [Control::GoAway(leaving), Control::Ping, Control::Heard(1 << 40)];
+        let mut moving = Leaving::of(GoAwayReason::Leaving, String::new());
+        moving.successor = Some("quic://b.example/mounted".to_owned());
+        let frames = [
+            Control::GoAway(leaving),
+            Control::Ping,
+            Control::GoAway(moving),
+            Control::Heard(1 << 40),
+        ];
         let mut bytes = vec![0x99, 0, 2, 1, 2];
         bytes.extend(frames.iter().flat_map(Control::encode));
         for step in 1..bytes.len() {
@@ -344,6 +375,8 @@ mod tests {
             &[0x10, 0, 0][..],
             &[GOAWAY, 0, 1, 0],
             &[HEARD, 0, 1, 0],
+            &[SUCCESSOR, 0, 0],
+            &[SUCCESSOR, 0, 2, b'a', b' '],
             &[0x99, 0xff, 0xff],
         ] {
             let mut reader = ControlReader::default();

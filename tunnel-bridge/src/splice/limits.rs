@@ -47,9 +47,16 @@ pub(crate) struct IdleClock {
 }
 
 impl IdleClock {
-    /// To be polled whenever something may have moved, with all that was carried so far.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, carried: u64) -> Poll<()> {
-        if self.carried != carried {
+    /// To be polled whenever something may have moved, with all that was carried so far. What waits for the bandwidth that it may have
+    /// is not idle.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        carried: u64,
+        meters: [&Option<Box<Meter>>; 2],
+    ) -> Poll<()> {
+        let waits = meters.into_iter().flatten().any(|meter| meter.is_waiting());
+        if self.carried != carried || waits {
             self.carried = carried;
             self.moved = Instant::now();
         }

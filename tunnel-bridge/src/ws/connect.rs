@@ -233,7 +233,7 @@ pub enum ConnectError {
         /// How long it was waited for.
         after: Duration,
     },
-    /// The server answered the request, but did not switch to WebSocket.
+    /// The server answered the request, but did not switch to a tunnel's protocol.
     #[error("{address} answered with status {}", .response.status)]
     Rejected {
         /// Host and port.
@@ -253,7 +253,7 @@ pub enum ConnectError {
     #[error(transparent)]
     Proxy(#[from] ProxyError),
     /// What answered does not speak HTTP, WebSocket or the subprotocol.
-    #[error("{address} does not answer as a WebSocket: {message}")]
+    #[error("{address} does not answer as a tunnel: {message}")]
     NotAWebSocket {
         /// Host and port.
         address: String,

@@ -45,10 +45,10 @@ pub enum AcceptError {
 #[non_exhaustive]
 pub enum NotAWebSocket {
     /// Its method is not GET.
-    #[error("a WebSocket is asked for with GET")]
+    #[error("a tunnel is asked for with GET")]
     Method,
     /// It asks for no upgrade, or for one to something else.
-    #[error("this address expects a WebSocket")]
+    #[error("this address expects a request for a tunnel")]
     NoUpgrade,
     /// It wants another version of WebSocket than 13.
     #[error("only version 13 of WebSocket is known here")]

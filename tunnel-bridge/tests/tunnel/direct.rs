@@ -192,6 +192,38 @@ async fn a_connection_is_reset_when_nothing_moves_for_as_long_as_allowed() {
     assert_eq!(listening.closed(1).await.2, Some(End::Idle));
 }
 
+/// Its turn comes once a second, which is longer than it may be idle.
+#[tokio::test]
+async fn what_waits_for_its_bandwidth_is_not_idle() {
+    let to = service(|mut stream| async move {
+        stream.write_all(&pattern(800, 3)).await.unwrap();
+        stream.shutdown().await.unwrap();
+        // Until the program has all of it.
+        drop(stream.read_u8().await);
+    })
+    .await;
+    let rate = NonZeroU64::new(256).unwrap();
+    let listening = with_rules(
+        to,
+        Rules {
+            idle_timeout: Some(Duration::from_millis(300)),
+            bandwidth: Some(Arc::new(Bandwidth::new(rate))),
+            ..Rules::default()
+        },
+    );
+    let mut program = TcpStream::connect(listening.address()).await.unwrap();
+    let since = Instant::now();
+    let bytes = soon("all of it", read_all(&mut program)).await.unwrap();
+    assert!(bytes == pattern(800, 3));
+    assert!(
+        since.elapsed() > Duration::from_secs(2),
+        "it waited: {:?}",
+        since.elapsed()
+    );
+    drop(program);
+    assert_eq!(listening.closed(1).await, (0, 800, None));
+}
+
 #[tokio::test]
 async fn a_service_has_a_limit_beside_the_shared_one() {
     let echo = echo_service().await;

@@ -162,7 +162,7 @@ async fn requests_by_hand_and_hostile_ones_are_answered() {
     let full = "Connection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\n\
                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: other, test-tunnel.1\r\n";
     for (request, status, says) in [
-        (head("GET", ""), 426, "expects a WebSocket"),
+        (head("GET", ""), 426, "expects a request for a tunnel"),
         (head("POST", full), 405, "GET"),
         (
             head("GET", &full.replace("Version: 13", "Version: 8")),

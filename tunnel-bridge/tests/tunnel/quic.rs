@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,10 +12,10 @@ use rustls_pki_types::pem::PemObject as _;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
-use tunnel_bridge::quic::{Listener, Options, Request, connect};
+use tunnel_bridge::quic::{Listener, Options, Request, connect, connect_with};
 use tunnel_bridge::tls::Acceptor;
 use tunnel_bridge::ws::{AcceptError, ConnectError, ConnectOptions};
-use tunnel_bridge::{DatagramFlow, Dialer as _, Link, LinkEnd, MuxStream, RefusalKind};
+use tunnel_bridge::{DatagramFlow, Dialer as _, Link, LinkEnd, LinkStatus, MuxStream, RefusalKind};
 
 use crate::support::{Relay, soon, target};
 
@@ -83,6 +84,11 @@ where
 
 /// As [`Relay::to`], for datagrams.
 pub(crate) async fn relay_to(gateway: SocketAddr) -> Relay {
+    relay_while(gateway, Arc::new(AtomicBool::new(true))).await
+}
+
+/// A relay that loses everything while it is not `open`.
+async fn relay_while(gateway: SocketAddr, open: Arc<AtomicBool>) -> Relay {
     let near = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = near.local_addr().unwrap();
     let far = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -94,10 +100,12 @@ pub(crate) async fn relay_to(gateway: SocketAddr) -> Relay {
             tokio::select! {
                 Ok((length, peer)) = near.recv_from(&mut there) => {
                     client = Some(peer);
-                    drop(far.send(&there[..length]).await);
+                    if open.load(Ordering::SeqCst) {
+                        drop(far.send(&there[..length]).await);
+                    }
                 }
                 Ok(length) = far.recv(&mut back) => {
-                    if let Some(client) = client {
+                    if let Some(client) = client && open.load(Ordering::SeqCst) {
                         drop(near.send_to(&back[..length], client).await);
                     }
                 }
@@ -608,6 +616,120 @@ async fn a_link_that_is_checked_goes_on_from_another_socket() {
         soon("the end", far.closed()).await,
         LinkEnd::PeerClosed { .. }
     ));
+}
+
+/// Two ends of a link whose ends may have so many streams open, each.
+async fn pair_with(near: u32, far: u32) -> (Link, Link) {
+    let mut limits = Options::default();
+    limits.link.max_streams = far;
+    let listener = listener(limits.clone());
+    limits.link.max_streams = near;
+    let options = options(listener.local_addr());
+    let serve = async { request_of(&listener).await.unwrap().accept().await.unwrap() };
+    let (near, far) = tokio::join!(connect_with(&options, &limits), serve);
+    (near.unwrap(), far)
+}
+
+/// What of `future` is still to come, as far as can be seen within a moment.
+async fn waits<F: Future>(future: F) -> bool {
+    tokio::time::timeout(Duration::from_millis(200), future)
+        .await
+        .is_err()
+}
+
+#[tokio::test]
+async fn an_end_opens_as_many_streams_as_it_may_and_the_other_one_lets_it() {
+    let (near, far) = pair_with(2, 100).await;
+    let one = near.open(&target("one")).await.unwrap();
+    let _two = near.open(&target("two")).await.unwrap();
+    let refused = near.open(&target("three")).await.unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::TooMany);
+    drop(one);
+    let _three = soon("its place", async {
+        loop {
+            match near.open(&target("three")).await {
+                Ok(stream) => return stream,
+                Err(refusal) => assert_eq!(refusal.kind, RefusalKind::TooMany),
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // The other way each end is counted by itself: what is more than the other end takes waits.
+    let _first = far.open(&target("first")).await.unwrap();
+    let second = far.open(&target("second")).await.unwrap();
+    assert!(waits(far.open(&target("third"))).await);
+    drop(second);
+    drop(soon("the request", near.accept()).await.unwrap());
+    drop(soon("the request", near.accept()).await.unwrap());
+    soon("room", far.open(&target("third"))).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_end_that_leaves_names_its_successor_and_neither_end_opens_streams_any_more() {
+    let (near, far) = pair_with(100, 1).await;
+    let mut ours = near.open(&target("ours")).await.unwrap();
+    ours.write_all(b"hello").await.unwrap();
+    let mut theirs = soon("the request", far.accept()).await.unwrap().accept();
+    // More than the other end takes: it waits, and hears that it waits in vain.
+    let waiting = near.clone();
+    let waiting = tokio::spawn(async move { waiting.open(&target("waits")).await.map(drop) });
+    assert!(waits(far.accept()).await);
+    far.drain_to("moving", "quic://b.example/mounted");
+    let refused = soon("the refusal", waiting).await.unwrap().unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::LinkLost);
+    let word = soon("the word", near.leaving()).await.unwrap();
+    assert_eq!(word.message, "moving");
+    assert_eq!(word.successor.as_deref(), Some("quic://b.example/mounted"));
+    for end in [&near, &far] {
+        let refused = end.open(&target("late")).await.unwrap_err();
+        assert_eq!(refused.kind, RefusalKind::LinkLost);
+    }
+    soon("the answer", far.drained()).await;
+    // What is open goes on.
+    theirs.write_all(b"still here").await.unwrap();
+    let mut ten = [0; 10];
+    soon("bytes", ours.read_exact(&mut ten)).await.unwrap();
+    assert_eq!(&ten, b"still here");
+    // Both may leave.
+    near.drain("as well");
+    soon("the answer", near.drained()).await;
+}
+
+#[tokio::test]
+async fn a_link_that_is_checked_and_answers_nothing_for_a_second_is_interrupted_and_comes_back() {
+    let listener = listener(Options::default());
+    let open = Arc::new(AtomicBool::new(true));
+    let relay = relay_while(listener.local_addr(), Arc::clone(&open)).await;
+    let options = options(relay.address);
+    let serve = async { request_of(&listener).await.unwrap().accept().await.unwrap() };
+    let (near, far) = tokio::join!(connect(&options), serve);
+    let near = near.unwrap();
+    echoes(&near, &far).await;
+    let mut status = near.watch_status();
+    for resumes in 1..=2 {
+        open.store(false, Ordering::SeqCst);
+        near.check_now();
+        let checked = std::time::Instant::now();
+        soon("the interruption", status.wait_for(|status| !status.is_up()))
+            .await
+            .unwrap();
+        let took = checked.elapsed();
+        assert!(
+            (Duration::from_millis(900)..Duration::from_secs(3)).contains(&took),
+            "{took:?}"
+        );
+        open.store(true, Ordering::SeqCst);
+        soon("the way back", status.wait_for(|status| status.is_up()))
+            .await
+            .unwrap();
+        assert_eq!(near.status(), LinkStatus::Up { resumes });
+        echoes(&near, &far).await;
+    }
+    open.store(false, Ordering::SeqCst);
+    near.check_now();
+    let end = soon("the end", near.closed()).await;
+    assert!(matches!(end, LinkEnd::PingTimeout { .. }), "{end:?}");
 }
 
 /// Runs a program to its end.

@@ -9,6 +9,8 @@ mod hostile;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod peer;
+#[cfg(test)]
 mod resume;
 #[cfg(test)]
 mod sink;
