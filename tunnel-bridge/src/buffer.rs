@@ -22,10 +22,18 @@ const FIXED: usize = 64 * 1024;
 /// must not keep a block several times its size.
 const COPY_BELOW: usize = 4 * 1024;
 
-/// Blocks kept per thread, those that parts are out of included: as many as are on their way through a busy link, since a
-/// new one costs a page fault for each 4 KiB.
-const KEPT: usize = 32;
-const KEPT_BYTES: usize = 1280 * 1024;
+/// Blocks kept per thread that nobody has a part of: a new one costs a page fault for each 4 KiB.
+const FREE: Room = Room {
+    blocks: 32,
+    bytes: 1280 * 1024,
+};
+
+/// Blocks known per thread, those that parts are out of included: as many as are on their way through a busy link, or wait
+/// for the other end's acknowledgement on one that can be taken up again. Their memory is somebody else's, and comes back here.
+const KNOWN: Room = Room {
+    blocks: 128,
+    bytes: 8 * 1024 * 1024,
+};
 
 /// What is written at once where it has to be copied for that. Somewhat more than the 64 KiB that are usually taken at
 /// once, with their frame heads.
@@ -36,6 +44,41 @@ thread_local! {
     static KEPT_BLOCKS: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
     /// Each of [`STAGE_BYTES`]: zeroed once, when it was made.
     static KEPT_STAGED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How many blocks, and of how many bytes together.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    blocks: usize,
+    bytes: usize,
+}
+
+impl Room {
+    /// Takes the place of one block, if there is one.
+    fn take(&mut self, bytes: usize) -> bool {
+        let fits = self.blocks > 0 && self.bytes >= bytes;
+        if fits {
+            self.blocks -= 1;
+            self.bytes -= bytes;
+        }
+        fits
+    }
+}
+
+/// Lets go of the oldest blocks that there is no room for.
+fn trim(kept: &mut Vec<Block>) {
+    let bytes = kept.iter().map(|block| block.size).sum::<usize>();
+    if kept.len() <= FREE.blocks && bytes <= FREE.bytes {
+        return;
+    }
+    let (mut known, mut free) = (KNOWN, FREE);
+    for place in (0..kept.len()).rev() {
+        let block = &mut kept[place];
+        let size = block.size;
+        if !known.take(size) || (block.is_free() && !free.take(size)) {
+            kept.remove(place);
+        }
+    }
 }
 
 /// How much to ask for at the next read.
@@ -104,10 +147,9 @@ impl Block {
     pub(crate) fn take(size: usize) -> Block {
         let kept = KEPT_BLOCKS.with_borrow_mut(|kept| {
             // The latest one first: most of it may still be in the processor's cache.
-            let place = kept.iter_mut().rposition(|block| {
-                // All of the block, which nobody has a part of then.
-                (size..=2 * size).contains(&block.size) && block.bytes.try_reclaim(block.size)
-            })?;
+            let place = kept
+                .iter_mut()
+                .rposition(|block| (size..=2 * size).contains(&block.size) && block.is_free())?;
             Some(kept.remove(place))
         });
         kept.unwrap_or_else(|| Block {
@@ -121,10 +163,13 @@ impl Block {
         self.bytes.clear();
         KEPT_BLOCKS.with_borrow_mut(|kept| {
             kept.push(self);
-            while kept.len() > KEPT || kept.iter().map(|block| block.size).sum::<usize>() > KEPT_BYTES {
-                kept.remove(0);
-            }
+            trim(kept);
         });
+    }
+
+    /// Whether nobody has a part of it. Then all of it is there to be filled.
+    fn is_free(&mut self) -> bool {
+        self.bytes.try_reclaim(self.size)
     }
 
     /// What was read into it.

@@ -348,6 +348,7 @@ impl Listener {
         socket.set_nonblocking(true).map_err(listen)?;
         let local = socket.local_addr().map_err(listen)?;
         let socket = TcpListener::from_std(socket).map_err(listen)?;
+        sys::prepare_listener(&socket);
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         let stopped = CancellationToken::new();
         let counts = Arc::new(ListenerCounts::new(changed));
@@ -491,8 +492,7 @@ impl Accepting {
     fn start(&mut self, stream: TcpStream, peer: SocketAddr) {
         let context = &self.context;
         let rules = Arc::clone(&context.rules.lock().unwrap_or_else(PoisonError::into_inner));
-        // What is actually connected to: a listener may be bound to every address.
-        let local = stream.local_addr().unwrap_or(context.local);
+        let local = context.connected_to(&stream);
         if let Err(stranger) = rules.access.admit(Transport::Tcp, local, peer) {
             tracing::debug!(listener = %context.local, %peer, %stranger, "turned away");
             context.counts.turn_away();
@@ -509,7 +509,7 @@ impl Accepting {
             sys::reset_on_close(&stream);
             return;
         };
-        sys::prepare_local(&stream);
+        sys::prepare_accepted(&stream);
         self.connections
             .spawn(Arc::clone(context).carry(stream, peer, rules, places));
     }
@@ -528,6 +528,15 @@ async fn accept(socket: &TcpListener, counts: &ListenerCounts) -> io::Result<(Tc
 }
 
 impl Context {
+    /// What a program has connected to: a listener may be bound to every address.
+    fn connected_to(&self, stream: &TcpStream) -> SocketAddr {
+        if self.local.ip().is_unspecified() {
+            stream.local_addr().unwrap_or(self.local)
+        } else {
+            self.local
+        }
+    }
+
     /// A place under each limit.
     fn places(&self, rules: &Rules) -> Option<Places> {
         let service = match &rules.limit {
@@ -587,7 +596,7 @@ impl Context {
         let dial = tokio::time::timeout(self.options.dial_timeout, async {
             let mut remote = self.dialer.dial(&self.target).await.map_err(refused)?;
             if rules.proxy_protocol {
-                let local = stream.local_addr().unwrap_or(self.local);
+                let local = self.connected_to(stream);
                 let mut header = proxy_header::header(peer, local);
                 while !header.is_empty() {
                     poll_fn(|cx| remote.poll_write_chunk(cx, &mut header))

@@ -96,6 +96,7 @@ pub struct SpliceReport {
 /// Dropping it resets both sides.
 pub async fn splice(local: TcpStream, remote: Box<dyn ByteStream>) -> SpliceReport {
     let (traffic, limits) = (Traffic::default(), Limits::default());
+    sys::prepare_local(&local);
     splice_until(local, remote, std::future::pending(), &traffic, &limits).await
 }
 
@@ -106,7 +107,7 @@ pub(crate) struct Traffic {
     pub(crate) received: AtomicU64,
 }
 
-/// [`splice`], given up when `abort` resolves. What is carried is added to `traffic`.
+/// [`splice`] of a `local` that has been prepared, given up when `abort` resolves. What is carried is added to `traffic`.
 pub(crate) async fn splice_until<F>(
     local: TcpStream,
     remote: Box<dyn ByteStream>,
@@ -117,7 +118,6 @@ pub(crate) async fn splice_until<F>(
 where
     F: Future<Output = ()>,
 {
-    sys::prepare_local(&local);
     let mut remote = remote;
     if let Some(far) = remote.take_tcp() {
         // Boxed: a connection over a link should not be as large as this needs.
@@ -174,7 +174,7 @@ where
                 return Poll::Ready(End::Reset { by: Side::Local });
             }
             // While it is not read (that direction ended, or the far side takes nothing), only this shows a reset.
-            if failed.as_mut().poll(cx).is_ready() {
+            if !up.listens && failed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Reset { by: Side::Local });
             }
             if let Some(idle) = &mut idle
@@ -236,6 +236,8 @@ struct Up {
     meter: Option<Box<Meter>>,
     size: buffer::ReadSize,
     unflushed: bool,
+    /// It waits for the local side, and for nothing else.
+    listens: bool,
     ended: bool,
     done: bool,
     carried: u64,
@@ -249,6 +251,7 @@ impl Up {
         remote: &mut dyn ByteStream,
     ) -> Poll<Result<(), End>> {
         let mut turn = 0;
+        self.listens = false;
         while !self.done {
             while !self.pending.is_empty() {
                 let n = ready!(remote.poll_write_chunk(cx, &mut self.pending))
@@ -273,6 +276,7 @@ impl Up {
                         ready!(Pin::new(&mut *remote).poll_flush(cx)).map_err(|error| remote_end(&error))?;
                         self.unflushed = false;
                     }
+                    self.listens = true;
                     return Poll::Pending;
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Reset { by: Side::Local })),
@@ -375,7 +379,11 @@ impl Down {
             left -= part;
             count += 1;
         }
-        let n = local.try_write_vectored(&slices[..count])?;
+        // A request or an answer is one piece: a plain write costs the system less.
+        let n = match &slices[..count] {
+            [piece] => local.try_write(piece)?,
+            pieces => local.try_write_vectored(pieces)?,
+        };
         self.carried += n as u64;
         if let Some(meter) = &mut self.meter {
             meter.spend(n);

@@ -9,7 +9,7 @@ pub use owner::Transport;
 pub(crate) use owner::{Owner, has_closed, owner_of};
 pub(crate) use pipe::Pipe;
 pub(crate) use socket::{
-    SHORT_READ_DRAINS, allow_restart, is_out_of_descriptors, prepare_datagrams, prepare_link, prepare_local,
-    prepare_target, reset_on_close,
+    SHORT_READ_DRAINS, allow_restart, is_out_of_descriptors, prepare_accepted, prepare_datagrams,
+    prepare_link, prepare_listener, prepare_local, prepare_target, reset_on_close,
 };
 pub(crate) use stream::{read_some, write_some};

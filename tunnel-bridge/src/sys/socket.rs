@@ -55,6 +55,26 @@ pub(crate) fn prepare_local(stream: &TcpStream) {
     );
 }
 
+/// A socket that listens for local programs. On Linux what is accepted has these options from it, as it has the rest of its
+/// state; elsewhere [`prepare_accepted`] sets them.
+pub(crate) fn prepare_listener(listener: &tokio::net::TcpListener) {
+    #[cfg(target_os = "linux")]
+    {
+        let socket = SockRef::from(listener);
+        log("TCP_NODELAY", socket.set_tcp_nodelay(true));
+        log("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(UNSENT_BYTES));
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _unset = listener;
+}
+
+/// A connection that a [prepared](prepare_listener) listener has accepted.
+pub(crate) fn prepare_accepted(stream: &TcpStream) {
+    if cfg!(not(target_os = "linux")) {
+        prepare_local(stream);
+    }
+}
+
 /// What a UDP socket may have waiting: bursts come faster than any task reads them. Systems grant less than is asked for.
 const DATAGRAM_BUFFER: usize = 1024 * 1024;
 
@@ -99,5 +119,22 @@ pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
 fn log(option: &'static str, result: io::Result<()>) {
     if let Err(error) = result {
         tracing::debug!(option, %error, "socket option refused");
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_has_the_options_of_its_listener() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        prepare_listener(&listener);
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (_program, accepted) = tokio::join!(connecting, listener.accept());
+        let (stream, _) = accepted.unwrap();
+        prepare_accepted(&stream);
+        assert!(stream.nodelay().unwrap());
+        assert_eq!(SockRef::from(&stream).tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
     }
 }
