@@ -23,7 +23,7 @@ fn a_gateway_in_a_pod_serves_exec() -> Outcome {
         let catalog = format!(
             "environment: {}\nservices:\n\
              - {{name: db, namespace: orders, ports: [{{name: sql, port: 5432, target: '{database}:5432'}}]}}\n\
-             - {{name: api, namespace: orders, ports: [{{name: https, port: 6443, target: 'outside.devbox.test:6443'}}]}}\n",
+             - {{name: api, namespace: orders, ports: [{{name: https, port: 8443, target: 'outside.devbox.test:6443'}}]}}\n",
             scene.environment()
         );
         let restricted = json!({
@@ -107,7 +107,7 @@ fn a_gateway_in_a_pod_serves_exec() -> Outcome {
             "--silent",
             "--show-error",
             "--insecure",
-            "https://api.orders:6443/readyz",
+            "https://api.orders:8443/readyz",
         ])?;
         ensure!(answer.output() == "ok", "{}", answer.everything());
         Ok(())
