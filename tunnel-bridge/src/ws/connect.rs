@@ -33,6 +33,10 @@ pub struct ConnectOptions {
     pub offer_timeout: Duration,
     /// Whom to trust and what to show, for `wss://`.
     pub trust: Trust,
+    /// The TLS configuration to use for `wss://` in place of [`trust`](Self::trust), where another library has read the user's
+    /// settings. Default: none.
+    #[cfg(feature = "tls")]
+    pub tls: Option<crate::tls::Prepared>,
     /// The proxies to go through. Default: none; [`Proxies::from_env`] reads what the environment says.
     pub proxies: Proxies,
     /// Told what is being waited for, and at the end that nothing is. Default: nobody.
@@ -137,6 +141,8 @@ impl ConnectOptions {
             carriage: Carriage::default(),
             offer_timeout: Duration::from_secs(4),
             trust: Trust::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
             proxies: Proxies::none(),
             progress: None,
             answer_header: None,
@@ -417,9 +423,10 @@ impl<'a> Attempt<'a> {
         Ok(Attempt {
             proxy: options.proxies.choose(tls, &host, port)?,
             #[cfg(feature = "tls")]
-            config: match tls {
-                true => Some(crate::tls::client_config(&options.trust, &[b"http/1.1"])?.into()),
-                false => None,
+            config: match (tls, &options.tls) {
+                (false, _) => None,
+                (true, Some(prepared)) => Some(prepared.config()),
+                (true, None) => Some(crate::tls::client_config(&options.trust, &[b"http/1.1"])?.into()),
             },
             options,
             host,
@@ -491,7 +498,10 @@ impl<'a> Attempt<'a> {
             return self.switch(stream, peer, offer).await;
         };
         self.options.tell(Some(Progress::Tls(peer)));
-        let handshake = crate::tls::connect(std::sync::Arc::clone(config), &self.host, stream);
+        let prepared = self.options.tls.as_ref();
+        let name = prepared.and_then(crate::tls::Prepared::server_name);
+        let name = name.unwrap_or(&self.host);
+        let handshake = crate::tls::connect(std::sync::Arc::clone(config), name, stream);
         let stream = handshake.await.map_err(|error| self.failed_io(error))?;
         self.switch(stream, peer, offer).await
     }

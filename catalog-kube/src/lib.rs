@@ -1,0 +1,11 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod error;
+mod options;
+mod road;
+
+pub use cluster::{Cluster, ClusterOptions};
+pub use error::{Error, Forbidden};
+pub use options::{BadWayIn, KubeOptions, WayIn};
