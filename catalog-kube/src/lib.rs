@@ -3,6 +3,8 @@
 
 mod cluster;
 mod error;
+#[cfg_attr(not(test), expect(dead_code, reason = "the provider chooses it"))]
+mod forward;
 mod options;
 mod road;
 
