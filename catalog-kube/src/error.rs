@@ -1,5 +1,6 @@
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kube::config::KubeconfigError;
 
@@ -78,6 +79,14 @@ pub enum Error {
         cluster: String,
         /// What happened.
         source: Box<kube::Error>,
+    },
+    /// The API server did not answer in time.
+    #[error("{cluster} did not answer within {} s", after.as_secs())]
+    Silent {
+        /// The cluster.
+        cluster: String,
+        /// How long was waited.
+        after: Duration,
     },
 }
 

@@ -3,15 +3,21 @@
 
 pub mod access;
 mod cluster;
+mod dialer;
+mod endpoints;
 mod error;
-#[cfg_attr(not(test), expect(dead_code, reason = "the provider chooses it"))]
 mod forward;
 mod kubeconfig;
+mod objects;
 mod options;
+mod provider;
 pub mod rbac;
 mod road;
+mod source;
+mod watch;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use error::{Error, Forbidden};
 pub use kubeconfig::environment_of;
 pub use options::{BadWayIn, KubeOptions, WayIn};
+pub use provider::KubeProvider;

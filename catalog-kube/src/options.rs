@@ -25,6 +25,8 @@ pub struct KubeOptions {
     pub exclude: Vec<String>,
     /// Services to look at one by one in namespaces whose services the user may not list.
     pub services: Vec<ServiceId>,
+    /// The zone that connections come from: endpoints in it are preferred. Default: unknown.
+    pub zone: Option<String>,
     /// The way in.
     pub via: WayIn,
     /// The image of a gateway pod. Default: the released one of this version.
