@@ -103,7 +103,16 @@ pub(crate) const LAWS: &[Law] = &[
     with_runtime(row("devbox-provider", &["service-catalog", "tunnel-bridge"])),
     with_runtime(row("devbox-gateway-client", PROVIDER_PARTS)),
     with_runtime(row("catalog-file", PROVIDER_PARTS)),
-    with_runtime(row("catalog-kube", PROVIDER_PARTS)),
+    // The upper rungs of its ladder are gateways.
+    with_runtime(row(
+        "catalog-kube",
+        &[
+            "devbox-gateway-client",
+            "devbox-provider",
+            "service-catalog",
+            "tunnel-bridge",
+        ],
+    )),
     with_runtime(row(
         "devbox-session",
         &[

@@ -1,0 +1,228 @@
+//! A connection to a service: an endpoint is chosen, and another one where that fails before anything was sent.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use service_catalog::{Protocol, Target};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, timeout, timeout_at};
+use tunnel_bridge::{ByteStream, DatagramFlow, Dialer, Refusal, RefusalKind, ResetReason};
+
+use crate::endpoints::{Endpoints, Nobody, Open};
+use crate::road::{Endpoint, Road};
+
+/// How long a connection waits for an API server that does not answer, or for an endpoint that says nothing.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// So many endpoints are tried for one connection.
+const ATTEMPTS: usize = 4;
+
+/// The watch hears that the API server is gone about when a connection does, not always before it.
+const NEWS: Duration = Duration::from_millis(250);
+
+/// Dials targets of the catalog over one way into the cluster.
+pub(crate) struct EndpointDialer<R> {
+    endpoints: Endpoints,
+    road: R,
+}
+
+impl<R: Road> EndpointDialer<R> {
+    pub(crate) fn new(endpoints: Endpoints, road: R) -> Self {
+        Self { endpoints, road }
+    }
+
+    /// Opens something to one of the target's endpoints.
+    async fn reach<T, F>(
+        &self,
+        text: &tunnel_bridge::Target,
+        protocol: Protocol,
+        open: impl Fn(Arc<Endpoint>) -> F,
+    ) -> Result<(T, Open), Refusal>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        let Ok(target) = text.as_str().parse::<Target>() else {
+            let message = "this is not a target of a catalog";
+            return Err(Refusal::new(RefusalKind::NotAllowed, message));
+        };
+        if target.protocol != protocol {
+            let message = format!("{target}: this is not carried as {protocol}");
+            return Err(Refusal::new(RefusalKind::Unsupported, message));
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let refusal = match self.reach_once(&target, deadline, &open).await {
+                Ok(reached) => return Ok(reached),
+                Err(refusal) => refusal,
+            };
+            if refusal.kind != RefusalKind::Unreachable {
+                return Err(refusal);
+            }
+            // Nothing answers: perhaps since nothing gets into the cluster.
+            let mut away = self.endpoints.away();
+            if !matches!(timeout(NEWS, away.wait_for(Option::is_some)).await, Ok(Ok(_))) {
+                return Err(refusal);
+            }
+            if !matches!(
+                timeout_at(deadline, away.wait_for(Option::is_none)).await,
+                Ok(Ok(_))
+            ) {
+                let seconds = PATIENCE.as_secs();
+                let message = format!("{}; waited {seconds} s", refusal.message);
+                return Err(Refusal::new(RefusalKind::TimedOut, message));
+            }
+        }
+    }
+
+    /// Gives each endpoint one chance.
+    async fn reach_once<T, F>(
+        &self,
+        target: &Target,
+        deadline: Instant,
+        open: &impl Fn(Arc<Endpoint>) -> F,
+    ) -> Result<(T, Open), Refusal>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        let mut tried: Vec<Arc<Endpoint>> = Vec::new();
+        let mut last = None;
+        while tried.len() < ATTEMPTS {
+            let chosen = match self.endpoints.choose(target, &tried, Instant::now().into_std()) {
+                Ok(chosen) => chosen,
+                Err(Nobody::AllTried) => break,
+                Err(nobody) => return Err(last.unwrap_or_else(|| no_endpoint(target, &nobody))),
+            };
+            let endpoint = Arc::clone(chosen.endpoint());
+            let refusal = match timeout_at(deadline, open(Arc::clone(&endpoint))).await {
+                Ok(Ok(opened)) => return Ok((opened, chosen)),
+                Ok(Err(refusal)) => refusal,
+                Err(_) => {
+                    let message = format!("{}:{}: no answer", endpoint.address, endpoint.port);
+                    return Err(Refusal::new(RefusalKind::TimedOut, message));
+                }
+            };
+            tracing::debug!(%target, address = %endpoint.address, %refusal, "endpoint does not answer");
+            if !is_the_endpoints(refusal.kind) {
+                return Err(refusal);
+            }
+            tried.push(endpoint);
+            last = Some(refusal);
+        }
+        Err(last.unwrap_or_else(|| no_endpoint(target, &Nobody::AllTried)))
+    }
+}
+
+/// Whether another endpoint may answer where this one was refused.
+fn is_the_endpoints(kind: RefusalKind) -> bool {
+    !matches!(
+        kind,
+        RefusalKind::NotAllowed | RefusalKind::TooMany | RefusalKind::LinkLost | RefusalKind::Unsupported
+    )
+}
+
+fn no_endpoint(target: &Target, nobody: &Nobody) -> Refusal {
+    let kind = match nobody {
+        Nobody::NoPort => RefusalKind::NotFound,
+        // As the cluster itself answers for a service without endpoints.
+        Nobody::NotReady { .. } | Nobody::AllTried => RefusalKind::Refused,
+    };
+    Refusal::new(kind, format!("{}: {nobody}", target.service))
+}
+
+#[async_trait]
+impl<R: Road> Dialer for EndpointDialer<R> {
+    async fn dial(&self, target: &tunnel_bridge::Target) -> Result<Box<dyn ByteStream>, Refusal> {
+        let open = |endpoint: Arc<Endpoint>| async move { self.road.open(&endpoint).await };
+        let (inner, open) = self.reach(target, Protocol::Tcp, open).await?;
+        Ok(Box::new(Counted { inner, _open: open }))
+    }
+
+    async fn dial_datagrams(&self, target: &tunnel_bridge::Target) -> Result<Box<dyn DatagramFlow>, Refusal> {
+        let open = |endpoint: Arc<Endpoint>| async move { self.road.open_datagrams(&endpoint).await };
+        let (inner, open) = self.reach(target, Protocol::Udp, open).await?;
+        Ok(Box::new(Counted { inner, _open: open }))
+    }
+
+    fn carries_datagrams(&self) -> bool {
+        self.road.carries_datagrams()
+    }
+}
+
+/// What counts as open at its endpoint for as long as it lives.
+struct Counted<S: ?Sized> {
+    inner: Box<S>,
+    _open: Open,
+}
+
+impl<S: ByteStream + ?Sized> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.inner).poll_read(cx, buf)
+    }
+}
+
+impl<S: ByteStream + ?Sized> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.inner).poll_shutdown(cx)
+    }
+}
+
+impl<S: ByteStream + ?Sized> ByteStream for Counted<S> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        self.inner.poll_chunk(cx)
+    }
+
+    fn poll_write_chunk(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+        self.inner.poll_write_chunk(cx, bytes)
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.inner.poll_room(cx)
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.inner.poll_broken(cx)
+    }
+
+    fn is_connected(&self) -> bool {
+        self.inner.is_connected()
+    }
+}
+
+impl<S: DatagramFlow + ?Sized> DatagramFlow for Counted<S> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, datagram: &Bytes) -> Poll<io::Result<()>> {
+        self.inner.poll_send(cx, datagram)
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        self.inner.poll_receive(cx)
+    }
+
+    fn max_datagram(&self) -> usize {
+        self.inner.max_datagram()
+    }
+
+    fn reset(&mut self, reason: ResetReason) {
+        self.inner.reset(reason);
+    }
+
+    fn dropped(&self) -> u64 {
+        self.inner.dropped()
+    }
+}

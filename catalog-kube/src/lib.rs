@@ -1,0 +1,23 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+pub mod access;
+mod cluster;
+mod dialer;
+mod endpoints;
+mod error;
+mod forward;
+mod kubeconfig;
+mod objects;
+mod options;
+mod provider;
+pub mod rbac;
+mod road;
+mod source;
+mod watch;
+
+pub use cluster::{Cluster, ClusterOptions};
+pub use error::{Error, Forbidden};
+pub use kubeconfig::environment_of;
+pub use options::{BadWayIn, KubeOptions, WayIn};
+pub use provider::KubeProvider;

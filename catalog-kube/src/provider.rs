@@ -1,0 +1,277 @@
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use devbox_provider::{ConnectError, Connection, Provider, Status, Via, Wanted, with_causes};
+use service_catalog::Label;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::dialer::EndpointDialer;
+use crate::endpoints::Endpoints;
+use crate::forward::Forward;
+use crate::objects::Reach;
+use crate::source::{KubeSource, NoCatalog};
+use crate::{Cluster, Error, KubeOptions, WayIn, environment_of};
+
+/// How long the API server may take for the first catalog.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Namespaces of a cluster as a provider: their services are watched with the user's rights, and each connection goes to an endpoint
+/// that is ready when it is made.
+///
+/// Several clusters are several providers.
+///
+/// ```no_run
+/// use catalog_kube::{KubeOptions, KubeProvider};
+/// use devbox_provider::{Provider as _, Wanted};
+/// use service_catalog::Update;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut options = KubeOptions::default();
+/// options.namespaces = vec!["orders".to_owned()];
+/// let cluster = KubeProvider::new(options, "laptop-1");
+/// let mut connection = cluster.connect(Wanted::default()).await?;
+/// if let Update::Snapshot(catalog) = connection.source.next().await? {
+///     println!("{} has {} services", catalog.environment, catalog.services.len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct KubeProvider {
+    options: KubeOptions,
+    session: String,
+    shown: watch::Sender<Shown>,
+    /// What the user's rights do not allow, and what is done instead.
+    degraded: watch::Sender<Vec<String>>,
+}
+
+/// What the connects have found out, for the status.
+#[derive(Debug, Clone, Default)]
+struct Shown {
+    cluster: Option<String>,
+    namespaces: Vec<String>,
+    via: Option<Via>,
+    waits_for: Option<String>,
+}
+
+impl fmt::Debug for KubeProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubeProvider")
+            .field("options", &self.options)
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KubeProvider {
+    /// Namespaces of a cluster. `session` names whoever uses them: its connections share a gateway pod, where there is one.
+    #[must_use]
+    pub fn new(options: KubeOptions, session: impl Into<String>) -> Self {
+        let shown = Shown {
+            cluster: options.cluster.context.clone(),
+            namespaces: options.namespaces.clone(),
+            ..Shown::default()
+        };
+        Self {
+            options,
+            session: session.into(),
+            shown: watch::Sender::new(shown),
+            degraded: watch::Sender::default(),
+        }
+    }
+
+    async fn connect_in_any_time(&self, wanted: &Wanted) -> Result<Opened, ConnectError> {
+        let cluster = Cluster::open(&self.options.cluster)
+            .await
+            .map_err(connect_error)?;
+        let namespaces = self.namespaces(&cluster)?;
+        self.shown.send_modify(|shown| {
+            shown.cluster = Some(cluster.name().to_owned());
+            shown.namespaces = namespaces.iter().map(ToString::to_string).collect();
+            shown.waits_for = Some(format!("the services, from {}", cluster.server()));
+        });
+        let environment = self.environment(&cluster, wanted)?;
+        let endpoints = Endpoints::new(self.options.zone.as_deref().map(Arc::from));
+        let mut source = KubeSource::new(
+            &cluster,
+            environment,
+            &namespaces,
+            &self.options,
+            FORWARD_REACH,
+            endpoints.clone(),
+            self.degraded.clone(),
+        );
+        source.first().await.map_err(|error| match error {
+            NoCatalog::Failed(error) => connect_error(error),
+            NoCatalog::Away { because } => ConnectError::Unreachable {
+                far_side: cluster.name().to_owned(),
+                reason: because,
+            },
+        })?;
+        Ok(Opened {
+            cluster,
+            source,
+            endpoints,
+        })
+    }
+
+    fn namespaces(&self, cluster: &Cluster) -> Result<BTreeSet<Label>, ConnectError> {
+        let context = || vec![cluster.default_namespace().to_owned()];
+        let names = Some(self.options.namespaces.clone()).filter(|names| !names.is_empty());
+        let parsed = names.unwrap_or_else(context).into_iter().map(|name| name.parse());
+        parsed
+            .collect::<Result<_, service_catalog::Error>>()
+            .map_err(|error| ConnectError::Setup {
+                message: format!("the namespaces: {error}"),
+            })
+    }
+
+    /// What the environment is called, which must be the one that is wanted.
+    fn environment(&self, cluster: &Cluster, wanted: &Wanted) -> Result<Label, ConnectError> {
+        let named = self.options.environment.clone();
+        let environment = named.or_else(|| environment_of(cluster.name()));
+        let environment = environment.ok_or_else(|| ConnectError::Setup {
+            message: format!(
+                "nothing of the context's name `{}` can name an environment: set one",
+                cluster.name()
+            ),
+        })?;
+        match &wanted.environment {
+            Some(wanted) if *wanted != environment => Err(ConnectError::UnknownEnvironment {
+                far_side: cluster.name().to_owned(),
+                message: format!("the environment is `{environment}`, not `{wanted}`"),
+            }),
+            _ => Ok(environment),
+        }
+    }
+
+    fn far_side(&self) -> String {
+        let shown = self.shown.borrow();
+        let cluster = shown.cluster.as_deref().unwrap_or("the current context");
+        if shown.namespaces.is_empty() {
+            cluster.to_owned()
+        } else {
+            format!("{} in {cluster}", shown.namespaces.join(", "))
+        }
+    }
+}
+
+/// A cluster whose services are known.
+struct Opened {
+    cluster: Cluster,
+    source: KubeSource,
+    endpoints: Endpoints,
+}
+
+/// What a port-forward reaches: TCP of pods.
+const FORWARD_REACH: Reach = Reach {
+    addresses: false,
+    datagrams: false,
+};
+
+#[async_trait]
+impl Provider for KubeProvider {
+    async fn connect(&self, wanted: Wanted) -> Result<Connection, ConnectError> {
+        let because = match &self.options.via {
+            WayIn::Auto => {
+                "nothing has to be installed for it; `--via pod` also carries UDP and reaches what is no pod, and is faster"
+            }
+            WayIn::Forward => "it was asked for",
+            WayIn::Pod => "there is no other way in yet",
+            WayIn::Gateway | WayIn::Url(_) => {
+                return Err(ConnectError::Setup {
+                    message: format!(
+                        "`--via {}` is not there: use `forward` or `pod`",
+                        self.options.via
+                    ),
+                });
+            }
+        };
+        let opened = timeout(CONNECT_TIMEOUT, self.connect_in_any_time(&wanted)).await;
+        let waited_for = self.shown.borrow().waits_for.clone();
+        self.shown.send_modify(|shown| shown.waits_for = None);
+        let opened = opened.unwrap_or_else(|_| {
+            Err(ConnectError::TimedOut {
+                far_side: self.far_side(),
+                after: CONNECT_TIMEOUT,
+                waited_for,
+            })
+        })?;
+        let Opened {
+            cluster,
+            source,
+            endpoints,
+        } = opened;
+        self.shown.send_modify(|shown| {
+            shown.via = Some(Via {
+                way: "port-forward".to_owned(),
+                because: because.to_owned(),
+            });
+        });
+        let dialer = EndpointDialer::new(endpoints, Forward::new(cluster));
+        Ok(Connection::new(source, Arc::new(dialer)))
+    }
+
+    fn status(&self) -> Status {
+        let shown = self.shown.borrow().clone();
+        let mut status = Status::new("kubernetes", self.far_side()).waiting_for(shown.waits_for);
+        if let Some(via) = shown.via {
+            let degraded = self.degraded.borrow().clone();
+            let because: Vec<_> = std::iter::once(via.because).chain(degraded).collect();
+            status = status.via(via.way, because.join("; "));
+        }
+        status
+    }
+}
+
+fn connect_error(error: Error) -> ConnectError {
+    let message = with_causes(&error);
+    match error {
+        Error::Unauthorized { cluster, message } => ConnectError::CredentialRefused {
+            far_side: cluster,
+            file: None,
+            message,
+        },
+        Error::Api {
+            cluster,
+            code,
+            message,
+        } if code == 429 || code >= 500 => ConnectError::Unavailable {
+            far_side: cluster,
+            message,
+        },
+        Error::Unreachable { cluster, source } if is_about_tls(&source) => ConnectError::Certificate {
+            far_side: cluster,
+            message: with_causes(&source),
+        },
+        Error::Unreachable { cluster, source } => ConnectError::Unreachable {
+            far_side: cluster,
+            reason: with_causes(&source),
+        },
+        Error::Silent { cluster, after } => ConnectError::TimedOut {
+            far_side: cluster,
+            after,
+            waited_for: None,
+        },
+        // What the kubeconfig says or the user may do: another try does not change it.
+        _ => ConnectError::Setup { message },
+    }
+}
+
+/// Whether what was received is not what TLS accepts, as TLS reports it through a socket.
+fn is_about_tls(error: &kube::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>()
+            && error.kind() == io::ErrorKind::InvalidData
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

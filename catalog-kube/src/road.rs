@@ -1,0 +1,60 @@
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use service_catalog::Protocol;
+use tunnel_bridge::{ByteStream, DatagramFlow, Refusal, RefusalKind};
+
+/// One place where a port of a service answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Endpoint {
+    /// Where it listens, as seen inside the cluster.
+    pub(crate) address: IpAddr,
+    /// The port number there, which is not always the service's.
+    pub(crate) port: NonZeroU16,
+    /// What is spoken.
+    pub(crate) protocol: Protocol,
+    /// The pod, where it is one.
+    pub(crate) pod: Option<PodRef>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct PodRef {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
+}
+
+/// A way to an endpoint that was chosen: one rung of the ladder.
+#[async_trait]
+pub(crate) trait Road: Send + Sync + 'static {
+    /// Opens a stream to the endpoint. May return before the far side has connected: a refusal then arrives as an error of the first
+    /// read or write, as [`tunnel_bridge::Dialer::dial`] has it.
+    ///
+    /// # Errors
+    /// The refusal. Another endpoint is tried where nothing was sent yet.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the attempt.
+    async fn open(&self, endpoint: &Endpoint) -> Result<Box<dyn ByteStream>, Refusal>;
+
+    /// Opens a flow of datagrams. Unless overridden, datagrams are refused.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    async fn open_datagrams(&self, endpoint: &Endpoint) -> Result<Box<dyn DatagramFlow>, Refusal> {
+        Err(Refusal::new(
+            RefusalKind::Unsupported,
+            format!(
+                "{}:{}: datagrams are not carried here",
+                endpoint.address, endpoint.port
+            ),
+        ))
+    }
+
+    /// Whether [`Road::open_datagrams`] may succeed at all.
+    fn carries_datagrams(&self) -> bool {
+        false
+    }
+}

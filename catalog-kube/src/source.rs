@@ -1,0 +1,234 @@
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use service_catalog::{Label, Source, SourceError, Update};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use crate::endpoints::Endpoints;
+use crate::objects::{Globs, Objects, Reach, Resource, Scope, Trouble, wire};
+use crate::watch::{Event, Follow, What};
+use crate::{Cluster, Error, KubeOptions};
+
+/// Events that were seen and not handled yet; the watches wait while there are more.
+const EVENTS: usize = 256;
+
+/// The services of some namespaces of a cluster, and who answers for them. The watches end with it.
+pub(crate) struct KubeSource {
+    cluster: Arc<str>,
+    objects: Objects,
+    endpoints: Endpoints,
+    events: mpsc::Receiver<Event>,
+    /// The first update, which was waited for while connecting.
+    first: Option<Update>,
+    /// Degraded modes, for [`KubeProvider::status`](crate::KubeProvider).
+    shown: watch::Sender<Vec<String>>,
+    _watches: JoinSet<()>,
+}
+
+/// Why the first catalog did not come.
+#[derive(Debug)]
+pub(crate) enum NoCatalog {
+    /// As the API server says.
+    Failed(Error),
+    /// It does not answer.
+    Away { because: String },
+}
+
+impl KubeSource {
+    /// Begins to watch. `endpoints` is kept up to date as long as the updates are asked for.
+    pub(crate) fn new(
+        cluster: &Cluster,
+        environment: Label,
+        namespaces: &BTreeSet<Label>,
+        options: &KubeOptions,
+        reach: Reach,
+        endpoints: Endpoints,
+        shown: watch::Sender<Vec<String>>,
+    ) -> Self {
+        let (sender, events) = mpsc::channel(EVENTS);
+        let mut watches = JoinSet::new();
+        let mut awaited = BTreeSet::new();
+        for namespace in namespaces {
+            let named = options.services.iter().filter(|id| id.namespace == *namespace);
+            let services = Follow {
+                cluster: cluster.clone(),
+                namespace: namespace.clone(),
+                label_selector: options.label_selector.clone(),
+                field_selector: options.field_selector.clone(),
+                named: named.map(|id| id.name.clone()).collect(),
+                events: sender.clone(),
+            };
+            // A service's labels and fields are not those of its slices.
+            let slices = Follow {
+                cluster: cluster.clone(),
+                namespace: namespace.clone(),
+                label_selector: None,
+                field_selector: None,
+                named: services.named.clone(),
+                events: sender.clone(),
+            };
+            watches.spawn(services.run::<wire::Service>());
+            watches.spawn(slices.run::<wire::Slice>());
+            awaited.extend([Resource::Services, Resource::Slices].map(|resource| Scope {
+                namespace: namespace.clone(),
+                resource,
+            }));
+        }
+        let globs = Globs::new(options.include.clone(), options.exclude.clone());
+        Self {
+            cluster: cluster.name().into(),
+            objects: Objects::new(environment, globs, reach, awaited),
+            endpoints,
+            events,
+            first: None,
+            shown,
+            _watches: watches,
+        }
+    }
+
+    /// The way into the cluster is another one than was thought.
+    #[expect(dead_code, reason = "for a step from a gateway pod down to port-forwards")]
+    pub(crate) fn set_reach(&mut self, reach: Reach) {
+        self.objects.handle_reach(reach);
+    }
+
+    /// Waits for the first catalog, which [`next`](Source::next) gives.
+    pub(crate) async fn first(&mut self) -> Result<(), NoCatalog> {
+        while self.first.is_none() {
+            self.first = self.poll();
+            if self.first.is_some() {
+                break;
+            }
+            match self.events.recv().await {
+                None => {
+                    let because = "the watches have ended".to_owned();
+                    return Err(NoCatalog::Away { because });
+                }
+                Some(Event {
+                    what: What::Unauthorized(message),
+                    ..
+                }) => {
+                    return Err(NoCatalog::Failed(Error::Unauthorized {
+                        cluster: self.cluster.to_string(),
+                        message,
+                    }));
+                }
+                Some(Event {
+                    what: What::Trouble(Some(Trouble::Away { because })),
+                    ..
+                }) => return Err(NoCatalog::Away { because }),
+                Some(event) => self.handle(event),
+            }
+        }
+        let unknown = |(scope, trouble): (&Scope, &Trouble)| match trouble {
+            Trouble::Unknown { forbidden } if scope.resource == Resource::Services => Some(forbidden.clone()),
+            _ => None,
+        };
+        let unknown: Vec<_> = self.objects.troubles().filter_map(unknown).collect();
+        match unknown.into_iter().next() {
+            // Of several namespaces, those that can be seen are shown.
+            Some(forbidden) if self.objects.is_empty() => Err(NoCatalog::Failed(forbidden.into())),
+            _ => Ok(()),
+        }
+    }
+
+    fn handle(&mut self, Event { scope, what }: Event) {
+        match what {
+            What::Services(services) => self.objects.handle_services(&scope.namespace, services),
+            What::Service(service) => self.objects.handle_service(service),
+            What::ServiceGone(id) => self.objects.handle_service_gone(&id),
+            What::Slices(slices) => self.objects.handle_slices(&scope.namespace, slices),
+            What::Slice(slice) => self.objects.handle_slice(slice),
+            What::SliceGone(name) => self.objects.handle_slice_gone(&scope.namespace, &name),
+            What::Trouble(trouble) => {
+                self.objects.handle_trouble(scope, trouble);
+                let away = self.objects.troubles().find_map(|(_, trouble)| match trouble {
+                    Trouble::Away { because } => Some(because.as_str()),
+                    _ => None,
+                });
+                self.endpoints.set_away(away);
+                self.show();
+            }
+            // The trouble that comes with it says so.
+            What::Unauthorized(_) => {}
+        }
+    }
+
+    /// Says what is not as it should be, each thing once.
+    fn show(&self) {
+        let told = |(scope, trouble): (&Scope, &Trouble)| {
+            let (what, seen) = match scope.resource {
+                Resource::Services => ("services", "looked at"),
+                Resource::Slices => ("endpoints", "looked at"),
+            };
+            match trouble {
+                Trouble::Polled { forbidden, every } => {
+                    let seconds = every.as_secs();
+                    Some(format!("{forbidden}, so they are listed every {seconds} s"))
+                }
+                Trouble::Named { forbidden, every } => {
+                    let seconds = every.as_secs();
+                    Some(format!(
+                        "{forbidden}, so the {what} of those that are named are {seen} every {seconds} s"
+                    ))
+                }
+                Trouble::Away { .. } | Trouble::Unknown { .. } => None,
+            }
+        };
+        let troubles: Vec<_> = self.objects.troubles().filter_map(told).collect();
+        self.shown.send_if_modified(|before| {
+            let differs = *before != troubles;
+            *before = troubles;
+            differs
+        });
+    }
+
+    /// The next update, and before it who answers.
+    fn poll(&mut self) -> Option<Update> {
+        let now = Instant::now().into_std();
+        let objects = &mut self.objects;
+        self.endpoints
+            .set(std::iter::from_fn(|| objects.poll_answers(now)));
+        self.objects.poll_update(now)
+    }
+}
+
+#[async_trait]
+impl Source for KubeSource {
+    async fn next(&mut self) -> Result<Update, SourceError> {
+        if let Some(update) = self.first.take() {
+            return Ok(update);
+        }
+        loop {
+            // What came together is told together.
+            for _ in 0..EVENTS {
+                match self.events.try_recv() {
+                    Ok(event) => self.handle(event),
+                    Err(_) => break,
+                }
+            }
+            if let Some(update) = self.poll() {
+                return Ok(update);
+            }
+            let timeout = self.objects.poll_timeout();
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(event) => self.handle(event),
+                    None => return Err(SourceError::Ended),
+                },
+                () = until(timeout) => {}
+            }
+        }
+    }
+}
+
+async fn until(instant: Option<std::time::Instant>) {
+    match instant {
+        Some(instant) => sleep_until(Instant::from_std(instant)).await,
+        None => pending().await,
+    }
+}
