@@ -3,8 +3,7 @@
 
 mod cluster;
 mod error;
-#[cfg_attr(not(test), expect(dead_code, reason = "the provider chooses it"))]
-mod forward;
+pub mod forward;
 mod options;
 mod road;
 
