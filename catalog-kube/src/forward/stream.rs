@@ -133,7 +133,7 @@ impl ForwardStream {
     }
 
     /// What to say where nothing can be written. The reason may be among what has arrived before.
-    fn unwritable(&mut self, error: CarrierEnd, cx: &mut Context<'_>) -> io::Error {
+    fn unwritable(&mut self, error: &CarrierEnd, cx: &mut Context<'_>) -> io::Error {
         while self.end.is_none() && self.arrived.len() < MAX_ARRIVED {
             match self.poll_piece(cx) {
                 Poll::Ready(data) => self.arrived.extend(data),
@@ -143,7 +143,7 @@ impl ForwardStream {
         match &self.end {
             Some(end) => end.error().unwrap_or_else(closed),
             None => {
-                let end = self.end.insert(End::Reset(devbox_provider::with_causes(&error)));
+                let end = self.end.insert(End::Reset(devbox_provider::with_causes(error)));
                 end.error().unwrap_or_else(closed)
             }
         }
@@ -208,7 +208,7 @@ impl ByteStream for ForwardStream {
                 self.messages.send(taken);
                 Poll::Ready(Ok(n))
             }
-            Err(error) => Poll::Ready(Err(self.unwritable(error, cx))),
+            Err(error) => Poll::Ready(Err(self.unwritable(&error, cx))),
         }
     }
 
@@ -219,7 +219,7 @@ impl ByteStream for ForwardStream {
         }
         match ready!(self.messages.poll_room(cx)) {
             Ok(room) => Poll::Ready(Ok(room)),
-            Err(error) => Poll::Ready(Err(self.unwritable(error, cx))),
+            Err(error) => Poll::Ready(Err(self.unwritable(&error, cx))),
         }
     }
 
@@ -272,7 +272,7 @@ impl AsyncWrite for ForwardStream {
         }
         match ready!(self.messages.poll_flush(cx)) {
             Ok(()) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(self.unwritable(error, cx))),
+            Err(error) => Poll::Ready(Err(self.unwritable(&error, cx))),
         }
     }
 
