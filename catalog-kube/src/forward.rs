@@ -10,10 +10,12 @@
 //!   runtimes end the whole connection half a second after either direction has ended. So when our side ends its direction,
 //!   the target is not told, what it still sends is delivered, and the connection is closed once the local program has closed its
 //!   own or nothing has come for 10 s. In the latter case the program sees a reset: an end that nobody has seen is never made up.
-//! * **The end of the target at once.** The runtime waits half a second for our direction before it passes the target's end on.
+//! * **The end of the target at once.** The runtime waits for our direction before it passes the target's end on: it comes half a
+//!   second to a second late.
 //! * **Resets.** A reset of the local program reaches the target as an end; one of the target arrives as a reset.
 //! * **The moment of connecting.** Nothing says that the target was reached, so a stream counts as connected from its first byte on.
-//!   A refusal comes as an error of its first reads, and never behind a byte of the target.
+//!   A refusal is waited for 10 ms. One that takes longer comes as an error of the first reads, and never behind a byte of the
+//!   target.
 //! * **Resuming.** A lost connection to the API server resets the connections over it, which is one.
 
 mod channels;
@@ -21,6 +23,10 @@ mod refusal;
 mod reserve;
 mod stream;
 
+#[cfg(test)]
+mod tests;
+
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,13 +36,17 @@ use tunnel_bridge::ws::{self, ConnectError, ConnectOptions, MessageStream};
 use tunnel_bridge::{ByteStream, Refusal, RefusalKind};
 
 use crate::Cluster;
-use crate::road::{Endpoint, Road};
+use crate::road::{Endpoint, PodRef, Road};
 use refusal::Place;
 use reserve::Reserve;
 use stream::ForwardStream;
 
 /// The protocol that each port-forward speaks.
 const SUBPROTOCOL: &str = "v4.channel.k8s.io";
+
+/// How long a refusal of the port is waited for, behind the port-forward that is open. It comes .5 to 7 ms behind it and allows another
+/// endpoint to be tried before anything is sent. That the port has taken the connection is not told at all.
+const REFUSAL_TIME: Duration = Duration::from_millis(10);
 
 /// How long a new connection waits for an API server that does not answer.
 const API_SERVER_TIME: Duration = Duration::from_secs(10);
@@ -46,8 +56,29 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Port-forwards to the pods of a cluster.
+///
+/// ```no_run
+/// use std::num::NonZeroU16;
+///
+/// use catalog_kube::forward::Forward;
+/// use catalog_kube::{Cluster, ClusterOptions};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let cluster = Cluster::open(&ClusterOptions::default()).await?;
+/// let forward = Forward::new(cluster);
+/// let port = NonZeroU16::new(6379).ok_or("no port")?;
+/// let mut stream = forward.open_pod("orders", "redis-0", port).await?;
+/// stream.write_all(b"PING\r\n").await?;
+/// stream.flush().await?;
+/// let mut answer = [0; 7];
+/// stream.read_exact(&mut answer).await?;
+/// assert_eq!(&answer, b"+PONG\r\n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
-pub(crate) struct Forward {
+pub struct Forward {
     cluster: Cluster,
     reserve: Reserve,
 }
@@ -57,11 +88,51 @@ impl Forward {
     ///
     /// # Panics
     /// Outside of a Tokio runtime.
-    pub(crate) fn new(cluster: Cluster) -> Forward {
+    #[must_use]
+    pub fn new(cluster: Cluster) -> Forward {
         Forward {
             reserve: Reserve::start(cluster.clone()),
             cluster,
         }
+    }
+
+    /// Opens a stream to a port of a pod. A refusal of the port that takes longer than 10 ms arrives as an error of the stream's first
+    /// reads or writes (see [`tunnel_bridge::refusal_of`]).
+    ///
+    /// # Errors
+    /// [`RefusalKind::Refused`] where nothing listens,
+    /// [`RefusalKind::NotFound`] for a pod that is not there, [`RefusalKind::NotAllowed`] without the right to it,
+    /// [`RefusalKind::Unreachable`] where the pod's node does not answer, [`RefusalKind::LinkLost`] where the API server does not
+    /// for 10 s.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the attempt.
+    pub async fn open_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        port: NonZeroU16,
+    ) -> Result<Box<dyn ByteStream>, Refusal> {
+        let pod = PodRef {
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        self.open_place(Place { pod, port }).await
+    }
+
+    async fn open_place(&self, place: Place) -> Result<Box<dyn ByteStream>, Refusal> {
+        let options = self
+            .cluster
+            .switch(&place.path(), SUBPROTOCOL)
+            .await
+            .map_err(|error| Refusal::new(RefusalKind::NotAllowed, devbox_provider::with_causes(&error)))?;
+        let messages = self
+            .connect(&options)
+            .await
+            .map_err(|error| place.not_opened(&error))?;
+        let mut stream = ForwardStream::new(messages, place);
+        stream.settle(REFUSAL_TIME).await?;
+        Ok(Box::new(stream))
     }
 
     async fn connect(&self, options: &ConnectOptions) -> Result<MessageStream, ConnectError> {
@@ -100,19 +171,7 @@ impl Road for Forward {
         let Some(pod) = &endpoint.pod else {
             return Err(unsupported("a port-forward reaches pods only"));
         };
-        let place = Place {
-            pod: pod.clone(),
-            port: endpoint.port,
-        };
-        let path = place.path();
-        let options =
-            self.cluster.switch(&path, SUBPROTOCOL).await.map_err(|error| {
-                Refusal::new(RefusalKind::NotAllowed, devbox_provider::with_causes(&error))
-            })?;
-        let messages = self
-            .connect(&options)
-            .await
-            .map_err(|error| place.not_opened(&error))?;
-        Ok(Box::new(ForwardStream::new(messages, place)))
+        let (pod, port) = (pod.clone(), endpoint.port);
+        self.open_place(Place { pod, port }).await
     }
 }

@@ -6,7 +6,7 @@ mod cluster;
 mod dialer;
 mod endpoints;
 mod error;
-mod forward;
+pub mod forward;
 mod kubeconfig;
 mod objects;
 mod options;

@@ -88,7 +88,8 @@ pub struct SpliceReport {
 /// alone (half-close). When a side fails, the other one is reset: an RST on the TCP side (`SO_LINGER` 0), a drop on
 /// the stream's side. Where the stream is a TCP connection too, both ends are that. Nagle's delay is switched off on `local`. While nothing moves, no buffer is held.
 ///
-/// While the stream is not connected yet (see [`ByteStream::is_connected`]), a program on the local side that closes
+/// While the stream is not connected yet (see [`ByteStream::is_connected`]), or when it carries no half-close
+/// ([`ByteStream::carries_half_close`]) and all that the program has sent is on its way, a program on the local side that closes
 /// its connection or resets it ends the splice; one that only half-closes does not. Closing is noticed on Linux only,
 /// where the system tells it from a half-close.
 ///
@@ -164,14 +165,21 @@ where
             if unread && let Poll::Ready(error) = remote.poll_broken(cx) {
                 return Poll::Ready(remote_end(&error));
             }
-            // A program that no longer waits for its answer: the far side should stop looking for one.
-            if remote.is_connected() {
+            // A program that no longer waits for its answer: the far side should stop looking for one. Where that does not hear of
+            // a half-close, it is also how the end of such a program reaches it.
+            let connected = remote.is_connected();
+            let untold = up_done && !remote.carries_half_close();
+            if connected && remote.carries_half_close() {
                 closed = None;
-            } else if closed
-                .as_mut()
-                .is_some_and(|closed| closed.as_mut().poll(cx).is_ready())
+            } else if (!connected || untold)
+                && closed
+                    .as_mut()
+                    .is_some_and(|closed| closed.as_mut().poll(cx).is_ready())
             {
-                return Poll::Ready(End::Reset { by: Side::Local });
+                return Poll::Ready(match connected {
+                    true => End::Finished,
+                    false => End::Reset { by: Side::Local },
+                });
             }
             // While it is not read (that direction ended, or the far side takes nothing), only this shows a reset.
             if !up.listens && failed.as_mut().poll(cx).is_ready() {

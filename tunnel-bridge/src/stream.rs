@@ -131,6 +131,12 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
         true
     }
 
+    /// Whether the target hears of the end of our direction while its own goes on. Where it does not,
+    /// [`splice`](crate::splice) ends the stream when the local program has closed its connection. Unless overridden, it does.
+    fn carries_half_close(&self) -> bool {
+        true
+    }
+
     /// Gives out the TCP connection of a stream that is one and nothing else, so that whoever carries it can use the
     /// socket itself; the stream has ended for its user then. A type that wraps another byte stream does not delegate
     /// this, and keeps seeing what passes. Unless overridden, there is none.
@@ -158,6 +164,10 @@ impl<S: ByteStream + ?Sized> ByteStream for Box<S> {
 
     fn is_connected(&self) -> bool {
         (**self).is_connected()
+    }
+
+    fn carries_half_close(&self) -> bool {
+        (**self).carries_half_close()
     }
 
     fn take_tcp(&mut self) -> Option<TcpStream> {

@@ -8,7 +8,7 @@ use tunnel_bridge::{Refusal, RefusalKind};
 use crate::Forbidden;
 use crate::road::PodRef;
 
-/// Where a port-forward ends.
+/// Where a port-forward leads to.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) pod: PodRef,
@@ -132,7 +132,7 @@ mod tests {
     fn a_status_is_told_by_its_message_even_if_it_is_cut() {
         let whole = r#"{"kind":"Status","message":"pods \"db-0\" not found","reason":"NotFound","code":404}"#;
         assert_eq!(message_of(whole), r#"pods "db-0" not found"#);
-        assert_eq!(message_of(&whole[..49]), r#"pods "db-0" not f"#);
+        assert_eq!(message_of(&whole[..49]), r#"pods "db-0" not fou"#);
         assert_eq!(message_of("no endpoints"), "no endpoints");
     }
 }

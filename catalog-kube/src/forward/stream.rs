@@ -1,7 +1,7 @@
 //! A connection over a port-forward.
 
 use std::collections::VecDeque;
-use std::future::Future as _;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout};
 use tunnel_bridge::ws::{MessageStream, Piece};
 use tunnel_bridge::{ByteStream, CarrierEnd, Refusal, RefusalKind};
 
@@ -67,6 +67,27 @@ impl ForwardStream {
         }
     }
 
+    /// Waits a moment for a refusal.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) async fn settle(&mut self, limit: Duration) -> Result<(), Refusal> {
+        let settled = poll_fn(|cx| {
+            while self.end.is_none() && self.arrived.is_empty() {
+                let data = ready!(self.poll_piece(cx));
+                self.arrived.extend(data);
+            }
+            Poll::Ready(())
+        });
+        // A target that says nothing yet may have taken the connection.
+        if timeout(limit, settled).await.is_ok()
+            && let Some(End::Refused(refusal)) = &self.end
+        {
+            return Err(refusal.clone());
+        }
+        Ok(())
+    }
+
     /// Takes what is there next; the data in it, if there is any. Not to be called behind the end.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         Poll::Ready(match ready!(self.messages.poll_next(cx)) {
@@ -112,7 +133,7 @@ impl ForwardStream {
     }
 
     /// What to say where nothing can be written. The reason may be among what has arrived before.
-    fn unwritable(&mut self, error: CarrierEnd, cx: &mut Context<'_>) -> io::Error {
+    fn unwritable(&mut self, error: &CarrierEnd, cx: &mut Context<'_>) -> io::Error {
         while self.end.is_none() && self.arrived.len() < MAX_ARRIVED {
             match self.poll_piece(cx) {
                 Poll::Ready(data) => self.arrived.extend(data),
@@ -122,7 +143,7 @@ impl ForwardStream {
         match &self.end {
             Some(end) => end.error().unwrap_or_else(closed),
             None => {
-                let end = self.end.insert(End::Reset(devbox_provider::with_causes(&error)));
+                let end = self.end.insert(End::Reset(devbox_provider::with_causes(error)));
                 end.error().unwrap_or_else(closed)
             }
         }
@@ -187,7 +208,7 @@ impl ByteStream for ForwardStream {
                 self.messages.send(taken);
                 Poll::Ready(Ok(n))
             }
-            Err(error) => Poll::Ready(Err(self.unwritable(error, cx))),
+            Err(error) => Poll::Ready(Err(self.unwritable(&error, cx))),
         }
     }
 
@@ -198,7 +219,7 @@ impl ByteStream for ForwardStream {
         }
         match ready!(self.messages.poll_room(cx)) {
             Ok(room) => Poll::Ready(Ok(room)),
-            Err(error) => Poll::Ready(Err(self.unwritable(error, cx))),
+            Err(error) => Poll::Ready(Err(self.unwritable(&error, cx))),
         }
     }
 
@@ -211,6 +232,10 @@ impl ByteStream for ForwardStream {
 
     fn is_connected(&self) -> bool {
         self.channels.carried()
+    }
+
+    fn carries_half_close(&self) -> bool {
+        false
     }
 }
 
@@ -247,7 +272,7 @@ impl AsyncWrite for ForwardStream {
         }
         match ready!(self.messages.poll_flush(cx)) {
             Ok(()) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(self.unwritable(error, cx))),
+            Err(error) => Poll::Ready(Err(self.unwritable(&error, cx))),
         }
     }
 

@@ -163,12 +163,12 @@ where
     pub async fn accept_carrier(mut self, subprotocol: &str) -> Result<Box<dyn Carrier>, AcceptError> {
         let protocol = match self.wanted(subprotocol)? {
             Switch::Raw(name) => {
-                self.switch(&format!("Upgrade: {name}\r\n")).await?;
+                self.switch(&name, "").await?;
                 Protocol::Raw
             }
             Switch::WebSocket(key) => {
                 let headers = web_socket(key, subprotocol);
-                self.switch(&headers).await?;
+                self.switch("websocket", &headers).await?;
                 Protocol::WebSocket
             }
         };
@@ -187,7 +187,7 @@ where
             return Err(NotAWebSocket::NoUpgrade.into());
         };
         let headers = web_socket(key, subprotocol);
-        self.switch(&headers).await?;
+        self.switch("websocket", &headers).await?;
         Ok(MessageStream::new(
             Box::new(self.stream),
             Role::Server,
@@ -195,8 +195,10 @@ where
         ))
     }
 
-    async fn switch(&mut self, headers: &str) -> io::Result<()> {
-        let head = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n{headers}\r\n");
+    async fn switch(&mut self, protocol: &str, headers: &str) -> io::Result<()> {
+        let head = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: {protocol}\r\nConnection: Upgrade\r\n{headers}\r\n"
+        );
         self.stream.write_all(head.as_bytes()).await?;
         self.stream.flush().await
     }
@@ -265,13 +267,10 @@ where
     }
 }
 
-/// The headers of an answer that switches to a WebSocket.
+/// The further headers of an answer that switches to a WebSocket.
 fn web_socket(key: &str, subprotocol: &str) -> String {
     let accept = derive_accept_key(key.as_bytes());
-    format!(
-        "Upgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\
-         Sec-WebSocket-Protocol: {subprotocol}\r\n"
-    )
+    format!("Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {subprotocol}\r\n")
 }
 
 /// What a request asks for.

@@ -10,6 +10,8 @@ mod direct;
 #[cfg(test)]
 mod giving_up;
 #[cfg(test)]
+mod half_close;
+#[cfg(test)]
 mod handshake;
 #[cfg(test)]
 mod listeners;
