@@ -226,3 +226,140 @@ impl<S: DatagramFlow + ?Sized> DatagramFlow for Counted<S> {
         self.inner.dropped()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::objects::{Answers, Place};
+
+    /// Says of each port how it answers.
+    struct Scripted {
+        refusals: HashMap<u16, RefusalKind>,
+        asked: Arc<Mutex<Vec<u16>>>,
+        endpoints: Endpoints,
+    }
+
+    #[async_trait]
+    impl Road for Scripted {
+        async fn open(&self, endpoint: &Endpoint) -> Result<Box<dyn ByteStream>, Refusal> {
+            let port = endpoint.port.get();
+            self.asked.lock().unwrap().push(port);
+            match self.refusals.get(&port) {
+                // The API server comes back while the connection waits.
+                Some(RefusalKind::Unreachable) if self.endpoints.away().borrow().is_none() => {
+                    Ok(Box::new(duplex(1).0))
+                }
+                Some(kind) => Err(Refusal::new(*kind, "no")),
+                None => Ok(Box::new(duplex(1).0)),
+            }
+        }
+    }
+
+    fn dialer(ports: &[(u16, Option<RefusalKind>)]) -> (EndpointDialer<Scripted>, Arc<Mutex<Vec<u16>>>) {
+        let endpoints = Endpoints::new(None);
+        let place = |(port, _): &(u16, Option<RefusalKind>)| Place {
+            endpoint: Arc::new(Endpoint {
+                address: [10, 0, 0, 1].into(),
+                port: (*port).try_into().unwrap(),
+                protocol: Protocol::Tcp,
+                pod: None,
+            }),
+            zone: None,
+            for_zones: Vec::new(),
+        };
+        let answers = Answers {
+            places: ports.iter().map(place).collect(),
+            because: "it has no pod".to_owned(),
+            affinity: None,
+        };
+        endpoints.set([("tcp/shop/web/80".parse().unwrap(), Some(Arc::new(answers)))]);
+        let asked = Arc::default();
+        let road = Scripted {
+            refusals: ports
+                .iter()
+                .filter_map(|(port, kind)| Some((*port, (*kind)?)))
+                .collect(),
+            asked: Arc::clone(&asked),
+            endpoints: endpoints.clone(),
+        };
+        (EndpointDialer::new(endpoints, road), asked)
+    }
+
+    async fn dial(dialer: &EndpointDialer<Scripted>, target: &str) -> Result<Box<dyn ByteStream>, Refusal> {
+        dialer.dial(&tunnel_bridge::Target::new(target).unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn another_endpoint_is_tried_and_each_once() {
+        let (all, asked) = dialer(&[
+            (1, Some(RefusalKind::Refused)),
+            (2, Some(RefusalKind::Refused)),
+            (3, None),
+        ]);
+        for _ in 0..3 {
+            dial(&all, "tcp/shop/web/80").await.unwrap();
+        }
+        assert_eq!(asked.lock().unwrap().iter().filter(|port| **port == 3).count(), 3);
+        let (none, asked) = dialer(&[(1, Some(RefusalKind::Refused)), (2, Some(RefusalKind::Refused))]);
+        let refusal = dial(&none, "tcp/shop/web/80").await.err().unwrap();
+        assert_eq!(refusal.kind, RefusalKind::Refused);
+        let mut asked = asked.lock().unwrap().clone();
+        asked.sort_unstable();
+        assert_eq!(asked, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn who_may_not_is_refused_everywhere() {
+        let (dialer, asked) = dialer(&[
+            (1, Some(RefusalKind::NotAllowed)),
+            (2, Some(RefusalKind::NotAllowed)),
+        ]);
+        let refusal = dial(&dialer, "tcp/shop/web/80").await.err().unwrap();
+        assert_eq!(refusal.kind, RefusalKind::NotAllowed);
+        assert_eq!(asked.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_to_answer_is_said_at_once() {
+        let (dialer, _) = dialer(&[]);
+        let began = Instant::now();
+        let refusal = dial(&dialer, "tcp/shop/web/80").await.err().unwrap();
+        assert_eq!(
+            (refusal.kind, &*refusal.message),
+            (RefusalKind::Refused, "web.shop: it has no pod")
+        );
+        assert_eq!(
+            dial(&dialer, "tcp/shop/db/1").await.err().unwrap().kind,
+            RefusalKind::NotFound
+        );
+        assert_eq!(
+            dial(&dialer, "10.0.0.1:80").await.err().unwrap().kind,
+            RefusalKind::NotAllowed
+        );
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_is_away_is_waited_for() {
+        let (dialer, asked) = dialer(&[(1, Some(RefusalKind::Unreachable))]);
+        let endpoints = dialer.endpoints.clone();
+        endpoints.set_away(Some("connection refused"));
+        let began = Instant::now();
+        let refusal = dial(&dialer, "tcp/shop/web/80").await.err().unwrap();
+        assert_eq!(refusal.kind, RefusalKind::TimedOut);
+        assert_eq!(began.elapsed(), PATIENCE);
+        asked.lock().unwrap().clear();
+        let back = async {
+            tokio::time::sleep(PATIENCE / 2).await;
+            endpoints.set_away(None);
+        };
+        let (dialed, ()) = tokio::join!(dial(&dialer, "tcp/shop/web/80"), back);
+        assert!(dialed.is_ok());
+        assert_eq!(*asked.lock().unwrap(), [1, 1]);
+    }
+}

@@ -169,7 +169,6 @@ impl Choice {
         }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the pod rung pushes them"))]
     fn all(&self) -> impl Iterator<Item = &Endpoint> {
         let places = self.ports.values().flat_map(|port| &port.answers.places);
         places.map(|place| &*place.endpoint)
@@ -237,4 +236,128 @@ fn is_near(place: &Place, zone: Option<&str>) -> bool {
             place.for_zones.iter().any(|of| **of == *zone)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use service_catalog::Protocol;
+
+    use super::*;
+
+    fn target() -> Target {
+        "tcp/shop/web/80".parse().unwrap()
+    }
+
+    fn endpoint(last: u8) -> Arc<Endpoint> {
+        Arc::new(Endpoint {
+            address: [10, 0, 0, last].into(),
+            port: 8080.try_into().unwrap(),
+            protocol: Protocol::Tcp,
+            pod: None,
+        })
+    }
+
+    fn answers(of: impl IntoIterator<Item = u8>, affinity: Option<Duration>) -> Option<Arc<Answers>> {
+        let place = |last: u8| Place {
+            endpoint: endpoint(last),
+            zone: Some(if last.is_multiple_of(2) { "even" } else { "odd" }.into()),
+            for_zones: Vec::new(),
+        };
+        Some(Arc::new(Answers {
+            places: of.into_iter().map(place).collect(),
+            because: "it has no pod".to_owned(),
+            affinity,
+        }))
+    }
+
+    fn with(of: impl IntoIterator<Item = u8>) -> Endpoints {
+        let endpoints = Endpoints::new(None);
+        endpoints.set([(target(), answers(of, None))]);
+        endpoints
+    }
+
+    #[test]
+    fn connections_go_to_whoever_has_the_fewest() {
+        let endpoints = with([1, 2, 3]);
+        let choose = || endpoints.choose(&target(), &[], Instant::now()).unwrap();
+        let mut open: Vec<_> = (0..9).map(|_| choose()).collect();
+        let of = |open: &[Open], last| {
+            open.iter()
+                .filter(|open| *open.endpoint() == endpoint(last))
+                .count()
+        };
+        assert_eq!([1, 2, 3].map(|last| of(&open, last)), [3, 3, 3]);
+        open.retain(|open| *open.endpoint() != endpoint(2));
+        open.extend((0..3).map(|_| choose()));
+        assert_eq!(of(&open, 2), 3);
+    }
+
+    #[test]
+    fn a_client_that_is_bound_goes_where_it_went_until_that_is_over() {
+        let endpoints = Endpoints::new(None);
+        let stays = Duration::from_secs(60);
+        endpoints.set([(target(), answers([1, 2, 3], Some(stays)))]);
+        let now = Instant::now();
+        let first = endpoints.choose(&target(), &[], now).unwrap();
+        let second = endpoints.choose(&target(), &[], now + stays / 2).unwrap();
+        assert_eq!(first.endpoint(), second.endpoint());
+        let later = endpoints.choose(&target(), &[], now + 2 * stays).unwrap();
+        assert_ne!(first.endpoint(), later.endpoint());
+        // One that is gone, or was tried in vain, binds nobody.
+        let tried = [Arc::clone(later.endpoint())];
+        let other = endpoints.choose(&target(), &tried, now + 2 * stays).unwrap();
+        assert_ne!(later.endpoint(), other.endpoint());
+    }
+
+    #[test]
+    fn the_clients_zone_comes_first_and_is_no_condition() {
+        let endpoints = Endpoints::new(Some("even".into()));
+        endpoints.set([(target(), answers([1, 2, 3], None))]);
+        let open: Vec<_> = (0..4)
+            .map(|_| endpoints.choose(&target(), &[], Instant::now()).unwrap())
+            .collect();
+        assert!(open.iter().all(|open| *open.endpoint() == endpoint(2)));
+        assert!(
+            endpoints
+                .choose(&target(), &[endpoint(2)], Instant::now())
+                .is_ok()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn only_who_answers_is_chosen_and_counts_return_to_zero(
+            steps in prop::collection::vec((0..3_u8, prop::collection::btree_set(0..5_u8, 0..4), any::<usize>()), 1..60),
+        ) {
+            let endpoints = with([]);
+            let mut answering = std::collections::BTreeSet::new();
+            let mut open: Vec<Open> = Vec::new();
+            for (step, set, which) in steps {
+                match step {
+                    0 => {
+                        endpoints.set([(target(), answers(set.clone(), None))]);
+                        answering = set;
+                    }
+                    1 => match endpoints.choose(&target(), &[], Instant::now()) {
+                        Ok(chosen) => {
+                            prop_assert!(answering.iter().any(|last| endpoint(*last) == *chosen.endpoint()));
+                            open.push(chosen);
+                        }
+                        Err(nobody) => {
+                            prop_assert!(answering.is_empty());
+                            prop_assert_eq!(nobody.to_string(), "it has no pod");
+                        }
+                    },
+                    _ if open.is_empty() => {}
+                    _ => drop(open.swap_remove(which % open.len())),
+                }
+                prop_assert_eq!(endpoints.all().len(), answering.len());
+            }
+            drop(open);
+            prop_assert!(endpoints.choice().open.is_empty());
+        }
+    }
 }

@@ -181,7 +181,6 @@ impl Objects {
     }
 
     /// The way into the cluster is another one.
-    #[expect(dead_code, reason = "for a step from a gateway pod down to port-forwards")]
     pub(crate) fn handle_reach(&mut self, reach: Reach) {
         if self.reach != reach {
             self.reach = reach;
@@ -362,7 +361,7 @@ impl Objects {
         let offered = self
             .services
             .get(id)
-            .map(|service| offer::offer(service, slices, self.reach));
+            .map(|service| offer::offer(service, &slices, self.reach));
         let mut after = BTreeMap::new();
         for offered in offered.into_iter().flatten() {
             let id = offered.service.id.clone();
@@ -432,3 +431,6 @@ impl Objects {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

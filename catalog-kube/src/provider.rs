@@ -181,7 +181,7 @@ impl Provider for KubeProvider {
                 "nothing has to be installed for it; `--via pod` also carries UDP and reaches what is no pod, and is faster"
             }
             WayIn::Forward => "it was asked for",
-            WayIn::Pod => "there is no other way in yet",
+            WayIn::Pod => "this version makes no gateway pods",
             WayIn::Gateway | WayIn::Url(_) => {
                 return Err(ConnectError::Setup {
                     message: format!(

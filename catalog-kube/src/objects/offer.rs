@@ -50,19 +50,13 @@ pub(crate) struct Place {
 /// The service, and each member of a headless one.
 pub(crate) fn offer<'a>(
     service: &ServiceObject,
-    slices: impl Iterator<Item = &'a SliceObject> + Clone,
+    slices: &(impl Iterator<Item = &'a SliceObject> + Clone),
     reach: Reach,
 ) -> Vec<Offered> {
     if service.ignored {
         return Vec::new();
     }
-    let mut offered = vec![offer_one(
-        service,
-        service.id.clone(),
-        slices.clone(),
-        reach,
-        |_| true,
-    )];
+    let mut offered = vec![offer_one(service, service.id.clone(), slices, reach, |_| true)];
     if service.kind == Kind::Headless {
         let mut members = BTreeMap::new();
         for endpoint in slices.clone().flat_map(|slice| &slice.endpoints) {
@@ -73,7 +67,7 @@ pub(crate) fn offer<'a>(
         for of in members.into_values() {
             let id = service.id.clone().with_member(of.clone());
             let its = |endpoint: &SliceEndpoint| member(endpoint).as_ref() == Some(&of);
-            offered.push(offer_one(service, id, slices.clone(), reach, its));
+            offered.push(offer_one(service, id, slices, reach, its));
         }
     }
     offered
@@ -88,7 +82,7 @@ fn member(endpoint: &SliceEndpoint) -> Option<Label> {
 fn offer_one<'a>(
     object: &ServiceObject,
     id: ServiceId,
-    slices: impl Iterator<Item = &'a SliceObject> + Clone,
+    slices: &(impl Iterator<Item = &'a SliceObject> + Clone),
     reach: Reach,
     its: impl Fn(&SliceEndpoint) -> bool,
 ) -> Offered {

@@ -1,0 +1,325 @@
+use proptest::prelude::*;
+use service_catalog::Service;
+
+use super::*;
+
+const FORWARD: Reach = Reach {
+    addresses: false,
+    datagrams: false,
+};
+const POD: Reach = Reach {
+    addresses: true,
+    datagrams: true,
+};
+
+fn namespace() -> Label {
+    "shop".parse().unwrap()
+}
+
+fn awaited() -> BTreeSet<Scope> {
+    let scope = |resource| Scope {
+        namespace: namespace(),
+        resource,
+    };
+    [Resource::Services, Resource::Slices].map(scope).into()
+}
+
+fn objects(reach: Reach) -> Objects {
+    Objects::new("dev".parse().unwrap(), Globs::default(), reach, awaited())
+}
+
+fn service(json: &serde_json::Value) -> ServiceObject {
+    let service: wire::Service = serde_json::from_value(json.clone()).unwrap();
+    service.object().unwrap()
+}
+
+fn slice(json: &serde_json::Value) -> SliceObject {
+    let slice: wire::Slice = serde_json::from_value(json.clone()).unwrap();
+    slice.object().unwrap()
+}
+
+/// Everything that has to be told, put together by somebody who was told `catalog` so far.
+fn tell(
+    objects: &mut Objects,
+    catalog: &mut Catalog,
+    answers: &mut BTreeMap<Target, Arc<Answers>>,
+    now: Instant,
+) {
+    while let Some((target, of)) = objects.poll_answers(now) {
+        match of {
+            Some(of) => answers.insert(target, of),
+            None => answers.remove(&target),
+        };
+    }
+    while let Some(update) = objects.poll_update(now) {
+        if let Update::Changed { upserted, .. } = &update {
+            assert!(upserted.iter().all(|service| service.check().is_ok()));
+        }
+        catalog.apply(&update);
+    }
+}
+
+/// The catalog of these objects, listed once.
+fn listed(reach: Reach, services: &[serde_json::Value], slices: &[serde_json::Value]) -> Catalog {
+    let mut objects = objects(reach);
+    objects.handle_services(&namespace(), services.iter().map(service).collect());
+    objects.handle_slices(&namespace(), slices.iter().map(slice).collect());
+    let mut catalog = Catalog::empty("dev".parse().unwrap());
+    tell(&mut objects, &mut catalog, &mut BTreeMap::new(), Instant::now());
+    catalog
+}
+
+fn service_json(name: &str, spec: &serde_json::Value) -> serde_json::Value {
+    serde_json::json!({"metadata": {"name": name, "namespace": "shop", "managedFields": [{"x": 1}]}, "spec": spec})
+}
+
+fn slice_json(service: &str, number: u8, port: u16, pods: &[(u8, bool, bool)]) -> serde_json::Value {
+    let endpoint = |(pod, ready, terminating): &(u8, bool, bool)| {
+        serde_json::json!({
+            "addresses": [format!("10.0.{number}.{pod}")],
+            "conditions": {"ready": ready, "serving": ready, "terminating": terminating},
+            "targetRef": {"kind": "Pod", "name": format!("{service}-{pod}"), "namespace": "shop"},
+        })
+    };
+    serde_json::json!({
+        "metadata": {
+            "name": format!("{service}-{number}"), "namespace": "shop",
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "", "port": port, "protocol": "TCP"}],
+        "endpoints": pods.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}
+
+fn reason(service: &Service) -> &str {
+    match &service.readiness {
+        Readiness::Ready => "",
+        Readiness::NotReady { reason } => reason,
+    }
+}
+
+#[test]
+fn each_kind_of_service_says_what_it_is() {
+    let ports = serde_json::json!([{"port": 80}]);
+    let selector = serde_json::json!({"app": "x"});
+    let services = [
+        service_json("web", &serde_json::json!({"selector": selector, "ports": ports})),
+        service_json(
+            "empty",
+            &serde_json::json!({"selector": selector, "ports": ports}),
+        ),
+        service_json(
+            "leaving",
+            &serde_json::json!({"selector": selector, "ports": ports}),
+        ),
+        service_json("by-hand", &serde_json::json!({"ports": ports})),
+        service_json("alone", &serde_json::json!({"ports": ports})),
+        service_json(
+            "outside",
+            &serde_json::json!({"type": "ExternalName", "externalName": "db.example"}),
+        ),
+        service_json(
+            "dns",
+            &serde_json::json!({"ports": [{"port": 53, "protocol": "UDP"}]}),
+        ),
+        service_json(
+            "sctp",
+            &serde_json::json!({"ports": [{"port": 9, "protocol": "SCTP"}]}),
+        ),
+    ];
+    let mut by_hand = slice_json("by-hand", 1, 8080, &[(1, true, false)]);
+    by_hand["endpoints"][0]["targetRef"] = serde_json::Value::Null;
+    let slices = [
+        slice_json("web", 1, 8080, &[(1, false, false), (2, true, false)]),
+        slice_json("leaving", 2, 8080, &[(1, true, true)]),
+        by_hand,
+    ];
+    let told = |reach, name: &str| {
+        let catalog = listed(reach, &services, &slices);
+        let id: ServiceId = format!("{name}.shop").parse().unwrap();
+        reason(&catalog.services[&id]).to_owned()
+    };
+    assert_eq!(told(FORWARD, "web"), "");
+    assert_eq!(told(FORWARD, "empty"), "it has no pod");
+    assert_eq!(told(FORWARD, "leaving"), "its pods are being terminated");
+    assert_eq!(told(FORWARD, "alone"), "it has neither a selector nor endpoints");
+    assert!(told(FORWARD, "by-hand").contains("reaches pods only"));
+    assert_eq!(told(POD, "by-hand"), "");
+    assert!(told(FORWARD, "dns").starts_with("UDP is not carried"));
+    assert_eq!(told(POD, "dns"), "it has neither a selector nor endpoints");
+    assert_eq!(told(POD, "sctp"), "SCTP is not carried");
+    assert!(told(POD, "outside").starts_with("it stands for db.example"));
+}
+
+#[test]
+fn a_headless_service_has_a_name_for_each_pod() {
+    let spec = serde_json::json!({"clusterIP": "None", "selector": {"a": "b"}, "ports": [{"port": 5432}]});
+    let mut with_name = slice_json("db", 1, 5432, &[(1, true, false), (2, true, false)]);
+    with_name["endpoints"][0]["hostname"] = "db-0".into();
+    let catalog = listed(FORWARD, &[service_json("db", &spec)], &[with_name]);
+    let ids: Vec<_> = catalog.services.keys().map(ToString::to_string).collect();
+    assert_eq!(ids, ["db.shop", "db-0.db.shop", "db-2.db.shop"]);
+}
+
+#[test]
+fn annotations_name_and_hide_and_choose_ports() {
+    let spec = serde_json::json!({"ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 81}]});
+    let annotated = |annotations: serde_json::Value| {
+        let mut json = service_json("web", &spec);
+        json["metadata"]["annotations"] = annotations;
+        listed(FORWARD, &[json], &[])
+    };
+    let catalog = annotated(serde_json::json!({
+        "devbox.dev/name": "shop, web storefront Not_A_Name", "devbox.dev/ports": "http", "other": "x",
+    }));
+    let web = catalog.services.values().next().unwrap();
+    let aliases: Vec<_> = web.aliases.iter().map(Label::as_str).collect();
+    assert_eq!(aliases, ["shop", "storefront"]);
+    assert_eq!(
+        web.ports.iter().map(|port| port.port.get()).collect::<Vec<_>>(),
+        [80]
+    );
+    assert!(
+        annotated(serde_json::json!({"devbox.dev/ignore": "true"}))
+            .services
+            .is_empty()
+    );
+    assert_eq!(
+        annotated(serde_json::json!({"devbox.dev/ignore": "false"}))
+            .services
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn a_new_service_is_told_when_it_is_ready_and_not_before() {
+    let now = Instant::now();
+    let mut objects = objects(FORWARD);
+    objects.handle_services(&namespace(), Vec::new());
+    objects.handle_slices(&namespace(), Vec::new());
+    assert!(matches!(objects.poll_update(now), Some(Update::Snapshot(_))));
+    let spec = serde_json::json!({"selector": {"a": "b"}, "ports": [{"port": 80}]});
+    objects.handle_service(service(&service_json("web", &spec)));
+    objects.handle_slice(slice(&slice_json("web", 1, 80, &[(1, false, false)])));
+    assert_eq!(objects.poll_update(now), None);
+    objects.handle_slice(slice(&slice_json("web", 1, 80, &[(1, true, false)])));
+    let Some(Update::Changed { upserted, .. }) = objects.poll_update(now) else {
+        panic!("it is ready");
+    };
+    assert_eq!(upserted[0].readiness, Readiness::Ready);
+    // Once told, it stays and says why it does not answer.
+    objects.handle_slice(slice(&slice_json("web", 1, 80, &[(1, false, false)])));
+    let Some(Update::Changed { upserted, .. }) = objects.poll_update(now) else {
+        panic!("it is no longer ready");
+    };
+    assert_eq!(reason(&upserted[0]), "its only pod is not ready");
+    // One that never becomes ready is told after a while.
+    objects.handle_service(service(&service_json("never", &spec)));
+    assert_eq!(objects.poll_update(now), None);
+    let due = objects.poll_timeout().unwrap();
+    assert_eq!(due, now + QUIET);
+    let Some(Update::Changed { upserted, .. }) = objects.poll_update(due) else {
+        panic!("it was kept back long enough");
+    };
+    assert_eq!(reason(&upserted[0]), "it has no pod");
+    assert_eq!(objects.poll_timeout(), None);
+}
+
+#[derive(Debug, Clone)]
+enum Happened {
+    Service(serde_json::Value),
+    ServiceGone(u8),
+    Slice(u8, u8, serde_json::Value),
+    SliceGone(u8, u8),
+    Relisted,
+    Asked,
+}
+
+fn happened() -> impl Strategy<Value = Happened> {
+    let kind = prop_oneof![
+        Just(serde_json::json!({"selector": {"a": "b"}, "ports": [{"port": 80}]})),
+        Just(serde_json::json!({"clusterIP": "None", "selector": {"a": "b"}, "ports": [{"port": 80}]})),
+        Just(serde_json::json!({"ports": [{"port": 81}], "sessionAffinity": "ClientIP"})),
+    ];
+    let service =
+        (0..3_u8, kind).prop_map(|(of, spec)| Happened::Service(service_json(&format!("s{of}"), &spec)));
+    let pods = prop::collection::vec((1..4_u8, any::<bool>(), any::<bool>()), 0..3);
+    let slice = (0..3_u8, 0..2_u8, 1..3_u16, pods).prop_map(|(of, number, port, pods)| {
+        Happened::Slice(of, number, slice_json(&format!("s{of}"), number, port, &pods))
+    });
+    prop_oneof![
+        4 => service,
+        1 => (0..3_u8).prop_map(Happened::ServiceGone),
+        6 => slice,
+        2 => (0..3_u8, 0..2_u8).prop_map(|(of, number)| Happened::SliceGone(of, number)),
+        1 => Just(Happened::Relisted),
+        3 => Just(Happened::Asked),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn the_same_objects_make_the_same_catalog_however_they_came(
+        happened in prop::collection::vec(happened(), 0..40),
+    ) {
+        let now = Instant::now();
+        let late = now + 2 * QUIET;
+        let mut services: BTreeMap<String, ServiceObject> = BTreeMap::new();
+        let mut slices: BTreeMap<(u8, u8), SliceObject> = BTreeMap::new();
+        let mut objects = objects(FORWARD);
+        objects.handle_services(&namespace(), Vec::new());
+        objects.handle_slices(&namespace(), Vec::new());
+        let mut catalog = Catalog::empty("dev".parse().unwrap());
+        let mut answers = BTreeMap::new();
+        for event in happened {
+            match event {
+                Happened::Service(json) => {
+                    let object = service(&json);
+                    services.insert(object.id.to_string(), object.clone());
+                    objects.handle_service(object);
+                }
+                Happened::ServiceGone(of) => {
+                    let id = format!("s{of}.shop");
+                    services.remove(&id);
+                    objects.handle_service_gone(&id.parse().unwrap());
+                }
+                Happened::Slice(of, number, json) => {
+                    let object = slice(&json);
+                    slices.insert((of, number), object.clone());
+                    objects.handle_slice(object);
+                }
+                Happened::SliceGone(of, number) => {
+                    slices.remove(&(of, number));
+                    objects.handle_slice_gone(&namespace(), &format!("s{of}-{number}").into());
+                }
+                Happened::Relisted => {
+                    objects.handle_slices(&namespace(), slices.values().rev().cloned().collect());
+                    objects.handle_services(&namespace(), services.values().rev().cloned().collect());
+                }
+                Happened::Asked => tell(&mut objects, &mut catalog, &mut answers, now),
+            }
+        }
+        // What is kept back has been known for long enough then.
+        tell(&mut objects, &mut catalog, &mut answers, now);
+        tell(&mut objects, &mut catalog, &mut answers, late);
+
+        let mut fresh = self::objects(FORWARD);
+        fresh.handle_slices(&namespace(), slices.into_values().collect());
+        fresh.handle_services(&namespace(), services.into_values().collect());
+        let mut expected = Catalog::empty("dev".parse().unwrap());
+        let mut expected_answers = BTreeMap::new();
+        tell(&mut fresh, &mut expected, &mut expected_answers, now);
+        prop_assert_eq!(&catalog, &expected);
+        prop_assert_eq!(&answers, &expected_answers);
+        // What the catalog calls ready has somebody who answers, and nobody else.
+        for service in catalog.services.values() {
+            let answered = service.ports.iter().any(|port| {
+                let target = Target { service: service.id.clone(), port: port.port, protocol: port.protocol };
+                !answers[&target].places.is_empty()
+            });
+            prop_assert_eq!(answered, service.readiness == Readiness::Ready);
+        }
+    }
+}
