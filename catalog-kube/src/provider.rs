@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -44,6 +44,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct KubeProvider {
     options: KubeOptions,
     session: String,
+    /// The cluster, where it was opened before the first connect.
+    opened: Mutex<Option<Cluster>>,
     shown: watch::Sender<Shown>,
     /// What the user's rights do not allow, and what is done instead.
     degraded: watch::Sender<Vec<String>>,
@@ -79,15 +81,32 @@ impl KubeProvider {
         Self {
             options,
             session: session.into(),
+            opened: Mutex::default(),
             shown: watch::Sender::new(shown),
             degraded: watch::Sender::default(),
         }
     }
 
+    /// Makes the first connect over a cluster that is open already, so that its credential is not asked for twice.
+    #[must_use]
+    pub fn over(self, cluster: Cluster) -> Self {
+        Self {
+            opened: Mutex::new(Some(cluster)),
+            ..self
+        }
+    }
+
+    async fn cluster(&self) -> Result<Cluster, Error> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match opened {
+            Some(cluster) => Ok(cluster),
+            // What the kubeconfig says of the credential may have changed.
+            None => Cluster::open(&self.options.cluster).await,
+        }
+    }
+
     async fn connect_in_any_time(&self, wanted: &Wanted) -> Result<Opened, ConnectError> {
-        let cluster = Cluster::open(&self.options.cluster)
-            .await
-            .map_err(connect_error)?;
+        let cluster = self.cluster().await.map_err(connect_error)?;
         let namespaces = self.namespaces(&cluster)?;
         self.shown.send_modify(|shown| {
             shown.cluster = Some(cluster.name().to_owned());
@@ -151,12 +170,12 @@ impl KubeProvider {
 
     fn far_side(&self) -> String {
         let shown = self.shown.borrow();
-        let cluster = shown.cluster.as_deref().unwrap_or("the current context");
-        if shown.namespaces.is_empty() {
-            cluster.to_owned()
-        } else {
-            format!("{} in {cluster}", shown.namespaces.join(", "))
+        let mut options = self.options.clone();
+        options.cluster.context = shown.cluster.clone().or(options.cluster.context);
+        if options.namespaces.is_empty() {
+            options.namespaces.clone_from(&shown.namespaces);
         }
+        options.far_side()
     }
 }
 

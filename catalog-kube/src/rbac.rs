@@ -11,8 +11,6 @@ pub(crate) struct Right {
     pub(crate) group: &'static str,
     /// The resource in the plural, with its subresource.
     pub(crate) resource: &'static str,
-    /// The one object that is meant, where it is one.
-    pub(crate) name: Option<&'static str>,
     pub(crate) verbs: Verbs,
 }
 
@@ -41,7 +39,6 @@ const CATALOG: &[Right] = &[
     Right {
         group: "",
         resource: "services",
-        name: None,
         verbs: Verbs::Each(&[
             (
                 "list",
@@ -53,7 +50,6 @@ const CATALOG: &[Right] = &[
     Right {
         group: "discovery.k8s.io",
         resource: "endpointslices",
-        name: None,
         verbs: Verbs::Each(&[
             (
                 "list",
@@ -62,22 +58,12 @@ const CATALOG: &[Right] = &[
             ("watch", LOOKED_AT),
         ]),
     },
-    Right {
-        group: "",
-        resource: "configmaps",
-        name: Some("devbox"),
-        verbs: Verbs::Each(&[(
-            "get",
-            "the names and pins of the ConfigMap `devbox` are not known",
-        )]),
-    },
 ];
 
 /// Port-forwards.
 const FORWARD: &[Right] = &[Right {
     group: "",
     resource: "pods/portforward",
-    name: None,
     // Over WebSocket it is a GET, for which newer API servers want `create` as well.
     verbs: Verbs::Any(&["get", "create"], "no connection to a pod can be made"),
 }];
@@ -87,7 +73,6 @@ const POD: &[Right] = &[
     Right {
         group: "batch",
         resource: "jobs",
-        name: None,
         verbs: Verbs::Each(&[
             ("create", NO_POD),
             (
@@ -99,19 +84,16 @@ const POD: &[Right] = &[
     Right {
         group: "",
         resource: "pods",
-        name: None,
         verbs: Verbs::Each(&[("list", NO_POD), ("watch", NO_POD)]),
     },
     Right {
         group: "",
         resource: "secrets",
-        name: None,
         verbs: Verbs::Each(&[("get", NO_POD), ("create", NO_POD)]),
     },
     Right {
         group: "",
         resource: "pods/proxy",
-        name: None,
         verbs: Verbs::Each(&[(
             "get",
             "the gateway pod is reached over one port-forward, which is slower",
@@ -222,9 +204,6 @@ fn rule(right: &Right) -> String {
         debug_assert!(written.is_ok(), "a String takes everything");
     };
     line("resources", &[right.resource]);
-    if let Some(name) = right.name {
-        line("resourceNames", &[name]);
-    }
     line("verbs", &right.verbs.all());
     text
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use catalog_kube::{WayIn, environment_of};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use devbox_engine::{Carriage, Pin};
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     Hosts(HostsArgs),
     /// Show and settle which address a service has
     Ip(IpArgs),
+    /// Print the Kubernetes roles that a way into a cluster needs, for `kubectl apply -f -`
+    Rbac(RbacArgs),
     /// Print a script that completes commands, flags and the names in hosts files in a shell
     Completions(CompletionsArgs),
     /// Print the manual page, or write the pages of all commands to a folder
@@ -71,9 +74,12 @@ pub(crate) struct ConnectArgs {
     /// The environment to ask the gateways for [default: the one that each serves]
     #[arg(long, value_name = "NAME", env = "DEVBOX_ENV")]
     pub(crate) env: Option<Label>,
-    /// The namespace whose services also get their bare names
-    #[arg(long, value_name = "NAME")]
-    pub(crate) namespace: Option<Label>,
+    /// A Kubernetes namespace whose services are wanted; repeat for more. Those of the first one also get their bare names, as they do
+    /// where the services come from a gateway or a catalog [default: the namespace of the context]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Vec<Label>,
+    #[command(flatten)]
+    pub(crate) kube: KubeArgs,
     /// A prefix to choose addresses from; repeat for more [default: 127.77.0.0/16]
     #[arg(long, value_name = "CIDR", value_parser = prefix)]
     pub(crate) pool: Vec<IpNet>,
@@ -109,6 +115,39 @@ pub(crate) struct ConnectArgs {
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
+
+/// Which Kubernetes clusters, what of them, and the way in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub(crate) struct KubeArgs {
+    /// A context of the kubeconfig, in place of the configured clusters; repeat for more [default: the current one]
+    #[arg(long, help_heading = KUBERNETES, value_name = "NAME")]
+    pub(crate) context: Vec<String>,
+    /// The kubeconfig [default: the files of $KUBECONFIG, otherwise ~/.kube/config]
+    #[arg(long, help_heading = KUBERNETES, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The way in: `forward` (port-forwards, nothing installed), `pod` (a gateway pod for as long as it is used), or `auto`, which
+    /// creates nothing in the cluster [default: auto]
+    #[arg(long, help_heading = KUBERNETES, value_name = "WAY")]
+    pub(crate) via: Option<WayIn>,
+    /// The image of a gateway pod [default: the released one of this version]
+    #[arg(long, help_heading = KUBERNETES, value_name = "IMAGE")]
+    pub(crate) gateway_image: Option<String>,
+    /// Only services whose labels this selects: `app in (web,api),tier!=batch`
+    #[arg(short = 'l', long, help_heading = KUBERNETES, value_name = "SELECTOR")]
+    pub(crate) selector: Option<String>,
+    /// Only services whose fields this selects: `metadata.name=web`
+    #[arg(long, help_heading = KUBERNETES, value_name = "SELECTOR")]
+    pub(crate) field_selector: Option<String>,
+    /// Only services with such a name, `*` standing for anything; repeat for more
+    #[arg(long, help_heading = KUBERNETES, value_name = "PATTERN")]
+    pub(crate) include: Vec<String>,
+    /// No services with such a name; repeat for more
+    #[arg(long, help_heading = KUBERNETES, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+}
+
+/// The heading of the flags about clusters.
+const KUBERNETES: &str = "Kubernetes";
 
 /// What carries a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -179,21 +218,42 @@ pub(crate) struct ExecArgs {
     pub(crate) command: Vec<OsString>,
 }
 
+/// Which environment's session is meant.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct SelectArgs {
+pub(crate) struct WhichArgs {
     /// Only the session of this environment
     #[arg(long, value_name = "NAME")]
-    pub(crate) env: Option<Label>,
+    env: Option<Label>,
+    /// Only the session of this context of the kubeconfig
+    #[arg(long, value_name = "NAME", conflicts_with = "env", value_parser = context)]
+    context: Option<Label>,
+}
+
+impl WhichArgs {
+    /// The environment, if one is named. A context's is called after it.
+    pub(crate) fn environment(&self) -> Option<&Label> {
+        self.env.as_ref().or(self.context.as_ref())
+    }
+}
+
+/// The environment that is called after a context.
+fn context(name: &str) -> Result<Label, &'static str> {
+    environment_of(name).ok_or("no environment is called after such a context: name it with --env")
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SelectArgs {
+    #[command(flatten)]
+    pub(crate) which: WhichArgs,
     /// All sessions of this user
-    #[arg(long, conflicts_with = "env")]
+    #[arg(long, conflicts_with_all = ["env", "context"])]
     pub(crate) all: bool,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StatusArgs {
-    /// Only the session of this environment
-    #[arg(long, value_name = "NAME")]
-    pub(crate) env: Option<Label>,
+    #[command(flatten)]
+    pub(crate) which: WhichArgs,
     /// Go on showing it whenever it changes, until the session ends
     #[arg(short, long)]
     pub(crate) watch: bool,
@@ -203,15 +263,52 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogsArgs {
-    /// The sessions of this environment [default: the log that was written to last]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) env: Option<Label>,
+    #[command(flatten)]
+    pub(crate) which: WhichArgs,
     /// Go on with what is said from here on, until interrupted
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// How many of the last lines to begin with
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     pub(crate) lines: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RbacArgs {
+    /// Configuration file [default: devbox.yaml in this folder or above it, then the user's]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A namespace; repeat for more [default: those of devbox.yaml, otherwise the namespace of the context]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Vec<Label>,
+    /// The context of the kubeconfig whose namespace is meant [default: the current one]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// The kubeconfig [default: the files of $KUBECONFIG, otherwise ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The way in: `forward`, which is also what `auto` needs, or `pod` [default: forward]
+    #[arg(long, value_name = "WAY")]
+    pub(crate) via: Option<WayIn>,
+    /// A user to give the role to; repeat for more
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Vec<String>,
+    /// A group to give the role to; repeat for more [default: `developers`, where nobody is named]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) group: Vec<String>,
+    /// A service account to give the role to; repeat for more
+    #[arg(long, value_name = "NAMESPACE:NAME", value_parser = service_account)]
+    pub(crate) service_account: Vec<(String, String)>,
+}
+
+/// `NAMESPACE:NAME`, as kubectl has it.
+fn service_account(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once(':') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("expected NAMESPACE:NAME, such as ci:runner"),
+    }
 }
 
 #[derive(Debug, Clone, Args)]

@@ -1,5 +1,6 @@
 //! What a session is told: flags over environment variables over `devbox.yaml` over the defaults.
 
+mod cluster;
 mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +10,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use catalog_kube::KubeOptions;
 use devbox_engine::{
     Carriage, Identity, MAX_CONNECTIONS, NamesPolicy, Pin, ProviderConfig, ProviderKind, Proxies, Proxy,
     Secret, ServiceOptions, TokenConfig, Trust, default_pools,
@@ -39,6 +41,9 @@ struct File {
     token_file: Option<PathBuf>,
     environment: Option<Label>,
     tls_ca: Option<PathBuf>,
+    /// Clusters, which come after the gateway of the short form.
+    #[serde(default)]
+    kubernetes: cluster::Entries,
     #[serde(default)]
     providers: Vec<Spanned<Entry>>,
     #[serde(default)]
@@ -313,6 +318,7 @@ enum Kind {
     Direct {
         catalog: PathBuf,
     },
+    Kubernetes(Box<KubeOptions>),
 }
 
 /// How a gateway is reached.
@@ -350,10 +356,10 @@ impl Config {
         });
         let services = services.collect::<Result<_, Failure>>()?;
 
-        let active = args.namespace.clone().or(file.names.active);
+        let active = args.namespace.first().cloned().or(file.names.active);
         // What the user wrote down is named by the user: `named` means both.
         let (mut named_namespaces, mut named_environments) = (file.names.named.clone(), file.names.named);
-        named_namespaces.extend(active.clone());
+        named_namespaces.extend(active.iter().chain(&args.namespace).cloned());
         named_environments.extend(environment.clone());
         named_environments.extend(
             providers
@@ -393,25 +399,63 @@ impl Config {
             let far_side = match &provider.kind {
                 Kind::Gateway { url, .. } => url.to_string(),
                 Kind::Direct { catalog } => catalog.display().to_string(),
+                // One that cannot be used is nobody's; a session of its own says why.
+                Kind::Kubernetes(options) => options
+                    .settled()
+                    .map(|options| options.far_side())
+                    .unwrap_or_default(),
             };
             (far_side, provider.environment.as_ref())
         })
     }
 
+    /// Whether each of its far sides is a cluster.
+    pub(crate) fn names_clusters_only(&self) -> bool {
+        self.providers
+            .iter()
+            .all(|provider| matches!(provider.kind, Kind::Kubernetes(_)))
+    }
+
+    /// Its clusters. Where it names none, the one that the flags mean is.
+    pub(crate) fn clusters(&self, args: &ConnectArgs) -> Result<Vec<KubeOptions>, Failure> {
+        let of = |providers: &[Provider]| -> Vec<KubeOptions> {
+            let kinds = providers.iter().map(|provider| &provider.kind);
+            kinds
+                .filter_map(|kind| match kind {
+                    Kind::Kubernetes(options) => Some((**options).clone()),
+                    Kind::Gateway { .. } | Kind::Direct { .. } => None,
+                })
+                .collect()
+        };
+        let found = of(&self.providers);
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        let place = Place {
+            file: Path::new(""),
+            home: None,
+        };
+        let one = cluster::Entry::default().provider(args, &place)?;
+        Ok(of(&[one]))
+    }
+
     /// The providers, complete.
     pub(crate) fn providers(&self) -> Result<Vec<ProviderConfig>, Failure> {
         if self.providers.is_empty() {
-            return Err(Failure::new(code::FAILED, "no gateway and no catalog is named")
-                .help("name a gateway with --gateway ws://HOST:PORT --token-file FILE,")
-                .help("a catalog whose services this machine can reach with --catalog FILE,")
-                .help(format!(
-                    "or either in {FILE_NAME}, looked for from this folder upward:"
-                ))
-                .help("")
-                .help("  gateway: wss://gateway.example")
-                .help("  token_file: ~/.config/devbox/token")
-                .help("")
-                .help("`devbox demo` shows it all without one"));
+            return Err(
+                Failure::new(code::FAILED, "no cluster, no gateway and no catalog is named")
+                    .help("name a namespace of the cluster that kubectl uses with -n NAMESPACE,")
+                    .help("a gateway with --gateway ws://HOST:PORT --token-file FILE,")
+                    .help("a catalog whose services this machine can reach with --catalog FILE,")
+                    .help(format!(
+                        "or any of them in {FILE_NAME}, looked for from this folder upward:"
+                    ))
+                    .help("")
+                    .help("  gateway: wss://gateway.example")
+                    .help("  token_file: ~/.config/devbox/token")
+                    .help("")
+                    .help("`devbox demo` shows it all without one"),
+            );
         }
         self.providers.iter().map(Provider::complete).collect()
     }
@@ -435,6 +479,7 @@ impl Provider {
             Kind::Direct { catalog } => ProviderKind::Direct {
                 catalog: catalog.clone(),
             },
+            Kind::Kubernetes(options) => ProviderKind::Kubernetes((**options).clone()),
             Kind::Gateway { url, token_file, way } => {
                 let Some(token_file) = token_file.clone() else {
                     return Err(Failure::new(code::FAILED, format!("no token for {url} is named")).help(
@@ -482,11 +527,17 @@ fn providers(args: &ConnectArgs, file: &File, place: &Place<'_>) -> Result<Vec<P
     let listed = listed.into_iter().filter(|provider| match provider.kind {
         Kind::Gateway { .. } => args.gateway.is_empty(),
         Kind::Direct { .. } => args.catalog.is_empty(),
+        Kind::Kubernetes(_) => true,
     });
     let listed: Vec<_> = listed.collect();
     let mut seen = BTreeSet::new();
-    for entry in &file.providers {
-        let name = &entry.value.name;
+    let of_clusters = file.kubernetes.0.iter().filter_map(|entry| entry.name.as_ref());
+    for name in file
+        .providers
+        .iter()
+        .map(|entry| &entry.value.name)
+        .chain(of_clusters)
+    {
         if !seen.insert(&name.value) {
             return Err(place.at(
                 name.referenced,
@@ -518,6 +569,13 @@ fn providers(args: &ConnectArgs, file: &File, place: &Place<'_>) -> Result<Vec<P
             },
         });
     }
+    let alone = providers.is_empty() && listed.is_empty() && args.catalog.is_empty();
+    for found in cluster::providers(args, &file.kubernetes, place, alone)? {
+        providers.push(Provider {
+            name: free_name(&found.name, &mut taken),
+            ..found
+        });
+    }
     for catalog in &args.catalog {
         providers.push(Provider {
             name: free_name(CATALOG, &mut taken),
@@ -530,7 +588,7 @@ fn providers(args: &ConnectArgs, file: &File, place: &Place<'_>) -> Result<Vec<P
     providers.extend(listed);
     let is_gateway = |provider: &Provider| matches!(provider.kind, Kind::Gateway { .. });
     if !providers.iter().any(is_gateway) {
-        // With no gateway, `--env` can only mean the catalogs.
+        // With no gateway, `--env` can only mean the clusters and catalogs.
         for provider in &mut providers {
             provider.environment = args.env.clone().or(provider.environment.take());
         }
@@ -596,6 +654,12 @@ impl Place<'_> {
                 let catalog = self.path(&catalog.value);
                 let catalog = std::path::absolute(catalog).map_err(Failure::because)?;
                 (Kind::Direct { catalog }, entry.environment.as_ref())
+            }
+            "kubernetes" => {
+                return Err(self.at(
+                    entry.kind.referenced,
+                    "clusters have a list of their own: `kubernetes:`, at the top of the file",
+                ));
             }
             kind => {
                 return Err(self.at(
@@ -884,6 +948,150 @@ gateway:
             "providers:\n  - {name: a, kind: direct, catalog: c, token_file: t}\n",
             "providers:\n  - {name: a, kind: direct, catalog: c}\n  - {name: a, kind: direct, catalog: d}\n",
             "providers:\n  - {kind: direct, catalog: c}\n",
+        ];
+        insta::assert_snapshot!(mistakes.map(failure).join("\n"));
+    }
+
+    /// `name [context] namespaces via environment` of each cluster.
+    fn clusters(config: &Config) -> Vec<String> {
+        let of = |provider: &Provider| {
+            let Kind::Kubernetes(options) = &provider.kind else {
+                return provider.name.clone();
+            };
+            let context = options.cluster.context.as_deref().unwrap_or("-");
+            let environment = provider.environment.as_ref().map_or("-", Label::as_str);
+            let namespaces = options.namespaces.join(",");
+            format!(
+                "{} [{context}] {namespaces} {} {environment}",
+                provider.name, options.via
+            )
+        };
+        config.providers.iter().map(of).collect()
+    }
+
+    fn namespaces(names: &[&str]) -> ConnectArgs {
+        ConnectArgs {
+            namespace: names.iter().map(|name| name.parse().unwrap()).collect(),
+            ..ConnectArgs::default()
+        }
+    }
+
+    #[test]
+    fn a_namespace_alone_is_one_of_the_cluster_that_kubectl_uses() {
+        let config = load("", &namespaces(&["orders", "shop"])).unwrap();
+        assert_eq!(clusters(&config), ["cluster [-] orders,shop auto -"]);
+        assert_eq!(config.names.active.unwrap().as_str(), "orders");
+        // `shop` is a public top-level domain as well, and was named.
+        assert!(config.names.named_namespaces.contains("shop"));
+        // Beside a gateway it is the one whose services get bare names.
+        let config = load("gateway: wss://g.example\n", &namespaces(&["orders"])).unwrap();
+        assert_eq!(clusters(&config), ["gateway"]);
+        assert_eq!(config.names.active.unwrap().as_str(), "orders");
+    }
+
+    const CLUSTERS: &str = "\
+gateway: wss://g.example
+kubernetes:
+  - context: staging
+    namespaces: [orders, shop]
+    via: pod
+    gateway_image: registry.example/devbox-gateway:1
+    kubeconfig: kube/config
+    selector: tier=front
+    field_selector: metadata.name!=old
+    include: [\"web*\"]
+    exclude: [web-old]
+    services: [legacy.orders]
+    environment: blue
+  - {name: second, namespaces: [web]}
+providers:
+  - {name: local, kind: direct, catalog: /srv/catalog.yaml}
+";
+
+    #[test]
+    fn clusters_are_a_list_of_their_own() {
+        let config = load(CLUSTERS, &ConnectArgs::default()).unwrap();
+        assert_eq!(
+            clusters(&config),
+            [
+                "gateway",
+                "staging [staging] orders,shop pod blue",
+                "second [-] web auto -",
+                "local"
+            ]
+        );
+        assert!(config.names.named_environments.contains("blue"));
+        assert!(!config.names_clusters_only());
+        let folder = config.file.clone().unwrap().parent().unwrap().to_owned();
+        let Kind::Kubernetes(options) = &config.providers[1].kind else {
+            panic!("{config:?}")
+        };
+        let wanted = KubeOptions {
+            cluster: catalog_kube::ClusterOptions {
+                kubeconfig: Some(folder.join("kube/config")),
+                context: Some("staging".to_owned()),
+            },
+            namespaces: vec!["orders".to_owned(), "shop".to_owned()],
+            label_selector: Some("tier=front".to_owned()),
+            field_selector: Some("metadata.name!=old".to_owned()),
+            include: vec!["web*".to_owned()],
+            exclude: vec!["web-old".to_owned()],
+            services: vec!["legacy.orders".parse().unwrap()],
+            via: catalog_kube::WayIn::Pod,
+            gateway_image: Some("registry.example/devbox-gateway:1".to_owned()),
+            ..KubeOptions::default()
+        };
+        assert_eq!(**options, wanted);
+        // One cluster needs no list.
+        let config = load("kubernetes: {namespaces: [orders]}\n", &ConnectArgs::default()).unwrap();
+        assert_eq!(clusters(&config), ["cluster [-] orders auto -"]);
+    }
+
+    #[test]
+    fn flags_about_clusters_win_over_the_file() {
+        let mut args = namespaces(&["web"]);
+        args.kube.via = Some(catalog_kube::WayIn::Forward);
+        assert_eq!(
+            clusters(&load(CLUSTERS, &args).unwrap()),
+            [
+                "gateway",
+                "staging [staging] web forward blue",
+                "second [-] web forward -",
+                "local"
+            ]
+        );
+        // A context that the file knows keeps what it says of it.
+        let mut args = ConnectArgs::default();
+        args.kube.context = vec!["staging".to_owned(), "production".to_owned()];
+        assert_eq!(
+            clusters(&load(CLUSTERS, &args).unwrap()),
+            [
+                "gateway",
+                "staging [staging] orders,shop pod blue",
+                "production [production]  auto -",
+                "local"
+            ]
+        );
+        // Without a gateway, `--env` names the clusters' environment.
+        let mut args = namespaces(&["orders"]);
+        args.env = Some("mine".parse().unwrap());
+        assert_eq!(
+            clusters(&load("", &args).unwrap()),
+            ["cluster [-] orders auto mine"]
+        );
+    }
+
+    #[test]
+    fn mistakes_about_clusters_are_named_with_their_place() {
+        let mistakes = [
+            "kubernetes:\n  - namespace: orders\n",
+            "kubernetes:\n  - namespaces: [Orders]\n",
+            "kubernetes:\n  - context: staging\n    via: pods\n",
+            "kubernetes:\n  - services: [orders]\n",
+            "kubernetes: staging\n",
+            "kubernetes:\n  - {name: a}\n  - {name: a}\n",
+            "kubernetes:\n  - {name: a}\nproviders:\n  - {name: a, kind: direct, catalog: c}\n",
+            "providers:\n  - {name: a, kind: kubernetes}\n",
         ];
         insta::assert_snapshot!(mistakes.map(failure).join("\n"));
     }

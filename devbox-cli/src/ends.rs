@@ -9,7 +9,7 @@ use devbox_helper_client::HelperError;
 use devbox_provider::ConnectError;
 use devbox_session::sink::{PublishError, hosts_entries};
 
-use crate::failure::{Failure, code};
+use crate::failure::{Failure, code, quoted};
 use crate::ways_out;
 
 /// The exit code of a session's end.
@@ -46,7 +46,7 @@ fn failure_of(reason: StopReason) -> Option<Failure> {
                 tries => format!("tried {tries} times in {:.1} s", waited.as_secs_f64()),
             };
             let told = Failure::new(code::UNAVAILABLE, format!("{last} ({tried})"));
-            told.help("is the gateway running, and is this its address?")
+            told.help("is it running, and is this its address?")
         }
         StopReason::Names { error, records, .. } => match &error {
             PublishError::Helper(HelperError::Locked { file, waited }) => Failure::new(
@@ -98,6 +98,10 @@ fn may_write(file: &Path) -> bool {
 fn refused(error: &ConnectError) -> Failure {
     let told = Failure::new(code::FAILED, error.to_string());
     match error {
+        // Only tokens of gateways are in files that devbox was given.
+        ConnectError::CredentialRefused { file: None, .. } => {
+            told.help("log in to it again, or have the credential renewed")
+        }
         ConnectError::CredentialRefused { .. } => {
             told.help("name another one with --token-file FILE, or token_file: in devbox.yaml")
         }
@@ -124,6 +128,7 @@ impl From<Error> for Failure {
             Error::NotOverQuic { setting, .. } => Self::because(error).help(format!(
                 "use wss://, or leave `{setting}` out (--{setting}, or {setting}: in devbox.yaml)"
             )),
+            Error::Kubernetes(error) => Self::from(*error),
             Error::Token(_) => {
                 Self::because(error).help("the file holds the gateway's token and nothing else")
             }
@@ -132,6 +137,31 @@ impl From<Error> for Failure {
             }
             Error::StillEnding { .. } => Self::new(code::UNAVAILABLE, error.to_string()),
             error => Self::because(error),
+        }
+    }
+}
+
+impl From<catalog_kube::Error> for Failure {
+    fn from(error: catalog_kube::Error) -> Self {
+        use catalog_kube::Error as Kube;
+        let code = match &error {
+            Kube::Unreachable { .. } => code::UNAVAILABLE,
+            _ => code::FAILED,
+        };
+        let told = Self::new(code, devbox_provider::with_causes(&error));
+        match error {
+            Kube::NoCluster { .. } => told
+                .help("name one with --kubeconfig FILE or $KUBECONFIG, which sudo keeps with --preserve-env=KUBECONFIG;")
+                .help("a gateway needs none: --gateway wss://HOST:PORT --token-file FILE"),
+            Kube::NoContext { .. } | Kube::UnknownContext { .. } => {
+                told.help("name one with --context NAME, or context: in devbox.yaml; `kubectl config get-contexts` lists them")
+            }
+            Kube::Unauthorized { cluster, .. } => told.help(format!(
+                "log in to it again; `kubectl --context {} auth whoami` says when that has helped",
+                quoted(Path::new(&cluster))
+            )),
+            Kube::UnknownNamespaces { .. } => told.help("`kubectl get namespaces` lists them"),
+            _ => told,
         }
     }
 }
@@ -274,6 +304,43 @@ mod tests {
         ];
         let reasons = errors.map(|error| StopReason::NotUndone { error: error.into() });
         insta::assert_snapshot!(reasons.map(told).join("\n"));
+    }
+
+    #[test]
+    fn clusters_that_cannot_be_used() {
+        use catalog_kube::Error as Kube;
+        use catalog_kube::access::UnknownNamespace;
+
+        let known = || vec!["minikube".to_owned(), "staging".to_owned()];
+        let errors = [
+            Kube::NoCluster {
+                looked_at: vec!["/home/ada/.kube/config".into()],
+            },
+            Kube::NoContext { known: known() },
+            Kube::UnknownContext {
+                context: "stagign".to_owned(),
+                similar: Some("staging".to_owned()),
+                known: known(),
+            },
+            Kube::UnknownContext {
+                context: "elsewhere".to_owned(),
+                similar: None,
+                known: known(),
+            },
+            Kube::UnknownNamespaces {
+                cluster: "staging".to_owned(),
+                unknown: vec![UnknownNamespace {
+                    name: "ordesr".to_owned(),
+                    similar: Some("orders".to_owned()),
+                }],
+            },
+            Kube::Unauthorized {
+                cluster: "staging".to_owned(),
+                message: "the token has expired".to_owned(),
+            },
+        ];
+        let texts = errors.map(|error| Failure::from(Error::Kubernetes(Box::new(error))).to_string());
+        insta::assert_snapshot!(texts.join("\n"));
     }
 
     #[test]

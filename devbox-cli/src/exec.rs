@@ -135,7 +135,10 @@ fn in_back(args: &ExecArgs, back: Back) -> Result<ExitOutcome, Failure> {
         match share {
             Share::Joined(joined) => run.joined(*joined).await,
             Share::Start(place) => {
-                let engine = devbox_engine::start_shared(config, place).await?;
+                let engine = tokio::select! {
+                    started = devbox_engine::start_shared(config, place) => started?,
+                    outcome = run.cancelled() => return Ok(outcome),
+                };
                 run.own_session(&engine).await
             }
         }
@@ -436,8 +439,10 @@ const SHOWN: usize = 3;
 
 /// The session to join, if one of this user's serves the same: its addresses, no second tunnel.
 async fn running(config: &Config, args: &ExecArgs) -> Result<Option<Running>, Failure> {
-    // A running session has its own names and addresses.
-    if args.up.connect.namespace.is_some() || !args.up.connect.pool.is_empty() {
+    let connect = &args.up.connect;
+    // A running session has its own names, addresses and ways. The namespaces of clusters are part of what is looked for.
+    let own_names = !connect.namespace.is_empty() && !config.names_clusters_only();
+    if own_names || !connect.pool.is_empty() || connect.kube.via.is_some() {
         return Ok(None);
     }
     let mut found = devbox_engine::find(None).await.running;

@@ -24,7 +24,7 @@ pub(crate) fn run(args: &LogsArgs) -> Result<ExitCode, Failure> {
     let caller = sys::caller().map_err(Failure::because)?;
     sys::drop_to_caller(&caller).map_err(Failure::because)?;
     let state = background::state_folder(&caller)?;
-    let path = find(&state, args.env.as_ref())?;
+    let path = find(&state, args.which.environment())?;
     let failed = |error: io::Error| Failure::new(code::FAILED, format!("{}: {error}", path.display()));
     let mut log = BufReader::new(File::open(&path).map_err(failed)?);
     print::out(&last_lines(&path, &mut log, args.lines).map_err(failed)?);

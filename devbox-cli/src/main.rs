@@ -31,6 +31,7 @@ mod log_file;
 mod logs;
 mod output;
 mod print;
+mod rbac;
 mod run;
 mod runtime;
 mod status;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         Command::Gateway(GatewayCommand::Serve(args)) => gateway::serve(args),
         Command::Hosts(args) => hosts::run(args),
         Command::Ip(args) => ip::run(args),
+        Command::Rbac(args) => rbac::run(args),
         Command::Completions(args) => completion::script(args.shell),
         Command::Man(args) => from_parser::man(args),
     };

@@ -723,6 +723,9 @@ pub(crate) fn notice(notice: &Notice) -> String {
             "warning: any certificate of {far_side} is accepted: anyone on the way can read the token and change what \
              is carried"
         ),
+        Notice::Lacking { provider, what } => {
+            format!("warning: {provider}: {what} (`devbox rbac` prints the role that is needed)")
+        }
         Notice::Swept { file, tag } => {
             format!(
                 "note: removed what the killed session {tag} had left in {}",
@@ -1310,6 +1313,11 @@ mod tests {
                 reason: reason(),
             },
             Notice::HelperRestarted { pid: 4244 },
+            Notice::Lacking {
+                provider: "minikube".to_owned(),
+                what: "you may not watch services in orders: changes are looked for every few seconds"
+                    .to_owned(),
+            },
         ];
         let lines: Vec<_> = notices.iter().map(notice).collect();
         insta::assert_snapshot!(lines.join("\n"));

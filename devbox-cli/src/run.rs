@@ -28,7 +28,12 @@ pub(crate) async fn until_end(
     // From here on a signal ends the session in good order.
     let mut signals = Signals::new().map_err(Failure::because)?;
     end_at_the_second_signal(config.helper.as_ref().map(Helper::pid)).map_err(Failure::because)?;
-    let engine = devbox_engine::start(config).await?;
+    // A credential plug-in may wait for its user.
+    let engine = tokio::select! {
+        biased;
+        signal = signals.next() => return Ok(StopReason::Requested { by: signal.into() }),
+        started = devbox_engine::start(config) => started?,
+    };
     let mut events = engine.events();
     let mut ready = false;
     let mut failed = None;

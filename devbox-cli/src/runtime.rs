@@ -79,6 +79,7 @@ fn log(verbose: u8) {
     let filter = EnvFilter::try_from_env("DEVBOX_LOG").unwrap_or_else(|_| {
         let crates = [
             "catalog_file",
+            "catalog_kube",
             "devbox",
             "devbox_engine",
             "devbox_gateway",

@@ -20,13 +20,13 @@ fn none(environment: Option<&Label>) -> Failure {
 pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
     as_user()?;
     runtime::run(0, async {
-        let Found { running, silent } = devbox_engine::find(args.env.as_ref()).await;
+        let Found { running, silent } = devbox_engine::find(args.which.environment()).await;
         for session in &silent {
             print::note(&format!("warning: {}", describe(session)));
         }
         if running.is_empty() {
             return Err(if silent.is_empty() {
-                none(args.env.as_ref())
+                none(args.which.environment())
             } else {
                 Failure::new(code::UNAVAILABLE, "no running session can be shown")
             });
@@ -64,10 +64,10 @@ fn describe(session: &Silent) -> String {
 pub(crate) fn down(args: &SelectArgs) -> Result<ExitCode, Failure> {
     as_user()?;
     runtime::run(0, async {
-        let Found { running, silent } = devbox_engine::find(args.env.as_ref()).await;
+        let Found { running, silent } = devbox_engine::find(args.which.environment()).await;
         let count = running.len() + silent.len();
         if count == 0 {
-            return Err(none(args.env.as_ref()));
+            return Err(none(args.which.environment()));
         }
         if count > 1 && !args.all {
             let mut failure = Failure::new(code::FAILED, format!("{count} sessions are running"))

@@ -30,7 +30,7 @@ use crate::helper::Helper;
 pub struct Config {
     /// The far sides. Where two provide the same name, the earlier one has it.
     pub providers: Vec<ProviderConfig>,
-    /// How names are made.
+    /// How names are made. Where no namespace is active, the first one of the first Kubernetes cluster is.
     pub names: NamesPolicy,
     /// The prefixes that addresses are chosen from. Default: 127.77.0.0/16.
     pub pools: Vec<IpNet>,
@@ -140,6 +140,10 @@ pub enum ProviderKind {
         /// The file.
         catalog: PathBuf,
     },
+    /// Namespaces of a Kubernetes cluster. Needs the feature `kube`. What the options leave to the kubeconfig is settled when the session
+    /// starts, and its environment is [`ProviderConfig::environment`], if that is set.
+    #[cfg(feature = "kube")]
+    Kubernetes(catalog_kube::KubeOptions),
     /// A kind of your own.
     Custom(Arc<dyn Provider>),
 }
@@ -204,6 +208,12 @@ impl ProviderConfig {
         Self::new(name, ProviderKind::Gateway(gateway))
     }
 
+    /// Namespaces of a Kubernetes cluster.
+    #[cfg(feature = "kube")]
+    pub fn kubernetes(name: impl Into<String>, options: catalog_kube::KubeOptions) -> Self {
+        Self::new(name, ProviderKind::Kubernetes(options))
+    }
+
     /// A kind of your own.
     pub fn custom(name: impl Into<String>, provider: impl Provider) -> Self {
         Self::new(name, ProviderKind::Custom(Arc::new(provider)))
@@ -224,6 +234,8 @@ impl fmt::Debug for ProviderKind {
         match self {
             Self::Gateway(gateway) => gateway.fmt(f),
             Self::Direct { catalog } => f.debug_struct("Direct").field("catalog", catalog).finish(),
+            #[cfg(feature = "kube")]
+            Self::Kubernetes(options) => options.fmt(f),
             Self::Custom(provider) => f.debug_tuple("Custom").field(&provider.status()).finish(),
         }
     }

@@ -22,6 +22,7 @@ use crate::host::{Claims, Control, MachineHost};
 use crate::leases::{Addresses, Writing};
 use crate::notice::{Events, Notice, Notices};
 use crate::providers;
+use crate::settle::settle;
 use crate::shared::Place;
 use crate::sinks::{HelperHosts, PrivateHosts, PrivateSink};
 use crate::surroundings;
@@ -60,7 +61,8 @@ pub async fn start(config: Config) -> Result<Engine, Error> {
 ///
 /// # Cancel safety
 /// Safe: nothing is started.
-pub async fn start_shared(config: Config, place: Option<Place>) -> Result<Engine, Error> {
+pub async fn start_shared(mut config: Config, place: Option<Place>) -> Result<Engine, Error> {
+    settle(&mut config)?;
     let notices = Notices::new();
     let Prepared {
         settings,

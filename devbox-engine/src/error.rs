@@ -57,6 +57,10 @@ pub enum Error {
     /// A catalog file is missing or unusable; the place of a mistake is in the text.
     #[error(transparent)]
     Catalog(Box<dyn std::error::Error + Send + Sync>),
+    /// A Kubernetes cluster cannot be used.
+    #[cfg(feature = "kube")]
+    #[error(transparent)]
+    Kubernetes(Box<catalog_kube::Error>),
     /// This build has no support for a kind of provider.
     #[error("this program was built without support for providers of the kind `{kind}`")]
     NotBuiltIn {

@@ -14,6 +14,7 @@ mod notice;
 mod plan;
 mod providers;
 mod running;
+mod settle;
 mod shared;
 mod sinks;
 mod surroundings;

@@ -28,6 +28,13 @@ pub enum Notice {
         /// The gateway.
         far_side: String,
     },
+    /// The user may not do everything in a cluster that was asked for.
+    Lacking {
+        /// The cluster's provider.
+        provider: String,
+        /// What they lack, and what is so without it: a few clauses.
+        what: String,
+    },
     /// What a session that was killed had left was removed.
     Swept {
         /// The hosts file.

@@ -17,6 +17,7 @@ use crate::engine::{Prepared, TAG_PREFIX, prepare};
 use crate::error::Error;
 use crate::host::fault;
 use crate::notice::{Notice, Notices};
+use crate::settle::settle;
 use crate::sinks::published;
 use crate::{hosts, running};
 
@@ -55,12 +56,14 @@ pub async fn plan(
     low_ports: bool,
     owner_lives: impl Fn(&str) -> bool + Send + Sync,
 ) -> Result<Plan, Error> {
+    let mut config = config.clone();
+    settle(&mut config)?;
     let notices = Notices::new();
     let Prepared {
         settings,
         addresses,
         providers,
-    } = prepare(config, &notices).await?;
+    } = prepare(&config, &notices).await?;
     let hosts_file = match &config.publish {
         Publish::HostsFile(file) => Some(file.clone()),
         Publish::Registry | Publish::Private { .. } => None,

@@ -42,6 +42,8 @@ pub(crate) async fn build(
                 gateway(config, session, max_connections).await?
             }
             ProviderKind::Direct { catalog } => direct(catalog).await?,
+            #[cfg(feature = "kube")]
+            ProviderKind::Kubernetes(options) => kubernetes(&config.name, options, session, notices).await?,
             ProviderKind::Custom(provider) => Arc::clone(provider),
         });
     }
@@ -162,6 +164,39 @@ cfg_if::cfg_if! {
     } else {
         async fn direct(_catalog: &Path) -> Result<Arc<dyn Provider>, Error> {
             Err(Error::NotBuiltIn { kind: "direct" })
+        }
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(feature = "kube")] {
+        use std::time::Duration;
+
+        use catalog_kube::{Cluster, KubeOptions, KubeProvider, access};
+
+        /// How long a session waits to be told what the user lacks. Whatever that is, it shows later as well.
+        const ACCESS_PATIENCE: Duration = Duration::from_secs(2);
+
+        async fn kubernetes(
+            name: &str,
+            options: &KubeOptions,
+            session: &str,
+            notices: &Notices,
+        ) -> Result<Arc<dyn Provider>, Error> {
+            let cluster = Cluster::open(&options.cluster).await?;
+            let asked = tokio::time::timeout(ACCESS_PATIENCE, access::check(&cluster, options)).await;
+            match asked {
+                Ok(Ok(access)) if access.is_complete() => {}
+                Ok(Ok(access)) => notices.add(Notice::Lacking {
+                    provider: name.to_owned(),
+                    what: access.to_string(),
+                }),
+                Ok(Err(error @ catalog_kube::Error::UnknownNamespaces { .. })) => return Err(error.into()),
+                // A cluster that does not answer is told by the session, which tries again.
+                Ok(Err(error)) => tracing::debug!(%error, "what the user may do is not known"),
+                Err(_) => tracing::debug!("what the user may do is not known in time"),
+            }
+            Ok(Arc::new(KubeProvider::new(options.clone(), session).over(cluster)))
         }
     }
 }

@@ -14,6 +14,7 @@ use tunnel_bridge::Trust;
 use crate::config::{Config, ProviderKind, Publish, TokenConfig};
 use crate::error::Error;
 use crate::running::Joined;
+use crate::settle::settle;
 use crate::sys::{self, ControlListener, ControlStream, Taken};
 
 /// How long a session may take to let somebody in. It answers before it is ready.
@@ -46,7 +47,9 @@ pub struct Place(pub(crate) ControlListener);
 /// # Cancel safety
 /// Safe: nothing is held.
 pub async fn share(config: &Config) -> Share {
-    let Some((name, base)) = name(config) else {
+    let mut config = config.clone();
+    // A mistake in it is told by whoever starts it.
+    let Some((name, base)) = settle(&mut config).ok().and_then(|()| name(&config)) else {
         return Share::Start(None);
     };
     let deadline = Instant::now() + LEAVING;
@@ -154,6 +157,18 @@ fn name(config: &Config) -> Option<(String, &[u8])> {
                 );
             }
             ProviderKind::Direct { catalog } => parts.push(whole(Some(catalog))?),
+            #[cfg(feature = "kube")]
+            ProviderKind::Kubernetes(options) => {
+                let mut options = options.clone();
+                parts.push(whole(options.cluster.kubeconfig.take().as_deref())?);
+                // Which file a context is from counts as well.
+                parts.push(
+                    std::env::var_os("KUBECONFIG")
+                        .unwrap_or_default()
+                        .into_encoded_bytes(),
+                );
+                parts.push(format!("{options:?}").into_bytes());
+            }
             // What is behind it is not known.
             ProviderKind::Custom(_) => return None,
         }

@@ -128,6 +128,26 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_of_a_headless_service_is_named_below_it() {
+        let policy = NamesPolicy {
+            active: Some("orders".parse().unwrap()),
+            ..NamesPolicy::default()
+        };
+        let mut service: ServiceId = "db.orders".parse().unwrap();
+        service.member = Some("db-0".parse().unwrap());
+        assert_eq!(
+            policy.names(&service, &"minikube".parse().unwrap()),
+            [
+                "db-0.db",
+                "db-0.db.orders",
+                "db-0.db.orders.svc",
+                "db-0.db.orders.svc.cluster.local",
+                "db-0.db.orders.minikube"
+            ]
+        );
+    }
+
+    #[test]
     fn only_the_active_namespace_owns_bare_names() {
         let policy = NamesPolicy {
             active: Some("backend".parse().unwrap()),

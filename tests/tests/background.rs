@@ -166,7 +166,7 @@ fn a_start_that_fails_says_what_it_says_in_the_foreground() -> Outcome {
         let file = scene.hosts_file(caller)?;
         let detached = up_detached(&gateway, caller, &file)?.run(3 * wait::SOON)?;
         let detached = detached.expect_code(2)?;
-        detached.expect_text(&["is the gateway running"])?;
+        detached.expect_text(&["is it running, and is this its address"])?;
         hosts::expect_original(&file)?;
         // What it said is no log of a session.
         devbox(scene, "logs", caller, &[])?

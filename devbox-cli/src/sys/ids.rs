@@ -53,6 +53,8 @@ pub(crate) fn own_identity() -> io::Result<Caller> {
 }
 
 /// Gives up root for good where sudo gave it: from here on this process is the caller's.
+///
+/// Only for a process without other threads.
 pub(crate) fn drop_to_caller(caller: &Caller) -> io::Result<()> {
     if !is_root() || caller.uid == 0 {
         return Ok(());
@@ -63,7 +65,20 @@ pub(crate) fn drop_to_caller(caller: &Caller) -> io::Result<()> {
     setgroups(&groups)?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;
+    live_as(caller);
     Ok(())
+}
+
+/// What is looked for below the home folder from here on, by this process and by the programs that it starts (a kubeconfig, what
+/// credential plug-ins keep), is the caller's: the variable of sudo names root's.
+#[expect(
+    unsafe_code,
+    reason = "variables are the process's, and other programs read them"
+)]
+fn live_as(caller: &Caller) {
+    let Some(home) = &caller.home else { return };
+    // SAFETY: no other thread reads variables meanwhile: whoever gives up root has not started any.
+    unsafe { std::env::set_var("HOME", home) };
 }
 
 /// Does something with the caller's rights where sudo gave this process more, and takes its own back.

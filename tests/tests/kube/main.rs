@@ -4,3 +4,4 @@
 mod gateway_image;
 mod node;
 mod services;
+mod user;

@@ -1,0 +1,199 @@
+//! `devbox up -n` and `devbox exec -n`, as a user who may do what `devbox rbac` prints and nothing else.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use devbox_tests::kube::{Namespace, Node};
+use devbox_tests::{Caller, Invocation, Outcome, Result, Scene, Signal, hosts, need_program, scenario, wait};
+use serde_json::Value;
+
+/// The kubeconfig of a service account that has exactly the role which `devbox rbac` prints for port-forwards.
+fn user(scene: &Scene, namespace: &Namespace, caller: Caller) -> Result<PathBuf> {
+    let kubeconfig = namespace.service_account(scene, "[]", caller)?;
+    let parsed: Value = serde_json::from_slice(&std::fs::read(&kubeconfig)?)?;
+    let account = parsed["users"][0]["name"].as_str().context("no user")?;
+    let account = format!("{}:{account}", namespace.name());
+    let roles = scene
+        .devbox(["rbac", "-n", namespace.name(), "--service-account", &account])?
+        .run(wait::SOON)?
+        .expect_success()?;
+    namespace.apply(&roles.output())?;
+    // Users other than root may listen on port 80 in the node's network.
+    namespace
+        .node()
+        .command(
+            scene,
+            [
+                "sysctl",
+                "--quiet",
+                "--write",
+                "net.ipv4.ip_unprivileged_port_start=80",
+            ],
+        )?
+        .run(wait::SOON)?
+        .expect_success()?;
+    Ok(kubeconfig)
+}
+
+fn devbox<'a>(
+    scene: &'a Scene,
+    namespace: &Namespace,
+    kubeconfig: &Path,
+    arguments: &[&str],
+) -> Result<Invocation<'a>> {
+    let command = scene
+        .devbox(arguments.iter().copied())?
+        .env("KUBECONFIG", kubeconfig);
+    namespace.node().enter(command)
+}
+
+#[test]
+fn exec_reaches_the_services_of_a_namespace_by_name_without_root() -> Outcome {
+    scenario(|scene| {
+        need_program("psql", "postgresql-client")?;
+        let namespace = Node::find()?.services()?;
+        let caller = Caller::Ordinary;
+        let kubeconfig = user(scene, &namespace, caller)?;
+        let name = namespace.name();
+        let run = |command: &[&str]| -> Result<String> {
+            let words = [&["exec", "-n", name, "--"], command].concat();
+            let out = devbox(scene, &namespace, &kubeconfig, &words)?
+                .by(caller)
+                .run(4 * wait::SOON)?
+                .expect_success()?;
+            ensure!(!out.errors().contains("you may not"), "{}", out.errors());
+            Ok(out.output())
+        };
+        let pods = namespace.pods("app=web")?;
+        let answer = run(&["curl", "--silent", "--show-error", "http://web/"])?;
+        ensure!(
+            pods.iter().any(|pod| answer.trim_end() == pod),
+            "{answer} of {pods:?}"
+        );
+        let query = [
+            "--no-align",
+            "--tuples-only",
+            "--username=postgres",
+            "--command=select 6 * 7",
+        ];
+        // The service, a pod of it, and the name that programs are configured with in the cluster.
+        for host in ["db", "db-1.db", &format!("db.{name}.svc.cluster.local")] {
+            let answer = run(&[&["psql", "--host", host], &query[..]].concat())?;
+            ensure!(answer == "42\n", "{host}: {answer}");
+        }
+        ensure!(run(&["redis-cli", "-h", &format!("cache.{name}"), "ping"])? == "PONG\n");
+        Ok(())
+    })
+}
+
+#[test]
+fn up_follows_the_namespace_and_leaves_nothing_when_it_is_killed() -> Outcome {
+    scenario(|scene| {
+        let namespace = Node::find()?.services()?;
+        let caller = Caller::Ordinary;
+        let kubeconfig = user(scene, &namespace, caller)?;
+        let name = namespace.name();
+        let file = scene.hosts_file(caller)?;
+        let words = ["up", "-n", name, "--hosts-file", &file.display().to_string()];
+        let mut up = devbox(scene, &namespace, &kubeconfig, &words)?
+            .by(caller)
+            .start()?;
+        up.wait_for_line("a session that is ready", 2 * wait::SOON, |line| line == "ready")?;
+        hosts::address_of(&file, &format!("web.{name}.svc.cluster.local"))?;
+        hosts::address_of(&file, &format!("db-0.db.{name}"))?;
+
+        let status = devbox(
+            scene,
+            &namespace,
+            &kubeconfig,
+            &["status", "--context", "test", "--json"],
+        )?
+        .by(caller)
+        .run(wait::SOON)?
+        .expect_success()?;
+        let status: Value = serde_json::from_str(&status.output())?;
+        let provider = &status["providers"][0];
+        ensure!(provider["kind"] == "kubernetes", "{provider}");
+        ensure!(provider["far_side"] == format!("{name} in test"), "{provider}");
+        ensure!(provider["via"]["way"] == "port-forward", "{provider}");
+
+        // A service that comes later, and goes.
+        namespace.kubectl(&["expose", "deployment/web", "--name=later", "--port=8080"])?;
+        wait::until("the new service's name", 2 * wait::SOON, || {
+            hosts::lookup(&file, "later").map(|_| ())
+        })?;
+        namespace.kubectl(&["delete", "service/later"])?;
+        wait::until("the end of its name", 2 * wait::SOON, || {
+            hosts::lookup(&file, "later").is_none().then_some(())
+        })?;
+
+        up.signal(Signal::KILL)?;
+        up.wait(wait::SOON)?;
+        wait::until("the hosts file as before", wait::SOON, || {
+            hosts::is_original(&file).then_some(())
+        })?;
+        Ok(())
+    })
+}
+
+#[test]
+fn no_request_fails_while_a_deployment_is_restarted() -> Outcome {
+    scenario(|scene| {
+        let namespace = Node::find()?.services()?;
+        let caller = Caller::Ordinary;
+        let kubeconfig = user(scene, &namespace, caller)?;
+        let stop = scene.folder().join("stop");
+        let script = format!(
+            "echo begun; while ! [ -e {} ]; do \
+             curl --silent --show-error --fail --max-time 10 --output /dev/null http://web/ && echo answered; sleep .02; done",
+            stop.display()
+        );
+        let words = ["exec", "-n", namespace.name(), "--", "sh", "-c", &script];
+        let mut asking = devbox(scene, &namespace, &kubeconfig, &words)?
+            .by(caller)
+            .start()?;
+        asking.wait_for_line("the first answer", 2 * wait::SOON, |line| line == "answered")?;
+        namespace.restart("deployment/web")?;
+        scene.write("stop", "")?;
+        asking.wait(2 * wait::SOON)?;
+        let answered = asking.output().matches("answered").count();
+        let failed = asking.errors().matches("curl:").count();
+        ensure!(
+            answered > 20 && failed == 0,
+            "{answered} answered: {}",
+            asking.errors()
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn what_is_not_there_or_not_allowed_is_said_before_the_start() -> Outcome {
+    scenario(|scene| {
+        let namespace = Node::find()?.namespace()?;
+        let caller = Caller::Ordinary;
+        // Namespaces may be looked at by the admin.
+        let admin = scene.write_secret("admin", std::fs::read(namespace.node().admin())?, caller)?;
+        let mistyped = format!("{}x", namespace.name());
+        devbox(scene, &namespace, &admin, &["up", "--no-hosts", "-n", &mistyped])?
+            .by(caller)
+            .run(2 * wait::SOON)?
+            .expect_code(1)?
+            .expect_text(&[&format!(
+                "no namespace `{mistyped}` (did you mean `{}`?)",
+                namespace.name()
+            )])?;
+
+        let rules = "[{apiGroups: [''], resources: [services], verbs: [list, watch]}, \
+                     {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}]";
+        let kubeconfig = namespace.service_account(scene, rules, caller)?;
+        let up = devbox(scene, &namespace, &kubeconfig, &["up", "--no-hosts"])?
+            .by(caller)
+            .start()?;
+        up.wait_for_line("the warning", 2 * wait::SOON, |line| {
+            line.contains("you may not create pods/portforward")
+                && line.contains("no connection to a pod can be made")
+        })?;
+        Ok(())
+    })
+}
