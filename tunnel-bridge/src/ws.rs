@@ -37,7 +37,7 @@ pub(crate) mod upgrade;
 
 pub use crate::dial::{Carriage, Progress};
 pub use connect::{
-    ConnectError, ConnectOptions, Connected, FellBack, Protocol, Response, connect, connect_carrier,
+    ConnectError, ConnectOptions, Connected, FellBack, Protocol, Response, Underlay, connect, connect_carrier,
     establish,
 };
 pub use upgrade::{AcceptError, NotAWebSocket, Upgrade};

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -14,7 +16,7 @@ use url::Url;
 use super::offer::Offer;
 use crate::dial::{self, Carriage, Progress, Proxies, Proxy, ProxyError, ReachError, Reached, Road};
 use crate::http::{self, HeadError};
-use crate::{Carrier, Link, Role, Trust, ws};
+use crate::{ByteStream, Carrier, Link, Role, Trust, ws};
 
 /// Where to connect to, and what to say there.
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ pub struct ConnectOptions {
     pub tls: Option<crate::tls::Prepared>,
     /// The proxies to go through. Default: none; [`Proxies::from_env`] reads what the environment says.
     pub proxies: Proxies,
+    /// What the connection is made over in place of TCP. The URL's host is then only a name, and proxies are not asked. Default: none.
+    pub underlay: Option<Arc<dyn Underlay>>,
     /// Told what is being waited for, and at the end that nothing is. Default: nobody.
     pub progress: Option<watch::Sender<Option<Progress>>>,
     /// A header that the server's own answers have and a proxy's have not: a refusal with it is final, and any other one
@@ -47,6 +51,19 @@ pub struct ConnectOptions {
     /// 403, 405 and 502.
     pub answer_header: Option<String>,
     headers: Vec<Header>,
+}
+
+/// A way to a server that is not a TCP connection of our own: a stream through something that is open already.
+#[async_trait]
+pub trait Underlay: fmt::Debug + Send + Sync + 'static {
+    /// A new stream to the server.
+    ///
+    /// # Errors
+    /// Why there is none.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the attempt.
+    async fn connect(&self) -> io::Result<Box<dyn ByteStream>>;
 }
 
 /// What a connection was switched to.
@@ -74,8 +91,8 @@ pub struct Connected {
     pub carrier: Box<dyn Carrier>,
     /// What it was switched to.
     pub protocol: Protocol,
-    /// The other end of the TCP connection: the server's address, or the proxy's.
-    pub peer: SocketAddr,
+    /// The other end of the TCP connection: the server's address, or the proxy's. `None` over an [`Underlay`].
+    pub peer: Option<SocketAddr>,
     /// The proxy in between, if the client goes through one.
     pub proxy: Option<Proxy>,
     /// Why the raw protocol is not used although it was offered first: what became of that offer. `None` where the server
@@ -144,6 +161,7 @@ impl ConnectOptions {
             #[cfg(feature = "tls")]
             tls: None,
             proxies: Proxies::none(),
+            underlay: None,
             progress: None,
             answer_header: None,
             headers: Vec::new(),
@@ -421,7 +439,10 @@ impl<'a> Attempt<'a> {
         // A bare IPv6 host has its brackets in the URL and not in the resolver.
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Attempt {
-            proxy: options.proxies.choose(tls, &host, port)?,
+            proxy: match options.underlay {
+                Some(_) => None,
+                None => options.proxies.choose(tls, &host, port)?,
+            },
             #[cfg(feature = "tls")]
             config: match (tls, &options.tls) {
                 (false, _) => None,
@@ -476,6 +497,10 @@ impl<'a> Attempt<'a> {
     async fn try_once(&self, offer: &Offer) -> Result<Connected, Failed> {
         let options = self.options;
         let tell = |progress| options.tell(Some(progress));
+        if let Some(underlay) = &options.underlay {
+            let stream = underlay.connect().await.map_err(|error| self.unreachable(error))?;
+            return self.secure(stream, None, offer).await;
+        }
         let reached = dial::reach(&self.host, self.port, self.proxy, &options.trust, &tell).await;
         let Reached { road, peer } = reached.map_err(|error| match error {
             ReachError::Io(source) => self.unreachable(source),
@@ -483,21 +508,21 @@ impl<'a> Attempt<'a> {
             ReachError::Setup(error) => error.into(),
         })?;
         match road {
-            Road::Tcp(stream) => self.secure(stream, peer, offer).await,
+            Road::Tcp(stream) => self.secure(stream, Some(peer), offer).await,
             #[cfg(feature = "tls")]
-            Road::ProxyTls(stream) => self.secure(stream, peer, offer).await,
+            Road::ProxyTls(stream) => self.secure(stream, Some(peer), offer).await,
         }
     }
 
     #[cfg(feature = "tls")]
-    async fn secure<S>(&self, stream: S, peer: SocketAddr, offer: &Offer) -> Result<Connected, Failed>
+    async fn secure<S>(&self, stream: S, peer: Option<SocketAddr>, offer: &Offer) -> Result<Connected, Failed>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Some(config) = &self.config else {
             return self.switch(stream, peer, offer).await;
         };
-        self.options.tell(Some(Progress::Tls(peer)));
+        self.options.tell(peer.map(Progress::Tls));
         let prepared = self.options.tls.as_ref();
         let name = prepared.and_then(crate::tls::Prepared::server_name);
         let name = name.unwrap_or(&self.host);
@@ -507,7 +532,7 @@ impl<'a> Attempt<'a> {
     }
 
     #[cfg(not(feature = "tls"))]
-    async fn secure<S>(&self, stream: S, peer: SocketAddr, offer: &Offer) -> Result<Connected, Failed>
+    async fn secure<S>(&self, stream: S, peer: Option<SocketAddr>, offer: &Offer) -> Result<Connected, Failed>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -532,11 +557,11 @@ impl<'a> Attempt<'a> {
     }
 
     /// Asks to switch, and reads the answer.
-    async fn switch<S>(&self, mut stream: S, peer: SocketAddr, offer: &Offer) -> Result<Connected, Failed>
+    async fn switch<S>(&self, mut stream: S, peer: Option<SocketAddr>, offer: &Offer) -> Result<Connected, Failed>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.options.tell(Some(Progress::WebSocket(peer)));
+        self.options.tell(peer.map(Progress::WebSocket));
         let request = [&self.begin, &offer.headers(), &self.end]
             .map(String::as_str)
             .concat();
