@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kube::client::middleware::{AuthLayer, ExtraHeadersLayer};
 use kube::client::{Body, ConfigExt as _};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 use tower::{Layer as _, ServiceExt as _};
 use tunnel_bridge::dial::{Carriage, Proxies, Proxy};
@@ -12,7 +12,7 @@ use tunnel_bridge::tls::Prepared;
 use tunnel_bridge::ws::ConnectOptions;
 use url::Url;
 
-use crate::{Error, Forbidden};
+use crate::{Error, Forbidden, kubeconfig};
 
 /// Which cluster, and as whom.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,7 +59,8 @@ impl Cluster {
     /// Reads the settings. Nothing is sent to the cluster, but a credential plug-in of the kubeconfig may run and ask elsewhere.
     ///
     /// # Errors
-    /// [`Error::Kubeconfig`], [`Error::NoCluster`], [`Error::Unauthorized`] where the credential cannot be had.
+    /// [`Error::Kubeconfig`], [`Error::NoCluster`], [`Error::NoContext`], [`Error::UnknownContext`]; [`Error::Unauthorized`] where the
+    /// credential cannot be had.
     pub async fn open(options: &ClusterOptions) -> Result<Self, Error> {
         let chosen = KubeConfigOptions {
             context: options.context.clone(),
@@ -69,29 +70,17 @@ impl Cluster {
             path: options.kubeconfig.clone(),
             source: Box::new(source),
         };
-        let kubeconfig = match &options.kubeconfig {
-            Some(path) => Some(Kubeconfig::read_from(path).map_err(unusable)?),
-            None => match Kubeconfig::read() {
-                Ok(kubeconfig) => Some(kubeconfig),
-                // The error of a context that was asked for must be about the kubeconfig.
-                Err(error) if options.context.is_some() => return Err(unusable(error)),
-                Err(_) => None,
-            },
-        };
-        let (name, config) = match kubeconfig {
+        let (name, config) = match kubeconfig::read(options)? {
             Some(kubeconfig) => {
-                let context = options
-                    .context
-                    .clone()
-                    .or_else(|| kubeconfig.current_context.clone());
+                let context = kubeconfig::context(&kubeconfig, options.context.as_deref())?;
                 let config = Config::from_custom_kubeconfig(kubeconfig, &chosen).await;
-                (context.unwrap_or_default(), config.map_err(unusable)?)
+                (context, config.map_err(unusable)?)
             }
             None => {
-                let config = Config::infer().await.map_err(|source| Error::NoCluster {
-                    source: Box::new(source),
+                let config = Config::incluster().map_err(|_| Error::NoCluster {
+                    looked_at: Vec::new(),
                 })?;
-                ("in-cluster".to_owned(), config)
+                (kubeconfig::IN_CLUSTER.to_owned(), config)
             }
         };
         Self::with_config(name, config)

@@ -1,25 +1,54 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use kube::config::KubeconfigError;
+
+use crate::access::UnknownNamespace;
+
 /// Why something that was asked of a cluster did not come about.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The kubeconfig cannot be used.
-    #[error("{}{source}", .path.as_ref().map_or_else(String::new, |path| format!("{}: ", path.display())))]
+    #[error("{}{}", .path.as_ref().map_or_else(String::new, |path| format!("{}: ", path.display())), unusable(.source))]
     Kubeconfig {
         /// The file, where one was named.
         path: Option<PathBuf>,
         /// What is wrong with it.
-        source: Box<kube::config::KubeconfigError>,
+        source: Box<KubeconfigError>,
     },
     /// There is neither a kubeconfig nor a cluster around this process.
-    #[error(
-        "there is no kubeconfig ($KUBECONFIG, ~/.kube/config) and this process does not run in a cluster"
-    )]
+    #[error("there is no kubeconfig{}, and this process does not run in a cluster", named(.looked_at))]
     NoCluster {
-        /// What the kubeconfig lacks.
-        source: Box<kube::config::InferConfigError>,
+        /// Where one was looked for.
+        looked_at: Vec<PathBuf>,
+    },
+    /// The kubeconfig has no current context, and none was asked for.
+    #[error("the kubeconfig has no current context{}", listed("; it has", .known))]
+    NoContext {
+        /// Those that it has.
+        known: Vec<String>,
+    },
+    /// The kubeconfig has no such context.
+    #[error("the kubeconfig has no context `{context}`{}", match .similar {
+        Some(similar) => format!("; did you mean `{similar}`?"),
+        None => listed("; it has", .known),
+    })]
+    UnknownContext {
+        /// What was asked for.
+        context: String,
+        /// The one that was most likely meant.
+        similar: Option<String>,
+        /// Those that it has.
+        known: Vec<String>,
+    },
+    /// None of the namespaces that were asked for is there.
+    #[error("{cluster} has no namespace {}", .unknown.iter().map(ToString::to_string).collect::<Vec<_>>().join(", and no "))]
+    UnknownNamespaces {
+        /// The cluster.
+        cluster: String,
+        /// What was asked for.
+        unknown: Vec<UnknownNamespace>,
     },
     /// The user may not do this.
     #[error(transparent)]
@@ -75,4 +104,35 @@ impl fmt::Display for Forbidden {
             None => write!(f, "you may not {verb} {resource} in the whole cluster"),
         }
     }
+}
+
+/// What is wrong with a kubeconfig, without its path.
+fn unusable(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::ReadConfig(error, _) => error.to_string(),
+        KubeconfigError::Parse(error) => format!("it is no kubeconfig: {error}"),
+        error => error.to_string(),
+    }
+}
+
+fn named(files: &[PathBuf]) -> String {
+    let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+    if files.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", files.join(", "))
+    }
+}
+
+/// `; it has a, b and c`, cut after a few.
+fn listed(begin: &str, known: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let mut shown: Vec<_> = known.iter().take(SHOWN).map(String::as_str).collect();
+    if shown.is_empty() {
+        return format!("{begin} none");
+    }
+    if known.len() > SHOWN {
+        shown.push("…");
+    }
+    format!("{begin} {}", shown.join(", "))
 }

@@ -1,11 +1,15 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod cluster;
 mod error;
+mod kubeconfig;
 mod options;
+pub mod rbac;
 mod road;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use error::{Error, Forbidden};
+pub use kubeconfig::environment_of;
 pub use options::{BadWayIn, KubeOptions, WayIn};

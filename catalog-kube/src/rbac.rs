@@ -1,0 +1,298 @@
+//! What a user must be allowed to do in a namespace, on each way into a cluster: as a table, and as a Role to apply.
+
+use std::fmt::Write as _;
+
+use crate::WayIn;
+
+/// A right in one namespace.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Right {
+    /// The API group; empty for the core.
+    pub(crate) group: &'static str,
+    /// The resource in the plural, with its subresource.
+    pub(crate) resource: &'static str,
+    /// The one object that is meant, where it is one.
+    pub(crate) name: Option<&'static str>,
+    pub(crate) verbs: Verbs,
+}
+
+/// What must be allowed to be done with it, and what is so where that is not.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verbs {
+    /// Each has a purpose of its own.
+    Each(&'static [(&'static str, &'static str)]),
+    /// One of them is enough, which one depends on the version of the API server.
+    Any(&'static [&'static str], &'static str),
+}
+
+impl Verbs {
+    fn all(&self) -> Vec<&'static str> {
+        match self {
+            Self::Each(verbs) => verbs.iter().map(|(verb, _)| *verb).collect(),
+            Self::Any(verbs, _) => verbs.to_vec(),
+        }
+    }
+}
+
+const LOOKED_AT: &str = "changes are looked for every few seconds";
+
+/// What exists, and who answers for it.
+const CATALOG: &[Right] = &[
+    Right {
+        group: "",
+        resource: "services",
+        name: None,
+        verbs: Verbs::Each(&[
+            (
+                "list",
+                "only services that `services:` in devbox.yaml names are there",
+            ),
+            ("watch", LOOKED_AT),
+        ]),
+    },
+    Right {
+        group: "discovery.k8s.io",
+        resource: "endpointslices",
+        name: None,
+        verbs: Verbs::Each(&[
+            (
+                "list",
+                "connections to services are refused: who answers for them is not known",
+            ),
+            ("watch", LOOKED_AT),
+        ]),
+    },
+    Right {
+        group: "",
+        resource: "configmaps",
+        name: Some("devbox"),
+        verbs: Verbs::Each(&[(
+            "get",
+            "the names and pins of the ConfigMap `devbox` are not known",
+        )]),
+    },
+];
+
+/// Port-forwards.
+const FORWARD: &[Right] = &[Right {
+    group: "",
+    resource: "pods/portforward",
+    name: None,
+    // Over WebSocket it is a GET, for which newer API servers want `create` as well.
+    verbs: Verbs::Any(&["get", "create"], "no connection to a pod can be made"),
+}];
+
+/// A gateway pod.
+const POD: &[Right] = &[
+    Right {
+        group: "batch",
+        resource: "jobs",
+        name: None,
+        verbs: Verbs::Each(&[
+            ("create", NO_POD),
+            (
+                "delete",
+                "the gateway pod ends by itself two minutes after its last session",
+            ),
+        ]),
+    },
+    Right {
+        group: "",
+        resource: "pods",
+        name: None,
+        verbs: Verbs::Each(&[("list", NO_POD), ("watch", NO_POD)]),
+    },
+    Right {
+        group: "",
+        resource: "secrets",
+        name: None,
+        verbs: Verbs::Each(&[("get", NO_POD), ("create", NO_POD)]),
+    },
+    Right {
+        group: "",
+        resource: "pods/proxy",
+        name: None,
+        verbs: Verbs::Each(&[(
+            "get",
+            "the gateway pod is reached over one port-forward, which is slower",
+        )]),
+    },
+];
+
+const NO_POD: &str = "no gateway pod can be used, so that port-forwards take its place";
+
+/// The tables of a way in, its own last.
+pub(crate) fn rights(way: &WayIn) -> Option<impl Iterator<Item = &'static Right>> {
+    let tables: &[&'static [Right]] = match way {
+        WayIn::Auto | WayIn::Forward => &[CATALOG, FORWARD],
+        // Port-forwards are what takes the place of a pod that cannot be had.
+        WayIn::Pod => &[CATALOG, FORWARD, POD],
+        WayIn::Gateway | WayIn::Url(_) => return None,
+    };
+    Some(tables.iter().flat_map(|table| table.iter()))
+}
+
+/// Who is given a role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A user, as the API server knows them.
+    User(String),
+    /// A group.
+    Group(String),
+    /// A service account.
+    ServiceAccount {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A way in for which there is no role: what a user of a gateway may do is for that gateway to say.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there is no role for `{way}`: what its users may do is settled by the gateway; `forward` and `pod` have one"
+)]
+pub struct NoRole {
+    way: WayIn,
+}
+
+/// A Role and a RoleBinding for each namespace, in YAML for `kubectl apply -f -`: what the way in needs, and nothing else.
+///
+/// ```
+/// use catalog_kube::{WayIn, rbac};
+/// let subjects = [rbac::Subject::Group("backend".to_owned())];
+/// let yaml = rbac::roles(&WayIn::Forward, &["orders"], &subjects)?;
+/// assert!(yaml.contains("pods/portforward"));
+/// # Ok::<(), rbac::NoRole>(())
+/// ```
+///
+/// # Errors
+/// [`NoRole`].
+pub fn roles(way: &WayIn, namespaces: &[impl AsRef<str>], subjects: &[Subject]) -> Result<String, NoRole> {
+    let rights = rights(way).ok_or_else(|| NoRole { way: way.clone() })?;
+    let role = if *way == WayIn::Pod {
+        "devbox-pod"
+    } else {
+        "devbox-forward"
+    };
+    let rules: String = rights.map(rule).collect();
+    let subjects: String = subjects.iter().map(subject).collect();
+    let pair = |namespace: &str| {
+        let namespace = quoted(namespace);
+        format!(
+            "apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: {role}
+  namespace: {namespace}
+rules:
+{rules}---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {role}
+  namespace: {namespace}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: {role}
+subjects:
+{subjects}"
+        )
+    };
+    let pairs: Vec<_> = namespaces
+        .iter()
+        .map(|namespace| pair(namespace.as_ref()))
+        .collect();
+    Ok(pairs.join("---\n"))
+}
+
+fn rule(right: &Right) -> String {
+    let list = |items: &[&str]| {
+        items
+            .iter()
+            .map(|item| quoted(item))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let mut text = format!("  - apiGroups: [{}]\n", list(&[right.group]));
+    let mut line = |key: &str, items: &[&str]| {
+        let written = writeln!(text, "    {key}: [{}]", list(items));
+        debug_assert!(written.is_ok(), "a String takes everything");
+    };
+    line("resources", &[right.resource]);
+    if let Some(name) = right.name {
+        line("resourceNames", &[name]);
+    }
+    line("verbs", &right.verbs.all());
+    text
+}
+
+fn subject(subject: &Subject) -> String {
+    let of_rbac = |kind: &str, name: &str| {
+        let name = quoted(name);
+        format!("  - apiGroup: rbac.authorization.k8s.io\n    kind: {kind}\n    name: {name}\n")
+    };
+    match subject {
+        Subject::User(name) => of_rbac("User", name),
+        Subject::Group(name) => of_rbac("Group", name),
+        Subject::ServiceAccount { namespace, name } => format!(
+            "  - kind: ServiceAccount\n    name: {}\n    namespace: {}\n",
+            quoted(name),
+            quoted(namespace)
+        ),
+    }
+}
+
+/// A text that YAML reads as just that: bare where it cannot be taken for anything else, otherwise as JSON has it.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_lowercase() || "-/.".contains(c);
+    let reads_as_more = matches!(
+        text,
+        "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n"
+    );
+    let bare =
+        text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(plain) && !reads_as_more;
+    if bare {
+        text.to_owned()
+    } else {
+        serde_json::Value::from(text).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_role_of_each_way_in() {
+        let group = [Subject::Group("developers".to_owned())];
+        for way in [WayIn::Forward, WayIn::Pod] {
+            insta::assert_snapshot!(format!("roles-{way}"), roles(&way, &["orders"], &group).unwrap());
+        }
+        assert_eq!(
+            roles(&WayIn::Auto, &["orders"], &group),
+            roles(&WayIn::Forward, &["orders"], &group)
+        );
+    }
+
+    #[test]
+    fn each_namespace_has_its_own_and_every_kind_of_subject_can_be_named() {
+        let subjects = [
+            Subject::User("ada@example.com".to_owned()),
+            Subject::Group("true".to_owned()),
+            Subject::ServiceAccount {
+                namespace: "ci".to_owned(),
+                name: "runner".to_owned(),
+            },
+        ];
+        insta::assert_snapshot!(roles(&WayIn::Forward, &["orders", "shop-2"], &subjects).unwrap());
+    }
+
+    #[test]
+    fn who_uses_a_gateway_needs_no_role() {
+        let error = roles(&WayIn::Gateway, &["orders"], &[]).unwrap_err();
+        insta::assert_snapshot!(error);
+    }
+}
