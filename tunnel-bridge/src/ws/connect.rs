@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ pub struct ConnectOptions {
     headers: Vec<Header>,
 }
 
-/// A way to a server that is not a TCP connection of our own: a stream through something that is open already.
+/// A way to a server that is no TCP connection of our own: a stream through something that is open already.
 #[async_trait]
 pub trait Underlay: fmt::Debug + Send + Sync + 'static {
     /// A new stream to the server.
@@ -65,6 +65,9 @@ pub trait Underlay: fmt::Debug + Send + Sync + 'static {
     /// Dropping the future abandons the attempt.
     async fn connect(&self) -> io::Result<Box<dyn ByteStream>>;
 }
+
+/// What stands for the other end of a connection over an [`Underlay`].
+const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// What a connection was switched to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -91,8 +94,8 @@ pub struct Connected {
     pub carrier: Box<dyn Carrier>,
     /// What it was switched to.
     pub protocol: Protocol,
-    /// The other end of the TCP connection: the server's address, or the proxy's. `None` over an [`Underlay`].
-    pub peer: Option<SocketAddr>,
+    /// The other end of the TCP connection: the server's address, or the proxy's. Unspecified over an [`Underlay`].
+    pub peer: SocketAddr,
     /// The proxy in between, if the client goes through one.
     pub proxy: Option<Proxy>,
     /// Why the raw protocol is not used although it was offered first: what became of that offer. `None` where the server
@@ -189,7 +192,10 @@ impl ConnectOptions {
     }
 
     pub(crate) fn tell(&self, progress: Option<Progress>) {
-        if let Some(told) = &self.progress {
+        // What is waited for over an underlay, that knows.
+        if self.underlay.is_none()
+            && let Some(told) = &self.progress
+        {
             told.send_replace(progress);
         }
     }
@@ -495,12 +501,12 @@ impl<'a> Attempt<'a> {
     }
 
     async fn try_once(&self, offer: &Offer) -> Result<Connected, Failed> {
+        if let Some(underlay) = &self.options.underlay {
+            let stream = underlay.connect().await.map_err(|error| self.unreachable(error))?;
+            return self.secure(stream, NO_ADDRESS, offer).await;
+        }
         let options = self.options;
         let tell = |progress| options.tell(Some(progress));
-        if let Some(underlay) = &options.underlay {
-            let stream = underlay.connect().await.map_err(|error| self.unreachable(error))?;
-            return self.secure(stream, None, offer).await;
-        }
         let reached = dial::reach(&self.host, self.port, self.proxy, &options.trust, &tell).await;
         let Reached { road, peer } = reached.map_err(|error| match error {
             ReachError::Io(source) => self.unreachable(source),
@@ -508,21 +514,21 @@ impl<'a> Attempt<'a> {
             ReachError::Setup(error) => error.into(),
         })?;
         match road {
-            Road::Tcp(stream) => self.secure(stream, Some(peer), offer).await,
+            Road::Tcp(stream) => self.secure(stream, peer, offer).await,
             #[cfg(feature = "tls")]
-            Road::ProxyTls(stream) => self.secure(stream, Some(peer), offer).await,
+            Road::ProxyTls(stream) => self.secure(stream, peer, offer).await,
         }
     }
 
     #[cfg(feature = "tls")]
-    async fn secure<S>(&self, stream: S, peer: Option<SocketAddr>, offer: &Offer) -> Result<Connected, Failed>
+    async fn secure<S>(&self, stream: S, peer: SocketAddr, offer: &Offer) -> Result<Connected, Failed>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Some(config) = &self.config else {
             return self.switch(stream, peer, offer).await;
         };
-        self.options.tell(peer.map(Progress::Tls));
+        self.options.tell(Some(Progress::Tls(peer)));
         let prepared = self.options.tls.as_ref();
         let name = prepared.and_then(crate::tls::Prepared::server_name);
         let name = name.unwrap_or(&self.host);
@@ -532,7 +538,7 @@ impl<'a> Attempt<'a> {
     }
 
     #[cfg(not(feature = "tls"))]
-    async fn secure<S>(&self, stream: S, peer: Option<SocketAddr>, offer: &Offer) -> Result<Connected, Failed>
+    async fn secure<S>(&self, stream: S, peer: SocketAddr, offer: &Offer) -> Result<Connected, Failed>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -557,11 +563,11 @@ impl<'a> Attempt<'a> {
     }
 
     /// Asks to switch, and reads the answer.
-    async fn switch<S>(&self, mut stream: S, peer: Option<SocketAddr>, offer: &Offer) -> Result<Connected, Failed>
+    async fn switch<S>(&self, mut stream: S, peer: SocketAddr, offer: &Offer) -> Result<Connected, Failed>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.options.tell(peer.map(Progress::WebSocket));
+        self.options.tell(Some(Progress::WebSocket(peer)));
         let request = [&self.begin, &offer.headers(), &self.end]
             .map(String::as_str)
             .concat();

@@ -70,7 +70,7 @@ async fn connect_names_the_target_and_carries_the_credentials() {
     let options = through(server, &format!("http://ada:open%20sesame@{proxy}"));
     assert!(!format!("{options:?}").contains("sesame"), "{options:?}");
     let connected = soon("the link", ws::establish(&options)).await.unwrap();
-    assert_eq!(connected.peer, Some(proxy));
+    assert_eq!(connected.peer, proxy);
     assert_eq!(connected.proxy.unwrap().to_string(), format!("http://{proxy}"));
     let asked = heard.recv().await.unwrap();
     assert!(
