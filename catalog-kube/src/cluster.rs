@@ -2,6 +2,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use kube::client::middleware::{AuthLayer, ExtraHeadersLayer};
 use kube::client::{Body, ConfigExt as _};
 use kube::config::KubeConfigOptions;
@@ -176,20 +178,25 @@ impl Cluster {
     }
 
     /// The headers that say who the user is, as kube's own layers add them to a request.
-    async fn credential(&self) -> Result<http::HeaderMap, String> {
-        let decorated = tower::service_fn(|request: http::Request<Body>| async move {
+    fn credential(&self) -> BoxFuture<'static, Result<http::HeaderMap, String>> {
+        let decorated = tower::service_fn(|request: http::Request<Body>| {
             let mut echo = http::Response::new(());
             *echo.headers_mut() = request.into_parts().0.headers;
-            Ok::<_, tower::BoxError>(echo)
+            std::future::ready(Ok::<_, tower::BoxError>(echo))
         });
         let extra = self.extra.layer(decorated);
         let request = http::Request::new(Body::empty());
-        let echo = match &*self.auth {
-            Some(auth) => auth.layer(extra).oneshot(request).await,
-            None => extra.oneshot(request).await,
+        // Boxed here, where no lifetime is left open: the compiler cannot tell otherwise that it is `Send`.
+        let asked = match &*self.auth {
+            Some(auth) => auth.layer(extra).oneshot(request).boxed(),
+            None => extra.oneshot(request).boxed(),
         };
-        let echo = echo.map_err(|error| devbox_provider::with_causes(error.as_ref()))?;
-        Ok(echo.into_parts().0.headers)
+        asked
+            .map(|echo| match echo {
+                Ok(echo) => Ok(echo.into_parts().0.headers),
+                Err(error) => Err(devbox_provider::with_causes(error.as_ref())),
+            })
+            .boxed()
     }
 
     /// What an error of the client means. `verb`, `resource` and `namespace` are what was asked for.

@@ -4,6 +4,8 @@
 pub mod access;
 mod cluster;
 mod error;
+#[cfg_attr(not(test), expect(dead_code, reason = "the provider chooses it"))]
+mod forward;
 mod kubeconfig;
 mod options;
 pub mod rbac;

@@ -15,7 +15,9 @@ use tunnel_proto::ChunkQueue;
 
 pub use stream::StreamCarrier;
 #[cfg(feature = "websocket")]
-pub use web_socket::WebSocketCarrier;
+pub(crate) use web_socket::Duplex;
+#[cfg(feature = "websocket")]
+pub use web_socket::{MessageStream, Piece, WebSocketCarrier};
 
 use crate::sys;
 

@@ -2,6 +2,7 @@
 
 mod frames;
 mod mask;
+mod messages;
 mod read;
 mod write;
 
@@ -16,6 +17,8 @@ use tunnel_proto::{ChunkQueue, Role};
 
 use super::{Carrier, CarrierEnd, UNSENT_BYTES, poll_write_some};
 use crate::buffer::{Block, Filled, ReadSize, Stage};
+pub(crate) use messages::Duplex;
+pub use messages::{MessageStream, Piece};
 use read::{Found, Reader};
 use write::Writer;
 
@@ -138,6 +141,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> WebSocketCarrier<S> {
                 Ok(None) => return,
                 Ok(Some(Found::Bytes(part))) if part.len() < copy_below => self.arrived.push_slice(&part),
                 Ok(Some(Found::Bytes(part))) => self.arrived.push(part.freeze()),
+                // The messages of a link are one stream of bytes.
+                Ok(Some(Found::End)) => {}
                 Ok(Some(Found::Ping(payload))) => {
                     self.answered = true;
                     if let Err(error) = self.writer.pong(payload) {

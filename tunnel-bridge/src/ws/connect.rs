@@ -1,5 +1,7 @@
 //! The client's side of the handshake.
 
+mod messages;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,6 +19,8 @@ use super::offer::Offer;
 use crate::dial::{self, Carriage, Progress, Proxies, Proxy, ProxyError, ReachError, Reached, Road};
 use crate::http::{self, HeadError};
 use crate::{ByteStream, Carrier, Link, Role, Trust, ws};
+
+pub use messages::{Standby, messages, stand_by};
 
 /// Where to connect to, and what to say there.
 #[derive(Debug, Clone)]
@@ -500,19 +504,23 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    async fn reach(&self) -> Result<Reached, ConnectError> {
+        let options = self.options;
+        let tell = |progress| options.tell(Some(progress));
+        let reached = dial::reach(&self.host, self.port, self.proxy, &options.trust, &tell).await;
+        reached.map_err(|error| match error {
+            ReachError::Io(source) => self.unreachable(source),
+            ReachError::Proxy(error) => error.into(),
+            ReachError::Setup(error) => error.into(),
+        })
+    }
+
     async fn try_once(&self, offer: &Offer) -> Result<Connected, Failed> {
         if let Some(underlay) = &self.options.underlay {
             let stream = underlay.connect().await.map_err(|error| self.unreachable(error))?;
             return self.secure(stream, NO_ADDRESS, offer).await;
         }
-        let options = self.options;
-        let tell = |progress| options.tell(Some(progress));
-        let reached = dial::reach(&self.host, self.port, self.proxy, &options.trust, &tell).await;
-        let Reached { road, peer } = reached.map_err(|error| match error {
-            ReachError::Io(source) => self.unreachable(source),
-            ReachError::Proxy(error) => error.into(),
-            ReachError::Setup(error) => error.into(),
-        })?;
+        let Reached { road, peer } = self.reach().await?;
         match road {
             Road::Tcp(stream) => self.secure(stream, peer, offer).await,
             #[cfg(feature = "tls")]
@@ -525,16 +533,31 @@ impl<'a> Attempt<'a> {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Some(config) = &self.config else {
-            return self.switch(stream, peer, offer).await;
-        };
+        match &self.config {
+            None => self.switch(stream, peer, offer).await,
+            Some(config) => {
+                let stream = self.handshake(config, stream, peer).await?;
+                self.switch(stream, peer, offer).await
+            }
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    async fn handshake<S>(
+        &self,
+        config: &std::sync::Arc<rustls::ClientConfig>,
+        stream: S,
+        peer: SocketAddr,
+    ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         self.options.tell(Some(Progress::Tls(peer)));
         let prepared = self.options.tls.as_ref();
         let name = prepared.and_then(crate::tls::Prepared::server_name);
         let name = name.unwrap_or(&self.host);
         let handshake = crate::tls::connect(std::sync::Arc::clone(config), name, stream);
-        let stream = handshake.await.map_err(|error| self.failed_io(error))?;
-        self.switch(stream, peer, offer).await
+        handshake.await.map_err(|error| self.failed_io(error))
     }
 
     #[cfg(not(feature = "tls"))]
@@ -562,10 +585,29 @@ impl<'a> Attempt<'a> {
         self.unreachable(error)
     }
 
-    /// Asks to switch, and reads the answer.
     async fn switch<S>(&self, mut stream: S, peer: SocketAddr, offer: &Offer) -> Result<Connected, Failed>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (protocol, behind) = self.ask(&mut stream, peer, offer).await?;
+        Ok(Connected {
+            carrier: ws::carrier_over(protocol, stream, Role::Client, behind),
+            protocol,
+            peer,
+            proxy: self.proxy.cloned(),
+            fell_back: None,
+        })
+    }
+
+    /// Asks to switch, and reads the answer: what it was switched to, and what came behind.
+    async fn ask<S>(
+        &self,
+        mut stream: &mut S,
+        peer: SocketAddr,
+        offer: &Offer,
+    ) -> Result<(Protocol, Vec<u8>), Failed>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + ?Sized,
     {
         self.options.tell(Some(Progress::WebSocket(peer)));
         let request = [&self.begin, &offer.headers(), &self.end]
@@ -612,13 +654,7 @@ impl<'a> Attempt<'a> {
         let protocol = offer
             .switched_to(&head)
             .map_err(|message| Failed::Offer(FellBack::Status(101), self.not_a_web_socket(message)))?;
-        Ok(Connected {
-            carrier: ws::carrier_over(protocol, stream, Role::Client, head.rest),
-            protocol,
-            peer,
-            proxy: self.proxy.cloned(),
-            fell_back: None,
-        })
+        Ok((protocol, head.rest))
     }
 
     fn not_a_web_socket(&self, message: &str) -> ConnectError {

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Protocol;
+use crate::carrier::MessageStream;
 use crate::{Carrier, Link, Role, ws};
 
 /// How long a client may take to send its request.
@@ -160,24 +161,44 @@ where
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub async fn accept_carrier(mut self, subprotocol: &str) -> Result<Box<dyn Carrier>, AcceptError> {
-        let (protocol, headers) = match self.wanted(subprotocol)? {
-            Switch::Raw(name) => (
-                Protocol::Raw,
-                format!("Upgrade: {name}\r\nConnection: Upgrade\r\n"),
-            ),
+        let protocol = match self.wanted(subprotocol)? {
+            Switch::Raw(name) => {
+                self.switch(&format!("Upgrade: {name}\r\n")).await?;
+                Protocol::Raw
+            }
             Switch::WebSocket(key) => {
-                let accept = derive_accept_key(key.as_bytes());
-                let headers = format!(
-                    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\
-                     Sec-WebSocket-Protocol: {subprotocol}\r\n"
-                );
-                (Protocol::WebSocket, headers)
+                let headers = web_socket(key, subprotocol);
+                self.switch(&headers).await?;
+                Protocol::WebSocket
             }
         };
-        let head = format!("HTTP/1.1 101 Switching Protocols\r\n{headers}\r\n");
-        self.stream.write_all(head.as_bytes()).await?;
-        self.stream.flush().await?;
         Ok(ws::carrier_over(protocol, self.stream, Role::Server, self.rest))
+    }
+
+    /// Switches to a WebSocket whose messages mean something by themselves. The raw protocol is none.
+    ///
+    /// # Errors
+    /// As [`accept`](Upgrade::accept).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn accept_messages(mut self, subprotocol: &str) -> Result<MessageStream, AcceptError> {
+        let Switch::WebSocket(key) = self.wanted(subprotocol)? else {
+            return Err(NotAWebSocket::NoUpgrade.into());
+        };
+        let headers = web_socket(key, subprotocol);
+        self.switch(&headers).await?;
+        Ok(MessageStream::new(
+            Box::new(self.stream),
+            Role::Server,
+            &self.rest,
+        ))
+    }
+
+    async fn switch(&mut self, headers: &str) -> io::Result<()> {
+        let head = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n{headers}\r\n");
+        self.stream.write_all(head.as_bytes()).await?;
+        self.stream.flush().await
     }
 
     /// Answers with a short text and closes the connection. What cannot stand in a header becomes `?`.
@@ -242,6 +263,15 @@ where
             .flat_map(|(_, value)| value.split(','))
             .map(str::trim)
     }
+}
+
+/// The headers of an answer that switches to a WebSocket.
+fn web_socket(key: &str, subprotocol: &str) -> String {
+    let accept = derive_accept_key(key.as_bytes());
+    format!(
+        "Upgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\
+         Sec-WebSocket-Protocol: {subprotocol}\r\n"
+    )
 }
 
 /// What a request asks for.

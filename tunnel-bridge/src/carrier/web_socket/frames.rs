@@ -22,6 +22,7 @@ pub(super) const PING: u8 = 0x9;
 pub(super) const PONG: u8 = 0xA;
 
 /// Codes of a Close (RFC 6455 §7.4.1).
+pub(super) const NORMAL: u16 = 1000;
 pub(super) const GOING_AWAY: u16 = 1001;
 pub(super) const PROTOCOL_ERROR: u16 = 1002;
 pub(super) const INVALID_PAYLOAD: u16 = 1007;
@@ -62,9 +63,10 @@ impl Payload {
     }
 }
 
-/// The head of a whole message, or of a control frame.
+/// The head of a whole message, or of a control frame, with the byte that the message begins with, if that is not part of
+/// what was taken.
 pub(super) struct Head {
-    bytes: [u8; MAX_HEAD_BYTES],
+    bytes: [u8; MAX_HEAD_BYTES + 1],
     len: usize,
 }
 
@@ -72,7 +74,7 @@ impl Head {
     /// The head of a frame with a payload of `len` bytes, masked with `key`.
     pub(super) fn new(opcode: u8, len: usize, key: Option<[u8; 4]>) -> Head {
         let mut head = Head {
-            bytes: [0; MAX_HEAD_BYTES],
+            bytes: [0; MAX_HEAD_BYTES + 1],
             len: 0,
         };
         let masked = if key.is_some() { MASKED } else { 0 };
@@ -93,6 +95,11 @@ impl Head {
             head.put(&key);
         }
         head
+    }
+
+    /// Adds the first byte of the payload.
+    pub(super) fn put_first(&mut self, byte: u8) {
+        self.put(&[byte]);
     }
 
     fn put(&mut self, bytes: &[u8]) {

@@ -16,6 +16,8 @@ pub(super) const MAX_MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
 pub(super) enum Found {
     /// Bytes of a binary message, unmasked; never none.
     Bytes(BytesMut),
+    /// The end of a binary message.
+    End,
     /// A Ping, which wants a Pong with the same payload.
     Ping(Payload),
     /// A Close. Nothing that follows it counts.
@@ -87,8 +89,17 @@ pub(super) struct Reader {
 #[derive(Clone, Copy)]
 enum State {
     Head,
-    Data { left: u64, mask: Mask, binary: bool },
-    Control { opcode: u8, left: usize, mask: Mask },
+    Data {
+        left: u64,
+        mask: Mask,
+        binary: bool,
+        fin: bool,
+    },
+    Control {
+        opcode: u8,
+        left: usize,
+        mask: Mask,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -133,8 +144,18 @@ impl Reader {
                     }
                     None => return Ok(None),
                 },
-                State::Data { left: 0, .. } => self.state = State::Head,
-                State::Data { left, mask, binary } => {
+                State::Data {
+                    left: 0, binary, fin, ..
+                } => {
+                    let is_end = *binary && *fin;
+                    self.state = State::Head;
+                    if is_end {
+                        return Ok(Some(Found::End));
+                    }
+                }
+                State::Data {
+                    left, mask, binary, ..
+                } => {
                     if bytes.is_empty() {
                         return Ok(None);
                     }
@@ -267,6 +288,7 @@ impl Reader {
             left: len,
             mask,
             binary: message.binary,
+            fin,
         })
     }
 }

@@ -22,6 +22,8 @@ const KEYS: usize = 64;
 pub(super) struct Writer {
     /// A client's frames are masked, a server's are not (RFC 6455 §5.1).
     keys: Option<Keys>,
+    /// The byte that each message begins with, before what was taken.
+    lead: Option<u8>,
     /// What was taken and is in no frame yet.
     pending: ChunkQueue,
     /// What is missing of the frame that has begun, and its mask.
@@ -46,6 +48,7 @@ impl Writer {
     pub(super) fn new(role: Role) -> Writer {
         Writer {
             keys: matches!(role, Role::Client).then(Keys::default),
+            lead: None,
             pending: ChunkQueue::new(),
             left: 0,
             mask: Mask::new([0; 4]),
@@ -53,6 +56,11 @@ impl Writer {
             latest: None,
             close: Close::No,
         }
+    }
+
+    /// Begins each message from here on with `lead`.
+    pub(super) const fn lead_with(&mut self, lead: u8) {
+        self.lead = Some(lead);
     }
 
     /// Whether what it writes differs from what it takes by the heads alone.
@@ -95,7 +103,7 @@ impl Writer {
         }
     }
 
-    /// Writes frames to `room`, whose length is at least that of a head; how many bytes that took.
+    /// Writes frames to `room`, whose length is more than that of a head; how many bytes that took.
     pub(super) fn fill(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         loop {
@@ -117,7 +125,7 @@ impl Writer {
                 room[..n].copy_from_slice(&self.control[..n]);
                 self.control.advance(n);
                 filled += n;
-            } else if self.pending.is_empty() || room.len() < MAX_HEAD_BYTES {
+            } else if self.pending.is_empty() || room.len() <= MAX_HEAD_BYTES {
                 return Ok(filled);
             } else {
                 let head = self.begin()?;
@@ -156,7 +164,14 @@ impl Writer {
         self.left = self.pending.len().min(MAX_MESSAGE_BYTES);
         let key = self.key()?;
         self.mask = Mask::new(key.unwrap_or_default());
-        Ok(Head::new(frames::BINARY, self.left, key))
+        let Some(lead) = self.lead else {
+            return Ok(Head::new(frames::BINARY, self.left, key));
+        };
+        let mut head = Head::new(frames::BINARY, 1 + self.left, key);
+        let mut first = [lead];
+        self.mask.apply(&mut first);
+        head.put_first(first[0]);
+        Ok(head)
     }
 
     /// Whether there are control frames to be sent before any other.
