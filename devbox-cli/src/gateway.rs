@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use catalog_file::{CatalogFile, DialPolicy};
 use devbox_gateway::{
-    Admission, DeskOptions, Gateway, GatewayConfig, PushAdmission, TlsFiles, Token, TokenAdmission, TokenSource,
+    Admission, DeskOptions, Gateway, GatewayConfig, PushAdmission, TlsFiles, Token, TokenAdmission,
+    TokenSource,
 };
 use tokio_util::sync::CancellationToken;
 

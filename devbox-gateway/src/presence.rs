@@ -146,7 +146,10 @@ mod tests {
             seconds(60).await;
             drop(client);
         };
-        assert_eq!(idle_after(&presence, lost).await, Duration::from_secs(600) + LIMIT);
+        assert_eq!(
+            idle_after(&presence, lost).await,
+            Duration::from_secs(600) + LIMIT
+        );
     }
 
     #[tokio::test(start_paused = true)]

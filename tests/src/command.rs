@@ -24,6 +24,7 @@ pub struct Invocation<'a> {
     environment: BTreeMap<OsString, Option<OsString>>,
     working_directory: Option<PathBuf>,
     caller: Caller,
+    network: Option<PathBuf>,
     view: View<'a>,
     stdin: Option<Vec<u8>>,
     output: Output,
@@ -52,6 +53,7 @@ impl<'a> Invocation<'a> {
             environment: BTreeMap::new(),
             working_directory: None,
             caller: Caller::own(),
+            network: None,
             view: View::System,
             stdin: None,
             output: Output::Captured,
@@ -106,6 +108,12 @@ impl<'a> Invocation<'a> {
     /// Runs inside `machine`.
     pub fn inside(mut self, machine: &'a Machine) -> Self {
         self.view = View::Machine(machine);
+        self
+    }
+
+    /// Runs in this network namespace (network_namespaces(7)). Only root can enter one.
+    pub fn in_network(mut self, namespace: impl Into<PathBuf>) -> Self {
+        self.network = Some(namespace.into());
         self
     }
 
@@ -191,6 +199,11 @@ impl<'a> Invocation<'a> {
         let mut argv: Vec<OsString> = Vec::new();
         if own_terminal {
             argv.extend(["setsid", "--ctty"].map(OsString::from));
+        }
+        if let Some(network) = &self.network {
+            let mut option = OsString::from("--net=");
+            option.push(network);
+            argv.extend(["nsenter".into(), option, "--".into()]);
         }
         argv.extend(self.view_words()?);
         argv.extend(self.caller_words()?);

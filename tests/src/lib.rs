@@ -42,6 +42,7 @@ mod skip;
 
 pub mod attacks;
 pub mod hosts;
+pub mod kube;
 pub mod networks;
 pub mod peers;
 pub mod proc;

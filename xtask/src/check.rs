@@ -1,6 +1,6 @@
 //! `cargo xtask test`: the list of checks, the same for a developer and for CI.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::arch;
 use crate::command::{cargo, find_program, lines, output, root, succeed, target_dir};
 use crate::cross;
+use crate::kube;
 use crate::package;
 use crate::programs::{self, FOR_TESTS};
 use crate::readme::{self, How};
@@ -39,9 +40,7 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
         });
     }
     // In release mode, as the README's first command builds it: the tests run the program that is shipped.
-    steps.step("build", |_| {
-        done(cargo().args(["build", "--release", "-p", "devbox-cli", "--locked"]))
-    });
+    steps.step("build", |_| build());
     steps.loud_step("tests", "unit, property, end-to-end, documentation", |skips| {
         tests(filters, skips)
     });
@@ -58,6 +57,7 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
         steps.step("deny", |_| deny());
         steps.step("package", |_| package::leaves_can_be_published());
         cross::steps(&mut steps, may_install);
+        kube::steps(&mut steps, may_install, &[]);
     }
     Ok(steps.summary())
 }
@@ -129,10 +129,27 @@ fn architecture() -> Result<Done> {
     )
 }
 
+/// The program that is tested.
+pub(crate) fn build() -> Result<Done> {
+    done(cargo().args(["build", "--release", "-p", "devbox-cli", "--locked"]))
+}
+
 fn tests(filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
     let mut command = cargo();
     // Not `--all-targets`: it would build the examples as tests, but some tests run an example.
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    run_tests(command, filters, skips)
+}
+
+/// The tests that need a Kubernetes node, with the one in `node`.
+pub(crate) fn kube_tests(node: &Path, filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
+    let mut command = cargo();
+    command.args(["test", "--locked", "-p", "devbox-tests", "--test", "kube"]);
+    command.env("DEVBOX_KUBE", node);
+    run_tests(command, filters, skips)
+}
+
+fn run_tests(mut command: Command, filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
     command.args(["--", "--show-output"]).args(filters);
     command.env("DEVBOX_BIN", devbox());
     // A snapshot that differs is a failure, here as in CI, and never updated.
@@ -228,8 +245,6 @@ fn deny() -> Result<Done> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask test`, `ci`, `arch`, `cross`, `attack`, `bench`.
+//! The project's own commands: `cargo xtask test`, `ci`, `arch`, `cross`, `kube-test`, `image`, `attack`, `bench`.
 //!
 //! Knows how the workspace is built, checked and measured; must not know how anything in it works. CI runs exactly what a
 //! developer runs: `ci` is `test`, and there is no second list of checks.
@@ -9,6 +9,9 @@ mod bench;
 mod check;
 mod command;
 mod cross;
+mod image;
+mod kube;
+mod oci;
 mod package;
 mod programs;
 mod readme;
@@ -17,6 +20,7 @@ mod steps;
 mod sys;
 mod test_output;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -54,6 +58,27 @@ enum Verb {
         #[arg(long)]
         no_install: bool,
     },
+    /// Start a Kubernetes node, run the tests that need one, and end it; with FILTERs, only the tests whose names contain one of them
+    KubeTest {
+        /// Install nothing
+        #[arg(long)]
+        no_install: bool,
+        /// Part of a test's name
+        #[arg(value_name = "FILTER")]
+        filters: Vec<String>,
+    },
+    /// A Kubernetes node to try things with
+    #[command(subcommand)]
+    Kube(KubeVerb),
+    /// Make the gateway's container image
+    Image {
+        /// Its name and tag
+        #[arg(long, default_value = image::REFERENCE)]
+        reference: String,
+        /// The file to write [default: target/image/gateway.tar]
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
     /// Build in release mode, and let hostile peers attack it: minutes, and a table of memory and of what others noticed
     Attack {
         /// The attacks to make [default: all]
@@ -67,6 +92,14 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Subcommand)]
+enum KubeVerb {
+    /// Build what it needs, and start it
+    Up,
+    /// End it, and remove what it left
+    Down,
 }
 
 fn main() -> ExitCode {
@@ -97,6 +130,10 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Readme => check::readme_only(),
         Verb::Cross { no_install } => check::cross_only(!no_install),
+        Verb::KubeTest { no_install, filters } => kube::test(!no_install, &filters),
+        Verb::Kube(KubeVerb::Up) => kube::up(),
+        Verb::Kube(KubeVerb::Down) => kube::down(),
+        Verb::Image { reference, to } => image::run(&reference, to.as_deref()),
         Verb::Attack { names } => check::attack(&names),
         Verb::Bench { name, json } => bench::run(name.as_deref(), json),
     }

@@ -165,6 +165,32 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
     wanted(Probe::InPath("chattr"), "e2fsprogs", "an immutable hosts file"),
 ];
 
+/// For the Kubernetes node, and for the services in its pods.
+pub(crate) const FOR_KUBE: &[Wanted] = &[
+    wanted(Probe::InPath("containerd"), "containerd", "a Kubernetes node"),
+    wanted(Probe::InPath("runc"), "runc", "a Kubernetes node"),
+    wanted(
+        Probe::File("/usr/lib/cni/bridge"),
+        "containernetworking-plugins",
+        "a Kubernetes node",
+    ),
+    wanted(Probe::InPath("nft"), "nftables", "a Kubernetes node"),
+    wanted(Probe::InPath("conntrack"), "conntrack", "a Kubernetes node"),
+    wanted(Probe::InPath("ip"), "iproute2", "a Kubernetes node"),
+    wanted(Probe::InPath("openssl"), "openssl", "a Kubernetes node"),
+    wanted(Probe::InPath("curl"), "curl", "a Kubernetes node"),
+    wanted(Probe::InPath("musl-gcc"), "musl-tools", "the gateway's image"),
+    wanted(
+        Probe::Under("/usr/lib/postgresql", "bin/postgres"),
+        "postgresql",
+        "PostgreSQL in a pod",
+    ),
+    wanted(Probe::InPath("redis-server"), "redis-server", "Redis in a pod"),
+    wanted(Probe::InPath("redis-cli"), "redis-tools", "Redis in a pod"),
+    wanted(Probe::InPath("nginx"), "nginx", "nginx in pods"),
+    wanted(Probe::InPath("dnsmasq"), "dnsmasq-base", "a DNS server in a pod"),
+];
+
 /// For `cargo xtask cross`.
 pub(crate) const FOR_CROSS: &[Wanted] = &[
     wanted(

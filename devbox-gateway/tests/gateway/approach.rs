@@ -136,7 +136,9 @@ async fn a_link_goes_on_through_the_front_with_a_credential_of_that_moment() {
     let mut own = StaticCatalog::new("dev".parse().unwrap());
     let (id, port) = ("echo.x".parse().unwrap(), 80.try_into().unwrap());
     own.add(id, None, port, echo.address.try_into().unwrap()).unwrap();
-    let connection = soon(provider(&front, own).connect(Wanted::default())).await.unwrap();
+    let connection = soon(provider(&front, own).connect(Wanted::default()))
+        .await
+        .unwrap();
     assert_eq!(soon(front.seen.recv()).await.unwrap(), "Bearer user-0");
 
     let target = Target::new("tcp/x/echo/80").unwrap();
@@ -165,7 +167,9 @@ async fn a_gateway_that_may_exit_does_so_when_its_last_client_says_goodbye() {
     let front = front(gateway.local_addr()).await;
     let serving = tokio::spawn(gateway.run(CancellationToken::new()));
     let own = StaticCatalog::new("dev".parse().unwrap());
-    let connection = soon(provider(&front, own).connect(Wanted::default())).await.unwrap();
+    let connection = soon(provider(&front, own).connect(Wanted::default()))
+        .await
+        .unwrap();
     assert!(!serving.is_finished());
     soon(connection.close()).await;
     soon(serving).await.unwrap().unwrap();

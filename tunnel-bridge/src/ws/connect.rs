@@ -517,7 +517,10 @@ impl<'a> Attempt<'a> {
 
     async fn try_once(&self, offer: &Offer) -> Result<Connected, Failed> {
         if let Some(underlay) = &self.options.underlay {
-            let stream = underlay.connect().await.map_err(|error| self.unreachable(error))?;
+            let stream = underlay
+                .connect()
+                .await
+                .map_err(|error| self.unreachable(error))?;
             return self.secure(stream, NO_ADDRESS, offer).await;
         }
         let Reached { road, peer } = self.reach().await?;

@@ -1,3 +1,4 @@
+use std::fs::Metadata;
 use std::io;
 use std::path::Path;
 use std::process::Command;
@@ -13,4 +14,9 @@ pub(crate) fn make_executable(_path: &Path) -> io::Result<()> {
 /// Always false: there is no root.
 pub(crate) fn is_root() -> bool {
     false
+}
+
+/// What a program or a folder has.
+pub(crate) fn mode(_metadata: &Metadata) -> u32 {
+    0o755
 }

@@ -1,4 +1,4 @@
-use std::fs::{Permissions, metadata, set_permissions};
+use std::fs::{Metadata, Permissions, metadata, set_permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -18,4 +18,9 @@ pub(crate) fn make_executable(path: &Path) -> io::Result<()> {
 /// Whether this process runs as root.
 pub(crate) fn is_root() -> bool {
     metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// The permissions of a file, and its set-id and sticky bits.
+pub(crate) fn mode(metadata: &Metadata) -> u32 {
+    metadata.mode() & 0o7777
 }

@@ -1,0 +1,6 @@
+//! What needs a Kubernetes node: `cargo xtask kube-test`.
+#![cfg(target_os = "linux")]
+
+mod gateway_image;
+mod node;
+mod services;
