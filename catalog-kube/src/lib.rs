@@ -8,6 +8,8 @@ mod error;
 mod forward;
 mod kubeconfig;
 mod options;
+#[expect(dead_code, reason = "the provider chooses it")]
+mod pod;
 pub mod rbac;
 mod road;
 
