@@ -124,7 +124,13 @@ fn it_ends_when_nobody_is_connected_and_takes_the_token_in_a_header_of_its_own()
     scenario(|scene| {
         let address = scene.free_address()?;
         let mut gateway = scene
-            .devbox(["gateway", "serve", "--catalog-from-clients", "--token-env", "GATEWAY_TOKEN"])?
+            .devbox([
+                "gateway",
+                "serve",
+                "--catalog-from-clients",
+                "--token-env",
+                "GATEWAY_TOKEN",
+            ])?
             .args(["--listen", &address.to_string(), "--exit-when-idle", "2s"])
             .env("GATEWAY_TOKEN", "t0ken")
             .by(Caller::Ordinary)
@@ -140,15 +146,20 @@ fn it_ends_when_nobody_is_connected_and_takes_the_token_in_a_header_of_its_own()
             stream.read_exact(&mut status)?;
             Ok((stream, String::from_utf8_lossy(&status).into_owned()))
         };
-        let (stranger, answer) =
-            wait::until_ok("an answer", wait::SOON, || ask("Devbox-Token: wrong\r\n"))?;
+        let (stranger, answer) = wait::until_ok("an answer", wait::SOON, || ask("Devbox-Token: wrong\r\n"))?;
         ensure!(answer == "HTTP/1.1 401", "{answer}");
         drop(stranger);
-        let (client, answer) = ask("Authorization: Bearer elsewhere\r\nDevbox-Token: t0ken\r\n")?;
+        let (mut client, answer) = ask("Authorization: Bearer elsewhere\r\nDevbox-Token: t0ken\r\n")?;
         ensure!(answer == "HTTP/1.1 101", "{answer}");
-        wait::stays("the gateway of a client", std::time::Duration::from_secs(3), || {
-            matches!(gateway.ended(), Ok(None))
-        })?;
+        // HELLO (docs/protocol.md, section 2): without it nobody is a client.
+        client.write_all(&[
+            1, 0, 0, 20, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 64, 0, 0, 0, 1, 0, 0, 0, 0, 64,
+        ])?;
+        wait::stays(
+            "the gateway of a client",
+            std::time::Duration::from_secs(3),
+            || matches!(gateway.ended(), Ok(None)),
+        )?;
         drop(client);
         ensure!(gateway.wait(wait::SOON)? == Exit::Code(0));
         Ok(())
