@@ -10,6 +10,7 @@ pub mod forward;
 mod kubeconfig;
 mod objects;
 mod options;
+mod pod;
 mod provider;
 pub mod rbac;
 mod road;

@@ -75,11 +75,23 @@ const POD: &[Right] = &[
         resource: "jobs",
         verbs: Verbs::Each(&[
             ("create", NO_POD),
+            ("get", NO_POD),
+            // Its deadline is lifted once it was reached.
+            ("patch", NO_POD),
             (
                 "delete",
-                "the gateway pod ends by itself two minutes after its last session",
+                "a gateway pod that cannot start ends by itself after two and a half minutes",
             ),
         ]),
+    },
+    Right {
+        group: "",
+        resource: "events",
+        name: None,
+        verbs: Verbs::Each(&[(
+            "list",
+            "what keeps a gateway pod from being created, as a quota, is found out only after two minutes",
+        )]),
     },
     Right {
         group: "",

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use catalog_kube::{WayIn, environment_of};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -339,14 +340,23 @@ pub(crate) enum GatewayCommand {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServeArgs {
     /// The services, in YAML; read again whenever the file changes
-    #[arg(long, value_name = "FILE")]
-    pub(crate) catalog: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "catalog_from_clients")]
+    pub(crate) catalog: Option<PathBuf>,
+    /// Give each client the services that it brings itself: whoever has the token reaches what this machine reaches
+    #[arg(long, conflicts_with = "catalog")]
+    pub(crate) catalog_from_clients: bool,
+    /// A network that clients' own services may be in; may be given several times [default: all]
+    #[arg(long, value_name = "NETWORK", requires = "catalog_from_clients")]
+    pub(crate) dial: Vec<ipnet::IpNet>,
     /// Where to listen; port 0 takes a free port
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: SocketAddr,
     /// The file that holds the token that clients must present, or a YAML list of tokens; read again on each change
-    #[arg(long, value_name = "FILE")]
-    pub(crate) token_file: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "token_env")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The environment variable that holds the token, in place of a file
+    #[arg(long, value_name = "VARIABLE", conflicts_with = "token_file")]
+    pub(crate) token_env: Option<String>,
     /// Listen for QUIC as well, at this UDP address, with the same certificate; its port may be that of --listen
     #[arg(long, value_name = "ADDR:PORT", requires = "tls_cert")]
     pub(crate) quic: Option<SocketAddr>,
@@ -374,6 +384,9 @@ pub(crate) struct ServeArgs {
     /// The gateway that clients are told to connect to when this one ends [default: this address again]
     #[arg(long, value_name = "URL", value_parser = successor)]
     pub(crate) successor: Option<String>,
+    /// End when no client has been connected for so long (30s, 2m), and at once when the last one has said goodbye
+    #[arg(long, value_name = "DURATION", value_parser = idle_time)]
+    pub(crate) exit_when_idle: Option<Duration>,
     /// Threads to serve with [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
@@ -392,6 +405,13 @@ pub(crate) struct ServeArgs {
     /// Say more on standard error; twice for even more
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+}
+
+fn idle_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("write 30s or 2m".to_owned()),
+    }
 }
 
 /// A gateway's URL, as its clients will read it.

@@ -4,8 +4,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catalog_file::CatalogFile;
-use devbox_gateway::{DeskOptions, Gateway, GatewayConfig, TlsFiles, TokenAdmission, TokenSource};
+use catalog_file::{CatalogFile, DialPolicy};
+use devbox_gateway::{
+    Admission, DeskOptions, Gateway, GatewayConfig, PushAdmission, TlsFiles, Token, TokenAdmission,
+    TokenSource,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ServeArgs;
@@ -18,12 +21,14 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     runtime::run_on_threads(args.threads, args.verbose, async {
         // Before anybody can connect: from then on a signal ends it gracefully.
         let mut signals = Signals::new().map_err(Failure::because)?;
-        let catalog = CatalogFile::open(&args.catalog).await.map_err(Failure::because)?;
-        let tokens = TokenSource::File(args.token_file.clone());
-        let admission = TokenAdmission::open(tokens, Arc::new(catalog))
-            .await
-            .map_err(Failure::because)?;
-        let mut config = GatewayConfig::new(admission, args.listen);
+        let mut config = match &args.catalog {
+            Some(catalog) => {
+                let catalog = CatalogFile::open(catalog).await.map_err(Failure::because)?;
+                let admission = TokenAdmission::open(tokens(args)?, Arc::new(catalog)).await;
+                config(admission, args)?
+            }
+            None => config(PushAdmission::open(tokens(args)?, dial_policy(args)).await, args)?,
+        };
         config.insecure = args.insecure;
         config.resume = (!args.no_resume).then(|| {
             let mut options = DeskOptions::default();
@@ -31,6 +36,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
             options
         });
         config.successor.clone_from(&args.successor);
+        config.exit_when_idle = args.exit_when_idle;
         config.quic = args.quic;
         config.limits.max_clients = args.max_clients.get();
         config.limits.max_streams_per_client = args.max_streams_per_client.get();
@@ -71,4 +77,33 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
             _ = signals.next() => Ok(ExitCode::SUCCESS),
         }
     })
+}
+
+fn config(
+    admission: Result<impl Admission, devbox_gateway::Error>,
+    args: &ServeArgs,
+) -> Result<GatewayConfig, Failure> {
+    let admission = admission.map_err(Failure::because)?;
+    Ok(GatewayConfig::new(admission, args.listen))
+}
+
+/// Where the tokens are that clients may show. The parser sees to it that one of the two is named.
+fn tokens(args: &ServeArgs) -> Result<TokenSource, Failure> {
+    let variable = match (&args.token_file, &args.token_env) {
+        (Some(file), _) => return Ok(TokenSource::File(file.clone())),
+        (None, variable) => variable.as_deref().unwrap_or_default(),
+    };
+    let text = std::env::var(variable)
+        .map_err(|error| Failure::new(code::FAILED, format!("no token in ${variable}: {error}")))?;
+    Token::new(text.trim())
+        .map(TokenSource::Fixed)
+        .map_err(|error| Failure::new(code::FAILED, format!("${variable}: {error}")))
+}
+
+fn dial_policy(args: &ServeArgs) -> DialPolicy {
+    let mut policy = DialPolicy::default();
+    if !args.dial.is_empty() {
+        policy.networks.clone_from(&args.dial);
+    }
+    policy
 }

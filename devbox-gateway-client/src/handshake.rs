@@ -6,6 +6,10 @@ pub const TUNNEL_PATH: &str = "/kube/devbox/tunnel/client/";
 /// The WebSocket subprotocol of the tunnel, with its version.
 pub const SUBPROTOCOL: &str = "devbox-tunnel.1";
 
+/// The request's header with the token, where something on the way to the gateway wants `Authorization` for itself. A gateway looks here
+/// first.
+pub const TOKEN: &str = "Devbox-Token";
+
 /// The request's header with the environment that is wanted.
 pub const ENVIRONMENT: &str = "Devbox-Environment";
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod approach;
 mod error;
 pub mod handshake;
 mod provider;
@@ -10,6 +11,7 @@ mod source;
 mod successor;
 mod token;
 
+pub use approach::Approach;
 pub use error::Error;
 pub use provider::{GatewayProvider, TokenSource};
 pub use token::{MAX_TOKEN_BYTES, Token};

@@ -13,11 +13,11 @@ use tunnel_bridge::ws::{self, ConnectOptions, Connected, Protocol, Response};
 use tunnel_bridge::{Carrier, Link, LinkOptions, Refusal, RefusalKind, Role, Target, Trust, quic, resume};
 use url::Url;
 
-use crate::handshake::{ENVIRONMENT, GENERATION, MESSAGE, SUBPROTOCOL, TUNNEL_PATH, is_session};
+use crate::handshake::{ENVIRONMENT, GENERATION, MESSAGE, SUBPROTOCOL, TOKEN, TUNNEL_PATH, is_session};
 use crate::push::{self, PushError};
 use crate::redial::{Again, Watched};
 use crate::source::GatewaySource;
-use crate::{Error, Token, successor};
+use crate::{Approach, Error, Token, successor};
 
 /// Where the token comes from.
 #[derive(Debug, Clone)]
@@ -54,6 +54,10 @@ pub struct GatewayProvider {
     pub gateway: Url,
     /// The bearer token.
     pub token: TokenSource,
+    /// How requests get there, in place of [`gateway`](Self::gateway)'s address, [`trust`](Self::trust) and [`proxies`](Self::proxies).
+    /// `Authorization` then belongs to what is on the way, and the token goes in [`handshake::TOKEN`](crate::handshake::TOKEN). A
+    /// successor that the gateway names is not taken. Default: none.
+    pub approach: Option<Arc<dyn Approach>>,
     /// The session's name: a new connection of the same session takes the former one's place.
     pub session: String,
     /// Whom to trust, and which certificate to show.
@@ -103,6 +107,7 @@ impl GatewayProvider {
         Self {
             gateway,
             token,
+            approach: None,
             session: session.into(),
             trust: Trust::default(),
             proxies: Proxies::none(),
@@ -158,12 +163,24 @@ impl GatewayProvider {
             .read_token()
             .await
             .map_err(|error| setup(with_causes(&error)))?;
-        let mut url = self.gateway.clone();
-        let mounted = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&format!("{mounted}{TUNNEL_PATH}{}", self.session));
-        let mut options = ConnectOptions::new(url, SUBPROTOCOL)
-            .header(GENERATION, &wanted.generation.to_string())
-            .secret_header("Authorization", &format!("Bearer {}", token.expose()));
+        let path = format!("{TUNNEL_PATH}{}", self.session);
+        let options = match &self.approach {
+            None => {
+                let mut url = self.gateway.clone();
+                let mounted = url.path().trim_end_matches('/').to_owned();
+                url.set_path(&format!("{mounted}{path}"));
+                let mut options = ConnectOptions::new(url, SUBPROTOCOL)
+                    .secret_header("Authorization", &format!("Bearer {}", token.expose()));
+                options.trust = self.trust.clone();
+                options.proxies = self.proxies.clone();
+                options
+            }
+            Some(approach) => {
+                let options = approach.request(&path, SUBPROTOCOL).await?;
+                options.secret_header(TOKEN, token.expose())
+            }
+        };
+        let mut options = options.header(GENERATION, &wanted.generation.to_string());
         if let Some(environment) = &wanted.environment {
             options = options.header(ENVIRONMENT, environment.as_str());
         }
@@ -171,8 +188,6 @@ impl GatewayProvider {
         options.connect_timeout = 2 * self.connect_timeout;
         options.offer_timeout = self.connect_timeout.mul_f32(0.4);
         options.carriage = self.carriage_of_this_connect();
-        options.trust = self.trust.clone();
-        options.proxies = self.proxies.clone();
         options.answer_header = Some(MESSAGE.to_owned());
         for (name, value) in &self.headers {
             options = options.secret_header(name, value);
@@ -305,7 +320,12 @@ impl GatewayProvider {
             .choose(true, gateway.host_str().unwrap_or_default(), 443);
         let tcp_only =
             self.carriage != Carriage::Auto || matches!(proxy, Ok(Some(proxy)) if proxy.named_by().is_none());
+        let approached = self.approach.is_some();
         move |named| match successor::allowed(&gateway, named) {
+            Ok(url) if approached => {
+                let reason = "this gateway is behind something else, and so may that one be";
+                tracing::warn!(%url, reason, "the gateway's successor is not taken");
+            }
             Ok(url) if tcp_only && url.scheme() == "quic" => {
                 let reason = "QUIC goes neither through the proxy nor over the carrier that is set";
                 tracing::warn!(%url, reason, "the gateway's successor is not taken");

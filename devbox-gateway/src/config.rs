@@ -30,6 +30,9 @@ pub struct GatewayConfig {
     /// Where clients are told to connect to when the gateway is told to end: a URL. They go there where they may show their token to
     /// it. Default: none, they try the same address.
     pub successor: Option<String>,
+    /// After how long without a connected client [`Gateway::run`](crate::Gateway::run) returns; it returns at once when the last client
+    /// has said goodbye. A client that lost its connection is not connected. Default: it goes on whether or not there are clients.
+    pub exit_when_idle: Option<Duration>,
     /// Bounds and deadlines.
     pub limits: Limits,
 }
@@ -46,6 +49,7 @@ impl GatewayConfig {
             insecure: false,
             resume: Some(DeskOptions::default()),
             successor: None,
+            exit_when_idle: None,
             limits: Limits::default(),
         }
     }
@@ -60,6 +64,7 @@ impl fmt::Debug for GatewayConfig {
             .field("insecure", &self.insecure)
             .field("resume", &self.resume)
             .field("successor", &self.successor)
+            .field("exit_when_idle", &self.exit_when_idle)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }

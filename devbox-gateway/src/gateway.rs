@@ -17,6 +17,7 @@ use tunnel_bridge::{Link, LinkOptions, Role, quic};
 
 use crate::certificate::Certificate;
 use crate::handshake::{NotLetIn, Way};
+use crate::presence::Presence;
 use crate::reception::{Known, Reception};
 use crate::seat::{NoSeat, Seats};
 use crate::serve_client::{Client, Stopping};
@@ -56,6 +57,7 @@ pub struct Gateway {
     admission: Arc<dyn Admission>,
     resume: Option<DeskOptions>,
     successor: Option<String>,
+    exit_when_idle: Option<Duration>,
     limits: Limits,
 }
 
@@ -99,6 +101,7 @@ impl Gateway {
             admission: config.admission,
             resume: config.resume,
             successor: config.successor,
+            exit_when_idle: config.exit_when_idle,
             limits: config.limits,
         })
     }
@@ -115,7 +118,7 @@ impl Gateway {
         self.quic.as_ref().map(quic::Listener::local_addr)
     }
 
-    /// Serves until `cancel`: then it stops listening, tells each client that it is leaving, and lets live streams end
+    /// Serves until `cancel`, or until nobody has been there for [`GatewayConfig::exit_when_idle`]: then it stops listening, tells each client that it is leaving, and lets live streams end
     /// for up to [`Limits::drain`].
     ///
     /// Each client has a task of its own, so a runtime with several threads serves clients in parallel.
@@ -134,8 +137,11 @@ impl Gateway {
             admission,
             resume,
             successor,
+            exit_when_idle,
             limits,
         } = self;
+        // It may end for a reason of its own, which is not its owner's.
+        let cancel = cancel.child_token();
         info!(%address, tls = certificate.is_some(), "listening");
         if let Some(quic) = &quic {
             info!(address = %quic.local_addr(), "listening for quic");
@@ -161,8 +167,11 @@ impl Gateway {
                 begun: cancel.clone(),
                 successor,
             },
+            presence: Presence::default(),
             limits,
         });
+        let idle = idle(shared.presence.clone(), exit_when_idle);
+        tokio::pin!(idle);
         let mut connections = JoinSet::new();
         let mut accept_from = Instant::now();
         let mut ticks = interval(TICK);
@@ -170,6 +179,11 @@ impl Gateway {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
+                () = &mut idle => {
+                    info!("nobody is connected any more");
+                    cancel.cancel();
+                    break;
+                }
                 Some(done) = connections.join_next(), if !connections.is_empty() => {
                     if note_panic(done) == Some(Served::NoRoom) {
                         reception.handle_full();
@@ -255,6 +269,14 @@ async fn renewal(acceptor: Option<&mut watch::Receiver<Acceptor>>) -> Acceptor {
     std::future::pending().await
 }
 
+/// Waits until nobody has been connected for `limit`, if there is one.
+async fn idle(presence: Presence, limit: Option<Duration>) {
+    match limit {
+        Some(limit) => presence.idle(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Waits for a connection, no earlier than `from`. One that is gone before we look is no trouble.
 async fn accept(listener: &TcpListener, from: Instant) -> io::Result<(TcpStream, SocketAddr)> {
     sleep_until(from).await;
@@ -284,6 +306,7 @@ struct Shared {
     /// The limits of links.
     link: LinkOptions,
     limits: Limits,
+    presence: Presence,
     stopping: Stopping,
 }
 
@@ -322,8 +345,9 @@ impl Shared {
         let span = info_span!("session", id = %session, generation = client.wanted.generation, token);
         async {
             info!("connected");
+            let present = self.presence.enter();
             client
-                .serve(link, self.limits.clone(), self.stopping.clone())
+                .serve(link, self.limits.clone(), self.stopping.clone(), present)
                 .await;
         }
         .instrument(span)

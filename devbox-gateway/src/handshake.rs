@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use devbox_gateway_client::Token;
 use devbox_gateway_client::handshake::{
-    ENVIRONMENT, GENERATION, MESSAGE, RESUME, SUBPROTOCOL, TUNNEL_PATH, is_session,
+    ENVIRONMENT, GENERATION, MESSAGE, RESUME, SUBPROTOCOL, TOKEN, TUNNEL_PATH, is_session,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tunnel_bridge::resume::DeskError;
@@ -150,7 +150,9 @@ where
             let message = format!("{GENERATION} is not a number");
             return Err(answer(request, Rejection { status: 400, message }).await);
         };
-        let token = request.header("Authorization").and_then(bearer);
+        // What passes the request on may have put a credential of its own, or the user's for itself, into Authorization.
+        let own = request.header(TOKEN).map(str::trim);
+        let token = own.or_else(|| request.header("Authorization").and_then(bearer));
         let offer = Offer {
             peer,
             session,

@@ -9,6 +9,7 @@ mod error;
 mod gateway;
 mod handshake;
 mod lobby;
+mod presence;
 mod push_admission;
 mod pushed;
 mod reception;

@@ -20,6 +20,7 @@ use tunnel_bridge::{
 
 use crate::View;
 use crate::config::Limits;
+use crate::presence::Present;
 use crate::pushed;
 use crate::seat::Seat;
 
@@ -55,7 +56,7 @@ pub(crate) struct Client {
 impl Client {
     /// Serves a link until it is gone, a newer connection of the session has come, the provider fails, or `stopping`
     /// asks for the end. When this returns, the link is closed and its streams are over.
-    pub(crate) async fn serve(self, link: Link, limits: Limits, stopping: Stopping) {
+    pub(crate) async fn serve(self, link: Link, limits: Limits, stopping: Stopping, mut present: Present) {
         let Self {
             view,
             wanted,
@@ -105,6 +106,7 @@ impl Client {
                 }
                 Ok(()) = status.changed() => {
                     let status = *status.borrow_and_update();
+                    present.set_connected(status.is_up());
                     match status {
                         LinkStatus::Detached { since, until, .. } => {
                             let window_seconds = (until - since).as_millis().div_ceil(1000);
@@ -126,7 +128,10 @@ impl Client {
             }
         }
         match timeout(LEAVE, link.closed()).await {
-            Ok(LinkEnd::PeerClosed { message }) => info!(%message, "client left"),
+            Ok(LinkEnd::PeerClosed { message }) => {
+                info!(%message, "client left");
+                present.say_goodbye();
+            }
             Ok(end) => info!(%end, "link ended"),
             Err(_) => info!("link cut"),
         }

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod gateway {
     mod admission;
+    mod approach;
     mod catalog;
     mod demo_services;
     mod handover;

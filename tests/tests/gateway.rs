@@ -120,6 +120,53 @@ fn it_ends_on_a_signal_with_0() -> Outcome {
 }
 
 #[test]
+fn it_ends_when_nobody_is_connected_and_takes_the_token_in_a_header_of_its_own() -> Outcome {
+    scenario(|scene| {
+        let address = scene.free_address()?;
+        let mut gateway = scene
+            .devbox([
+                "gateway",
+                "serve",
+                "--catalog-from-clients",
+                "--token-env",
+                "GATEWAY_TOKEN",
+            ])?
+            .args(["--listen", &address.to_string(), "--exit-when-idle", "2s"])
+            .env("GATEWAY_TOKEN", "t0ken")
+            .by(Caller::Ordinary)
+            .start()?;
+        // What an API server passes on: without Authorization, or with one that is meant for somebody else.
+        let ask = |more: &str| -> Result<(TcpStream, String)> {
+            let mut stream = TcpStream::connect(address)?;
+            stream.set_read_timeout(Some(wait::SOON))?;
+            let path = "/kube/devbox/tunnel/client/s-1";
+            let upgrade = "Connection: Upgrade\r\nUpgrade: devbox-tunnel/1\r\n";
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n{upgrade}{more}\r\n").as_bytes())?;
+            let mut status = [0; 12];
+            stream.read_exact(&mut status)?;
+            Ok((stream, String::from_utf8_lossy(&status).into_owned()))
+        };
+        let (stranger, answer) = wait::until_ok("an answer", wait::SOON, || ask("Devbox-Token: wrong\r\n"))?;
+        ensure!(answer == "HTTP/1.1 401", "{answer}");
+        drop(stranger);
+        let (mut client, answer) = ask("Authorization: Bearer elsewhere\r\nDevbox-Token: t0ken\r\n")?;
+        ensure!(answer == "HTTP/1.1 101", "{answer}");
+        // HELLO (docs/protocol.md, section 2): without it nobody is a client.
+        client.write_all(&[
+            1, 0, 0, 20, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 64, 0, 0, 0, 1, 0, 0, 0, 0, 64,
+        ])?;
+        wait::stays(
+            "the gateway of a client",
+            std::time::Duration::from_secs(3),
+            || matches!(gateway.ended(), Ok(None)),
+        )?;
+        drop(client);
+        ensure!(gateway.wait(wait::SOON)? == Exit::Code(0));
+        Ok(())
+    })
+}
+
+#[test]
 fn with_a_certificate_it_is_reached_over_tls_and_only_by_who_trusts_it() -> Outcome {
     scenario(|scene| {
         let echo = Echo::start(scene)?;

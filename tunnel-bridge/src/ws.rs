@@ -38,8 +38,8 @@ pub(crate) mod upgrade;
 pub use crate::carrier::{MessageStream, Piece};
 pub use crate::dial::{Carriage, Progress};
 pub use connect::{
-    ConnectError, ConnectOptions, Connected, FellBack, Protocol, Response, Standby, connect, connect_carrier,
-    establish, messages, stand_by,
+    ConnectError, ConnectOptions, Connected, FellBack, Protocol, Response, Standby, Underlay, connect,
+    connect_carrier, establish, messages, stand_by,
 };
 pub use upgrade::{AcceptError, NotAWebSocket, Upgrade};
 

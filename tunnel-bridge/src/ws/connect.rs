@@ -4,9 +4,11 @@ mod messages;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -16,7 +18,7 @@ use url::Url;
 use super::offer::Offer;
 use crate::dial::{self, Carriage, Progress, Proxies, Proxy, ProxyError, ReachError, Reached, Road};
 use crate::http::{self, HeadError};
-use crate::{Carrier, Link, Role, Trust, ws};
+use crate::{ByteStream, Carrier, Link, Role, Trust, ws};
 
 pub use messages::{Standby, messages, stand_by};
 
@@ -43,6 +45,8 @@ pub struct ConnectOptions {
     pub tls: Option<crate::tls::Prepared>,
     /// The proxies to go through. Default: none; [`Proxies::from_env`] reads what the environment says.
     pub proxies: Proxies,
+    /// What the connection is made over in place of TCP. The URL's host is then only a name, and proxies are not asked. Default: none.
+    pub underlay: Option<Arc<dyn Underlay>>,
     /// Told what is being waited for, and at the end that nothing is. Default: nobody.
     pub progress: Option<watch::Sender<Option<Progress>>>,
     /// A header that the server's own answers have and a proxy's have not: a refusal with it is final, and any other one
@@ -52,6 +56,22 @@ pub struct ConnectOptions {
     pub answer_header: Option<String>,
     headers: Vec<Header>,
 }
+
+/// A way to a server that is no TCP connection of our own: a stream through something that is open already.
+#[async_trait]
+pub trait Underlay: fmt::Debug + Send + Sync + 'static {
+    /// A new stream to the server.
+    ///
+    /// # Errors
+    /// Why there is none.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the attempt.
+    async fn connect(&self) -> io::Result<Box<dyn ByteStream>>;
+}
+
+/// What stands for the other end of a connection over an [`Underlay`].
+const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// What a connection was switched to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,7 +98,7 @@ pub struct Connected {
     pub carrier: Box<dyn Carrier>,
     /// What it was switched to.
     pub protocol: Protocol,
-    /// The other end of the TCP connection: the server's address, or the proxy's.
+    /// The other end of the TCP connection: the server's address, or the proxy's. Unspecified over an [`Underlay`].
     pub peer: SocketAddr,
     /// The proxy in between, if the client goes through one.
     pub proxy: Option<Proxy>,
@@ -148,6 +168,7 @@ impl ConnectOptions {
             #[cfg(feature = "tls")]
             tls: None,
             proxies: Proxies::none(),
+            underlay: None,
             progress: None,
             answer_header: None,
             headers: Vec::new(),
@@ -175,7 +196,10 @@ impl ConnectOptions {
     }
 
     pub(crate) fn tell(&self, progress: Option<Progress>) {
-        if let Some(told) = &self.progress {
+        // What is waited for over an underlay, that knows.
+        if self.underlay.is_none()
+            && let Some(told) = &self.progress
+        {
             told.send_replace(progress);
         }
     }
@@ -425,7 +449,10 @@ impl<'a> Attempt<'a> {
         // A bare IPv6 host has its brackets in the URL and not in the resolver.
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Attempt {
-            proxy: options.proxies.choose(tls, &host, port)?,
+            proxy: match options.underlay {
+                Some(_) => None,
+                None => options.proxies.choose(tls, &host, port)?,
+            },
             #[cfg(feature = "tls")]
             config: match (tls, &options.tls) {
                 (false, _) => None,
@@ -489,6 +516,13 @@ impl<'a> Attempt<'a> {
     }
 
     async fn try_once(&self, offer: &Offer) -> Result<Connected, Failed> {
+        if let Some(underlay) = &self.options.underlay {
+            let stream = underlay
+                .connect()
+                .await
+                .map_err(|error| self.unreachable(error))?;
+            return self.secure(stream, NO_ADDRESS, offer).await;
+        }
         let Reached { road, peer } = self.reach().await?;
         match road {
             Road::Tcp(stream) => self.secure(stream, peer, offer).await,
