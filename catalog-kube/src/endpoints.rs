@@ -42,13 +42,11 @@ impl Endpoints {
     }
 
     /// Every endpoint that takes new connections.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the pod rung pushes them"))]
     pub(crate) fn all(&self) -> BTreeSet<Endpoint> {
         self.choice().all().cloned().collect()
     }
 
     /// Hears of every change of [`all`](Self::all).
-    #[expect(dead_code, reason = "the pod rung pushes them")]
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.0.changed.subscribe()
     }

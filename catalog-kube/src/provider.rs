@@ -14,6 +14,8 @@ use crate::dialer::EndpointDialer;
 use crate::endpoints::Endpoints;
 use crate::forward::Forward;
 use crate::objects::Reach;
+use crate::pod::{self, Feed, NotUp, PodOptions};
+use crate::road::Road;
 use crate::source::{KubeSource, NoCatalog};
 use crate::{Cluster, Error, KubeOptions, WayIn, environment_of};
 
@@ -57,6 +59,7 @@ struct Shown {
     cluster: Option<String>,
     namespaces: Vec<String>,
     via: Option<Via>,
+    over: Option<String>,
     waits_for: Option<String>,
 }
 
@@ -105,7 +108,20 @@ impl KubeProvider {
         }
     }
 
-    async fn connect_in_any_time(&self, wanted: &Wanted) -> Result<Opened, ConnectError> {
+    async fn open(&self, wanted: &Wanted, reach: Reach) -> Result<Opened, ConnectError> {
+        let opened = timeout(CONNECT_TIMEOUT, self.open_in_any_time(wanted, reach)).await;
+        let waited_for = self.shown.borrow().waits_for.clone();
+        self.shown.send_modify(|shown| shown.waits_for = None);
+        opened.unwrap_or_else(|_| {
+            Err(ConnectError::TimedOut {
+                far_side: self.far_side(),
+                after: CONNECT_TIMEOUT,
+                waited_for,
+            })
+        })
+    }
+
+    async fn open_in_any_time(&self, wanted: &Wanted, reach: Reach) -> Result<Opened, ConnectError> {
         let cluster = self.cluster().await.map_err(connect_error)?;
         let namespaces = self.namespaces(&cluster)?;
         self.shown.send_modify(|shown| {
@@ -117,10 +133,10 @@ impl KubeProvider {
         let endpoints = Endpoints::new(self.options.zone.as_deref().map(Arc::from));
         let mut source = KubeSource::new(
             &cluster,
-            environment,
+            environment.clone(),
             &namespaces,
             &self.options,
-            FORWARD_REACH,
+            reach,
             endpoints.clone(),
             self.degraded.clone(),
         );
@@ -133,9 +149,57 @@ impl KubeProvider {
         })?;
         Ok(Opened {
             cluster,
+            environment,
             source,
             endpoints,
         })
+    }
+
+    /// The services through port-forwards.
+    fn forwarded(&self, mut opened: Opened, because: String) -> Connection {
+        opened.source.set_reach(FORWARD_REACH);
+        self.show("port-forward".to_owned(), because, None);
+        let dialer = EndpointDialer::new(opened.endpoints, Forward::new(opened.cluster));
+        Connection::new(opened.source, Arc::new(dialer))
+    }
+
+    /// The services through a gateway pod, or through port-forwards where there can be none.
+    async fn through_a_pod(&self, opened: Opened, wanted: &Wanted) -> Result<Connection, ConnectError> {
+        // Where the user works is where they may create something.
+        let first = self.options.namespaces.first().cloned();
+        let options = PodOptions {
+            namespace: first.unwrap_or_else(|| opened.cluster.default_namespace().to_owned()),
+            image: self.options.gateway_image.clone(),
+            session: self.session.clone(),
+            environment: opened.environment.clone(),
+        };
+        let endpoints = opened.endpoints.clone();
+        let feed = Feed::new(move || endpoints.all(), opened.endpoints.changes());
+        let forward: Arc<dyn Road> = Arc::new(Forward::new(opened.cluster.clone()));
+        let tell = |what: String| self.shown.send_modify(|shown| shown.waits_for = Some(what));
+        let up = pod::connect(&opened.cluster, &options, &feed, &forward, wanted, &tell).await;
+        self.shown.send_modify(|shown| shown.waits_for = None);
+        let up = match up {
+            Ok(up) => up,
+            Err(NotUp::Failed(error)) => return Err(error),
+            Err(error @ (NotUp::StepDown { .. } | NotUp::Gone)) => {
+                return Ok(self.forwarded(opened, error.to_string()));
+            }
+        };
+        self.show(up.way.clone(), ASKED_FOR.to_owned(), Some(up.over.clone()));
+        let source = up.tie(opened.source);
+        let link = up.link.clone();
+        let dialer = EndpointDialer::new(opened.endpoints, up.road);
+        Ok(Connection::new(source, Arc::new(dialer))
+            .over(up.link)
+            .on_close(move || async move { link.shutdown().await }))
+    }
+
+    fn show(&self, way: String, because: String, over: Option<String>) {
+        self.shown.send_modify(|shown| {
+            shown.via = Some(Via { way, because });
+            shown.over = over;
+        });
     }
 
     fn namespaces(&self, cluster: &Cluster) -> Result<BTreeSet<Label>, ConnectError> {
@@ -182,6 +246,7 @@ impl KubeProvider {
 /// A cluster whose services are known.
 struct Opened {
     cluster: Cluster,
+    environment: Label,
     source: KubeSource,
     endpoints: Endpoints,
 }
@@ -192,52 +257,46 @@ const FORWARD_REACH: Reach = Reach {
     datagrams: false,
 };
 
+/// What a gateway pod reaches.
+const POD_REACH: Reach = Reach {
+    addresses: true,
+    datagrams: true,
+};
+
+const ASKED_FOR: &str = "it was asked for";
+
+const NOTHING_INSTALLED: &str = "nothing has to be installed for it; `--via pod` also carries UDP and reaches what is no pod, and is faster";
+
 #[async_trait]
 impl Provider for KubeProvider {
     async fn connect(&self, wanted: Wanted) -> Result<Connection, ConnectError> {
-        let because = match &self.options.via {
+        match &self.options.via {
             WayIn::Auto => {
-                "nothing has to be installed for it; `--via pod` also carries UDP and reaches what is no pod, and is faster"
+                let opened = self.open(&wanted, FORWARD_REACH).await?;
+                Ok(self.forwarded(opened, NOTHING_INSTALLED.to_owned()))
             }
-            WayIn::Forward => "it was asked for",
-            WayIn::Pod => "this version makes no gateway pods",
-            WayIn::Gateway | WayIn::Url(_) => {
-                return Err(ConnectError::Setup {
-                    message: format!(
-                        "`--via {}` is not there: use `forward` or `pod`",
-                        self.options.via
-                    ),
-                });
+            WayIn::Forward => {
+                let opened = self.open(&wanted, FORWARD_REACH).await?;
+                Ok(self.forwarded(opened, ASKED_FOR.to_owned()))
             }
-        };
-        let opened = timeout(CONNECT_TIMEOUT, self.connect_in_any_time(&wanted)).await;
-        let waited_for = self.shown.borrow().waits_for.clone();
-        self.shown.send_modify(|shown| shown.waits_for = None);
-        let opened = opened.unwrap_or_else(|_| {
-            Err(ConnectError::TimedOut {
-                far_side: self.far_side(),
-                after: CONNECT_TIMEOUT,
-                waited_for,
-            })
-        })?;
-        let Opened {
-            cluster,
-            source,
-            endpoints,
-        } = opened;
-        self.shown.send_modify(|shown| {
-            shown.via = Some(Via {
-                way: "port-forward".to_owned(),
-                because: because.to_owned(),
-            });
-        });
-        let dialer = EndpointDialer::new(endpoints, Forward::new(cluster));
-        Ok(Connection::new(source, Arc::new(dialer)))
+            WayIn::Pod => {
+                let opened = self.open(&wanted, POD_REACH).await?;
+                self.through_a_pod(opened, &wanted).await
+            }
+            WayIn::Gateway | WayIn::Url(_) => Err(ConnectError::Setup {
+                message: format!(
+                    "`--via {}` is not there yet: use `forward` or `pod`",
+                    self.options.via
+                ),
+            }),
+        }
     }
 
     fn status(&self) -> Status {
         let shown = self.shown.borrow().clone();
-        let mut status = Status::new("kubernetes", self.far_side()).waiting_for(shown.waits_for);
+        let mut status = Status::new("kubernetes", self.far_side())
+            .waiting_for(shown.waits_for)
+            .over(shown.over);
         if let Some(via) = shown.via {
             let degraded = self.degraded.borrow().clone();
             let because: Vec<_> = std::iter::once(via.because).chain(degraded).collect();

@@ -87,7 +87,6 @@ const POD: &[Right] = &[
     Right {
         group: "",
         resource: "events",
-        name: None,
         verbs: Verbs::Each(&[(
             "list",
             "what keeps a gateway pod from being created, as a quota, is found out only after two minutes",

@@ -91,7 +91,6 @@ impl KubeSource {
     }
 
     /// The way into the cluster is another one than was thought.
-    #[expect(dead_code, reason = "for a step from a gateway pod down to port-forwards")]
     pub(crate) fn set_reach(&mut self, reach: Reach) {
         self.objects.handle_reach(reach);
     }
