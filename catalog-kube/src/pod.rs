@@ -144,7 +144,8 @@ pub(crate) async fn connect(
             ours: &ours,
         };
         match attempt.reach(deadline).await {
-            Err(NotUp::Gone) if Instant::now() < deadline => {}
+            // No session has it any more, and the cluster takes seconds to remove it.
+            Err(NotUp::Gone) if Instant::now() < deadline => create::remove(cluster, options, &ours).await,
             Err(error @ (NotUp::StepDown { .. } | NotUp::Gone)) => {
                 create::remove(cluster, options, &ours).await;
                 return Err(error);
@@ -194,7 +195,7 @@ impl Attempt<'_> {
         let mut connecting: Option<BoxFuture<'_, Result<(Connection, String), ConnectError>>> = None;
         let mut waits_for = "the Job's pod".to_owned();
         let mut exists = false;
-        (self.tell)(format!("the gateway pod of {}", self.ours.job));
+        (self.tell)(format!("gateway pod of {}", self.ours.job));
         loop {
             tokio::select! {
                 event = events.next() => {
@@ -217,7 +218,7 @@ impl Attempt<'_> {
                     exists = true;
                     match standing(&pod) {
                         Standing::Waits { what } => {
-                            (self.tell)(format!("the gateway pod: {what}"));
+                            (self.tell)(format!("gateway pod: {what}"));
                             waits_for = what;
                         }
                         Standing::Broken { because } => return Err(NotUp::StepDown { because }),
@@ -276,6 +277,10 @@ impl Attempt<'_> {
                     }
                 }
                 _ = without_pod.tick(), if !exists => {
+                    // It may have ended before its pods were looked at.
+                    if create::is_gone(self.cluster, self.options, self.ours).await {
+                        return Err(NotUp::Gone);
+                    }
                     if let Some(because) = create::why_no_pod(self.cluster, self.options, self.ours).await {
                         return Err(NotUp::step_down(because));
                     }

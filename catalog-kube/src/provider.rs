@@ -127,7 +127,7 @@ impl KubeProvider {
         self.shown.send_modify(|shown| {
             shown.cluster = Some(cluster.name().to_owned());
             shown.namespaces = namespaces.iter().map(ToString::to_string).collect();
-            shown.waits_for = Some(format!("the services, from {}", cluster.server()));
+            shown.waits_for = Some(format!("services, from {}", cluster.server()));
         });
         let environment = self.environment(&cluster, wanted)?;
         let endpoints = Endpoints::new(self.options.zone.as_deref().map(Arc::from));

@@ -164,6 +164,15 @@ pub(crate) async fn keep(cluster: &Cluster, options: &PodOptions, ours: &Ours) -
     }
 }
 
+/// Whether a Job has ended, or another has taken its name. One of which the API server does not say is taken to be there.
+pub(crate) async fn is_gone(cluster: &Cluster, options: &PodOptions, ours: &Ours) -> bool {
+    match jobs(cluster, options).get_opt(&ours.job).await {
+        Ok(Some(job)) => job.metadata.uid.as_ref() != Some(&ours.uid) || manifest::is_over(&job),
+        Ok(None) => true,
+        Err(_) => false,
+    }
+}
+
 /// Removes a gateway that cannot be used. Where that is not allowed, its deadline ends it.
 pub(crate) async fn remove(cluster: &Cluster, options: &PodOptions, ours: &Ours) {
     delete(&jobs(cluster, options), &ours.job, Some(ours.uid.clone())).await;
