@@ -88,7 +88,8 @@ fn log(verbose: u8) {
             "tunnel_bridge",
         ];
         let directives: String = crates.iter().map(|name| format!(",{name}={level}")).collect();
-        EnvFilter::new(format!("warn{directives}"))
+        // The Kubernetes client takes each connection that fails for an error: what it means for the session is said by that.
+        EnvFilter::new(format!("warn,kube_client=off{directives}"))
     });
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
