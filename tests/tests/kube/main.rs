@@ -3,5 +3,6 @@
 
 mod gateway_image;
 mod node;
+mod pod;
 mod services;
 mod user;

@@ -7,18 +7,19 @@ use devbox_tests::kube::{Namespace, Node};
 use devbox_tests::{Caller, Invocation, Outcome, Result, Scene, Signal, hosts, need_program, scenario, wait};
 use serde_json::Value;
 
-/// The kubeconfig of a service account that has exactly the role which `devbox rbac` prints for port-forwards.
-fn user(scene: &Scene, namespace: &Namespace, caller: Caller) -> Result<PathBuf> {
+/// The kubeconfig of a service account that has exactly the role which `devbox rbac` prints, for port-forwards unless `more` says otherwise.
+pub(crate) fn user(scene: &Scene, namespace: &Namespace, caller: Caller, more: &[&str]) -> Result<PathBuf> {
     let kubeconfig = namespace.service_account(scene, "[]", caller)?;
     let parsed: Value = serde_json::from_slice(&std::fs::read(&kubeconfig)?)?;
     let account = parsed["users"][0]["name"].as_str().context("no user")?;
     let account = format!("{}:{account}", namespace.name());
     let roles = scene
         .devbox(["rbac", "-n", namespace.name(), "--service-account", &account])?
+        .args(more.iter().copied())
         .run(wait::SOON)?
         .expect_success()?;
     namespace.apply(&roles.output())?;
-    // Users other than root may listen on port 80 in the node's network.
+    // Users other than root may listen on ports 53 and 80 in the node's network.
     namespace
         .node()
         .command(
@@ -27,7 +28,7 @@ fn user(scene: &Scene, namespace: &Namespace, caller: Caller) -> Result<PathBuf>
                 "sysctl",
                 "--quiet",
                 "--write",
-                "net.ipv4.ip_unprivileged_port_start=80",
+                "net.ipv4.ip_unprivileged_port_start=53",
             ],
         )?
         .run(wait::SOON)?
@@ -35,7 +36,7 @@ fn user(scene: &Scene, namespace: &Namespace, caller: Caller) -> Result<PathBuf>
     Ok(kubeconfig)
 }
 
-fn devbox<'a>(
+pub(crate) fn devbox<'a>(
     scene: &'a Scene,
     namespace: &Namespace,
     kubeconfig: &Path,
@@ -53,7 +54,7 @@ fn exec_reaches_the_services_of_a_namespace_by_name_without_root() -> Outcome {
         need_program("psql", "postgresql-client")?;
         let namespace = Node::find()?.services()?;
         let caller = Caller::Ordinary;
-        let kubeconfig = user(scene, &namespace, caller)?;
+        let kubeconfig = user(scene, &namespace, caller, &[])?;
         let name = namespace.name();
         let run = |command: &[&str]| -> Result<String> {
             let words = [&["exec", "-n", name, "--"], command].concat();
@@ -91,7 +92,7 @@ fn up_follows_the_namespace_and_leaves_nothing_when_it_is_killed() -> Outcome {
     scenario(|scene| {
         let namespace = Node::find()?.services()?;
         let caller = Caller::Ordinary;
-        let kubeconfig = user(scene, &namespace, caller)?;
+        let kubeconfig = user(scene, &namespace, caller, &[])?;
         let name = namespace.name();
         let file = scene.hosts_file(caller)?;
         let words = ["up", "-n", name, "--hosts-file", &file.display().to_string()];
@@ -141,7 +142,7 @@ fn no_request_fails_while_a_deployment_is_restarted() -> Outcome {
     scenario(|scene| {
         let namespace = Node::find()?.services()?;
         let caller = Caller::Ordinary;
-        let kubeconfig = user(scene, &namespace, caller)?;
+        let kubeconfig = user(scene, &namespace, caller, &[])?;
         let stop = scene.folder().join("stop");
         let script = format!(
             "echo begun; while ! [ -e {} ]; do \
