@@ -127,9 +127,12 @@ pub struct ProviderConfig {
 /// What a far side is.
 #[derive(Clone)]
 #[non_exhaustive]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there are a few of them, made once; a box would be in the way of whoever writes a configuration"
+#[cfg_attr(
+    not(feature = "kube"),
+    expect(
+        clippy::large_enum_variant,
+        reason = "there are a few of them, made once; a box would be in the way of whoever writes a configuration"
+    )
 )]
 pub enum ProviderKind {
     /// A devbox gateway. Needs the feature `gateway`.

@@ -14,7 +14,7 @@ use crate::sys::make_executable;
 /// musl's libc, whose resolver is part of a static program; glibc's loads its parts when it runs.
 const TARGET: &str = "x86_64-unknown-linux-musl";
 const PROFILE: &str = "image";
-/// The most that the image may take, where it is stored and where it is unpacked.
+/// The most that the image may take where it is stored: what a node has to pull.
 const MAX_BYTES: usize = 12 * 1024 * 1024;
 /// "Nobody" of images that hold no user list.
 const USER: u32 = 65532;
@@ -29,8 +29,11 @@ pub(crate) fn run(reference: &str, to: Option<&Path>) -> Result<ExitCode> {
     }
     let to = to.map_or_else(|| target_dir().join("image").join("gateway.tar"), Path::to_owned);
     let packed = build(reference, &to)?;
-    let size = packed.layer_bytes;
-    say(&format!("{reference} in {}: {size} bytes", to.display()));
+    let (size, unpacked) = (packed.layer_bytes, packed.unpacked_bytes);
+    say(&format!(
+        "{reference} in {}: {size} bytes, {unpacked} unpacked",
+        to.display()
+    ));
     say(&packed.digest);
     Ok(ExitCode::SUCCESS)
 }
@@ -97,6 +100,7 @@ fn pack(program: &Path, reference: &str, to: &Path) -> Result<Packed> {
         architecture: "amd64",
         entry_point: &["/devbox", "gateway", "serve"],
         user: USER,
+        compressed: true,
     };
     oci::pack(&image, root.path(), to)
 }

@@ -242,6 +242,8 @@ fn pack(reference: &str, entry_point: &[&str], root: &Path, to: &Path) -> Result
         architecture: "amd64",
         entry_point,
         user: 1000,
+        // Of Debian's packages, for the node beside it alone.
+        compressed: false,
     };
     oci::pack(&image, root, to)?;
     Ok(())

@@ -1,13 +1,14 @@
 //! Container images, as a tar of the OCI image layout: what `ctr images import`, `skopeo` and `podman load` read.
 //!
-//! The same files give the same bytes: entries are sorted, belong to root, and are from 1970. Layers are not compressed, since what
-//! a compressor makes of the same bytes differs from one version to the next.
+//! The same files give the same bytes: entries are sorted, belong to root, and are from 1970, and the lock file says which compressor
+//! makes the layer of an image that is meant to be shipped.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
@@ -24,6 +25,8 @@ pub(crate) struct Image<'a> {
     pub(crate) entry_point: &'a [&'a str],
     /// By number, since a pod that must not run as root has to know (`runAsNonRoot`).
     pub(crate) user: u32,
+    /// Whether its layer is compressed: smaller to pull, slower to make.
+    pub(crate) compressed: bool,
 }
 
 /// What was written.
@@ -31,13 +34,21 @@ pub(crate) struct Image<'a> {
 pub(crate) struct Packed {
     /// The image's digest: that of its manifest.
     pub(crate) digest: String,
-    /// The size of its only layer.
+    /// The size of its only layer, as a registry stores it.
     pub(crate) layer_bytes: usize,
+    /// The size of the files in it.
+    pub(crate) unpacked_bytes: usize,
 }
 
 /// Writes the image whose only layer is the folder `root`.
 pub(crate) fn pack(image: &Image<'_>, root: &Path, to: &Path) -> Result<Packed> {
-    let layer = layer(root).with_context(|| root.display().to_string())?;
+    let unpacked = layer(root).with_context(|| root.display().to_string())?;
+    let (diff_id, unpacked_bytes) = (digest(&unpacked), unpacked.len());
+    let (layer, media_type) = if image.compressed {
+        (gzip(&unpacked)?, "application/vnd.oci.image.layer.v1.tar+gzip")
+    } else {
+        (unpacked, "application/vnd.oci.image.layer.v1.tar")
+    };
     let config = serde_json::to_vec(&json!({
         "architecture": image.architecture,
         "os": "linux",
@@ -47,13 +58,13 @@ pub(crate) fn pack(image: &Image<'_>, root: &Path, to: &Path) -> Result<Packed> 
             "User": format!("{0}:{0}", image.user),
             "WorkingDir": "/",
         },
-        "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
     }))?;
     let manifest = serde_json::to_vec(&json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
+        "layers": [descriptor(media_type, &layer)],
     }))?;
     let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
     entry["platform"] = json!({"architecture": image.architecture, "os": "linux"});
@@ -80,7 +91,15 @@ pub(crate) fn pack(image: &Image<'_>, root: &Path, to: &Path) -> Result<Packed> 
     Ok(Packed {
         digest: digest(&manifest),
         layer_bytes: layer.len(),
+        unpacked_bytes,
     })
+}
+
+/// Without a name and a time, so that the same bytes give the same.
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut writer = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
+    writer.write_all(bytes)?;
+    Ok(writer.finish()?)
 }
 
 /// A tar of everything below `root`.
@@ -158,6 +177,7 @@ mod tests {
         architecture: "amd64",
         entry_point: &["/it"],
         user: 65532,
+        compressed: false,
     };
 
     /// A folder with these files, written in this order.
@@ -229,5 +249,36 @@ mod tests {
         assert_eq!(layer.len(), packed.layer_bytes);
         let names: Vec<_> = entries(&layer).into_keys().collect();
         assert_eq!(names, ["etc", "etc/a", "it"]);
+    }
+
+    #[test]
+    fn a_compressed_layer_is_the_same_layer() {
+        let out = tempfile::tempdir().unwrap();
+        let root = folder(&["it", "etc/a"]);
+        let made = |name: &str, compressed: bool| {
+            let to = out.path().join(name);
+            let image = Image { compressed, ..IMAGE };
+            let packed = pack(&image, root.path(), &to).unwrap();
+            (packed, entries(&fs::read(to).unwrap()))
+        };
+        let (plain, plain_files) = made("plain.tar", false);
+        let (packed, files) = made("packed.tar", true);
+        assert_eq!(
+            (&packed, &files),
+            (&made("again.tar", true).0, &made("again.tar", true).1)
+        );
+        assert_eq!(packed.unpacked_bytes, plain.layer_bytes);
+        let layer = |files: &BTreeMap<String, Vec<u8>>, bytes: usize| {
+            let blobs = files.iter().filter(|(name, _)| name.starts_with("blobs/"));
+            blobs
+                .map(|(_, blob)| blob.clone())
+                .find(|blob| blob.len() == bytes)
+                .unwrap()
+        };
+        let mut unpacked = Vec::new();
+        flate2::read::GzDecoder::new(&*layer(&files, packed.layer_bytes))
+            .read_to_end(&mut unpacked)
+            .unwrap();
+        assert_eq!(unpacked, layer(&plain_files, plain.layer_bytes));
     }
 }

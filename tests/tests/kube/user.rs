@@ -188,7 +188,8 @@ fn what_is_not_there_or_not_allowed_is_said_before_the_start() -> Outcome {
         let rules = "[{apiGroups: [''], resources: [services], verbs: [list, watch]}, \
                      {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}]";
         let kubeconfig = namespace.service_account(scene, rules, caller)?;
-        let up = devbox(scene, &namespace, &kubeconfig, &["up", "--no-hosts"])?
+        let arguments = ["up", "--no-hosts", "-n", namespace.name()];
+        let up = devbox(scene, &namespace, &kubeconfig, &arguments)?
             .by(caller)
             .start()?;
         up.wait_for_line("the warning", 2 * wait::SOON, |line| {
