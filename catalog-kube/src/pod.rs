@@ -15,9 +15,6 @@ mod pushed;
 mod road;
 mod standing;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 use std::time::Duration;
 

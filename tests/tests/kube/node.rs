@@ -73,12 +73,30 @@ fn a_token_is_reviewed_for_its_audience() -> Outcome {
 }
 
 /// Ends what it is about, also when the test fails.
-struct Started {
+pub(crate) struct Started {
     folder: PathBuf,
 }
 
 impl Started {
-    fn down(&self) -> Result {
+    /// Another node beside the tests' own, for what would be in their way.
+    pub(crate) fn beside(node: &Node, name: &str) -> Result<Self> {
+        let name = format!("{name}-{:08x}", fastrand::u32(..));
+        let started = Self {
+            folder: node.folder().with_file_name(name),
+        };
+        let up = Command::new(Node::script())
+            .arg("up")
+            .arg(&started.folder)
+            .output()?;
+        ensure!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+        Ok(started)
+    }
+
+    pub(crate) fn node(&self) -> Node {
+        Node::at(&self.folder)
+    }
+
+    pub(crate) fn down(&self) -> Result {
         let done = Command::new(Node::script())
             .arg("down")
             .arg(&self.folder)
@@ -212,17 +230,8 @@ fn a_node_ends_with_whoever_holds_it() -> Outcome {
 #[test]
 fn the_api_server_is_away_for_a_while() -> Outcome {
     scenario(|_| {
-        // On a node of its own: the tests beside this one need theirs.
-        let node = Node::find()?;
-        let folder = node
-            .folder()
-            .with_file_name(format!("away-{:08x}", fastrand::u32(..)));
-        let started = Started {
-            folder: folder.clone(),
-        };
-        let up = Command::new(Node::script()).arg("up").arg(&folder).output()?;
-        ensure!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
-        let node = Node::at(&folder);
+        let started = Started::beside(&Node::find()?, "away")?;
+        let node = started.node();
         let before = node.pid_of("kube-apiserver")?;
         node.stop("kube-apiserver")?;
         ensure!(node.kubectl(["get", "nodes"]).is_err());

@@ -8,10 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node, ROLLOUT};
 use devbox_tests::{
-    Caller, Invocation, Outcome, Process, Result, Scene, Signal, need_program, scenario, wait,
+    Caller, Exit, Invocation, Outcome, Process, Result, Scene, Signal, need_program, scenario, wait,
 };
 use serde_json::Value;
 
+use crate::node::Started;
 use crate::user;
 
 const CALLER: Caller = Caller::Ordinary;
@@ -27,7 +28,11 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn new(scene: &'a Scene) -> Result<Self> {
-        let namespace = Node::find()?.services()?;
+        Self::on(scene, &Node::find()?)
+    }
+
+    fn on(scene: &'a Scene, node: &Node) -> Result<Self> {
+        let namespace = node.services()?;
         let kubeconfig = user::user(scene, &namespace, CALLER, &["--via", "pod"])?;
         Ok(Self {
             scene,
@@ -171,5 +176,37 @@ fn with_an_image_that_cannot_be_had_it_goes_over_port_forwards_and_says_why() ->
         let because = provider["via"]["because"].as_str().context("no reason")?;
         ensure!(because.contains(image), "{because}");
         session.wait_until_nothing_is_left(2 * wait::SOON)
+    })
+}
+
+#[test]
+fn a_connection_waits_while_the_api_server_is_away_and_goes_on() -> Outcome {
+    scenario(|scene| {
+        need_program("psql", "postgresql-client")?;
+        let started = Started::beside(&Node::find()?, "pod-away")?;
+        let node = started.node();
+        let session = Session::on(scene, &node)?;
+        let query = [
+            "--",
+            "psql",
+            "--host=db",
+            "--no-align",
+            "--tuples-only",
+            "--username=postgres",
+            "--command=select 'asked'",
+            "--command=select 6 * 7 from pg_sleep(5)",
+        ];
+        let mut query = session.devbox("exec", GATEWAY_IMAGE, &query)?.start()?;
+        query.wait_for_line("the first answer", 4 * wait::SOON, |line| line == "asked")?;
+        // The second answer comes while nobody can pass it on.
+        node.stop("kube-apiserver")?;
+        std::thread::sleep(Duration::from_secs(7));
+        ensure!(!query.output().contains("42"), "{}", query.everything());
+        node.start("kube-apiserver")?;
+        let exit = query.wait(4 * wait::SOON)?;
+        ensure!(exit == Exit::code(0), "{exit}: {}", query.everything());
+        ensure!(query.output().ends_with("42\n"), "{}", query.everything());
+        drop(query);
+        started.down()
     })
 }
