@@ -57,7 +57,7 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
         steps.step("deny", |_| deny());
         steps.step("package", |_| package::leaves_can_be_published());
         cross::steps(&mut steps, may_install);
-        kube::steps(&mut steps, may_install, &[]);
+        kube::steps(&mut steps, may_install, &[], kube::NoNode::Skips);
     }
     Ok(steps.summary())
 }

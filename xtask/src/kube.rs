@@ -25,30 +25,54 @@ const RELEASE: &str = "v1.34.4";
 /// The oldest Go that knows a module's `tool` lines.
 const OLDEST_GO: (u32, u32) = (1, 24);
 
+/// What a node that cannot be had is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoNode {
+    /// A failure, where a node was asked for.
+    Fails,
+    /// A reason to skip its tests, in a run of everything: a machine without the Go modules or the kernel's features at hand says nothing
+    /// about the change that is tested.
+    Skips,
+}
+
 /// The steps of `kube-test`; skipped, with the reason, where a node cannot run.
-pub(crate) fn steps(steps: &mut Steps, may_install: bool, filters: &[String]) {
-    let why = match lacking(may_install) {
-        Ok(None) => None,
-        Ok(Some(why)) => Some(why),
+pub(crate) fn steps(steps: &mut Steps, may_install: bool, filters: &[String], no_node: NoNode) {
+    let mut why = match lacking(may_install) {
+        Ok(why) => why,
         Err(error) => Some(format!("{error:#}")),
     };
-    let mut whole = true;
     let mut step = |steps: &mut Steps, name: &str, work: &mut dyn FnMut(&mut Vec<String>) -> Result<Done>| {
-        steps.step(name, |skips| match &why {
-            Some(why) => Ok(Done::Skipped(why.clone())),
-            None if !whole => Ok(Done::Skipped("an earlier step failed".into())),
-            None => {
-                let done = work(skips);
-                whole = done.is_ok();
-                done
+        steps.step(name, |skips| {
+            if let Some(why) = &why {
+                return Ok(Done::Skipped(why.clone()));
             }
+            let done = work(skips);
+            match &done {
+                Err(_) => why = Some("an earlier step failed".into()),
+                Ok(Done::Skipped(reason)) => why = Some(reason.clone()),
+                Ok(Done::Passed(_)) => {}
+            }
+            done
         });
     };
-    step(steps, "kube", &mut |_| programs().map(Done::Passed));
-    step(steps, "kube images", &mut |_| images().map(|()| Done::passed()));
+    let had = |had: Result<String>| match had {
+        Err(error) if no_node == NoNode::Skips => Ok(Done::Skipped(format!("no node can be had: {error:#}"))),
+        had => had.map(Done::Passed),
+    };
+    step(steps, "kube", &mut |_| had(programs()));
+    step(steps, "kube images", &mut |_| {
+        had(images().map(|()| String::new()))
+    });
     step(steps, "image", &mut |_| gateway_image().map(Done::Passed));
+    let mut node = None;
+    step(steps, "kube node", &mut |_| {
+        had(Held::start().map(|held| {
+            node = Some(held);
+            String::new()
+        }))
+    });
     step(steps, "kube tests", &mut |skips| {
-        let node = Held::start()?;
+        let node = node.take().context("the node is held")?;
         let tested = check::kube_tests(&node.folder, filters, skips);
         node.end()?;
         tested
@@ -59,7 +83,7 @@ pub(crate) fn steps(steps: &mut Steps, may_install: bool, filters: &[String]) {
 pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
     let mut all = Steps::default();
     all.step("build", |_| check::build());
-    steps(&mut all, may_install, filters);
+    steps(&mut all, may_install, filters, NoNode::Fails);
     Ok(all.summary())
 }
 
