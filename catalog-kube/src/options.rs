@@ -84,7 +84,7 @@ impl fmt::Display for WayIn {
 
 /// A text that names no [`WayIn`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is no way into a cluster: expected `auto`, `forward`, `pod`, `gateway` or a URL that begins with ws://, wss:// or quic://", text.escape_debug())]
+#[error("`{}` is no way into a cluster: expected `auto`, `forward` or `pod`", text.escape_debug())]
 pub struct BadWayIn {
     text: String,
 }
