@@ -3,24 +3,23 @@
 mod frames;
 mod mask;
 mod messages;
+mod outgoing;
 mod read;
 mod write;
 
 use std::fmt;
-use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tunnel_proto::{ChunkQueue, Role};
 
-use super::{Carrier, CarrierEnd, UNSENT_BYTES, poll_write_some};
-use crate::buffer::{Block, Filled, ReadSize, Stage};
+use super::{Carrier, CarrierEnd, UNSENT_BYTES};
+use crate::buffer::{Block, Filled, ReadSize};
 pub(crate) use messages::Duplex;
 pub use messages::{MessageStream, Piece};
+use outgoing::Outgoing;
 use read::{Found, Reader};
-use write::Writer;
 
 /// A [`Carrier`] over a WebSocket whose handshake is over. The payloads of its binary messages are the link's bytes; Ping
 /// is answered, and other messages are ignored.
@@ -57,11 +56,7 @@ pub struct WebSocketCarrier<S> {
     answered: bool,
     /// How it ended behind what has arrived.
     end: Option<CarrierEnd>,
-    writer: Writer,
-    /// Frames on their way: copied and masked, or as they are where neither has to be.
-    stage: Stage,
-    out: ChunkQueue,
-    unflushed: bool,
+    outgoing: Outgoing,
 }
 
 impl<S> WebSocketCarrier<S> {
@@ -76,10 +71,7 @@ impl<S> WebSocketCarrier<S> {
             arrived: ChunkQueue::new(),
             answered: false,
             end: None,
-            writer: Writer::new(role),
-            stage: Stage::default(),
-            out: ChunkQueue::new(),
-            unflushed: false,
+            outgoing: Outgoing::new(role, UNSENT_BYTES),
         }
     }
 }
@@ -145,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> WebSocketCarrier<S> {
                 Ok(Some(Found::End)) => {}
                 Ok(Some(Found::Ping(payload))) => {
                     self.answered = true;
-                    if let Err(error) = self.writer.pong(payload) {
+                    if let Err(error) = self.outgoing.pong(payload) {
                         self.end = Some(error.into());
                     }
                 }
@@ -166,53 +158,26 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> WebSocketCarrier<S> {
 
     /// Says Close if the stream takes it at once; nothing waits for that.
     fn close(&mut self, code: Option<u16>, cx: &mut Context<'_>) {
-        self.writer.close(code);
+        self.outgoing.close(code);
         if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
             tracing::trace!(%error, "the other end did not wait for our Close");
         }
-    }
-
-    fn unsent(&self) -> usize {
-        self.writer.len() + self.stage.len() + self.out.len()
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unflushed = true;
-        if self.writer.is_plain() && self.stream.is_write_vectored() {
-            if self.out.len() < UNSENT_BYTES {
-                self.writer.drain(&mut self.out)?;
-            }
-            return poll_write_some(&mut self.stream, &mut self.out, cx);
-        }
-        if self.stage.len() == 0 {
-            self.stage.fill(|room| self.writer.fill(room))?;
-        }
-        self.stage.poll_write(&mut self.stream, cx)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Carrier for WebSocketCarrier<S> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
-        while self.unsent() >= UNSENT_BYTES {
-            ready!(self.poll_write(cx))?;
-        }
+        ready!(self.outgoing.poll_room(&mut self.stream, cx))?;
         Poll::Ready(Ok(()))
     }
 
     fn start_send(&mut self, bytes: &mut ChunkQueue) -> Result<(), CarrierEnd> {
-        self.writer.put(bytes);
+        self.outgoing.put(bytes);
         Ok(())
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
-        while self.stage.len() + self.out.len() > 0 || !self.writer.is_empty() {
-            ready!(self.poll_write(cx))?;
-        }
-        self.stage.rest();
-        if self.unflushed {
-            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-            self.unflushed = false;
-        }
+        ready!(self.outgoing.poll_send_all(&mut self.stream, cx))?;
         Poll::Ready(Ok(()))
     }
 
@@ -237,7 +202,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Carrier for WebSocketCa
     }
 
     fn start_close(&mut self) -> Result<(), CarrierEnd> {
-        self.writer.close(Some(frames::GOING_AWAY));
+        self.outgoing.close(Some(frames::GOING_AWAY));
         Ok(())
     }
 }

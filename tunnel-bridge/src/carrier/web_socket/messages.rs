@@ -4,17 +4,16 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tunnel_proto::{ChunkQueue, Role};
 
+use super::outgoing::Outgoing;
 use super::read::{Found, Reader};
-use super::write::Writer;
-use super::{CarrierEnd, frames, poll_write_some};
-use crate::buffer::{Block, Filled, ReadSize, Stage};
+use super::{CarrierEnd, frames};
+use crate::buffer::{Block, Filled, ReadSize};
 
 /// Whatever a WebSocket runs over.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -65,11 +64,7 @@ pub struct MessageStream {
     end: Option<CarrierEnd>,
     /// A Ping was answered, and the answer is not on its way.
     answered: bool,
-    writer: Writer,
-    stage: Stage,
-    /// For a server, which masks nothing.
-    out: ChunkQueue,
-    unflushed: bool,
+    outgoing: Outgoing,
     /// Who waits for the connection to take more, while the one who reads may send an answer to a Ping.
     waits: Option<Waker>,
 }
@@ -93,10 +88,7 @@ impl MessageStream {
             arrived: VecDeque::new(),
             end: None,
             answered: false,
-            writer: Writer::new(role),
-            stage: Stage::default(),
-            out: ChunkQueue::new(),
-            unflushed: false,
+            outgoing: Outgoing::new(role, UNSENT_BYTES),
             waits: None,
         }
     }
@@ -104,7 +96,7 @@ impl MessageStream {
     /// Begins each message that is sent from here on with `lead`, which many protocols have as the number of a channel.
     #[must_use]
     pub fn leading_with(mut self, lead: u8) -> MessageStream {
-        self.writer.lead_with(lead);
+        self.outgoing.lead_with(lead);
         self
     }
 
@@ -145,25 +137,23 @@ impl MessageStream {
     /// # Errors
     /// The end of the connection.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, CarrierEnd>> {
-        while self.unsent() >= UNSENT_BYTES {
-            if self.poll_write(cx)?.is_pending() {
-                self.waits = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
+        let polled = self.outgoing.poll_room(&mut self.stream, cx)?;
+        if polled.is_pending() {
+            self.waits = Some(cx.waker().clone());
         }
-        Poll::Ready(Ok(UNSENT_BYTES - self.unsent()))
+        polled.map(Ok)
     }
 
     /// Takes bytes to be sent. There is no bound here: [`poll_room`](MessageStream::poll_room) says how much there should be.
     pub fn send(&mut self, bytes: Bytes) {
         let mut taken = ChunkQueue::new();
         taken.push(bytes);
-        self.writer.put(&mut taken);
+        self.outgoing.put(&mut taken);
     }
 
     /// Begins the closing handshake behind what was taken; flushing carries it out. Nothing is sent afterwards.
     pub fn start_close(&mut self) {
-        self.writer.close(Some(frames::NORMAL));
+        self.outgoing.close(Some(frames::NORMAL));
     }
 
     /// Sends what was taken. What is taken afterwards is in another message.
@@ -171,7 +161,7 @@ impl MessageStream {
     /// # Errors
     /// The end of the connection.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CarrierEnd>> {
-        let polled = self.poll_send_all(cx)?;
+        let polled = self.outgoing.poll_send_all(&mut self.stream, cx)?;
         self.waits = polled.is_pending().then(|| cx.waker().clone());
         polled.map(Ok)
     }
@@ -187,21 +177,9 @@ impl MessageStream {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    fn poll_send_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.stage.len() + self.out.len() > 0 || !self.writer.is_empty() {
-            ready!(self.poll_write(cx))?;
-        }
-        self.stage.rest();
-        if self.unflushed {
-            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
-    }
-
     /// Sends the answer to a Ping as far as that goes at once.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.poll_send_all(cx) {
+        match self.outgoing.poll_send_all(&mut self.stream, cx) {
             Poll::Ready(sent) => {
                 self.answered = false;
                 // The connection will wake only the one that asked last.
@@ -212,24 +190,6 @@ impl MessageStream {
             }
             Poll::Pending => Ok(()),
         }
-    }
-
-    fn unsent(&self) -> usize {
-        self.writer.len() + self.stage.len() + self.out.len()
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unflushed = true;
-        if self.writer.is_plain() && self.stream.is_write_vectored() {
-            if self.out.len() < UNSENT_BYTES {
-                self.writer.drain(&mut self.out)?;
-            }
-            return poll_write_some(&mut self.stream, &mut self.out, cx);
-        }
-        if self.stage.len() == 0 {
-            self.stage.fill(|room| self.writer.fill(room))?;
-        }
-        self.stage.poll_write(&mut self.stream, cx)
     }
 
     /// Reads what is there and sorts it.
@@ -276,19 +236,19 @@ impl MessageStream {
                 Ok(Some(Found::End)) => self.arrived.push_back(Piece::End),
                 Ok(Some(Found::Ping(payload))) => {
                     self.answered = true;
-                    if let Err(error) = self.writer.pong(payload) {
+                    if let Err(error) = self.outgoing.pong(payload) {
                         self.end = Some(error.into());
                     }
                 }
                 Ok(Some(Found::Close { code, reason })) => {
                     // Our own Close leaves with the answers.
                     self.answered = true;
-                    self.writer.close(code);
+                    self.outgoing.close(code);
                     self.end = Some(CarrierEnd::Closed { message: reason });
                 }
                 Err(breach) => {
                     self.answered = true;
-                    self.writer.close(Some(breach.code()));
+                    self.outgoing.close(Some(breach.code()));
                     self.end = Some(CarrierEnd::Broken {
                         message: breach.to_string(),
                     });
