@@ -48,6 +48,7 @@
 //! # }
 //! ```
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -120,7 +121,7 @@ impl TlsDialer {
 
     async fn open<S>(&self, stream: TlsStream<S>, target: &Target) -> Result<Box<dyn ByteStream>, Refusal>
     where
-        S: Resettable + AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        S: Connected + AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let mut stream = SecureStream::new(stream, Answer::Awaited);
         let text = target.as_str().as_bytes();
@@ -237,32 +238,43 @@ impl IncomingStream {
 /// How long a client may take to read why it was refused.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What a connection under TLS can be told to do as it is closed.
-trait Resettable {
-    fn reset_on_close(&self);
+/// What a stream's TLS runs over.
+trait Connected {
+    /// The connection at the bottom of it.
+    fn connection(&self) -> &TcpStream;
 }
 
-impl Resettable for TcpStream {
-    fn reset_on_close(&self) {
-        sys::reset_on_close(self);
+impl Connected for TcpStream {
+    fn connection(&self) -> &TcpStream {
+        self
     }
 }
 
-impl Resettable for tokio_rustls::client::TlsStream<TcpStream> {
-    fn reset_on_close(&self) {
-        sys::reset_on_close(self.get_ref().0);
+impl Connected for tokio_rustls::client::TlsStream<TcpStream> {
+    fn connection(&self) -> &TcpStream {
+        self.get_ref().0
     }
 }
 
 /// A TLS connection that ends as a [`ByteStream`] should: dropped before both directions are finished, it is reset.
 ///
 /// It holds no read buffer while there is nothing to read; TLS keeps the part of a record that has arrived.
-#[derive(Debug)]
-struct SecureStream<S: Resettable> {
+struct SecureStream<S: Connected> {
     stream: TlsStream<S>,
     answer: Answer,
+    /// Tells of a reset while nothing is read.
+    failure: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    failed: bool,
     read_finished: bool,
     write_finished: bool,
+}
+
+impl<S: Connected> fmt::Debug for SecureStream<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecureStream")
+            .field("answer", &self.answer)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What the server says before anything else; on its own side, that it has been said.
@@ -278,18 +290,20 @@ enum Answer {
     Refused(Refusal),
 }
 
-impl<S: Resettable> SecureStream<S> {
+impl<S: Connected> SecureStream<S> {
     fn new(stream: TlsStream<S>, answer: Answer) -> SecureStream<S> {
         SecureStream {
             stream,
             answer,
+            failure: None,
+            failed: false,
             read_finished: false,
             write_finished: false,
         }
     }
 }
 
-impl<S: Resettable + AsyncRead + AsyncWrite + Unpin> SecureStream<S> {
+impl<S: Connected + AsyncRead + AsyncWrite + Unpin> SecureStream<S> {
     fn poll_raw(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf).map_err(as_reset)
     }
@@ -342,7 +356,7 @@ fn as_reset(error: io::Error) -> io::Error {
     }
 }
 
-impl<S: Resettable + AsyncRead + AsyncWrite + Unpin> AsyncRead for SecureStream<S> {
+impl<S: Connected + AsyncRead + AsyncWrite + Unpin> AsyncRead for SecureStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -350,7 +364,12 @@ impl<S: Resettable + AsyncRead + AsyncWrite + Unpin> AsyncRead for SecureStream<
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_answer(cx))?;
         let before = buf.filled().len();
-        ready!(self.poll_raw(cx, buf))?;
+        let Poll::Ready(read) = self.poll_raw(cx, buf) else {
+            // Everything was read: the next read tells.
+            self.failure = None;
+            return Poll::Pending;
+        };
+        read?;
         if buf.filled().len() == before && buf.remaining() > 0 {
             self.read_finished = true;
         }
@@ -358,7 +377,7 @@ impl<S: Resettable + AsyncRead + AsyncWrite + Unpin> AsyncRead for SecureStream<
     }
 }
 
-impl<S: Resettable + AsyncRead + AsyncWrite + Unpin> AsyncWrite for SecureStream<S> {
+impl<S: Connected + AsyncRead + AsyncWrite + Unpin> AsyncWrite for SecureStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -374,16 +393,31 @@ impl<S: Resettable + AsyncRead + AsyncWrite + Unpin> AsyncWrite for SecureStream
     }
 }
 
-impl<S: Resettable + AsyncRead + AsyncWrite + Send + Unpin> ByteStream for SecureStream<S> {
+impl<S: Connected + AsyncRead + AsyncWrite + Send + Unpin> ByteStream for SecureStream<S> {
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if !self.failed {
+            if self.failure.is_none() {
+                self.failure = sys::failure_of(self.stream.get_ref().0.connection());
+            }
+            let Some(failure) = &mut self.failure else {
+                return Poll::Pending;
+            };
+            ready!(failure.as_mut().poll(cx));
+            self.failure = None;
+            self.failed = true;
+        }
+        Poll::Ready(io::ErrorKind::ConnectionReset.into())
+    }
+
     fn is_connected(&self) -> bool {
         matches!(self.answer, Answer::Connected)
     }
 }
 
-impl<S: Resettable> Drop for SecureStream<S> {
+impl<S: Connected> Drop for SecureStream<S> {
     fn drop(&mut self) {
         if !(self.read_finished && self.write_finished) {
-            self.stream.get_ref().0.reset_on_close();
+            sys::reset_on_close(self.stream.get_ref().0.connection());
         }
     }
 }

@@ -2,6 +2,7 @@
 //! socket, which saves the call that would only say so (epoll(7), on edge-triggered use).
 
 use std::io;
+use std::pin::Pin;
 
 use tokio::net::TcpStream;
 
@@ -29,6 +30,30 @@ pub(crate) fn write_some(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> 
             })
         } else {
             stream.try_write(bytes)
+        }
+    }
+}
+
+/// Resolves when the connection has failed, also while what has come on it is not read; it does not borrow the stream, and holds a
+/// descriptor of its own instead. `None` where the system tells of failures only to whoever reads or writes.
+pub(crate) fn failure_of(stream: &TcpStream) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    cfg_if::cfg_if! {
+        if #[cfg(unix)] {
+            use std::os::fd::AsFd as _;
+
+            let watched = stream.as_fd().try_clone_to_owned();
+            match watched.and_then(|descriptor| TcpStream::from_std(descriptor.into())) {
+                Ok(watched) => Some(Box::pin(async move {
+                    drop(watched.ready(tokio::io::Interest::ERROR).await);
+                })),
+                Err(error) => {
+                    tracing::debug!(%error, "a connection that is not read is not watched");
+                    None
+                }
+            }
+        } else {
+            let _unwatched = stream;
+            None
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::Poll;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
@@ -12,7 +13,8 @@ use tunnel_bridge::per_stream::{self, TlsDialer};
 use tunnel_bridge::tls::{self, Acceptor, LINK_ALPN, ServerOptions, TlsClient};
 use tunnel_bridge::ws::{self, ConnectError, ConnectOptions, Upgrade};
 use tunnel_bridge::{
-    Dialer, Identity, Link, Pin, Refusal, RefusalKind, Role, StreamCarrier, Trust, refusal_of, splice,
+    ByteStream as _, Dialer, Identity, Link, Pin, Refusal, RefusalKind, Role, StreamCarrier, Trust,
+    refusal_of, splice,
 };
 
 use crate::support::{
@@ -319,6 +321,29 @@ async fn a_stream_over_a_connection_of_its_own_is_whole_and_half_closes() {
         let ((), received) = soon("the echo", async { tokio::join!(write_all, read_all(&mut read)) }).await;
         assert!(received.unwrap() == sent, "{length}");
     }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_reset_of_a_stream_is_heard_of_while_nothing_is_read_or_written() {
+    let files = Files::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dialer = dialer(&files, far_side(&files).await);
+    let address = listener.local_addr().unwrap();
+    let mut stream = soon("the dial", dialer.dial(&target(address))).await.unwrap();
+    let (mut there, _) = soon("the connection", listener.accept()).await.unwrap();
+    there.write_all(b"never read").await.unwrap();
+    // The bytes are at the near end: the answer and some of them were read.
+    let mut first = [0];
+    soon("a byte", stream.read_exact(&mut first)).await.unwrap();
+    let is_broken = std::future::poll_fn(|cx| Poll::Ready(stream.poll_broken(cx).is_ready())).await;
+    assert!(!is_broken);
+    socket2::SockRef::from(&there)
+        .set_linger(Some(std::time::Duration::ZERO))
+        .unwrap();
+    drop(there);
+    let error = soon("the reset", std::future::poll_fn(|cx| stream.poll_broken(cx))).await;
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]
