@@ -37,6 +37,7 @@
 mod connect;
 mod driver;
 mod flow;
+mod knock;
 mod listen;
 mod native;
 mod socket;

@@ -12,10 +12,11 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use quinn::{ConnectionError, ReadError, ReadExactError, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tunnel_proto::StreamId;
 
 use super::flow::QuicFlow;
+use super::knock;
 use super::native::Native;
 use super::stream::QuicStream;
 use super::wire::{self, Control, ControlReader, Kind, REQUEST_HEAD, Violation};
@@ -120,6 +121,8 @@ enum Happened {
     Broke(Violation),
     /// It is time to look whether the other end has answered.
     Due,
+    /// Nobody listens where the other end was.
+    Deserted,
 }
 
 impl Driver {
@@ -136,6 +139,7 @@ impl Driver {
         let mut accepting = pin!(self.accept(incoming));
         let mut routing = pin!(self.route());
         let mut looking = pin!(self.look(&words));
+        let mut deserted = pin!(self.deserted());
         let mut check = Check::default();
         loop {
             let happened = tokio::select! {
@@ -145,6 +149,7 @@ impl Driver {
                 violation = &mut accepting => Happened::Broke(violation),
                 violation = &mut routing => Happened::Broke(violation),
                 () = check.due() => Happened::Due,
+                () = &mut deserted => Happened::Deserted,
                 never = &mut looking => match never {},
                 never = &mut saying => match never {},
             };
@@ -154,6 +159,13 @@ impl Driver {
                     self.native.break_protocol(&violation);
                     self.close(GoAwayReason::Protocol, violation.0).await;
                     return self.end_of(&ConnectionError::LocallyClosed);
+                }
+                Happened::Deserted => {
+                    self.native.connection.close(VarInt::from_u32(0), b"");
+                    return self.final_end(LinkEnd::Lost {
+                        kind: io::ErrorKind::ConnectionRefused,
+                        message: "nobody listens at the other end's port any more".to_owned(),
+                    });
                 }
                 Happened::Due => {
                     let has_network = self.native.source_address().is_some();
@@ -406,6 +418,34 @@ impl Driver {
                 Seen::Moved => native.rebind(),
                 Seen::Silent => drop(words.try_send(Control::Ping)),
                 Seen::Nothing => {}
+            }
+        }
+    }
+
+    /// Resolves when nothing of what was sent is answered and nobody listens where it went: the other end's process is gone
+    /// without a word, and its connections with it. Without that word of the system the link waits for its idle timeout.
+    async fn deserted(&self) {
+        let native = &self.native;
+        if native.endpoint.is_none() {
+            // Packets reach a client through ports that others keep open for it.
+            return std::future::pending().await;
+        }
+        loop {
+            let (sent, received) = (native.sent(), native.received());
+            // An idle link sends nothing but what keeps it alive, each quarter of its timeout.
+            let most = native.idle_timeout / 8;
+            let wait = if native.is_busy() {
+                NOTICE_TIME.min(most)
+            } else {
+                most
+            };
+            sleep(wait).await;
+            let is_unanswered = native.sent() != sent && native.received() == received;
+            if is_unanswered
+                && knock::is_nobody_there(native.connection.remote_address()).await
+                && native.received() == received
+            {
+                return;
             }
         }
     }

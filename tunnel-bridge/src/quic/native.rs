@@ -223,6 +223,11 @@ impl Native {
         self.connection.stats().udp_rx.datagrams
     }
 
+    /// How many packets have been sent.
+    pub(super) fn sent(&self) -> u64 {
+        self.connection.stats().udp_tx.datagrams
+    }
+
     /// Which address of this machine the system would send from. Asks the routing table and sends nothing.
     pub(super) fn source_address(&self) -> Option<IpAddr> {
         let peer = self.connection.remote_address();

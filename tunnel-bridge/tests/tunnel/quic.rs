@@ -732,6 +732,37 @@ async fn a_link_that_is_checked_and_answers_nothing_for_a_second_is_interrupted_
     assert!(matches!(end, LinkEnd::PingTimeout { .. }), "{end:?}");
 }
 
+/// A gateway that is killed says nothing, and its system says that nobody listens there.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_far_end_whose_port_is_closed_without_a_word_is_given_up_within_seconds() {
+    let listener = listener(Options::default());
+    // Its socket is what the client sees of the far end: it closes with the relay's task.
+    let relay = relay_to(listener.local_addr()).await;
+    let options = options(relay.address);
+    let serve = async { request_of(&listener).await.unwrap().accept().await.unwrap() };
+    let (near, far) = tokio::join!(connect(&options), serve);
+    let near = near.unwrap();
+    echoes(&near, &far).await;
+    let mut stream = near.open(&target("echo")).await.unwrap();
+    relay.task.abort();
+    let began = std::time::Instant::now();
+    stream.write_all(b"is anybody there?").await.unwrap();
+    let end = soon("the end", near.closed()).await;
+    assert!(
+        matches!(
+            end,
+            LinkEnd::Lost {
+                kind: std::io::ErrorKind::ConnectionRefused,
+                ..
+            }
+        ),
+        "{end:?}"
+    );
+    // Silence alone would take 20 s.
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
 /// Runs a program to its end.
 #[cfg(target_os = "linux")]
 fn run(program: &str, arguments: &str) -> std::process::Output {

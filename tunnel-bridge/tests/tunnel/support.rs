@@ -63,7 +63,8 @@ impl Over {
     pub(crate) fn is_loss(self, end: &LinkEnd) -> bool {
         match self {
             #[cfg(feature = "quic")]
-            Over::Quic => matches!(end, LinkEnd::PingTimeout { .. }),
+            // Silence, or the system's word that nobody listens there.
+            Over::Quic => matches!(end, LinkEnd::PingTimeout { .. } | LinkEnd::Lost { .. }),
             _ => matches!(end, LinkEnd::Lost { .. }),
         }
     }
