@@ -80,6 +80,8 @@ pub struct GatewayProvider {
     pub limits: LinkOptions,
     /// Where the gateway said that its clients should go as it left; for the next connect.
     successor: watch::Sender<Option<Url>>,
+    /// Where the connect that began last goes.
+    there: watch::Sender<Option<Url>>,
     /// What the connect that began last waits for.
     progress: watch::Sender<Option<ws::Progress>>,
     /// What the link that was made last runs over.
@@ -118,6 +120,7 @@ impl GatewayProvider {
             resume: true,
             limits: LinkOptions::default(),
             successor: watch::Sender::new(None),
+            there: watch::Sender::new(None),
             progress: watch::Sender::new(None),
             over: watch::Sender::new(None),
             memory: watch::Sender::default(),
@@ -126,12 +129,7 @@ impl GatewayProvider {
 
     /// The gateway's URL, without a password.
     fn far_side(&self) -> String {
-        let mut url = self.gateway.clone();
-        // Fails for URLs without a host, which have no password either.
-        if url.set_password(None).is_err() {
-            url.set_path("");
-        }
-        url.to_string()
+        without_password(self.gateway.clone())
     }
 
     async fn read_token(&self) -> Result<Token, Error> {
@@ -517,6 +515,14 @@ impl GatewayProvider {
     }
 }
 
+fn without_password(mut url: Url) -> String {
+    // Fails for URLs without a host, which have no password either.
+    if url.set_password(None).is_err() {
+        url.set_path("");
+    }
+    url.to_string()
+}
+
 async fn close(link: Link) {
     link.shutdown().await;
 }
@@ -530,6 +536,7 @@ impl Provider for GatewayProvider {
         if let Some(successor) = self.successor.send_replace(None) {
             there.gateway = successor;
         }
+        self.there.send_replace(Some(there.gateway.clone()));
         let connecting = there.connect_in_any_time(&wanted);
         let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
         let waited_for = self.progress.send_replace(None);
@@ -543,7 +550,9 @@ impl Provider for GatewayProvider {
     }
 
     fn status(&self) -> Status {
-        Status::new("gateway", self.far_side())
+        let there = self.there.borrow().clone();
+        let far_side = without_password(there.unwrap_or_else(|| self.gateway.clone()));
+        Status::new("gateway", far_side)
             .over(self.over.borrow().as_ref())
             .waiting_for(*self.progress.borrow())
     }
