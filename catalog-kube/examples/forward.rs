@@ -49,6 +49,7 @@ async fn carry(local: TcpStream, forward: Arc<Forward>, namespace: String, pod: 
     let mut told = std::io::stderr();
     let line = match forward.open_pod(&namespace, &pod, port).await {
         Ok(stream) => {
+            drop(local.set_nodelay(true));
             let report = tunnel_bridge::splice(local, stream).await;
             format!("{} up, {} down: {}", report.sent, report.received, report.end)
         }

@@ -35,7 +35,7 @@ use std::net::SocketAddr;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use happy_eyeballs::Race;
 
@@ -97,6 +97,14 @@ pub(crate) async fn race(
     deadline: Option<Instant>,
     mut tell: impl FnMut(SocketAddr),
 ) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut addresses = addresses.into_iter();
+    let (first, second) = (addresses.next(), addresses.next());
+    if let (Some(only), None) = (first, second) {
+        // Most targets have one address, and nothing races it.
+        tell(only);
+        return connect_by(only, deadline).await.map(|stream| (stream, only));
+    }
+    let addresses = first.into_iter().chain(second).chain(addresses);
     let mut race = Race::new(addresses, Instant::now().into_std());
     let mut running = FuturesUnordered::new();
     let mut failed = Vec::new();
@@ -120,13 +128,26 @@ pub(crate) async fn race(
                 }
             },
             () = until(deadline) => {
-                let silent = || io::Error::new(io::ErrorKind::TimedOut, "no answer");
-                failed.extend(race.running().map(|address| (address, silent())));
+                failed.extend(race.running().map(|address| (address, no_answer())));
                 return Err(Attempts { failed }.into_error());
             }
             () = until(race.poll_timeout().map(Instant::from_std)) => {}
         }
     }
+}
+
+/// A connection to the one address that there is.
+async fn connect_by(address: SocketAddr, deadline: Option<Instant>) -> io::Result<TcpStream> {
+    let connecting = TcpStream::connect(address);
+    let Some(deadline) = deadline else {
+        return connecting.await;
+    };
+    let connected = timeout_at(deadline, connecting).await;
+    connected.unwrap_or_else(|_| Err(no_answer()))
+}
+
+fn no_answer() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer")
 }
 
 async fn until(instant: Option<Instant>) {

@@ -16,7 +16,7 @@ use crate::{ByteStream, Dialer, Refusal, RefusalKind, Target, dial, sys};
 /// How long a dial may take by default.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects to an address (`host:port` or a socket address) with Nagle's delay off and keepalive on. All addresses of a
+/// Connects to an address (`host:port` or a socket address) with Nagle's delay off and, beyond this machine, keepalive on. All addresses of a
 /// name get their chance (RFC 8305), and an address that is silent does not hide one that answers.
 ///
 /// # Errors
@@ -64,8 +64,8 @@ async fn connect_to_any(
     deadline: Instant,
 ) -> Result<TcpStream, Refusal> {
     match dial::race(addresses, Some(deadline), |_| {}).await {
-        Ok((stream, _)) => {
-            sys::prepare_target(&stream);
+        Ok((stream, address)) => {
+            sys::prepare_target(&stream, address);
             Ok(stream)
         }
         // Of several addresses the error says which of them were silent.

@@ -86,7 +86,10 @@ pub struct SpliceReport {
 ///
 /// The end of one direction (FIN) becomes the end of that direction on the other side and leaves the other direction
 /// alone (half-close). When a side fails, the other one is reset: an RST on the TCP side (`SO_LINGER` 0), a drop on
-/// the stream's side. Where the stream is a TCP connection too, both ends are that. Nagle's delay is switched off on `local`. While nothing moves, no buffer is held.
+/// the stream's side. Where the stream is a TCP connection too, both ends are that. While nothing moves, no buffer is held.
+///
+/// The options of `local` stay as they are: [`direct::connect`](crate::direct::connect) has set those that fit. With Nagle's delay, which
+/// a socket has that was accepted elsewhere, a request of more than one segment may wait for a delayed acknowledgement (RFC 9293 §3.7.4).
 ///
 /// While the stream is not connected yet (see [`ByteStream::is_connected`]), or when it carries no half-close
 /// ([`ByteStream::carries_half_close`]) and all that the program has sent is on its way, a program on the local side that closes
@@ -97,7 +100,6 @@ pub struct SpliceReport {
 /// Dropping it resets both sides.
 pub async fn splice(local: TcpStream, remote: Box<dyn ByteStream>) -> SpliceReport {
     let (traffic, limits) = (Traffic::default(), Limits::default());
-    sys::prepare_local(&local);
     splice_until(local, remote, std::future::pending(), &traffic, &limits).await
 }
 
@@ -137,16 +139,15 @@ where
     let end = {
         let stream = &local.stream;
         let mut abort = pin!(abort);
-        let mut failed = pin!(stream.ready(Interest::ERROR));
-        // Only until the stream is connected, which most streams of a session are for the rest of their lives.
-        let mut closed = Some(Box::pin(program::closed(stream)));
+        // Made when they are first asked: a connection that is read hears of both by reading.
+        let (mut failed, mut closed) = (None, None);
         let mut counted = (0, 0);
         poll_fn(|cx| {
             if abort.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Reset { by: Side::Neither });
             }
             // Down first: an answer, or a refusal, should not wait behind more of the request.
-            let down_polled = down.poll(cx, stream, &mut *remote);
+            let down_polled = down.poll(cx, stream, &mut *remote, up.done);
             let up_polled = match &down_polled {
                 Poll::Ready(Err(_)) => Poll::Pending,
                 _ => up.poll(cx, stream, &mut *remote),
@@ -165,25 +166,27 @@ where
             if unread && let Poll::Ready(error) = remote.poll_broken(cx) {
                 return Poll::Ready(remote_end(&error));
             }
-            // A program that no longer waits for its answer: the far side should stop looking for one. Where that does not hear of
-            // a half-close, it is also how the end of such a program reaches it.
             let connected = remote.is_connected();
-            let untold = up_done && !remote.carries_half_close();
             if connected && remote.carries_half_close() {
+                // As most streams are for the rest of their lives.
                 closed = None;
-            } else if (!connected || untold)
-                && closed
-                    .as_mut()
-                    .is_some_and(|closed| closed.as_mut().poll(cx).is_ready())
-            {
-                return Poll::Ready(match connected {
-                    true => End::Finished,
-                    false => End::Reset { by: Side::Local },
-                });
+            } else if !up.listens && (!connected || up_done) {
+                // A program that no longer waits for its answer: the far side should stop looking for one. Where that does not
+                // hear of a half-close, it is also how the end of such a program reaches it.
+                let closed = closed.get_or_insert_with(|| Box::pin(program::closed(stream)));
+                if closed.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(match connected {
+                        true => End::Finished,
+                        false => End::Reset { by: Side::Local },
+                    });
+                }
             }
             // While it is not read (that direction ended, or the far side takes nothing), only this shows a reset.
-            if !up.listens && failed.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(End::Reset { by: Side::Local });
+            if !up.listens {
+                let failed = failed.get_or_insert_with(|| Box::pin(stream.ready(Interest::ERROR)));
+                if failed.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(End::Reset { by: Side::Local });
+                }
             }
             if let Some(idle) = &mut idle
                 && idle
@@ -326,6 +329,7 @@ impl Down {
         cx: &mut Context<'_>,
         local: &TcpStream,
         remote: &mut dyn ByteStream,
+        up_done: bool,
     ) -> Poll<Result<(), End>> {
         let mut turn = 0;
         while !self.done {
@@ -360,9 +364,12 @@ impl Down {
                 }
             }
             if self.ended {
-                SockRef::from(local)
-                    .shutdown(std::net::Shutdown::Write)
-                    .map_err(|_| End::Reset { by: Side::Local })?;
+                // Where the other direction is over, closing the socket ends this one.
+                if !up_done {
+                    SockRef::from(local)
+                        .shutdown(std::net::Shutdown::Write)
+                        .map_err(|_| End::Reset { by: Side::Local })?;
+                }
                 self.done = true;
             } else if waits {
                 self.pending = VecDeque::new();

@@ -10,6 +10,6 @@ pub(crate) use owner::{Owner, has_closed, owner_of};
 pub(crate) use pipe::Pipe;
 pub(crate) use socket::{
     SHORT_READ_DRAINS, allow_restart, is_out_of_descriptors, prepare_accepted, prepare_datagrams,
-    prepare_link, prepare_listener, prepare_local, prepare_target, reset_on_close,
+    prepare_link, prepare_listener, prepare_target, reset_on_close,
 };
 pub(crate) use stream::{failure_of, read_some, write_some};

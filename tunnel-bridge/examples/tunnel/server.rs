@@ -112,7 +112,8 @@ async fn serve(link: Link, peer: SocketAddr, to: Arc<str>) {
 async fn join(incoming: Incoming, to: Arc<str>) {
     let dialled = tokio::select! {
         biased;
-        dialled = direct::connect(&*to, direct::DIAL_TIMEOUT) => dialled,
+        // Boxed: what dialing needs should not be held by the connection that comes of it.
+        dialled = Box::pin(direct::connect(&*to, direct::DIAL_TIMEOUT)) => dialled,
         () = incoming.abandoned() => return,
     };
     match dialled {

@@ -2,6 +2,7 @@
 //! later; it is logged, and the connection goes on.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -24,17 +25,27 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The socket under a link: small writes at once, death noticed, short queue in the kernel.
 pub(crate) fn prepare_link(stream: &TcpStream) {
-    prepare_target(stream);
+    prepare_local(stream);
+    notice_death(stream);
 }
 
-/// A socket to a target: small writes at once, death noticed.
-pub(crate) fn prepare_target(stream: &TcpStream) {
+/// A socket to the target at `address`: small writes at once, death noticed. Of a peer on this machine the kernel itself
+/// closes or resets what is open, however its program ends.
+pub(crate) fn prepare_target(stream: &TcpStream, address: SocketAddr) {
     prepare_local(stream);
+    if !address.ip().to_canonical().is_loopback() {
+        notice_death(stream);
+    }
+}
+
+/// A peer that was silent for 30 s is asked whether it lives, and one that acknowledges nothing for about as long is gone.
+fn notice_death(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(30))
         .with_interval(Duration::from_secs(10));
-    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    // On Linux TCP_USER_TIMEOUT says in its place when probes have failed (tcp(7)).
+    #[cfg(target_os = "macos")]
     let keepalive = keepalive.with_retries(3);
     log("keepalive", socket.set_tcp_keepalive(&keepalive));
     #[cfg(target_os = "linux")]
