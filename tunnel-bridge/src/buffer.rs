@@ -86,6 +86,8 @@ fn trim(kept: &mut Vec<Block>) {
 pub(crate) struct ReadSize {
     next: usize,
     largest: usize,
+    /// The latest read was short. One by itself is the end of something longer, which a single read should take the next time.
+    was_short: bool,
 }
 
 impl Default for ReadSize {
@@ -99,6 +101,7 @@ impl ReadSize {
         ReadSize {
             next: SMALLEST,
             largest,
+            was_short: false,
         }
     }
 
@@ -107,6 +110,7 @@ impl ReadSize {
         ReadSize {
             next: FIXED,
             largest: FIXED,
+            was_short: false,
         }
     }
 
@@ -115,11 +119,13 @@ impl ReadSize {
     }
 
     pub(crate) fn learn(&mut self, asked: usize, got: usize) {
+        let is_short = got < self.next / 4;
         if got == asked {
             self.next = (self.next * 2).min(self.largest);
-        } else if got < self.next / 4 {
+        } else if is_short && self.was_short {
             self.next = (self.next / 2).max(SMALLEST);
         }
+        self.was_short = is_short;
     }
 }
 
@@ -326,5 +332,44 @@ impl Stage {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many reads a message takes, of a stream that gives out what is asked for until nothing is left.
+    fn reads(size: &mut ReadSize, message: usize) -> usize {
+        let (mut left, mut reads) = (message, 0);
+        while left > 0 {
+            let asked = size.next();
+            let got = asked.min(left);
+            size.learn(asked, got);
+            left -= got;
+            reads += 1;
+        }
+        reads
+    }
+
+    #[test]
+    fn messages_a_little_longer_than_a_read_take_one_each_before_long() {
+        let mut size = ReadSize::default();
+        let message = SMALLEST + 20;
+        assert_eq!(reads(&mut size, message), 2);
+        for _ in 0..10 {
+            assert_eq!(reads(&mut size, message), 1);
+        }
+    }
+
+    #[test]
+    fn reads_grow_with_what_comes_and_shrink_again() {
+        let mut size = ReadSize::default();
+        reads(&mut size, 8 * LARGEST);
+        assert_eq!(size.next(), LARGEST);
+        for _ in 0..10 {
+            reads(&mut size, 100);
+        }
+        assert_eq!(size.next(), SMALLEST);
     }
 }
