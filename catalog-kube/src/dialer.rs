@@ -203,6 +203,10 @@ impl<S: ByteStream + ?Sized> ByteStream for Counted<S> {
     fn is_connected(&self) -> bool {
         self.inner.is_connected()
     }
+
+    fn carries_half_close(&self) -> bool {
+        self.inner.carries_half_close()
+    }
 }
 
 impl<S: DatagramFlow + ?Sized> DatagramFlow for Counted<S> {
