@@ -102,11 +102,11 @@ impl<R: Road> Ways<R> {
                 Ok(Ok(opened)) => return Ok((opened, chosen)),
                 Ok(Err(refusal)) => refusal,
                 Err(_) => {
-                    let message = format!("{}:{}: no answer", endpoint.address, endpoint.port);
+                    let message = format!("{endpoint}: no answer");
                     return Err(Refusal::new(RefusalKind::TimedOut, message));
                 }
             };
-            tracing::debug!(%target, address = %endpoint.address, %refusal, "endpoint does not answer");
+            tracing::debug!(%target, %endpoint, %refusal, "endpoint does not answer");
             if !is_the_endpoints(refusal.kind) {
                 return Err(refusal);
             }
@@ -210,6 +210,7 @@ mod tests {
 
     use super::*;
     use crate::objects::{Answers, Place};
+    use crate::road::Host;
 
     /// Says of each port how it answers.
     struct Scripted {
@@ -238,7 +239,7 @@ mod tests {
         let endpoints = Endpoints::new(None);
         let place = |(port, _): &(u16, Option<RefusalKind>)| Place {
             endpoint: Arc::new(Endpoint {
-                address: [10, 0, 0, 1].into(),
+                host: Host::Address([10, 0, 0, 1].into()),
                 port: (*port).try_into().unwrap(),
                 protocol: Protocol::Tcp,
                 pod: None,

@@ -155,7 +155,7 @@ impl Forward {
 impl Road for Forward {
     async fn open(&self, endpoint: &Endpoint) -> Result<Box<dyn ByteStream>, Refusal> {
         let unsupported = |why: &str| {
-            let text = format!("{}:{}: {why}", endpoint.address, endpoint.port);
+            let text = format!("{endpoint}: {why}");
             Refusal::new(RefusalKind::Unsupported, text)
         };
         if endpoint.protocol != Protocol::Tcp {

@@ -161,7 +161,7 @@ impl CarriedStream {
         match (std::mem::replace(&mut self.stage, Stage::Settled), refusal) {
             (Stage::Fresh(sent, elsewhere), Some(refusal)) => {
                 let endpoint = Arc::clone(self.open.endpoint());
-                tracing::debug!(address = %endpoint.address, %refusal, "endpoint has refused late");
+                tracing::debug!(%endpoint, %refusal, "endpoint has refused late");
                 self.stage = Stage::Reaching(sent, elsewhere.reach(endpoint, refusal.clone()));
                 Ok(())
             }

@@ -7,6 +7,7 @@ use tunnel_bridge::RefusalKind;
 use super::*;
 use crate::endpoints::Endpoints;
 use crate::objects::{Answers, Place};
+use crate::road::Host;
 
 /// Takes what is written, and says at the first read, or from a write on, that the endpoint has refused.
 struct Refuses {
@@ -66,7 +67,7 @@ impl Streams {
         let endpoints = Endpoints::new(None);
         let place = Place {
             endpoint: Arc::new(Endpoint {
-                address: [10, 0, 0, 1].into(),
+                host: Host::Address([10, 0, 0, 1].into()),
                 port: 80.try_into().unwrap(),
                 protocol: Protocol::Tcp,
                 pod: None,
