@@ -5,7 +5,7 @@
 //! * The mux runs in one stream through the API server's proxy subresource, which copies bytes from the pod and to it and passes neither
 //!   the kubelet nor the container runtime; where that right or way is missing, through one port-forward. Either way it is taken up again
 //!   when its connection is lost, with the user's credential of that moment.
-//! * The gateway ends ten seconds after its last session has said goodbye, so that commands which are run one after the other share
+//! * The gateway ends five seconds after its last session has said goodbye, so that commands which are run one after the other share
 //!   it, and two minutes after it was lost; the Job is then removed by the cluster, and the Secret with it. A pod that never starts is ended by the Job's deadline, which is lifted once the gateway is reached.
 
 mod approach;
