@@ -25,12 +25,22 @@
 
 mod hosts;
 mod ip;
+#[cfg(target_os = "linux")]
+mod kube;
 pub mod measure;
 mod report;
 mod road;
 
 pub use report::{Figure, Report, Unit};
 pub use road::load;
+
+/// Serves what the benches measure until the process is killed, if these are the arguments for it.
+///
+/// # Errors
+/// If the port cannot be had.
+pub fn serve(arguments: &[String]) -> std::io::Result<bool> {
+    road::service::serve_if_asked(arguments)
+}
 
 /// The subject that is devbox.
 pub const OURS: &str = "ours";
@@ -42,6 +52,8 @@ pub const FLOOR: &str = "floor";
 pub const BENCHES: &[Bench] = &[
     hosts::BENCH,
     ip::BENCH, //
+    #[cfg(target_os = "linux")]
+    kube::BENCH,
     road::BENCH,
 ];
 

@@ -21,6 +21,9 @@ fn run(mut arguments: Vec<String>) -> Result<()> {
     if arguments.first().is_some_and(|first| first == load::ARGUMENT) {
         return load::serve(&arguments[1..]);
     }
+    if devbox_benches::serve(&arguments)? {
+        return Ok(());
+    }
     let json = arguments
         .iter()
         .position(|argument| argument == "--json")

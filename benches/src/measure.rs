@@ -64,6 +64,14 @@ pub fn memory_kib(process: u32) -> Option<u64> {
     status_kib(process, "VmRSS:")
 }
 
+/// The memory that a process and all its living descendants hold, in KiB.
+pub fn memory_of_all_kib(process: u32) -> u64 {
+    with_descendants(&[process])
+        .into_iter()
+        .filter_map(memory_kib)
+        .sum()
+}
+
 /// The additional memory, in KiB, that `work` needed at its peak in this process; `None` if it cannot be read.
 ///
 /// Memory that an earlier part of the program has freed but not returned hides some of it, so measure the largest first, or in a

@@ -47,6 +47,16 @@ impl Unit {
         name: "CPU s/GiB",
         more_is_better: false,
     };
+    /// Mebibytes per second.
+    pub const MIB_PER_SECOND: Self = Self {
+        name: "MiB/s",
+        more_is_better: true,
+    };
+    /// Seconds.
+    pub const SECONDS: Self = Self {
+        name: "s",
+        more_is_better: false,
+    };
     /// Kibibytes of memory.
     pub const KIB: Self = Self {
         name: "KiB",
@@ -76,7 +86,9 @@ pub struct Figure {
 #[derive(Clone, Debug)]
 pub struct Report {
     bench: String,
+    baseline: &'static str,
     figures: Vec<Figure>,
+    wanted: BTreeMap<String, &'static str>,
     notes: Vec<String>,
 }
 
@@ -85,9 +97,21 @@ impl Report {
     pub fn new(bench: &str) -> Self {
         Self {
             bench: bench.to_owned(),
+            baseline: FLOOR,
             figures: Vec::new(),
+            wanted: BTreeMap::new(),
             notes: Vec::new(),
         }
+    }
+
+    /// Compares with this subject, where it is not the floor that matters but a peer.
+    pub fn compare_with(&mut self, subject: &'static str) {
+        self.baseline = subject;
+    }
+
+    /// Says what a row should be, in a column of its own.
+    pub fn wanted(&mut self, row: &str, wanted: &'static str) {
+        self.wanted.insert(row.to_owned(), wanted);
     }
 
     /// Adds a value. Rows and subjects are shown in the order in which they are first added, with ours and the floor first.
@@ -125,7 +149,8 @@ impl Report {
         })
     }
 
-    /// A table of rows by subjects. Each value is followed by its ratio to the floor's, in brackets.
+    /// A table of rows by subjects. Each value is followed by its ratio to the floor's, or to that of the peer that it is compared
+    /// with, in brackets.
     pub fn table(&self) -> String {
         let subjects = self.subjects();
         let mut rows: Vec<(&str, Unit)> = Vec::new();
@@ -146,13 +171,15 @@ impl Report {
             [self.bench.as_str(), "unit"]
                 .into_iter()
                 .chain(subjects.iter().copied())
+                .chain((!self.wanted.is_empty()).then_some("wanted"))
                 .map(str::to_owned)
                 .collect::<Vec<_>>(),
         ];
         for (row, unit) in rows {
-            let floor = values.get(&(row, FLOOR)).copied().filter(|floor| *floor > 0.0);
+            let floor = values.get(&(row, self.baseline)).copied();
+            let floor = floor.filter(|floor| *floor > 0.0);
             let cell = |subject: &&str| match values.get(&(row, *subject)) {
-                Some(value) => cell(*value, floor.filter(|_| *subject != FLOOR)),
+                Some(value) => cell(*value, floor.filter(|_| *subject != self.baseline)),
                 None => "-".to_owned(),
             };
             let better = if unit.more_is_better { "+" } else { "-" };
@@ -161,10 +188,16 @@ impl Report {
                 format!("{} {better}", unit.name).trim_start().to_owned(),
             ];
             line.extend(subjects.iter().map(cell));
+            if !self.wanted.is_empty() {
+                line.push(self.wanted.get(row).copied().unwrap_or_default().to_owned());
+            }
             lines.push(line);
         }
         let mut text = aligned(&lines);
-        text.push_str("in brackets: value / floor's value; + more is better, - less is better\n");
+        let baseline = self.baseline;
+        text.push_str(&format!(
+            "in brackets: value / {baseline}'s value; + more is better, - less is better\n"
+        ));
         for note in &self.notes {
             text.push_str(note);
             text.push('\n');

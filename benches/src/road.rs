@@ -7,7 +7,7 @@
 
 pub mod load;
 mod peers;
-mod service;
+pub(crate) mod service;
 mod subject;
 
 use std::collections::BTreeMap;

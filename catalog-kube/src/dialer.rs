@@ -1,18 +1,18 @@
 //! A connection to a service: an endpoint is chosen, and another one where that fails before anything was sent.
 
-use std::io;
-use std::pin::Pin;
+mod carried;
+
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use service_catalog::{Protocol, Target};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
-use tunnel_bridge::{ByteStream, DatagramFlow, Dialer, Refusal, RefusalKind, ResetReason};
+use tunnel_bridge::{ByteStream, DatagramFlow, Dialer, Refusal, RefusalKind};
 
+use self::carried::{CarriedFlow, CarriedStream, Elsewhere, Reached};
 use crate::endpoints::{Endpoints, Nobody, Open};
 use crate::road::{Endpoint, Road};
 
@@ -26,37 +26,37 @@ const ATTEMPTS: usize = 4;
 const NEWS: Duration = Duration::from_millis(250);
 
 /// Dials targets of the catalog over one way into the cluster.
-pub(crate) struct EndpointDialer<R> {
+pub(crate) struct EndpointDialer<R>(Arc<Ways<R>>);
+
+impl<R: Road> EndpointDialer<R> {
+    pub(crate) fn new(endpoints: Endpoints, road: R) -> Self {
+        Self(Arc::new(Ways { endpoints, road }))
+    }
+}
+
+/// Who answers, and how they are reached.
+struct Ways<R> {
     endpoints: Endpoints,
     road: R,
 }
 
-impl<R: Road> EndpointDialer<R> {
-    pub(crate) fn new(endpoints: Endpoints, road: R) -> Self {
-        Self { endpoints, road }
-    }
-
-    /// Opens something to one of the target's endpoints.
+impl<R: Road> Ways<R> {
+    /// Opens something to one of the target's endpoints, other than those that were `tried` in vain, the last of them with that
+    /// refusal.
     async fn reach<T, F>(
         &self,
-        text: &tunnel_bridge::Target,
-        protocol: Protocol,
+        target: &Target,
+        tried: &[Arc<Endpoint>],
+        last: Option<Refusal>,
         open: impl Fn(Arc<Endpoint>) -> F,
     ) -> Result<(T, Open), Refusal>
     where
         F: Future<Output = Result<T, Refusal>>,
     {
-        let Ok(target) = text.as_str().parse::<Target>() else {
-            let message = "this is not a target of a catalog";
-            return Err(Refusal::new(RefusalKind::NotAllowed, message));
-        };
-        if target.protocol != protocol {
-            let message = format!("{target}: this is not carried as {protocol}");
-            return Err(Refusal::new(RefusalKind::Unsupported, message));
-        }
+        let mut before = (tried.to_vec(), last);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let refusal = match self.reach_once(&target, deadline, &open).await {
+            let refusal = match self.reach_once(target, before, deadline, &open).await {
                 Ok(reached) => return Ok(reached),
                 Err(refusal) => refusal,
             };
@@ -76,6 +76,7 @@ impl<R: Road> EndpointDialer<R> {
                 let message = format!("{}; waited {seconds} s", refusal.message);
                 return Err(Refusal::new(RefusalKind::TimedOut, message));
             }
+            before = (Vec::new(), None);
         }
     }
 
@@ -83,14 +84,13 @@ impl<R: Road> EndpointDialer<R> {
     async fn reach_once<T, F>(
         &self,
         target: &Target,
+        (mut tried, mut last): (Vec<Arc<Endpoint>>, Option<Refusal>),
         deadline: Instant,
         open: &impl Fn(Arc<Endpoint>) -> F,
     ) -> Result<(T, Open), Refusal>
     where
         F: Future<Output = Result<T, Refusal>>,
     {
-        let mut tried: Vec<Arc<Endpoint>> = Vec::new();
-        let mut last = None;
         while tried.len() < ATTEMPTS {
             let chosen = match self.endpoints.choose(target, &tried, Instant::now().into_std()) {
                 Ok(chosen) => chosen,
@@ -102,11 +102,11 @@ impl<R: Road> EndpointDialer<R> {
                 Ok(Ok(opened)) => return Ok((opened, chosen)),
                 Ok(Err(refusal)) => refusal,
                 Err(_) => {
-                    let message = format!("{}:{}: no answer", endpoint.address, endpoint.port);
+                    let message = format!("{endpoint}: no answer");
                     return Err(Refusal::new(RefusalKind::TimedOut, message));
                 }
             };
-            tracing::debug!(%target, address = %endpoint.address, %refusal, "endpoint does not answer");
+            tracing::debug!(%target, %endpoint, %refusal, "endpoint does not answer");
             if !is_the_endpoints(refusal.kind) {
                 return Err(refusal);
             }
@@ -134,96 +134,70 @@ fn no_endpoint(target: &Target, nobody: &Nobody) -> Refusal {
     Refusal::new(kind, format!("{}: {nobody}", target.service))
 }
 
+/// What a target stands for, if it is carried as this.
+fn parse(text: &tunnel_bridge::Target, protocol: Protocol) -> Result<Target, Refusal> {
+    let Ok(target) = text.as_str().parse::<Target>() else {
+        let message = "this is not a target of a catalog";
+        return Err(Refusal::new(RefusalKind::NotAllowed, message));
+    };
+    if target.protocol != protocol {
+        let message = format!("{target}: this is not carried as {protocol}");
+        return Err(Refusal::new(RefusalKind::Unsupported, message));
+    }
+    Ok(target)
+}
+
 #[async_trait]
 impl<R: Road> Dialer for EndpointDialer<R> {
     async fn dial(&self, target: &tunnel_bridge::Target) -> Result<Box<dyn ByteStream>, Refusal> {
-        let open = |endpoint: Arc<Endpoint>| async move { self.road.open(&endpoint).await };
-        let (inner, open) = self.reach(target, Protocol::Tcp, open).await?;
-        Ok(Box::new(Counted { inner, _open: open }))
+        let attempt = Attempt {
+            ways: Arc::clone(&self.0),
+            target: parse(target, Protocol::Tcp)?,
+            tried: Vec::new(),
+        };
+        let reached = attempt.open(None).await?;
+        Ok(Box::new(CarriedStream::new(reached, Box::new(attempt))))
     }
 
     async fn dial_datagrams(&self, target: &tunnel_bridge::Target) -> Result<Box<dyn DatagramFlow>, Refusal> {
-        let open = |endpoint: Arc<Endpoint>| async move { self.road.open_datagrams(&endpoint).await };
-        let (inner, open) = self.reach(target, Protocol::Udp, open).await?;
-        Ok(Box::new(Counted { inner, _open: open }))
+        let target = parse(target, Protocol::Udp)?;
+        let open = |endpoint: Arc<Endpoint>| async move { self.0.road.open_datagrams(&endpoint).await };
+        let (inner, open) = self.0.reach(&target, &[], None, open).await?;
+        Ok(Box::new(CarriedFlow { inner, _open: open }))
     }
 
     fn carries_datagrams(&self) -> bool {
-        self.road.carries_datagrams()
+        self.0.road.carries_datagrams()
     }
 }
 
-/// What counts as open at its endpoint for as long as it lives.
-struct Counted<S: ?Sized> {
-    inner: Box<S>,
-    _open: Open,
+/// A connection that looks for an endpoint which takes it.
+struct Attempt<R> {
+    ways: Arc<Ways<R>>,
+    target: Target,
+    /// Those that did not.
+    tried: Vec<Arc<Endpoint>>,
 }
 
-impl<S: ByteStream + ?Sized> AsyncRead for Counted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.inner).poll_read(cx, buf)
-    }
-}
-
-impl<S: ByteStream + ?Sized> AsyncWrite for Counted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.inner).poll_shutdown(cx)
+impl<R: Road> Attempt<R> {
+    async fn open(&self, last: Option<Refusal>) -> Result<Reached, Refusal> {
+        let open = |endpoint: Arc<Endpoint>| async move { self.ways.road.open(&endpoint).await };
+        self.ways.reach(&self.target, &self.tried, last, open).await
     }
 }
 
-impl<S: ByteStream + ?Sized> ByteStream for Counted<S> {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        self.inner.poll_chunk(cx)
-    }
-
-    fn poll_write_chunk(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
-        self.inner.poll_write_chunk(cx, bytes)
-    }
-
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.inner.poll_room(cx)
-    }
-
-    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        self.inner.poll_broken(cx)
-    }
-
-    fn is_connected(&self) -> bool {
-        self.inner.is_connected()
-    }
-}
-
-impl<S: DatagramFlow + ?Sized> DatagramFlow for Counted<S> {
-    fn poll_send(&mut self, cx: &mut Context<'_>, datagram: &Bytes) -> Poll<io::Result<()>> {
-        self.inner.poll_send(cx, datagram)
-    }
-
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        self.inner.poll_receive(cx)
-    }
-
-    fn max_datagram(&self) -> usize {
-        self.inner.max_datagram()
-    }
-
-    fn reset(&mut self, reason: ResetReason) {
-        self.inner.reset(reason);
-    }
-
-    fn dropped(&self) -> u64 {
-        self.inner.dropped()
+impl<R: Road> Elsewhere for Attempt<R> {
+    fn reach(
+        mut self: Box<Self>,
+        refused: Arc<Endpoint>,
+        refusal: Refusal,
+    ) -> BoxFuture<'static, Result<(Reached, Box<dyn Elsewhere>), Refusal>> {
+        self.tried.push(refused);
+        async move {
+            let reached = self.open(Some(refusal)).await?;
+            Ok((reached, self as Box<dyn Elsewhere>))
+        }
+        .boxed()
     }
 }
 
@@ -236,6 +210,7 @@ mod tests {
 
     use super::*;
     use crate::objects::{Answers, Place};
+    use crate::road::Host;
 
     /// Says of each port how it answers.
     struct Scripted {
@@ -264,7 +239,7 @@ mod tests {
         let endpoints = Endpoints::new(None);
         let place = |(port, _): &(u16, Option<RefusalKind>)| Place {
             endpoint: Arc::new(Endpoint {
-                address: [10, 0, 0, 1].into(),
+                host: Host::Address([10, 0, 0, 1].into()),
                 port: (*port).try_into().unwrap(),
                 protocol: Protocol::Tcp,
                 pod: None,
@@ -347,7 +322,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_api_server_that_is_away_is_waited_for() {
         let (dialer, asked) = dialer(&[(1, Some(RefusalKind::Unreachable))]);
-        let endpoints = dialer.endpoints.clone();
+        let endpoints = dialer.0.endpoints.clone();
         endpoints.set_away(Some("connection refused"));
         let began = Instant::now();
         let refusal = dial(&dialer, "tcp/shop/web/80").await.err().unwrap();

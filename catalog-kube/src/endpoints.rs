@@ -244,6 +244,7 @@ mod tests {
     use service_catalog::Protocol;
 
     use super::*;
+    use crate::road::Host;
 
     fn target() -> Target {
         "tcp/shop/web/80".parse().unwrap()
@@ -251,7 +252,7 @@ mod tests {
 
     fn endpoint(last: u8) -> Arc<Endpoint> {
         Arc::new(Endpoint {
-            address: [10, 0, 0, last].into(),
+            host: Host::Address([10, 0, 0, last].into()),
             port: 8080.try_into().unwrap(),
             protocol: Protocol::Tcp,
             pod: None,

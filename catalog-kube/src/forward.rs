@@ -14,8 +14,8 @@
 //!   second to a second late.
 //! * **Resets.** A reset of the local program reaches the target as an end; one of the target arrives as a reset.
 //! * **The moment of connecting.** Nothing says that the target was reached, so a stream counts as connected from its first byte on.
-//!   A refusal is waited for 10 ms. One that takes longer comes as an error of the first reads, and never behind a byte of the
-//!   target.
+//!   A refusal comes .5 to 7 ms behind the open stream, as an error of the first reads, and never behind a byte of the target.
+//!   Until then what was sent is held, and another endpoint of the service gets it.
 //! * **Resuming.** A lost connection to the API server resets the connections over it, which is one.
 
 mod channels;
@@ -43,10 +43,6 @@ use stream::ForwardStream;
 
 /// The protocol that each port-forward speaks.
 const SUBPROTOCOL: &str = "v4.channel.k8s.io";
-
-/// How long a refusal of the port is waited for, behind the port-forward that is open. It comes .5 to 7 ms behind it and allows another
-/// endpoint to be tried before anything is sent. That the port has taken the connection is not told at all.
-const REFUSAL_TIME: Duration = Duration::from_millis(10);
 
 /// How long a new connection waits for an API server that does not answer.
 const API_SERVER_TIME: Duration = Duration::from_secs(10);
@@ -96,11 +92,10 @@ impl Forward {
         }
     }
 
-    /// Opens a stream to a port of a pod. A refusal of the port that takes longer than 10 ms arrives as an error of the stream's first
-    /// reads or writes (see [`tunnel_bridge::refusal_of`]).
+    /// Opens a stream to a port of a pod. It returns before the port was connected to: a refusal arrives as an error of the stream's
+    /// first reads or writes (see [`tunnel_bridge::refusal_of`]).
     ///
     /// # Errors
-    /// [`RefusalKind::Refused`] where nothing listens,
     /// [`RefusalKind::NotFound`] for a pod that is not there, [`RefusalKind::NotAllowed`] without the right to it,
     /// [`RefusalKind::Unreachable`] where the pod's node does not answer, [`RefusalKind::LinkLost`] where the API server does not
     /// for 10 s.
@@ -130,9 +125,7 @@ impl Forward {
             .connect(&options)
             .await
             .map_err(|error| place.not_opened(&error))?;
-        let mut stream = ForwardStream::new(messages, place);
-        stream.settle(REFUSAL_TIME).await?;
-        Ok(Box::new(stream))
+        Ok(Box::new(ForwardStream::new(messages, place)))
     }
 
     async fn connect(&self, options: &ConnectOptions) -> Result<MessageStream, ConnectError> {
@@ -162,7 +155,7 @@ impl Forward {
 impl Road for Forward {
     async fn open(&self, endpoint: &Endpoint) -> Result<Box<dyn ByteStream>, Refusal> {
         let unsupported = |why: &str| {
-            let text = format!("{}:{}: {why}", endpoint.address, endpoint.port);
+            let text = format!("{endpoint}: {why}");
             Refusal::new(RefusalKind::Unsupported, text)
         };
         if endpoint.protocol != Protocol::Tcp {

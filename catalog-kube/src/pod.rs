@@ -5,8 +5,8 @@
 //! * The mux runs in one stream through the API server's proxy subresource, which copies bytes from the pod and to it and passes neither
 //!   the kubelet nor the container runtime; where that right or way is missing, through one port-forward. Either way it is taken up again
 //!   when its connection is lost, with the user's credential of that moment.
-//! * The gateway ends when its last session says goodbye, and two minutes after it was lost; the Job is then removed by the cluster,
-//!   and the Secret with it. A pod that never starts is ended by the Job's deadline, which is lifted once the gateway is reached.
+//! * The gateway ends five seconds after its last session has said goodbye, so that commands which are run one after the other share
+//!   it, and two minutes after it was lost; the Job is then removed by the cluster, and the Secret with it. A pod that never starts is ended by the Job's deadline, which is lifted once the gateway is reached.
 
 mod approach;
 mod create;
@@ -32,7 +32,7 @@ use tunnel_bridge::Link;
 use tunnel_bridge::dial::Carriage;
 
 use crate::Cluster;
-use crate::road::{Endpoint, PodRef, Road};
+use crate::road::{Endpoint, Host, PodRef, Road};
 
 use approach::{ApiProxy, OneForward};
 use create::Ours;
@@ -225,7 +225,7 @@ impl Attempt<'_> {
                             let begun = running && seen.as_ref().is_none_or(|seen| seen.running_since.is_none());
                             let seen = seen.get_or_insert_with(|| Seen {
                                 gateway: Endpoint {
-                                    address,
+                                    host: Host::Address(address),
                                     port: manifest::PORT,
                                     protocol: Protocol::Tcp,
                                     pod: Some(pod.clone()),

@@ -183,6 +183,8 @@ impl KubeProvider {
             Ok(up) => up,
             Err(NotUp::Failed(error)) => return Err(error),
             Err(error @ (NotUp::StepDown { .. } | NotUp::Gone)) => {
+                // Whoever asked for a pod, and does not look at the status, is told as well.
+                tracing::warn!(because = %error, "there is no gateway pod: connections go over port-forwards");
                 return Ok(self.forwarded(opened, error.to_string()));
             }
         };

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -10,13 +11,30 @@ use tunnel_bridge::{ByteStream, DatagramFlow, Refusal, RefusalKind};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Endpoint {
     /// Where it listens, as seen inside the cluster.
-    pub(crate) address: IpAddr,
+    pub(crate) host: Host,
     /// The port number there, which is not always the service's.
     pub(crate) port: NonZeroU16,
     /// What is spoken.
     pub(crate) protocol: Protocol,
     /// The pod, where it is one.
     pub(crate) pod: Option<PodRef>,
+}
+
+/// Where an endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Host {
+    Address(IpAddr),
+    /// Resolved by whoever dials it: what an `ExternalName` stands for.
+    Name(Arc<str>),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Address(address) => write!(f, "{}", std::net::SocketAddr::new(*address, self.port.get())),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
 }
 
 /// A pod.
@@ -46,10 +64,7 @@ pub(crate) trait Road: Send + Sync + 'static {
     async fn open_datagrams(&self, endpoint: &Endpoint) -> Result<Box<dyn DatagramFlow>, Refusal> {
         Err(Refusal::new(
             RefusalKind::Unsupported,
-            format!(
-                "{}:{}: datagrams are not carried here",
-                endpoint.address, endpoint.port
-            ),
+            format!("{endpoint}: datagrams are not carried here"),
         ))
     }
 

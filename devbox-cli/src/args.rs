@@ -384,7 +384,7 @@ pub(crate) struct ServeArgs {
     /// The gateway that clients are told to connect to when this one ends [default: this address again]
     #[arg(long, value_name = "URL", value_parser = successor)]
     pub(crate) successor: Option<String>,
-    /// End when no client has been connected for so long (30s, 2m), and at once when the last one has said goodbye
+    /// End when no client has been connected for so long (30s, 2m), and 5 s after the last one has said goodbye
     #[arg(long, value_name = "DURATION", value_parser = idle_time)]
     pub(crate) exit_when_idle: Option<Duration>,
     /// Threads to serve with [default: one per core]

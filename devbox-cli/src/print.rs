@@ -347,9 +347,10 @@ fn ports(report: &StatusReport) -> String {
             ]);
         }
         if service.ports.is_empty() {
-            let state = match &service.alias_of {
-                Some(other) => format!("another name for {other}"),
-                None => "no ports".to_owned(),
+            let state = match (&service.alias_of, &service.readiness) {
+                (Some(other), _) => format!("another name for {other}"),
+                (None, Readiness::NotReady { reason }) => format!("no ports: {reason}"),
+                (None, Readiness::Ready) => "no ports".to_owned(),
             };
             let nothing = || "-".to_owned();
             table.row([

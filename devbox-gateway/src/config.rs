@@ -30,7 +30,7 @@ pub struct GatewayConfig {
     /// Where clients are told to connect to when the gateway is told to end: a URL. They go there where they may show their token to
     /// it. Default: none, they try the same address.
     pub successor: Option<String>,
-    /// After how long without a connected client [`Gateway::run`](crate::Gateway::run) returns; it returns at once when the last client
+    /// After how long without a connected client [`Gateway::run`](crate::Gateway::run) returns; it returns 5 s after the last client
     /// has said goodbye. A client that lost its connection is not connected. Default: it goes on whether or not there are clients.
     pub exit_when_idle: Option<Duration>,
     /// Bounds and deadlines.

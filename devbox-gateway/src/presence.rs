@@ -6,6 +6,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+/// How long a gateway stays after the last goodbye: commands that are run one after the other each have a session, and another
+/// gateway would take longer to start than this one to be found.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// The clients that are connected, and those whose links are kept for them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Presence(Arc<watch::Sender<Clients>>);
@@ -14,8 +18,8 @@ pub(crate) struct Presence(Arc<watch::Sender<Clients>>);
 struct Clients {
     connected: usize,
     away: usize,
-    /// Whoever left last said so, and does not come back.
-    goodbye: bool,
+    /// When whoever left last said so, and does not come back.
+    goodbye: Option<Instant>,
 }
 
 impl Presence {
@@ -23,7 +27,7 @@ impl Presence {
     pub(crate) fn enter(&self) -> Present {
         self.0.send_modify(|clients| {
             clients.connected += 1;
-            clients.goodbye = false;
+            clients.goodbye = None;
         });
         Present {
             presence: self.clone(),
@@ -32,7 +36,7 @@ impl Presence {
         }
     }
 
-    /// Resolves when nobody has been connected for `limit`, and at once when the last client has said goodbye. A client that lost its
+    /// Resolves when nobody has been connected for `limit`, and 5 s after the last client has said goodbye. A client that lost its
     /// connection is not connected, whether or not its link is kept.
     ///
     /// # Cancel safety
@@ -42,16 +46,16 @@ impl Presence {
         let mut since = Some(Instant::now());
         loop {
             let now = *clients.borrow_and_update();
-            if now.connected + now.away == 0 && now.goodbye {
-                return;
-            }
+            let goodbye = now.goodbye.filter(|_| now.connected + now.away == 0);
             since = match now.connected {
                 0 => since.or_else(|| Some(Instant::now())),
                 _ => None,
             };
+            let after_loss = since.map(|since| since + limit);
+            let after_goodbye = goodbye.map(|goodbye| goodbye + LINGER);
             let over = async {
-                match since {
-                    Some(since) => sleep_until(since + limit).await,
+                match [after_loss, after_goodbye].into_iter().flatten().min() {
+                    Some(end) => sleep_until(end).await,
                     None => std::future::pending().await,
                 }
             };
@@ -108,7 +112,7 @@ impl Drop for Present {
             } else {
                 clients.away -= 1;
             }
-            clients.goodbye = goodbye;
+            clients.goodbye = goodbye.then(Instant::now);
         });
     }
 }
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_last_goodbye_ends_it_at_once_unless_somebody_may_come_back() {
+    async fn the_last_goodbye_ends_it_soon_unless_somebody_comes_or_may_come_back() {
         let presence = Presence::default();
         let two = async {
             let (first, second) = (presence.enter(), presence.enter());
@@ -182,7 +186,21 @@ mod tests {
             seconds(10).await;
             second.say_goodbye();
         };
-        assert_eq!(idle_after(&presence, two).await, Duration::from_secs(10));
+        assert_eq!(idle_after(&presence, two).await, Duration::from_secs(10) + LINGER);
+
+        let presence = Presence::default();
+        let one_after_the_other = async {
+            for _ in 0..3 {
+                let next = presence.enter();
+                seconds(1).await;
+                next.say_goodbye();
+                seconds(5).await;
+            }
+        };
+        assert_eq!(
+            idle_after(&presence, one_after_the_other).await,
+            Duration::from_secs(13) + LINGER
+        );
 
         let presence = Presence::default();
         let one_away = async {

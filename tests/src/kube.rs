@@ -82,6 +82,14 @@ impl Node {
         Ok(format!("/proc/{}/ns/net", self.first_process()?).into())
     }
 
+    /// Runs `work` in its network: the sockets that it makes belong there, and so do those of the threads that it starts.
+    ///
+    /// # Errors
+    /// Those of `work`; if the node does not run.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> crate::Result<T> + Send) -> crate::Result<T> {
+        crate::networks::inside(&self.network()?, work)
+    }
+
     /// Its address there, at which the API server listens too.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -77,17 +78,24 @@ impl Networks {
         &self,
         work: impl FnOnce() -> crate::Result<T> + Send,
     ) -> crate::Result<T> {
-        let namespace = File::open(format!("/run/netns/{}", self.far()))?;
-        // On a thread of its own, which does not come back from there.
-        let done = std::thread::scope(|scope| {
-            let working = scope.spawn(|| {
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-                work()
-            });
-            working.join()
-        });
-        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        inside(Path::new(&format!("/run/netns/{}", self.far())), work)
     }
+}
+
+/// Runs `work` in a network namespace, on a thread of its own, which does not come back from there.
+pub(crate) fn inside<T: Send>(
+    namespace: &Path,
+    work: impl FnOnce() -> crate::Result<T> + Send,
+) -> crate::Result<T> {
+    let namespace = File::open(namespace)?;
+    let done = std::thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            work()
+        });
+        working.join()
+    });
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 impl Drop for Networks {

@@ -1,7 +1,8 @@
 //! What the system knows about processes: /proc and the password file.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -76,6 +77,32 @@ pub fn resident_bytes(pid: u32) -> crate::Result<(u64, u64)> {
         Ok(1024 * value.trim_end_matches(" kB").parse::<u64>()?)
     };
     Ok((field("VmRSS:")?, field("VmHWM:")?))
+}
+
+/// How many established connections process `pid` and its descendants have to this port of other machines and of their own
+/// (proc(5), /proc/net/tcp), in its network.
+///
+/// # Errors
+/// If it is gone.
+pub fn connections_of(pid: u32, port: u16) -> crate::Result<usize> {
+    const ESTABLISHED: &str = "01";
+    let mut theirs = BTreeSet::new();
+    for process in [vec![pid], descendants(pid)].concat() {
+        // It may have ended.
+        let descriptors = std::fs::read_dir(format!("/proc/{process}/fd"));
+        for descriptor in descriptors.into_iter().flatten().flatten() {
+            theirs.extend(std::fs::read_link(descriptor.path()));
+        }
+    }
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).context("the process is gone")?;
+    let to_port = format!(":{port:04X}");
+    // 2 remote address, 3 state, 9 inode.
+    let connections = table.lines().filter(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        matches!(fields[..], [_, _, remote, ESTABLISHED, _, _, _, _, _, inode, ..]
+            if remote.ends_with(&to_port) && theirs.contains(Path::new(&format!("socket:[{inode}]"))))
+    });
+    Ok(connections.count())
 }
 
 /// How many established connections a server at `address` has on this machine (proc(5), /proc/net/tcp).

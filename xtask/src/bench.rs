@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::command::{cargo, program_in_root, succeed, target_dir};
+use crate::kube;
 use crate::say::complain;
 
 /// Builds and runs one bench; without a name, lists them.
@@ -20,7 +21,17 @@ pub(crate) fn run(name: Option<&str>, json: bool) -> Result<ExitCode> {
         .args(name)
         .args(json.then_some("--json"))
         .env("DEVBOX_BIN", file("devbox"));
+    let node = match name {
+        Some("kube") => kube::for_bench()?,
+        _ => None,
+    };
+    if let Some(node) = &node {
+        command.env("DEVBOX_KUBE", node.folder());
+    }
     let status = command.status()?;
+    if let Some(node) = node {
+        node.end()?;
+    }
     Ok(if status.success() {
         ExitCode::SUCCESS
     } else {

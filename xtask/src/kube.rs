@@ -87,6 +87,20 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
     Ok(all.summary())
 }
 
+/// A node for a bench, with all that it needs built; none where `DEVBOX_KUBE` names one that runs.
+pub(crate) fn for_bench() -> Result<Option<Held>> {
+    if std::env::var_os("DEVBOX_KUBE").is_some() {
+        return Ok(None);
+    }
+    if let Some(why) = lacking(true)? {
+        bail!("{why}");
+    }
+    programs()?;
+    images()?;
+    gateway_image()?;
+    Held::start().map(Some)
+}
+
 /// Starts a node that stays until [`down`].
 pub(crate) fn up() -> Result<ExitCode> {
     if let Some(why) = lacking(true)? {
@@ -113,7 +127,7 @@ pub(crate) fn down() -> Result<ExitCode> {
 }
 
 /// A node that ends with us, however we end: its script waits for the end of its input, and we hold the pipe.
-struct Held {
+pub(crate) struct Held {
     child: Child,
     folder: PathBuf,
 }
@@ -139,7 +153,11 @@ impl Held {
         Ok(Self { child, folder })
     }
 
-    fn end(mut self) -> Result<()> {
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn end(mut self) -> Result<()> {
         drop(self.child.stdin.take());
         let status = self.child.wait()?;
         if !status.success() || self.folder.exists() {

@@ -127,7 +127,7 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
         .with_context(|| format!("{host} has no IPv4 address"))
 }
 
-fn connect(address: SocketAddr, order: u8) -> Result<TcpStream> {
+pub(crate) fn connect(address: SocketAddr, order: u8) -> Result<TcpStream> {
     let mut connection = TcpStream::connect_timeout(&address, PATIENCE)
         .with_context(|| format!("cannot connect to {address}"))?;
     connection.set_nodelay(true)?;
@@ -137,7 +137,7 @@ fn connect(address: SocketAddr, order: u8) -> Result<TcpStream> {
     Ok(connection)
 }
 
-fn exchange(connection: &mut TcpStream, bytes: &mut [u8]) -> Result<()> {
+pub(crate) fn exchange(connection: &mut TcpStream, bytes: &mut [u8]) -> Result<()> {
     connection.write_all(bytes)?;
     connection.read_exact(bytes).context("no answer")
 }

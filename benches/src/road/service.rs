@@ -11,6 +11,12 @@ pub(crate) const SEND: u8 = b's';
 /// Reads to the end, then answers with the number of bytes it received, as 8 bytes in big-endian order.
 pub(crate) const COUNT: u8 = b'c';
 
+/// Reads as many bytes as the first eight say in big-endian order, then answers with one: for ways that carry no half-close.
+pub(crate) const TAKE: u8 = b't';
+
+/// The first argument that makes this program the service: `__service PORT`, on every address, until it is killed.
+pub(crate) const ARGUMENT: &str = "__service";
+
 /// As much as one read or write moves in a bulk transfer.
 pub(crate) const BULK_BYTES: usize = 256 << 10;
 
@@ -21,7 +27,11 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Service::start_at((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    pub(crate) fn start_at(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
@@ -34,6 +44,23 @@ impl Service {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+}
+
+/// Serves for ever, if the arguments are [`ARGUMENT`] and a port.
+pub(crate) fn serve_if_asked(arguments: &[String]) -> io::Result<bool> {
+    let [first, port] = arguments else {
+        return Ok(false);
+    };
+    if first != ARGUMENT {
+        return Ok(false);
+    }
+    let port = port
+        .parse()
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let _service = Service::start_at((Ipv4Addr::UNSPECIFIED, port).into())?;
+    loop {
+        thread::park();
     }
 }
 
@@ -64,6 +91,15 @@ fn serve(mut connection: TcpStream) -> io::Result<()> {
             }
             connection.write_all(&total.to_be_bytes())?;
             connection.shutdown(Shutdown::Write)
+        }
+        TAKE => {
+            let mut length = [0; 8];
+            connection.read_exact(&mut length)?;
+            io::copy(
+                &mut (&connection).take(u64::from_be_bytes(length)),
+                &mut io::sink(),
+            )?;
+            connection.write_all(&[TAKE])
         }
         _ => Err(io::ErrorKind::InvalidInput.into()),
     }

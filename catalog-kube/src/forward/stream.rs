@@ -1,7 +1,7 @@
 //! A connection over a port-forward.
 
 use std::collections::VecDeque;
-use std::future::{Future as _, poll_fn};
+use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, timeout};
+use tokio::time::{Instant, Sleep};
 use tunnel_bridge::ws::{MessageStream, Piece};
 use tunnel_bridge::{ByteStream, CarrierEnd, Refusal, RefusalKind};
 
@@ -65,27 +65,6 @@ impl ForwardStream {
             quiet: None,
             place,
         }
-    }
-
-    /// Waits a moment for a refusal.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub(super) async fn settle(&mut self, limit: Duration) -> Result<(), Refusal> {
-        let settled = poll_fn(|cx| {
-            while self.end.is_none() && self.arrived.is_empty() {
-                let data = ready!(self.poll_piece(cx));
-                self.arrived.extend(data);
-            }
-            Poll::Ready(())
-        });
-        // A target that says nothing yet may have taken the connection.
-        if timeout(limit, settled).await.is_ok()
-            && let Some(End::Refused(refusal)) = &self.end
-        {
-            return Err(refusal.clone());
-        }
-        Ok(())
     }
 
     /// Takes what is there next; the data in it, if there is any. Not to be called behind the end.

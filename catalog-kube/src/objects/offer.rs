@@ -8,7 +8,7 @@ use std::time::Duration;
 use service_catalog::{Label, Port, Protocol, Readiness, Service, ServiceId};
 
 use super::{Kind, ServiceObject, ServicePort, SliceEndpoint, SliceObject, SlicePort};
-use crate::road::Endpoint;
+use crate::road::{Endpoint, Host};
 
 /// What the way into the cluster reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +90,10 @@ fn offer_one<'a>(
     let mut answers = BTreeMap::new();
     // Why nothing answers, of the first port; and whether that can change.
     let mut why = match &object.kind {
-        Kind::Outside(name) => Some((outside(name), true)),
-        Kind::Plain | Kind::Headless => None,
+        Kind::Outside(name) if object.ports.is_empty() => {
+            Some((format!("{}; it names no port", outside(name)), true))
+        }
+        _ => None,
     };
     for port in &object.ports {
         let found = match port.protocol {
@@ -154,7 +156,35 @@ fn offer_one<'a>(
 }
 
 fn outside(name: &str) -> String {
-    format!("it stands for {name}, which is outside the cluster: connect to that name")
+    format!("it stands for {name}, which is outside the cluster")
+}
+
+/// The name itself: whoever dials it resolves it there.
+fn find_outside(
+    name: &Arc<str>,
+    port: &ServicePort,
+    protocol: Protocol,
+    reach: Reach,
+) -> Result<Answers, Never> {
+    if !reach.addresses {
+        let way = "connect to that name, or use `--via pod`";
+        return Err(Never(format!("{}: {way}", outside(name))));
+    }
+    let endpoint = Endpoint {
+        host: Host::Name(Arc::clone(name)),
+        port: port.port,
+        protocol,
+        pod: None,
+    };
+    Ok(Answers {
+        places: vec![Place {
+            endpoint: Arc::new(endpoint),
+            zone: None,
+            for_zones: Vec::new(),
+        }],
+        because: String::new(),
+        affinity: None,
+    })
 }
 
 /// Why a port cannot be reached, whatever happens to its pods.
@@ -169,7 +199,7 @@ fn find<'a>(
     its: &impl Fn(&SliceEndpoint) -> bool,
 ) -> Result<Answers, Never> {
     if let Kind::Outside(name) = &object.kind {
-        return Err(Never(outside(name)));
+        return find_outside(name, port, protocol, reach);
     }
     let mut places: Vec<Place> = Vec::new();
     let (mut leaving, mut not_ready, mut no_pod) = (0_usize, 0_usize, 0_usize);
@@ -188,7 +218,7 @@ fn find<'a>(
             } else {
                 places.push(Place {
                     endpoint: Arc::new(Endpoint {
-                        address: endpoint.address,
+                        host: Host::Address(endpoint.address),
                         port: of_slice.port,
                         protocol,
                         pod: endpoint.pod.clone(),

@@ -117,6 +117,10 @@ fn each_kind_of_service_says_what_it_is() {
         service_json("alone", &serde_json::json!({"ports": ports})),
         service_json(
             "outside",
+            &serde_json::json!({"type": "ExternalName", "externalName": "db.example", "ports": ports}),
+        ),
+        service_json(
+            "name-only",
             &serde_json::json!({"type": "ExternalName", "externalName": "db.example"}),
         ),
         service_json(
@@ -149,7 +153,9 @@ fn each_kind_of_service_says_what_it_is() {
     assert!(told(FORWARD, "dns").starts_with("UDP is not carried"));
     assert_eq!(told(POD, "dns"), "it has neither a selector nor endpoints");
     assert_eq!(told(POD, "sctp"), "SCTP is not carried");
-    assert!(told(POD, "outside").starts_with("it stands for db.example"));
+    assert!(told(FORWARD, "outside").starts_with("it stands for db.example"));
+    assert_eq!(told(POD, "outside"), "");
+    assert!(told(POD, "name-only").ends_with("it names no port"));
 }
 
 #[test]

@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use devbox_provider::{ConnectError, Connection, Provider, Status, Wanted};
 use service_catalog::{Catalog, Error, Label, Port, Service, ServiceId, Source, SourceError, Target, Update};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tunnel_bridge::{ByteStream, Dialer, Refusal, RefusalKind};
 
-use crate::road::Endpoint;
+use crate::road::{Endpoint, Host};
 
 /// The endpoints that take new connections, and their changes.
 #[derive(Clone)]
@@ -39,11 +40,17 @@ impl fmt::Debug for Feed {
     }
 }
 
-/// What an endpoint is called between us and the gateway: a service for each address.
+/// What an endpoint is called between us and the gateway: a service for each address or name.
 pub(crate) fn target(endpoint: &Endpoint) -> Result<Target, Error> {
-    let name = match endpoint.address {
-        IpAddr::V4(address) => format!("ip-{}", address.to_string().replace('.', "-")),
-        IpAddr::V6(address) => format!("ip-{:032x}", address.to_bits()),
+    let name = match &endpoint.host {
+        Host::Address(IpAddr::V4(address)) => format!("ip-{}", address.to_string().replace('.', "-")),
+        Host::Address(IpAddr::V6(address)) => format!("ip-{:032x}", address.to_bits()),
+        // A label has at most 63 characters, which many a name outside is longer than.
+        Host::Name(name) => {
+            let digest = Sha256::digest(name.as_bytes());
+            let half = digest.iter().take(16);
+            half.fold("name-".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+        }
     };
     Ok(Target {
         service: ServiceId::new("endpoints".parse()?, name.parse()?),
@@ -64,7 +71,7 @@ fn catalog(environment: &Label, endpoints: &BTreeSet<Endpoint>) -> Result<Catalo
             name: None,
             port,
             protocol,
-            target: Some(SocketAddr::new(endpoint.address, port.get()).to_string()),
+            target: Some(endpoint.to_string()),
         };
         ports.entry(service).or_default().insert((port, protocol), entry);
     }
@@ -153,7 +160,10 @@ mod tests {
 
     fn endpoint(address: &str, port: u16, protocol: Protocol) -> Endpoint {
         Endpoint {
-            address: address.parse().unwrap(),
+            host: match address.parse() {
+                Ok(address) => Host::Address(address),
+                Err(_) => Host::Name(address.into()),
+            },
             port: port.try_into().unwrap(),
             protocol,
             pod: None,
@@ -166,6 +176,7 @@ mod tests {
             endpoint("10.42.0.7", 53, Protocol::Udp),
             endpoint("10.42.0.7", 53, Protocol::Tcp),
             endpoint("2001:db8::7", 8080, Protocol::Tcp),
+            endpoint("db.example", 5432, Protocol::Tcp),
         ];
         let catalog = catalog(&"dev".parse().unwrap(), &endpoints.clone().into()).unwrap();
         let said: Vec<_> = catalog
@@ -183,6 +194,10 @@ mod tests {
             (
                 "tcp/endpoints/ip-20010db8000000000000000000000007/8080",
                 "[2001:db8::7]:8080",
+            ),
+            (
+                "tcp/endpoints/name-b1bfbb98b4f7d8199493d179e58b5c92/5432",
+                "db.example:5432",
             ),
         ];
         assert_eq!(

@@ -72,10 +72,7 @@ impl PodRoad {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Refusal::new(RefusalKind::LinkLost, "the gateway pod is gone")),
             Err(_) => {
-                let message = format!(
-                    "{}:{}: the gateway pod has not been told of it",
-                    endpoint.address, endpoint.port
-                );
+                let message = format!("{endpoint}: the gateway pod has not been told of it");
                 Err(Refusal::new(RefusalKind::Unreachable, message))
             }
         }

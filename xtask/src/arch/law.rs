@@ -60,6 +60,20 @@ const EVERY: &[&str] = &[
     "tunnel-proto",
 ];
 
+/// What the benches may link: they start clusters and sessions as the tests do.
+const EVERY_AND_THE_TESTS: &[&str] = {
+    const ALL: [&str; EVERY.len() + 1] = {
+        let mut all = ["devbox-tests"; EVERY.len() + 1];
+        let mut at = 0;
+        while at < EVERY.len() {
+            all[at] = EVERY[at];
+            at += 1;
+        }
+        all
+    };
+    &ALL
+};
+
 /// What a kind of far side is built from.
 const PROVIDER_PARTS: &[&str] = &["devbox-provider", "service-catalog", "tunnel-bridge"];
 
@@ -176,9 +190,12 @@ pub(crate) const LAWS: &[Law] = &[
             ],
         )
     },
-    workbench("devbox-benches"),
     workbench("devbox-examples"),
     workbench("devbox-tests"),
+    Law {
+        may_link: EVERY_AND_THE_TESTS,
+        ..workbench("devbox-benches")
+    },
     Law {
         kind: Kind::Program,
         ..row("xtask", &[])
