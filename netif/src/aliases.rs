@@ -11,7 +11,7 @@ use crate::observed::{Observed, SeenResolver};
 use crate::{Change, Device, Error, InterfaceName, Owner, ResolverRule, Suffix};
 
 /// What such a system does for us.
-pub(crate) trait System: Send {
+pub trait System: Send {
     /// Its interfaces with their addresses.
     fn observe(&mut self) -> io::Result<Observed>;
     /// The addresses of its loopback interface.
@@ -25,7 +25,7 @@ pub(crate) trait System: Send {
 }
 
 /// Rules for one suffix each, kept by the system.
-pub(crate) trait Rules {
+pub trait Rules {
     /// Whether their servers may have another port than 53.
     fn ports(&self) -> bool;
     /// The place of a suffix, and what is there.
@@ -40,7 +40,7 @@ pub(crate) trait Rules {
 
 /// What is at the place of a suffix.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
+pub enum Place {
     Empty,
     /// Written by this owner, or by another; as text.
     Written {
@@ -53,13 +53,13 @@ pub(crate) enum Place {
 ///
 /// An address there bears no mark. Whoever asks to undo one is taken to have written down that it was absent before.
 #[derive(Debug)]
-pub(crate) struct Aliases<S> {
+pub struct Aliases<S> {
     owner: Owner,
     system: S,
 }
 
 impl<S: System> Aliases<S> {
-    pub(crate) fn new(owner: Owner, system: S) -> Self {
+    pub fn new(owner: Owner, system: S) -> Self {
         Self { owner, system }
     }
 
@@ -103,7 +103,7 @@ impl<S: System> Aliases<S> {
             {
                 Place::Empty => {}
                 Place::Written { ours: true, text } if rules.is(&self.owner, suffix, rule, &text) => {
-                    ours += 1
+                    ours += 1;
                 }
                 Place::Written { ours: true, text } => {
                     let wanted = format!("{:?}", rule.servers);
@@ -317,3 +317,6 @@ fn again(error: &io::Error) -> io::Error {
         io::Error::from_raw_os_error,
     )
 }
+
+#[cfg(test)]
+mod tests;

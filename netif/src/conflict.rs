@@ -134,13 +134,6 @@ const TOOLS: &[(&str, [u8; 4], u8)] = &[
     ("Docker", [172, 24, 0, 0], 13),
     ("Docker", [192, 168, 0, 0], 16),
     ("Tailscale and carriers' NAT", [100, 64, 0, 0], 10),
-    (
-        "Kubernetes' usual services (kubeadm, k3s, minikube)",
-        [10, 96, 0, 0],
-        12,
-    ),
-    ("Kubernetes' usual services (k3s)", [10, 43, 0, 0], 16),
-    ("Kubernetes' usual pods (flannel)", [10, 244, 0, 0], 16),
 ];
 
 /// Where another prefix is looked for, in this order.
@@ -418,3 +411,6 @@ impl fmt::Display for Fix {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,24 +2,30 @@
 //!
 //! # What this crate knows, and what it must not know
 //!
-//! It knows how each operating system tells that its network is another one than before. It does not know what a change means to
-//! anybody: links, tunnels and services are not its subject.
+//! It knows what the network of each operating system can be told, how that is undone and what is in the way, and how a system tells that
+//! its network is another one than before. It does not know why anybody wants that, who may, or what a change means: links,
+//! tunnels and services are not its subject.
 #![deny(unsafe_code)]
 
-#[cfg_attr(not(test), allow(dead_code, reason = "each system uses its own part"))]
-mod aliases;
+// What is hidden here is no part of the interface: it is public since each system uses only its own part of it, and all of them are
+// tested on each.
+
+#[doc(hidden)]
+pub mod aliases;
 mod backend;
 mod change;
 pub mod conflict;
 mod error;
 mod name;
 pub mod observed;
-mod parse;
+#[doc(hidden)]
+pub mod parse;
 mod plan;
 mod recording;
-mod render;
-#[cfg_attr(not(test), allow(dead_code, reason = "each system uses its own part"))]
-mod resolver_files;
+#[doc(hidden)]
+pub mod render;
+#[doc(hidden)]
+pub mod resolver_files;
 mod sys;
 pub mod watch;
 

@@ -203,9 +203,20 @@ fn addresses(can: &Capabilities, subnet: &Subnet, device: &Device) -> Result<Vec
     if let Some(stranger) = stranger {
         return Err(format!("{stranger} is not in it"));
     }
-    let change = |address: &IpAddr| Change::Address {
-        device: device.clone(),
-        address: (*address).into(),
+    let routed = can.local_routes.is_available();
+    let change = |address: &IpAddr| match address {
+        // Linux searches all of an interface's IPv4 addresses for each new one, so that 65,534 of them take minutes; routes take half a
+        // second. An IPv6 address that is only a route could not be bound without IPV6_FREEBIND.
+        IpAddr::V4(_) if routed => Change::Route(Route {
+            destination: (*address).into(),
+            device: device.clone(),
+            kind: RouteKind::Local,
+            metric: None,
+        }),
+        _ => Change::Address {
+            device: device.clone(),
+            address: (*address).into(),
+        },
     };
     Ok(subnet.addresses.iter().map(change).collect())
 }
@@ -297,6 +308,7 @@ mod tests {
             subnets: vec![
                 subnet("127.77.0.0/16", &[]),
                 subnet("10.107.0.0/16", &[]),
+                subnet("10.108.0.0/16", &["10.108.0.1"]),
                 subnet("fd77::/64", &["fd77::1", "fd77::2"]),
             ],
             resolver: Some((
@@ -319,6 +331,7 @@ mod tests {
             [
                 "dummy interface devbox0",
                 "local route 10.107.0.0/16 on devbox0",
+                "local route 10.108.0.1/32 on devbox0",
                 "address fd77::1/128 on devbox0",
                 "address fd77::2/128 on devbox0",
                 "resolver rule for test",
@@ -366,6 +379,7 @@ mod tests {
             changes,
             [
                 "address 127.77.3.4/32 on loopback",
+                "address 10.108.0.1/32 on loopback",
                 "address fd77::1/128 on loopback",
                 "address fd77::2/128 on loopback"
             ]
@@ -382,7 +396,7 @@ mod tests {
     #[test]
     fn an_address_outside_its_prefix_is_no_change() {
         let mut wanted = wanted();
-        wanted.subnets[2].addresses = vec!["fd78::1".parse().unwrap()];
+        wanted.subnets[3].addresses = vec!["fd78::1".parse().unwrap()];
         let (_, reasons) = texts(&plan(&all(), &wanted));
         assert_eq!(reasons, ["no addresses of fd77::/64: fd78::1 is not in it"]);
     }

@@ -15,12 +15,12 @@ const MAX_BYTES: u64 = 64 * 1024;
 
 /// The folder.
 #[derive(Debug)]
-pub(crate) struct ResolverFiles {
+pub struct ResolverFiles {
     folder: PathBuf,
 }
 
 impl ResolverFiles {
-    pub(crate) fn in_folder(folder: &Path) -> Self {
+    pub fn in_folder(folder: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
         }

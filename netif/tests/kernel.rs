@@ -270,35 +270,36 @@ fn addresses_of_127_need_no_change() {
     });
 }
 
+/// The most capable kind of interface that this kernel has.
+fn best_kind(machine: &mut dyn Backend) -> Option<Kind> {
+    let capabilities = machine.capabilities();
+    let kinds = [(Kind::Dummy, capabilities.dummy), (Kind::Tun, capabilities.tun)];
+    kinds
+        .into_iter()
+        .find(|(_, support)| support.is_available())
+        .map(|(kind, _)| kind)
+}
+
 #[test]
 fn single_addresses_of_a_whole_pool_are_there_within_seconds() {
     in_namespace(
         "single_addresses_of_a_whole_pool_are_there_within_seconds",
         || {
             let mut machine = machine();
-            let capabilities = machine.capabilities();
             let pool: IpNet = "10.107.0.0/16".parse().unwrap();
-            let kinds = [(Kind::Dummy, capabilities.dummy), (Kind::Tun, capabilities.tun)];
-            let kind = kinds
-                .into_iter()
-                .find(|(_, support)| support.is_available())
-                .map(|(kind, _)| kind);
+            let kind = best_kind(&mut *machine);
             let device = kind.map_or(Device::Loopback, |_| name().into());
             let made: Vec<_> = kind.map(interface).into_iter().collect();
             add(&mut *machine, &made);
-            let each = |address: IpAddr| Change::Address {
-                device: device.clone(),
-                address: address.into(),
-            };
-            let changes: Vec<_> = pool.hosts().map(each).collect();
             let before = seen(&mut *machine);
+            let each = |address: IpAddr| local_route(device.clone(), &IpNet::from(address).to_string());
+            let changes: Vec<_> = pool.hosts().map(each).collect();
             let start = Instant::now();
             add(&mut *machine, &changes);
             let added = start.elapsed();
             carries("10.107.255.254".parse().unwrap());
             let start = Instant::now();
-            let sample = machine.find(&changes[..1]);
-            assert_eq!(only(sample).unwrap(), Found::Ours);
+            assert_eq!(only(machine.find(&changes[..1])).unwrap(), Found::Ours);
             let found = start.elapsed();
             let start = Instant::now();
             remove(&mut *machine, &changes);
@@ -308,6 +309,34 @@ fn single_addresses_of_a_whole_pool_are_there_within_seconds() {
                 changes.len()
             );
             assert!(added < Duration::from_secs(10), "{added:?}");
+            assert_eq!(seen(&mut *machine), before);
+        },
+    );
+}
+
+#[test]
+fn a_thousand_addresses_of_an_interface_are_added_and_removed_in_batches() {
+    in_namespace(
+        "a_thousand_addresses_of_an_interface_are_added_and_removed_in_batches",
+        || {
+            let mut machine = machine();
+            let before = seen(&mut *machine);
+            let kind = best_kind(&mut *machine);
+            let device = kind.map_or(Device::Loopback, |_| name().into());
+            let v4 = (0..1000).map(|index| format!("10.107.{}.{}/32", index / 250, index % 250 + 1));
+            let v6 = (1..=1000).map(|index| format!("fd77::{index:x}/128"));
+            let mut changes: Vec<_> = kind.map(interface).into_iter().collect();
+            changes.extend(v4.chain(v6).map(|text| address(device.clone(), &text)));
+            let start = Instant::now();
+            add(&mut *machine, &changes);
+            eprintln!(
+                "{} addresses on {device} ({kind:?}): {:?}",
+                changes.len(),
+                start.elapsed()
+            );
+            carries("10.107.3.250".parse().unwrap());
+            carries("fd77::3e8".parse().unwrap());
+            remove(&mut *machine, &changes);
             assert_eq!(seen(&mut *machine), before);
         },
     );

@@ -31,7 +31,7 @@ const RTM_F_CLONED: u32 = 0x200;
 
 /// What the kernel answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub enum Answer {
     Link(Link),
     Address(Address),
     Route(Route),
@@ -42,50 +42,50 @@ pub(crate) enum Answer {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Link {
-    pub(crate) index: u32,
-    pub(crate) name: String,
-    pub(crate) kind: String,
-    pub(crate) up: bool,
-    pub(crate) loopback: bool,
-    pub(crate) mtu: u32,
-    pub(crate) alias: Option<String>,
-    pub(crate) statistics: Statistics,
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub kind: String,
+    pub up: bool,
+    pub loopback: bool,
+    pub mtu: u32,
+    pub alias: Option<String>,
+    pub statistics: Statistics,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Address {
-    pub(crate) index: u32,
-    pub(crate) address: IpNet,
+pub struct Address {
+    pub index: u32,
+    pub address: IpNet,
     /// Who made it; 0 where nobody said, or the kernel does not keep it.
-    pub(crate) mark: u8,
+    pub mark: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Route {
-    pub(crate) table: u32,
-    pub(crate) kind: u8,
+pub struct Route {
+    pub table: u32,
+    pub kind: u8,
     /// Who made it.
-    pub(crate) mark: u8,
-    pub(crate) destination: IpNet,
-    pub(crate) index: Option<u32>,
-    pub(crate) gateway: Option<IpAddr>,
-    pub(crate) metric: u32,
+    pub mark: u8,
+    pub destination: IpNet,
+    pub index: Option<u32>,
+    pub gateway: Option<IpAddr>,
+    pub metric: u32,
     /// It belongs to one destination that was looked up.
-    pub(crate) cloned: bool,
+    pub cloned: bool,
 }
 
 /// What stands before an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Head {
+pub struct Head {
     /// The number of the request.
-    pub(crate) sequence: u32,
+    pub sequence: u32,
     /// Something changed while a list was told (NLM_F_DUMP_INTR).
-    pub(crate) interrupted: bool,
+    pub interrupted: bool,
 }
 
 /// The answers in a datagram.
-pub(crate) fn answers(datagram: &[u8]) -> impl Iterator<Item = (Head, Answer)> + '_ {
+pub fn answers(datagram: &[u8]) -> impl Iterator<Item = (Head, Answer)> + '_ {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let length = usize::try_from(u32_at(rest, 0)?).ok()?;
@@ -237,4 +237,60 @@ fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
 
 fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::render::netlink::Request;
+    use crate::{Owner, RouteKind};
+
+    #[test]
+    fn what_is_rendered_is_read_again() {
+        let mark = Owner::new("devbox").unwrap().mark();
+        for text in ["10.107.3.4/16", "fd77::4/64"] {
+            let address: IpNet = text.parse().unwrap();
+            let bytes = Request::add_address(5, address, None, mark).finish(7, true);
+            let (head, answer) = answers(&bytes).next().unwrap();
+            assert_eq!(head.sequence, 7);
+            assert_eq!(
+                answer,
+                Answer::Address(Address {
+                    index: 5,
+                    address,
+                    mark
+                })
+            );
+            let route = crate::Route {
+                destination: address.trunc(),
+                device: crate::Device::Loopback,
+                kind: RouteKind::Local,
+                metric: Some(77),
+            };
+            let bytes = Request::add_route(1, &route, mark).finish(8, true);
+            let Some((_, Answer::Route(read))) = answers(&bytes).next() else {
+                panic!("no route")
+            };
+            assert_eq!(
+                (read.destination, read.metric, read.index, read.mark),
+                (route.destination, 77, Some(1), mark)
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_to_their_end(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            prop_assert!(answers(&bytes).count() <= bytes.len() / HEADER_BYTES + 1);
+        }
+
+        #[test]
+        fn any_payload_of_a_known_kind_is_read(kind in prop::sample::select(vec![2_u16, 3, 16, 20, 24]), payload in prop::collection::vec(any::<u8>(), 0..128)) {
+            let length = u32::try_from(HEADER_BYTES + payload.len()).unwrap();
+            let head = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 10]].concat();
+            prop_assert_eq!(answers(&[head, payload].concat()).count(), 1);
+        }
+    }
 }

@@ -9,7 +9,7 @@ const TCP_LISTEN: &str = "0A";
 const UDP_UNCONNECTED: &str = "07";
 
 /// The sockets of a file that wait for connections or datagrams.
-pub(crate) fn listeners(transport: Transport, text: &str) -> impl Iterator<Item = Listener> + '_ {
+pub fn listeners(transport: Transport, text: &str) -> impl Iterator<Item = Listener> + '_ {
     let waiting = match transport {
         Transport::Tcp => TCP_LISTEN,
         Transport::Udp => UDP_UNCONNECTED,

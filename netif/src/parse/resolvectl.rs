@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::observed::SeenResolver;
 
 /// The rules of each interface, from what `resolvectl dns` and `resolvectl domain` print. `Global` is none.
-pub(crate) fn rules(dns: &str, domains: &str) -> Vec<SeenResolver> {
+pub fn rules(dns: &str, domains: &str) -> Vec<SeenResolver> {
     let servers: BTreeMap<_, Vec<_>> = lines(dns)
         .map(|(interface, values)| (interface, values.filter_map(server).collect()))
         .collect();

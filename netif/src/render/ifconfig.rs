@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 /// The words that add an alias.
-pub(crate) fn add(address: IpNet) -> Vec<String> {
+pub fn add(address: IpNet) -> Vec<String> {
     let words = match address {
         IpNet::V4(v4) => vec![
             "lo0".to_owned(),
@@ -24,7 +24,7 @@ pub(crate) fn add(address: IpNet) -> Vec<String> {
 }
 
 /// The words that remove an alias.
-pub(crate) fn remove(address: IpNet) -> Vec<String> {
+pub fn remove(address: IpNet) -> Vec<String> {
     let family = if address.addr().is_ipv4() { "inet" } else { "inet6" };
     ["lo0", family, &address.addr().to_string(), "-alias"]
         .map(str::to_owned)

@@ -20,49 +20,50 @@ const HEADER_BYTES: usize = 16;
 const NLA_F_NESTED: u16 = 0x8000;
 
 // linux/rtnetlink.h
-pub(crate) const RTM_NEWLINK: u16 = 16;
+pub const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_SETLINK: u16 = 19;
-pub(crate) const RTM_NEWADDR: u16 = 20;
+pub const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
-pub(crate) const RTM_NEWROUTE: u16 = 24;
+pub const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
-pub(crate) const RT_TABLE_MAIN: u8 = 254;
-pub(crate) const RT_TABLE_LOCAL: u8 = 255;
+pub const RT_TABLE_MAIN: u8 = 254;
+pub const RT_TABLE_LOCAL: u8 = 255;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
 const RT_SCOPE_HOST: u8 = 254;
-pub(crate) const RTN_UNICAST: u8 = 1;
-pub(crate) const RTN_LOCAL: u8 = 2;
-pub(crate) const RTA_DST: u16 = 1;
-pub(crate) const RTA_OIF: u16 = 4;
-pub(crate) const RTA_GATEWAY: u16 = 5;
-pub(crate) const RTA_PRIORITY: u16 = 6;
+pub const RTPROT_KERNEL: u8 = 2;
+pub const RTN_UNICAST: u8 = 1;
+pub const RTN_LOCAL: u8 = 2;
+pub const RTA_DST: u16 = 1;
+pub const RTA_OIF: u16 = 4;
+pub const RTA_GATEWAY: u16 = 5;
+pub const RTA_PRIORITY: u16 = 6;
 
 // linux/if_link.h, linux/if.h
 const IFLA_ADDRESS: u16 = 1;
-pub(crate) const IFLA_IFNAME: u16 = 3;
-pub(crate) const IFLA_MTU: u16 = 4;
-pub(crate) const IFLA_LINKINFO: u16 = 18;
-pub(crate) const IFLA_INFO_KIND: u16 = 1;
-pub(crate) const IFLA_IFALIAS: u16 = 20;
-pub(crate) const IFF_UP: u32 = 1;
+pub const IFLA_IFNAME: u16 = 3;
+pub const IFLA_MTU: u16 = 4;
+pub const IFLA_LINKINFO: u16 = 18;
+pub const IFLA_INFO_KIND: u16 = 1;
+pub const IFLA_IFALIAS: u16 = 20;
+pub const IFF_UP: u32 = 1;
 
 // linux/if_addr.h
-pub(crate) const IFA_ADDRESS: u16 = 1;
-pub(crate) const IFA_LOCAL: u16 = 2;
+pub const IFA_ADDRESS: u16 = 1;
+pub const IFA_LOCAL: u16 = 2;
 const IFA_RT_PRIORITY: u16 = 9;
-pub(crate) const IFA_PROTO: u16 = 11;
+pub const IFA_PROTO: u16 = 11;
 /// Nobody else on the link can have the address: it can be used at once.
 const IFA_F_NODAD: u8 = 0x2;
 
 // Linux's numbers, which this system's may differ from.
-pub(crate) const AF_INET: u8 = 2;
-pub(crate) const AF_INET6: u8 = 10;
+pub const AF_INET: u8 = 2;
+pub const AF_INET6: u8 = 10;
 
 /// What can be asked for as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Everything {
+pub enum Everything {
     Links = 18,
     Addresses = 22,
     Routes = 26,
@@ -70,7 +71,7 @@ pub(crate) enum Everything {
 
 /// A request. The header's sequence number, and whether an answer is wanted, are filled in when it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Request(Vec<u8>);
+pub struct Request(Vec<u8>);
 
 impl Request {
     fn new(kind: u16, flags: u16, head: &[u8]) -> Self {
@@ -84,13 +85,13 @@ impl Request {
     }
 
     /// All of a kind (struct rtgenmsg, any family).
-    pub(crate) fn dump(what: Everything) -> Self {
+    pub fn dump(what: Everything) -> Self {
         // The kernel wants the whole header of the kind where it checks strictly; a longer one is fine everywhere.
         Self::new(what as u16, NLM_F_REQUEST | NLM_F_DUMP, &[0; 16])
     }
 
     /// Makes a dummy interface, which is down.
-    pub(crate) fn new_dummy(interface: &Interface) -> Self {
+    pub fn new_dummy(interface: &Interface) -> Self {
         let mut request = Self::new(RTM_NEWLINK, NEW, &link_head(0, 0, 0));
         request.text(IFLA_IFNAME, interface.name.as_str());
         request.link_kind("dummy");
@@ -99,7 +100,7 @@ impl Request {
 
     /// Whether the kernel makes dummy interfaces, and this process may ask it to. The interface is never made: such an address is none,
     /// which the kernel sees after it has found the driver and before it makes anything (EADDRNOTAVAIL).
-    pub(crate) fn probe_dummy() -> Self {
+    pub fn probe_dummy() -> Self {
         let mut request = Self::new(RTM_NEWLINK, NEW, &link_head(0, 0, 0));
         request.attribute(IFLA_ADDRESS, &[0xff; 6]);
         request.link_kind("dummy");
@@ -107,7 +108,7 @@ impl Request {
     }
 
     /// Marks an interface that was just made as the owner's, and brings it up.
-    pub(crate) fn mark_up(interface: &Interface, owner: &Owner) -> Self {
+    pub fn mark_up(interface: &Interface, owner: &Owner) -> Self {
         let mut request = Self::new(RTM_SETLINK, NLM_F_REQUEST, &link_head(0, IFF_UP, IFF_UP));
         request.text(IFLA_IFNAME, interface.name.as_str());
         if let Some(mtu) = interface.mtu {
@@ -117,11 +118,11 @@ impl Request {
         request
     }
 
-    pub(crate) fn remove_link(index: u32) -> Self {
+    pub fn remove_link(index: u32) -> Self {
         Self::new(RTM_DELLINK, NLM_F_REQUEST, &link_head(index, 0, 0))
     }
 
-    pub(crate) fn add_address(index: u32, address: IpNet, metric: Option<u32>, mark: u8) -> Self {
+    pub fn add_address(index: u32, address: IpNet, metric: Option<u32>, mark: u8) -> Self {
         let mut request = Self::address(RTM_NEWADDR, NEW, index, address);
         if let Some(metric) = metric {
             request.attribute(IFA_RT_PRIORITY, &metric.to_ne_bytes());
@@ -130,7 +131,7 @@ impl Request {
         request
     }
 
-    pub(crate) fn remove_address(index: u32, address: IpNet) -> Self {
+    pub fn remove_address(index: u32, address: IpNet) -> Self {
         Self::address(RTM_DELADDR, NLM_F_REQUEST, index, address)
     }
 
@@ -156,12 +157,12 @@ impl Request {
         request
     }
 
-    pub(crate) fn add_route(index: u32, route: &Route, mark: u8) -> Self {
+    pub fn add_route(index: u32, route: &Route, mark: u8) -> Self {
         Self::route(RTM_NEWROUTE, NEW, index, route, mark)
     }
 
     /// The kernel removes only a route with this mark.
-    pub(crate) fn remove_route(index: u32, route: &Route, mark: u8) -> Self {
+    pub fn remove_route(index: u32, route: &Route, mark: u8) -> Self {
         Self::route(RTM_DELROUTE, NLM_F_REQUEST, index, route, mark)
     }
 
@@ -225,7 +226,7 @@ impl Request {
     }
 
     /// The bytes to send.
-    pub(crate) fn finish(mut self, sequence: u32, acknowledge: bool) -> Vec<u8> {
+    pub fn finish(mut self, sequence: u32, acknowledge: bool) -> Vec<u8> {
         let bytes = &mut self.0;
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         if let Some((head, _)) = bytes.split_first_chunk_mut::<HEADER_BYTES>() {
@@ -242,13 +243,13 @@ impl Request {
 }
 
 /// The owner's mark on an interface, with what the machine keeps nowhere else.
-pub(crate) fn alias(owner: &Owner, metric: Option<u32>) -> String {
+pub fn alias(owner: &Owner, metric: Option<u32>) -> String {
     let alias = owner.alias();
     metric.map_or_else(|| alias.clone(), |metric| format!("{alias} metric {metric}"))
 }
 
 /// Whether an alias is the owner's, and the metric in it.
-pub(crate) fn read_alias(owner: &Owner, alias: &str) -> Option<Option<u32>> {
+pub fn read_alias(owner: &Owner, alias: &str) -> Option<Option<u32>> {
     match alias.strip_prefix(&owner.alias())? {
         "" => Some(None),
         rest => rest.strip_prefix(" metric ")?.parse().ok().map(Some),

@@ -7,10 +7,10 @@
 use crate::{InterfaceName, ResolverRule};
 
 /// A program's arguments.
-pub(crate) type Arguments = Vec<String>;
+pub type Arguments = Vec<String>;
 
 /// The commands that make a rule, in their order. Other names are not asked of its servers (`default-route no`).
-pub(crate) fn add(rule: &ResolverRule) -> [Arguments; 3] {
+pub fn add(rule: &ResolverRule) -> [Arguments; 3] {
     let interface = rule.interface.as_str();
     let line = |verb: &str, values: &mut dyn Iterator<Item = String>| {
         let mut line = vec![verb.to_owned(), interface.to_owned()];
@@ -35,11 +35,11 @@ pub(crate) fn add(rule: &ResolverRule) -> [Arguments; 3] {
 }
 
 /// The command that forgets all rules of an interface.
-pub(crate) fn remove(interface: &InterfaceName) -> Arguments {
+pub fn remove(interface: &InterfaceName) -> Arguments {
     vec!["revert".to_owned(), interface.to_string()]
 }
 
 /// The commands that tell the servers and the suffixes of all interfaces.
-pub(crate) fn show() -> [Arguments; 2] {
+pub fn show() -> [Arguments; 2] {
     [vec!["dns".to_owned()], vec!["domain".to_owned()]]
 }

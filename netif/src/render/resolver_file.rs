@@ -3,12 +3,12 @@
 use crate::{Owner, ResolverRule};
 
 /// The first line of a file of this owner's.
-pub(crate) fn mark(owner: &Owner) -> String {
+pub fn mark(owner: &Owner) -> String {
     format!("# Made by {owner} (netif), which removes it again.\n")
 }
 
 /// The file's text.
-pub(crate) fn text(owner: &Owner, rule: &ResolverRule) -> String {
+pub fn text(owner: &Owner, rule: &ResolverRule) -> String {
     let mut text = mark(owner);
     for server in &rule.servers {
         text += &format!("nameserver {}\n", server.ip());

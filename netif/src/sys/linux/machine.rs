@@ -14,8 +14,8 @@ use crate::backend::{Applied, Backend, Capabilities, ChangeError, Found, Support
 use crate::observed::{Listener, Observed, Seen, SeenAddress, SeenResolver, SeenRoute, Transport};
 use crate::parse::netlink::{Address, Answer, Route as KernelRoute};
 use crate::parse::proc_net::listeners;
-use crate::render::netlink::{Everything, Request};
-use crate::{Change, Device, Error, Interface, InterfaceName, Kind, Owner, ResolverRule, Route};
+use crate::render::netlink::{Everything, RTPROT_KERNEL, Request};
+use crate::{Change, Device, Error, Interface, InterfaceName, Kind, Owner, ResolverRule, Route, RouteKind};
 
 /// Linux 5.18 keeps who made an address (IFA_PROTO).
 const KEEPS_MARKS: (u32, u32) = (5, 18);
@@ -265,9 +265,9 @@ impl Backend for Machine {
         };
         let route = |seen: &KernelRoute| {
             let kind = route_kind(seen)?;
-            // Each address has one to itself.
-            let own = seen.destination.prefix_len() == seen.destination.max_prefix_len()
-                && kind == crate::RouteKind::Local;
+            // Each address has one to itself, which the kernel made with it.
+            let whole = seen.destination.prefix_len() == seen.destination.max_prefix_len();
+            let own = whole && kind == RouteKind::Local && seen.mark == RTPROT_KERNEL;
             (!own).then(|| SeenRoute {
                 destination: seen.destination,
                 interface: seen.index.map(name).unwrap_or_default(),
