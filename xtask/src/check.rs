@@ -15,6 +15,7 @@ use crate::readme::{self, How};
 use crate::say::say;
 use crate::steps::{Done, Steps};
 use crate::test_output::TestOutput;
+use crate::vm;
 
 /// Runs all checks; with filters, only the tests whose names contain one of them.
 pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
@@ -57,6 +58,7 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
         steps.step("deny", |_| deny());
         steps.step("package", |_| package::leaves_can_be_published());
         cross::steps(&mut steps, may_install);
+        vm::steps(&mut steps, may_install, &[]);
         kube::steps(&mut steps, may_install, &[], kube::NoNode::Skips);
     }
     Ok(steps.summary())
@@ -146,6 +148,20 @@ pub(crate) fn kube_tests(node: &Path, filters: &[String], skips: &mut Vec<String
     let mut command = cargo();
     command.args(["test", "--locked", "-p", "devbox-tests", "--test", "kube"]);
     command.env("DEVBOX_KUBE", node);
+    run_tests(command, filters, skips)
+}
+
+/// The tests of the kernel, run by `script` in a virtual machine. It starts in a few seconds, and is slow: one test at a time.
+pub(crate) fn vm_tests(
+    script: &Path,
+    cache: &Path,
+    filters: &[String],
+    skips: &mut Vec<String>,
+) -> Result<Done> {
+    let mut command = cargo();
+    command.args(["test", "--locked", "-p", "netif", "--test", "kernel"]);
+    let runner = format!("target.'cfg(all())'.runner=[{script:?}, {cache:?}]");
+    command.args(["--config", &runner]).env("RUST_TEST_THREADS", "1");
     run_tests(command, filters, skips)
 }
 

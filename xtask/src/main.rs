@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask test`, `ci`, `arch`, `cross`, `kube-test`, `image`, `attack`, `bench`.
+//! The project's own commands: `cargo xtask test`, `ci`, `arch`, `cross`, `kube-test`, `vm-test`, `image`, `attack`, `bench`.
 //!
 //! Knows how the workspace is built, checked and measured; must not know how anything in it works. CI runs exactly what a
 //! developer runs: `ci` is `test`, and there is no second list of checks.
@@ -19,6 +19,7 @@ mod say;
 mod steps;
 mod sys;
 mod test_output;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,6 +61,15 @@ enum Verb {
     },
     /// Start a Kubernetes node, run the tests that need one, and end it; with FILTERs, only the tests whose names contain one of them
     KubeTest {
+        /// Install nothing
+        #[arg(long)]
+        no_install: bool,
+        /// Part of a test's name
+        #[arg(value_name = "FILTER")]
+        filters: Vec<String>,
+    },
+    /// Run the tests of the real kernel on a distribution's kernel, in a virtual machine; with FILTERs, only those whose names contain one
+    VmTest {
         /// Install nothing
         #[arg(long)]
         no_install: bool,
@@ -131,6 +141,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Readme => check::readme_only(),
         Verb::Cross { no_install } => check::cross_only(!no_install),
         Verb::KubeTest { no_install, filters } => kube::test(!no_install, &filters),
+        Verb::VmTest { no_install, filters } => vm::test(!no_install, &filters),
         Verb::Kube(KubeVerb::Up) => kube::up(),
         Verb::Kube(KubeVerb::Down) => kube::down(),
         Verb::Image { reference, to } => image::run(&reference, to.as_deref()),

@@ -167,6 +167,18 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
     wanted(Probe::InPath("chattr"), "e2fsprogs", "an immutable hosts file"),
 ];
 
+/// For a virtual machine with a distribution's kernel.
+pub(crate) const FOR_VM: &[Wanted] = &[
+    wanted(
+        Probe::InPath("qemu-system-x86_64"),
+        "qemu-system-x86",
+        "a virtual machine",
+    ),
+    wanted(Probe::InPath("cpio"), "cpio", "a virtual machine"),
+    wanted(Probe::InPath("busybox"), "busybox-static", "a virtual machine"),
+    wanted(Probe::InPath("ip"), "iproute2", "a virtual machine"),
+];
+
 /// For the Kubernetes node, and for the services in its pods.
 pub(crate) const FOR_KUBE: &[Wanted] = &[
     wanted(Probe::InPath("containerd"), "containerd", "a Kubernetes node"),

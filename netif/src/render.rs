@@ -1,0 +1,8 @@
+//! What each system has to be told, as data: built and tested on every system, handed over under `sys`.
+
+pub mod ifconfig;
+pub mod netlink;
+pub mod resolvectl;
+pub mod resolver_file;
+#[cfg(test)]
+mod tests;
