@@ -309,6 +309,7 @@ fn single_addresses_of_a_whole_pool_are_there_within_seconds() {
                 changes.len()
             );
             assert!(added < Duration::from_secs(10), "{added:?}");
+            assert!(removed < Duration::from_secs(10), "{removed:?}");
             assert_eq!(seen(&mut *machine), before);
         },
     );
