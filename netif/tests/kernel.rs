@@ -308,7 +308,11 @@ fn single_addresses_of_a_whole_pool_are_there_within_seconds() {
                 "{} single addresses on {device} ({kind:?}): added in {added:?}, one found in {found:?}, removed in {removed:?}",
                 changes.len()
             );
-            assert!(added < Duration::from_secs(10), "{added:?}");
+            // An emulated processor is twenty times as slow as the one it runs on; `tests/vm/run` says so.
+            let emulated = std::env::var_os("DEVBOX_EMULATED").is_some();
+            let limit = Duration::from_secs(if emulated { 120 } else { 10 });
+            assert!(added < limit, "{added:?}");
+            assert!(removed < limit, "{removed:?}");
             assert_eq!(seen(&mut *machine), before);
         },
     );

@@ -76,7 +76,9 @@ impl Machine {
                 .collect();
         }
         if changes.iter().any(|change| matches!(change, Change::Route(_))) {
-            sight.routes = self.routes()?;
+            for route in self.routes()? {
+                sight.routes.entry(route.destination).or_default().push(route);
+            }
         }
         if changes.iter().any(|change| matches!(change, Change::Resolver(_))) {
             sight.resolvers = resolved::observe()?;

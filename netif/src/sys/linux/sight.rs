@@ -25,7 +25,8 @@ pub(super) struct Sight {
     pub(super) links: Links,
     /// By their interface's number, each with its mark.
     pub(super) addresses: HashMap<(u32, IpNet), u8>,
-    pub(super) routes: Vec<KernelRoute>,
+    /// By their destination.
+    pub(super) routes: HashMap<IpNet, Vec<KernelRoute>>,
     pub(super) resolvers: Vec<SeenResolver>,
 }
 
@@ -80,7 +81,7 @@ impl Sight {
             ownership,
             links,
             addresses: HashMap::new(),
-            routes: Vec::new(),
+            routes: HashMap::new(),
             resolvers: Vec::new(),
         }
     }
@@ -116,7 +117,7 @@ impl Sight {
                 match self.route(route, link) {
                     Some(seen) if seen.mark == self.ownership.owner.mark() => Ok(Found::Ours),
                     Some(_) => Ok(Found::Theirs),
-                    None if self.routes.iter().any(|seen| is_for(seen, route)) => {
+                    None if self.alike(route).next().is_some() => {
                         Err(foreign("it leads to another interface".to_owned()))
                     }
                     None => Ok(Found::Absent),
@@ -224,14 +225,20 @@ impl Sight {
     }
 
     /// A route as it is wanted, whoever made it. Where there are two, the owner's.
-    fn route(&self, route: &Route, link: &Link) -> Option<&KernelRoute> {
-        let mut alike = self
-            .routes
-            .iter()
-            .filter(|seen| is_for(seen, route) && seen.index == Some(link.index));
+    fn route<'a>(&'a self, route: &'a Route, link: &Link) -> Option<&'a KernelRoute> {
+        let mut alike = self.alike(route).filter(|seen| seen.index == Some(link.index));
         let first = alike.next()?;
         let mine = |seen: &&KernelRoute| seen.mark == self.ownership.owner.mark();
         Some(std::iter::once(first).chain(alike).find(mine).unwrap_or(first))
+    }
+
+    /// The routes that take the place of one that is wanted.
+    fn alike<'a>(&'a self, wanted: &'a Route) -> impl Iterator<Item = &'a KernelRoute> {
+        let there = self
+            .routes
+            .get(&wanted.destination)
+            .map_or(&[][..], Vec::as_slice);
+        there.iter().filter(move |seen| is_for(seen, wanted))
     }
 
     /// systemd-resolved keeps one set of rules for an interface.
@@ -295,10 +302,9 @@ pub(super) fn route_kind(seen: &KernelRoute) -> Option<RouteKind> {
     }
 }
 
-/// Whether a route takes the place of one that is wanted.
+/// Whether a route of the same destination takes the place of one that is wanted.
 fn is_for(seen: &KernelRoute, wanted: &Route) -> bool {
-    seen.destination == wanted.destination
-        && route_kind(seen) == Some(wanted.kind)
+    route_kind(seen) == Some(wanted.kind)
         && seen.gateway.is_none()
         && wanted.metric.is_none_or(|metric| metric == seen.metric)
 }
