@@ -12,6 +12,16 @@ pub enum Error {
         /// What was asked for.
         what: &'static str,
     },
+    /// A text is no such name.
+    #[error("{text:?} cannot name an {what}: expected {expected}")]
+    InvalidName {
+        /// What it should name.
+        what: &'static str,
+        /// The text.
+        text: String,
+        /// What such a name is.
+        expected: &'static str,
+    },
     /// A call of the operating system failed.
     #[error("cannot {what}")]
     System {

@@ -6,8 +6,18 @@
 //! anybody: links, tunnels and services are not its subject.
 #![deny(unsafe_code)]
 
+mod backend;
+mod change;
 mod error;
+mod name;
+pub mod observed;
+mod recording;
 mod sys;
 pub mod watch;
 
+pub use backend::{Applied, Backend, Capabilities, ChangeError, Found, Support, TunHandle, Undone};
+pub use change::{Change, Device, Interface, Kind, ResolverRule, Route, RouteKind};
 pub use error::Error;
+pub use name::{InterfaceName, Owner, Suffix};
+pub use observed::Observed;
+pub use recording::Recording;

@@ -1,5 +1,6 @@
 //! The operating system's part: the same functions on each.
 
+use crate::ChangeError;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 use crate::Error;
 
@@ -43,4 +44,28 @@ mod route_message;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 fn failed(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::System { what, source }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(unix)] {
+        /// What a program reads and writes the packets of a TUN interface with.
+        pub type TunHandle = std::os::fd::OwnedFd;
+
+        /// A handle that is like a TUN interface's in that it carries whole packets, and its other end.
+        pub(crate) fn tun_handles() -> Result<(TunHandle, TunHandle), ChangeError> {
+            let pair = std::os::unix::net::UnixDatagram::pair();
+            let (handle, peer) = pair.map_err(|source| ChangeError::System {
+                what: "make a pair of sockets".to_owned(),
+                source,
+            })?;
+            Ok((handle.into(), peer.into()))
+        }
+    } else {
+        /// What a program reads and writes the packets of a TUN interface with: nothing, on this system.
+        pub type TunHandle = std::convert::Infallible;
+
+        pub(crate) fn tun_handles() -> Result<(TunHandle, TunHandle), ChangeError> {
+            Err(ChangeError::Unsupported { what: "a descriptor of a TUN interface".to_owned() })
+        }
+    }
 }
