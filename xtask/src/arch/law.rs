@@ -260,6 +260,7 @@ pub(crate) const RUNTIMES: &[&str] = &[
 pub(crate) const HELPER_MAY_NAME: &[&str] = &[
     "cfg-if",
     "devbox-helper-client",
+    "getrandom",
     "hostsfile",
     "ipnet",
     "libc",
@@ -268,7 +269,11 @@ pub(crate) const HELPER_MAY_NAME: &[&str] = &[
     "rustix",
     "serde",
     "serde_json",
+    "siphasher",
+    "subtle",
     "thiserror",
+    "tld",
+    "toml",
     "windows-sys",
 ];
 
