@@ -159,6 +159,8 @@ pub struct Capabilities {
     pub resolver: Support,
     /// Whether a resolver rule's servers may have another port than 53.
     pub resolver_ports: bool,
+    /// Whether a resolver rule needs an interface that was made.
+    pub resolver_needs_interface: bool,
     /// Whether every address of 127.0.0.0/8 can be bound without any change.
     pub whole_127: bool,
 }
@@ -176,6 +178,7 @@ impl Capabilities {
             unicast_routes: missing(),
             resolver: missing(),
             resolver_ports: false,
+            resolver_needs_interface: false,
             whole_127: false,
         }
     }

@@ -64,6 +64,20 @@ impl Owner {
     pub fn alias(&self) -> String {
         format!("{}:netif", self.0)
     }
+
+    /// What this owner's routes and addresses bear where a system keeps a number beside them (Linux, `rtm_protocol` and `IFA_PROTO`):
+    /// 100 to 163, by the word's bytes. The kernel, routing daemons and network managers use numbers outside that range.
+    #[must_use]
+    pub fn mark(&self) -> u8 {
+        const FIRST: u8 = 100;
+        const MARKS: u8 = 64;
+        // FNV-1a, so that two words seldom have the same one.
+        let hash = self.0.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        let folded = hash.to_be_bytes().iter().fold(0, |folded, byte| folded ^ byte);
+        FIRST + folded % MARKS
+    }
 }
 
 /// The name of an interface: 1 to 15 bytes, `a-z`, `0-9` and `-`, a letter first.

@@ -54,6 +54,7 @@ impl Recording {
                 unicast_routes: Support::Available,
                 resolver: Support::Available,
                 resolver_ports: true,
+                resolver_needs_interface: true,
                 whole_127: true,
             },
             machine: Machine::default(),

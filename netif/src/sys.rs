@@ -21,19 +21,28 @@ cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         mod linux;
         mod unix;
-        pub(crate) use linux::Source;
+        pub(crate) use linux::{Machine, Source};
         pub(crate) use unix::Interrupter;
     } else if #[cfg(target_os = "macos")] {
+        mod bsd;
         mod macos;
         mod unix;
+        pub(crate) use bsd::Machine;
         pub(crate) use macos::Source;
         pub(crate) use unix::Interrupter;
     } else if #[cfg(windows)] {
         mod windows;
-        pub(crate) use windows::{Interrupter, Source};
+        pub(crate) use windows::{Interrupter, Machine, Source};
+    } else if #[cfg(target_os = "freebsd")] {
+        mod bsd;
+        mod other;
+        pub(crate) use bsd::Machine;
+        pub(crate) use other::{Interrupter, Source};
     } else {
         mod other;
+        mod unknown;
         pub(crate) use other::{Interrupter, Source};
+        pub(crate) use unknown::Machine;
     }
 }
 

@@ -1,6 +1,11 @@
 //! rtnetlink(7): the kernel sends each change to whoever joined its group.
 
+mod conversation;
+mod machine;
 mod news;
+mod resolved;
+mod sight;
+mod tun;
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -17,6 +22,7 @@ use super::unix::{Bell, Interrupter};
 use super::{Woken, failed};
 use crate::Error;
 use crate::watch::Change;
+pub(crate) use machine::Machine;
 use news::News;
 
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR and RTMGRP_IPV6_ROUTE of linux/rtnetlink.h.

@@ -4,6 +4,8 @@
     reason = "the IP helper has no safe wrapper, and calls back with a raw context"
 )]
 
+mod machine;
+
 use std::ffi::c_void;
 use std::io;
 use std::ptr;
@@ -22,6 +24,7 @@ use windows_sys::Win32::Networking::WinSock::AF_UNSPEC;
 use super::Woken;
 use crate::Error;
 use crate::watch::Change;
+pub(crate) use machine::Machine;
 
 /// IF_TYPE_SOFTWARE_LOOPBACK of ipifcons.h.
 const LOOPBACK: u64 = 24;

@@ -1,0 +1,142 @@
+use std::fmt::Write as _;
+
+use super::netlink::{Everything, Request, alias, read_alias};
+use super::{ifconfig, resolvectl, resolver_file};
+use crate::{Device, Interface, InterfaceName, Kind, Owner, ResolverRule, Route, RouteKind, Suffix};
+
+fn owner() -> Owner {
+    Owner::new("devbox").unwrap()
+}
+
+fn interface(metric: Option<u32>) -> Interface {
+    let name = InterfaceName::new("devbox0").unwrap();
+    Interface {
+        mtu: Some(1400),
+        metric,
+        ..Interface::new(name, Kind::Dummy)
+    }
+}
+
+fn rule() -> ResolverRule {
+    ResolverRule {
+        interface: InterfaceName::new("devbox0").unwrap(),
+        suffixes: ["cluster.local", "test"]
+            .map(|suffix| Suffix::new(suffix).unwrap())
+            .into(),
+        servers: ["127.77.0.1:5353", "[fd77::1]:5353"]
+            .map(|server| server.parse().unwrap())
+            .into(),
+    }
+}
+
+fn route(destination: &str, kind: RouteKind, metric: Option<u32>) -> Route {
+    Route {
+        destination: destination.parse().unwrap(),
+        device: Device::Loopback,
+        kind,
+        metric,
+    }
+}
+
+/// Sixteen bytes a line: the header, then what it is about.
+fn bytes(requests: &[(&str, Request)]) -> String {
+    let mut text = String::new();
+    for (name, request) in requests {
+        writeln!(text, "{name}").unwrap();
+        for line in request.clone().finish(1, true).chunks(16) {
+            let line: Vec<_> = line
+                .chunks(4)
+                .map(|word| word.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+                .collect();
+            writeln!(text, "  {}", line.join(" ")).unwrap();
+        }
+    }
+    text
+}
+
+fn requests() -> Vec<(&'static str, Request)> {
+    let mark = owner().mark();
+    let metric = Some(77);
+    let (local, unicast) = (RouteKind::Local, RouteKind::Unicast);
+    vec![
+        ("all addresses", Request::dump(Everything::Addresses)),
+        ("new dummy devbox0", Request::new_dummy(&interface(metric))),
+        ("is there dummy", Request::probe_dummy()),
+        (
+            "mark devbox0 of metric 77",
+            Request::mark_up(&interface(metric), &owner()),
+        ),
+        ("remove interface 5", Request::remove_link(5)),
+        (
+            "add 10.107.3.4/16 to 5",
+            Request::add_address(5, "10.107.3.4/16".parse().unwrap(), None, mark),
+        ),
+        (
+            "add fd77::4/64 to 5, metric 77",
+            Request::add_address(5, "fd77::4/64".parse().unwrap(), metric, mark),
+        ),
+        (
+            "remove 10.107.3.4/16 from 5",
+            Request::remove_address(5, "10.107.3.4/16".parse().unwrap()),
+        ),
+        (
+            "add local 10.107.0.0/16 to 1",
+            Request::add_route(1, &route("10.107.0.0/16", local, None), mark),
+        ),
+        (
+            "add fd77::/64 to 5, metric 77",
+            Request::add_route(5, &route("fd77::/64", unicast, metric), mark),
+        ),
+        (
+            "remove local 10.107.0.0/16 from 1",
+            Request::remove_route(1, &route("10.107.0.0/16", local, None), mark),
+        ),
+    ]
+}
+
+#[test]
+fn snapshot_of_netlink_requests() {
+    if cfg!(target_endian = "little") {
+        insta::assert_snapshot!(bytes(&requests()));
+    }
+}
+
+#[test]
+fn snapshot_of_command_lines_and_files() {
+    let mut text = String::new();
+    let lines = resolvectl::add(&rule())
+        .into_iter()
+        .chain([resolvectl::remove(&rule().interface)]);
+    for line in lines {
+        writeln!(text, "resolvectl {}", line.join(" ")).unwrap();
+    }
+    for address in ["127.77.3.4/32", "10.107.3.4/16", "fd77::4/128"].map(|address| address.parse().unwrap()) {
+        writeln!(text, "ifconfig {}", ifconfig::add(address).join(" ")).unwrap();
+        writeln!(text, "ifconfig {}", ifconfig::remove(address).join(" ")).unwrap();
+    }
+    writeln!(
+        text,
+        "/etc/resolver/test:\n{}",
+        resolver_file::text(&owner(), &rule())
+    )
+    .unwrap();
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn an_alias_is_the_owners_and_keeps_the_metric() {
+    let other = Owner::new("dev").unwrap();
+    for metric in [None, Some(77)] {
+        assert_eq!(read_alias(&owner(), &alias(&owner(), metric)), Some(metric));
+        assert_eq!(read_alias(&other, &alias(&owner(), metric)), None);
+    }
+    for text in [
+        "",
+        "vpn",
+        "devbox:netif ",
+        "devbox:netif metric x",
+        "devbox:netif2",
+    ] {
+        assert_eq!(read_alias(&owner(), text), None, "{text:?}");
+    }
+}
