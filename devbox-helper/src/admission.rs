@@ -108,13 +108,13 @@ impl PolicyFile {
 
 /// The policy that an installation begins with.
 #[must_use]
-pub fn default_policy(user: &str) -> String {
+pub fn default_policy(uid: u32) -> String {
     format!(
         "# Who may ask the devbox helper to change this machine, and for what. Read anew for each connection.\n\
          # It must belong to root, and nobody else may be able to write it.\n\
          \n\
          # Users and groups, by name or number.\n\
-         users = [{user:?}]\n\
+         users = [{uid}]\n\
          groups = []\n\
          \n\
          # Where all addresses lie: of names, listeners, interfaces.\n\
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn first_policy_is_one_and_admits_its_user() {
-        let file = PolicyFile::parse(&default_policy("root")).unwrap();
+        let file = PolicyFile::parse(&default_policy(1001)).unwrap();
         assert!(file.admit(&peer(0, &[]), Path::new("/etc/hosts")).is_ok());
         assert!(file.admit(&peer(1000, &[]), Path::new("/etc/hosts")).is_err());
     }

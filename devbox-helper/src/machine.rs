@@ -3,6 +3,8 @@
 
 mod verbs;
 
+pub(crate) use verbs::OWNER;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};

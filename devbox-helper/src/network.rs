@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use devbox_helper_client::{HelperError, NetworkReport};
-use netif::{Applied, Backend, Capabilities, Change, ChangeError, Found, InterfaceName, TunHandle, Undone};
+use netif::{
+    Applied, Backend, Capabilities, Change, ChangeError, Found, InterfaceName, Owner, TunHandle, Undone,
+};
 
 use crate::error::{Error, with_sources};
 use crate::journal::{self, Journal};
+use crate::machine::OWNER;
 
 /// What undoing came to.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -212,7 +215,8 @@ fn refused(error: ChangeError) -> HelperError {
 
 /// The network of the system that this runs on, or one that cannot be changed where there is no way to.
 pub(crate) fn system() -> Box<dyn Backend> {
-    Box::new(Unchangeable)
+    let system = Owner::new(OWNER).and_then(|owner| netif::system(&owner));
+    system.unwrap_or_else(|_| Box::new(Unchangeable))
 }
 
 /// A network that cannot be changed.

@@ -43,8 +43,8 @@ pub fn run(policy: Policy) -> Result<(), Error> {
     let owner = crate::owner::current().map_err(Error::Owner)?;
     let mut backend = network::system();
     let dir = PathBuf::from(service::STATE_DIR);
-    if policy.network {
-        // What a helper left that was killed would be in the way of this one.
+    if sys::is_root() {
+        // What a helper left that was killed. Nobody else can undo it, and `devbox cleanup` asks for nothing more.
         network::undo_journals(backend.as_mut(), &dir)?;
     }
     let network = Network::new(backend, Journal::new(&dir, &owner));

@@ -232,6 +232,7 @@ impl Door {
 const STACK_BYTES: usize = 256 << 10;
 const PATIENCE: Duration = Duration::from_secs(10);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-pub(crate) const POLICY_FILE: &str = "/etc/devbox/policy.toml";
-/// Emptied by each start of the machine, except where resolver rules are files.
-pub(crate) const STATE_DIR: &str = "/var/lib/devbox";
+/// The policy file of an installation.
+pub const POLICY_FILE: &str = "/etc/devbox/policy.toml";
+/// Where the journals of an installation are.
+pub const STATE_DIR: &str = "/var/lib/devbox";

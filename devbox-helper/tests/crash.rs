@@ -1,11 +1,7 @@
 //! The server is killed at every step of a session, and at random; so are its callers. Whoever comes next leaves everything as it was
 //! before.
 #![cfg(unix)]
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "also outside the functions marked as tests"
-)]
+#![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 
 #[path = "support/server.rs"]
 mod server;

@@ -3,7 +3,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::print_stderr,
     reason = "also outside the functions marked as tests"
 )]
 
@@ -377,7 +376,7 @@ fn policy_that_others_can_write_serves_nobody() {
     open(0o664);
     match Client::connect(place.path("socket")) {
         Err(Error::Helper(HelperError::NotAllowed { why, .. })) => {
-            assert!(why.contains("chmod go-w"), "{why}")
+            assert!(why.contains("chmod go-w"), "{why}");
         }
         other => panic!("{other:?}"),
     }
@@ -444,7 +443,7 @@ fn what_was_there_before_stays() {
         address: "10.107.0.7/32".parse().unwrap(),
     };
     place.machine().add_for(None, &theirs).unwrap();
-    let server = place.start();
+    let _server = place.start();
     let mut client = place.client();
     let report = client
         .add_addresses(strings(&["10.107.0.7", "10.107.0.8"]), None)

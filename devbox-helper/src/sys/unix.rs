@@ -46,6 +46,11 @@ pub(crate) fn detach() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether this process can change the machine's network.
+pub(crate) fn is_root() -> bool {
+    geteuid().is_root()
+}
+
 /// What came of a [`fork`].
 pub(crate) enum Fork {
     /// In the new process: its standard input is its end of a new channel.

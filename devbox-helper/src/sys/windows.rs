@@ -79,6 +79,11 @@ pub(crate) fn with_rights_of<T>(_: &Caller, _: impl FnOnce() -> T) -> io::Result
     ))
 }
 
+/// There is no journal on this system.
+pub(crate) fn is_root() -> bool {
+    false
+}
+
 /// What comes of a [`fork`] elsewhere.
 #[expect(dead_code, reason = "there is none")]
 pub(crate) enum Fork {
