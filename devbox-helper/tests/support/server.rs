@@ -129,7 +129,11 @@ impl Place {
 
     /// The program itself, which has no network that is only remembered.
     pub(crate) fn start_program(&self) -> Server {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_devbox-helper"));
+        self.await_serving(Command::new(env!("CARGO_BIN_EXE_devbox-helper")))
+    }
+
+    /// The same, where the command is the program or becomes it.
+    pub(crate) fn await_serving(&self, mut command: Command) -> Server {
         command.arg(devbox_helper::SERVE);
         for (option, name) in [
             ("--socket", "socket"),
