@@ -40,6 +40,9 @@ pub(crate) enum Command {
     Down(SelectArgs),
     /// Remove leftovers of sessions that were killed together with their helper
     Cleanup(CleanupArgs),
+    /// Install, look at or remove the helper that lets sessions run without sudo
+    #[command(subcommand)]
+    Helper(HelperCommand),
     /// See it work on this machine: a gateway, two services, one fetch by name
     Demo(DemoArgs),
     /// Run the far side
@@ -55,6 +58,41 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page, or write the pages of all commands to a folder
     Man(ManArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HelperCommand {
+    /// Install the program devbox-helper as a service of the system; asks for sudo once
+    Install(InstallArgs),
+    /// Remove the service, its policy and everything that it has left; asks for sudo once
+    Uninstall(UninstallArgs),
+    /// Show what the installed helper holds, and for whom
+    Status,
+    /// Show who may ask the installed helper, and for what
+    Policy,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InstallArgs {
+    /// The program [default: devbox-helper beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) program: Option<PathBuf>,
+    /// The user who may ask it, by number, where there is no policy yet [default: you]
+    #[arg(long, value_name = "UID")]
+    pub(crate) user: Option<u32>,
+    /// Write the files below this folder and start nothing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Print the files and the commands, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UninstallArgs {
+    /// Remove the files below this folder and stop nothing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
 }
 
 /// Where the services are and what names look like.

@@ -1,13 +1,17 @@
-//! Starting the helper: this program again, with a hidden first argument.
+//! The helper: the installed one, or this program again, with a hidden first argument.
+
+pub(crate) mod installed;
+mod plan;
 
 use std::ffi::OsString;
 use std::path::Path;
 
-use devbox_engine::{Helper, HelperConfig, Restart};
+use devbox_engine::{Helper, HelperConfig, Restart, system_hosts_file};
 use devbox_helper::Policy;
 use ipnet::IpNet;
 
 use crate::failure::Failure;
+use crate::print;
 use crate::sys::{self, Caller};
 
 /// The hidden first argument.
@@ -16,6 +20,22 @@ pub(crate) const ARGUMENT: &str = "__helper";
 /// The helper's command line for a policy.
 pub(crate) fn arguments(policy: &Policy) -> impl Iterator<Item = OsString> {
     std::iter::once(ARGUMENT.into()).chain(policy.to_args())
+}
+
+/// Connects to the installed helper, if there is one that serves this user and edits this file.
+pub(crate) fn connect(hosts_file: &Path, pools: &[IpNet]) -> Option<Helper> {
+    let socket = installed::socket();
+    if hosts_file != system_hosts_file().ok()? || !socket.exists() {
+        return None;
+    }
+    match Helper::installed(&socket, pools) {
+        Ok(helper) => Some(helper),
+        Err(error) => {
+            let why = anyhow::Error::from(error);
+            print::note(&format!("note: the installed helper is not used: {why:#}"));
+            None
+        }
+    }
 }
 
 /// What a helper may be asked to do to a hosts file for a caller.
@@ -45,6 +65,13 @@ pub(crate) fn start(
 ) -> Result<Helper, Failure> {
     let mut policy = policy(hosts_file, caller)?;
     policy.pools = pools.to_vec();
+    // Only root can change the network, and loopback needs no change.
+    let open_pools: Vec<IpNet> = pools
+        .iter()
+        .filter(|pool| sys::must_be_opened(pool))
+        .copied()
+        .collect();
+    policy.network = privileged && !open_pools.is_empty();
     policy.allow_take = take_names;
     // Under sudo this process is about to give up the rights to start another helper.
     policy.keep = policy.caller.is_some();
@@ -52,6 +79,9 @@ pub(crate) fn start(
     let program = std::env::current_exe().map_err(Failure::because)?;
     let mut config = HelperConfig::new(program, arguments(&policy));
     config.privileged = privileged;
+    if policy.network {
+        config.open_pools = open_pools;
+    }
     config.restart = if policy.keep {
         Restart::ByKeeper
     } else {

@@ -72,6 +72,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::status(args),
         Command::Down(args) => status::down(args),
         Command::Cleanup(args) => cleanup::run(args),
+        Command::Helper(command) => helper::installed::run(command),
         Command::Demo(args) => demo::run(args),
         Command::Gateway(GatewayCommand::Serve(args)) => gateway::serve(args),
         Command::Hosts(args) => hosts::run(args),

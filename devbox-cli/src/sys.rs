@@ -70,3 +70,26 @@ impl Caller {
         Some(folder.join("devbox"))
     }
 }
+
+/// Whether addresses of the prefix are this machine's own only once a helper has made them so.
+pub(crate) fn must_be_opened(pool: &ipnet::IpNet) -> bool {
+    // Only Linux has the whole of 127.0.0.0/8 (lo(4) of the others has 127.0.0.1).
+    !cfg!(target_os = "linux") || !pool.addr().is_loopback()
+}
+
+/// Makes a file a program that everybody may run and only its owner may write.
+pub(crate) fn make_program(path: &std::path::Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    }
+    #[cfg(not(unix))]
+    std::fs::metadata(path)?;
+    Ok(())
+}
+
+/// Whether launchd starts this system's services.
+pub(crate) const HAS_LAUNCHD: bool = cfg!(target_os = "macos");
+/// Whether systemd may.
+pub(crate) const HAS_SYSTEMD: bool = cfg!(target_os = "linux");

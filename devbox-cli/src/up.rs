@@ -36,14 +36,15 @@ pub(crate) fn run(
         let privileged = root && (caller.uid == 0 || args.hosts_file.is_none());
         // In the background it would keep the terminal open.
         let verbose = args.connect.verbose > 0 && starter.is_none();
-        Some(helper::start(
-            &file,
-            &config.pool,
-            &caller,
-            privileged,
-            args.take_names,
-            verbose,
-        )?)
+        let installed = if root {
+            None
+        } else {
+            helper::connect(&file, &config.pool)
+        };
+        Some(match installed {
+            Some(helper) => helper,
+            None => helper::start(&file, &config.pool, &caller, privileged, args.take_names, verbose)?,
+        })
     } else {
         None
     };

@@ -1,7 +1,7 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use devbox_helper_client::{
     AsyncClient, Client, Endpoint, Error as ClientError, HelperError, HostsBlock, HostsReport, Keeper,
     ReleaseReport, StartOptions, SweepReport,
 };
+use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::task::JoinError;
 
@@ -38,6 +39,9 @@ pub struct HelperConfig {
     pub privileged: bool,
     /// How a session gets another helper in place of one that was killed. Default: it does not, and ends.
     pub restart: Restart,
+    /// Prefixes whose addresses are not this machine's own yet: the helper makes them so, as its policy must allow (`network`).
+    /// Default: none.
+    pub open_pools: Vec<IpNet>,
 }
 
 /// How a session gets another helper in place of one that was killed.
@@ -63,6 +67,7 @@ impl HelperConfig {
             verbose: false,
             privileged: false,
             restart: Restart::Never,
+            open_pools: Vec::new(),
         }
     }
 }
@@ -83,12 +88,37 @@ struct Shared {
     source: Source,
     /// The block that the helper confirmed last: what another one takes over.
     held: Mutex<Option<HostsBlock>>,
+    /// What is claimed besides: another helper is asked for it again. `None` where addresses need no claim.
+    network: Option<Mutex<Network>>,
+}
+
+/// What a session holds of this machine's network.
+#[derive(Debug, Clone, Default)]
+struct Network {
+    pools: Vec<IpNet>,
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Network {
+    fn claim(&self, client: &mut Client) -> Result<(), ClientError> {
+        for pool in self.pools.iter().filter(|pool| !pool.addr().is_loopback()) {
+            let report = client.open_pool(pool.to_string())?;
+            tracing::debug!(%pool, changed = report.changed, notes = ?report.notes, "pool opened");
+        }
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        if !addresses.is_empty() {
+            client.add_addresses(addresses, None)?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone)]
 enum Source {
     Nowhere,
     Here(StartOptions),
+    /// The installed helper, which listens there. It is started anew by the system.
+    Installed(PathBuf),
     /// Locked while it starts one only.
     Keeper(Arc<Mutex<Keeper>>),
 }
@@ -98,6 +128,7 @@ impl Source {
         match self {
             Self::Nowhere => Ok(None),
             Self::Here(options) => Client::start_with(options).map(Some),
+            Self::Installed(socket) => reconnect(socket).map(Some),
             Self::Keeper(keeper) => {
                 let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
                 keeper.another().map(Some)
@@ -132,6 +163,36 @@ impl Helper {
                 (keeper.another()?, Source::Keeper(Arc::new(Mutex::new(keeper))))
             }
         };
+        let network = (!config.open_pools.is_empty()).then(|| Network {
+            pools: config.open_pools.clone(),
+            addresses: BTreeSet::new(),
+        });
+        Self::of(client, source, network, config.privileged)
+    }
+
+    /// Connects to the installed helper, which changes the machine for several users and sessions. What it does for this one is
+    /// undone when this process ends in any way.
+    ///
+    /// # Errors
+    /// [`Error::Helper`], with `Connect` where none is installed, or with the reason why it does not serve this user.
+    pub fn installed(socket: &Path, pools: &[IpNet]) -> Result<Self, Error> {
+        let network = Network {
+            pools: pools.to_vec(),
+            addresses: BTreeSet::new(),
+        };
+        let source = Source::Installed(socket.to_owned());
+        Self::of(Client::connect(socket)?, source, Some(network), true)
+    }
+
+    fn of(
+        mut client: Client,
+        source: Source,
+        network: Option<Network>,
+        privileged: bool,
+    ) -> Result<Self, Error> {
+        if let Some(network) = &network {
+            network.claim(&mut client)?;
+        }
         let client = AsyncClient::new(client)?;
         let (current, _) = watch::channel(Current { client, gone: false });
         Ok(Self {
@@ -139,8 +200,9 @@ impl Helper {
                 current,
                 source,
                 held: Mutex::default(),
+                network: network.map(Mutex::new),
             }),
-            privileged: config.privileged,
+            privileged,
         })
     }
 
@@ -208,9 +270,35 @@ impl Helper {
             .await
     }
 
+    /// Has an address be this session's, where that has to be asked for: no other user's session gets it.
+    pub(crate) async fn claim_address(&self, address: IpAddr) -> Result<(), ClientError> {
+        let Some(network) = &self.shared.network else {
+            return Ok(());
+        };
+        let is_new = |network: &Mutex<Network>| {
+            let network = network.lock().unwrap_or_else(PoisonError::into_inner);
+            !network.addresses.contains(&address)
+        };
+        if is_new(network) {
+            let addresses = vec![address.to_string()];
+            self.ask(|client| {
+                let addresses = addresses.clone();
+                async move { client.add_addresses(addresses, None).await }
+            })
+            .await?;
+            let mut network = network.lock().unwrap_or_else(PoisonError::into_inner);
+            network.addresses.insert(address);
+        }
+        Ok(())
+    }
+
     pub(crate) async fn release(&self) -> Result<ReleaseReport, ClientError> {
         let report = self.ask(|client| async move { client.release().await }).await?;
         self.hold(None);
+        if let Some(network) = &self.shared.network {
+            let mut network = network.lock().unwrap_or_else(PoisonError::into_inner);
+            *network = Network::default();
+        }
         Ok(report)
     }
 
@@ -267,10 +355,15 @@ impl Helper {
     async fn start_another(&self) -> Result<Result<Option<AsyncClient>, ClientError>, JoinError> {
         let source = self.shared.source.clone();
         let held = self.held().clone();
+        let network = self.shared.network.as_ref();
+        let network = network.map(|network| network.lock().unwrap_or_else(PoisonError::into_inner).clone());
         let started = tokio::task::spawn_blocking(move || {
             let Some(mut client) = source.another()? else {
                 return Ok(None);
             };
+            if let Some(network) = network {
+                network.claim(&mut client)?;
+            }
             if let Some(block) = held {
                 take_over(&mut client, &block)?;
             }
@@ -332,6 +425,21 @@ fn take_over(client: &mut Client, block: &HostsBlock) -> Result<(), ClientError>
         tracing::warn!(%error, "the block of the helper that was killed could not be removed");
     }
     taken.map(drop)
+}
+
+/// The installed helper again, which the system may be about to start.
+fn reconnect(socket: &Path) -> Result<Client, ClientError> {
+    let deadline = Instant::now() + TAKE_OVER_PATIENCE;
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match Client::connect(socket) {
+            Err(ClientError::Connect { .. } | ClientError::NoWelcome { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(500));
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Tries again while the reason for a failure may pass, as when another program holds the file's lock.

@@ -80,6 +80,23 @@ impl MachineHost {
         .await
     }
 
+    /// Has the address be this session's, where a helper gives addresses out. One that another user's session holds is in use, on
+    /// every port.
+    async fn claim_address(&self, endpoint: Endpoint) -> Result<(), BindFault> {
+        let Some(helper) = &self.helper else { return Ok(()) };
+        match helper.claim_address(endpoint.address).await {
+            Ok(()) => Ok(()),
+            Err(devbox_helper_client::Error::Helper(HelperError::Held { what, holder })) => {
+                tracing::debug!(%what, %holder, "held by another session");
+                Err(BindFault::InUse {
+                    endpoint,
+                    holder: None,
+                })
+            }
+            Err(failed) => Err(self.helper_fault(endpoint, failed).await),
+        }
+    }
+
     async fn fault(&self, endpoint: Endpoint, error: &io::Error) -> BindFault {
         match error.kind() {
             io::ErrorKind::AddrInUse => self.in_use(endpoint).await,
@@ -194,6 +211,7 @@ impl Host for MachineHost {
     }
 
     async fn bind(&self, endpoint: Endpoint) -> Result<TcpListener, BindFault> {
+        self.claim_address(endpoint).await?;
         let address = SocketAddr::new(endpoint.address, endpoint.port);
         let error = match tunnel_bridge::listener::bind(address) {
             // The rest is for connections, files and whoever asks over the control socket.
@@ -214,6 +232,7 @@ impl Host for MachineHost {
     }
 
     async fn bind_udp(&self, endpoint: Endpoint) -> Result<UdpSocket, BindFault> {
+        self.claim_address(endpoint).await?;
         let address = SocketAddr::new(endpoint.address, endpoint.port);
         let error = match tunnel_bridge::udp::bind(address) {
             Ok(socket) if sys::is_in_reserve(&socket) => return Err(BindFault::OutOfDescriptors),

@@ -11,11 +11,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::channel::{Receiver, Sender};
-use crate::client::{Answer, Client, HelperProcess, Parts, bound, bound_udp, hosts, released, swept};
+use crate::client::{
+    Answer, Client, HelperProcess, Parts, bound, bound_udp, hosts, network, released, swept,
+};
 use crate::codec::encode;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::message::{Call, HostsBlock, HostsReport, ReleaseReport, Reply, Request, SweepReport, UserEdit};
+use crate::message::{
+    Call, HostsBlock, HostsReport, NetworkReport, ReleaseReport, Reply, Request, SweepReport, UserEdit,
+};
 
 /// A handle to a running helper for async code. Clones ask the same helper, in the order of their calls.
 ///
@@ -190,6 +194,24 @@ impl AsyncClient {
     /// As [`AsyncClient::request`].
     pub async fn clean_up(&self) -> Result<SweepReport, Error> {
         swept(self.request(Request::CleanUp).await?)
+    }
+
+    /// Claims addresses for this user; see [`Client::add_addresses`].
+    ///
+    /// # Errors
+    /// As [`Client::add_addresses`].
+    ///
+    /// # Cancel safety
+    /// As [`AsyncClient::request`].
+    pub async fn add_addresses(
+        &self,
+        addresses: Vec<String>,
+        interface: Option<String>,
+    ) -> Result<NetworkReport, Error> {
+        network(
+            self.request(Request::AddAddresses { addresses, interface })
+                .await?,
+        )
     }
 
     /// Undoes everything that was asked for.

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::ops::Range;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::codec::{Decoder, encode};
 use crate::error::Error;
 use crate::message::Response;
-use crate::sys;
+use crate::sys::{self, Descriptor};
 
 /// Both directions of the channel.
 #[derive(Debug)]
@@ -27,6 +28,29 @@ impl Channel {
     /// `InvalidInput` when that is not a stream socket, as when a person started the helper by hand.
     pub fn inherited() -> io::Result<Self> {
         sys::inherited().map(|(writer, reader)| Self::new(writer, reader))
+    }
+
+    /// A channel over a stream socket that somebody else has connected, as one that was accepted.
+    ///
+    /// # Errors
+    /// `Unsupported` where descriptors are not sockets of this kind.
+    pub fn of(stream: Descriptor) -> io::Result<Self> {
+        sys::of_descriptor(stream).map(|(writer, reader)| Self::new(writer, reader))
+    }
+
+    /// A channel to the helper that listens at this path.
+    pub(crate) fn connect(socket: &Path) -> io::Result<Self> {
+        sys::connect(socket).map(|(writer, reader)| Self::new(writer, reader))
+    }
+
+    /// Gives up on an other end that takes longer than this to read what is sent, or to complete a message that it has begun. It may
+    /// say nothing for as long as it likes.
+    ///
+    /// # Errors
+    /// What the system says to a time limit.
+    pub fn limit(&mut self, patience: Duration) -> io::Result<()> {
+        self.receiver.patience = Some(patience);
+        self.sender.writer.set_timeout(Some(patience))
     }
 
     /// The two directions separately, for one thread each.
@@ -45,6 +69,7 @@ impl Channel {
                 reader,
                 decoder: Decoder::default(),
                 passed: Vec::new(),
+                patience: None,
             },
         }
     }
@@ -146,6 +171,8 @@ pub struct Receiver {
     /// Descriptors whose message is not read yet: at most one for each of the last two reads, so that the other end
     /// cannot fill this process's descriptor table.
     pub(crate) passed: Vec<Passed>,
+    /// How long a message may take from its first byte to its last.
+    patience: Option<Duration>,
 }
 
 /// A descriptor and the bytes that one read returned together with it.
@@ -169,6 +196,14 @@ impl Receiver {
     /// [`Error::Frame`]: after `Malformed` the next message can be read, after `TooLong` none. [`Error::Channel`].
     pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
         self.receive_before(None)
+    }
+
+    /// The next message, which must have come within this time.
+    ///
+    /// # Errors
+    /// As [`Receiver::receive`]; `TimedOut` or `WouldBlock` in [`Error::Channel`].
+    pub fn receive_within<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<Option<T>, Error> {
+        self.receive_before(Instant::now().checked_add(limit))
     }
 
     pub(crate) fn receive_before<T: DeserializeOwned>(
@@ -212,6 +247,7 @@ impl Receiver {
     /// The next message and where its frame begins.
     fn next<T: DeserializeOwned>(&mut self, deadline: Option<Instant>) -> Result<Option<(u64, T)>, Error> {
         let mut chunk = Vec::new();
+        let mut begun = None;
         loop {
             let start = self.decoder.position();
             if let Some(message) = self.decoder.poll_message()? {
@@ -219,8 +255,11 @@ impl Receiver {
             }
             // All messages before `start` are read: what they did not announce is nobody's.
             self.passed.retain(|passed| passed.with.contains(&start));
+            let deadline = deadline.or_else(|| self.must_end_by(&mut begun));
             if let Some(deadline) = deadline {
                 self.reader.set_timeout(Some(remaining(deadline)?))?;
+            } else if self.patience.is_some() {
+                self.reader.set_timeout(None)?;
             }
             chunk.resize(CHUNK_BYTES, 0);
             let (count, listener) = self.reader.read(&mut chunk)?;
@@ -234,6 +273,12 @@ impl Receiver {
                 listener,
             }));
         }
+    }
+
+    /// When a message that has begun must be complete. `begun` is when that was noticed.
+    fn must_end_by(&self, begun: &mut Option<Instant>) -> Option<Instant> {
+        let patience = self.patience.filter(|_| self.decoder.is_mid_frame())?;
+        begun.get_or_insert_with(Instant::now).checked_add(patience)
     }
 
     /// Ends both directions where the channel is one socket, even while another part of this process holds it.

@@ -14,10 +14,10 @@ use crate::codec::encode;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::message::{
-    Call, Handshake, HelperError, HostsBlock, HostsReport, ReleaseReport, Reply, Request, SweepReport,
-    UserEdit, VERSION,
+    Call, Handshake, HelperError, HostsBlock, HostsReport, NetworkReport, NewInterface, NewResolver,
+    ReleaseReport, Reply, Request, StatusReport, SweepReport, Token, UserEdit, VERSION, common_version,
 };
-use crate::sys;
+use crate::sys::{self, Descriptor};
 
 /// How a helper is started.
 #[derive(Debug, Clone)]
@@ -38,12 +38,11 @@ pub struct StartOptions {
 impl StartOptions {
     /// A quiet helper with the default time limit.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        let reply_timeout = Duration::from_secs(30);
         Self {
             program: program.into(),
             args: Vec::new(),
             verbose: false,
-            reply_timeout,
+            reply_timeout: REPLY_TIMEOUT,
         }
     }
 
@@ -99,6 +98,21 @@ impl Client {
         client.welcomed(stderr)
     }
 
+    /// Connects to a helper that serves several callers, and waits for its welcome. What is asked of it lasts as long as the
+    /// connection, or as [`Client::hold`] says.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] when none listens there, [`Error::Version`] when there is no version that both speak, [`Error::Helper`]
+    /// when it refuses this user, [`Error::TimedOut`].
+    pub fn connect(socket: impl AsRef<Path>) -> Result<Self, Error> {
+        let socket = socket.as_ref();
+        let channel = Channel::connect(socket).map_err(|source| Error::Connect {
+            socket: socket.to_owned(),
+            source,
+        })?;
+        Self::kept(channel, REPLY_TIMEOUT)
+    }
+
     /// Runs the program, which has not said anything yet. Its standard error, if it has one of its own, is to be held until the
     /// welcome. What it writes later is lost, which the helper ignores.
     pub(crate) fn spawn(
@@ -148,10 +162,7 @@ impl Client {
 
     fn welcomed(mut self, stderr: Option<ChildStderr>) -> Result<Self, Error> {
         match self.shake_hands() {
-            Ok(Handshake::Welcome {
-                version: VERSION,
-                pid,
-            }) => {
+            Ok(Handshake::Welcome { version, pid }) if common_version(version, version).is_some() => {
                 self.pid = pid;
                 Ok(self)
             }
@@ -276,6 +287,122 @@ impl Client {
         released(self.request(&Request::Release)?)
     }
 
+    /// Makes all addresses of a prefix, as `10.107.0.0/16`, this machine's own.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn open_pool(&mut self, pool: impl Into<String>) -> Result<NetworkReport, Error> {
+        let pool = pool.into();
+        network(self.request(&Request::OpenPool { pool })?)
+    }
+
+    /// Claims addresses for this user, and adds those that no pool has made this machine's own: on an interface of the caller's, or
+    /// on loopback.
+    ///
+    /// # Errors
+    /// [`HelperError::Held`] where another user has one; then none is added. Otherwise as [`Client::request`].
+    pub fn add_addresses(
+        &mut self,
+        addresses: Vec<String>,
+        interface: Option<String>,
+    ) -> Result<NetworkReport, Error> {
+        network(self.request(&Request::AddAddresses { addresses, interface })?)
+    }
+
+    /// Takes addresses away that were added by this client.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn remove_addresses(
+        &mut self,
+        addresses: Vec<String>,
+        interface: Option<String>,
+    ) -> Result<NetworkReport, Error> {
+        network(self.request(&Request::RemoveAddresses { addresses, interface })?)
+    }
+
+    /// Makes an interface.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn create_interface(&mut self, interface: NewInterface) -> Result<NetworkReport, Error> {
+        network(self.request(&Request::CreateInterface { interface })?)
+    }
+
+    /// Removes an interface of this client's, and all that is on it.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn remove_interface(&mut self, name: impl Into<String>) -> Result<NetworkReport, Error> {
+        let name = name.into();
+        network(self.request(&Request::RemoveInterface { name })?)
+    }
+
+    /// The descriptor of a TUN interface of this client's.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn open_tun(&mut self, name: impl Into<String>) -> Result<Descriptor, Error> {
+        let name = name.into();
+        descriptor(self.ask(&Request::OpenTun { name })?)
+    }
+
+    /// Has names with some suffixes looked up at servers of this client's.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn set_resolver(&mut self, rule: NewResolver) -> Result<NetworkReport, Error> {
+        network(self.request(&Request::SetResolver { rule })?)
+    }
+
+    /// Removes such a rule.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn clear_resolver(&mut self, rule: NewResolver) -> Result<NetworkReport, Error> {
+        network(self.request(&Request::ClearResolver { rule })?)
+    }
+
+    /// Has the system forget what it has cached about names.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn flush(&mut self) -> Result<(), Error> {
+        done(self.request(&Request::Flush)?)
+    }
+
+    /// What the helper holds.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn status(&mut self) -> Result<StatusReport, Error> {
+        match self.request(&Request::Status)? {
+            Reply::Status(report) => Ok(report),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Lets what is held stay for a while after this client's connection is gone, however that ends, and returns what takes it over:
+    /// [`Client::resume`]. The grace is at most [`MAX_GRACE`](crate::MAX_GRACE).
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn hold(&mut self, grace: Duration) -> Result<Token, Error> {
+        let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+        match self.request(&Request::Hold { grace_ms })? {
+            Reply::Held(token) => Ok(token),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Takes over what a client of the same user held whose connection is gone. This one must not have asked for anything yet.
+    ///
+    /// # Errors
+    /// [`HelperError::NoSuchClaim`] when the grace is over, among others. Otherwise as [`Client::request`].
+    pub fn resume(&mut self, token: Token) -> Result<(), Error> {
+        done(self.request(&Request::Resume { token })?)
+    }
+
     /// Ends the stream and waits, however long it takes, until the helper has undone its work and exited. Its exit status
     /// is a failure when something could not be undone.
     ///
@@ -304,9 +431,13 @@ impl Client {
     }
 
     fn shake_hands(&mut self) -> Result<Handshake, Error> {
-        let hello = encode(&Handshake::Hello { version: VERSION })?;
+        let hello = encode(&Handshake::hello())?;
         let deadline = self.deadline();
-        self.send(&hello, deadline)?;
+        match self.send(&hello, deadline) {
+            // A helper that admits nobody says so before it closes its end, without waiting for a hello.
+            Ok(()) | Err(Error::Ended { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let received = self.channel.receiver.receive_before(deadline);
         self.received(received)
     }
@@ -456,6 +587,30 @@ pub(crate) fn released(reply: Reply) -> Result<ReleaseReport, Error> {
     }
 }
 
+pub(crate) fn network(reply: Reply) -> Result<NetworkReport, Error> {
+    match reply {
+        Reply::Network(report) => Ok(report),
+        other => Err(unexpected(&other)),
+    }
+}
+
+pub(crate) fn done(reply: Reply) -> Result<(), Error> {
+    match reply {
+        Reply::Done => Ok(()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn descriptor(answer: Answer) -> Result<Descriptor, Error> {
+    match answer {
+        (Reply::Bound, Some(passed)) => Ok(passed.into()),
+        (Reply::Bound, None) => Err(Error::Unexpected {
+            reply: "bound, without the descriptor".into(),
+        }),
+        (other, _) => Err(unexpected(&other)),
+    }
+}
+
 /// The listener, if it is what was asked for: a descriptor could be anything.
 pub(crate) fn bound(endpoint: Endpoint, answer: Answer) -> Result<TcpListener, Error> {
     let (reply, listener) = answer;
@@ -524,5 +679,6 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 const LAST_WORDS_BYTES: u64 = 4096;
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 const END_WAIT: Duration = Duration::from_secs(3);
 const END_POLL: Duration = Duration::from_millis(2);

@@ -203,7 +203,10 @@ mod tests {
         decoder.handle_bytes(&frame);
         assert_eq!(
             decoder.poll_message().unwrap(),
-            Some(Handshake::Hello { version: 7 })
+            Some(Handshake::Hello {
+                version: 7,
+                oldest: None
+            })
         );
     }
 

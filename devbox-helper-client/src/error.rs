@@ -21,6 +21,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// No helper listens there.
+    #[error("cannot reach a helper at {}", .socket.display())]
+    Connect {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The helper exited before its welcome.
     #[error("the helper did not start{}{}", .status.map_or_else(String::new, |s| format!(" ({s})")), after_colon(.message))]
     NoWelcome {

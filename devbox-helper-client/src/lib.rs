@@ -22,8 +22,10 @@ pub use endpoint::{Endpoint, Protocol};
 pub use error::Error;
 pub use keeper::Keeper;
 pub use message::{
-    BindFailure, Call, Conflict, Diagnostic, Handshake, HeldNames, HelperError, HostsBlock, HostsEntry,
-    HostsReport, ReleaseReport, Reply, Request, Response, SweepReport, SweptBlock, UserBlock, UserEdit,
-    UserEntry, UserLine, UserWhich, VERSION,
+    BindFailure, Call, ClaimReport, Conflict, Diagnostic, Handshake, HeldNames, HelperError, Holder,
+    HostsBlock, HostsEntry, HostsReport, InterfaceKind, MAX_GRACE, NetworkReport, NewInterface, NewResolver,
+    OLDEST_VERSION, ReleaseReport, Reply, Request, Response, StatusReport, SweepReport, SweptBlock, Token,
+    UserBlock, UserEdit, UserEntry, UserLine, UserWhich, VERSION, common_version,
 };
 pub use name_rule::name_refusal;
+pub use sys::Descriptor;

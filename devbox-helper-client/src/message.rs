@@ -1,16 +1,27 @@
 //! What is asked of the helper and what it replies. Strings here are unchecked: the helper parses them into the types
 //! of the `hostsfile` crate and checks them against its policy before it does anything.
 
+mod network;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use network::{
+    ClaimReport, Holder, InterfaceKind, MAX_GRACE, NetworkReport, NewInterface, NewResolver, StatusReport,
+    Token,
+};
+
 use crate::endpoint::Endpoint;
 
-/// The protocol's version. Both ends are normally the same program, so each speaks exactly one.
-pub const VERSION: u32 = 3;
+/// The newest version of the protocol. 4 added the verbs of the network, claims that are taken over, and the range of versions.
+pub const VERSION: u32 = 4;
+
+/// The oldest version that is spoken: an installed helper meets callers older than itself, and younger ones. Version 3 has the
+/// same messages, and fewer.
+pub const OLDEST_VERSION: u32 = 3;
 
 /// The first message in each direction. Its form is the same in every version, so that two programs of different versions
 /// can tell each other so.
@@ -18,20 +29,54 @@ pub const VERSION: u32 = 3;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Handshake {
-    /// From the caller: which version it speaks.
+    /// From the caller: which versions it speaks.
     Hello {
-        /// See [`VERSION`].
+        /// The newest. See [`VERSION`].
         version: u32,
+        /// The oldest; the newest as well where nothing is said, as by callers up to version 3.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        oldest: Option<u32>,
     },
     /// From the helper, once it runs in a session of its own, out of reach of the terminal's signals.
     Welcome {
-        /// See [`VERSION`].
+        /// The newest version that both speak.
         version: u32,
         /// The helper's process.
         pid: u32,
     },
     /// From the helper, which then exits.
     Error(HelperError),
+}
+
+impl Handshake {
+    /// The hello of this version of the crate.
+    #[must_use]
+    pub const fn hello() -> Self {
+        Self::Hello {
+            version: VERSION,
+            oldest: Some(OLDEST_VERSION),
+        }
+    }
+}
+
+/// The newest version that this crate and an end that speaks those from `oldest` to `newest` have in common.
+///
+/// ```
+/// use devbox_helper_client::{OLDEST_VERSION, VERSION, common_version};
+///
+/// assert_eq!(common_version(VERSION, VERSION + 3), Some(VERSION));
+/// assert_eq!(common_version(1, OLDEST_VERSION), Some(OLDEST_VERSION));
+/// assert_eq!(common_version(VERSION + 1, VERSION + 1), None);
+/// assert_eq!(common_version(9, 1), None);
+/// ```
+#[must_use]
+pub const fn common_version(oldest: u32, newest: u32) -> Option<u32> {
+    let common = if newest < VERSION { newest } else { VERSION };
+    if common >= oldest && common >= OLDEST_VERSION {
+        Some(common)
+    } else {
+        None
+    }
 }
 
 /// A request with the id that its response repeats.
@@ -100,6 +145,66 @@ pub enum Request {
         /// Any bytes.
         content: Vec<u8>,
     },
+    /// Makes all addresses of a prefix this machine's own, so that they can be listened at. Several claims may share a prefix.
+    OpenPool {
+        /// A prefix without host bits, as `10.107.0.0/16`.
+        pool: String,
+    },
+    /// Claims addresses, so that no other user gets them, and adds those that no pool makes this machine's own.
+    AddAddresses {
+        /// Addresses, each alone or with the length of its prefix.
+        addresses: Vec<String>,
+        /// An interface of the caller's; `None` for loopback.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        interface: Option<String>,
+    },
+    /// Takes addresses away that this caller added.
+    RemoveAddresses {
+        /// As they were added.
+        addresses: Vec<String>,
+        /// Where they were added.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        interface: Option<String>,
+    },
+    /// Makes an interface.
+    CreateInterface {
+        /// Which.
+        interface: NewInterface,
+    },
+    /// Removes an interface that this caller made, and all that is on it.
+    RemoveInterface {
+        /// Its name.
+        name: String,
+    },
+    /// Hands over the descriptor of a TUN interface that this caller made.
+    OpenTun {
+        /// Its name.
+        name: String,
+    },
+    /// Has names with some suffixes looked up at servers of the caller's.
+    SetResolver {
+        /// The rule.
+        rule: NewResolver,
+    },
+    /// Removes a rule that this caller set.
+    ClearResolver {
+        /// The rule, as it was set.
+        rule: NewResolver,
+    },
+    /// Has the system forget what it has cached about names.
+    Flush,
+    /// Asks what the helper holds.
+    Status,
+    /// Asks for the claim to stay for a while after the connection is gone, and for the token that takes it over.
+    Hold {
+        /// In milliseconds; at most [`MAX_GRACE`].
+        grace_ms: u32,
+    },
+    /// Takes over the claim of a connection that is gone, in place of this connection's own empty one.
+    Resume {
+        /// What `Hold` was answered with.
+        token: Token,
+    },
 }
 
 /// A named block of the hosts file.
@@ -129,12 +234,20 @@ pub struct HostsEntry {
 pub enum Reply {
     /// To `SetHosts`, `TakeHosts`, `ClearHosts` and `EditHosts`.
     Hosts(HostsReport),
-    /// To `Bind` and `Another`; the listener or the channel is passed along.
+    /// To `Bind`, `OpenTun` and `Another`; the listener, the descriptor or the channel is passed along.
     Bound,
     /// To `Sweep` and `CleanUp`.
     Swept(SweepReport),
     /// To `Release`.
     Released(ReleaseReport),
+    /// To what changes the network.
+    Network(NetworkReport),
+    /// To `Flush` and `Resume`.
+    Done,
+    /// To `Status`.
+    Status(StatusReport),
+    /// To `Hold`.
+    Held(Token),
     /// To a request that was not carried out.
     Error(HelperError),
 }
@@ -386,12 +499,18 @@ pub struct UserLine {
 #[non_exhaustive]
 pub enum HelperError {
     /// The caller speaks another version.
-    #[error("the helper speaks version {server} of the protocol, its caller version {client}")]
+    #[error("the helper speaks {} of the protocol, its caller {}", versions(*server_oldest, *server), versions(*client_oldest, *client))]
     VersionMismatch {
-        /// What the caller said.
+        /// The newest that the caller speaks.
         client: u32,
-        /// What the helper speaks.
+        /// The newest that the helper speaks.
         server: u32,
+        /// The oldest that the caller speaks, if it said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client_oldest: Option<u32>,
+        /// The oldest that the helper speaks, if it says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server_oldest: Option<u32>,
     },
     /// The bytes were not a request, or one at the wrong time.
     #[error("the helper could not read the request: {message}")]
@@ -499,12 +618,58 @@ pub enum HelperError {
         /// The system's error message.
         message: String,
     },
+    /// Another claim has it.
+    #[error("{what} is held by {holder}")]
+    Held {
+        /// What was asked for.
+        what: String,
+        /// Who has it.
+        holder: Holder,
+    },
+    /// A limit of the helper's is reached.
+    #[error("the helper allows at most {most} {what}")]
+    Limit {
+        /// Of what there are too many.
+        what: String,
+        /// How many there may be.
+        most: usize,
+    },
+    /// The caller holds no such thing.
+    #[error("{what} is not the caller's to change")]
+    NotHeld {
+        /// What was asked for.
+        what: String,
+    },
+    /// No claim waits for this token and this user.
+    #[error("no claim waits for this token")]
+    NoSuchClaim,
+    /// A change of the network failed. Those that were made in the same request are undone.
+    #[error("{message}")]
+    Network {
+        /// What failed, and why.
+        message: String,
+    },
+    /// What was to be done could not be written down first, so it was not done.
+    #[error("cannot keep the journal {file}: {message}")]
+    Journal {
+        /// The journal.
+        file: PathBuf,
+        /// What failed.
+        message: String,
+    },
     /// This system, or this version of the helper, cannot do it.
     #[error("not supported: {what}")]
     Unsupported {
         /// What is missing.
         what: String,
     },
+}
+
+fn versions(oldest: Option<u32>, newest: u32) -> String {
+    match oldest {
+        Some(oldest) if oldest != newest => format!("versions {oldest} to {newest}"),
+        _ => format!("version {newest}"),
+    }
 }
 
 fn left(lines: &[usize]) -> String {

@@ -3,9 +3,11 @@
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
         mod unix;
-        pub(crate) use unix::{Reader, Writer, datagrams, inherited, passed, spawn};
+        pub use unix::Descriptor;
+        pub(crate) use unix::{Reader, Writer, connect, datagrams, inherited, of_descriptor, passed, spawn};
     } else if #[cfg(windows)] {
         mod windows;
-        pub(crate) use windows::{Reader, Writer, datagrams, inherited, passed, spawn};
+        pub use windows::Descriptor;
+        pub(crate) use windows::{Reader, Writer, connect, datagrams, inherited, of_descriptor, passed, spawn};
     }
 }

@@ -44,6 +44,32 @@ pub enum Error {
     /// The process could not determine the id that its block carries.
     #[error("cannot determine the start time of this process")]
     Owner(#[source] io::Error),
+    /// The policy file cannot be read, is not one, or others can have written it.
+    #[error("the policy {} is refused: {why}", .file.display())]
+    PolicyFile {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// There is no socket to serve callers at.
+    #[error("cannot listen for callers")]
+    Listen(#[source] io::Error),
+    /// What a helper left that was killed could not be undone.
+    #[error("cannot read the journals in {}", .dir.display())]
+    Replay {
+        /// The state directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Changes of the network could not be undone. They are in the journal, and the next helper tries again.
+    #[error("cannot undo changes of the network: {}", .left.join("; "))]
+    Network {
+        /// What stays, and why.
+        left: Vec<String>,
+    },
     /// What the caller asked for could not be undone, even after several attempts. The next sweep does it.
     #[error("cannot remove the block from {}", .file.display())]
     Undo {

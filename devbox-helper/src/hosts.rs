@@ -88,13 +88,7 @@ impl Hosts {
     /// Sets the caller's block. Names that other sessions hold are left to them, unless it takes those that it asks for the first
     /// time.
     pub(crate) fn set(&mut self, block: &HostsBlock, take: bool) -> Result<HostsReport, HelperError> {
-        if take && !self.policy.allow_take {
-            return Err(not_allowed(
-                "taking names from other sessions",
-                "this helper leaves them",
-            ));
-        }
-        let block = self.checked(block)?;
+        let block = self.check(block, take)?;
         let tag = block.tag.clone();
         let former = self.held.clone().filter(|held| *held != tag);
         self.touched = true;
@@ -209,7 +203,14 @@ impl Hosts {
         }
     }
 
-    fn checked(&self, block: &HostsBlock) -> Result<Block, HelperError> {
+    /// The block, if this caller may have it.
+    pub(crate) fn check(&self, block: &HostsBlock, take: bool) -> Result<Block, HelperError> {
+        if take && !self.policy.allow_take {
+            return Err(not_allowed(
+                "taking names from other sessions",
+                "this helper leaves them",
+            ));
+        }
         let what = || format!("the tag {:?}", block.tag);
         if block.tag.strip_prefix(SESSION_PREFIX).is_none_or(str::is_empty) {
             return Err(not_allowed(what(), "a session's block is called devbox-…"));
@@ -221,7 +222,10 @@ impl Hosts {
             let names = entry
                 .names
                 .iter()
-                .map(|name| name_check::check(name))
+                .map(|name| {
+                    let checked = name_check::check(name)?;
+                    self.policy.check_name(name).map(|()| checked)
+                })
                 .collect::<Result<Vec<_>, _>>()?;
             let refused = |error: hostsfile::Error| {
                 not_allowed(format!("the entry {}", entry.address), error.to_string())
@@ -395,7 +399,7 @@ fn hosts_error(file: &Path, error: &hostsfile::Error) -> HelperError {
 }
 
 /// Whether waiting may help, as with a lock, a full disk or a concurrent writer, rather than only a person.
-fn may_pass(error: &HelperError) -> bool {
+pub(crate) fn may_pass(error: &HelperError) -> bool {
     !matches!(
         error,
         HelperError::Damaged { .. }

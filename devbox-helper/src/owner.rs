@@ -2,7 +2,7 @@
 //!
 //! A pid alone is reused by other processes. Together with the start time it is unique until a reboot where that time counts
 //! from boot (ticks on Linux), and the boot id tells reboots apart. Elsewhere start times count from a fixed date, and the boot
-//! part is `0`.
+//! part is `0`. A helper with several callers adds the number of the claim: `<pid>.<start time>.<boot>.<claim>`.
 
 use std::io;
 
@@ -53,6 +53,16 @@ pub fn pid(owner: &str) -> Option<u32> {
     Owner::parse(owner).map(|owner| owner.pid)
 }
 
+/// The boot in an owner of our own format.
+pub(crate) fn boot_of(owner: &str) -> Option<&str> {
+    Owner::parse(owner).map(|owner| owner.boot)
+}
+
+/// Which run of the machine this is.
+pub(crate) fn boot() -> &'static str {
+    peer::boot()
+}
+
 struct Owner<'a> {
     pid: u32,
     start: u64,
@@ -67,7 +77,8 @@ impl<'a> Owner<'a> {
             start: parts.next()?.parse().ok()?,
             boot: parts.next()?,
         };
-        let whole = parts.next().is_none() && owner.pid != 0 && !owner.boot.is_empty();
+        let claim = parts.next().is_none_or(|claim| claim.parse::<u64>().is_ok());
+        let whole = claim && parts.next().is_none() && owner.pid != 0 && !owner.boot.is_empty();
         whole.then_some(owner)
     }
 }
@@ -85,6 +96,7 @@ mod tests {
             me.len() <= 64 && me.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.'),
             "{me}"
         );
+        assert!(is_alive(&format!("{me}.7")), "a claim lives as its process");
         let mut parts: Vec<&str> = me.split('.').collect();
         parts[1] = "1";
         assert!(
@@ -129,7 +141,8 @@ mod tests {
             "1.2",
             "1.2.",
             "0.1.b",
-            "1.2.3.4",
+            "1.2.3.4.5",
+            "1.2.3.x",
             "a.b.c",
             "-1.2.3",
             "99999999999.1.b",

@@ -1,23 +1,23 @@
 //! What the system tells about another process.
 
 #![cfg_attr(
-    any(target_vendor = "apple", windows),
+    any(target_os = "linux", target_os = "android", target_vendor = "apple", windows),
     expect(unsafe_code, reason = "std has no call for this")
 )]
 
 cfg_if::cfg_if! {
     if #[cfg(any(target_os = "linux", target_os = "android"))] {
         mod linux;
-        pub(crate) use linux::{boot, started};
+        pub(crate) use linux::{boot, credentials, started};
     } else if #[cfg(target_vendor = "apple")] {
         mod apple;
-        pub(crate) use apple::{boot, started};
+        pub(crate) use apple::{boot, credentials, started};
     } else if #[cfg(windows)] {
         mod windows;
-        pub(crate) use windows::{boot, started};
+        pub(crate) use windows::{boot, credentials, started};
     } else {
         mod other;
-        pub(crate) use other::{boot, started};
+        pub(crate) use other::{boot, credentials, started};
     }
 }
 
@@ -28,4 +28,16 @@ pub(crate) enum Started {
     Lives(Option<u64>),
     /// No such process is alive.
     Never,
+}
+
+/// Who is at the other end of a socket, as the kernel says it: what they were when they connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Their further groups, where the system tells.
+    pub(crate) groups: Vec<u32>,
+    pub(crate) pid: u32,
+    /// The name of the program, for the log. It is the program's own word, and nothing is decided by it.
+    pub(crate) program: Option<String>,
 }

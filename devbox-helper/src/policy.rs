@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
 use ipnet::IpNet;
+use netif::Suffix;
 
 use devbox_helper_client::{Endpoint, HelperError};
 
@@ -36,6 +37,15 @@ pub struct Policy {
     pub allow_user_edits: bool,
     /// Whether names may be taken from other living sessions ([`devbox_helper_client::Request::TakeHosts`]).
     pub allow_take: bool,
+    /// Whether interfaces may be made, prefixes of the pools made this machine's own, and listeners bound outside loopback.
+    pub network: bool,
+    /// Whether resolver rules may be set.
+    pub resolver: bool,
+    /// The lowest and the highest port of a listener.
+    pub ports: (u16, u16),
+    /// If given, names of several labels and resolver rules lie below one of these suffixes, or end in a label that is no public
+    /// top-level domain.
+    pub suffixes: Option<Vec<Suffix>>,
     /// Whether the process keeps a helper rather than being one: it starts a helper when its caller
     /// ([`devbox_helper_client::Keeper`]) asks for one, and another one where that was killed. For a caller that gives up the
     /// rights to start one itself. Unix only.
@@ -70,14 +80,23 @@ impl Policy {
             let parent = file.parent().ok_or_else(bad)?;
             file = parent.canonicalize().map_err(|_| bad())?.join(name);
         }
-        Ok(Self {
-            hosts_file: file,
+        Ok(Self::of(file))
+    }
+
+    /// A policy for a file of which nothing is known.
+    pub(crate) fn of(hosts_file: PathBuf) -> Self {
+        Self {
+            hosts_file,
             pools: Vec::new(),
             caller: None,
             allow_user_edits: false,
             allow_take: false,
+            network: false,
+            resolver: false,
+            ports: ALL_PORTS,
+            suffixes: None,
             keep: false,
-        })
+        }
     }
 
     /// The helper's command line for this policy, after the hidden first argument.
@@ -100,6 +119,18 @@ impl Policy {
         if self.allow_take {
             args.push(ALLOW_TAKE.into());
         }
+        if self.network {
+            args.push(NETWORK.into());
+        }
+        if self.resolver {
+            args.push(RESOLVER.into());
+        }
+        if self.ports != ALL_PORTS {
+            args.extend([PORTS.into(), format!("{}-{}", self.ports.0, self.ports.1).into()]);
+        }
+        for suffix in self.suffixes.iter().flatten() {
+            args.extend([SUFFIX.into(), suffix.as_str().into()]);
+        }
         if self.keep {
             args.push(KEEP.into());
         }
@@ -112,14 +143,7 @@ impl Policy {
     /// [`Error::Argument`], [`Error::Path`], [`Error::Pool`]: nothing is ignored.
     pub fn from_args<I: IntoIterator<Item: Into<OsString>>>(args: I) -> Result<Self, Error> {
         let mut args = args.into_iter().map(Into::into);
-        let mut policy = Self {
-            hosts_file: PathBuf::new(),
-            pools: Vec::new(),
-            caller: None,
-            allow_user_edits: false,
-            allow_take: false,
-            keep: false,
-        };
+        let mut policy = Self::of(PathBuf::new());
         while let Some(argument) = args.next() {
             if argument == ALLOW_USER_EDITS {
                 policy.allow_user_edits = true;
@@ -131,6 +155,14 @@ impl Policy {
             }
             if argument == KEEP {
                 policy.keep = true;
+                continue;
+            }
+            if argument == NETWORK {
+                policy.network = true;
+                continue;
+            }
+            if argument == RESOLVER {
+                policy.resolver = true;
                 continue;
             }
             let value = args
@@ -145,6 +177,13 @@ impl Policy {
                     .push(pool.ok_or_else(|| bad(&argument, "not an address and a prefix length"))?);
             } else if argument == CALLER {
                 policy.caller = Some(caller(&value).ok_or_else(|| bad(&argument, "not UID,GID[,GID…]"))?);
+            } else if argument == PORTS {
+                let range = value.to_str().and_then(ports);
+                policy.ports = range.ok_or_else(|| bad(&argument, "not LOWEST-HIGHEST"))?;
+            } else if argument == SUFFIX {
+                let suffix = value.to_str().and_then(|text| Suffix::new(text).ok());
+                let suffix = suffix.ok_or_else(|| bad(&argument, "not a domain"))?;
+                policy.suffixes.get_or_insert_default().push(suffix);
             } else {
                 return Err(bad(&argument, "unknown"));
             }
@@ -195,14 +234,84 @@ impl Policy {
     /// Whether the caller may have a listener there.
     pub(crate) fn check_listener(&self, endpoint: Endpoint) -> Result<(), HelperError> {
         self.check_address(endpoint.address)?;
-        let why = if !endpoint.address.is_loopback() {
-            "it is not on a loopback address"
+        let (lowest, highest) = self.ports;
+        let why = if !endpoint.address.is_loopback() && !self.network {
+            "it is not on a loopback address".to_owned()
         } else if endpoint.port == 0 {
-            "the port is 0"
+            "the port is 0".to_owned()
+        } else if !(lowest..=highest).contains(&endpoint.port) {
+            format!("the ports are {lowest} to {highest}")
         } else {
             return Ok(());
         };
         Err(not_allowed(format!("the listener {endpoint}"), why))
+    }
+
+    /// Whether a prefix may be made this machine's own.
+    pub(crate) fn check_pool(&self, pool: IpNet) -> Result<(), HelperError> {
+        let why = if pool.trunc() != pool {
+            "it has bits beyond its prefix length"
+        } else if !self.pools.iter().any(|allowed| allowed.contains(&pool)) {
+            "it lies outside the caller's pools"
+        } else if !self.network && !is_loopback(&pool) {
+            "this caller may not change the network"
+        } else {
+            return Ok(());
+        };
+        Err(not_allowed(format!("the prefix {pool}"), why))
+    }
+
+    /// Whether an address may be added: it is the machine's to give, and not the address of a whole network.
+    pub(crate) fn check_added(&self, address: IpNet) -> Result<(), HelperError> {
+        self.check_address(address.addr())?;
+        let is_whole = address.prefix_len() == address.max_prefix_len();
+        let why =
+            if !is_whole && (address.addr() == address.network() || address.addr() == address.broadcast()) {
+                "it is the address of a network, not of a machine in it"
+            } else if !self.pools.iter().any(|pool| pool.contains(&address.trunc())) {
+                "its network lies outside the caller's pools"
+            } else if !self.network && !is_loopback(&address) {
+                "this caller may not change the network"
+            } else {
+                return Ok(());
+            };
+        Err(not_allowed(format!("the address {address}"), why))
+    }
+
+    /// Whether this caller may publish the name, which is one already.
+    pub(crate) fn check_name(&self, name: &str) -> Result<(), HelperError> {
+        if !name.contains('.') {
+            return Ok(());
+        }
+        self.check_ending(name, "the name")
+    }
+
+    /// Whether this caller may say who is asked for names below the suffix.
+    pub(crate) fn check_suffix(&self, suffix: &Suffix) -> Result<(), HelperError> {
+        if !self.resolver {
+            let why = "this caller may not set resolver rules";
+            return Err(not_allowed(format!("the suffix {suffix}"), why));
+        }
+        self.check_ending(suffix.as_str(), "the suffix")
+    }
+
+    fn check_ending(&self, name: &str, what: &str) -> Result<(), HelperError> {
+        let Some(suffixes) = &self.suffixes else {
+            return Ok(());
+        };
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let is_below = |suffix: &Suffix| {
+            let rest = name.strip_suffix(suffix.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        if suffixes.iter().any(is_below)
+            || (!tld::exist(last) && last != "local")
+            || name.ends_with("cluster.local")
+        {
+            return Ok(());
+        }
+        let why = format!(".{last} is public, and the policy does not list a suffix for it");
+        Err(not_allowed(format!("{what} {name}"), why))
     }
 }
 
@@ -211,6 +320,16 @@ pub(crate) fn not_allowed(what: impl Into<String>, why: impl Into<String>) -> He
         what: what.into(),
         why: why.into(),
     }
+}
+
+fn ports(text: &str) -> Option<(u16, u16)> {
+    let (lowest, highest) = text.split_once('-')?;
+    let range = (lowest.parse().ok()?, highest.parse().ok()?);
+    (range.0 <= range.1).then_some(range)
+}
+
+fn is_loopback(net: &IpNet) -> bool {
+    net.network().is_loopback() && net.broadcast().is_loopback()
 }
 
 fn has_parent(path: &Path) -> bool {
@@ -258,7 +377,12 @@ const POOL: &str = "--pool";
 const CALLER: &str = "--caller";
 const ALLOW_USER_EDITS: &str = "--allow-user-edits";
 const ALLOW_TAKE: &str = "--allow-take";
+const NETWORK: &str = "--network";
+const RESOLVER: &str = "--resolver";
+const PORTS: &str = "--ports";
+const SUFFIX: &str = "--suffix";
 const KEEP: &str = "--keep";
+const ALL_PORTS: (u16, u16) = (1, u16::MAX);
 
 #[cfg(test)]
 mod tests {
@@ -276,6 +400,10 @@ mod tests {
             }),
             allow_user_edits: true,
             allow_take: true,
+            network: true,
+            resolver: true,
+            ports: (80, 1023),
+            suffixes: Some(vec![Suffix::new("corp.example").unwrap()]),
             keep: true,
         };
         assert_eq!(Policy::from_args(policy.to_args()).unwrap(), policy);
@@ -292,6 +420,9 @@ mod tests {
             vec!["--hosts-file", "/h", "--verbose", "x"],
             vec!["--hosts-file", "/h", "--caller", "1000"],
             vec!["--hosts-file", "/h", "--caller", "1000,x"],
+            vec!["--hosts-file", "/h", "--ports", "80"],
+            vec!["--hosts-file", "/h", "--ports", "80-79"],
+            vec!["--hosts-file", "/h", "--suffix", "."],
             vec!["--hosts-file", "/h", "--caller", "-1,0"],
             vec!["--hosts-file", "/h", "--pool", "127.77.0.0"],
             vec!["--hosts-file", "/h", "--pool", "127.77.0.0/33"],
@@ -336,6 +467,75 @@ mod tests {
                 policy.check_address(bad.parse().unwrap()).is_err(),
                 "{bad} was taken"
             );
+        }
+    }
+
+    #[test]
+    fn public_names_need_a_suffix_of_the_policy() {
+        let mut policy = Policy::new("/etc/hosts").unwrap();
+        policy.resolver = true;
+        policy.check_name("www.bank.com").unwrap();
+        policy.suffixes = Some(vec![Suffix::new("dev.example.com").unwrap()]);
+        for good in [
+            "orders",
+            "com",
+            "orders.backend",
+            "a.svc.cluster.local",
+            "web.dev.example.com",
+            "x.internal",
+        ] {
+            policy.check_name(good).unwrap();
+        }
+        for bad in [
+            "www.bank.com",
+            "example.com",
+            "webdev.example.com",
+            "printer.local",
+        ] {
+            assert!(policy.check_name(bad).is_err(), "{bad} was taken");
+        }
+        for bad in ["com", "co.uk", "local", "bank.com"] {
+            assert!(
+                policy.check_suffix(&Suffix::new(bad).unwrap()).is_err(),
+                "{bad} was taken"
+            );
+        }
+        policy
+            .check_suffix(&Suffix::new("shop.internal").unwrap())
+            .unwrap();
+        policy.resolver = false;
+        assert!(
+            policy
+                .check_suffix(&Suffix::new("shop.internal").unwrap())
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn networks_and_what_lies_outside_the_pools_are_not_added() {
+        let mut policy = Policy::new("/etc/hosts").unwrap();
+        policy.pools = vec!["127.77.0.0/16".parse().unwrap(), "10.107.0.0/16".parse().unwrap()];
+        let added = |policy: &Policy, text: &str| policy.check_added(text.parse().unwrap());
+        let pool = |policy: &Policy, text: &str| policy.check_pool(text.parse().unwrap());
+        added(&policy, "127.77.0.1/32").unwrap();
+        assert!(added(&policy, "10.107.0.1/32").is_err() && pool(&policy, "10.107.0.0/16").is_err());
+        policy.network = true;
+        for good in ["10.107.0.1/32", "10.107.3.4/16", "10.107.3.4/24"] {
+            added(&policy, good).unwrap();
+        }
+        for bad in [
+            "10.107.0.0/16",
+            "10.107.255.255/16",
+            "10.107.3.4/8",
+            "10.108.0.1/32",
+            "127.0.0.1/32",
+        ] {
+            assert!(added(&policy, bad).is_err(), "{bad} was taken");
+        }
+        pool(&policy, "10.107.0.0/16").unwrap();
+        pool(&policy, "10.107.8.0/24").unwrap();
+        for bad in ["10.107.0.1/16", "10.0.0.0/8", "0.0.0.0/0", "192.168.0.0/16"] {
+            assert!(pool(&policy, bad).is_err(), "{bad} was taken");
         }
     }
 

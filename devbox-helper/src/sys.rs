@@ -1,11 +1,17 @@
-//! The lines that the system performs: leaving the caller's session, taking on a caller's rights.
+//! The lines that the system performs: leaving the caller's session, taking on a caller's rights, listening for callers.
 
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
         mod unix;
-        pub(crate) use unix::{Fork, PASSES_LISTENERS, bind_datagrams, detach, end_on_terminate, fork, listen, was_killed, with_rights_of};
+        use unix as system;
     } else if #[cfg(windows)] {
         mod windows;
-        pub(crate) use windows::{Fork, PASSES_LISTENERS, bind_datagrams, detach, end_on_terminate, fork, listen, was_killed, with_rights_of};
+        use windows as system;
     }
 }
+
+pub(crate) use system::service::{Listener, SYSLOG, gid_of, passable, read_trusted, send_datagram, uid_of};
+pub(crate) use system::{
+    Fork, PASSES_LISTENERS, bind_datagrams, detach, fork, is_root, listen, on_terminate, shut_input,
+    was_killed, with_rights_of,
+};

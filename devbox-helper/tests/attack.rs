@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use devbox_helper_client::{
     BindFailure, Call, Client, Decoder, Endpoint, Error, Handshake, HelperError, HostsBlock, HostsEntry,
-    Reply, Request, Response, StartOptions, UserBlock, UserEdit, UserEntry, VERSION, encode,
+    OLDEST_VERSION, Reply, Request, Response, StartOptions, UserBlock, UserEdit, UserEntry, VERSION, encode,
 };
 
 const ORIGINAL: &[u8] =
@@ -63,7 +63,7 @@ impl Raw {
 
     fn greeted(file: &Path) -> Self {
         let mut raw = Self::start(file);
-        raw.write(&Handshake::Hello { version: VERSION });
+        raw.write(&Handshake::hello());
         assert!(matches!(
             raw.read(),
             Some(Handshake::Welcome { version: VERSION, .. })
@@ -174,9 +174,14 @@ fn newer_and_older_callers_learn_the_helpers_version() {
     let (_dir, file) = hosts();
     for version in [0, 1, VERSION + 1, u32::MAX] {
         let mut raw = Raw::start(&file);
-        raw.write(&Handshake::Hello { version });
+        raw.write(&Handshake::Hello {
+            version,
+            oldest: None,
+        });
         // In the form that version 1 reads.
-        let mismatch = serde_json::json!({"version_mismatch": {"client": version, "server": VERSION}});
+        let mismatch = serde_json::json!({"version_mismatch": {
+            "client": version, "server": VERSION, "server_oldest": OLDEST_VERSION,
+        }});
         assert_eq!(raw.read(), Some(serde_json::json!({ "error": mismatch })));
         assert_eq!(raw.read::<Handshake>(), None);
         raw.end();
@@ -187,7 +192,7 @@ fn newer_and_older_callers_learn_the_helpers_version() {
 fn second_hello_is_refused() {
     let (_dir, file) = hosts();
     let mut raw = Raw::greeted(&file);
-    raw.write(&Handshake::Hello { version: VERSION });
+    raw.write(&Handshake::hello());
     assert!(matches!(
         raw.receive_for_nobody(),
         Some(Reply::Error(HelperError::Malformed { .. }))
@@ -390,7 +395,7 @@ fn arbitrary_bytes_leave_the_file_as_it_is() {
             request: Request::Release,
         })
         .unwrap(),
-        encode(&Handshake::Hello { version: VERSION }).unwrap(),
+        encode(&Handshake::hello()).unwrap(),
     ];
     for _ in 0..30 {
         let mut raw = Raw::greeted(&file);

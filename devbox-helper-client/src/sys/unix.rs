@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -29,6 +30,19 @@ pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Writer, Reader)
 /// A channel that a keeper passed.
 pub(crate) fn passed(channel: TcpListener) -> io::Result<(Writer, Reader)> {
     halves(UnixStream::from(OwnedFd::from(channel)))
+}
+
+/// What is passed: any file, as a number.
+pub type Descriptor = OwnedFd;
+
+/// A channel to the helper that listens there.
+pub(crate) fn connect(socket: &Path) -> io::Result<(Writer, Reader)> {
+    halves(UnixStream::connect(socket)?)
+}
+
+/// A channel over a stream socket that was accepted.
+pub(crate) fn of_descriptor(stream: Descriptor) -> io::Result<(Writer, Reader)> {
+    halves(UnixStream::from(stream))
 }
 
 /// The helper's end.

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, UdpSocket};
-use std::os::windows::io::{AsHandle, OwnedHandle};
+use std::os::windows::io::{AsHandle, OwnedHandle, OwnedSocket};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -22,6 +23,19 @@ pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Writer, Reader)
 
 /// Nothing is passed on this system.
 pub(crate) fn passed(_: TcpListener) -> io::Result<(Writer, Reader)> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Nothing is passed on this system; what a descriptor would be.
+pub type Descriptor = OwnedSocket;
+
+/// There is no installed helper on this system.
+pub(crate) fn connect(_: &Path) -> io::Result<(Writer, Reader)> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Nothing is accepted on this system.
+pub(crate) fn of_descriptor(_: Descriptor) -> io::Result<(Writer, Reader)> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

@@ -3,7 +3,10 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 
-use super::Started;
+use devbox_helper_client::Descriptor;
+use nix::sys::socket::{getsockopt, sockopt};
+
+use super::{Credentials, Started};
 
 /// Microseconds since 1970. A zombie counts as ended.
 pub(crate) fn started(pid: u32) -> io::Result<Started> {
@@ -36,4 +39,18 @@ pub(crate) fn started(pid: u32) -> io::Result<Started> {
 /// Start times here do not restart with a boot.
 pub(crate) fn boot() -> &'static str {
     "0"
+}
+
+/// LOCAL_PEERCRED and LOCAL_PEERPID (unix(4)).
+pub(crate) fn credentials(socket: &Descriptor) -> io::Result<Credentials> {
+    let peer = getsockopt(socket, sockopt::LocalPeerCred)?;
+    let pid = getsockopt(socket, sockopt::LocalPeerPid)?;
+    let groups = peer.groups();
+    Ok(Credentials {
+        uid: peer.uid(),
+        gid: groups.first().copied().unwrap_or(u32::MAX),
+        groups: groups.to_vec(),
+        pid: u32::try_from(pid).map_err(io::Error::other)?,
+        program: None,
+    })
 }

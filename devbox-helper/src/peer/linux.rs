@@ -4,7 +4,11 @@ use std::fs;
 use std::io;
 use std::sync::OnceLock;
 
-use super::Started;
+use devbox_helper_client::Descriptor;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use super::{Credentials, Started};
 
 /// Ticks since boot: field 22 of `/proc/<pid>/stat`. A zombie counts as ended.
 pub(crate) fn started(pid: u32) -> io::Result<Started> {
@@ -33,6 +37,74 @@ pub(crate) fn boot() -> &'static str {
             _ => "0".to_owned(),
         }
     })
+}
+
+/// SO_PEERCRED, SO_PEERGROUPS and SO_PEERPIDFD (socket(7), unix(7)).
+pub(crate) fn credentials(socket: &Descriptor) -> io::Result<Credentials> {
+    let peer = rustix::net::sockopt::socket_peercred(socket)?;
+    let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).map_err(io::Error::other)?;
+    Ok(Credentials {
+        uid: peer.uid.as_raw(),
+        gid: peer.gid.as_raw(),
+        groups: groups(socket)?,
+        pid,
+        program: program(socket, pid),
+    })
+}
+
+fn groups(socket: &Descriptor) -> io::Result<Vec<u32>> {
+    // NGROUPS_MAX; the kernel says how many there are.
+    let mut groups = vec![0u32; 65_536];
+    let mut bytes = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
+    // SAFETY: the buffer is ours and of the length that is told.
+    let told = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    if told != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    groups.truncate(bytes as usize / size_of::<u32>());
+    groups.shrink_to_fit();
+    Ok(groups)
+}
+
+/// What `/proc` says of the pid, if the process that connected still has it afterwards.
+fn program(socket: &Descriptor, pid: u32) -> Option<String> {
+    let process = process(socket)?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    // pidfd_open(2): readable once the process has ended.
+    let ended = poll(
+        &mut [PollFd::new(&process, PollFlags::IN)],
+        Some(&Timespec::default()),
+    );
+    (ended == Ok(0)).then(|| name.trim_end().to_owned())
+}
+
+/// The process that connected; `None` before Linux 6.5, or once it is gone.
+fn process(socket: &Descriptor) -> Option<OwnedFd> {
+    let mut fd: libc::c_int = -1;
+    let mut bytes = libc::socklen_t::try_from(size_of_val(&fd)).ok()?;
+    // SAFETY: the buffer is one number of ours, of the length that is told.
+    let told = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERPIDFD,
+            (&raw mut fd).cast(),
+            &raw mut bytes,
+        )
+    };
+    if told != 0 || fd < 0 {
+        return None;
+    }
+    // SAFETY: the kernel has just made it for us, and nobody else has it.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The name in parentheses may contain anything, even parentheses; the fields are counted from the last one.

@@ -8,7 +8,9 @@ use windows_sys::Win32::System::Threading::{
     GetProcessTimes, OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION, PROCESS_SYNCHRONIZE, WaitForSingleObject,
 };
 
-use super::Started;
+use devbox_helper_client::Descriptor;
+
+use super::{Credentials, Started};
 
 /// Units of 100 ns since 1601. A process may have ended although somebody still holds a handle to it.
 pub(crate) fn started(pid: u32) -> io::Result<Started> {
@@ -54,4 +56,9 @@ pub(crate) fn started(pid: u32) -> io::Result<Started> {
 /// Start times here do not restart with a boot.
 pub(crate) fn boot() -> &'static str {
     "0"
+}
+
+/// Not told here.
+pub(crate) fn credentials(_: &Descriptor) -> io::Result<Credentials> {
+    Err(io::ErrorKind::Unsupported.into())
 }

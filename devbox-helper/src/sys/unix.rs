@@ -1,5 +1,7 @@
 //! Sessions, signals, effective ids.
 
+pub(super) mod service;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -44,6 +46,11 @@ pub(crate) fn detach() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether this process can change the machine's network.
+pub(crate) fn is_root() -> bool {
+    geteuid().is_root()
+}
+
 /// What came of a [`fork`].
 pub(crate) enum Fork {
     /// In the new process: its standard input is its end of a new channel.
@@ -85,9 +92,8 @@ pub(crate) fn was_killed(helper: Pid) -> io::Result<bool> {
     }
 }
 
-/// SIGTERM is meant for this process itself, from an administrator or a shutdown. It ends the stream as the end of the caller
-/// would.
-pub(crate) fn end_on_terminate() -> io::Result<()> {
+/// SIGTERM is meant for this process itself, from an administrator or a shutdown.
+pub(crate) fn on_terminate(end: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let mut terminate = SigSet::empty();
     terminate.add(Signal::SIGTERM);
     thread::Builder::new()
@@ -99,10 +105,15 @@ pub(crate) fn end_on_terminate() -> io::Result<()> {
                     return;
                 }
             }
-            // Fails only when the stream has ended already, which is just as good.
-            rustix::net::shutdown(io::stdin().as_fd(), rustix::net::Shutdown::Read).ok();
+            end();
         })?;
     Ok(())
+}
+
+/// Ends the stream of the one caller, as the end of that caller would.
+pub(crate) fn shut_input() {
+    // Fails only when the stream has ended already, which is just as good.
+    rustix::net::shutdown(io::stdin().as_fd(), rustix::net::Shutdown::Read).ok();
 }
 
 /// A listener as std creates it, but with a backlog of 1024: a web page that opens all its connections at once soon fills

@@ -277,6 +277,7 @@ pub(crate) const RUNTIMES: &[&str] = &[
 pub(crate) const HELPER_MAY_NAME: &[&str] = &[
     "cfg-if",
     "devbox-helper-client",
+    "getrandom",
     "hostsfile",
     "ipnet",
     "libc",
@@ -285,7 +286,11 @@ pub(crate) const HELPER_MAY_NAME: &[&str] = &[
     "rustix",
     "serde",
     "serde_json",
+    "siphasher",
+    "subtle",
     "thiserror",
+    "tld",
+    "toml",
     "windows-sys",
 ];
 

@@ -1,0 +1,275 @@
+//! `devbox helper …`: the helper as a service of the system.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::{fs, io};
+
+use devbox_helper_client::{Client, StatusReport};
+
+use super::plan::{PROGRAM, Plan, SOCKET, SOCKET_APPLE, Starter, plan};
+use crate::args::{HelperCommand, InstallArgs, UninstallArgs};
+use crate::failure::{Failure, code};
+use crate::{print, sys};
+
+/// Where the installed helper listens. The variable is for tests, and for those who run it in another way.
+pub(crate) fn socket() -> PathBuf {
+    match std::env::var_os("DEVBOX_HELPER_SOCKET") {
+        Some(socket) => socket.into(),
+        None if Path::new("/run").is_dir() => SOCKET.into(),
+        None => SOCKET_APPLE.into(),
+    }
+}
+
+pub(crate) fn run(command: &HelperCommand) -> Result<ExitCode, Failure> {
+    match command {
+        HelperCommand::Install(args) => install(args),
+        HelperCommand::Uninstall(args) => uninstall(args),
+        HelperCommand::Status => {
+            let report = Client::connect(socket()).and_then(|mut client| client.status());
+            print::out(&told(&report.map_err(|error| {
+                Failure::because(error).help("devbox helper install")
+            })?));
+            Ok(ExitCode::SUCCESS)
+        }
+        HelperCommand::Policy => {
+            let path = Path::new(devbox_helper::POLICY_FILE);
+            let text = fs::read_to_string(path).map_err(|error| Failure::because(error).about(path))?;
+            print::out(&text);
+            devbox_helper::PolicyFile::load(path).map_err(Failure::because)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn install(args: &InstallArgs) -> Result<ExitCode, Failure> {
+    let caller = sys::caller().map_err(Failure::because)?;
+    let uid = args.user.unwrap_or(caller.uid);
+    let program = match &args.program {
+        Some(program) => std::path::absolute(program).map_err(Failure::because)?,
+        None => beside(&std::env::current_exe().map_err(Failure::because)?),
+    };
+    let plan = plan(starter()?, uid);
+    if args.dry_run {
+        print::out(&plan.shown(&program));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !program.is_file() {
+        return Err(
+            Failure::new(code::FAILED, format!("{}: no such program", program.display()))
+                .help("devbox helper install --program PATH/devbox-helper"),
+        );
+    }
+    if args.root.is_none() && !sys::is_root() {
+        let mut again: Vec<std::ffi::OsString> = ["helper", "install", "--program"].map(Into::into).into();
+        again.push(program.into());
+        again.extend(["--user".into(), uid.to_string().into()]);
+        return with_sudo(&again);
+    }
+    let root = args.root.as_deref();
+    put_program(&program, &below(root, Path::new(PROGRAM)))?;
+    for file in &plan.files {
+        let path = below(root, &file.path);
+        if !(file.keep && path.exists()) {
+            write(&path, file.text.as_bytes()).map_err(|error| Failure::because(error).about(&path))?;
+        }
+    }
+    if root.is_none() {
+        for command in &plan.start {
+            run_command(command)?;
+        }
+    }
+    print::out(&format!("installed {PROGRAM}\n"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn uninstall(args: &UninstallArgs) -> Result<ExitCode, Failure> {
+    if args.root.is_none() && !sys::is_root() {
+        return with_sudo(&["helper", "uninstall"].map(Into::into));
+    }
+    let plan = plan(starter()?, 0);
+    let root = args.root.as_deref();
+    if root.is_none() {
+        // It undoes everything before it ends. One that does not run cannot be stopped.
+        for command in &plan.stop {
+            run_command(command).ok();
+        }
+    }
+    remove(&plan, root).map_err(Failure::because)?;
+    if root.is_none() {
+        for command in &plan.forget {
+            run_command(command)?;
+        }
+    }
+    print::out(&format!("removed {PROGRAM}\n"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn remove(plan: &Plan, root: Option<&Path>) -> io::Result<()> {
+    let files = plan.files.iter().map(|file| file.path.as_path());
+    for file in files.chain([Path::new(PROGRAM)]) {
+        gone(fs::remove_file(below(root, file)))?;
+    }
+    for folder in &plan.folders {
+        gone(fs::remove_dir_all(below(root, folder)))?;
+    }
+    Ok(())
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// A copy that takes the place of the old one at once: a program that runs cannot be written.
+fn put_program(from: &Path, to: &Path) -> Result<(), Failure> {
+    let put = || {
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let new = to.with_extension("new");
+        fs::copy(from, &new)?;
+        sys::make_program(&new)?;
+        fs::rename(&new, to)
+    };
+    put().map_err(|error: io::Error| Failure::because(error).about(to))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, bytes)
+}
+
+fn below(root: Option<&Path>, path: &Path) -> PathBuf {
+    match root {
+        Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
+        None => path.to_owned(),
+    }
+}
+
+fn beside(program: &Path) -> PathBuf {
+    program.with_file_name("devbox-helper")
+}
+
+fn starter() -> Result<Starter, Failure> {
+    if sys::HAS_LAUNCHD {
+        return Ok(Starter::Launchd);
+    }
+    if sys::HAS_SYSTEMD {
+        return Ok(Starter::Systemd);
+    }
+    Err(Failure::new(
+        code::FAILED,
+        "there is no installed helper on this system: it is for Linux with systemd, and for macOS",
+    ))
+}
+
+fn with_sudo(arguments: &[std::ffi::OsString]) -> Result<ExitCode, Failure> {
+    let program = std::env::current_exe().map_err(Failure::because)?;
+    let status = Command::new("sudo")
+        .arg("--")
+        .arg(program)
+        .args(arguments)
+        .status();
+    let status = status.map_err(|error| Failure::new(code::FAILED, format!("cannot run sudo: {error}")))?;
+    match status.success() {
+        true => Ok(ExitCode::SUCCESS),
+        false => Err(Failure::new(
+            code::FAILED,
+            "the helper needs root to be installed or removed",
+        )),
+    }
+}
+
+fn run_command(command: &[&str]) -> Result<(), Failure> {
+    let failed = |why: String| Failure::new(code::FAILED, format!("{}: {why}", command.join(" ")));
+    let Some((program, arguments)) = command.split_first() else {
+        return Ok(());
+    };
+    let status = Command::new(program).args(arguments).status();
+    let status = status.map_err(|error| failed(error.to_string()))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(failed(status.to_string()))
+    }
+}
+
+fn told(report: &StatusReport) -> String {
+    let (oldest, newest) = report.versions;
+    let mut text = format!("helper {} speaks versions {oldest} to {newest}\n", report.pid);
+    for claim in &report.claims {
+        let (names, waits) = claim.names;
+        text.push_str(&format!("{}: {names} names", claim.holder));
+        if waits > 0 {
+            text.push_str(&format!(" ({waits} more are held by others)"));
+        }
+        for (count, what) in [
+            (claim.addresses.len(), "addresses"),
+            (claim.listeners.len(), "listeners"),
+        ] {
+            if count > 0 {
+                text.push_str(&format!(", {count} {what}"));
+            }
+        }
+        for thing in &claim.network {
+            text.push_str(&format!(", {thing}"));
+        }
+        text.push_str(if claim.waits {
+            ", waits to be taken over\n"
+        } else {
+            "\n"
+        });
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn installed_files_are_gone_after_the_removal() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        fs::write(&program, "#!/bin/sh\n").unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let args = InstallArgs {
+            program: Some(program),
+            user: Some(1000),
+            root: Some(root.clone()),
+            dry_run: false,
+        };
+        // A second time, as for a newer version, keeps the policy.
+        let policy = below(Some(&root), Path::new(devbox_helper::POLICY_FILE));
+        install(&args).unwrap();
+        let text = fs::read_to_string(&policy).unwrap() + "# mine\n";
+        fs::write(&policy, &text).unwrap();
+        install(&args).unwrap();
+        assert_eq!(fs::read_to_string(&policy).unwrap(), text);
+        assert!(below(Some(&root), Path::new(PROGRAM)).is_file());
+        uninstall(&UninstallArgs {
+            root: Some(root.clone()),
+        })
+        .unwrap();
+        let left = files(&root);
+        assert_eq!(left, [""; 0]);
+    }
+
+    fn files(folder: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                found.extend(files(&path));
+            } else {
+                found.push(path.display().to_string());
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,235 @@
+//! What an installation of the helper consists of, as data: files and the commands around them.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Where the installed program is.
+pub(super) const PROGRAM: &str = "/usr/local/libexec/devbox-helper";
+/// Where callers connect.
+pub(super) const SOCKET: &str = "/run/devbox/helper.sock";
+/// Where callers connect on macOS, which has no `/run`.
+pub(super) const SOCKET_APPLE: &str = "/var/run/devbox/helper.sock";
+
+/// What starts services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Starter {
+    Systemd,
+    Launchd,
+}
+
+/// A file to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct File {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+    /// Whether one that is there already stays.
+    pub(super) keep: bool,
+}
+
+/// Everything that is installed besides the program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) files: Vec<File>,
+    /// Run once the files are there; a failure is told.
+    pub(super) start: Vec<Vec<&'static str>>,
+    /// Run before the files go; what is not running cannot be stopped, so that is not told.
+    pub(super) stop: Vec<Vec<&'static str>>,
+    /// Run after the files have gone.
+    pub(super) forget: Vec<Vec<&'static str>>,
+    /// Folders that go with the installation, with all that is in them.
+    pub(super) folders: Vec<PathBuf>,
+}
+
+pub(super) fn plan(starter: Starter, uid: u32) -> Plan {
+    let file = |path: &str, text: String| File {
+        path: path.into(),
+        text,
+        keep: false,
+    };
+    let policy = File {
+        keep: true,
+        ..file(devbox_helper::POLICY_FILE, devbox_helper::default_policy(uid))
+    };
+    let mut folders = vec![devbox_helper::STATE_DIR.into(), "/etc/devbox".into()];
+    match starter {
+        Starter::Systemd => {
+            folders.push("/run/devbox".into());
+            Plan {
+                files: vec![
+                    policy,
+                    file("/etc/systemd/system/devbox-helper.socket", socket_unit()),
+                    file("/etc/systemd/system/devbox-helper.service", service_unit()),
+                ],
+                start: vec![
+                    vec!["systemctl", "daemon-reload"],
+                    vec!["systemctl", "enable", "--now", "devbox-helper.socket"],
+                    // One of another version that runs makes way; its callers connect to the next.
+                    vec!["systemctl", "try-restart", "devbox-helper.service"],
+                ],
+                stop: vec![vec![
+                    "systemctl",
+                    "disable",
+                    "--now",
+                    "devbox-helper.socket",
+                    "devbox-helper.service",
+                ]],
+                forget: vec![vec!["systemctl", "daemon-reload"]],
+                folders,
+            }
+        }
+        Starter::Launchd => {
+            folders.push("/var/run/devbox".into());
+            let bootout = vec!["launchctl", "bootout", "system/dev.devbox.helper"];
+            Plan {
+                files: vec![policy, file(PLIST, plist())],
+                start: vec![vec!["launchctl", "bootstrap", "system", PLIST]],
+                stop: vec![bootout],
+                forget: Vec::new(),
+                folders,
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// The files and commands, for a person.
+    pub(super) fn shown(&self, program: &Path) -> String {
+        let mut text = format!("{PROGRAM}: a copy of {}\n", program.display());
+        for file in &self.files {
+            let keep = if file.keep { " (unless it is there)" } else { "" };
+            // A String takes everything.
+            write!(
+                text,
+                "\n{}{keep}:\n\n{}",
+                file.path.display(),
+                indented(&file.text)
+            )
+            .ok();
+        }
+        text.push('\n');
+        for command in &self.start {
+            writeln!(text, "{}", command.join(" ")).ok();
+        }
+        text
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.lines()
+        .map(|line| format!("  {line}").trim_end().to_owned() + "\n")
+        .collect()
+}
+
+fn socket_unit() -> String {
+    format!(
+        "[Unit]\n\
+         Description=Socket of the devbox helper\n\
+         Documentation=https://github.com/devbox-rs/devbox\n\
+         \n\
+         [Socket]\n\
+         ListenStream={SOCKET}\n\
+         # Who may ask is for the policy to say, by what the kernel tells of who connects.\n\
+         SocketMode=0666\n\
+         DirectoryMode=0755\n\
+         Accept=no\n\
+         \n\
+         [Install]\n\
+         WantedBy=sockets.target\n"
+    )
+}
+
+/// Capabilities: the hosts file of root in its folder (`CAP_DAC_OVERRIDE` where that is another's), ports below 1024, the network.
+fn service_unit() -> String {
+    format!(
+        "[Unit]\n\
+         Description=Changes this machine for devbox sessions, and undoes it\n\
+         Documentation=https://github.com/devbox-rs/devbox\n\
+         Requires=devbox-helper.socket\n\
+         After=devbox-helper.socket\n\
+         \n\
+         [Service]\n\
+         Type=simple\n\
+         ExecStart={PROGRAM} serve\n\
+         # One that is killed comes back, undoes what is in its journal, and its callers connect again.\n\
+         Restart=on-failure\n\
+         RestartSec=100ms\n\
+         TimeoutStopSec=30s\n\
+         StateDirectory=devbox\n\
+         StateDirectoryMode=0755\n\
+         LimitNOFILE=4096\n\
+         MemoryMax=256M\n\
+         TasksMax=128\n\
+         \n\
+         CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE\n\
+         AmbientCapabilities=\n\
+         NoNewPrivileges=yes\n\
+         # The hosts file is replaced by another one in its folder.\n\
+         ProtectSystem=strict\n\
+         ReadWritePaths=/etc\n\
+         ProtectHome=yes\n\
+         PrivateTmp=yes\n\
+         PrivateDevices=no\n\
+         DevicePolicy=closed\n\
+         DeviceAllow=/dev/net/tun rw\n\
+         ProtectProc=default\n\
+         ProtectKernelTunables=yes\n\
+         ProtectKernelModules=yes\n\
+         ProtectKernelLogs=yes\n\
+         ProtectControlGroups=yes\n\
+         ProtectClock=yes\n\
+         ProtectHostname=yes\n\
+         RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n\
+         RestrictNamespaces=yes\n\
+         RestrictRealtime=yes\n\
+         RestrictSUIDSGID=yes\n\
+         LockPersonality=yes\n\
+         MemoryDenyWriteExecute=yes\n\
+         SystemCallArchitectures=native\n\
+         SystemCallFilter=@system-service\n\
+         SystemCallFilter=~@resources @mount @swap @reboot @module @obsolete @cpu-emulation @debug @raw-io\n\
+         SystemCallErrorNumber=EPERM\n\
+         UMask=0022\n"
+    )
+}
+
+fn plist() -> String {
+    format!(
+        r#"<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
+<plist version="1.0">
+<dict>
+  <key>Label</key>
+  <string>dev.devbox.helper</string>
+  <key>ProgramArguments</key>
+  <array>
+    <string>{PROGRAM}</string>
+    <string>serve</string>
+    <string>--socket</string>
+    <string>{SOCKET_APPLE}</string>
+  </array>
+  <key>RunAtLoad</key>
+  <true/>
+  <key>KeepAlive</key>
+  <true/>
+</dict>
+</plist>
+"#
+    )
+}
+
+const PLIST: &str = "/Library/LaunchDaemons/dev.devbox.helper.plist";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_installed_with_systemd() {
+        insta::assert_snapshot!(plan(Starter::Systemd, 1000).shown(Path::new("/opt/devbox-helper")));
+    }
+
+    #[test]
+    fn what_is_installed_with_launchd() {
+        insta::assert_snapshot!(plan(Starter::Launchd, 501).shown(Path::new("/opt/devbox-helper")));
+    }
+}

@@ -1,0 +1,257 @@
+//! The machine's network as this helper changes it: each change is in the journal before it is made, and what was there before is
+//! never undone.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use devbox_helper_client::{HelperError, NetworkReport};
+use netif::{
+    Applied, Backend, Capabilities, Change, ChangeError, Found, InterfaceName, Owner, TunHandle, Undone,
+};
+
+use crate::error::{Error, with_sources};
+use crate::journal::{self, Journal};
+use crate::machine::OWNER;
+
+/// What undoing came to.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Undo {
+    /// How many changes were taken back.
+    pub removed: usize,
+    /// What stays, and why. What could not be undone is in the journal still.
+    pub left: Vec<String>,
+}
+
+pub(crate) struct Network {
+    backend: Box<dyn Backend>,
+    journal: Journal,
+    /// What this process has made, and the record that says so.
+    made: HashMap<Change, u64>,
+    /// How many changes of a record are not undone.
+    records: HashMap<u64, usize>,
+    capabilities: Option<Capabilities>,
+}
+
+impl Network {
+    pub(crate) fn new(backend: Box<dyn Backend>, journal: Journal) -> Self {
+        Self {
+            backend,
+            journal,
+            made: HashMap::new(),
+            records: HashMap::new(),
+            capabilities: None,
+        }
+    }
+
+    pub(crate) fn capabilities(&mut self) -> &Capabilities {
+        self.capabilities
+            .get_or_insert_with(|| self.backend.capabilities())
+    }
+
+    /// Makes all of these, or none.
+    pub(crate) fn add(&mut self, claim: u64, changes: &[Change]) -> Result<NetworkReport, HelperError> {
+        let mut absent = Vec::new();
+        for (change, found) in changes.iter().zip(self.backend.find(changes)) {
+            match found {
+                Ok(Found::Absent) => absent.push(change.clone()),
+                Ok(Found::Ours | Found::Theirs) => {}
+                // An interface that this request makes is not there yet.
+                Err(ChangeError::Missing { .. }) => absent.push(change.clone()),
+                Err(error) => return Err(refused(error)),
+            }
+        }
+        let mut report = NetworkReport {
+            changed: 0,
+            unchanged: changes.len() - absent.len(),
+            notes: Vec::new(),
+        };
+        if absent.is_empty() {
+            return Ok(report);
+        }
+        let seq = self
+            .journal
+            .write(claim, &absent)
+            .map_err(|error| HelperError::Journal {
+                file: self.journal.path().to_owned(),
+                message: error.to_string(),
+            })?;
+        let mut failed = None;
+        let mut added = Vec::new();
+        for (change, outcome) in absent.iter().zip(self.backend.apply(&absent)) {
+            match outcome {
+                Ok(Applied::Added) => added.push(change.clone()),
+                Ok(Applied::Present) => report.unchanged += 1,
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        report.changed = added.len();
+        self.records.insert(seq, added.len());
+        self.made.extend(added.iter().map(|change| (change.clone(), seq)));
+        if added.is_empty() {
+            self.forget(seq);
+        }
+        match failed {
+            None => Ok(report),
+            Some(error) => {
+                // What cannot be taken back either is in the journal, and is tried again at the end.
+                self.remove(&added);
+                Err(refused(error))
+            }
+        }
+    }
+
+    /// Takes back those of the changes that this process made, the last one first.
+    pub(crate) fn remove(&mut self, changes: &[Change]) -> Undo {
+        let mine: Vec<Change> = changes
+            .iter()
+            .filter(|change| self.made.contains_key(change))
+            .cloned()
+            .collect();
+        let mut undo = Undo::default();
+        if mine.is_empty() {
+            return undo;
+        }
+        for (change, outcome) in mine.iter().zip(self.backend.undo(&mine)) {
+            match outcome {
+                Ok(undone) => {
+                    undo.count(change, &undone);
+                    self.settle(change);
+                }
+                Err(error) => undo.left.push(format!("{change}: {}", with_sources(&error))),
+            }
+        }
+        undo
+    }
+
+    /// Everything that this process made and has not undone.
+    pub(crate) fn remove_all(&mut self) -> Undo {
+        let mut all: Vec<(u64, Change)> = self
+            .made
+            .iter()
+            .map(|(change, seq)| (*seq, change.clone()))
+            .collect();
+        // Within a record interfaces come first (`Change` is ordered so), as they were applied.
+        all.sort();
+        let all: Vec<Change> = all.into_iter().map(|(_, change)| change).collect();
+        let undo = self.remove(&all);
+        // A journal that stays is empty, which says the same.
+        self.journal.close().ok();
+        undo
+    }
+
+    pub(crate) fn open_tun(&mut self, name: &InterfaceName) -> Result<TunHandle, HelperError> {
+        self.backend.open_tun(name).map_err(refused)
+    }
+
+    fn settle(&mut self, change: &Change) {
+        let Some(seq) = self.made.remove(change) else {
+            return;
+        };
+        if let Some(left) = self.records.get_mut(&seq) {
+            *left -= 1;
+            if *left == 0 {
+                self.forget(seq);
+            }
+        }
+    }
+
+    fn forget(&mut self, seq: u64) {
+        self.records.remove(&seq);
+        // To undo once more what is undone does no harm, so a record that stays does none.
+        self.journal.forget(seq).ok();
+    }
+}
+
+/// Undoes what helpers left on this machine's network that were killed: the journals in `dir` whose processes have ended. With the
+/// rights of this process.
+///
+/// # Errors
+/// [`Error::Replay`] when a journal cannot be read.
+pub fn undo_journals(backend: &mut dyn Backend, dir: &Path) -> Result<Undo, Error> {
+    replay(backend, dir).map_err(|source| Error::Replay {
+        dir: dir.to_owned(),
+        source,
+    })
+}
+
+fn replay(backend: &mut dyn Backend, dir: &Path) -> std::io::Result<Undo> {
+    let mut undo = Undo::default();
+    for legacy in journal::legacies(dir)? {
+        let mut failed = false;
+        for (change, outcome) in legacy.changes.iter().zip(backend.undo(&legacy.changes)) {
+            match outcome {
+                Ok(undone) => undo.count(change, &undone),
+                Err(error) => {
+                    failed = true;
+                    undo.left.push(format!("{change}: {}", with_sources(&error)));
+                }
+            }
+        }
+        if !failed {
+            std::fs::remove_file(&legacy.path)?;
+        }
+    }
+    Ok(undo)
+}
+
+impl Undo {
+    fn count(&mut self, change: &Change, undone: &Undone) {
+        match undone {
+            Undone::Removed => self.removed += 1,
+            Undone::Gone => {}
+            Undone::Left { why } => self.left.push(format!("{change}: {why}")),
+        }
+    }
+}
+
+fn refused(error: ChangeError) -> HelperError {
+    match error {
+        ChangeError::Unsupported { what } => HelperError::Unsupported { what },
+        error => HelperError::Network {
+            message: with_sources(&error),
+        },
+    }
+}
+
+/// The network of the system that this runs on, or one that cannot be changed where there is no way to.
+pub(crate) fn system() -> Box<dyn Backend> {
+    let system = Owner::new(OWNER).and_then(|owner| netif::system(&owner));
+    system.unwrap_or_else(|_| Box::new(Unchangeable))
+}
+
+/// A network that cannot be changed.
+struct Unchangeable;
+
+impl Backend for Unchangeable {
+    fn capabilities(&mut self) -> Capabilities {
+        Capabilities::none(UNCHANGEABLE)
+    }
+
+    fn observe(&mut self) -> Result<netif::Observed, netif::Error> {
+        Err(netif::Error::Unsupported { what: UNCHANGEABLE })
+    }
+
+    fn find(&mut self, changes: &[Change]) -> Vec<Result<Found, ChangeError>> {
+        changes.iter().map(|_| Err(unchangeable())).collect()
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> Vec<Result<Applied, ChangeError>> {
+        changes.iter().map(|_| Err(unchangeable())).collect()
+    }
+
+    fn undo(&mut self, changes: &[Change]) -> Vec<Result<Undone, ChangeError>> {
+        changes.iter().map(|_| Err(unchangeable())).collect()
+    }
+
+    fn open_tun(&mut self, _: &InterfaceName) -> Result<TunHandle, ChangeError> {
+        Err(unchangeable())
+    }
+}
+
+fn unchangeable() -> ChangeError {
+    ChangeError::Unsupported {
+        what: UNCHANGEABLE.to_owned(),
+    }
+}
+
+const UNCHANGEABLE: &str = "changes of the network";
