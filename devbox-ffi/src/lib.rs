@@ -13,7 +13,6 @@ mod error;
 mod event;
 mod hosts;
 mod log;
-mod notice;
 mod runtime;
 mod session;
 mod status;
@@ -27,10 +26,9 @@ pub use config::{
     parse_config,
 };
 pub use error::{ConnectFailure, DevboxError, StopReason};
-pub use event::Event;
+pub use event::{Event, Notice};
 pub use hosts::{HostsDocument, HostsEdit, HostsEntry, HostsFile};
 pub use log::{LogLevel, LogRecord, LogSink, set_log_sink};
-pub use notice::Notice;
 pub use session::Session;
 pub use status::{LinkState, PortState, PortStatus, ProviderStatus, ServiceStatus, Status};
 pub use stream::{CallbackError, EventListener, EventStream, Subscription};
