@@ -1,7 +1,5 @@
 //! Hosts files and addresses, through the shapes that other languages see.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use devbox_ffi::{Allocator, DevboxError, HostsDocument, HostsEdit, HostsEntry, HostsFile};
 
 fn orders() -> Vec<HostsEdit> {
