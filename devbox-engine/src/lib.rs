@@ -23,8 +23,11 @@ mod sys;
 pub use config::{
     Config, GatewayConfig, ProviderConfig, ProviderKind, Publish, Secret, TokenConfig, default_pools,
 };
-pub use devbox_session::sink::Registry;
-pub use devbox_session::{Event, MAX_CONNECTIONS, NamesPolicy, ServiceOptions, StatusReport, StopReason};
+pub use devbox_session::sink::{PublishError, Registry};
+pub use devbox_session::{
+    Event, LinkState, MAX_CONNECTIONS, NamesPolicy, PortReport, PortState, ProviderReport, ServiceOptions,
+    ServiceReport, StatusReport, StopReason,
+};
 pub use engine::{Engine, start, start_shared};
 pub use error::Error;
 pub use helper::{Helper, HelperConfig, Restart};

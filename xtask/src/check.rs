@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 
 use crate::arch;
+use crate::bindings;
 use crate::command::{cargo, find_program, lines, output, root, succeed, target_dir};
 use crate::cross;
 use crate::kube;
@@ -57,6 +58,7 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
         steps.step("fuzz", |_| fuzz_targets());
         steps.step("deny", |_| deny());
         steps.step("package", |_| package::leaves_can_be_published());
+        bindings::steps(&mut steps, may_install);
         cross::steps(&mut steps, may_install);
         vm::steps(&mut steps, may_install, &[]);
         kube::steps(&mut steps, may_install, &[], kube::NoNode::Skips);
@@ -184,7 +186,7 @@ fn run_tests(mut command: Command, filters: &[String], skips: &mut Vec<String>) 
 }
 
 /// The `devbox` that the end-to-end tests run.
-fn devbox() -> PathBuf {
+pub(crate) fn devbox() -> PathBuf {
     target_dir()
         .join("release")
         .join(format!("devbox{}", std::env::consts::EXE_SUFFIX))

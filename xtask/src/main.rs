@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask test`, `ci`, `arch`, `cross`, `kube-test`, `vm-test`, `image`, `attack`, `bench`.
+//! The project's own commands: `cargo xtask test`, `ci`, `arch`, `bindings`, `cross`, `kube-test`, `vm-test`, `image`, `attack`, `bench`.
 //!
 //! Knows how the workspace is built, checked and measured; must not know how anything in it works. CI runs exactly what a
 //! developer runs: `ci` is `test`, and there is no second list of checks.
@@ -6,6 +6,7 @@
 
 mod arch;
 mod bench;
+mod bindings;
 mod check;
 mod command;
 mod cross;
@@ -51,6 +52,21 @@ enum Verb {
     Ci,
     /// Check Cargo's graph and the sources against the rules of ARCHITECTURE.md
     Arch,
+    /// Generate the committed parts of the bindings for other languages anew; with --test, compare them and test the packages
+    Bindings {
+        /// Compare and test, and change nothing
+        #[arg(long)]
+        test: bool,
+        /// Install Swift for it, in a Debian of its own below the target folder
+        #[arg(long, requires = "test")]
+        swift: bool,
+        /// Start and stop 1,000 sessions from each language, and measure what calls cost
+        #[arg(long, requires = "test")]
+        campaign: bool,
+        /// Install nothing
+        #[arg(long)]
+        no_install: bool,
+    },
     /// Run the commands shown in README.md and in the crates' READMEs
     Readme,
     /// Check the workspace for Windows and macOS, and run the portable crates' tests under Wine
@@ -138,6 +154,13 @@ fn run(verb: Verb) -> Result<ExitCode> {
                 ExitCode::FAILURE
             })
         }
+        Verb::Bindings { test: false, .. } => bindings::generate(),
+        Verb::Bindings {
+            no_install,
+            swift,
+            campaign,
+            ..
+        } => bindings::test(!no_install, swift, campaign),
         Verb::Readme => check::readme_only(),
         Verb::Cross { no_install } => check::cross_only(!no_install),
         Verb::KubeTest { no_install, filters } => kube::test(!no_install, &filters),

@@ -140,3 +140,19 @@ fn an_alias_is_the_owners_and_keeps_the_metric() {
         assert_eq!(read_alias(&owner(), text), None, "{text:?}");
     }
 }
+
+/// Another implementation reads every request, to its last attribute, and writes the same bytes.
+#[cfg(target_os = "linux")]
+#[test]
+fn another_implementation_agrees_on_every_byte() {
+    use netlink_packet_core::NetlinkMessage;
+    use netlink_packet_route::RouteNetlinkMessage;
+
+    for (name, request) in requests() {
+        let bytes = request.finish(1, true);
+        let read = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut written = vec![0; read.buffer_len()];
+        read.serialize(&mut written);
+        assert_eq!(written, bytes, "{name}: {read:?}");
+    }
+}
