@@ -1,0 +1,24 @@
+//! A small, correct DNS responder: authoritative from memory for its zones, forwarding for the rest.
+//!
+//! It knows names, zones and messages, and nothing of who publishes them. [`Registry`] holds the names and who owns each;
+//! [`Responder`] makes a reply of a packet. Neither has a socket, reads a clock or
+//! needs a runtime.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod data;
+mod error;
+mod forward;
+mod name;
+mod registry;
+mod wire;
+mod zone;
+
+pub use answer::{Answering, Outcome, Responder, Sharing, Unreadable, Verdict};
+pub use data::Data;
+pub use error::Error;
+pub use forward::{ForwardCounts, Forwarder, Forwarding, PortId, Transmit};
+pub use name::Name;
+pub use registry::{Record, Registry, Snapshot};
+pub use wire::Transport;
+pub use zone::{DEFAULT_TTL, Zone};
