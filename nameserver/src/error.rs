@@ -22,4 +22,10 @@ pub enum Error {
         /// How long it is.
         len: usize,
     },
+    /// A type of records that has no such name.
+    #[error("{rtype:?} is no type of records; expected one such as A, AAAA, SRV or TYPE65")]
+    UnknownType {
+        /// The text.
+        rtype: String,
+    },
 }

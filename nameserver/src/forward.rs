@@ -22,7 +22,7 @@ use reply::Answer;
 /// How questions are forwarded.
 #[derive(Debug, Clone)]
 pub struct Forwarding {
-    /// Whom to ask, the best first. Our own address must not be among them: `SystemUpstreams` leaves it out.
+    /// Whom to ask, the best first. Our own address must not be among them: see [`system_upstreams`](crate::system_upstreams).
     pub upstreams: Vec<SocketAddr>,
     /// After how long a question that nobody answered gets SERVFAIL. Default: 5 s, as long as most resolvers wait.
     pub deadline: Duration,
