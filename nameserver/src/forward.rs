@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use domain::base::iana::Rcode;
 
-use crate::wire::{Query, Transport};
+use crate::wire::{HEADER_LEN, Query, Transport};
 use cache::Cache;
 use flow::{Attempt, Flow, FlowId, Key, Upstream, Waiter};
 pub use port::PortId;
@@ -128,8 +128,11 @@ impl<C> Forwarder<C> {
         }
     }
 
-    /// A client's packet that the responder wants to have forwarded.
+    /// A client's packet that the responder wants to have forwarded. One without a whole header is ignored.
     pub fn handle_query(&mut self, client: C, packet: &[u8], transport: Transport, now: Instant) {
+        if packet.len() < HEADER_LEN {
+            return;
+        }
         self.counts.questions += 1;
         let query = Query::parse(packet).ok();
         let waiter = Waiter::new(client, packet, query.as_ref(), transport);

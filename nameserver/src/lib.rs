@@ -1,8 +1,8 @@
-//! A small, correct DNS responder: authoritative from memory for its zones, forwarding for the rest.
-//!
-//! It knows names, zones and messages, and nothing of who publishes them. [`Registry`] holds the names and who owns each;
-//! [`Responder`] makes a reply of a packet. Neither has a socket, reads a clock or
-//! needs a runtime.
+#![cfg_attr(feature = "server", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "server"),
+    doc = "A small, correct DNS responder: its pure core."
+)]
 #![forbid(unsafe_code)]
 
 mod answer;

@@ -21,3 +21,6 @@ pub(crate) struct Peer {
 
 /// The longest query that is read. What is longer is cut, and then a format error.
 const MAX_QUERY_LEN: usize = 4096;
+
+/// Whether a listener asks for an address whose old connections still linger. On Windows that would let another program take it over.
+pub(crate) const REUSE_ADDRESS: bool = cfg!(unix);

@@ -29,7 +29,7 @@ struct Records {
 impl<'a> Answer<'a> {
     pub(super) fn parse(packet: &'a [u8]) -> Option<Self> {
         let message = Message::from_slice(packet).ok()?;
-        if !message.header().qr() || message.header_counts().qdcount() > 1 {
+        if !message.header().qr() {
             return None;
         }
         let records = Records::of(message).or_else(|| {

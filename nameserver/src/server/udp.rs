@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::relay::{Client, Relay};
 use super::{ServerError, Shared};
 use crate::answer::Verdict;
-use crate::sys::{Datagrams, Peer};
+use crate::sys::{self, Datagrams, Peer};
 use crate::wire::Transport;
 
 /// The sockets of all addresses: UDP and TCP on the same port.
@@ -66,8 +66,7 @@ fn bind_both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
 
 fn bind(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
-    // On Windows it would let another program take the port over.
-    if kind == Type::STREAM && !cfg!(windows) {
+    if kind == Type::STREAM && sys::REUSE_ADDRESS {
         socket.set_reuse_address(true)?;
     }
     socket.bind(&address.into())?;
