@@ -373,6 +373,29 @@ fn more_questions_than_allowed_fail_at_once() {
 }
 
 #[test]
+fn packets_that_cannot_be_read_are_passed_on_and_back_as_they_are() {
+    let mut world = world();
+    world.ask(1, b"\x12\x34\x01");
+    assert_eq!(world.forwarder.poll_transmit(), None);
+    // Two questions, as some devices send them.
+    let mut odd = query("example.com", Rtype::A);
+    odd[5] = 2;
+    odd.extend_from_within(12..);
+    world.ask(2, &odd);
+    let sent = world.sent();
+    assert_eq!(sent.packet[2..], odd[2..]);
+    let mut reply = sent.packet.clone();
+    reply[2] |= 0x80;
+    reply[3] |= 1;
+    reply[5] = 1;
+    reply.truncate(12 + (odd.len() - 12) / 2);
+    world.answer(&sent, &reply);
+    let (client, back) = world.forwarder.poll_reply().unwrap();
+    assert_eq!((client, &back[..2]), (2, &ID.to_be_bytes()[..]));
+    assert_eq!(read(&back).rcode, "FORMERR");
+}
+
+#[test]
 fn noise_from_upstreams_changes_nothing() {
     let mut random = fastrand::Rng::with_seed(11);
     let mut world = world();

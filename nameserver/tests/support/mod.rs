@@ -71,8 +71,10 @@ pub(crate) fn read(bytes: &[u8]) -> Reply {
     let mut edns = None;
     for record in additional.by_ref() {
         let record = record.unwrap();
-        assert_eq!(record.rtype(), Rtype::OPT);
-        edns = Some(record.class().to_int());
+        // Others add addresses here (RFC 2782); we add nothing.
+        if record.rtype() == Rtype::OPT {
+            edns = Some(record.class().to_int());
+        }
     }
     assert_eq!(additional.pos(), bytes.len(), "bytes behind the last record");
     Reply {
