@@ -318,7 +318,8 @@ impl Snapshot {
 
 /// Not the lowest bits: the tables choose their buckets by those, nor the highest, which they compare first.
 fn shard(hash: u64) -> usize {
-    usize::from((hash >> 32) as u16) % SHARDS
+    let [_, _, high, low, ..] = hash.to_be_bytes();
+    usize::from(u16::from_be_bytes([high, low])) % SHARDS
 }
 
 fn range<A: Ord + Copy>(sorted: &[Reverse<A>], address: A) -> &[Reverse<A>] {
