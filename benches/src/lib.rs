@@ -23,6 +23,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod dns;
 mod hosts;
 mod ip;
 pub mod measure;
@@ -40,6 +41,7 @@ pub const FLOOR: &str = "floor";
 
 /// Every bench, in the order in which they are listed.
 pub const BENCHES: &[Bench] = &[
+    dns::BENCH,
     hosts::BENCH,
     ip::BENCH, //
     road::BENCH,

@@ -1,4 +1,10 @@
 //! What is answered, question by question.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "also outside the functions marked as tests"
+)]
 
 mod support;
 

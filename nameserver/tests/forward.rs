@@ -1,4 +1,10 @@
 //! The forwarder under virtual time: what it sends, whom it believes, what it tells its clients.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "also outside the functions marked as tests"
+)]
 
 mod support;
 

@@ -1,4 +1,10 @@
 //! What holds for all packets and all histories.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "also outside the functions marked as tests"
+)]
 
 mod support;
 

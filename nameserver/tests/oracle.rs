@@ -1,5 +1,11 @@
 //! What dnsmasq and unbound answer to the same questions over the same zone. Where they differ from us, a rule says why.
 #![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "also outside the functions marked as tests"
+)]
 
 #[path = "support/programs.rs"]
 mod programs;

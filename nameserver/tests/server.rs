@@ -1,4 +1,10 @@
 //! The sockets, on loopback.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "also outside the functions marked as tests"
+)]
 
 mod support;
 

@@ -1,4 +1,10 @@
 //! DNS over TLS (RFC 7858).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "also outside the functions marked as tests"
+)]
 
 mod support;
 
