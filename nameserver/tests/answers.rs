@@ -324,7 +324,7 @@ fn what_is_not_ours_is_forwarded_or_refused() {
         },
     );
     assert_eq!(verdict(&forwarding, &other), Verdict::Forward);
-    let mut no_recursion = other.clone();
+    let mut no_recursion = other;
     no_recursion[2] = 0;
     assert_eq!(
         verdict(&forwarding, &no_recursion),
