@@ -23,6 +23,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod dns;
 mod hosts;
 mod ip;
 #[cfg(target_os = "linux")]
@@ -50,6 +51,7 @@ pub const FLOOR: &str = "floor";
 
 /// Every bench, in the order in which they are listed.
 pub const BENCHES: &[Bench] = &[
+    dns::BENCH,
     hosts::BENCH,
     ip::BENCH, //
     #[cfg(target_os = "linux")]

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use service_catalog::Label;
 use url::Url;
 
+use crate::dns::DnsArgs;
 use crate::hosts::HostsArgs;
 use crate::ip::IpArgs;
 
@@ -52,6 +53,8 @@ pub(crate) enum Command {
     Hosts(HostsArgs),
     /// Show and settle which address a service has
     Ip(IpArgs),
+    /// Answer DNS questions for names, ask a server, show how the system is pointed at one
+    Dns(DnsArgs),
     /// Print the Kubernetes roles that a way into a cluster needs, for `kubectl apply -f -`
     Rbac(RbacArgs),
     /// Print a script that completes commands, flags and the names in hosts files in a shell
@@ -240,6 +243,25 @@ pub(crate) struct DetachableArgs {
     /// Go on in the background once it is ready: `devbox logs` shows what it says, `devbox down` ends it
     #[arg(short, long, conflicts_with = "dry_run")]
     pub(crate) detach: bool,
+    /// Where the names go: the hosts file, a DNS server of the session's, or both [default: hosts]
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub(crate) naming: Option<Naming>,
+    /// Where the session's DNS server listens [default: 127.0.0.1:5453]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) dns_listen: Option<SocketAddr>,
+}
+
+/// Where a session's names go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Naming {
+    /// A block in the hosts file, for every program
+    #[default]
+    Hosts,
+    /// A DNS server, which the system asks for one suffix
+    Dns,
+    /// Both
+    Both,
 }
 
 #[derive(Debug, Clone, Args)]

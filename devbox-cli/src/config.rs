@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use catalog_kube::KubeOptions;
 use devbox_engine::{
-    Carriage, Identity, MAX_CONNECTIONS, NamesPolicy, Pin, ProviderConfig, ProviderKind, Proxies, Proxy,
+    Carriage, Dns, Identity, MAX_CONNECTIONS, NamesPolicy, Pin, ProviderConfig, ProviderKind, Proxies, Proxy,
     Secret, ServiceOptions, TokenConfig, Trust, default_pools,
 };
 use ipnet::IpNet;
@@ -23,7 +24,8 @@ use serde_saphyr::{Location, Spanned};
 use service_catalog::{Label, ServiceId};
 use url::Url;
 
-use crate::args::{Carrier, ConnectArgs};
+use crate::args::{Carrier, ConnectArgs, Naming};
+use crate::dns::{DEFAULT_LISTEN, DEFAULT_SUFFIX};
 use crate::failure::{Failure, code};
 use crate::sys;
 
@@ -55,8 +57,21 @@ struct File {
     /// Whether other users of this machine may connect.
     #[serde(default)]
     share: bool,
+    /// Where the names go.
+    #[serde(default)]
+    naming: Naming,
+    #[serde(default)]
+    dns: DnsEntry,
     #[serde(default)]
     services: BTreeMap<ServiceId, service::Entry>,
+}
+
+/// The session's DNS server.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DnsEntry {
+    listen: Option<SocketAddr>,
+    suffix: Option<String>,
 }
 
 /// A struct with the keys of a gateway and some more. serde cannot both flatten one into the other and deny unknown fields.
@@ -282,6 +297,21 @@ enum Pool {
     Several(Vec<IpNet>),
 }
 
+impl DnsEntry {
+    fn read(self) -> Result<Dns, Failure> {
+        let suffix = self
+            .suffix
+            .as_deref()
+            .unwrap_or(DEFAULT_SUFFIX)
+            .parse::<nameserver::Name>();
+        Ok(Dns {
+            listen: self.listen.unwrap_or(DEFAULT_LISTEN),
+            suffix: suffix
+                .map_err(|error| Failure::because(error).help("dns.suffix is one such as devbox.test"))?,
+        })
+    }
+}
+
 /// What flags and file come to.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -294,6 +324,10 @@ pub(crate) struct Config {
     pub(crate) max_connections: usize,
     /// Whether other users of this machine may connect.
     pub(crate) share: bool,
+    /// Where the names go.
+    pub(crate) naming: Naming,
+    /// The session's DNS server, if it is to have one.
+    pub(crate) dns: Dns,
     /// What single services' connections are held to.
     pub(crate) services: BTreeMap<ServiceId, ServiceOptions>,
     /// The file that was read.
@@ -383,6 +417,8 @@ impl Config {
             pool,
             max_connections: file.limits.connections.map_or(MAX_CONNECTIONS, NonZeroUsize::get),
             share: file.share,
+            naming: file.naming,
+            dns: file.dns.read()?,
             services,
             file: path,
         })

@@ -17,6 +17,7 @@ mod cleanup;
 mod completion;
 mod config;
 mod demo;
+mod dns;
 mod dry_run;
 mod ends;
 mod exec;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         Command::Gateway(GatewayCommand::Serve(args)) => gateway::serve(args),
         Command::Hosts(args) => hosts::run(args),
         Command::Ip(args) => ip::run(args),
+        Command::Dns(args) => dns::run(args),
         Command::Rbac(args) => rbac::run(args),
         Command::Completions(args) => completion::script(args.shell),
         Command::Man(args) => from_parser::man(args),

@@ -85,6 +85,7 @@ fn log(verbose: u8) {
             "devbox_gateway",
             "devbox_gateway_client",
             "devbox_session",
+            "nameserver",
             "tunnel_bridge",
         ];
         let directives: String = crates.iter().map(|name| format!(",{name}={level}")).collect();

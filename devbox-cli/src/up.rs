@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use devbox_engine::{Publish, system_hosts_file};
+use devbox_engine::{Dns, Publish, system_hosts_file};
 
-use crate::args::{DetachableArgs, Output, UpArgs};
+use crate::args::{DetachableArgs, Naming, Output, UpArgs};
 use crate::config::Config;
 use crate::ends::verdict;
 use crate::failure::Failure;
@@ -14,7 +14,12 @@ use crate::{background, dry_run, helper, output, print, run, runtime, sys};
 
 /// Runs it, in the background where there is a starter that waits for it. The calling thread is the only one so far.
 pub(crate) fn run(
-    DetachableArgs { up: args, detach }: &DetachableArgs,
+    DetachableArgs {
+        up: args,
+        detach,
+        naming,
+        dns_listen,
+    }: &DetachableArgs,
     starter: Option<&Starter>,
 ) -> Result<ExitCode, Failure> {
     let caller = sys::caller().map_err(Failure::because)?;
@@ -25,7 +30,15 @@ pub(crate) fn run(
     let config = sys::as_caller(&caller, || Config::load(&args.connect, caller.home.as_deref()))
         .map_err(Failure::because)??;
     let providers = config.providers()?;
-    let hosts_file = hosts_file(args)?;
+    let naming = naming.unwrap_or(config.naming);
+    let hosts_file = match naming {
+        Naming::Dns => None,
+        Naming::Hosts | Naming::Both => hosts_file(args)?,
+    };
+    let dns = (naming != Naming::Hosts).then(|| Dns {
+        listen: dns_listen.unwrap_or(config.dns.listen),
+        suffix: config.dns.suffix.clone(),
+    });
     let root = sys::is_root();
     let helper = if !args.dry_run && (hosts_file.is_some() || root) {
         let file = match &hosts_file {
@@ -61,6 +74,7 @@ pub(crate) fn run(
         share: config.share || args.share,
         services: config.services.clone(),
         publish: hosts_file.map_or(Publish::Registry, Publish::HostsFile),
+        dns,
         helper,
         claim: true,
         take_names: args.take_names,
@@ -71,9 +85,15 @@ pub(crate) fn run(
         if args.dry_run {
             return dry_run::run(&config, root, args.output.form()).await;
         }
-        let reason = run::until_end(config, args.output.form(), starter, |status, _| {
+        let suffix = config.dns.as_ref().map(|dns| dns.suffix.clone());
+        let reason = run::until_end(config, args.output.form(), starter, |status, engine| {
             if args.output.form() == Output::Text {
                 print::out(&print::services(status));
+                if let (Some(address), Some(suffix)) = (engine.dns_address(), &suffix) {
+                    print::out(&format!(
+                        "names under {suffix} are answered on {address}: see `devbox dns status --at {address}`\n"
+                    ));
+                }
                 print::out("ready\n");
             }
             match (starter, &state_dir) {

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -36,6 +36,8 @@ pub struct Config {
     pub pools: Vec<IpNet>,
     /// Where names go, beside the registry in memory. Default: nowhere.
     pub publish: Publish,
+    /// A DNS server of the session's that answers for its names, beside what `publish` says. Default: none.
+    pub dns: Option<Dns>,
     /// The one process that writes the hosts file and binds low ports, where that is wanted. Default: none.
     pub helper: Option<Helper>,
     /// Whether this is the user's one session for its environments: `devbox status` and `devbox down` find it, and it
@@ -76,6 +78,7 @@ impl Default for Config {
             names: NamesPolicy::default(),
             pools: default_pools(),
             publish: Publish::default(),
+            dns: None,
             helper: None,
             claim: false,
             take_names: false,
@@ -111,6 +114,15 @@ pub enum Publish {
         /// [other sessions](crate::without_sessions).
         base: Vec<u8>,
     },
+}
+
+/// Where a session answers DNS questions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// Where it listens, over UDP and TCP.
+    pub listen: SocketAddr,
+    /// The suffix that is the session's: `orders.backend` is answered as `orders.backend.devbox.test` and by itself.
+    pub suffix: nameserver::Name,
 }
 
 /// One far side.

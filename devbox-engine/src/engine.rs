@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,6 +9,7 @@ use devbox_session::{
     Handle, Identity, ListenerPolicy, Parts, ProviderId, ProviderSettings, Session, Settings, StatusReport,
     StopReason,
 };
+use nameserver::Server;
 use service_catalog::Label;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -24,7 +26,7 @@ use crate::notice::{Events, Notice, Notices};
 use crate::providers;
 use crate::settle::settle;
 use crate::shared::Place;
-use crate::sinks::{HelperHosts, PrivateHosts, PrivateSink};
+use crate::sinks::{DnsSink, HelperHosts, PrivateHosts, PrivateSink};
 use crate::surroundings;
 use crate::sys::{self, ControlListener};
 
@@ -97,6 +99,12 @@ pub async fn start_shared(mut config: Config, place: Option<Place>) -> Result<En
             private = Some(hosts);
         }
     }
+    let mut dns = None;
+    if let Some(wanted) = config.dns {
+        let (sink, server) = DnsSink::start(wanted).await?;
+        sinks.push(Arc::new(sink));
+        dns = Some(server);
+    }
     // Last: messages that mean the names in general speak of the first one.
     sinks.push(Arc::new(registry.clone()));
     let (control_sender, control) = mpsc::channel(CONTROL_QUEUE);
@@ -163,6 +171,7 @@ pub async fn start_shared(mut config: Config, place: Option<Place>) -> Result<En
         providers: names,
         registry,
         private,
+        dns,
         notices,
         first_reader: Mutex::new(Some(events)),
         ended,
@@ -182,6 +191,7 @@ struct Shared {
     providers: Vec<String>,
     registry: Registry,
     private: Option<PrivateHosts>,
+    dns: Option<Server>,
     notices: Notices,
     /// Subscribed before the session ran, so that the first reader misses nothing.
     first_reader: Mutex<Option<Events>>,
@@ -215,6 +225,12 @@ impl Engine {
     #[must_use]
     pub fn private_hosts(&self) -> Option<PrivateHosts> {
         self.0.private.clone()
+    }
+
+    /// Where the session's DNS server answers, if it has one.
+    #[must_use]
+    pub fn dns_address(&self) -> Option<SocketAddr> {
+        self.0.dns.as_ref()?.addresses().first().copied()
     }
 
     /// The session as it is now; `None` once it has ended.

@@ -76,6 +76,9 @@ pub enum Error {
         /// The hosts file.
         file: PathBuf,
     },
+    /// The session's DNS server could not start.
+    #[error("no DNS server")]
+    Dns(#[from] nameserver::ServerError),
     /// The helper could not be started, or a request to it failed.
     #[error(transparent)]
     Helper(#[from] devbox_helper_client::Error),

@@ -21,7 +21,7 @@ mod surroundings;
 mod sys;
 
 pub use config::{
-    Config, GatewayConfig, ProviderConfig, ProviderKind, Publish, Secret, TokenConfig, default_pools,
+    Config, Dns, GatewayConfig, ProviderConfig, ProviderKind, Publish, Secret, TokenConfig, default_pools,
 };
 pub use devbox_session::sink::{PublishError, Registry};
 pub use devbox_session::{

@@ -70,6 +70,12 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
         "a DNS server behind the gateway",
     ),
     wanted(Probe::InPath("dig"), "bind9-dnsutils", "DNS queries by name"),
+    wanted(Probe::InPath("drill"), "ldnsutils", "drill asks our name server"),
+    wanted(
+        Probe::InPath("unbound"),
+        "unbound",
+        "unbound's answers beside ours",
+    ),
     wanted(
         Probe::InPath("iperf3"),
         "iperf3",

@@ -1,0 +1,115 @@
+//! Names from a DNS server: a session's own, and one that follows a file.
+#![cfg(target_os = "linux")]
+
+use anyhow::{Context, ensure};
+use devbox_tests::peers::Echo;
+use devbox_tests::{
+    Caller, Exit, Gateway, Outcome, Result, Scene, Service, Signal, Up, UpOptions, hosts, scenario, wait,
+};
+
+const PORT: u16 = 7810;
+
+/// What `devbox dns query` shows of a name.
+fn query(scene: &Scene, at: &str, name: &str, kind: &str) -> Result<String> {
+    let asked = scene
+        .devbox(["dns", "query", name, kind, "--at", at])?
+        .run(wait::SOON)?;
+    Ok(asked.expect_success()?.output())
+}
+
+/// The word behind `before` in a line.
+fn word_behind(text: &str, before: &str) -> Result<String> {
+    let rest = text
+        .split_once(before)
+        .with_context(|| format!("{before:?} in {text}"))?
+        .1;
+    Ok(rest.split([',', ':', ' ']).next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_session_answers_for_its_names_and_leaves_the_hosts_file_alone() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let catalog = scene.catalog(&[Service::new("orders", "backend", PORT, echo.address())])?;
+        let gateway = Gateway::start(scene, &catalog)?;
+        let file = scene.hosts_file(Caller::Ordinary)?;
+        let listen = scene.free_address()?.to_string();
+        let options = UpOptions::new(Caller::Ordinary).hosts(&file).arguments([
+            "--naming",
+            "dns",
+            "--dns-listen",
+            &listen,
+        ]);
+        let mut up = Up::start_with(&gateway, &options)?;
+        hosts::expect_original(&file)?;
+        for name in ["orders.backend.devbox.test", "orders.backend"] {
+            let found = query(scene, &listen, name, "A")?;
+            ensure!(
+                found.contains("NOERROR") && found.contains("127.77."),
+                "{name}: {found}"
+            );
+        }
+        let missing = query(scene, &listen, "nobody.devbox.test", "A")?;
+        ensure!(
+            missing.contains("NXDOMAIN") && missing.contains("SOA"),
+            "{missing}"
+        );
+        let status = scene
+            .devbox(["dns", "status", "--at", &listen])?
+            .run(wait::SOON)?;
+        status
+            .expect_success()?
+            .expect_text(&["answers for devbox.test", "/etc/NetworkManager/dnsmasq.d/"])?;
+        up.process().signal(Signal::TERM)?;
+        ensure!(up.process_mut().wait(wait::SOON)? == Exit::code(0));
+        let after = scene
+            .devbox(["dns", "status", "--at", &listen])?
+            .run(wait::SOON)?;
+        after
+            .expect_code(2)?
+            .expect_text(&["no answer from", "naming: dns"])?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_server_follows_its_file_and_keeps_what_it_had_where_that_breaks() -> Outcome {
+    scenario(|scene| {
+        let file = scene.write("names.yaml", "records: [{names: [api], addresses: [10.0.0.1]}]\n")?;
+        let path = file.to_str().context("a path of text")?;
+        let listen = scene.free_address()?.to_string();
+        let serve = ["dns", "serve", "--listen", &listen, "--registry", path];
+        let mut server = scene.devbox(serve)?.start()?.stop_with(Signal::TERM);
+        server.wait_for_line("that it answers", wait::SOON, |line| {
+            line.contains("answering on")
+        })?;
+        ensure!(word_behind(&server.output(), "UDP and TCP: ")? == "1");
+        ensure!(query(scene, &listen, "api.devbox.test", "A")?.contains("10.0.0.1"));
+        scene.write(
+            "names.yaml",
+            "records: [{names: [api], addresses: [10.0.0.2]}, {names: [web], addresses: [10.0.0.3]}]\n",
+        )?;
+        wait::until_ok("the new address", wait::SOON, || {
+            let found = query(scene, &listen, "api", "A")?;
+            ensure!(found.contains("10.0.0.2"), "{found}");
+            Ok(())
+        })?;
+        scene.write(
+            "names.yaml",
+            "records: [{names: [a..b], addresses: [10.0.0.4]}]\n",
+        )?;
+        wait::until("a complaint", wait::SOON, || {
+            server.errors().contains("a..b").then_some(())
+        })?;
+        ensure!(query(scene, &listen, "web", "A")?.contains("10.0.0.3"));
+        let offline = ["dns", "query", "api", "A", "--registry", path];
+        scene
+            .devbox(offline)?
+            .run(wait::SOON)?
+            .expect_code(1)?
+            .expect_text(&["a..b"])?;
+        server.signal(Signal::TERM)?;
+        ensure!(server.wait(wait::SOON)? == Exit::code(0));
+        Ok(())
+    })
+}
