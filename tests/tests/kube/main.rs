@@ -1,6 +1,8 @@
 //! What needs a Kubernetes node: `cargo xtask kube-test`.
 #![cfg(target_os = "linux")]
 
+mod clusters;
+mod crowd;
 mod gateway_image;
 mod node;
 mod pod;

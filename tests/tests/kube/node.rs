@@ -80,6 +80,12 @@ pub(crate) struct Started {
 impl Started {
     /// Another node beside the tests' own, for what would be in their way.
     pub(crate) fn beside(node: &Node, name: &str) -> Result<Self> {
+        let [_, _, number, _] = node.address()?.octets();
+        Self::numbered(node, name, number)
+    }
+
+    /// The same, with networks of that number: two nodes whose numbers differ can be joined by a cable.
+    pub(crate) fn numbered(node: &Node, name: &str, number: u8) -> Result<Self> {
         let name = format!("{name}-{:08x}", fastrand::u32(..));
         let started = Self {
             folder: node.folder().with_file_name(name),
@@ -87,6 +93,7 @@ impl Started {
         let up = Command::new(Node::script())
             .arg("up")
             .arg(&started.folder)
+            .env("DEVBOX_KUBE_NUMBER", number.to_string())
             .output()?;
         ensure!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
         Ok(started)

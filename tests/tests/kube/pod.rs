@@ -2,6 +2,8 @@
 //!
 //! The service `outside` is left out: its port is the API server's, which shares the network of these tests.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -139,6 +141,35 @@ fn exec_goes_through_a_pod_to_tcp_udp_and_what_is_no_pod() -> Outcome {
 }
 
 #[test]
+fn an_external_name_is_resolved_and_reached_by_the_pod() -> Outcome {
+    scenario(|scene| {
+        let session = Session::new(scene)?;
+        let node = session.namespace.node();
+        node.cluster_dns()?;
+        // The name is the node's in the cluster's DNS, and in no other.
+        let address = node.address()?;
+        let listener = node.inside(|| Ok(TcpListener::bind((address, 0))?))?;
+        let port = listener.local_addr()?.port();
+        session.namespace.apply(&format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: elsewhere}}, spec: \
+             {{type: ExternalName, externalName: outside.devbox.test, ports: [{{port: {port}}}]}}}}"
+        ))?;
+        let answering = std::thread::spawn(move || -> Result {
+            let (mut connection, _) = listener.accept()?;
+            connection.read(&mut [0; 1024])?;
+            connection.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 13\r\n\r\nfrom outside\n")?;
+            Ok(())
+        });
+        let url = format!("http://elsewhere:{port}/");
+        let answer = session.exec("test", &["curl", "--silent", "--show-error", &url])?;
+        ensure!(answer == "from outside\n", "{answer}");
+        answering
+            .join()
+            .map_err(|_| anyhow::anyhow!("a thread panicked"))?
+    })
+}
+
+#[test]
 fn sessions_share_a_pod_which_goes_after_the_last_of_them_was_killed() -> Outcome {
     scenario(|scene| {
         let session = Session::new(scene)?;
@@ -175,6 +206,13 @@ fn with_an_image_that_cannot_be_had_it_goes_over_port_forwards_and_says_why() ->
         ensure!(provider["via"]["way"] == "port-forward", "{provider}");
         let because = provider["via"]["because"].as_str().context("no reason")?;
         ensure!(because.contains(image), "{because}");
+        let exec = session.devbox("exec", image, &["--env", "other", "--", "true"])?;
+        let exec = exec.run(4 * wait::SOON)?.expect_success()?;
+        let said = exec.errors();
+        ensure!(
+            said.contains("connections go over port-forwards") && said.contains(image),
+            "{said}"
+        );
         session.wait_until_nothing_is_left(2 * wait::SOON)
     })
 }
