@@ -16,6 +16,7 @@ mod reception;
 mod refusals;
 mod seat;
 mod serve_client;
+mod status;
 mod tally;
 mod token_admission;
 mod tokens;
