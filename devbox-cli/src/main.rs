@@ -74,6 +74,7 @@ fn main() -> ExitCode {
         Command::Cleanup(args) => cleanup::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Gateway(GatewayCommand::Serve(args)) => gateway::serve(args),
+        Command::Gateway(GatewayCommand::Manifests(args)) => Ok(gateway::manifests(args)),
         Command::Hosts(args) => hosts::run(args),
         Command::Ip(args) => ip::run(args),
         Command::Rbac(args) => rbac::run(args),
