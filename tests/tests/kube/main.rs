@@ -1,6 +1,7 @@
 //! What needs a Kubernetes node: `cargo xtask kube-test`.
 #![cfg(target_os = "linux")]
 
+mod gateway;
 mod gateway_image;
 mod node;
 mod pod;
