@@ -337,7 +337,7 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum GatewayCommand {
     /// Serve a catalog to clients and dial what it names
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Print what installs a gateway in a Kubernetes cluster, for `kubectl apply -f -`
     Manifests(ManifestsArgs),
 }
