@@ -14,7 +14,7 @@ use kube::api::{ListParams, PostParams};
 
 use crate::kubeconfig::similar;
 use crate::rbac::{self, Right, Verbs};
-use crate::{Cluster, Error, Forbidden, KubeOptions};
+use crate::{Cluster, Error, Forbidden, KubeOptions, WayIn, gateway};
 
 /// Namespaces that are asked about at once.
 const AT_ONCE: usize = 8;
@@ -124,12 +124,14 @@ fn deeds(forbidden: &[&Forbidden]) -> Vec<String> {
 /// # Cancel safety
 /// Safe: nothing is changed.
 pub async fn check(cluster: &Cluster, options: &KubeOptions) -> Result<Access, Error> {
+    // With a gateway that is there, what port-forwards need does not matter.
+    let rights_matter = options.via != WayIn::Auto || !gateway::is_installed(cluster, options).await;
     let found: Vec<_> = stream::iter(options.namespaces.iter().cloned())
         .map(|namespace| {
             let (cluster, via) = (cluster.clone(), options.via.clone());
             async move {
                 let asked = tokio::join!(exists(&cluster, &namespace), async {
-                    match rbac::rights(&via) {
+                    match rbac::rights(&via).filter(|_| rights_matter) {
                         Some(rights) => missing(&cluster, &namespace, rights.collect()).await,
                         None => Ok(Vec::new()),
                     }
@@ -314,7 +316,6 @@ fn grants(rules: &[ResourceRule], right: &Right, verb: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::WayIn;
 
     fn rule(group: &str, resource: &str, names: &[&str], verbs: &[&str]) -> ResourceRule {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();

@@ -7,6 +7,7 @@ mod dialer;
 mod endpoints;
 mod error;
 pub mod forward;
+pub mod gateway;
 mod kubeconfig;
 mod objects;
 mod options;

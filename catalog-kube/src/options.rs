@@ -1,4 +1,5 @@
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use service_catalog::{Label, ServiceId};
@@ -31,6 +32,8 @@ pub struct KubeOptions {
     pub via: WayIn,
     /// The image of a gateway pod. Default: the released one of this version.
     pub gateway_image: Option<String>,
+    /// The file with the token for an installed gateway. Default: one of a service account, which the API server is asked for.
+    pub gateway_token_file: Option<PathBuf>,
 }
 
 /// A way into a cluster.
@@ -58,14 +61,18 @@ impl FromStr for WayIn {
             "forward" => Ok(Self::Forward),
             "pod" => Ok(Self::Pod),
             "gateway" => Ok(Self::Gateway),
-            _ => match text.parse::<Url>() {
-                Ok(url) if matches!(url.scheme(), "ws" | "wss" | "quic") && url.has_host() => {
-                    Ok(Self::Url(url))
+            _ => {
+                // As an Ingress is called elsewhere.
+                let secure = text.strip_prefix("https://").map(|rest| format!("wss://{rest}"));
+                match secure.as_deref().unwrap_or(text).parse::<Url>() {
+                    Ok(url) if matches!(url.scheme(), "ws" | "wss" | "quic") && url.has_host() => {
+                        Ok(Self::Url(url))
+                    }
+                    _ => Err(BadWayIn {
+                        text: text.to_owned(),
+                    }),
                 }
-                _ => Err(BadWayIn {
-                    text: text.to_owned(),
-                }),
-            },
+            }
         }
     }
 }
@@ -84,7 +91,7 @@ impl fmt::Display for WayIn {
 
 /// A text that names no [`WayIn`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is no way into a cluster: expected `auto`, `forward` or `pod`", text.escape_debug())]
+#[error("`{}` is no way into a cluster: expected `auto`, `forward`, `pod`, `gateway` or the URL of a gateway", text.escape_debug())]
 pub struct BadWayIn {
     text: String,
 }

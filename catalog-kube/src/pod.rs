@@ -8,12 +8,12 @@
 //! * The gateway ends five seconds after its last session has said goodbye, so that commands which are run one after the other share
 //!   it, and two minutes after it was lost; the Job is then removed by the cluster, and the Secret with it. A pod that never starts is ended by the Job's deadline, which is lifted once the gateway is reached.
 
-mod approach;
+pub(crate) mod approach;
 mod create;
 mod manifest;
 mod pushed;
 mod road;
-mod standing;
+pub(crate) mod standing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,9 +36,12 @@ use crate::road::{Endpoint, Host, PodRef, Road};
 
 use approach::{ApiProxy, OneForward};
 use create::Ours;
+pub(crate) use create::may_proxy;
+pub(crate) use manifest::{PORT, released_image};
 pub(crate) use pushed::Feed;
 use pushed::Pushed;
 use road::{PodRoad, Tied};
+pub(crate) use road::{Watched, watch_over};
 use standing::{Standing, standing};
 
 /// How long the pod may take until its gateway answers, the pull of its image included. Less than the Job's deadline.

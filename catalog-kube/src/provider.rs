@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use devbox_gateway_client::TokenSource;
 use devbox_provider::{ConnectError, Connection, Provider, Status, Via, Wanted, with_causes};
 use service_catalog::Label;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use url::Url;
 
 use crate::dialer::EndpointDialer;
 use crate::endpoints::Endpoints;
 use crate::forward::Forward;
+use crate::gateway::{AccountTokens, Client, In, NoGateway, Replica, Scope, find as find_gateway};
 use crate::objects::Reach;
 use crate::pod::{self, Feed, NotUp, PodOptions};
 use crate::road::Road;
@@ -49,9 +52,14 @@ pub struct KubeProvider {
     /// The cluster, where it was opened before the first connect.
     opened: Mutex<Option<Cluster>>,
     shown: watch::Sender<Shown>,
+    /// The tokens for a gateway that is installed, from the first connect to one on.
+    tokens: Mutex<Option<Arc<AccountTokens>>>,
     /// What the user's rights do not allow, and what is done instead.
     degraded: watch::Sender<Vec<String>>,
 }
+
+/// How long an installed gateway is looked for where none has to be there.
+const LOOKING: Duration = Duration::from_secs(3);
 
 /// What the connects have found out, for the status.
 #[derive(Debug, Clone, Default)]
@@ -85,6 +93,7 @@ impl KubeProvider {
             options,
             session: session.into(),
             opened: Mutex::default(),
+            tokens: Mutex::default(),
             shown: watch::Sender::new(shown),
             degraded: watch::Sender::default(),
         }
@@ -166,9 +175,8 @@ impl KubeProvider {
     /// The services through a gateway pod, or through port-forwards where there can be none.
     async fn through_a_pod(&self, opened: Opened, wanted: &Wanted) -> Result<Connection, ConnectError> {
         // Where the user works is where they may create something.
-        let first = self.options.namespaces.first().cloned();
         let options = PodOptions {
-            namespace: first.unwrap_or_else(|| opened.cluster.default_namespace().to_owned()),
+            namespace: self.first_namespace(&opened.cluster),
             image: self.options.gateway_image.clone(),
             session: self.session.clone(),
             environment: opened.environment.clone(),
@@ -195,6 +203,103 @@ impl KubeProvider {
         Ok(Connection::new(source, Arc::new(dialer))
             .over(up.link)
             .on_close(move || async move { link.shutdown().await }))
+    }
+
+    /// The services through an installed gateway that was found.
+    async fn through_replicas(
+        &self,
+        cluster: &Cluster,
+        replicas: Vec<Replica>,
+        scope: &Scope,
+        wanted: &Wanted,
+    ) -> Result<In, ConnectError> {
+        let forward: Arc<dyn Road> = Arc::new(Forward::new(cluster.clone()));
+        let client = self.gateway_client(cluster, scope).await;
+        let wanted = self.of_this_environment(cluster, wanted)?;
+        client.to_replicas(replicas, &forward, &wanted).await
+    }
+
+    async fn through_url(&self, url: &Url, wanted: &Wanted) -> Result<Connection, ConnectError> {
+        let cluster = self.cluster().await.map_err(connect_error)?;
+        let scope = Scope::new(self.namespaces(&cluster)?, &self.options);
+        let client = self.gateway_client(&cluster, &scope).await;
+        let wanted = self.of_this_environment(&cluster, wanted)?;
+        let entered = client.to_url(url, &wanted).await?;
+        Ok(self.entered(entered, ASKED_FOR))
+    }
+
+    async fn through_installed(&self, wanted: &Wanted) -> Result<Connection, ConnectError> {
+        let cluster = self.cluster().await.map_err(connect_error)?;
+        let scope = Scope::new(self.namespaces(&cluster)?, &self.options);
+        let replicas = find_gateway(&cluster, &scope, &self.session)
+            .await
+            .map_err(|error| error.into_connect_error(&cluster))?;
+        let entered = self.through_replicas(&cluster, replicas, &scope, wanted).await?;
+        Ok(self.entered(entered, ASKED_FOR))
+    }
+
+    /// An installed gateway where there is one that lets the session in, otherwise port-forwards.
+    async fn by_what_there_is(&self, wanted: &Wanted) -> Result<Connection, ConnectError> {
+        let cluster = self.cluster().await.map_err(connect_error)?;
+        let scope = Scope::new(self.namespaces(&cluster)?, &self.options);
+        let found = timeout(LOOKING, find_gateway(&cluster, &scope, &self.session)).await;
+        let because = match found {
+            Ok(Ok(replicas)) => match self.through_replicas(&cluster, replicas, &scope, wanted).await {
+                Ok(entered) => return Ok(self.entered(entered, INSTALLED)),
+                Err(error @ ConnectError::Superseded { .. }) => return Err(error),
+                Err(error) => format!("the installed gateway cannot be used: {error}"),
+            },
+            Ok(Err(error @ NoGateway::NotInstalled { .. })) => format!("{error}; {WHAT_IS_MORE}"),
+            Ok(Err(error @ NoGateway::NotReady { .. })) => error.to_string(),
+            Err(_) => "the API server did not say in time whether a gateway is installed".to_owned(),
+        };
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
+        let opened = self.open(wanted, FORWARD_REACH).await?;
+        Ok(self.forwarded(opened, because))
+    }
+
+    async fn gateway_client<'a>(&'a self, cluster: &'a Cluster, scope: &'a Scope) -> Client<'a> {
+        let tokens = match &self.options.gateway_token_file {
+            Some(file) => TokenSource::File(file.clone()),
+            None => TokenSource::Issued(self.account_tokens(cluster).await),
+        };
+        Client {
+            cluster,
+            session: &self.session,
+            scope,
+            tokens,
+        }
+    }
+
+    async fn account_tokens(&self, cluster: &Cluster) -> Arc<AccountTokens> {
+        let tokens = {
+            let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = || Arc::new(AccountTokens::new(cluster.clone(), self.first_namespace(cluster)));
+            Arc::clone(tokens.get_or_insert_with(first))
+        };
+        tokens.ask(cluster.clone()).await;
+        tokens
+    }
+
+    /// Where the user works.
+    fn first_namespace(&self, cluster: &Cluster) -> String {
+        let first = self.options.namespaces.first().cloned();
+        first.unwrap_or_else(|| cluster.default_namespace().to_owned())
+    }
+
+    /// A gateway calls the environment what the user calls it.
+    fn of_this_environment(&self, cluster: &Cluster, wanted: &Wanted) -> Result<Wanted, ConnectError> {
+        Ok(Wanted {
+            generation: wanted.generation,
+            environment: Some(self.environment(cluster, wanted)?),
+        })
+    }
+
+    fn entered(&self, entered: In, because: &str) -> Connection {
+        self.show(entered.way, because.to_owned(), entered.over);
+        // They are about watches of one's own.
+        self.degraded.send_replace(Vec::new());
+        entered.connection
     }
 
     fn show(&self, way: String, because: String, over: Option<String>) {
@@ -267,16 +372,16 @@ const POD_REACH: Reach = Reach {
 
 const ASKED_FOR: &str = "it was asked for";
 
-const NOTHING_INSTALLED: &str = "nothing has to be installed for it; `--via pod` also carries UDP and reaches what is no pod, and is faster";
+const INSTALLED: &str = "it is installed";
+
+const WHAT_IS_MORE: &str =
+    "`--via pod` and an installed gateway also carry UDP and reach what is no pod, and are faster";
 
 #[async_trait]
 impl Provider for KubeProvider {
     async fn connect(&self, wanted: Wanted) -> Result<Connection, ConnectError> {
         match &self.options.via {
-            WayIn::Auto => {
-                let opened = self.open(&wanted, FORWARD_REACH).await?;
-                Ok(self.forwarded(opened, NOTHING_INSTALLED.to_owned()))
-            }
+            WayIn::Auto => self.by_what_there_is(&wanted).await,
             WayIn::Forward => {
                 let opened = self.open(&wanted, FORWARD_REACH).await?;
                 Ok(self.forwarded(opened, ASKED_FOR.to_owned()))
@@ -285,12 +390,8 @@ impl Provider for KubeProvider {
                 let opened = self.open(&wanted, POD_REACH).await?;
                 self.through_a_pod(opened, &wanted).await
             }
-            WayIn::Gateway | WayIn::Url(_) => Err(ConnectError::Setup {
-                message: format!(
-                    "`--via {}` is not there yet: use `forward` or `pod`",
-                    self.options.via
-                ),
-            }),
+            WayIn::Gateway => self.through_installed(&wanted).await,
+            WayIn::Url(url) => self.through_url(url, &wanted).await,
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a user must be allowed to do in a namespace, on each way into a cluster: as a table, and as a Role to apply.
 
+mod gateway;
+
 use std::fmt::Write as _;
 
 use crate::WayIn;
@@ -114,7 +116,7 @@ const POD: &[Right] = &[
 
 const NO_POD: &str = "no gateway pod can be used, so that port-forwards take its place";
 
-/// The tables of a way in, its own last.
+/// The tables of a way in, its own last. What users of an installed gateway need is no table: it names objects.
 pub(crate) fn rights(way: &WayIn) -> Option<impl Iterator<Item = &'static Right>> {
     let tables: &[&'static [Right]] = match way {
         WayIn::Auto | WayIn::Forward => &[CATALOG, FORWARD],
@@ -141,29 +143,20 @@ pub enum Subject {
     },
 }
 
-/// A way in for which there is no role: what a user of a gateway may do is for that gateway to say.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "there is no role for `{way}`: what its users may do is settled by the gateway; `forward` and `pod` have one"
-)]
-pub struct NoRole {
-    way: WayIn,
-}
-
 /// A Role and a RoleBinding for each namespace, in YAML for `kubectl apply -f -`: what the way in needs, and nothing else.
 ///
 /// ```
 /// use catalog_kube::{WayIn, rbac};
 /// let subjects = [rbac::Subject::Group("backend".to_owned())];
-/// let yaml = rbac::roles(&WayIn::Forward, &["orders"], &subjects)?;
+/// let yaml = rbac::roles(&WayIn::Forward, &["orders"], &subjects);
 /// assert!(yaml.contains("pods/portforward"));
-/// # Ok::<(), rbac::NoRole>(())
 /// ```
-///
-/// # Errors
-/// [`NoRole`].
-pub fn roles(way: &WayIn, namespaces: &[impl AsRef<str>], subjects: &[Subject]) -> Result<String, NoRole> {
-    let rights = rights(way).ok_or_else(|| NoRole { way: way.clone() })?;
+pub fn roles(way: &WayIn, namespaces: &[impl AsRef<str>], subjects: &[Subject]) -> String {
+    let namespaces: Vec<_> = namespaces.iter().map(AsRef::as_ref).collect();
+    let Some(rights) = rights(way) else {
+        let from_outside = *way != WayIn::Gateway;
+        return gateway::objects(&namespaces, subjects, from_outside).join("---\n");
+    };
     let role = if *way == WayIn::Pod {
         "devbox-pod"
     } else {
@@ -171,8 +164,16 @@ pub fn roles(way: &WayIn, namespaces: &[impl AsRef<str>], subjects: &[Subject]) 
     };
     let rules: String = rights.map(rule).collect();
     let subjects: String = subjects.iter().map(subject).collect();
-    let pair = |namespace: &str| {
-        let namespace = quoted(namespace);
+    let pairs: Vec<_> = namespaces
+        .iter()
+        .flat_map(|namespace| role_and_binding(role, namespace, &rules, &subjects))
+        .collect();
+    pairs.join("---\n")
+}
+
+fn role_and_binding(role: &str, namespace: &str, rules: &str, subjects: &str) -> [String; 2] {
+    let (role, namespace) = (quoted(role), quoted(namespace));
+    [
         format!(
             "apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
@@ -180,8 +181,10 @@ metadata:
   name: {role}
   namespace: {namespace}
 rules:
-{rules}---
-apiVersion: rbac.authorization.k8s.io/v1
+{rules}"
+        ),
+        format!(
+            "apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
 metadata:
   name: {role}
@@ -192,13 +195,8 @@ roleRef:
   name: {role}
 subjects:
 {subjects}"
-        )
-    };
-    let pairs: Vec<_> = namespaces
-        .iter()
-        .map(|namespace| pair(namespace.as_ref()))
-        .collect();
-    Ok(pairs.join("---\n"))
+        ),
+    ]
 }
 
 fn rule(right: &Right) -> String {
@@ -259,7 +257,7 @@ mod tests {
     fn the_role_of_each_way_in() {
         let group = [Subject::Group("developers".to_owned())];
         for way in [WayIn::Forward, WayIn::Pod] {
-            insta::assert_snapshot!(format!("roles-{way}"), roles(&way, &["orders"], &group).unwrap());
+            insta::assert_snapshot!(format!("roles-{way}"), roles(&way, &["orders"], &group));
         }
         assert_eq!(
             roles(&WayIn::Auto, &["orders"], &group),
@@ -277,12 +275,20 @@ mod tests {
                 name: "runner".to_owned(),
             },
         ];
-        insta::assert_snapshot!(roles(&WayIn::Forward, &["orders", "shop-2"], &subjects).unwrap());
+        insta::assert_snapshot!(roles(&WayIn::Forward, &["orders", "shop-2"], &subjects));
     }
 
     #[test]
-    fn who_uses_a_gateway_needs_no_role() {
-        let error = roles(&WayIn::Gateway, &["orders"], &[]).unwrap_err();
-        insta::assert_snapshot!(error);
+    fn who_uses_a_gateway_shows_it_a_token_of_a_service_account() {
+        let subjects = [
+            Subject::Group("developers".to_owned()),
+            Subject::ServiceAccount {
+                namespace: "ci".to_owned(),
+                name: "runner".to_owned(),
+            },
+        ];
+        insta::assert_snapshot!(roles(&WayIn::Gateway, &["orders", "shop"], &subjects));
+        let url = WayIn::Url("wss://gateway.example".parse().unwrap());
+        assert!(!roles(&url, &["orders"], &subjects).contains("pods/proxy"));
     }
 }

@@ -167,13 +167,16 @@ pub(crate) struct KubeArgs {
     /// The kubeconfig [default: the files of $KUBECONFIG, otherwise ~/.kube/config]
     #[arg(long, help_heading = KUBERNETES, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// The way in: `forward` (port-forwards, nothing installed), `pod` (a gateway pod for as long as it is used), or `auto`, which
-    /// creates nothing in the cluster [default: auto]
+    /// The way in: `forward` (port-forwards, nothing installed), `pod` (a gateway pod for as long as it is used), `gateway` (one
+    /// that is installed), the URL of one, or `auto`: an installed gateway where there is one, otherwise port-forwards [default: auto]
     #[arg(long, help_heading = KUBERNETES, value_name = "WAY")]
     pub(crate) via: Option<WayIn>,
     /// The image of a gateway pod [default: the released one of this version]
     #[arg(long, help_heading = KUBERNETES, value_name = "IMAGE")]
     pub(crate) gateway_image: Option<String>,
+    /// The file that holds the token for an installed gateway [default: one of a service account, which the cluster is asked for]
+    #[arg(long, help_heading = KUBERNETES, value_name = "FILE")]
+    pub(crate) gateway_token_file: Option<PathBuf>,
     /// Only services whose labels this selects: `app in (web,api),tier!=batch`
     #[arg(short = 'l', long, help_heading = KUBERNETES, value_name = "SELECTOR")]
     pub(crate) selector: Option<String>,
@@ -348,7 +351,7 @@ pub(crate) struct RbacArgs {
     /// The kubeconfig [default: the files of $KUBECONFIG, otherwise ~/.kube/config]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// The way in: `forward`, which is also what `auto` needs, or `pod` [default: forward]
+    /// The way in: `forward`, which is also what `auto` needs, `pod`, `gateway` or the URL of one [default: forward]
     #[arg(long, value_name = "WAY")]
     pub(crate) via: Option<WayIn>,
     /// A user to give the role to; repeat for more
@@ -394,17 +397,42 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum GatewayCommand {
     /// Serve a catalog to clients and dial what it names
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
+    /// Print what installs a gateway in a Kubernetes cluster, for `kubectl apply -f -`
+    Manifests(ManifestsArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ManifestsArgs {
+    /// Where it runs; users' sessions look for one there
+    #[arg(long, value_name = "NAME", default_value = catalog_kube::gateway::manifests::NAMESPACE)]
+    pub(crate) namespace: Label,
+    /// The host name of an Ingress for wss://HOST [default: none, clients come through the API server]
+    #[arg(long, value_name = "HOST")]
+    pub(crate) ingress: Option<catalog_kube::gateway::manifests::Host>,
+    /// Its image [default: the released one of this version]
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
+    /// A namespace that it may serve; repeat for more [default: every one]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) serve: Vec<Label>,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServeArgs {
     /// The services, in YAML; read again whenever the file changes
-    #[arg(long, value_name = "FILE", required_unless_present = "catalog_from_clients")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["catalog_from_clients", "kubernetes"])]
     pub(crate) catalog: Option<PathBuf>,
     /// Give each client the services that it brings itself: whoever has the token reaches what this machine reaches
     #[arg(long, conflicts_with = "catalog")]
     pub(crate) catalog_from_clients: bool,
+    /// Give each client the namespaces of the cluster around this program that they may use themselves; a token of the cluster lets
+    /// them in, and one of --token-file as well
+    #[arg(long, conflicts_with_all = ["catalog", "catalog_from_clients"])]
+    pub(crate) kubernetes: bool,
+    /// The audience that tokens of the cluster are to be for
+    #[arg(long, value_name = "NAME", requires = "kubernetes", default_value = catalog_kube::gateway::AUDIENCE)]
+    pub(crate) audience: String,
     /// A network that clients' own services may be in; may be given several times [default: all]
     #[arg(long, value_name = "NETWORK", requires = "catalog_from_clients")]
     pub(crate) dial: Vec<ipnet::IpNet>,
@@ -412,7 +440,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: SocketAddr,
     /// The file that holds the token that clients must present, or a YAML list of tokens; read again on each change
-    #[arg(long, value_name = "FILE", required_unless_present = "token_env")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["token_env", "kubernetes"])]
     pub(crate) token_file: Option<PathBuf>,
     /// The environment variable that holds the token, in place of a file
     #[arg(long, value_name = "VARIABLE", conflicts_with = "token_file")]
@@ -435,12 +463,18 @@ pub(crate) struct ServeArgs {
     /// Listen without TLS on an address that other machines can reach
     #[arg(long)]
     pub(crate) insecure: bool,
+    /// Answer /healthz, /readyz and /metrics there, in plain HTTP and to anybody
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) status_listen: Option<SocketAddr>,
     /// How long the connections of a client that lost its own are kept for it; it goes on where it was, or they are reset
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) resume_window: u16,
     /// Keep nothing of a client that lost its connection: reset all at once
     #[arg(long, conflicts_with = "resume_window")]
     pub(crate) no_resume: bool,
+    /// How long open connections may go on once it is told to end
+    #[arg(long, value_name = "DURATION", value_parser = idle_time, default_value = "2s")]
+    pub(crate) drain: Duration,
     /// The gateway that clients are told to connect to when this one ends [default: this address again]
     #[arg(long, value_name = "URL", value_parser = successor)]
     pub(crate) successor: Option<String>,

@@ -1,17 +1,20 @@
-//! `devbox gateway serve`.
+//! `devbox gateway serve`, and what installs it in a cluster.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use catalog_file::{CatalogFile, DialPolicy};
+use catalog_kube::gateway::Reviews;
+use catalog_kube::gateway::manifests::Installation;
+use catalog_kube::{Cluster, ClusterOptions};
 use devbox_gateway::{
-    Admission, DeskOptions, Gateway, GatewayConfig, PushAdmission, TlsFiles, Token, TokenAdmission,
-    TokenSource,
+    Admission, DeskOptions, Gateway, GatewayConfig, KubeAdmission, PushAdmission, TlsFiles, Token,
+    TokenAdmission, TokenCheck, TokenSource,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::args::ServeArgs;
+use crate::args::{ManifestsArgs, ServeArgs};
 use crate::failure::{Failure, code};
 use crate::sys::Signals;
 use crate::{print, runtime};
@@ -22,6 +25,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
         // Before anybody can connect: from then on a signal ends it gracefully.
         let mut signals = Signals::new().map_err(Failure::because)?;
         let mut config = match &args.catalog {
+            _ if args.kubernetes => GatewayConfig::new(kubernetes(args).await?, args.listen),
             Some(catalog) => {
                 let catalog = CatalogFile::open(catalog).await.map_err(Failure::because)?;
                 let admission = TokenAdmission::open(tokens(args)?, Arc::new(catalog)).await;
@@ -38,6 +42,8 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
         config.successor.clone_from(&args.successor);
         config.exit_when_idle = args.exit_when_idle;
         config.quic = args.quic;
+        config.status = args.status_listen;
+        config.limits.drain = args.drain;
         config.limits.max_clients = args.max_clients.get();
         config.limits.max_streams_per_client = args.max_streams_per_client.get();
         config.limits.max_half_open = args.max_half_open.get();
@@ -64,6 +70,9 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
         if let Some(address) = gateway.quic_addr() {
             print::out(&format!("listening on quic://{address}\n"));
         }
+        if let Some(address) = gateway.status_addr() {
+            print::out(&format!("status on http://{address}\n"));
+        }
         let cancel = CancellationToken::new();
         let serving = gateway.run(cancel.clone());
         tokio::pin!(serving);
@@ -77,6 +86,32 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
             _ = signals.next() => Ok(ExitCode::SUCCESS),
         }
     })
+}
+
+/// Prints what installs a gateway. No cluster is asked.
+pub(crate) fn manifests(args: &ManifestsArgs) -> ExitCode {
+    let installation = Installation {
+        namespace: args.namespace.clone(),
+        image: args.image.clone(),
+        ingress: args.ingress.clone(),
+        serves: args.serve.clone(),
+    };
+    print::out(&installation.to_yaml());
+    ExitCode::SUCCESS
+}
+
+/// Lets in whom the cluster around this program knows.
+async fn kubernetes(args: &ServeArgs) -> Result<KubeAdmission, Failure> {
+    let cluster = Cluster::open(&ClusterOptions::default())
+        .await
+        .map_err(Failure::because)?;
+    let tokens = if args.token_file.is_some() || args.token_env.is_some() {
+        let tokens = TokenCheck::open(tokens(args)?).await;
+        Some(tokens.map_err(Failure::because)?)
+    } else {
+        None
+    };
+    Ok(KubeAdmission::new(Reviews::new(cluster, &args.audience), tokens))
 }
 
 fn config(

@@ -76,6 +76,7 @@ fn main() -> ExitCode {
         Command::Helper(command) => helper::installed::run(command),
         Command::Demo(args) => demo::run(args),
         Command::Gateway(GatewayCommand::Serve(args)) => gateway::serve(args),
+        Command::Gateway(GatewayCommand::Manifests(args)) => Ok(gateway::manifests(args)),
         Command::Hosts(args) => hosts::run(args),
         Command::Ip(args) => ip::run(args),
         Command::Dns(args) => dns::run(args),

@@ -38,7 +38,7 @@ pub(crate) fn run(args: &RbacArgs) -> Result<ExitCode, Failure> {
         } else {
             cluster
         };
-        let roles = roles(&options.via, &options.namespaces, &subjects(args)).map_err(Failure::because)?;
+        let roles = roles(&options.via, &options.namespaces, &subjects(args));
         if !printed.contains(&roles) {
             printed.push(roles);
         }

@@ -13,6 +13,10 @@ pub const TOKEN: &str = "Devbox-Token";
 /// The request's header with the environment that is wanted.
 pub const ENVIRONMENT: &str = "Devbox-Environment";
 
+/// The request's header with what the client wants of what the gateway has, in the words of the gateway's kind: for one in a Kubernetes
+/// cluster the namespaces. Without it the client takes all that it is given.
+pub const SCOPE: &str = "Devbox-Scope";
+
 /// The request's header with the connection's generation.
 pub const GENERATION: &str = "Devbox-Generation";
 

@@ -13,5 +13,5 @@ mod token;
 
 pub use approach::Approach;
 pub use error::Error;
-pub use provider::{GatewayProvider, TokenSource};
+pub use provider::{GatewayProvider, TokenIssuer, TokenSource};
 pub use token::{MAX_TOKEN_BYTES, Token};

@@ -27,6 +27,21 @@ pub enum TokenSource {
     File(PathBuf),
     /// A token in memory.
     Fixed(Token),
+    /// Tokens that somebody else gives out, and that expire: asked for at each connect.
+    Issued(Arc<dyn TokenIssuer>),
+}
+
+/// Gives out tokens.
+#[async_trait]
+pub trait TokenIssuer: fmt::Debug + Send + Sync + 'static {
+    /// A token that is good at this moment.
+    ///
+    /// # Errors
+    /// Why there is none.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the request.
+    async fn token(&self) -> Result<Token, ConnectError>;
 }
 
 /// A devbox gateway as a provider: one link carries its catalog and every connection.
@@ -132,18 +147,22 @@ impl GatewayProvider {
         without_password(self.gateway.clone())
     }
 
-    async fn read_token(&self) -> Result<Token, Error> {
+    async fn read_token(&self) -> Result<Token, ConnectError> {
         match &self.token {
             TokenSource::Fixed(token) => Ok(token.clone()),
+            TokenSource::Issued(issuer) => issuer.token().await,
             TokenSource::File(path) => {
                 let (path, shown) = (path.clone(), path.clone());
                 // The file may be on a network file system.
                 let read = tokio::task::spawn_blocking(move || Token::read(path)).await;
-                read.unwrap_or_else(|error| {
+                let read = read.unwrap_or_else(|error| {
                     Err(Error::ReadToken {
                         path: shown,
                         source: std::io::Error::other(error),
                     })
+                });
+                read.map_err(|error| ConnectError::Setup {
+                    message: with_causes(&error),
                 })
             }
         }
@@ -157,10 +176,7 @@ impl GatewayProvider {
                 self.session.escape_debug()
             )));
         }
-        let token = self
-            .read_token()
-            .await
-            .map_err(|error| setup(with_causes(&error)))?;
+        let token = self.read_token().await?;
         let path = format!("{TUNNEL_PATH}{}", self.session);
         let options = match &self.approach {
             None => {
@@ -434,7 +450,7 @@ impl GatewayProvider {
             401 | 403 => {
                 let file = match &self.token {
                     TokenSource::File(path) => Some(path.clone()),
-                    TokenSource::Fixed(_) => None,
+                    TokenSource::Fixed(_) | TokenSource::Issued(_) => None,
                 };
                 let message = with_status(message);
                 ConnectError::CredentialRefused {

@@ -65,6 +65,8 @@ pub struct Offer {
     pub token: Option<Token>,
     /// The environment it wants, if it named one: one line of visible ASCII, otherwise unchecked.
     pub environment: Option<String>,
+    /// What it wants of what there is, unchecked.
+    pub scope: Option<String>,
     /// The connection's generation; the larger one of a session wins.
     pub generation: u64,
     /// The client's certificate, if it showed one: issued by an authority of
@@ -81,6 +83,7 @@ impl Offer {
             session: session.into(),
             token: None,
             environment: None,
+            scope: None,
             generation: 0,
             certificate: None,
         }
@@ -94,6 +97,8 @@ pub struct View {
     /// Where the client's own catalog goes, if it brings one.
     pub(crate) pushed: Option<LiveCatalog>,
     pub(crate) grant: Option<Grant>,
+    /// Whose sessions' names these are.
+    pub(crate) user: Option<String>,
 }
 
 impl View {
@@ -107,6 +112,7 @@ impl View {
             provider,
             pushed: None,
             grant: None,
+            user: None,
         }
     }
 
@@ -120,6 +126,7 @@ impl View {
             provider: Arc::new(live.clone()),
             pushed: Some(live),
             grant: None,
+            user: None,
         }
     }
 
@@ -130,6 +137,25 @@ impl View {
         Self {
             grant: Some(grant),
             ..self
+        }
+    }
+
+    /// Says who the client is. Sessions of different users are different ones, also where they have the same name: neither displaces the
+    /// other, nor takes its link up.
+    #[must_use]
+    pub fn for_user(self, name: impl Into<String>) -> Self {
+        Self {
+            user: Some(name.into()),
+            ..self
+        }
+    }
+
+    /// A session of this view, told from those of other users.
+    pub(crate) fn session(&self, name: &str) -> String {
+        match &self.user {
+            // No session's name holds such a byte.
+            Some(user) => format!("{name}\0{user}"),
+            None => name.to_owned(),
         }
     }
 
@@ -147,6 +173,7 @@ impl fmt::Debug for View {
             .field("far_side", &self.provider.status().far_side)
             .field("pushed", &self.pushed.is_some())
             .field("grant", &self.grant)
+            .field("user", &self.user)
             .finish()
     }
 }

@@ -22,6 +22,8 @@ pub struct GatewayConfig {
     /// Where to listen for QUIC as well, by UDP, with the certificate and the key of [`tls`](Self::tls), which it needs. The
     /// port may be that of [`listen`](Self::listen). Default: nowhere.
     pub quic: Option<SocketAddr>,
+    /// Where `/healthz`, `/readyz` and `/metrics` (Prometheus) are answered, in plain HTTP and to anybody. Default: nowhere.
+    pub status: Option<SocketAddr>,
     /// Whether to listen without TLS where other machines can connect. Default: `false`.
     pub insecure: bool,
     /// Links whose connection was lost, which are kept for their clients: for how long, and how many. `None` keeps none: their streams
@@ -46,6 +48,7 @@ impl GatewayConfig {
             listen,
             tls: None,
             quic: None,
+            status: None,
             insecure: false,
             resume: Some(DeskOptions::default()),
             successor: None,
@@ -61,6 +64,7 @@ impl fmt::Debug for GatewayConfig {
             .field("listen", &self.listen)
             .field("tls", &self.tls)
             .field("quic", &self.quic)
+            .field("status", &self.status)
             .field("insecure", &self.insecure)
             .field("resume", &self.resume)
             .field("successor", &self.successor)

@@ -13,6 +13,9 @@ pub enum Error {
         #[from]
         source: devbox_gateway_client::Error,
     },
+    /// The token is one that is given out anew for each client.
+    #[error("tokens that are given out are for clients: a gateway takes a fixed one or those of a file")]
+    IssuedToken,
     /// A place in a tokens file is wrong. No token is in the message.
     #[error("{}:{line}:{column}: {message}", path.display())]
     TokensFile {

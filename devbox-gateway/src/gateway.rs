@@ -21,6 +21,7 @@ use crate::presence::Presence;
 use crate::reception::{Known, Reception};
 use crate::seat::{NoSeat, Seats};
 use crate::serve_client::{Client, Stopping};
+use crate::status::{self, Counts};
 use crate::{Admission, Error, GatewayConfig, Grant, Limits, Offer, Rejection, View};
 
 /// How often what was counted is looked at, for the log.
@@ -53,6 +54,7 @@ pub struct Gateway {
     listener: TcpListener,
     address: SocketAddr,
     quic: Option<quic::Listener>,
+    status: Option<(TcpListener, SocketAddr)>,
     certificate: Option<Certificate>,
     admission: Arc<dyn Admission>,
     resume: Option<DeskOptions>,
@@ -93,10 +95,20 @@ impl Gateway {
         let listen = |source| Error::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
+        let status = match config.status {
+            None => None,
+            Some(address) => {
+                let listen = |source| Error::Listen { address, source };
+                let listener = TcpListener::bind(address).await.map_err(listen)?;
+                let address = listener.local_addr().map_err(listen)?;
+                Some((listener, address))
+            }
+        };
         Ok(Self {
             listener,
             address,
             quic,
+            status,
             certificate,
             admission: config.admission,
             resume: config.resume,
@@ -118,6 +130,12 @@ impl Gateway {
         self.quic.as_ref().map(quic::Listener::local_addr)
     }
 
+    /// Where it answers about itself, with the port that the system chose.
+    #[must_use]
+    pub fn status_addr(&self) -> Option<SocketAddr> {
+        self.status.as_ref().map(|(_, address)| *address)
+    }
+
     /// Serves until `cancel`, or until nobody has been there for [`GatewayConfig::exit_when_idle`]: then it stops listening, tells each client that it is leaving, and lets live streams end
     /// for up to [`Limits::drain`].
     ///
@@ -133,6 +151,7 @@ impl Gateway {
             listener,
             address,
             quic,
+            status,
             certificate,
             admission,
             resume,
@@ -152,6 +171,10 @@ impl Gateway {
         if let Some(certificate) = certificate {
             following.spawn(certificate.follow());
         }
+        let counts = Arc::new(Counts::default());
+        if let Some((listener, _)) = status {
+            following.spawn(status::serve(listener, Arc::clone(&counts), cancel.clone()));
+        }
         let mut reception = Reception::new(acceptor, admission, &limits);
         let link = link_options(&limits);
         let desk = resume.map(|mut options| {
@@ -167,10 +190,10 @@ impl Gateway {
                 begun: cancel.clone(),
                 successor,
             },
-            presence: Presence::default(),
+            counts,
             limits,
         });
-        let idle = idle(shared.presence.clone(), exit_when_idle);
+        let idle = idle(shared.counts.presence.clone(), exit_when_idle);
         tokio::pin!(idle);
         let mut connections = JoinSet::new();
         let mut accept_from = Instant::now();
@@ -306,7 +329,7 @@ struct Shared {
     /// The limits of links.
     link: LinkOptions,
     limits: Limits,
-    presence: Presence,
+    counts: Arc<Counts>,
     stopping: Stopping,
 }
 
@@ -330,10 +353,12 @@ impl Shared {
             Ok(Ok(Admitted::New(link, client))) => (link, client),
             Ok(Ok(Admitted::Resumed)) => {
                 debug!(%session, "its link goes on over this connection");
+                self.counts.resumed.add();
                 return Served::Over;
             }
             Ok(Err((error, served))) => {
                 debug!(error = %with_causes(&error), "not let in");
+                self.counts.turned_away.add();
                 return served;
             }
             Err(_) => {
@@ -342,12 +367,20 @@ impl Shared {
             }
         };
         let token = client.view.grant.as_ref().and_then(Grant::name);
-        let span = info_span!("session", id = %session, generation = client.wanted.generation, token);
+        let user = client.view.user.as_deref();
+        let span = info_span!("session", id = %session, generation = client.wanted.generation, token, user);
         async {
             info!("connected");
-            let present = self.presence.enter();
+            let present = self.counts.presence.enter();
+            self.counts.sessions.add();
             client
-                .serve(link, self.limits.clone(), self.stopping.clone(), present)
+                .serve(
+                    link,
+                    self.limits.clone(),
+                    self.stopping.clone(),
+                    present,
+                    &self.counts,
+                )
                 .await;
         }
         .instrument(span)
@@ -370,7 +403,7 @@ impl Shared {
                     };
                     return match desk.receive(carrier, &owner).await {
                         Ok(Received::Resumed(_)) => {
-                            self.seats.renew(&session, generation, view.grant);
+                            self.seats.renew(&view.session(&session), generation, view.grant);
                             Ok(Admitted::Resumed)
                         }
                         // It has no seat, and goes with its handle.
@@ -413,7 +446,7 @@ impl Shared {
         let Ok(connecting) = self.connecting.try_acquire() else {
             return Err(Rejection::unavailable("too many clients connect at this moment").into());
         };
-        let environment = self.seats.find(&offer.session, offer.generation)?;
+        let environment = self.seats.find(&view.session(&offer.session), offer.generation)?;
         view.check_environment(environment.as_ref())?;
         Ok((desk, connecting))
     }
@@ -423,7 +456,8 @@ impl Shared {
             return Err(Rejection::unavailable("too many clients connect at this moment").into());
         };
         // Before anything is done for it, and again in the end.
-        self.seats.check(&offer.session, offer.generation)?;
+        let session = view.session(&offer.session);
+        self.seats.check(&session, offer.generation)?;
         let wanted = Wanted {
             generation: offer.generation,
             environment: environment(offer)?,
@@ -448,7 +482,7 @@ impl Shared {
         view.check_environment(environment.as_ref())?;
         // Last, as it displaces the session's former connection.
         let seat = self.seats.take(
-            &offer.session,
+            &session,
             offer.generation,
             environment.clone(),
             view.grant.clone(),
@@ -496,7 +530,7 @@ impl From<NoSeat> for TurnedAway {
 fn owner(offer: &Offer, view: &View) -> String {
     let token = view.grant.as_ref().and_then(Grant::name).unwrap_or_default();
     // Neither holds such a byte.
-    format!("{}\0{token}", offer.session)
+    format!("{}\0{token}", view.session(&offer.session))
 }
 
 /// The environment that a client wants. No environment has a name that is no label.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use devbox_gateway_client::Token;
 use devbox_gateway_client::handshake::{
-    ENVIRONMENT, GENERATION, MESSAGE, RESUME, SUBPROTOCOL, TOKEN, TUNNEL_PATH, is_session,
+    ENVIRONMENT, GENERATION, MESSAGE, RESUME, SCOPE, SUBPROTOCOL, TOKEN, TUNNEL_PATH, is_session,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tunnel_bridge::resume::DeskError;
@@ -158,6 +158,7 @@ where
             session,
             token: token.and_then(|text| Token::new(text).ok()),
             environment: request.header(ENVIRONMENT).map(one_line),
+            scope: request.header(SCOPE).map(str::to_owned),
             generation,
             certificate: None,
         };

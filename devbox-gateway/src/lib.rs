@@ -8,6 +8,8 @@ pub mod demo_services;
 mod error;
 mod gateway;
 mod handshake;
+#[cfg(feature = "kube")]
+mod kube_admission;
 mod lobby;
 mod presence;
 mod push_admission;
@@ -16,6 +18,7 @@ mod reception;
 mod refusals;
 mod seat;
 mod serve_client;
+mod status;
 mod tally;
 mod token_admission;
 mod tokens;
@@ -25,6 +28,8 @@ pub use config::{GatewayConfig, Limits, TlsFiles};
 pub use devbox_gateway_client::{Token, TokenSource};
 pub use error::Error;
 pub use gateway::Gateway;
+#[cfg(feature = "kube")]
+pub use kube_admission::KubeAdmission;
 pub use push_admission::PushAdmission;
 pub use pushed::MAX_PUSHED_BYTES;
 pub use token_admission::{Grant, TokenAdmission, TokenCheck};

@@ -23,6 +23,12 @@ struct Clients {
 }
 
 impl Presence {
+    /// How many are connected, and how many have lost their connection and may come back.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let clients = self.0.borrow();
+        (clients.connected, clients.away)
+    }
+
     /// A client's link begins.
     pub(crate) fn enter(&self) -> Present {
         self.0.send_modify(|clients| {

@@ -23,6 +23,7 @@ use crate::config::Limits;
 use crate::presence::Present;
 use crate::pushed;
 use crate::seat::Seat;
+use crate::status::Counts;
 
 /// How long a client may take to read that it should leave, and a provider to hear a goodbye.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -56,7 +57,14 @@ pub(crate) struct Client {
 impl Client {
     /// Serves a link until it is gone, a newer connection of the session has come, the provider fails, or `stopping`
     /// asks for the end. When this returns, the link is closed and its streams are over.
-    pub(crate) async fn serve(self, link: Link, limits: Limits, stopping: Stopping, mut present: Present) {
+    pub(crate) async fn serve(
+        self,
+        link: Link,
+        limits: Limits,
+        stopping: Stopping,
+        mut present: Present,
+        counts: &Arc<Counts>,
+    ) {
         let Self {
             view,
             wanted,
@@ -76,6 +84,7 @@ impl Client {
             untold: Some((connection, first)),
             spent: None,
             limits,
+            counts: Arc::clone(counts),
             streams: JoinSet::new(),
             catalogs: JoinSet::new(),
             pushes: JoinSet::new(),
@@ -148,6 +157,7 @@ struct Served {
     /// The same connection once its catalog stream is over: the dialer still needs it.
     spent: Option<Connection>,
     limits: Limits,
+    counts: Arc<Counts>,
     streams: JoinSet<()>,
     catalogs: JoinSet<Told>,
     pushes: JoinSet<()>,
@@ -227,7 +237,9 @@ impl Served {
         let target = incoming.target().clone();
         let (dialer, limit) = (Arc::clone(&self.dialer), self.limits.dial_timeout);
         let span = debug_span!("stream", %target);
+        let open = self.counts.open_stream();
         let carry = async move {
+            let _open = open;
             let dialed = unless_abandoned(incoming.abandoned(), dialer.dial(&target), limit).await;
             match dialed {
                 None => debug!("given up by the client"),
@@ -254,7 +266,9 @@ impl Served {
         let target = incoming.target().clone();
         let (dialer, limit) = (Arc::clone(&self.dialer), self.limits.dial_timeout);
         let span = debug_span!("flow", %target);
+        let open = self.counts.open_stream();
         let carry = async move {
+            let _open = open;
             let dialing = dialer.dial_datagrams(&target);
             let dialed = unless_abandoned(incoming.abandoned(), dialing, limit).await;
             match dialed {

@@ -84,6 +84,7 @@ impl TokenCheck {
         let mut following = JoinSet::new();
         let tokens = match tokens {
             TokenSource::Fixed(token) => watch::channel(Some(Arc::new(Tokens::one(&token)))).1,
+            TokenSource::Issued(_) => return Err(Error::IssuedToken),
             TokenSource::File(path) => {
                 let first = Reading::now(&path, MAX_TOKENS_FILE_BYTES).await;
                 let (sender, tokens) = watch::channel(Some(Arc::new(Tokens::read(&first, &path)?)));

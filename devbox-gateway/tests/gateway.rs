@@ -13,7 +13,9 @@ mod gateway {
     mod push;
     mod quic;
     mod resume;
+    mod status;
     mod streams;
     mod successor;
     mod support;
+    mod users;
 }

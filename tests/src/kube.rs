@@ -210,13 +210,21 @@ impl Node {
         let [_, _, number, _] = self.address()?.octets();
         let address = format!("10.96.{number}.10");
         let text = include_str!("../kube/cluster-dns.yaml").replace("ADDRESS", &address);
-        self.apply(&text, &[])?;
+        self.apply(&text)?;
         let wanted = ["rollout", "status", "deployment/cluster-dns", "--timeout=120s"];
         self.kubectl([&["--namespace=kube-system"], &wanted[..]].concat())?;
         Ok(())
     }
 
-    fn apply(&self, manifests: &str, more: &[&str]) -> crate::Result {
+    /// Creates or changes what these manifests describe, each in the namespace that it names. `NODE` in them is the node's address.
+    ///
+    /// # Errors
+    /// If the API server refuses one.
+    pub fn apply(&self, manifests: &str) -> crate::Result {
+        self.apply_with(manifests, &[])
+    }
+
+    fn apply_with(&self, manifests: &str, more: &[&str]) -> crate::Result {
         let manifests = manifests.replace("NODE", &self.address()?.to_string());
         let arguments = [&["apply", "--filename=-"], more].concat();
         self.kubectl_with(arguments, &manifests)?;
@@ -328,7 +336,7 @@ impl Namespace {
     /// If the API server refuses one.
     pub fn apply(&self, manifests: &str) -> crate::Result {
         self.node
-            .apply(manifests, &[&format!("--namespace={}", self.name)])
+            .apply_with(manifests, &[&format!("--namespace={}", self.name)])
     }
 
     /// Waits until a workload, such as `deployment/web`, is as wanted and ready.

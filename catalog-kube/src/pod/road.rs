@@ -114,7 +114,7 @@ async fn follow(mut source: Box<dyn Source>, told: watch::Sender<Option<Catalog>
 }
 
 /// Ends a link that cannot be taken up again, as its pod is gone: its streams are reset at once, and not when the time for taking it up is over.
-async fn watch_over(link: Link, watched: Watched) {
+pub(crate) async fn watch_over(link: Link, watched: Watched) {
     let pods: Api<Pod> = Api::namespaced(watched.cluster.client().clone(), &watched.pod.namespace);
     let named = ListParams::default().fields(&format!("metadata.name={}", watched.pod.name));
     let mut status = link.watch_status();

@@ -29,6 +29,7 @@ pub(super) struct Entry {
     namespaces: Vec<Label>,
     via: Option<Spanned<String>>,
     gateway_image: Option<String>,
+    gateway_token_file: Option<PathBuf>,
     selector: Option<String>,
     field_selector: Option<String>,
     #[serde(default)]
@@ -104,11 +105,14 @@ impl Entry {
     /// With what the command line says in place of its keys.
     pub(super) fn provider(&self, args: &ConnectArgs, place: &Place<'_>) -> Result<Provider, Failure> {
         let flags = &args.kube;
-        let kubeconfig = match (&flags.kubeconfig, &self.kubeconfig) {
-            (Some(path), _) => Some(std::path::absolute(path).map_err(Failure::because)?),
-            (None, Some(path)) => Some(std::path::absolute(place.path(path)).map_err(Failure::because)?),
-            (None, None) => None,
+        let file = |flag: &Option<PathBuf>, key: &Option<PathBuf>| {
+            let path = flag.clone().or_else(|| key.as_ref().map(|path| place.path(path)));
+            path.map(std::path::absolute)
+                .transpose()
+                .map_err(Failure::because)
         };
+        let kubeconfig = file(&flags.kubeconfig, &self.kubeconfig)?;
+        let gateway_token_file = file(&flags.gateway_token_file, &self.gateway_token_file)?;
         let via = match (&flags.via, &self.via) {
             (Some(via), _) => via.clone(),
             (None, Some(text)) => text
@@ -156,6 +160,7 @@ impl Entry {
                 zone: self.zone.clone(),
                 via,
                 gateway_image: flags.gateway_image.clone().or_else(|| self.gateway_image.clone()),
+                gateway_token_file,
             })),
         })
     }

@@ -18,7 +18,7 @@ pub(crate) fn user(scene: &Scene, namespace: &Namespace, caller: Caller, more: &
         .args(more.iter().copied())
         .run(wait::SOON)?
         .expect_success()?;
-    namespace.apply(&roles.output())?;
+    namespace.node().apply(&roles.output())?;
     // Users other than root may listen on ports 53 and 80 in the node's network.
     namespace
         .node()

@@ -1,0 +1,26 @@
+//! Rung 2: a gateway that is installed in the cluster, for everybody who may use it.
+//!
+//! * It serves the catalog that it watches with its own rights, and dials pods itself. Whom it serves what is the API server's decision:
+//!   [`Reviews`] asks who a token's bearer is (TokenReview), and whether they themselves may list services and open port-forwards in a
+//!   namespace (SubjectAccessReview). Only then is the namespace served to them.
+//! * [`manifests`] has the objects of an installation.
+//! * A client says which namespaces it wants ([`Scope`]), and is given an [`Inside`]: a provider for just those.
+
+mod account;
+mod direct;
+mod inside;
+mod installed;
+pub mod manifests;
+mod remembered;
+mod review;
+mod scope;
+
+pub(crate) use account::{AccountTokens, FOR_USERS};
+pub use inside::Inside;
+pub(crate) use installed::{Client, HOME, In, NoGateway, Replica, find, is_installed};
+pub(crate) use review::WANTED;
+pub use review::{NotAllowed, NotAuthenticated, Reviews, User};
+pub use scope::{BadScope, Scope};
+
+/// The audience of tokens for a gateway, unless its installation names another. A token for it is of no use at the API server.
+pub const AUDIENCE: &str = "devbox-gateway";

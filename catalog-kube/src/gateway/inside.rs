@@ -1,0 +1,135 @@
+//! What a client of an installed gateway is served.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use devbox_provider::{ConnectError, Connection, Provider, Status, Wanted, with_causes};
+use service_catalog::{Label, Source, SourceError, Update};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::info;
+
+use super::direct::Direct;
+use super::remembered::FRESH;
+use super::review::{NotAllowed, Reviews, User};
+use super::scope::Scope;
+use crate::dialer::EndpointDialer;
+use crate::endpoints::Endpoints;
+use crate::objects::Reach;
+use crate::source::{KubeSource, NoCatalog};
+
+/// A gateway in the cluster reaches everything that pods reach.
+const REACH: Reach = Reach {
+    addresses: true,
+    datagrams: true,
+};
+
+/// How often a client's rights are asked for. With the age that an answer may have, what was taken away ends within a minute.
+const ASK_AGAIN: Duration = FRESH;
+
+/// Namespaces of the cluster around this process, as one of its users may see them: a provider for a gateway. It ends when the user may
+/// not see them any more.
+pub struct Inside {
+    reviews: Arc<Reviews>,
+    user: User,
+    scope: Scope,
+}
+
+impl Inside {
+    /// What `scope` names, for a user who [may see all of it](Reviews::check).
+    #[must_use]
+    pub fn new(reviews: Arc<Reviews>, user: User, scope: Scope) -> Self {
+        Self { reviews, user, scope }
+    }
+
+    fn far_side(&self) -> String {
+        let names: Vec<_> = self.scope.namespaces.iter().map(Label::as_str).collect();
+        names.join(", ")
+    }
+}
+
+impl std::fmt::Debug for Inside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inside")
+            .field("user", &self.user.name)
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Provider for Inside {
+    async fn connect(&self, wanted: Wanted) -> Result<Connection, ConnectError> {
+        let far_side = self.far_side();
+        // A context's name is the user's own business, and the environment is called by it.
+        let environment = wanted
+            .environment
+            .ok_or_else(|| ConnectError::UnknownEnvironment {
+                far_side: far_side.clone(),
+                message: "name the environment: this gateway gives it no name of its own".to_owned(),
+            })?;
+        let options = self.scope.options();
+        let endpoints = Endpoints::new(options.zone.as_deref().map(Arc::from));
+        let mut source = KubeSource::new(
+            self.reviews.cluster(),
+            environment,
+            &self.scope.namespaces,
+            &options,
+            REACH,
+            endpoints.clone(),
+            watch::Sender::default(),
+        );
+        source.first().await.map_err(|error| ConnectError::Unavailable {
+            far_side,
+            message: match error {
+                NoCatalog::Failed(error) => with_causes(&error),
+                NoCatalog::Away { because } => format!("the API server does not answer: {because}"),
+            },
+        })?;
+        let mut asking = JoinSet::new();
+        let (reviews, user, scope) = (Arc::clone(&self.reviews), self.user.clone(), self.scope.clone());
+        asking.spawn(async move { until_not_allowed(&reviews, &user, &scope).await });
+        let source = Allowed { source, asking };
+        Ok(Connection::new(
+            source,
+            Arc::new(EndpointDialer::new(endpoints, Direct)),
+        ))
+    }
+
+    fn status(&self) -> Status {
+        Status::new("kubernetes", self.far_side())
+    }
+}
+
+/// A source that ends when its user may not see it any more.
+struct Allowed {
+    source: KubeSource,
+    /// Ends with the reason. In a task of its own, so that a catalog which never rests does not keep it from being asked.
+    asking: JoinSet<NotAllowed>,
+}
+
+#[async_trait]
+impl Source for Allowed {
+    async fn next(&mut self) -> Result<Update, SourceError> {
+        tokio::select! {
+            update = self.source.next() => update,
+            Some(ended) = self.asking.join_next() => Err(match ended {
+                Ok(why) => SourceError::lost(why),
+                Err(crash) => SourceError::lost(crash),
+            }),
+        }
+    }
+}
+
+/// Asks again and again, until the user may not see all of it or that has been unknown for too long.
+async fn until_not_allowed(reviews: &Reviews, user: &User, scope: &Scope) -> NotAllowed {
+    loop {
+        sleep(ASK_AGAIN).await;
+        if let Err(why) = reviews.check(user, &scope.namespaces).await {
+            info!(user = user.name, %why, "what a client is served is taken away");
+            return why;
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! An installed gateway (`devbox gateway manifests`), and users who may do what `devbox rbac --via gateway` prints and nothing else.
+//!
+//! Each test has a node of its own: the gateway is in the namespace where sessions look for one.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node, ROLLOUT};
+use devbox_tests::{Caller, Exit, Finished, Outcome, Process, Result, Scene, need_program, scenario, wait};
+use serde_json::Value;
+
+use crate::node::Started;
+use crate::user;
+
+const CALLER: Caller = Caller::Ordinary;
+const HOME: &str = "--namespace=devbox";
+/// The service `outside` is left out: its port is the API server's, which shares the network of these tests.
+const NOT_OUTSIDE: [&str; 2] = ["--exclude", "outside"];
+
+/// A node with an installed gateway.
+struct Cluster<'a> {
+    scene: &'a Scene,
+    started: Started,
+}
+
+impl<'a> Cluster<'a> {
+    fn with_gateway(scene: &'a Scene, name: &str) -> Result<Self> {
+        let started = Started::beside(&Node::find()?, name)?;
+        let node = started.node();
+        node.kubectl(["create", "namespace", "devbox"])?;
+        let restricted = "pod-security.kubernetes.io/enforce=restricted";
+        node.kubectl(["label", "namespace", "devbox", restricted])?;
+        let manifests = scene
+            .devbox([
+                "gateway",
+                "manifests",
+                "--image",
+                GATEWAY_IMAGE,
+                "--ingress",
+                "devbox.test",
+            ])?
+            .run(wait::SOON)?
+            .expect_success()?;
+        // Strictly: a key that is not known would be an error.
+        node.apply(&manifests.output())?;
+        let wanted = [
+            "rollout",
+            "status",
+            "deployment/devbox-gateway",
+            "--timeout=120s",
+            HOME,
+        ];
+        if let Err(error) = node.kubectl(wanted) {
+            return Err(error.context(node.kubectl(["describe", "pods", HOME])?));
+        }
+        Ok(Self { scene, started })
+    }
+
+    fn node(&self) -> Node {
+        self.started.node()
+    }
+
+    /// A namespace with services, and the kubeconfig of a user of it.
+    fn team(&self) -> Result<Team<'a>> {
+        let namespace = self.node().services()?;
+        let kubeconfig = user::user(self.scene, &namespace, CALLER, &["--via", "gateway"])?;
+        Ok(Team {
+            scene: self.scene,
+            namespace,
+            kubeconfig,
+        })
+    }
+
+    /// The replicas: name and address.
+    fn replicas(&self) -> Result<Vec<(String, String)>> {
+        let selector = "--selector=devbox.dev/gateway=installed";
+        let list = self
+            .node()
+            .kubectl(["get", "pods", HOME, selector, "--output=json"])?;
+        let list: Value = serde_json::from_str(&list)?;
+        let pods = list["items"].as_array().context("no list")?;
+        let staying = pods
+            .iter()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        staying
+            .map(|pod| {
+                let text = |value: &Value| value.as_str().map(str::to_owned).context("no text");
+                Ok((text(&pod["metadata"]["name"])?, text(&pod["status"]["podIP"])?))
+            })
+            .collect()
+    }
+
+    /// Kills a replica's program without warning; deleting its pod would let it drain. The pod starts it again.
+    fn kill(&self, replica: &str) -> Result {
+        let uid = self
+            .node()
+            .kubectl(["get", "pod", replica, HOME, "--output=jsonpath={.metadata.uid}"])?;
+        let is_its = |process: &PathBuf| {
+            let read = |file: &str| std::fs::read_to_string(process.join(file)).unwrap_or_default();
+            read("comm").trim_end() == "devbox" && read("cgroup").contains(&uid)
+        };
+        let mut processes = std::fs::read_dir("/proc")?.flatten().map(|entry| entry.path());
+        let found = processes.find(is_its).context("the replica does not run")?;
+        let pid = found
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("no process id")?;
+        let killed = std::process::Command::new("kill").args(["-KILL", pid]).status()?;
+        ensure!(killed.success(), "kill: {killed}");
+        Ok(())
+    }
+
+    /// A figure of a replica's metrics.
+    fn metric(&self, address: &str, name: &str) -> Result<u64> {
+        let url = format!("http://{address}:7071/metrics");
+        let told = self
+            .node()
+            .command(self.scene, ["curl", "--silent", "--fail", &url])?;
+        let told = told.run(wait::SOON)?.expect_success()?.output();
+        let line = told
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.with_context(|| format!("no {name} in {told}"))?.parse()?)
+    }
+}
+
+struct Team<'a> {
+    scene: &'a Scene,
+    namespace: Namespace,
+    kubeconfig: PathBuf,
+}
+
+impl Team<'_> {
+    fn exec(&self, namespace: &str, more: &[&str], command: &[&str]) -> Result<Finished> {
+        let words = [
+            &["exec", "-n", namespace],
+            &NOT_OUTSIDE[..],
+            more,
+            &["--"],
+            command,
+        ]
+        .concat();
+        user::devbox(self.scene, &self.namespace, &self.kubeconfig, &words)?
+            .by(CALLER)
+            .run(4 * wait::SOON)
+    }
+
+    fn start(&self, more: &[&str], script: &str) -> Result<Process> {
+        let own = ["exec", "-n", self.namespace.name()];
+        let words = [&own[..], &NOT_OUTSIDE, more, &["--", "sh", "-c", script]].concat();
+        user::devbox(self.scene, &self.namespace, &self.kubeconfig, &words)?
+            .by(CALLER)
+            .start()
+    }
+}
+
+#[test]
+fn each_user_of_a_gateway_reaches_their_own_namespace_and_no_other() -> Outcome {
+    scenario(|scene| {
+        need_program("psql", "postgresql-client")?;
+        need_program("dig", "bind9-dnsutils")?;
+        let cluster = Cluster::with_gateway(scene, "gateway-users")?;
+        let teams = [cluster.team()?, cluster.team()?];
+        for (ours, theirs) in [(&teams[0], &teams[1]), (&teams[1], &teams[0])] {
+            let own = ours.namespace.name();
+            // What is not said is found out: there is a gateway.
+            for via in [&[][..], &["--via", "gateway"]] {
+                let answer = ours.exec(own, via, &["curl", "--silent", "--show-error", "http://web/"])?;
+                let answer = answer.expect_success()?;
+                let pods = ours.namespace.pods("app=web")?;
+                ensure!(
+                    pods.iter().any(|pod| answer.output().trim_end() == pod),
+                    "{}",
+                    answer.everything()
+                );
+            }
+            let other = theirs.namespace.name();
+            let refused = ours.exec(other, &["--via", "gateway"], &["curl", "http://web/"])?;
+            ensure!(refused.exit != Exit::code(0), "{}", refused.everything());
+            refused.expect_text(&[&format!("you may not list services in the namespace {other}")])?;
+        }
+        let ours = &teams[0];
+        let own = ours.namespace.name();
+        let all = "psql --host=db-1.db --username=postgres --no-align --tuples-only --command='select 6 * 7' && \
+                   redis-cli -h cache ping && \
+                   dig +short +time=5 +tries=2 +notcp @$(getent hosts dns | cut -d ' ' -f 1) orders.example && \
+                   curl --silent --show-error --insecure https://by-hand/readyz";
+        let answer = ours
+            .exec(own, &["--via", "gateway"], &["sh", "-c", all])?
+            .expect_success()?;
+        ensure!(
+            answer.output() == "42\nPONG\n10.1.2.3\nok",
+            "{}",
+            answer.everything()
+        );
+
+        let file = scene.hosts_file(CALLER)?;
+        let words = ["up", "-n", own, "--hosts-file", &file.display().to_string()];
+        let up = user::devbox(
+            scene,
+            &ours.namespace,
+            &ours.kubeconfig,
+            &[&words[..], &NOT_OUTSIDE].concat(),
+        )?;
+        let up = up.by(CALLER).start()?;
+        up.wait_for_line("a session that is ready", ROLLOUT, |line| line == "ready")?;
+        let via = way(ours)?;
+        let way = via["way"].as_str().context("no way")?;
+        ensure!(way.starts_with("gateway devbox-gateway-"), "{via}");
+        ensure!(via["because"] == "it is installed", "{via}");
+        drop(up);
+        drop(teams);
+        cluster.started.down()
+    })
+}
+
+fn way(team: &Team<'_>) -> Result<Value> {
+    let words = ["status", "--context", "test", "--json"];
+    let status = user::devbox(team.scene, &team.namespace, &team.kubeconfig, &words)?.by(CALLER);
+    let status = status.run(wait::SOON)?.expect_success()?;
+    let mut status: Value = serde_json::from_str(&status.output())?;
+    Ok(status["providers"][0]["via"].take())
+}
+
+#[test]
+fn with_a_replica_go_its_connections_and_no_others() -> Outcome {
+    scenario(|scene| {
+        let cluster = Cluster::with_gateway(scene, "gateway-killed")?;
+        let team = cluster.team()?;
+        let replicas = cluster.replicas()?;
+        ensure!(replicas.len() == 2, "{replicas:?}");
+        let script = "curl --silent --show-error --limit-rate 30M --output /dev/null http://web/big; echo ended $?; \
+                      curl --silent --show-error --max-time 30 --output /dev/null http://web/ && echo again";
+        // Sessions are spread by their names.
+        let mut downloads: Vec<(usize, Process)> = Vec::new();
+        while [0, 1].iter().any(|at| !downloads.iter().any(|(of, _)| of == at)) {
+            ensure!(downloads.len() < 16, "all sessions are at one replica");
+            let open = |at: usize| cluster.metric(&replicas[at].1, "devbox_gateway_streams");
+            let before = [open(0)?, open(1)?];
+            let environment = format!("e{}", downloads.len());
+            let download = team.start(&["--env", &environment, "--via", "gateway"], script)?;
+            let at = wait::until("the download", 4 * wait::SOON, || {
+                [0, 1]
+                    .into_iter()
+                    .find(|at| open(*at).is_ok_and(|now| now > before[*at]))
+            })?;
+            downloads.push((at, download));
+        }
+        cluster.kill(&replicas[0].0)?;
+        for (at, download) in &mut downloads {
+            let exit = download.wait(ROLLOUT)?;
+            ensure!(exit == Exit::code(0), "{exit}: {}", download.everything());
+            // curl: 56 is a reset, 0 the whole download.
+            let ended = if *at == 0 {
+                "ended 56\nagain\n"
+            } else {
+                "ended 0\nagain\n"
+            };
+            ensure!(
+                download.output() == ended,
+                "replica {at}: {}",
+                download.everything()
+            );
+        }
+        drop(downloads);
+        drop(team);
+        cluster.started.down()
+    })
+}
+
+/// Asks a service again and again, until the file is there. Each failure is an error line.
+fn asking(stop: &Path) -> String {
+    format!(
+        "while ! [ -e {} ]; do \
+         curl --silent --show-error --fail --max-time 15 --output /dev/null http://web/ && echo answered; sleep .02; done",
+        stop.display()
+    )
+}
+
+fn answers(of: &Process) -> usize {
+    of.output().matches("answered").count()
+}
+
+fn wait_for_more_answers(of: &Process) -> Result {
+    let before = answers(of);
+    wait::until("twenty more answers", 4 * wait::SOON, || {
+        (answers(of) >= before + 20).then_some(())
+    })
+}
+
+fn none_failed(scene: &Scene, mut asking: Process) -> Result {
+    scene.write("stop", "")?;
+    asking.wait(4 * wait::SOON)?;
+    ensure!(!asking.errors().contains("curl:"), "{}", asking.errors());
+    Ok(())
+}
+
+#[test]
+fn no_new_connection_fails_while_the_gateway_is_restarted() -> Outcome {
+    scenario(|scene| {
+        let cluster = Cluster::with_gateway(scene, "gateway-restarted")?;
+        let team = cluster.team()?;
+        let asking = team.start(&["--via", "gateway"], &asking(&scene.folder().join("stop")))?;
+        asking.wait_for_line("the first answer", 4 * wait::SOON, |line| line == "answered")?;
+        let node = cluster.node();
+        let before = cluster.replicas()?;
+        node.kubectl(["rollout", "restart", "deployment/devbox-gateway", HOME])?;
+        node.kubectl([
+            "rollout",
+            "status",
+            "deployment/devbox-gateway",
+            "--timeout=120s",
+            HOME,
+        ])?;
+        // The old ones go after the rollout is over.
+        wait::until("the end of the old replicas", ROLLOUT, || {
+            let all = node.kubectl(["get", "pods", HOME, "--output=name"]).ok()?;
+            (!before.iter().any(|(name, _)| all.contains(name))).then_some(())
+        })?;
+        wait_for_more_answers(&asking)?;
+        none_failed(scene, asking)?;
+        drop(team);
+        cluster.started.down()
+    })
+}
+
+/// nginx in place of an Ingress controller, in the node's own network: ws://127.0.0.1:8081.
+fn ingress(namespace: &Namespace, replicas: &[(String, String)]) -> Result<&'static str> {
+    let servers: String = replicas
+        .iter()
+        .map(|(_, address)| format!("server {address}:7070;"))
+        .collect();
+    let configuration = format!(
+        "daemon off; master_process off; pid /tmp/pid; error_log stderr; events {{}} http {{ access_log off; \
+         client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy; fastcgi_temp_path /tmp/fastcgi; uwsgi_temp_path /tmp/uwsgi; \
+         scgi_temp_path /tmp/scgi; \
+         map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }} \
+         upstream gateway {{ hash $uri consistent; {servers} }} \
+         server {{ listen 127.0.0.1:8081; location /kube/devbox/tunnel/client/ {{ proxy_pass http://gateway; proxy_http_version 1.1; \
+         proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; \
+         proxy_read_timeout 3600; proxy_send_timeout 3600; }} }} }}"
+    );
+    let configuration = serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ingress"}, "data": {"nginx.conf": configuration},
+    });
+    let pod = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ingress"},
+        "spec": {
+            "hostNetwork": true,
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {"runAsNonRoot": true, "runAsUser": 1000},
+            "containers": [{
+                "name": "nginx", "image": "devbox.test/services:1", "imagePullPolicy": "Never",
+                "command": ["nginx", "-e", "stderr", "-p", "/tmp", "-c", "/etc/ingress/nginx.conf"],
+                "volumeMounts": [{"name": "config", "mountPath": "/etc/ingress"}],
+            }],
+            "volumes": [{"name": "config", "configMap": {"name": "ingress"}}],
+        },
+    });
+    namespace.apply(&format!("{configuration}\n---\n{pod}\n"))?;
+    namespace.kubectl(&["wait", "--for=condition=Ready", "pod/ingress", "--timeout=60s"])?;
+    Ok("ws://127.0.0.1:8081")
+}
+
+#[test]
+fn over_an_ingress_everything_goes_on_while_the_api_server_is_away() -> Outcome {
+    scenario(|scene| {
+        need_program("psql", "postgresql-client")?;
+        let cluster = Cluster::with_gateway(scene, "gateway-away")?;
+        let team = cluster.team()?;
+        let url = ingress(&team.namespace, &cluster.replicas()?)?;
+        let held = "psql --host=db --username=postgres --no-align --tuples-only --command=\"select 'begun'\" \
+                    --command='select 6 * 7 from pg_sleep(22)' & ";
+        let script = format!("{held}{}; wait", asking(&scene.folder().join("stop")));
+        let asking = team.start(&["--via", url], &script)?;
+        for line in ["begun", "answered"] {
+            asking.wait_for_line("the first answers", 4 * wait::SOON, |found| found == line)?;
+        }
+        let node = cluster.node();
+        node.stop("kube-apiserver")?;
+        let before = answers(&asking);
+        std::thread::sleep(Duration::from_secs(20));
+        let during = answers(&asking) - before;
+        node.start("kube-apiserver")?;
+        node.wait_until_served()?;
+        ensure!(during > 100, "{during} answers in 20 s");
+        asking.wait_for_line("the answer that was long in coming", 4 * wait::SOON, |line| {
+            line == "42"
+        })?;
+        wait_for_more_answers(&asking)?;
+        none_failed(scene, asking)?;
+        drop(team);
+        cluster.started.down()
+    })
+}
