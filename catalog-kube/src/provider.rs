@@ -361,12 +361,14 @@ struct Opened {
 /// What a port-forward reaches: TCP of pods.
 const FORWARD_REACH: Reach = Reach {
     addresses: false,
+    names: false,
     datagrams: false,
 };
 
 /// What a gateway pod reaches.
 const POD_REACH: Reach = Reach {
     addresses: true,
+    names: true,
     datagrams: true,
 };
 

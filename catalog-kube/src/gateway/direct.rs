@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tunnel_bridge::direct::{self, DirectStream};
 use tunnel_bridge::{ByteStream, DatagramFlow, Refusal, RefusalKind, udp};
 
-use crate::road::{Endpoint, Road};
+use crate::road::{Endpoint, Host, Road};
 
 /// How long a pod may take to answer. A node that is gone is silent, and another endpoint may answer.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -33,8 +33,14 @@ impl Road for Direct {
 /// Where an endpoint is, if it can be one of a service. The API server takes no others into an EndpointSlice; the gateway's own
 /// machine, and what clouds have at link-local addresses, is checked for again.
 fn address(endpoint: &Endpoint) -> Result<SocketAddr, Refusal> {
-    let Endpoint { address, port, .. } = endpoint;
-    let elsewhere = match address.to_canonical() {
+    let refused = || {
+        let message = format!("{endpoint}: no address of a service");
+        Refusal::new(RefusalKind::NotAllowed, message)
+    };
+    let Host::Address(at) = endpoint.host else {
+        return Err(refused());
+    };
+    let elsewhere = match at.to_canonical() {
         IpAddr::V4(address) => {
             !(address.is_loopback()
                 || address.is_link_local()
@@ -50,10 +56,10 @@ fn address(endpoint: &Endpoint) -> Result<SocketAddr, Refusal> {
         }
     };
     if elsewhere {
-        return Ok(SocketAddr::new(*address, port.get()));
+        Ok(SocketAddr::new(at, endpoint.port.get()))
+    } else {
+        Err(refused())
     }
-    let message = format!("{address}:{port}: no address of a service");
-    Err(Refusal::new(RefusalKind::NotAllowed, message))
 }
 
 #[cfg(test)]
@@ -64,9 +70,9 @@ mod tests {
 
     #[test]
     fn the_gateways_own_machine_is_no_endpoint() {
-        let taken = |at: &str| {
+        let taken = |host: Host| {
             let endpoint = Endpoint {
-                address: at.parse().unwrap(),
+                host,
                 port: 80.try_into().unwrap(),
                 protocol: Protocol::Tcp,
                 pod: None,
@@ -82,10 +88,11 @@ mod tests {
             "0.0.0.0",
             "224.0.0.1",
         ] {
-            assert!(!taken(no), "{no}");
+            assert!(!taken(Host::Address(no.parse().unwrap())), "{no}");
         }
         for yes in ["10.1.2.3", "192.0.2.1", "fd00::1", "2001:db8::1"] {
-            assert!(taken(yes), "{yes}");
+            assert!(taken(Host::Address(yes.parse().unwrap())), "{yes}");
         }
+        assert!(!taken(Host::Name("localhost".into())));
     }
 }

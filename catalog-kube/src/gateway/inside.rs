@@ -20,9 +20,11 @@ use crate::endpoints::Endpoints;
 use crate::objects::Reach;
 use crate::source::{KubeSource, NoCatalog};
 
-/// A gateway in the cluster reaches everything that pods reach.
+/// A gateway in the cluster reaches everything that pods reach. It does not follow names out of the cluster: whoever may write a Service
+/// would lead it, with what its own network reaches, to wherever they like.
 const REACH: Reach = Reach {
     addresses: true,
+    names: false,
     datagrams: true,
 };
 

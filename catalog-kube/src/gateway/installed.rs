@@ -20,7 +20,7 @@ use super::scope::Scope;
 use crate::pod::approach::{ApiProxy, OneForward};
 use crate::pod::standing::{Standing, standing};
 use crate::pod::{PORT, Watched, may_proxy, watch_over};
-use crate::road::{Endpoint, PodRef, Road};
+use crate::road::{self, Endpoint, PodRef, Road};
 use crate::{Cluster, KubeOptions};
 
 /// What the pods of an installed gateway are found by.
@@ -124,7 +124,7 @@ fn replica(pod: &Pod) -> Option<Replica> {
     };
     Some(Replica {
         endpoint: Endpoint {
-            address,
+            host: road::Host::Address(address),
             port: PORT,
             protocol: Protocol::Tcp,
             pod: Some(pod.clone()),

@@ -168,7 +168,7 @@ mod tests {
 
         #[test]
         fn whatever_is_sent_is_an_answer_and_no_panic(text in ".*") {
-            let _ = text.parse::<Scope>();
+            text.parse::<Scope>().ok();
         }
     }
 

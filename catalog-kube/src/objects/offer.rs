@@ -15,6 +15,8 @@ use crate::road::{Endpoint, Host};
 pub(crate) struct Reach {
     /// Addresses that are no pod's, too.
     pub(crate) addresses: bool,
+    /// Names outside the cluster, too.
+    pub(crate) names: bool,
     /// UDP, too.
     pub(crate) datagrams: bool,
 }
@@ -166,7 +168,7 @@ fn find_outside(
     protocol: Protocol,
     reach: Reach,
 ) -> Result<Answers, Never> {
-    if !reach.addresses {
+    if !reach.names {
         let way = "connect to that name, or use `--via pod`";
         return Err(Never(format!("{}: {way}", outside(name))));
     }

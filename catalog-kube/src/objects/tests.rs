@@ -5,10 +5,12 @@ use super::*;
 
 const FORWARD: Reach = Reach {
     addresses: false,
+    names: false,
     datagrams: false,
 };
 const POD: Reach = Reach {
     addresses: true,
+    names: true,
     datagrams: true,
 };
 

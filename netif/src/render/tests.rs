@@ -150,7 +150,8 @@ fn another_implementation_agrees_on_every_byte() {
 
     for (name, request) in requests() {
         let bytes = request.finish(1, true);
-        let read = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let read = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         let mut written = vec![0; read.buffer_len()];
         read.serialize(&mut written);
         assert_eq!(written, bytes, "{name}: {read:?}");
