@@ -404,7 +404,7 @@ pub(crate) enum GatewayCommand {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ManifestsArgs {
-    /// Where it runs; users' sessions look for one there
+    /// Where it runs; sessions look for one in their own namespaces and in this default
     #[arg(long, value_name = "NAME", default_value = catalog_kube::gateway::manifests::NAMESPACE)]
     pub(crate) namespace: Label,
     /// The host name of an Ingress for wss://HOST [default: none, clients come through the API server]

@@ -79,7 +79,8 @@ impl Service {
             None => sys::Listener::activated(),
         };
         let listener = listener.map_err(Error::Listen)?;
-        sys::detach().map_err(Error::Detach)?;
+        // A session of its own is for whoever starts it to give: systemd does, and somebody on a terminal wants Ctrl-C.
+        sys::hold_signals().map_err(Error::Detach)?;
         let owner = crate::owner::current().map_err(Error::Owner)?;
         // Before the first request: what a helper left that was killed, on the network and in the hosts file.
         network::undo_journals(self.backend.as_mut(), &self.state_dir)?;
@@ -91,7 +92,7 @@ impl Service {
         // 64 requests wait; further callers wait for room.
         let (events, asked) = mpsc::sync_channel(64);
         let end = events.clone();
-        sys::on_terminate(move || drop(end.send(Event::End))).map_err(Error::Detach)?;
+        sys::on_terminate_or_interrupt(move || drop(end.send(Event::End))).map_err(Error::Detach)?;
         let door = Door {
             policy_file: self.policy_file,
             hosts_file: self.hosts_file,

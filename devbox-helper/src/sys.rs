@@ -12,6 +12,6 @@ cfg_if::cfg_if! {
 
 pub(crate) use system::service::{Listener, SYSLOG, gid_of, passable, read_trusted, send_datagram, uid_of};
 pub(crate) use system::{
-    Fork, PASSES_LISTENERS, bind_datagrams, detach, fork, is_root, listen, on_terminate, shut_input,
-    was_killed, with_rights_of,
+    Fork, PASSES_LISTENERS, bind_datagrams, detach, fork, hold_signals, is_root, listen, on_terminate,
+    on_terminate_or_interrupt, shut_input, was_killed, with_rights_of,
 };

@@ -160,11 +160,10 @@ fn random_kills_leave_everything_as_before() {
 }
 
 #[test]
-fn caller_that_is_killed_is_undone_at_once() {
+fn connection_that_closes_without_a_word_is_undone_at_once() {
     let place = Place::new();
     let _server = place.start();
     for _ in 0..10 {
-        // The kernel closes the socket of a process that is killed as this does: without a word.
         let mut client = place.client();
         client
             .set_hosts(block("devbox-a", &[("127.77.0.2", &["orders"])]))

@@ -411,9 +411,9 @@ fn claim_that_is_too_large_is_refused_whole() {
     Client::connect(place.path("socket")).unwrap().status().unwrap();
 }
 
-/// On this machine, in a debug build; the figures are in CHANGELOG.md.
+/// Prints what it took (`--show-output`); the bound only says that it does not hang.
 #[test]
-fn thousand_names_are_applied_and_undone_soon() {
+fn thousand_names_are_applied_and_undone() {
     let place = Place::new();
     let server = place.start_program();
     let mut client = place.client();

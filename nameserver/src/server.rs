@@ -26,7 +26,7 @@ use udp::Sockets;
 pub struct Listening {
     /// Where UDP and TCP are answered. With port 0 the system chooses one, the same for both.
     pub addresses: Vec<SocketAddr>,
-    /// How many threads answer datagrams of each address. Default: 1, which answers some 200,000 each second.
+    /// How many threads answer datagrams of each address. Default: 1.
     pub threads: usize,
     /// How much one client may ask over UDP. Default: as much as it likes.
     pub rate_limit: Option<RateLimit>,

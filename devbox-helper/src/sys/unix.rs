@@ -18,10 +18,10 @@ use crate::policy::Caller;
 /// Whether a listener can be passed to the caller.
 pub(crate) const PASSES_LISTENERS: bool = true;
 
-/// Leaves the caller's session and blocks the signals that a terminal or a shell sends. Signals blocked in every thread are
-/// never delivered, so call it before there is a second thread. Also leaves the working directory, so that its file system
+/// Blocks the signals that a terminal or a shell sends, which then come only where somebody waits for them. Signals blocked in every
+/// thread are never delivered, so call it before there is a second thread. Also leaves the working directory, so that its file system
 /// can be unmounted.
-pub(crate) fn detach() -> io::Result<()> {
+pub(crate) fn hold_signals() -> io::Result<()> {
     let mut deaf = SigSet::empty();
     for signal in [
         Signal::SIGINT,
@@ -35,6 +35,12 @@ pub(crate) fn detach() -> io::Result<()> {
         deaf.add(signal);
     }
     deaf.thread_block()?;
+    std::env::set_current_dir("/")
+}
+
+/// [Holds signals](hold_signals), and leaves the caller's session.
+pub(crate) fn detach() -> io::Result<()> {
+    hold_signals()?;
     if let Err(errno) = rustix::process::setsid() {
         // setsid(2): EPERM also means that this process already leads a session.
         let session = rustix::process::getsid(None)?;
@@ -42,7 +48,6 @@ pub(crate) fn detach() -> io::Result<()> {
             return Err(errno.into());
         }
     }
-    std::env::set_current_dir("/")?;
     Ok(())
 }
 
@@ -94,13 +99,20 @@ pub(crate) fn was_killed(helper: Pid) -> io::Result<bool> {
 
 /// SIGTERM is meant for this process itself, from an administrator or a shutdown.
 pub(crate) fn on_terminate(end: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let mut terminate = SigSet::empty();
-    terminate.add(Signal::SIGTERM);
+    on_signals([Signal::SIGTERM].into_iter().collect(), end)
+}
+
+/// The same, and SIGINT, which is meant for a program that somebody runs on a terminal.
+pub(crate) fn on_terminate_or_interrupt(end: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    on_signals([Signal::SIGTERM, Signal::SIGINT].into_iter().collect(), end)
+}
+
+fn on_signals(signals: SigSet, end: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new()
         .name("terminate".into())
         .stack_size(64 << 10)
         .spawn(move || {
-            while let Err(errno) = terminate.wait() {
+            while let Err(errno) = signals.wait() {
                 if errno != nix::errno::Errno::EINTR {
                     return;
                 }

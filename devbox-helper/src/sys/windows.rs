@@ -65,6 +65,16 @@ pub(crate) fn detach() -> io::Result<()> {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]
+pub(crate) fn hold_signals() -> io::Result<()> {
+    Ok(())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]
+pub(crate) fn on_terminate_or_interrupt(_: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    Ok(())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]
 pub(crate) fn on_terminate(_: impl FnOnce() + Send + 'static) -> io::Result<()> {
     Ok(())
 }

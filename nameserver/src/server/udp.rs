@@ -1,4 +1,4 @@
-//! Datagrams: threads that wait in the system call itself, which costs half of what a runtime's readiness does.
+//! Datagrams: threads that wait in the system call itself, and answer in batches.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
