@@ -254,7 +254,7 @@ impl Policy {
         } else if !self.pools.iter().any(|allowed| allowed.contains(&pool)) {
             "it lies outside the caller's pools"
         } else if !self.network && !is_loopback(&pool) {
-            "this caller may not change the network"
+            "this caller may not change the network (`interfaces` in the policy)"
         } else {
             return Ok(());
         };
@@ -271,7 +271,7 @@ impl Policy {
             } else if !self.pools.iter().any(|pool| pool.contains(&address.trunc())) {
                 "its network lies outside the caller's pools"
             } else if !self.network && !is_loopback(&address) {
-                "this caller may not change the network"
+                "this caller may not change the network (`interfaces` in the policy)"
             } else {
                 return Ok(());
             };

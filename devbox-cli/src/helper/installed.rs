@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::{fs, io};
 
-use devbox_helper_client::{Client, StatusReport};
+use devbox_helper_client::{ClaimReport, Client, StatusReport};
 
 use super::plan::{PROGRAM, Plan, SOCKET, SOCKET_APPLE, Starter, plan};
 use crate::args::{HelperCommand, InstallArgs, UninstallArgs};
@@ -201,18 +201,26 @@ fn run_command(command: &[&str]) -> Result<(), Failure> {
 fn told(report: &StatusReport) -> String {
     let (oldest, newest) = report.versions;
     let mut text = format!("helper {} speaks versions {oldest} to {newest}\n", report.pid);
-    for claim in &report.claims {
+    // Whoever asks is connected, too.
+    let holds = |claim: &&ClaimReport| {
+        let things = claim.addresses.len() + claim.listeners.len() + claim.network.len();
+        claim.names != (0, 0) || things > 0
+    };
+    if !report.claims.iter().any(|claim| holds(&claim)) {
+        text.push_str("nobody holds anything\n");
+    }
+    for claim in report.claims.iter().filter(holds) {
         let (names, waits) = claim.names;
-        text.push_str(&format!("{}: {names} names", claim.holder));
+        text.push_str(&format!("{}: {}", claim.holder, counted(names, "name")));
         if waits > 0 {
             text.push_str(&format!(" ({waits} more are held by others)"));
         }
         for (count, what) in [
-            (claim.addresses.len(), "addresses"),
-            (claim.listeners.len(), "listeners"),
+            (claim.addresses.len(), "address"),
+            (claim.listeners.len(), "listener"),
         ] {
             if count > 0 {
-                text.push_str(&format!(", {count} {what}"));
+                text.push_str(&format!(", {}", counted(count, what)));
             }
         }
         for thing in &claim.network {
@@ -225,6 +233,15 @@ fn told(report: &StatusReport) -> String {
         });
     }
     text
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let ending = match (count, what.ends_with('s')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{count} {what}{ending}")
 }
 
 #[cfg(test)]

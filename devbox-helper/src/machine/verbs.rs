@@ -177,7 +177,7 @@ impl Machine {
     fn create_interface(&mut self, id: ClaimId, wanted: &NewInterface) -> Result<NetworkReport, HelperError> {
         let name = interface_name(&wanted.name)?;
         if !self.member(id)?.hosts.policy().network {
-            let why = "this caller may not change the network";
+            let why = "this caller may not change the network (`interfaces` in the policy)";
             return Err(not_allowed(format!("the interface {name}"), why));
         }
         if let Some(mtu) = wanted.mtu.filter(|mtu| !(1280..=65_535).contains(mtu)) {
