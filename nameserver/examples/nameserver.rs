@@ -1,6 +1,6 @@
 //! Answers for names of its own and forwards the rest:
 //!
-//! `cargo run --example serve -- 127.0.0.1:5300 devbox.test 9.9.9.9:53 api=127.77.0.2 web=127.77.0.3`
+//! `cargo run --example nameserver -- 127.0.0.1:5300 devbox.test 9.9.9.9:53 api=127.77.0.2 web=127.77.0.3`
 #![expect(clippy::print_stdout, reason = "a program that talks to a person")]
 
 use std::net::SocketAddr;
