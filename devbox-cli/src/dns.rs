@@ -77,8 +77,10 @@ fn serve(args: &ServeDnsArgs) -> Result<ExitCode, Failure> {
                         let names = registry.publish(FILE, file.records());
                         tracing::debug!(names, "the registry file has changed");
                     }
-                    // What was served still is.
-                    Err(failure) => print::note(failure.to_string().trim_end()),
+                    Err(failure) => print::note(&format!(
+                        "warning: {}; the names from before are still served",
+                        failure.to_string().trim_end()
+                    )),
                 },
             }
         }

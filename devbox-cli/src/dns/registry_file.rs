@@ -111,7 +111,7 @@ fn parse(text: &str) -> Result<Vec<Record>, String> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let file: File = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    let file: File = serde_saphyr::from_str(text).map_err(|error| error.without_snippet().to_string())?;
     file.records.into_iter().map(record).collect()
 }
 
