@@ -1,6 +1,6 @@
 //! Requests of rtnetlink(7) as bytes.
 //!
-//! `netlink-packet-route` reads and writes the same, and a test compares the two; but it does not compile on Windows, and what is
+//! `netlink-packet-route` reads and writes the same, which a test shows; but it does not compile on Windows, and what is
 //! rendered here is tested on every system.
 
 use std::net::IpAddr;
