@@ -4790,7 +4790,7 @@ public enum Event: Equatable, Hashable {
     )
     /**
      * Another program had taken the names away, and they were put back. Told the first time, and when it happened so often that
-     * the two programs work against each other; [`StatusReport`] has the count.
+     * the two programs work against each other; the status has the count.
      */
     case namesPutBack(
         /**

@@ -7132,7 +7132,7 @@ sealed class Event {
     
     /**
      * Another program had taken the names away, and they were put back. Told the first time, and when it happened so often that
-     * the two programs work against each other; [`StatusReport`] has the count.
+     * the two programs work against each other; the status has the count.
      */
     data class NamesPutBack(
         /**
