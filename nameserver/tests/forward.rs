@@ -425,3 +425,24 @@ fn noise_from_upstreams_changes_nothing() {
         while world.forwarder.poll_transmit().is_some() {}
     }
 }
+
+#[test]
+fn an_opt_record_that_is_no_additional_record_makes_a_response_unreadable() {
+    let opt: &[u8] = &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
+    // In the answer section, in the authority section, and twice among the additional records.
+    for (place, count) in [(6, 1), (8, 1), (10, 2)] {
+        let mut world = world();
+        world.ask(1, &query("example.com", Rtype::A));
+        let sent = world.sent();
+        let question_end = 12 + sent.packet[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+        let mut packet = sent.packet[..question_end].to_vec();
+        packet[2] |= 0x80;
+        packet[6..12].fill(0);
+        packet[place + 1] = count;
+        for _ in 0..count {
+            packet.extend_from_slice(opt);
+        }
+        world.answer(&sent, &packet);
+        world.no_reply();
+    }
+}

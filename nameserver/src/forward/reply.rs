@@ -110,6 +110,7 @@ impl Records {
         }
         let mut section = questions.answer().ok()?;
         let mut number = 0;
+        let mut has_opt = false;
         loop {
             let mut begin = section.pos();
             while let Some(record) = section.next() {
@@ -117,6 +118,11 @@ impl Records {
                 let end = section.pos();
                 let ttl_at = end - usize::from(record.rdlen()) - 6;
                 if record.rtype() == Rtype::OPT {
+                    // RFC 6891 §6.1.1: at most one, among the additional records.
+                    if number != ADDITIONAL || has_opt {
+                        return None;
+                    }
+                    has_opt = true;
                     found.opt_at = (end == message.as_slice().len()).then_some(begin);
                 } else {
                     let ttl = record.ttl().as_secs();
@@ -172,8 +178,9 @@ impl Stored {
     }
 }
 
-/// The number of the authority section among those with records.
+/// The numbers of sections among those with records.
 const AUTHORITY: u32 = 1;
+const ADDITIONAL: u32 = 2;
 
 /// Nothing is kept for longer than an hour, and that there is nothing for no longer than a minute: a developer's names come and go.
 const MAX_TTL: u32 = 3_600;
