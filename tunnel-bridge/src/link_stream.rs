@@ -93,6 +93,10 @@ impl MuxStream {
     }
 
     /// Refuses what the other end requests. Gives out what is left where the link's driver is to be told.
+    #[cfg_attr(
+        not(feature = "quic"),
+        expect(unused_variables, reason = "a mux stream's refusal is the driver's to send")
+    )]
     pub(crate) fn refuse(self, refusal: &Refusal) -> Option<mux::MuxStream> {
         match self.0 {
             Kind::Mux(stream) => Some(stream),

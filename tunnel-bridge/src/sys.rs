@@ -12,4 +12,6 @@ pub(crate) use socket::{
     SHORT_READ_DRAINS, allow_restart, is_out_of_descriptors, prepare_accepted, prepare_datagrams,
     prepare_link, prepare_listener, prepare_target, reset_on_close,
 };
-pub(crate) use stream::{failure_of, read_some, write_some};
+#[cfg(feature = "tls")]
+pub(crate) use stream::failure_of;
+pub(crate) use stream::{read_some, write_some};

@@ -2,7 +2,6 @@
 //! socket, which saves the call that would only say so (epoll(7), on edge-triggered use).
 
 use std::io;
-use std::pin::Pin;
 
 use tokio::net::TcpStream;
 
@@ -36,7 +35,8 @@ pub(crate) fn write_some(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> 
 
 /// Resolves when the connection has failed, also while what has come on it is not read; it does not borrow the stream, and holds a
 /// descriptor of its own instead. `None` where the system tells of failures only to whoever reads or writes.
-pub(crate) fn failure_of(stream: &TcpStream) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+#[cfg(feature = "tls")]
+pub(crate) fn failure_of(stream: &TcpStream) -> Option<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
     cfg_if::cfg_if! {
         if #[cfg(unix)] {
             use std::os::fd::AsFd as _;
