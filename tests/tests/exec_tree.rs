@@ -337,11 +337,11 @@ fn killed_it_takes_its_command_along_and_not_the_session_of_others() -> Outcome 
     scenario(|scene| {
         let stage = Stage::new(scene)?;
         let mut first = stage.start("ask hi; exec sleep 1000")?;
-        let below = proc::descendants(first.pid());
-        let command = below.iter().find(|pid| proc::command_line(**pid) == "sleep 1000");
-        let Some(command) = command.copied() else {
-            anyhow::bail!("{below:?}");
-        };
+        // The shell turns into it after its answer is out.
+        let command = wait::until("the command", wait::SOON, || {
+            let is_it = |pid: &u32| proc::command_line(*pid) == "sleep 1000";
+            proc::descendants(first.pid()).into_iter().find(is_it)
+        })?;
         let mut second = stage.start("ask hi; there go; ask again")?;
         first.signal(Signal::KILL)?;
         first.wait(wait::SOON)?;
