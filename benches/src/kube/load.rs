@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -10,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Row, row};
 use crate::Unit;
 use crate::measure::percentile;
-use crate::road::load::{connect, exchange};
+use crate::road::load::{connect, connections_per_second, exchange};
 use crate::road::service::{BULK_BYTES, ECHO, SEND, TAKE};
 
 const BULK: usize = 128 << 20;
@@ -96,8 +95,8 @@ pub(crate) fn round(address: SocketAddr, cpu: &(dyn Fn() -> f64 + Sync)) -> Resu
     Ok(Round {
         one_byte_us: p50_us(address, 1)?,
         sixteen_kib_us: p50_us(address, 16 << 10)?,
-        one_by_one: connections_per_second(address, 1)?,
-        four_at_once: connections_per_second(address, AT_ONCE)?,
+        one_by_one: connections_per_second(address, 1, TIME_EACH, usize::MAX)?,
+        four_at_once: connections_per_second(address, AT_ONCE, TIME_EACH, usize::MAX)?,
         down: bulk(cpu, || down(address))?,
         up: bulk(cpu, || up(address))?,
     })
@@ -118,26 +117,6 @@ fn p50_us(address: SocketAddr, bytes: usize) -> Result<f64> {
         times_us.push(before.elapsed().as_secs_f64() * 1e6);
     }
     Ok(percentile(&times_us, 0.5))
-}
-
-fn connections_per_second(address: SocketAddr, threads: usize) -> Result<f64> {
-    let start = Instant::now();
-    let one_thread = || {
-        let mut made = 0_u32;
-        while start.elapsed() < TIME_EACH {
-            answers(address)?;
-            made += 1;
-        }
-        Ok::<_, anyhow::Error>(made)
-    };
-    let made = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(one_thread)).collect();
-        let joined = threads
-            .into_iter()
-            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a thread panicked")));
-        joined.map(|made| made?).sum::<Result<u32>>()
-    })?;
-    Ok(f64::from(made) / start.elapsed().as_secs_f64())
 }
 
 fn down(address: SocketAddr) -> Result<()> {

@@ -111,7 +111,12 @@ fn round(host: &str, port: u16, process: u32) -> Result<Round> {
         })?,
         one_byte: ping_pong(address, 1)?,
         sixteen_kib: ping_pong(address, 16 << 10)?,
-        connections_per_second: connections_per_second(address)?,
+        connections_per_second: connections_per_second(
+            address,
+            CONNECTING_THREADS,
+            TIME_EACH,
+            MAX_CONNECTIONS,
+        )?,
         down: down(address, process)?,
         up: up(address, process)?,
     })
@@ -166,19 +171,24 @@ fn ping_pong(address: SocketAddr, bytes: usize) -> Result<Latency> {
     latency(usize::MAX, || exchange(&mut connection, &mut message))
 }
 
-/// Connect, one byte there and back, close; several threads at once.
-fn connections_per_second(address: SocketAddr) -> Result<f64> {
+/// Connect, one byte there and back, close, on each of `threads`, for `time` or until they have made `at_most` in all.
+pub(crate) fn connections_per_second(
+    address: SocketAddr,
+    threads: usize,
+    time: Duration,
+    at_most: usize,
+) -> Result<f64> {
     let start = Instant::now();
     let one_thread = || {
         let mut made = 0_u32;
-        while start.elapsed() < TIME_EACH && (made as usize) < MAX_CONNECTIONS / CONNECTING_THREADS {
+        while start.elapsed() < time && (made as usize) < at_most / threads {
             exchange(&mut connect(address, ECHO)?, &mut [1])?;
             made += 1;
         }
         Ok::<_, anyhow::Error>(made)
     };
     let made = thread::scope(|scope| {
-        let threads: Vec<_> = (0..CONNECTING_THREADS).map(|_| scope.spawn(one_thread)).collect();
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(one_thread)).collect();
         let joined = threads
             .into_iter()
             .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a thread panicked")));
