@@ -40,6 +40,7 @@ mod flow;
 mod knock;
 mod listen;
 mod native;
+mod reset;
 mod socket;
 mod stream;
 mod wire;

@@ -451,7 +451,11 @@ impl ServerOptions {
 
 /// The server's side of TLS. Cloning is cheap. Sessions are resumed, by tickets that only this process can read.
 #[derive(Clone)]
-pub struct Acceptor(tokio_rustls::TlsAcceptor);
+pub struct Acceptor {
+    tls: tokio_rustls::TlsAcceptor,
+    #[cfg(feature = "quic")]
+    secret: [u8; 32],
+}
 
 impl Acceptor {
     /// Reads a certificate chain (the server's own first) and its private key from PEM files.
@@ -467,13 +471,28 @@ impl Acceptor {
     /// # Errors
     /// [`Error::File`], [`Error::BadPem`], and [`Error::Tls`] when certificate and key do not fit.
     pub fn new(options: &ServerOptions) -> Result<Acceptor, Error> {
-        Ok(Acceptor(Arc::new(server_config(options)?).into()))
+        let private = private_key("key", &options.key)?;
+        Ok(Acceptor {
+            #[cfg(feature = "quic")]
+            secret: Sha256::new()
+                .chain_update("devbox server secret\0")
+                .chain_update(private.secret_der())
+                .finalize()
+                .into(),
+            tls: Arc::new(server_config(options, private)?).into(),
+        })
     }
 
     /// What it accepts with, for QUIC to change the protocol of.
     #[cfg(feature = "quic")]
     pub(crate) fn config(&self) -> ServerConfig {
-        self.0.config().as_ref().clone()
+        self.tls.config().as_ref().clone()
+    }
+
+    /// What only this server knows, and still knows after a restart with the same private key.
+    #[cfg(feature = "quic")]
+    pub(crate) fn secret(&self) -> &[u8; 32] {
+        &self.secret
     }
 
     /// The handshake with a client; its result goes to `ws::Upgrade::read`. Put a deadline on it.
@@ -487,7 +506,7 @@ impl Acceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        self.0.accept(stream).await
+        self.tls.accept(stream).await
     }
 }
 
@@ -498,9 +517,8 @@ impl fmt::Debug for Acceptor {
 }
 
 /// A server's settings.
-pub(crate) fn server_config(options: &ServerOptions) -> Result<ServerConfig, Error> {
+fn server_config(options: &ServerOptions, private: PrivateKeyDer<'static>) -> Result<ServerConfig, Error> {
     let chain = certificates("certificate", &options.certificate)?;
-    let private = private_key("key", &options.key)?;
     let provider = provider();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()

@@ -7,15 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{
-    Connection, Endpoint, EndpointConfig, RecvStream, SendStream, ServerConfig, TokioRuntime, VarInt,
-};
+use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig, TokioRuntime, VarInt};
 
 use rustls_pki_types::CertificateDer;
 
 use super::driver::{self, ControlStream};
 use super::native::Native;
-use super::{LINK_WINDOW, Options, PROTOCOL, socket, transport};
+use super::{LINK_WINDOW, Options, PROTOCOL, reset, socket, transport};
 use crate::tls::{self, Acceptor, PeerIdentity};
 use crate::ws::upgrade::{self, AcceptError, Head, NotAWebSocket};
 use crate::{Error, GoAwayReason, Link};
@@ -57,7 +55,7 @@ impl Listener {
         let server = server_config(Arc::clone(&crypto));
         let listen = |source| Error::Listen { source };
         let socket = socket::bind(address).map_err(listen)?;
-        let config = EndpointConfig::default();
+        let config = reset::endpoint_config(acceptor);
         let endpoint = Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime)).map_err(listen)?;
         let address = endpoint.local_addr().map_err(listen)?;
         Ok(Listener {
