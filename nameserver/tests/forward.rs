@@ -1,11 +1,7 @@
 //! The forwarder under virtual time: what it sends, whom it believes, what it tells its clients.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    reason = "also outside the functions marked as tests"
-)]
+#![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 
+#[expect(dead_code, reason = "shared with the other tests")]
 mod support;
 
 use std::net::SocketAddr;
