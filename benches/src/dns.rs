@@ -81,6 +81,8 @@ fn beside_others(report: &mut Report, scratch: &Path) -> Result<()> {
             }
         }
     }
+    report.wanted("CPU per query", "0.8 of the best peer");
+    report.wanted(&format!("p99 beside {RATE}/s"), "no more than the best peer");
     for (subject, _, cpu, p99) in &running {
         report.figure(
             "CPU per query",

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &CleanupArgs) -> Result<ExitCode, Failure> {
         Some(file) => std::path::absolute(file).map_err(Failure::because)?,
         None => system_hosts_file().map_err(Failure::because)?,
     };
-    let helper = helper::start(&file, &[], &caller, false, false, false)?;
+    let helper = helper::start(&helper::Wanted::of(&file), &caller)?;
     sys::drop_to_caller(&caller).map_err(Failure::because)?;
     runtime::run(0, async {
         let report = helper.clean_up().await.map_err(|error| match error {

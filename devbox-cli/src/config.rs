@@ -306,6 +306,7 @@ impl DnsEntry {
             .parse::<nameserver::Name>();
         Ok(Dns {
             listen: self.listen.unwrap_or(DEFAULT_LISTEN),
+            or_another_port: self.listen.is_none(),
             suffix: suffix
                 .map_err(|error| Failure::because(error).help("dns.suffix is one such as devbox.test"))?,
         })

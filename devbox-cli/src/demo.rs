@@ -45,7 +45,13 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     let caller = sys::caller().map_err(Failure::because)?;
     let file = system_hosts_file().map_err(Failure::because)?;
     let helper = if sys::is_root() {
-        let helper = helper::start(&file, &default_pools(), &caller, true, false, args.verbose > 0)?;
+        let wanted = helper::Wanted {
+            pools: &default_pools(),
+            privileged: true,
+            verbose: args.verbose > 0,
+            ..helper::Wanted::of(&file)
+        };
+        let helper = helper::start(&wanted, &caller)?;
         Some((file, helper))
     } else {
         None

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nameserver::{
-    Answering, Forwarding, Listening, Name, RateLimit, Registry, Responder, Server, Sharing, Transport,
-    Verdict, Zone, system_upstreams,
+    Answering, Forwarding, Listening, Name, RateLimit, Registry, Responder, Server, Sharing, TlsConfig,
+    Transport, Verdict, Zone, system_upstreams,
 };
 
 pub(crate) use self::args::DnsArgs;
@@ -59,6 +59,7 @@ fn serve(args: &ServeDnsArgs) -> Result<ExitCode, Failure> {
                 burst: per_second.get().saturating_mul(2),
             }),
             forwarding: (!upstreams.is_empty()).then(|| Forwarding::new(upstreams)),
+            tls: tls(args)?,
             ..Listening::on(args.listen.iter().copied())
         };
         let responder = Responder::new(registry.clone(), settings);
@@ -68,6 +69,9 @@ fn serve(args: &ServeDnsArgs) -> Result<ExitCode, Failure> {
         for address in server.addresses() {
             let names = registry.snapshot().len();
             print::out(&format!("answering on {address}, UDP and TCP: {names} names\n"));
+        }
+        for address in server.tls_addresses() {
+            print::out(&format!("answering on {address}, TLS\n"));
         }
         loop {
             tokio::select! {
@@ -90,6 +94,24 @@ fn serve(args: &ServeDnsArgs) -> Result<ExitCode, Failure> {
         server.stop().await;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Where DNS over TLS is answered, and with which certificate.
+fn tls(args: &ServeDnsArgs) -> Result<Option<(Vec<SocketAddr>, TlsConfig)>, Failure> {
+    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else {
+        return Ok(None);
+    };
+    let config = nameserver::tls_server(&read(certificate)?, &read(key)?);
+    let config = config.map_err(|error| {
+        let files = format!("{} and {}", certificate.display(), key.display());
+        Failure::because(anyhow::Error::new(error).context(files))
+    })?;
+    Ok(Some((args.listen_tls.clone(), config)))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(file)
+        .map_err(|error| Failure::new(code::FAILED, format!("cannot read {}: {error}", file.display())))
 }
 
 fn answering(args: &ServeDnsArgs, forwarding: bool) -> Answering {
@@ -146,9 +168,17 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Prints what a server answers, or what a file would have one answer.
 fn query(args: &QueryArgs) -> Result<ExitCode, Failure> {
     let packet = nameserver::query(id()?, &args.name, &args.kind).map_err(Failure::because)?;
-    let reply = match &args.registry {
-        Some(file) => answer_from(file, args, &packet)?,
-        None => ask(args.at, &packet)?.0,
+    let reply = match (&args.registry, &args.tls_ca) {
+        (Some(file), _) => answer_from(file, args, &packet)?,
+        (None, Some(authorities)) => {
+            let name = args.tls_name.clone().unwrap_or_else(|| args.at.ip().to_string());
+            let asked = nameserver::ask_over_tls(args.at, &name, &read(authorities)?, &packet, PATIENCE);
+            asked.map_err(|error| {
+                let why = anyhow::Error::new(error).context(format!("no answer from {}", args.at));
+                Failure::new(code::UNAVAILABLE, format!("{why:#}"))
+            })?
+        }
+        (None, None) => ask(args.at, &packet)?.0,
     };
     let text = nameserver::to_text(&reply)
         .ok_or_else(|| Failure::new(code::FAILED, format!("{} sent what cannot be read", args.at)))?;
@@ -201,6 +231,16 @@ fn status(args: &StatusDnsArgs) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::from(code::FAILED)
     })
+}
+
+/// What `status` and `query` have to be told of a suffix: nothing of the usual one.
+pub(crate) fn zone_flag(suffix: &Name) -> String {
+    let suffix = suffix.to_string();
+    if suffix == DEFAULT_SUFFIX {
+        String::new()
+    } else {
+        format!(" --zone {suffix}")
+    }
 }
 
 /// A reply to this packet, and how long it took.

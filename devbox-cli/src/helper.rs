@@ -51,42 +51,63 @@ pub(crate) fn policy(hosts_file: &Path, caller: &Caller) -> Result<Policy, Failu
     Ok(policy)
 }
 
+/// What a session wants of its helper.
+pub(crate) struct Wanted<'a> {
+    /// The file that it edits.
+    pub(crate) hosts_file: &'a Path,
+    /// Where addresses lie.
+    pub(crate) pools: &'a [IpNet],
+    /// Whether it edits the file with rights that this process is about to give up.
+    pub(crate) privileged: bool,
+    /// Whether it may take names from other sessions.
+    pub(crate) take_names: bool,
+    /// Whether it is to have the system ask the session's DNS server.
+    pub(crate) resolver: bool,
+    /// Whether it logs to this process's standard error.
+    pub(crate) verbose: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// One that edits this file with the caller's rights.
+    pub(crate) fn of(hosts_file: &'a Path) -> Self {
+        Self {
+            hosts_file,
+            pools: &[],
+            privileged: false,
+            take_names: false,
+            resolver: false,
+            verbose: false,
+        }
+    }
+}
+
 /// Starts a session's helper with the rights that this process has now. To be called before any thread exists.
-///
-/// `privileged` says whether it edits the file with rights that this process is about to give up, `take_names` whether it may take
-/// names from other sessions.
-pub(crate) fn start(
-    hosts_file: &Path,
-    pools: &[IpNet],
-    caller: &Caller,
-    privileged: bool,
-    take_names: bool,
-    verbose: bool,
-) -> Result<Helper, Failure> {
-    let mut policy = policy(hosts_file, caller)?;
-    policy.pools = pools.to_vec();
+pub(crate) fn start(wanted: &Wanted<'_>, caller: &Caller) -> Result<Helper, Failure> {
+    let mut policy = policy(wanted.hosts_file, caller)?;
+    policy.pools = wanted.pools.to_vec();
     // Only root can change the network, and loopback needs no change.
-    let open_pools: Vec<IpNet> = pools
+    let open_pools: Vec<IpNet> = wanted
+        .pools
         .iter()
-        .filter(|pool| sys::must_be_opened(pool))
+        .filter(|pool| wanted.privileged && sys::must_be_opened(pool))
         .copied()
         .collect();
-    policy.network = privileged && !open_pools.is_empty();
-    policy.allow_take = take_names;
+    policy.resolver = wanted.privileged && wanted.resolver;
+    // A rule belongs to an interface on Linux.
+    policy.network = policy.resolver || !open_pools.is_empty();
+    policy.allow_take = wanted.take_names;
     // Under sudo this process is about to give up the rights to start another helper.
     policy.keep = policy.caller.is_some();
     policy.check().map_err(Failure::because)?;
     let program = std::env::current_exe().map_err(Failure::because)?;
     let mut config = HelperConfig::new(program, arguments(&policy));
-    config.privileged = privileged;
-    if policy.network {
-        config.open_pools = open_pools;
-    }
+    config.privileged = wanted.privileged;
+    config.open_pools = open_pools;
     config.restart = if policy.keep {
         Restart::ByKeeper
     } else {
         Restart::Here
     };
-    config.verbose = verbose;
+    config.verbose = wanted.verbose;
     Helper::start(&config).map_err(Failure::because)
 }

@@ -740,6 +740,11 @@ pub(crate) fn notice(notice: &Notice) -> String {
             "warning: there is no control socket for {environment}, so `status` and `down` will not find this \
              session: {reason}"
         ),
+        Notice::NotAsked { suffix, reason } => {
+            format!(
+                "note: this system does not ask the session's DNS server for {suffix} by itself: {reason}"
+            )
+        }
         Notice::HelperRestarted { pid } => {
             format!("warning: the helper process was killed; started another one (process {pid})")
         }
@@ -1312,6 +1317,10 @@ mod tests {
             Notice::NoControlSocket {
                 environment: environment(),
                 reason: reason(),
+            },
+            Notice::NotAsked {
+                suffix: "devbox.test".to_owned(),
+                reason: "systemd-resolved is not running".to_owned(),
             },
             Notice::HelperRestarted { pid: 4244 },
             Notice::Lacking {

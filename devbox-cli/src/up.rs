@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::ends::verdict;
 use crate::failure::Failure;
 use crate::sys::Starter;
-use crate::{background, dry_run, helper, output, print, run, runtime, sys};
+use crate::{background, dns, dry_run, helper, output, print, run, runtime, sys};
 
 /// Runs it, in the background where there is a starter that waits for it. The calling thread is the only one so far.
 pub(crate) fn run(
@@ -37,29 +37,36 @@ pub(crate) fn run(
     };
     let dns = (naming != Naming::Hosts).then(|| Dns {
         listen: dns_listen.unwrap_or(config.dns.listen),
+        or_another_port: dns_listen.is_none() && config.dns.or_another_port,
         suffix: config.dns.suffix.clone(),
     });
     let root = sys::is_root();
-    let helper = if !args.dry_run && (hosts_file.is_some() || root) {
+    let helper = if args.dry_run {
+        None
+    } else {
         let file = match &hosts_file {
             Some(file) => file.clone(),
             None => system_hosts_file().map_err(Failure::because)?,
         };
-        // Files other than the system's are edited with the caller's rights, whatever the helper's are.
-        let privileged = root && (caller.uid == 0 || args.hosts_file.is_none());
-        // In the background it would keep the terminal open.
-        let verbose = args.connect.verbose > 0 && starter.is_none();
-        let installed = if root {
-            None
+        let installed = (!root && (hosts_file.is_some() || dns.is_some()))
+            .then(|| helper::connect(&file, &config.pool))
+            .flatten();
+        // Without rights a child could write the user's own files, and nothing else.
+        if installed.is_none() && (hosts_file.is_some() || root) {
+            // Files other than the system's are edited with the caller's rights, whatever the helper's are.
+            let wanted = helper::Wanted {
+                hosts_file: &file,
+                pools: &config.pool,
+                privileged: root && (caller.uid == 0 || args.hosts_file.is_none()),
+                take_names: args.take_names,
+                resolver: dns.is_some(),
+                // In the background it would keep the terminal open.
+                verbose: args.connect.verbose > 0 && starter.is_none(),
+            };
+            Some(helper::start(&wanted, &caller)?)
         } else {
-            helper::connect(&file, &config.pool)
-        };
-        Some(match installed {
-            Some(helper) => helper,
-            None => helper::start(&file, &config.pool, &caller, privileged, args.take_names, verbose)?,
-        })
-    } else {
-        None
+            installed
+        }
     };
     sys::drop_to_caller(&caller).map_err(Failure::because)?;
     let state_dir = caller.state_folder();
@@ -90,9 +97,17 @@ pub(crate) fn run(
             if args.output.form() == Output::Text {
                 print::out(&print::services(status));
                 if let (Some(address), Some(suffix)) = (engine.dns_address(), &suffix) {
-                    print::out(&format!(
-                        "names under {suffix} are answered on {address}: see `devbox dns status --at {address}`\n"
-                    ));
+                    print::out(&if engine.dns_is_asked() {
+                        format!(
+                            "names under {suffix} are answered on {address}, and this system asks there\n"
+                        )
+                    } else {
+                        format!(
+                            "names under {suffix} are answered on {address}: `devbox dns status --at {address}{zone}` says how this \
+                             system is pointed at it\n",
+                            zone = dns::zone_flag(suffix),
+                        )
+                    });
                 }
                 print::out("ready\n");
             }

@@ -121,6 +121,8 @@ pub enum Publish {
 pub struct Dns {
     /// Where it listens, over UDP and TCP.
     pub listen: SocketAddr,
+    /// Whether it takes another port where that one is in use, as by another session; it cannot start then otherwise.
+    pub or_another_port: bool,
     /// The suffix that is the session's: `orders.backend` is answered as `orders.backend.devbox.test` and by itself.
     pub suffix: nameserver::Name,
 }

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Config, Publish};
+use crate::dns;
 use crate::error::Error;
 use crate::file_watch::FileWatch;
 use crate::helper::Helper;
@@ -26,7 +27,7 @@ use crate::notice::{Events, Notice, Notices};
 use crate::providers;
 use crate::settle::settle;
 use crate::shared::Place;
-use crate::sinks::{DnsSink, HelperHosts, PrivateHosts, PrivateSink};
+use crate::sinks::{HelperHosts, PrivateHosts, PrivateSink};
 use crate::surroundings;
 use crate::sys::{self, ControlListener};
 
@@ -99,11 +100,12 @@ pub async fn start_shared(mut config: Config, place: Option<Place>) -> Result<En
             private = Some(hosts);
         }
     }
-    let mut dns = None;
-    if let Some(wanted) = config.dns {
-        let (sink, server) = DnsSink::start(wanted).await?;
-        sinks.push(Arc::new(sink));
-        dns = Some(server);
+    let mut served = None;
+    if let Some(wanted) = &config.dns {
+        let helper = config.helper.as_ref();
+        let started = dns::start(wanted, helper, &identity.session, &config.pools, &notices).await?;
+        sinks.push(Arc::new(started.sink));
+        served = Some((started.server, started.asked));
     }
     // Last: messages that mean the names in general speak of the first one.
     sinks.push(Arc::new(registry.clone()));
@@ -171,7 +173,7 @@ pub async fn start_shared(mut config: Config, place: Option<Place>) -> Result<En
         providers: names,
         registry,
         private,
-        dns,
+        dns: served,
         notices,
         first_reader: Mutex::new(Some(events)),
         ended,
@@ -191,7 +193,8 @@ struct Shared {
     providers: Vec<String>,
     registry: Registry,
     private: Option<PrivateHosts>,
-    dns: Option<Server>,
+    /// The session's DNS server, and whether this system asks it.
+    dns: Option<(Server, bool)>,
     notices: Notices,
     /// Subscribed before the session ran, so that the first reader misses nothing.
     first_reader: Mutex<Option<Events>>,
@@ -230,7 +233,14 @@ impl Engine {
     /// Where the session's DNS server answers, if it has one.
     #[must_use]
     pub fn dns_address(&self) -> Option<SocketAddr> {
-        self.0.dns.as_ref()?.addresses().first().copied()
+        let (server, _) = self.0.dns.as_ref()?;
+        server.addresses().first().copied()
+    }
+
+    /// Whether this system asks the session's DNS server for the names under its suffix, and it alone for those.
+    #[must_use]
+    pub fn dns_is_asked(&self) -> bool {
+        self.0.dns.as_ref().is_some_and(|(_, asked)| *asked)
     }
 
     /// The session as it is now; `None` once it has ended.

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 
 use crate::error::Error;
+use crate::resolver_rule::{Rule, RulePlace};
 use crate::sys;
 
 /// A helper that is killed more often than this within [`RESTARTS_WITHIN`] is not started again.
@@ -90,6 +91,8 @@ struct Shared {
     held: Mutex<Option<HostsBlock>>,
     /// What is claimed besides: another helper is asked for it again. `None` where addresses need no claim.
     network: Option<Mutex<Network>>,
+    /// By which the system asks the session's DNS server, if it does.
+    rule: Mutex<Option<Rule>>,
 }
 
 /// What a session holds of this machine's network.
@@ -201,6 +204,7 @@ impl Helper {
                 source,
                 held: Mutex::default(),
                 network: network.map(Mutex::new),
+                rule: Mutex::default(),
             }),
             privileged,
         })
@@ -292,9 +296,41 @@ impl Helper {
         Ok(())
     }
 
+    /// Makes the place of a rule by which the system asks the session's DNS server.
+    pub(crate) async fn prepare_rule(
+        &self,
+        session: &str,
+        pools: &[IpNet],
+    ) -> Result<RulePlace, ClientError> {
+        self.ask(|client| async move { RulePlace::make(&client, session, pools).await })
+            .await
+    }
+
+    /// Sets the rule: names under `suffix` are asked of this server.
+    pub(crate) async fn set_rule(
+        &self,
+        place: RulePlace,
+        suffix: String,
+        server: SocketAddr,
+    ) -> Result<(), ClientError> {
+        let rule = self
+            .ask(|client| {
+                let (place, suffix) = (place.clone(), suffix.clone());
+                async move { place.set(&client, suffix, server).await }
+            })
+            .await?;
+        *self.rule() = Some(rule);
+        Ok(())
+    }
+
+    fn rule(&self) -> std::sync::MutexGuard<'_, Option<Rule>> {
+        self.shared.rule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) async fn release(&self) -> Result<ReleaseReport, ClientError> {
         let report = self.ask(|client| async move { client.release().await }).await?;
         self.hold(None);
+        *self.rule() = None;
         if let Some(network) = &self.shared.network {
             let mut network = network.lock().unwrap_or_else(PoisonError::into_inner);
             *network = Network::default();
@@ -355,6 +391,7 @@ impl Helper {
     async fn start_another(&self) -> Result<Result<Option<AsyncClient>, ClientError>, JoinError> {
         let source = self.shared.source.clone();
         let held = self.held().clone();
+        let rule = self.rule().clone();
         let network = self.shared.network.as_ref();
         let network = network.map(|network| network.lock().unwrap_or_else(PoisonError::into_inner).clone());
         let started = tokio::task::spawn_blocking(move || {
@@ -366,6 +403,13 @@ impl Helper {
             }
             if let Some(block) = held {
                 take_over(&mut client, &block)?;
+            }
+            if let Some(rule) = rule
+                && let Err(error) = rule.renew(&mut client)
+            {
+                // The names are answered as before, to whoever asks.
+                let error = devbox_provider::with_causes(&error);
+                tracing::warn!(%error, "this system no longer asks the session's DNS server");
             }
             AsyncClient::new(client).map(Some)
         });

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod dns;
 mod engine;
 mod error;
 mod file_watch;
@@ -13,6 +14,7 @@ mod leases;
 mod notice;
 mod plan;
 mod providers;
+mod resolver_rule;
 mod running;
 mod settle;
 mod shared;

@@ -54,6 +54,13 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// This system does not ask the session's DNS server for its suffix, although there is a helper that could have told it to.
+    NotAsked {
+        /// The suffix.
+        suffix: String,
+        /// Why.
+        reason: String,
+    },
     /// The helper was killed. Another one has taken over what it did.
     HelperRestarted {
         /// The new one's process.

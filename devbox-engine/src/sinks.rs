@@ -1,16 +1,13 @@
 //! Where names go: the system's hosts file through the helper, or a private one.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use devbox_helper_client::{HostsBlock, HostsReport};
 use devbox_session::sink::{HeldNames, NameSink, PublishError, Published, Record, TakenName, hosts_entries};
-use nameserver::{Answering, Data, Listening, Responder, Server, ServerError, Zone};
 use tokio::sync::watch;
 
-use crate::config::Dns;
 use crate::engine::TAG_PREFIX;
 use crate::file_watch::FileWatch;
 use crate::helper::Helper;
@@ -107,61 +104,6 @@ pub(crate) fn published(report: HostsReport) -> Published {
         taken: taken.collect(),
         held: held.collect(),
         warnings,
-    }
-}
-
-/// The names that a DNS server of this process answers.
-pub(crate) struct DnsSink {
-    registry: nameserver::Registry,
-    address: SocketAddr,
-}
-
-/// The owner of a session's names in its own server's registry.
-const SESSION: &str = "session";
-
-impl DnsSink {
-    /// Starts the server. It answers, with no names yet, when this returns.
-    pub(crate) async fn start(wanted: Dns) -> Result<(Self, Server), ServerError> {
-        let registry = nameserver::Registry::default();
-        let settings = Answering {
-            zones: vec![Zone::new(wanted.suffix)],
-            ..Answering::default()
-        };
-        let responder = Responder::new(registry.clone(), settings);
-        let server = Server::start(responder, Listening::on([wanted.listen])).await?;
-        let address = server.addresses().first().copied().unwrap_or(wanted.listen);
-        Ok((Self { registry, address }, server))
-    }
-}
-
-#[async_trait]
-impl NameSink for DnsSink {
-    fn describe(&self) -> String {
-        format!("the DNS server on {}", self.address)
-    }
-
-    async fn publish(&self, records: Arc<[Record]>) -> Result<Published, PublishError> {
-        let mut warnings = Vec::new();
-        let mut name = |text: &String| match text.parse::<nameserver::Name>() {
-            Ok(name) => Some(name),
-            Err(error) => {
-                warnings.push(format!("the DNS server does not have it: {error}"));
-                None
-            }
-        };
-        let records: Vec<_> = records
-            .iter()
-            .map(|record| nameserver::Record {
-                names: record.names.iter().filter_map(&mut name).collect(),
-                data: record.addresses.iter().copied().map(Data::from).collect(),
-            })
-            .collect();
-        let changed = self.registry.publish(SESSION, &records) > 0;
-        Ok(Published {
-            changed,
-            warnings,
-            ..Published::default()
-        })
     }
 }
 
@@ -288,33 +230,5 @@ mod tests {
         assert_eq!(hosts.changed().await.unwrap(), base);
         drop(sink);
         assert_eq!(hosts.changed().await, None);
-    }
-
-    #[tokio::test]
-    async fn the_dns_server_answers_what_was_published_last_and_nothing_in_the_end() {
-        let wanted = Dns {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            suffix: "devbox.test".parse().unwrap(),
-        };
-        let (sink, server) = DnsSink::start(wanted).await.unwrap();
-        let rcode = async |name: &str| {
-            let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            let query = nameserver::query(7, &name.parse().unwrap(), "A").unwrap();
-            socket.send_to(&query, server.addresses()[0]).await.unwrap();
-            let mut reply = [0; 512];
-            socket.recv(&mut reply).await.unwrap();
-            reply[3] & 0x0F
-        };
-        let record = Record {
-            names: vec!["orders.backend".to_owned()],
-            addresses: vec!["127.77.0.2".parse().unwrap()],
-        };
-        assert!(sink.publish(Arc::from([record.clone()])).await.unwrap().changed);
-        assert!(!sink.publish(Arc::from([record])).await.unwrap().changed);
-        assert_eq!(rcode("orders.backend.devbox.test").await, 0);
-        assert_eq!(rcode("orders.backend").await, 0);
-        sink.publish(Arc::from([])).await.unwrap();
-        assert_eq!(rcode("orders.backend.devbox.test").await, 3);
-        server.stop().await;
     }
 }

@@ -24,9 +24,12 @@ cfg_if! {
     if #[cfg(target_os = "linux")] {
         #[path = "sys/ports_linux.rs"]
         mod ports;
+        /// What systemd-resolved makes when it starts, where it is the one that is told whom to ask.
+        pub(crate) const RESOLVED: Option<&str> = Some("/run/systemd/resolve");
     } else {
         #[path = "sys/ports_other.rs"]
         mod ports;
+        pub(crate) const RESOLVED: Option<&str> = None;
     }
 }
 

@@ -18,7 +18,8 @@ use crate::codec::encode;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::message::{
-    Call, HostsBlock, HostsReport, NetworkReport, ReleaseReport, Reply, Request, SweepReport, UserEdit,
+    Call, HostsBlock, HostsReport, NetworkReport, NewInterface, NewResolver, ReleaseReport, Reply, Request,
+    SweepReport, UserEdit,
 };
 
 /// A handle to a running helper for async code. Clones ask the same helper, in the order of their calls.
@@ -212,6 +213,39 @@ impl AsyncClient {
             self.request(Request::AddAddresses { addresses, interface })
                 .await?,
         )
+    }
+
+    /// Makes an interface; see [`Client::create_interface`].
+    ///
+    /// # Errors
+    /// As [`AsyncClient::request`].
+    ///
+    /// # Cancel safety
+    /// As [`AsyncClient::request`].
+    pub async fn create_interface(&self, interface: NewInterface) -> Result<NetworkReport, Error> {
+        network(self.request(Request::CreateInterface { interface }).await?)
+    }
+
+    /// Removes an interface of the caller's, with all that is on it.
+    ///
+    /// # Errors
+    /// As [`AsyncClient::request`].
+    ///
+    /// # Cancel safety
+    /// As [`AsyncClient::request`].
+    pub async fn remove_interface(&self, name: String) -> Result<NetworkReport, Error> {
+        network(self.request(Request::RemoveInterface { name }).await?)
+    }
+
+    /// Has names with some suffixes looked up at servers of the caller's.
+    ///
+    /// # Errors
+    /// As [`AsyncClient::request`].
+    ///
+    /// # Cancel safety
+    /// As [`AsyncClient::request`].
+    pub async fn set_resolver(&self, rule: NewResolver) -> Result<NetworkReport, Error> {
+        network(self.request(Request::SetResolver { rule }).await?)
     }
 
     /// Undoes everything that was asked for.

@@ -218,12 +218,18 @@ impl<'a> Writer<'a> {
             negative_ttl: zone.negative_ttl,
         };
         let snapshot = self.snapshot;
+        let full = snapshot.node(name);
+        if let Some(node) = full.filter(|node| node.has_records())
+            && name != apex
+        {
+            return self.records(node, authority);
+        }
         let relative = Relative::new(name, apex);
-        let nodes = [
-            snapshot.node(name),
-            relative.of(name).and_then(|name| snapshot.node(name)),
-        ];
-        let with_records = nodes.iter().flatten().find(|node| node.has_records());
+        let short = relative.of(name).and_then(|name| snapshot.node(name));
+        let with_records = [full, short]
+            .into_iter()
+            .flatten()
+            .find(|node| node.has_records());
         if name == apex {
             if self.query.rtype == Rtype::SOA {
                 return self.soa(authority);
@@ -238,7 +244,7 @@ impl<'a> Writer<'a> {
         if let Some(node) = with_records {
             return self.records(node, authority);
         }
-        if nodes.iter().any(Option::is_some) {
+        if full.or(short).is_some() {
             // Exists, because of the names below it (RFC 4592 §2.2.2).
             return self.no_data(authority);
         }

@@ -20,6 +20,8 @@ mod server;
 mod sys;
 mod system;
 mod text;
+#[cfg(feature = "tls")]
+mod tls;
 mod wire;
 mod zone;
 
@@ -36,5 +38,7 @@ pub use registry::{Record, Registry, Snapshot};
 pub use server::{Listening, Server, ServerError};
 pub use system::system_upstreams;
 pub use text::{query, to_text};
+#[cfg(feature = "tls")]
+pub use tls::{TlsConfig, TlsError, ask_over_tls, tls_server};
 pub use wire::Transport;
 pub use zone::{DEFAULT_TTL, Zone};

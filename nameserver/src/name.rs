@@ -1,8 +1,11 @@
 //! Names as they are compared: absolute, in lower case, in wire form.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
-use std::sync::Arc;
+
+use triomphe::ThinArc;
 
 use crate::error::Error;
 
@@ -15,8 +18,8 @@ use crate::error::Error;
 /// assert_eq!(name.to_string(), "orders.backend");
 /// # Ok::<(), nameserver::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Arc<[u8]>);
+#[derive(Clone)]
+pub struct Name(ThinArc<(), u8>);
 
 impl Name {
     /// The longest name on the wire (RFC 1035 §2.3.4).
@@ -24,22 +27,49 @@ impl Name {
 
     /// In wire form, lower case.
     pub fn as_wire(&self) -> &[u8] {
-        &self.0
+        &self.0.slice
     }
 
     /// Whether it is `*.something` (RFC 4592 §2.1.1).
     pub fn is_wildcard(&self) -> bool {
-        self.0.starts_with(b"\x01*")
+        self.as_wire().starts_with(b"\x01*")
     }
 
     /// The name one label up; `None` for the root.
     pub fn parent(&self) -> Option<Self> {
-        parent(&self.0).map(|wire| Self(wire.into()))
+        parent(self.as_wire()).map(Self::from_lower_wire)
     }
 
     /// From wire form in lower case that is known to be well-formed.
     pub(crate) fn from_lower_wire(wire: &[u8]) -> Self {
-        Self(wire.into())
+        // A pointer of one word: a million names are a million of each of its copies.
+        Self(ThinArc::from_header_and_slice((), wire))
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_wire() == other.as_wire()
+    }
+}
+
+impl Eq for Name {}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_wire().cmp(other.as_wire())
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_wire().hash(state);
     }
 }
 
@@ -75,7 +105,7 @@ impl FromStr for Name {
             .map_err(|error| invalid(error.to_string()))?
             .into_octets();
         wire.make_ascii_lowercase();
-        Ok(Self(wire.into()))
+        Ok(Self::from_lower_wire(&wire))
     }
 }
 

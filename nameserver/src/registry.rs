@@ -1,5 +1,6 @@
 //! Names with owners, read without waiting for whoever writes.
 
+mod claims;
 mod snapshot;
 
 use std::collections::HashMap;

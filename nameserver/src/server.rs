@@ -40,7 +40,7 @@ pub struct Listening {
     pub idle: Duration,
     /// Where DNS over TLS is answered (RFC 7858), and with which certificate.
     #[cfg(feature = "tls")]
-    pub tls: Option<(Vec<SocketAddr>, Arc<tokio_rustls::rustls::ServerConfig>)>,
+    pub tls: Option<(Vec<SocketAddr>, crate::TlsConfig)>,
 }
 
 impl Listening {

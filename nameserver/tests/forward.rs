@@ -1,11 +1,7 @@
 //! The forwarder under virtual time: what it sends, whom it believes, what it tells its clients.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    reason = "also outside the functions marked as tests"
-)]
+#![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 
+#[expect(dead_code, reason = "shared with the other tests")]
 mod support;
 
 use std::net::SocketAddr;
@@ -44,7 +40,7 @@ impl World {
     }
 
     fn sent(&mut self) -> Transmit {
-        self.forwarder.poll_transmit().expect("something is sent")
+        self.forwarder.poll_transmit().unwrap()
     }
 
     fn pass(&mut self, time: Duration) {
@@ -54,7 +50,7 @@ impl World {
 
     /// Lets the clock run to the next time-out.
     fn wait(&mut self) {
-        self.now = self.forwarder.poll_timeout().expect("something is awaited");
+        self.now = self.forwarder.poll_timeout().unwrap();
         self.forwarder.handle_timeout(self.now);
     }
 
@@ -64,7 +60,7 @@ impl World {
     }
 
     fn reply(&mut self) -> (u32, Reply) {
-        let (client, bytes) = self.forwarder.poll_reply().expect("a reply");
+        let (client, bytes) = self.forwarder.poll_reply().unwrap();
         (client, read(&bytes))
     }
 

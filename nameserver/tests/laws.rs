@@ -1,11 +1,7 @@
 //! What holds for all packets and all histories.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    reason = "also outside the functions marked as tests"
-)]
+#![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 
+#[expect(dead_code, reason = "shared with the other tests")]
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,12 +1,8 @@
 //! Other people's resolvers ask a real server: dig, drill, musl, glibc, Go, Java, Node.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    reason = "also outside the functions marked as tests"
-)]
+#![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 
+#[expect(dead_code, reason = "shared with the other tests")]
 #[path = "support/programs.rs"]
 mod programs;
 

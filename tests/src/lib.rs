@@ -48,6 +48,7 @@ pub mod peers;
 pub mod proc;
 pub mod pty;
 pub mod relay;
+pub mod resolved;
 pub mod services;
 pub mod wait;
 

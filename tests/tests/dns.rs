@@ -4,7 +4,8 @@
 use anyhow::{Context, ensure};
 use devbox_tests::peers::Echo;
 use devbox_tests::{
-    Caller, Exit, Gateway, Outcome, Result, Scene, Service, Signal, Up, UpOptions, hosts, scenario, wait,
+    Caller, Certificate, Exit, Gateway, Outcome, Process, Result, Scene, Service, Signal, Up, UpOptions,
+    hosts, need_program, scenario, wait,
 };
 
 const PORT: u16 = 7810;
@@ -110,6 +111,87 @@ fn a_server_follows_its_file_and_keeps_what_it_had_where_that_breaks() -> Outcom
             .expect_text(&["a..b"])?;
         server.signal(Signal::TERM)?;
         ensure!(server.wait(wait::SOON)? == Exit::code(0));
+        Ok(())
+    })
+}
+
+/// A server over TLS too, with one name; where it answers that way, and its certificate.
+fn over_tls(scene: &Scene) -> Result<(Process, String, Certificate)> {
+    let files = scene.certificate()?;
+    let names = scene.write("names.yaml", "records: [{names: [api], addresses: [10.0.0.1]}]\n")?;
+    let (plain, secure) = (
+        scene.free_address()?.to_string(),
+        scene.free_address()?.to_string(),
+    );
+    let mut serve = scene.devbox(["dns", "serve", "--listen", &plain, "--listen-tls", &secure])?;
+    for (flag, file) in [
+        ("--registry", &names),
+        ("--tls-cert", &files.certificate),
+        ("--tls-key", &files.key),
+    ] {
+        serve = serve.args([flag.as_ref(), file.as_os_str()]);
+    }
+    let server = serve.start()?.stop_with(Signal::TERM);
+    server.wait_for_line("that it answers over TLS", wait::SOON, |line| {
+        line.contains(&secure) && line.contains("TLS")
+    })?;
+    Ok((server, secure, files))
+}
+
+#[test]
+fn dns_over_tls_is_answered_to_whoever_trusts_the_certificate() -> Outcome {
+    scenario(|scene| {
+        let (_server, at, files) = over_tls(scene)?;
+        let asked = |more: &[&str]| {
+            let query = [
+                "dns",
+                "query",
+                "api.devbox.test",
+                "--at",
+                &at,
+                "--tls",
+                "--tls-ca",
+            ];
+            let query = scene.devbox(query)?.args([&files.certificate]);
+            query.args(more).run(wait::SOON)
+        };
+        asked(&[])?
+            .expect_success()?
+            .expect_text(&["NOERROR", "10.0.0.1"])?;
+        asked(&["--tls-name", "dns.example"])?
+            .expect_code(2)?
+            .expect_text(&["no answer from", "certificate"])?;
+        // Half of the flags is none.
+        let alone = [
+            "dns",
+            "serve",
+            "--registry",
+            "names.yaml",
+            "--tls-cert",
+            "cert.pem",
+        ];
+        scene
+            .devbox(alone)?
+            .run(wait::SOON)?
+            .expect_code(1)?
+            .expect_text(&["--tls-key"])?;
+        Ok(())
+    })
+}
+
+#[test]
+fn kdig_is_answered_over_tls() -> Outcome {
+    scenario(|scene| {
+        let kdig = need_program("kdig", "knot-dnsutils")?;
+        let (_server, at, files) = over_tls(scene)?;
+        let (address, port) = at.rsplit_once(':').context("an address and a port")?;
+        let ca = format!("+tls-ca={}", files.certificate.display());
+        let server = format!("@{address}");
+        let words = ["-p", port, &server, &ca, "+tls", "api.devbox.test", "A"];
+        let asked = scene.command([kdig]).args(words).run(wait::SOON)?;
+        asked
+            .expect_success()?
+            .expect_text(&["NOERROR", "10.0.0.1", "TLS1.3"])?;
         Ok(())
     })
 }

@@ -72,6 +72,11 @@ pub(crate) const FOR_TESTS: &[Wanted] = &[
     wanted(Probe::InPath("dig"), "bind9-dnsutils", "DNS queries by name"),
     wanted(Probe::InPath("drill"), "ldnsutils", "drill asks our name server"),
     wanted(
+        Probe::InPath("kdig"),
+        "knot-dnsutils",
+        "kdig asks our name server over TLS",
+    ),
+    wanted(
         Probe::InPath("unbound"),
         "unbound",
         "unbound's answers beside ours",

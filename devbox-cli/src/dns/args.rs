@@ -35,6 +35,15 @@ pub(crate) struct ServeDnsArgs {
     /// Where to listen, over UDP and TCP; repeat for more
     #[arg(long, value_name = "ADDR:PORT", default_values_t = [DEFAULT_LISTEN])]
     pub(crate) listen: Vec<SocketAddr>,
+    /// Where to listen for DNS over TLS (RFC 7858, usually port 853); repeat for more
+    #[arg(long, value_name = "ADDR:PORT", requires = "tls_cert")]
+    pub(crate) listen_tls: Vec<SocketAddr>,
+    /// The certificate of DNS over TLS, with its chain, in PEM
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "listen_tls"])]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// The names, in YAML: `records: [{names: [api], addresses: [10.0.0.2]}]`
     #[arg(long, value_name = "FILE")]
     pub(crate) registry: PathBuf,
@@ -78,8 +87,17 @@ pub(crate) struct QueryArgs {
     /// The server to ask
     #[arg(long, value_name = "ADDR:PORT", default_value_t = DEFAULT_LISTEN)]
     pub(crate) at: SocketAddr,
+    /// Ask over TLS
+    #[arg(long, requires = "tls_ca")]
+    pub(crate) tls: bool,
+    /// The certificates to trust, in PEM: the server's own if it has signed that itself
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// Whom the server's certificate must be for [default: the address of --at]
+    #[arg(long, value_name = "NAME", requires = "tls")]
+    pub(crate) tls_name: Option<String>,
     /// Ask nobody: show what `devbox dns serve` would answer from this file
-    #[arg(long, value_name = "FILE", conflicts_with = "at")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["at", "tls"])]
     pub(crate) registry: Option<PathBuf>,
     /// The suffix of the file's names; repeat for more
     #[arg(long, value_name = "SUFFIX", default_value = DEFAULT_SUFFIX)]

@@ -10,6 +10,10 @@ pub(crate) fn instructions(server: SocketAddr, suffix: &Name) -> String {
     let mut text = format!("to have this system ask it for names under {suffix}:\n");
     let mut way = |system: &str, how: &str| text.push_str(&format!("  {system}\n    {how}\n"));
     way(
+        "systemd-resolved: for as long as a session lives, by its helper",
+        "sudo devbox up --naming dns",
+    );
+    way(
         "NetworkManager with dnsmasq: /etc/NetworkManager/dnsmasq.d/devbox.conf, then `nmcli general reload`",
         &format!("server=/{suffix}/{address}#{port}"),
     );

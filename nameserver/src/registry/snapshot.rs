@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
-use smallvec::SmallVec;
 
+use super::claims::{Claim, Claims};
 use crate::data::Data;
 use crate::name::{self, Name};
 
@@ -34,19 +34,9 @@ type Shards<T> = Box<[Arc<T>]>;
 #[derive(Clone)]
 pub(crate) struct Node {
     name: Name,
-    /// Sorted by their data, so that what several owners published is side by side.
-    claims: SmallVec<[Claim; 1]>,
+    claims: Claims,
     /// How many nodes lie one label below.
     children: u32,
-}
-
-/// One record of one owner.
-#[derive(Clone, PartialEq, Eq)]
-struct Claim {
-    owner: u32,
-    /// Of the write in which the owner first had the name; a newer one is greater.
-    order: u32,
-    data: Data,
 }
 
 /// A canonical name of an address; sorted by address.
@@ -72,20 +62,12 @@ impl Node {
 
     /// The records, each once (RFC 2181 §5), of all owners.
     pub(crate) fn distinct(&self) -> impl Iterator<Item = &Data> {
-        self.claims
-            .chunk_by(|a, b| a.data == b.data)
-            .filter_map(|same| same.first())
-            .map(|claim| &claim.data)
+        self.claims.distinct()
     }
 
     /// What the owner published who had the name last.
     pub(crate) fn newest(&self) -> impl Iterator<Item = &Data> {
-        let newest = self.claims.iter().map(|claim| claim.order).max();
-        let newest = self
-            .claims
-            .iter()
-            .filter(move |claim| Some(claim.order) == newest);
-        newest.map(|claim| &claim.data)
+        self.claims.newest()
     }
 }
 
@@ -163,7 +145,7 @@ impl Snapshot {
     pub(super) fn names_of_owner(&self, owner: u32) -> Vec<Name> {
         let nodes = self.nodes.iter().flat_map(|shard| shard.iter());
         nodes
-            .filter(|node| node.claims.iter().any(|claim| claim.owner == owner))
+            .filter(|node| node.claims.as_slice().iter().any(|claim| claim.owner == owner))
             .map(|node| node.name.clone())
             .collect()
     }
@@ -178,29 +160,23 @@ impl Snapshot {
         canonical: bool,
     ) -> Edit {
         let before = self.node(name.as_wire());
-        let old: SmallVec<[Claim; 1]> = before
-            .into_iter()
-            .flat_map(|node| node.claims.iter().filter(|claim| claim.owner == owner).cloned())
-            .collect();
+        let old = before.map_or_else(Claims::default, |node| node.claims.of(owner));
         let mut edit = Edit {
             changed: false,
             had: !old.is_empty(),
             has: !data.is_empty(),
         };
+        let old = old.as_slice();
         if !old.iter().map(|claim| &claim.data).eq(data.iter().copied()) {
             edit.changed = true;
             // Whoever has the name longer does not become the newest by changing what it has.
             let order = old.first().map_or(order, |claim| claim.order);
-            self.edit_node(name, |claims| {
-                claims.retain(|claim| claim.owner != owner);
-                claims.extend(data.iter().map(|data| Claim {
-                    owner,
-                    order,
-                    data: Data::clone(data),
-                }));
-                claims.sort_by(|a, b| a.data.cmp(&b.data));
-                claims.shrink_to_fit();
+            let new = data.iter().map(|data| Claim {
+                owner,
+                order,
+                data: Data::clone(data),
             });
+            self.edit_node(name, |claims| claims.replace(owner, new));
         }
         let gone = old
             .iter()
@@ -215,7 +191,7 @@ impl Snapshot {
     }
 
     /// Changes the claims of a node that is made for it, and that goes with its last claim.
-    fn edit_node(&mut self, name: &Name, change: impl FnOnce(&mut SmallVec<[Claim; 1]>)) {
+    fn edit_node(&mut self, name: &Name, change: impl FnOnce(&mut Claims)) {
         self.add_node(name);
         let Some(node) = self.node_mut(name.as_wire()) else {
             return;
@@ -260,7 +236,7 @@ impl Snapshot {
             if let Some(shard) = self.nodes.get_mut(shard(hash)) {
                 let node = Arc::new(Node {
                     name,
-                    claims: SmallVec::new(),
+                    claims: Claims::default(),
                     children,
                 });
                 Arc::make_mut(shard).insert_unique(hash, node, |node| hasher.hash_one(node.name.as_wire()));
@@ -351,14 +327,14 @@ fn set_in<A: Ord + Copy>(
         Some(position) => {
             shard.remove(start + position);
         }
-        None => shard.insert(
-            start,
-            Reverse {
-                address,
-                owner,
-                name: name.clone(),
-            },
-        ),
+        None => {
+            if shard.len() == shard.capacity() {
+                // Not twice as much, which would be the larger part of a large registry's memory.
+                shard.reserve_exact(1 + shard.len() / 16);
+            }
+            let name = name.clone();
+            shard.insert(start, Reverse { address, owner, name });
+        }
     }
     true
 }

@@ -1,5 +1,4 @@
 //! A client's side of a message: makes queries, and reads replies with another library's eyes.
-#![allow(dead_code, reason = "each test uses a part of it")]
 
 use domain::base::Message;
 use domain::base::iana::Rtype;

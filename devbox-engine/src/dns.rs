@@ -1,0 +1,190 @@
+//! The session's DNS server, and whether the system asks it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use devbox_session::sink::{NameSink, PublishError, Published, Record};
+use ipnet::IpNet;
+use nameserver::{Answering, Data, Listening, Name, Responder, Server, ServerError, Zone};
+
+use crate::config::Dns;
+use crate::helper::Helper;
+use crate::notice::{Notice, Notices};
+
+/// The names that a DNS server of this process answers.
+pub(crate) struct DnsSink {
+    registry: nameserver::Registry,
+    address: SocketAddr,
+}
+
+/// A server that answers, with no names yet.
+pub(crate) struct Started {
+    pub(crate) sink: DnsSink,
+    pub(crate) server: Server,
+    /// Whether this system asks it for its suffix.
+    pub(crate) asked: bool,
+}
+
+/// The owner of a session's names in its own server's registry.
+const SESSION: &str = "session";
+
+/// Starts the server, and has the system ask it for the suffix where a helper may see to that. Where not, a notice says why, and the server
+/// answers whoever asks it.
+pub(crate) async fn start(
+    wanted: &Dns,
+    helper: Option<&Helper>,
+    session: &str,
+    pools: &[IpNet],
+    notices: &Notices,
+) -> Result<Started, ServerError> {
+    let not_asked = |error: devbox_helper_client::Error| {
+        notices.add(Notice::NotAsked {
+            suffix: wanted.suffix.to_string(),
+            reason: devbox_provider::with_causes(&error),
+        });
+    };
+    let mut rule = None;
+    if let Some(helper) = helper.filter(|helper| helper.privileged) {
+        match helper.prepare_rule(session, pools).await {
+            Ok(place) => rule = Some((helper, place)),
+            Err(error) => not_asked(error),
+        }
+    }
+    let place = rule.as_ref().map(|(_, place)| place.address());
+    let (sink, server) = listen(wanted, place).await?;
+    let mut asked = false;
+    if let Some((helper, place)) = rule {
+        // The last one is the rule's, or answers on all of this machine's addresses.
+        let port = server.addresses().last().map_or(0, SocketAddr::port);
+        let server = SocketAddr::new(place.address(), port);
+        match helper.set_rule(place, wanted.suffix.to_string(), server).await {
+            Ok(()) => asked = true,
+            Err(error) => not_asked(error),
+        }
+    }
+    Ok(Started { sink, server, asked })
+}
+
+/// Listens where it is wanted, and at the address that a rule of the system names. Where another program has the port, the system chooses
+/// one, if that may be.
+async fn listen(wanted: &Dns, place: Option<std::net::IpAddr>) -> Result<(DnsSink, Server), ServerError> {
+    let place = place.filter(|_| !wanted.listen.ip().is_unspecified());
+    let at = |port: u16| {
+        let mut addresses = vec![SocketAddr::new(wanted.listen.ip(), port)];
+        addresses.extend(place.map(|address| SocketAddr::new(address, port)));
+        addresses
+    };
+    let started = DnsSink::start(wanted.suffix.clone(), at(wanted.listen.port())).await;
+    match started {
+        Err(ServerError::Bind { source, .. })
+            if source.kind() == io::ErrorKind::AddrInUse && wanted.or_another_port =>
+        {
+            DnsSink::start(wanted.suffix.clone(), at(0)).await
+        }
+        started => started,
+    }
+}
+
+impl DnsSink {
+    async fn start(suffix: Name, listen: Vec<SocketAddr>) -> Result<(Self, Server), ServerError> {
+        let registry = nameserver::Registry::default();
+        let settings = Answering {
+            zones: vec![Zone::new(suffix)],
+            ..Answering::default()
+        };
+        let responder = Responder::new(registry.clone(), settings);
+        let first = listen.first().copied();
+        let server = Server::start(responder, Listening::on(listen)).await?;
+        let address = server.addresses().first().copied().or(first);
+        let address = address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+        Ok((Self { registry, address }, server))
+    }
+}
+
+#[async_trait]
+impl NameSink for DnsSink {
+    fn describe(&self) -> String {
+        format!("the DNS server on {}", self.address)
+    }
+
+    async fn publish(&self, records: Arc<[Record]>) -> Result<Published, PublishError> {
+        let mut warnings = Vec::new();
+        let mut name = |text: &String| match text.parse::<nameserver::Name>() {
+            Ok(name) => Some(name),
+            Err(error) => {
+                warnings.push(format!("the DNS server does not have it: {error}"));
+                None
+            }
+        };
+        let records: Vec<_> = records
+            .iter()
+            .map(|record| nameserver::Record {
+                names: record.names.iter().filter_map(&mut name).collect(),
+                data: record.addresses.iter().copied().map(Data::from).collect(),
+            })
+            .collect();
+        let changed = self.registry.publish(SESSION, &records) > 0;
+        Ok(Published {
+            changed,
+            warnings,
+            ..Published::default()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(listen: &str) -> Dns {
+        Dns {
+            listen: listen.parse().unwrap(),
+            or_another_port: false,
+            suffix: "devbox.test".parse().unwrap(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_dns_server_answers_what_was_published_last_and_nothing_in_the_end() {
+        let (sink, server) = listen(&wanted("127.0.0.1:0"), None).await.unwrap();
+        let rcode = async |name: &str| {
+            let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let query = nameserver::query(7, &name.parse().unwrap(), "A").unwrap();
+            socket.send_to(&query, server.addresses()[0]).await.unwrap();
+            let mut reply = [0; 512];
+            socket.recv(&mut reply).await.unwrap();
+            reply[3] & 0x0F
+        };
+        let record = Record {
+            names: vec!["orders.backend".to_owned()],
+            addresses: vec!["127.77.0.2".parse().unwrap()],
+        };
+        assert!(sink.publish(Arc::from([record.clone()])).await.unwrap().changed);
+        assert!(!sink.publish(Arc::from([record])).await.unwrap().changed);
+        assert_eq!(rcode("orders.backend.devbox.test").await, 0);
+        assert_eq!(rcode("orders.backend").await, 0);
+        sink.publish(Arc::from([])).await.unwrap();
+        assert_eq!(rcode("orders.backend.devbox.test").await, 3);
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_another_one_only_where_that_may_be() {
+        let (_, first) = listen(&wanted("127.0.0.1:0"), None).await.unwrap();
+        let taken = first.addresses()[0];
+        let strict = wanted(&taken.to_string());
+        let refused = listen(&strict, None).await;
+        assert!(matches!(refused, Err(ServerError::Bind { address, .. }) if address == taken));
+        let free = Dns {
+            or_another_port: true,
+            ..strict
+        };
+        let (sink, second) = listen(&free, None).await.unwrap();
+        assert_ne!(second.addresses()[0], taken);
+        assert!(sink.describe().contains(&second.addresses()[0].to_string()));
+        second.stop().await;
+        first.stop().await;
+    }
+}
