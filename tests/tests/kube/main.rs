@@ -3,6 +3,7 @@
 
 mod clusters;
 mod crowd;
+mod displaced;
 mod gateway;
 mod gateway_image;
 mod node;
