@@ -1,6 +1,7 @@
 //! What needs a Kubernetes node: `cargo xtask kube-test`.
 #![cfg(target_os = "linux")]
 
+mod away;
 mod clusters;
 mod crowd;
 mod displaced;
@@ -8,5 +9,6 @@ mod gateway;
 mod gateway_image;
 mod node;
 mod pod;
+mod rights;
 mod services;
 mod user;
