@@ -208,12 +208,10 @@ async fn missing(
                     }
                 }
             }
-            Verbs::Any(verbs, without) => {
-                let mut one = false;
-                for &verb in *verbs {
-                    one = one || may(verb).await?;
-                }
-                if let (false, Some(verb)) = (one, verbs.last()) {
+            Verbs::First(verbs, without) => {
+                if let Some(&verb) = verbs.first()
+                    && !may(verb).await?
+                {
                     missing.push(lacks(verb, without));
                 }
             }
@@ -332,7 +330,7 @@ mod tests {
         for right in rbac::rights(&WayIn::Pod).unwrap() {
             let verbs = match &right.verbs {
                 Verbs::Each(verbs) => verbs.iter().map(|(verb, _)| *verb).collect(),
-                Verbs::Any(verbs, _) => verbs.to_vec(),
+                Verbs::First(verbs, _) => verbs.to_vec(),
             };
             let found = verbs.into_iter().filter(|verb| grants(rules, right, verb));
             granted.extend(found.map(|verb| format!("{verb} {}", right.resource)));

@@ -14,6 +14,7 @@ pub mod manifests;
 mod remembered;
 mod review;
 mod scope;
+mod sessions;
 
 pub(crate) use account::{AccountTokens, FOR_USERS};
 pub use inside::Inside;
@@ -21,6 +22,7 @@ pub(crate) use installed::{Client, HOME, In, NoGateway, Replica, find, is_instal
 pub(crate) use review::WANTED;
 pub use review::{NotAllowed, NotAuthenticated, Reviews, User};
 pub use scope::{BadScope, Scope};
+pub use sessions::{NoReplicaPod, ReplicaPod, SessionClaim, SharedSessions};
 
 /// The audience of tokens for a gateway, unless its installation names another. A token for it is of no use at the API server.
 pub const AUDIENCE: &str = "devbox-gateway";

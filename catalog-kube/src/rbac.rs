@@ -21,15 +21,16 @@ pub(crate) struct Right {
 pub(crate) enum Verbs {
     /// Each has a purpose of its own.
     Each(&'static [(&'static str, &'static str)]),
-    /// One of them is enough, which one depends on the version of the API server.
-    Any(&'static [&'static str], &'static str),
+    /// The first one has the purpose. The others are wanted for the same by other versions of the API server only, which say so themselves
+    /// when they refuse it.
+    First(&'static [&'static str], &'static str),
 }
 
 impl Verbs {
     fn all(&self) -> Vec<&'static str> {
         match self {
             Self::Each(verbs) => verbs.iter().map(|(verb, _)| *verb).collect(),
-            Self::Any(verbs, _) => verbs.to_vec(),
+            Self::First(verbs, _) => verbs.to_vec(),
         }
     }
 }
@@ -67,7 +68,7 @@ const FORWARD: &[Right] = &[Right {
     group: "",
     resource: "pods/portforward",
     // Over WebSocket it is a GET, for which newer API servers want `create` as well.
-    verbs: Verbs::Any(&["get", "create"], "no connection to a pod can be made"),
+    verbs: Verbs::First(&["get", "create"], "no connection to a pod can be made"),
 }];
 
 /// A gateway pod.

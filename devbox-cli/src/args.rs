@@ -433,6 +433,9 @@ pub(crate) struct ServeArgs {
     /// The audience that tokens of the cluster are to be for
     #[arg(long, value_name = "NAME", requires = "kubernetes", default_value = catalog_kube::gateway::AUDIENCE)]
     pub(crate) audience: String,
+    /// The pod that this gateway runs in, NAME/UID: it shares its sessions with other replicas through Leases in its namespace
+    #[arg(long, value_name = "POD", requires = "kubernetes")]
+    pub(crate) replica: Option<catalog_kube::gateway::ReplicaPod>,
     /// A network that clients' own services may be in; may be given several times [default: all]
     #[arg(long, value_name = "NETWORK", requires = "catalog_from_clients")]
     pub(crate) dial: Vec<ipnet::IpNet>,

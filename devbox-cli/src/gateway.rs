@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catalog_file::{CatalogFile, DialPolicy};
-use catalog_kube::gateway::Reviews;
 use catalog_kube::gateway::manifests::Installation;
+use catalog_kube::gateway::{Reviews, SharedSessions};
 use catalog_kube::{Cluster, ClusterOptions};
 use devbox_gateway::{
-    Admission, DeskOptions, Gateway, GatewayConfig, KubeAdmission, PushAdmission, TlsFiles, Token,
+    Admission, DeskOptions, Gateway, GatewayConfig, KubeAdmission, PushAdmission, Replicas, TlsFiles, Token,
     TokenAdmission, TokenCheck, TokenSource,
 };
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
         // Before anybody can connect: from then on a signal ends it gracefully.
         let mut signals = Signals::new().map_err(Failure::because)?;
         let mut config = match &args.catalog {
-            _ if args.kubernetes => GatewayConfig::new(kubernetes(args).await?, args.listen),
+            _ if args.kubernetes => kubernetes(args).await?,
             Some(catalog) => {
                 let catalog = CatalogFile::open(catalog).await.map_err(Failure::because)?;
                 let admission = TokenAdmission::open(tokens(args)?, Arc::new(catalog)).await;
@@ -101,7 +101,7 @@ pub(crate) fn manifests(args: &ManifestsArgs) -> ExitCode {
 }
 
 /// Lets in whom the cluster around this program knows.
-async fn kubernetes(args: &ServeArgs) -> Result<KubeAdmission, Failure> {
+async fn kubernetes(args: &ServeArgs) -> Result<GatewayConfig, Failure> {
     let cluster = Cluster::open(&ClusterOptions::default())
         .await
         .map_err(Failure::because)?;
@@ -111,7 +111,14 @@ async fn kubernetes(args: &ServeArgs) -> Result<KubeAdmission, Failure> {
     } else {
         None
     };
-    Ok(KubeAdmission::new(Reviews::new(cluster, &args.audience), tokens))
+    let sessions = args
+        .replica
+        .as_ref()
+        .map(|replica| SharedSessions::start(&cluster, replica));
+    let admission = KubeAdmission::new(Reviews::new(cluster, &args.audience), tokens);
+    let mut config = GatewayConfig::new(admission, args.listen);
+    config.replicas = sessions.map(|sessions| Arc::new(sessions) as Arc<dyn Replicas>);
+    Ok(config)
 }
 
 fn config(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tunnel_bridge::resume::DeskOptions;
 use tunnel_bridge::tls::ServerOptions;
 
-use crate::Admission;
+use crate::{Admission, Replicas};
 
 /// How a [`Gateway`](crate::Gateway) is to run. [`GatewayConfig::new`] has the defaults; change the fields after it.
 #[derive(Clone)]
@@ -32,6 +32,8 @@ pub struct GatewayConfig {
     /// Where clients are told to connect to when the gateway is told to end: a URL. They go there where they may show their token to
     /// it. Default: none, they try the same address.
     pub successor: Option<String>,
+    /// Other gateways that have the same clients. Default: none, and a session's older connection to another gateway goes on.
+    pub replicas: Option<Arc<dyn Replicas>>,
     /// After how long without a connected client [`Gateway::run`](crate::Gateway::run) returns; it returns 5 s after the last client
     /// has said goodbye. A client that lost its connection is not connected. Default: it goes on whether or not there are clients.
     pub exit_when_idle: Option<Duration>,
@@ -52,6 +54,7 @@ impl GatewayConfig {
             insecure: false,
             resume: Some(DeskOptions::default()),
             successor: None,
+            replicas: None,
             exit_when_idle: None,
             limits: Limits::default(),
         }
@@ -68,6 +71,7 @@ impl fmt::Debug for GatewayConfig {
             .field("insecure", &self.insecure)
             .field("resume", &self.resume)
             .field("successor", &self.successor)
+            .field("replicas", &self.replicas)
             .field("exit_when_idle", &self.exit_when_idle)
             .field("limits", &self.limits)
             .finish_non_exhaustive()

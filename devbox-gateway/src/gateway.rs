@@ -22,7 +22,7 @@ use crate::reception::{Known, Reception};
 use crate::seat::{NoSeat, Seats};
 use crate::serve_client::{Client, Stopping};
 use crate::status::{self, Counts};
-use crate::{Admission, Error, GatewayConfig, Grant, Limits, Offer, Rejection, View};
+use crate::{Admission, Error, GatewayConfig, Grant, Limits, Offer, Rejection, Replicas, View};
 
 /// How often what was counted is looked at, for the log.
 const TICK: Duration = Duration::from_secs(1);
@@ -59,6 +59,7 @@ pub struct Gateway {
     admission: Arc<dyn Admission>,
     resume: Option<DeskOptions>,
     successor: Option<String>,
+    replicas: Option<Arc<dyn Replicas>>,
     exit_when_idle: Option<Duration>,
     limits: Limits,
 }
@@ -113,6 +114,7 @@ impl Gateway {
             admission: config.admission,
             resume: config.resume,
             successor: config.successor,
+            replicas: config.replicas,
             exit_when_idle: config.exit_when_idle,
             limits: config.limits,
         })
@@ -156,6 +158,7 @@ impl Gateway {
             admission,
             resume,
             successor,
+            replicas,
             exit_when_idle,
             limits,
         } = self;
@@ -182,7 +185,7 @@ impl Gateway {
             Desk::new(options)
         });
         let shared = Arc::new(Shared {
-            seats: Seats::new(limits.max_clients),
+            seats: Seats::new(limits.max_clients, replicas),
             connecting: Semaphore::new(limits.max_half_open),
             desk,
             link,

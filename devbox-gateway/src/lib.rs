@@ -10,12 +10,15 @@ mod gateway;
 mod handshake;
 #[cfg(feature = "kube")]
 mod kube_admission;
+#[cfg(feature = "kube")]
+mod kube_replicas;
 mod lobby;
 mod presence;
 mod push_admission;
 mod pushed;
 mod reception;
 mod refusals;
+mod replicas;
 mod seat;
 mod serve_client;
 mod status;
@@ -32,5 +35,6 @@ pub use gateway::Gateway;
 pub use kube_admission::KubeAdmission;
 pub use push_admission::PushAdmission;
 pub use pushed::MAX_PUSHED_BYTES;
+pub use replicas::{Claim, Replicas};
 pub use token_admission::{Grant, TokenAdmission, TokenCheck};
 pub use tunnel_bridge::resume::DeskOptions;

@@ -1,4 +1,4 @@
-//! One connection per session, the newest.
+//! One connection per session, the newest, here and at the gateway's other replicas.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,12 +7,14 @@ use service_catalog::Label;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Grant, Rejection};
+use crate::{Claim, Grant, Rejection, Replicas};
 
 /// Who is in.
 #[derive(Debug)]
 pub(crate) struct Seats {
     max: usize,
+    /// Who else has sessions, if anybody.
+    replicas: Option<Arc<dyn Replicas>>,
     /// By session id. Locked for a look and a change only, never across an await.
     taken: Mutex<BTreeMap<String, Taken>>,
 }
@@ -25,13 +27,16 @@ struct Taken {
     environment: Option<Label>,
     /// The token by which the client is there.
     grant: watch::Sender<Option<Grant>>,
+    /// What the other replicas are told.
+    claim: Option<Arc<dyn Claim>>,
 }
 
 impl Seats {
     /// Seats for up to `max` sessions.
-    pub(crate) fn new(max: usize) -> Arc<Self> {
+    pub(crate) fn new(max: usize, replicas: Option<Arc<dyn Replicas>>) -> Arc<Self> {
         Arc::new(Self {
             max,
+            replicas,
             taken: Mutex::default(),
         })
     }
@@ -39,7 +44,7 @@ impl Seats {
     /// Whether [`take`](Self::take) would give the session a seat at this moment.
     pub(crate) fn check(&self, session: &str, generation: u64) -> Result<(), NoSeat> {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        check(&taken, self.max, session, generation)
+        self.check_in(&taken, session, generation)
     }
 
     /// Gives the session its seat. A newer generation takes the session's seat, and so does the same one: a client that does not count and
@@ -52,11 +57,16 @@ impl Seats {
         grant: Option<Grant>,
     ) -> Result<Seat, NoSeat> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        check(&taken, self.max, session, generation)?;
+        self.check_in(&taken, session, generation)?;
         if let Some(former) = taken.get(session) {
             former.displaced.cancel();
         }
         let displaced = CancellationToken::new();
+        let claim = self
+            .replicas
+            .as_ref()
+            .map(|replicas| replicas.claim(session, generation));
+        let claim = claim.map(Arc::from);
         let grant = watch::Sender::new(grant);
         let grants = grant.subscribe();
         taken.insert(
@@ -66,6 +76,7 @@ impl Seats {
                 displaced: displaced.clone(),
                 environment,
                 grant,
+                claim: claim.clone(),
             },
         );
         Ok(Seat {
@@ -73,6 +84,7 @@ impl Seats {
             session: session.to_owned(),
             displaced,
             grants,
+            claim,
         })
     }
 
@@ -83,7 +95,7 @@ impl Seats {
         let Some(seat) = taken.get(session) else {
             return Err(NoSeat::Empty);
         };
-        check(&taken, self.max, session, generation)?;
+        self.check_in(&taken, session, generation)?;
         Ok(seat.environment.clone())
     }
 
@@ -98,18 +110,25 @@ impl Seats {
         {
             seat.generation = generation;
             seat.grant.send_replace(grant);
+            if let Some(claim) = &seat.claim {
+                claim.renew(generation);
+            }
         }
     }
-}
 
-fn check(taken: &BTreeMap<String, Taken>, max: usize, session: &str, generation: u64) -> Result<(), NoSeat> {
-    match taken.get(session) {
-        Some(former) if generation < former.generation => Err(NoSeat::Superseded {
-            newer: former.generation,
-            generation,
-        }),
-        None if taken.len() >= max => Err(NoSeat::Full { max }),
-        _ => Ok(()),
+    fn check_in(
+        &self,
+        taken: &BTreeMap<String, Taken>,
+        session: &str,
+        generation: u64,
+    ) -> Result<(), NoSeat> {
+        let here = taken.get(session).map(|former| former.generation);
+        let elsewhere = || self.replicas.as_ref()?.elsewhere(session);
+        match here.max(elsewhere()) {
+            Some(newer) if generation < newer => Err(NoSeat::Superseded { newer, generation }),
+            _ if here.is_none() && taken.len() >= self.max => Err(NoSeat::Full { max: self.max }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -148,6 +167,7 @@ pub(crate) struct Seat {
     session: String,
     displaced: CancellationToken,
     grants: watch::Receiver<Option<Grant>>,
+    claim: Option<Arc<dyn Claim>>,
 }
 
 impl Seat {
@@ -172,9 +192,18 @@ impl Seat {
         }
     }
 
-    /// Resolves when a newer connection of the session has come.
+    /// Resolves when a newer connection of the session has come, here or to another replica.
     pub(crate) async fn displaced(&self) {
-        self.displaced.cancelled().await;
+        let elsewhere = async {
+            match &self.claim {
+                Some(claim) => claim.displaced().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.displaced.cancelled() => {}
+            () = elsewhere => {}
+        }
     }
 }
 
@@ -198,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_link_that_goes_on_keeps_its_seat_and_a_newer_one_takes_it() {
-        let seats = Seats::new(1);
+        let seats = Seats::new(1, None);
         assert_eq!(seats.find("a", 1), Err(NoSeat::Empty));
         let first = take(&seats, "a", 2).unwrap();
         assert!(matches!(seats.find("a", 1), Err(NoSeat::Superseded { .. })));
@@ -217,7 +246,7 @@ mod tests {
 
     #[test]
     fn the_newest_generation_has_the_seat() {
-        let seats = Seats::new(10);
+        let seats = Seats::new(10, None);
         let first = take(&seats, "a", 1).unwrap();
         assert!(!first.displaced.is_cancelled());
         let third = take(&seats, "a", 3).unwrap();
@@ -236,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_full_gateway_lets_in_only_who_replaces_itself() {
-        let seats = Seats::new(1);
+        let seats = Seats::new(1, None);
         let _first = take(&seats, "a", 1).unwrap();
         assert_eq!(seats.check("b", 1), Err(NoSeat::Full { max: 1 }));
         assert_eq!(seats.check("a", 1), Ok(()));

@@ -51,7 +51,7 @@ impl Installation {
     #[must_use]
     pub fn to_yaml(&self) -> String {
         let image = self.image.clone().unwrap_or_else(released_image);
-        let mut documents = vec![ACCOUNT.to_owned(), REVIEWS.to_owned(), CATALOG.to_owned()];
+        let mut documents = [ACCOUNT, REVIEWS, SESSIONS, CATALOG].map(str::to_owned).to_vec();
         if self.serves.is_empty() {
             documents.push(EVERYWHERE.to_owned());
         }
@@ -108,6 +108,35 @@ roleRef:
   apiGroup: rbac.authorization.k8s.io
   kind: ClusterRole
   name: devbox-gateway-reviews-@NAMESPACE@
+subjects:
+  - kind: ServiceAccount
+    name: devbox-gateway
+    namespace: @NAMESPACE@
+";
+
+const SESSIONS: &str = "
+# Which replica has which session: a Lease for each, here.
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: devbox-gateway-sessions
+  namespace: @NAMESPACE@
+  labels: {app.kubernetes.io/name: devbox-gateway}
+rules:
+  - apiGroups: [coordination.k8s.io]
+    resources: [leases]
+    verbs: [list, watch, create, update, delete]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: devbox-gateway-sessions
+  namespace: @NAMESPACE@
+  labels: {app.kubernetes.io/name: devbox-gateway}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: devbox-gateway-sessions
 subjects:
   - kind: ServiceAccount
     name: devbox-gateway
@@ -203,6 +232,7 @@ spec:
           imagePullPolicy: IfNotPresent
           args:
             - --kubernetes
+            - --replica=$(POD_NAME)/$(POD_UID)
             - --listen=0.0.0.0:@PORT@
             # What is in front of it has TLS: the API server, or the Ingress.
             - --insecure
@@ -210,6 +240,11 @@ spec:
             # All clients have the address of whoever passes them on.
             - --max-half-open-per-address=2048
             - --drain=30s
+          env:
+            - name: POD_NAME
+              valueFrom: {fieldRef: {fieldPath: metadata.name}}
+            - name: POD_UID
+              valueFrom: {fieldRef: {fieldPath: metadata.uid}}
           ports:
             - {name: tunnel, containerPort: @PORT@}
             - {name: status, containerPort: @STATUS_PORT@}
@@ -361,7 +396,8 @@ mod tests {
                 other => panic!("{other}"),
             }
         }
-        assert_eq!(kinds.iter().filter(|kind| **kind == "RoleBinding").count(), 2);
+        // One for each namespace, and one for the sessions.
+        assert_eq!(kinds.iter().filter(|kind| **kind == "RoleBinding").count(), 3);
         assert!(!yaml.contains('@'), "a place that was not filled in");
         assert!(!installation(None, &[]).to_yaml().contains("Ingress\n"));
     }

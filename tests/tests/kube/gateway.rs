@@ -19,13 +19,13 @@ const HOME: &str = "--namespace=devbox";
 const NOT_OUTSIDE: [&str; 2] = ["--exclude", "outside"];
 
 /// A node with an installed gateway.
-struct Cluster<'a> {
+pub(crate) struct Cluster<'a> {
     scene: &'a Scene,
     started: Started,
 }
 
 impl<'a> Cluster<'a> {
-    fn with_gateway(scene: &'a Scene, name: &str) -> Result<Self> {
+    pub(crate) fn with_gateway(scene: &'a Scene, name: &str) -> Result<Self> {
         let started = Started::beside(&Node::find()?, name)?;
         let node = started.node();
         node.kubectl(["create", "namespace", "devbox"])?;
@@ -57,12 +57,12 @@ impl<'a> Cluster<'a> {
         Ok(Self { scene, started })
     }
 
-    fn node(&self) -> Node {
+    pub(crate) fn node(&self) -> Node {
         self.started.node()
     }
 
     /// A namespace with services, and the kubeconfig of a user of it.
-    fn team(&self) -> Result<Team<'a>> {
+    pub(crate) fn team(&self) -> Result<Team<'a>> {
         let namespace = self.node().services()?;
         let kubeconfig = user::user(self.scene, &namespace, CALLER, &["--via", "gateway"])?;
         Ok(Team {
@@ -73,7 +73,7 @@ impl<'a> Cluster<'a> {
     }
 
     /// The replicas: name and address.
-    fn replicas(&self) -> Result<Vec<(String, String)>> {
+    pub(crate) fn replicas(&self) -> Result<Vec<(String, String)>> {
         let selector = "--selector=devbox.dev/gateway=installed";
         let list = self
             .node()
@@ -111,6 +111,11 @@ impl<'a> Cluster<'a> {
         Ok(())
     }
 
+    /// Ends the node, and checks that nothing of it stays.
+    pub(crate) fn finish(&self) -> Result {
+        self.started.down()
+    }
+
     /// A figure of a replica's metrics.
     fn metric(&self, address: &str, name: &str) -> Result<u64> {
         let url = format!("http://{address}:7071/metrics");
@@ -125,13 +130,17 @@ impl<'a> Cluster<'a> {
     }
 }
 
-struct Team<'a> {
+pub(crate) struct Team<'a> {
     scene: &'a Scene,
     namespace: Namespace,
     kubeconfig: PathBuf,
 }
 
 impl Team<'_> {
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     fn exec(&self, namespace: &str, more: &[&str], command: &[&str]) -> Result<Finished> {
         let words = [
             &["exec", "-n", namespace],

@@ -194,7 +194,7 @@ fn what_is_not_there_or_not_allowed_is_said_before_the_start() -> Outcome {
             .by(caller)
             .start()?;
         up.wait_for_line("the warning", 2 * wait::SOON, |line| {
-            line.contains("you may not create pods/portforward")
+            line.contains("you may not get pods/portforward")
                 && line.contains("no connection to a pod can be made")
         })?;
         Ok(())
