@@ -229,7 +229,8 @@ impl Machine {
             policy.check_address(server.ip())?;
         }
         let interface = Resource::Interface(rule.interface.clone());
-        if !self.claims.holds(id, &interface) {
+        // Where rules belong to no interface, its name means nothing.
+        if self.network.capabilities().resolver_needs_interface && !self.claims.holds(id, &interface) {
             return Err(not_held(&interface));
         }
         let servers = rule.servers.iter().map(|server| Resource::Address(server.ip()));
