@@ -80,9 +80,9 @@ pub(crate) struct InstallArgs {
     /// The program [default: devbox-helper beside this program]
     #[arg(long, value_name = "FILE")]
     pub(crate) program: Option<PathBuf>,
-    /// The user who may ask it, by number, where there is no policy yet [default: you]
-    #[arg(long, value_name = "UID")]
-    pub(crate) user: Option<u32>,
+    /// The user who may ask it, by number (on Windows by security identifier), where there is no policy yet [default: you]
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
     /// Write the files below this folder and start nothing
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,

@@ -4,10 +4,12 @@ pub(crate) mod installed;
 mod plan;
 
 use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 
-use devbox_engine::{Helper, HelperConfig, Restart, system_hosts_file};
+use devbox_engine::{Error, Helper, HelperConfig, Restart, system_hosts_file};
 use devbox_helper::Policy;
+use devbox_helper_client::Error as ClientError;
 use ipnet::IpNet;
 
 use crate::failure::Failure;
@@ -25,11 +27,17 @@ pub(crate) fn arguments(policy: &Policy) -> impl Iterator<Item = OsString> {
 /// Connects to the installed helper, if there is one that serves this user and edits this file.
 pub(crate) fn connect(hosts_file: &Path, pools: &[IpNet]) -> Option<Helper> {
     let socket = installed::socket();
-    if hosts_file != system_hosts_file().ok()? || !socket.exists() {
+    if hosts_file != system_hosts_file().ok()? {
         return None;
     }
     match Helper::installed(&socket, pools) {
         Ok(helper) => Some(helper),
+        // None is installed.
+        Err(Error::Helper(ClientError::Connect { source, .. }))
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
+            None
+        }
         Err(error) => {
             let why = anyhow::Error::from(error);
             print::note(&format!("note: the installed helper is not used: {why:#}"));

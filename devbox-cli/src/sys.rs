@@ -93,3 +93,5 @@ pub(crate) fn make_program(path: &std::path::Path) -> std::io::Result<()> {
 pub(crate) const HAS_LAUNCHD: bool = cfg!(target_os = "macos");
 /// Whether systemd may.
 pub(crate) const HAS_SYSTEMD: bool = cfg!(target_os = "linux");
+/// Whether Windows' service control manager does.
+pub(crate) const HAS_MANAGER: bool = cfg!(windows);

@@ -603,7 +603,7 @@ pub(crate) fn done(reply: Reply) -> Result<(), Error> {
 
 fn descriptor(answer: Answer) -> Result<Descriptor, Error> {
     match answer {
-        (Reply::Bound, Some(passed)) => Ok(passed.into()),
+        (Reply::Bound, Some(passed)) => Ok(sys::descriptor(passed)?),
         (Reply::Bound, None) => Err(Error::Unexpected {
             reply: "bound, without the descriptor".into(),
         }),

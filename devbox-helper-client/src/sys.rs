@@ -4,10 +4,10 @@ cfg_if::cfg_if! {
     if #[cfg(unix)] {
         mod unix;
         pub use unix::Descriptor;
-        pub(crate) use unix::{Reader, Writer, connect, datagrams, inherited, of_descriptor, passed, spawn};
+        pub(crate) use unix::{Reader, Writer, connect, datagrams, descriptor, inherited, of_descriptor, passed, spawn};
     } else if #[cfg(windows)] {
         mod windows;
         pub use windows::Descriptor;
-        pub(crate) use windows::{Reader, Writer, connect, datagrams, inherited, of_descriptor, passed, spawn};
+        pub(crate) use windows::{Reader, Writer, connect, datagrams, descriptor, inherited, of_descriptor, passed, spawn};
     }
 }

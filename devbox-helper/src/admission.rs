@@ -68,7 +68,7 @@ impl PolicyFile {
         if lowest == 0 || lowest > highest {
             return Err(format!("ports: {lowest} to {highest} are none"));
         }
-        file.policy(PathBuf::from("/"))
+        file.policy(hostsfile::system_path())
             .check()
             .map_err(|error| with_sources(&error))?;
         Ok(file)
@@ -77,12 +77,12 @@ impl PolicyFile {
     /// What this peer may ask for, or why nothing.
     pub(crate) fn admit(&self, peer: &Credentials, hosts_file: &Path) -> Result<Policy, String> {
         let is_user = |who: &Who| match who {
-            Who::Number(uid) => Some(*uid) == Some(peer.uid),
+            Who::Number(uid) => sys::USERS_ARE_NUMBERS && *uid == peer.uid,
             Who::Name(name) => sys::uid_of(name) == Some(peer.uid),
         };
         let is_group = |who: &Who| {
             let gid = match who {
-                Who::Number(gid) => Some(*gid),
+                Who::Number(gid) => sys::USERS_ARE_NUMBERS.then_some(*gid),
                 Who::Name(name) => sys::gid_of(name),
             };
             gid.is_some_and(|gid| gid == peer.gid || peer.groups.contains(&gid))
@@ -91,6 +91,15 @@ impl PolicyFile {
             return Ok(self.policy(hosts_file.to_owned()));
         }
         Err("the policy lists neither this user nor a group of theirs".to_owned())
+    }
+
+    /// The users and groups that are listed by name.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let name = |who: &Who| match who {
+            Who::Name(name) => Some(name.clone()),
+            Who::Number(_) => None,
+        };
+        self.users.iter().chain(&self.groups).filter_map(name).collect()
     }
 
     fn policy(&self, hosts_file: PathBuf) -> Policy {
@@ -106,15 +115,20 @@ impl PolicyFile {
     }
 }
 
-/// The policy that an installation begins with.
+/// The policy that an installation begins with, for a user as [`own_account`](crate::own_account) names them.
 #[must_use]
-pub fn default_policy(uid: u32) -> String {
+pub fn default_policy(user: &str) -> String {
+    // An identifier of Windows is a text.
+    let user = match user.parse::<u32>() {
+        Ok(number) => number.to_string(),
+        Err(_) => format!("{user:?}"),
+    };
     format!(
         "# Who may ask the devbox helper to change this machine, and for what. Read anew for each connection.\n\
          # It must belong to root, and nobody else may be able to write it.\n\
          \n\
          # Users and groups, by name or number.\n\
-         users = [{uid}]\n\
+         users = [{user}]\n\
          groups = []\n\
          \n\
          # Where all addresses lie: of names, listeners, interfaces.\n\
@@ -154,7 +168,7 @@ mod tests {
 
     #[test]
     fn first_policy_is_one_and_admits_its_user() {
-        let file = PolicyFile::parse(&default_policy(1001)).unwrap();
+        let file = PolicyFile::parse(&default_policy("1001")).unwrap();
         assert!(file.admit(&peer(0, &[]), Path::new("/etc/hosts")).is_ok());
         assert!(file.admit(&peer(1000, &[]), Path::new("/etc/hosts")).is_err());
     }

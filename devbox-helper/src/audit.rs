@@ -9,7 +9,7 @@ use crate::sys;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogTo {
-    /// The journal of systemd where there is one, otherwise the syslog.
+    /// The event log of Windows, the journal of systemd where there is one, otherwise the syslog.
     System,
     /// A datagram socket that speaks the journal's native protocol.
     Journal(PathBuf),
@@ -33,6 +33,9 @@ impl LogTo {
     pub(crate) fn write(&self, entry: &Entry<'_>) {
         match self {
             Self::System => {
+                if sys::log(&message(entry), entry.refused.is_some()) {
+                    return;
+                }
                 if !sys::send_datagram(JOURNAL.as_ref(), &journal(entry)) {
                     sys::send_datagram(sys::SYSLOG.as_ref(), &syslog(entry));
                 }
@@ -102,7 +105,8 @@ fn message(entry: &Entry<'_>) -> String {
     let program = peer.program.as_deref().unwrap_or("?");
     let head = format!(
         "uid={} pid={} program={program:?} verb={verb}",
-        peer.uid, peer.pid
+        sys::user_text(peer.uid),
+        peer.pid
     );
     match refused {
         None => format!("{head} accepted"),

@@ -14,7 +14,7 @@ cfg_if::cfg_if! {
         pub(crate) use apple::{boot, credentials, started};
     } else if #[cfg(windows)] {
         mod windows;
-        pub(crate) use windows::{boot, credentials, started};
+        pub(crate) use windows::{accounts, boot, credentials, started};
     } else {
         mod other;
         pub(crate) use other::{boot, credentials, started};

@@ -76,6 +76,10 @@ pub fn enter<I: IntoIterator<Item: Into<OsString>>>(args: I) -> Result<(), Error
     if args.next_if(|argument| argument == service::SERVE).is_some() {
         return Service::from_args(args)?.run();
     }
+    if args.next_if(|argument| argument == service::SERVICE).is_some() {
+        let service = Service::from_args(args)?;
+        return sys::as_service(|| service.run());
+    }
     Policy::from_args(args).and_then(run)
 }
 

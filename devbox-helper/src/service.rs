@@ -27,6 +27,8 @@ use desk::Desk;
 
 /// The first argument of the helper that serves everybody.
 pub const SERVE: &str = "serve";
+/// The first argument of the same helper where Windows' service control manager starts it.
+pub const SERVICE: &str = "service";
 
 /// A helper for all callers whom its policy file admits.
 ///
@@ -73,10 +75,10 @@ impl Service {
     /// [`Error::Undo`] and [`Error::Network`] when something stays behind.
     pub fn run(mut self) -> Result<(), Error> {
         // A policy that is none is said at the start, too; afterwards it is read for each connection.
-        PolicyFile::load(&self.policy_file)?;
+        let admitted = PolicyFile::load(&self.policy_file)?.names();
         let listener = match &self.socket {
-            Some(path) => sys::Listener::at(path),
-            None => sys::Listener::activated(),
+            Some(path) => sys::Listener::at(path, &admitted),
+            None => sys::Listener::activated(&admitted),
         };
         let listener = listener.map_err(Error::Listen)?;
         // A session of its own is for whoever starts it to give: systemd does, and somebody on a terminal wants Ctrl-C.
@@ -113,6 +115,14 @@ impl Service {
         }
         served
     }
+}
+
+/// The user that this process runs as, as a [`PolicyFile`] names them: a number, or on Windows a security identifier.
+///
+/// # Errors
+/// When the system does not tell.
+pub fn own_account() -> std::io::Result<String> {
+    sys::own_account()
 }
 
 enum Event {
@@ -209,7 +219,7 @@ impl Door {
     }
 
     fn enter(&self, peer: &Credentials) -> Result<ClaimId, HelperError> {
-        let who = || format!("user {}", peer.uid);
+        let who = || format!("user {}", sys::user_text(peer.uid));
         let file = PolicyFile::load(&self.policy_file);
         let file = file.map_err(|error| not_allowed(who(), with_sources(&error)))?;
         let policy = file
@@ -234,6 +244,6 @@ const STACK_BYTES: usize = 256 << 10;
 const PATIENCE: Duration = Duration::from_secs(10);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// The policy file of an installation.
-pub const POLICY_FILE: &str = "/etc/devbox/policy.toml";
+pub const POLICY_FILE: &str = sys::POLICY_FILE;
 /// Where the journals of an installation are.
-pub const STATE_DIR: &str = "/var/lib/devbox";
+pub const STATE_DIR: &str = sys::STATE_DIR;

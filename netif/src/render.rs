@@ -2,6 +2,7 @@
 
 pub mod ifconfig;
 pub mod netlink;
+pub mod nrpt;
 pub mod resolvectl;
 pub mod resolver_file;
 #[cfg(test)]

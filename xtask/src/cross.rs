@@ -24,6 +24,9 @@ const MACOS: &str = "aarch64-apple-darwin";
 /// behave differently under Wine.
 const TESTED_UNDER_WINE: &[&str] = &["hostsfile", "ipalloc", "service-catalog", "tunnel-proto"];
 
+/// Crates with tests in `tests/windows.rs`: of a real registry and real pipes.
+const TESTED_ON_WINDOWS: &[&str] = &["devbox-helper", "netif"];
+
 /// Tests of those crates that cannot pass under Wine, and why.
 const NOT_UNDER_WINE: &[(&str, &str)] = &[
     (
@@ -147,27 +150,31 @@ fn script(name: &str, text: &str) -> Result<PathBuf> {
 
 fn tests_under_wine(skips: &mut Vec<String>) -> Result<Done> {
     let runner = wine()?;
-    let mut command = cargo(
-        WINDOWS,
-        "std,panic_abort,test",
-        &["test", "--lib", "--tests", "--no-fail-fast"],
-    );
-    for package in TESTED_UNDER_WINE {
-        command.args(["--package", package]);
-    }
-    command
-        .env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER", runner)
-        .env("PROPTEST_CASES", "32");
-    command.arg("--");
-    for (test, why) in NOT_UNDER_WINE {
-        command.args(["--skip", test]);
-        skips.push(format!("wine: {test}: {why}"));
-    }
-    let (status, text) = output(&mut command)?;
     let mut tests = TestOutput::default();
-    let shown: Vec<_> = text.lines().filter(|line| tests.line(line)).collect();
-    if !status.success() {
-        bail!("{}", shown.join("\n"));
+    for (parts, packages) in [
+        (&["--lib", "--tests"][..], TESTED_UNDER_WINE),
+        (&["--test", "windows"], TESTED_ON_WINDOWS),
+    ] {
+        let mut command = cargo(WINDOWS, "std,panic_abort,test", &["test", "--no-fail-fast"]);
+        command.args(parts);
+        for package in packages {
+            command.args(["--package", package]);
+        }
+        command
+            .env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER", &runner)
+            .env("PROPTEST_CASES", "32");
+        command.arg("--");
+        for (test, _) in NOT_UNDER_WINE {
+            command.args(["--skip", test]);
+        }
+        let (status, text) = output(&mut command)?;
+        let shown: Vec<_> = text.lines().filter(|line| tests.line(line)).collect();
+        if !status.success() {
+            bail!("{}", shown.join("\n"));
+        }
+    }
+    for (test, why) in NOT_UNDER_WINE {
+        skips.push(format!("wine: {test}: {why}"));
     }
     Ok(Done::Passed(format!("{} tests passed under Wine", tests.passed)))
 }

@@ -1,12 +1,12 @@
 //! `devbox helper …`: the helper as a service of the system.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::{fs, io};
 
 use devbox_helper_client::{ClaimReport, Client, StatusReport};
 
-use super::plan::{PROGRAM, Plan, SOCKET, SOCKET_APPLE, Starter, plan};
+use super::plan::{PIPE, Plan, SOCKET, SOCKET_APPLE, Starter, plan};
 use crate::args::{HelperCommand, InstallArgs, UninstallArgs};
 use crate::failure::{Failure, code};
 use crate::{print, sys};
@@ -15,6 +15,7 @@ use crate::{print, sys};
 pub(crate) fn socket() -> PathBuf {
     match std::env::var_os("DEVBOX_HELPER_SOCKET") {
         Some(socket) => socket.into(),
+        None if sys::HAS_MANAGER => PIPE.into(),
         None if Path::new("/run").is_dir() => SOCKET.into(),
         None => SOCKET_APPLE.into(),
     }
@@ -22,8 +23,8 @@ pub(crate) fn socket() -> PathBuf {
 
 pub(crate) fn run(command: &HelperCommand) -> Result<ExitCode, Failure> {
     match command {
-        HelperCommand::Install(args) => install(args),
-        HelperCommand::Uninstall(args) => uninstall(args),
+        HelperCommand::Install(args) => install(args).map_err(as_administrator),
+        HelperCommand::Uninstall(args) => uninstall(args).map_err(as_administrator),
         HelperCommand::Status => {
             let report = Client::connect(socket()).and_then(|mut client| client.status());
             print::out(&told(&report.map_err(|error| {
@@ -42,13 +43,21 @@ pub(crate) fn run(command: &HelperCommand) -> Result<ExitCode, Failure> {
 }
 
 fn install(args: &InstallArgs) -> Result<ExitCode, Failure> {
-    let caller = sys::caller().map_err(Failure::because)?;
-    let uid = args.user.unwrap_or(caller.uid);
+    let user = match &args.user {
+        Some(user) if user.parse::<u32>().is_ok() || user.starts_with("S-1-") => user.clone(),
+        Some(user) => {
+            return Err(Failure::new(
+                code::FAILED,
+                format!("{user:?} is neither a number nor S-1-…"),
+            ));
+        }
+        None => own_account()?,
+    };
     let program = match &args.program {
         Some(program) => std::path::absolute(program).map_err(Failure::because)?,
         None => beside(&std::env::current_exe().map_err(Failure::because)?),
     };
-    let plan = plan(starter()?, uid);
+    let plan = plan(starter()?, &user);
     if args.dry_run {
         print::out(&plan.shown(&program));
         return Ok(ExitCode::SUCCESS);
@@ -59,14 +68,19 @@ fn install(args: &InstallArgs) -> Result<ExitCode, Failure> {
                 .help("devbox helper install --program PATH/devbox-helper"),
         );
     }
-    if args.root.is_none() && !sys::is_root() {
+    if args.root.is_none() && !sys::is_root() && !sys::HAS_MANAGER {
         let mut again: Vec<std::ffi::OsString> = ["helper", "install", "--program"].map(Into::into).into();
         again.push(program.into());
-        again.extend(["--user".into(), uid.to_string().into()]);
+        again.extend(["--user".into(), user.into()]);
         return with_sudo(&again);
     }
     let root = args.root.as_deref();
-    put_program(&program, &below(root, Path::new(PROGRAM)))?;
+    if root.is_none() {
+        for command in &plan.before {
+            run_command(command).ok();
+        }
+    }
+    put_program(&program, &below(root, Path::new(plan.program)))?;
     for file in &plan.files {
         let path = below(root, &file.path);
         if !(file.keep && path.exists()) {
@@ -78,15 +92,15 @@ fn install(args: &InstallArgs) -> Result<ExitCode, Failure> {
             run_command(command)?;
         }
     }
-    print::out(&format!("installed {PROGRAM}\n"));
+    print::out(&format!("installed {}\n", plan.program));
     Ok(ExitCode::SUCCESS)
 }
 
 fn uninstall(args: &UninstallArgs) -> Result<ExitCode, Failure> {
-    if args.root.is_none() && !sys::is_root() {
+    if args.root.is_none() && !sys::is_root() && !sys::HAS_MANAGER {
         return with_sudo(&["helper", "uninstall"].map(Into::into));
     }
-    let plan = plan(starter()?, 0);
+    let plan = plan(starter()?, "0");
     let root = args.root.as_deref();
     if root.is_none() {
         // It undoes everything before it ends. One that does not run cannot be stopped.
@@ -100,13 +114,13 @@ fn uninstall(args: &UninstallArgs) -> Result<ExitCode, Failure> {
             run_command(command)?;
         }
     }
-    print::out(&format!("removed {PROGRAM}\n"));
+    print::out(&format!("removed {}\n", plan.program));
     Ok(ExitCode::SUCCESS)
 }
 
 fn remove(plan: &Plan, root: Option<&Path>) -> io::Result<()> {
     let files = plan.files.iter().map(|file| file.path.as_path());
-    for file in files.chain([Path::new(PROGRAM)]) {
+    for file in files.chain([Path::new(plan.program)]) {
         gone(fs::remove_file(below(root, file)))?;
     }
     for folder in &plan.folders {
@@ -145,13 +159,34 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn below(root: Option<&Path>, path: &Path) -> PathBuf {
     match root {
-        Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
+        Some(root) => {
+            let names = path
+                .components()
+                .filter(|part| matches!(part, Component::Normal(_)));
+            root.join(names.collect::<PathBuf>())
+        }
         None => path.to_owned(),
     }
 }
 
 fn beside(program: &Path) -> PathBuf {
-    program.with_file_name("devbox-helper")
+    program.with_file_name(format!("devbox-helper{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// Windows asks nobody for a password on a command line.
+fn as_administrator(failure: Failure) -> Failure {
+    if sys::HAS_MANAGER {
+        return failure.help("run it in a terminal that was started as administrator");
+    }
+    failure
+}
+
+/// Who runs this, under sudo who has called it, as a policy names them.
+fn own_account() -> Result<String, Failure> {
+    if sys::HAS_MANAGER {
+        return devbox_helper::own_account().map_err(Failure::because);
+    }
+    Ok(sys::caller().map_err(Failure::because)?.uid.to_string())
 }
 
 fn starter() -> Result<Starter, Failure> {
@@ -161,9 +196,12 @@ fn starter() -> Result<Starter, Failure> {
     if sys::HAS_SYSTEMD {
         return Ok(Starter::Systemd);
     }
+    if sys::HAS_MANAGER {
+        return Ok(Starter::Manager);
+    }
     Err(Failure::new(
         code::FAILED,
-        "there is no installed helper on this system: it is for Linux with systemd, and for macOS",
+        "there is no installed helper on this system: it is for Linux with systemd, macOS and Windows",
     ))
 }
 
@@ -257,18 +295,19 @@ mod tests {
         fs::create_dir(&root).unwrap();
         let args = InstallArgs {
             program: Some(program),
-            user: Some(1000),
+            user: Some("1000".to_owned()),
             root: Some(root.clone()),
             dry_run: false,
         };
         // A second time, as for a newer version, keeps the policy.
-        let policy = below(Some(&root), Path::new(devbox_helper::POLICY_FILE));
+        let plan = plan(starter().unwrap(), "1000");
+        let policy = below(Some(&root), &plan.files[0].path);
         install(&args).unwrap();
         let text = fs::read_to_string(&policy).unwrap() + "# mine\n";
         fs::write(&policy, &text).unwrap();
         install(&args).unwrap();
         assert_eq!(fs::read_to_string(&policy).unwrap(), text);
-        assert!(below(Some(&root), Path::new(PROGRAM)).is_file());
+        assert!(below(Some(&root), Path::new(plan.program)).is_file());
         uninstall(&UninstallArgs {
             root: Some(root.clone()),
         })

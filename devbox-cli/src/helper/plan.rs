@@ -1,5 +1,7 @@
 //! What an installation of the helper consists of, as data: files and the commands around them.
 
+mod windows;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -8,13 +10,17 @@ pub(super) const PROGRAM: &str = "/usr/local/libexec/devbox-helper";
 /// Where callers connect.
 pub(super) const SOCKET: &str = "/run/devbox/helper.sock";
 /// Where callers connect on macOS, which has no `/run`.
-pub(super) const SOCKET_APPLE: &str = "/var/run/devbox/helper.sock";
+pub(super) const SOCKET_APPLE: &str = "/var/run/devbox-helper.sock";
+/// Where callers connect on Windows: only administrators can make a pipe below this prefix.
+pub(super) const PIPE: &str = r"\\.\pipe\ProtectedPrefix\Administrators\devbox-helper";
 
 /// What starts services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Starter {
     Systemd,
     Launchd,
+    /// Windows' service control manager.
+    Manager,
 }
 
 /// A file to write.
@@ -29,6 +35,11 @@ pub(super) struct File {
 /// Everything that is installed besides the program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
+    /// The installed program.
+    pub(super) program: &'static str,
+    /// Run before the files are there: one of another version that runs makes way where it cannot be replaced while it does. What is
+    /// not there cannot be stopped, so a failure is not told.
+    pub(super) before: Vec<Vec<&'static str>>,
     pub(super) files: Vec<File>,
     /// Run once the files are there; a failure is told.
     pub(super) start: Vec<Vec<&'static str>>,
@@ -40,7 +51,8 @@ pub(super) struct Plan {
     pub(super) folders: Vec<PathBuf>,
 }
 
-pub(super) fn plan(starter: Starter, uid: u32) -> Plan {
+/// The user is one as a policy names them.
+pub(super) fn plan(starter: Starter, user: &str) -> Plan {
     let file = |path: &str, text: String| File {
         path: path.into(),
         text,
@@ -48,13 +60,16 @@ pub(super) fn plan(starter: Starter, uid: u32) -> Plan {
     };
     let policy = File {
         keep: true,
-        ..file(devbox_helper::POLICY_FILE, devbox_helper::default_policy(uid))
+        ..file("/etc/devbox/policy.toml", devbox_helper::default_policy(user))
     };
-    let mut folders = vec![devbox_helper::STATE_DIR.into(), "/etc/devbox".into()];
+    let mut folders = vec!["/var/lib/devbox".into(), "/etc/devbox".into()];
     match starter {
+        Starter::Manager => windows::plan(user),
         Starter::Systemd => {
             folders.push("/run/devbox".into());
             Plan {
+                program: PROGRAM,
+                before: Vec::new(),
                 files: vec![
                     policy,
                     file("/etc/systemd/system/devbox-helper.socket", socket_unit()),
@@ -78,13 +93,15 @@ pub(super) fn plan(starter: Starter, uid: u32) -> Plan {
             }
         }
         Starter::Launchd => {
-            folders.push("/var/run/devbox".into());
             let bootout = vec!["launchctl", "bootout", "system/dev.devbox.helper"];
             Plan {
+                program: PROGRAM,
+                before: Vec::new(),
                 files: vec![policy, file(PLIST, plist())],
                 start: vec![vec!["launchctl", "bootstrap", "system", PLIST]],
                 stop: vec![bootout],
-                forget: Vec::new(),
+                // launchd leaves it.
+                forget: vec![vec!["rm", "-f", SOCKET_APPLE]],
                 folders,
             }
         }
@@ -94,7 +111,7 @@ pub(super) fn plan(starter: Starter, uid: u32) -> Plan {
 impl Plan {
     /// The files and commands, for a person.
     pub(super) fn shown(&self, program: &Path) -> String {
-        let mut text = format!("{PROGRAM}: a copy of {}\n", program.display());
+        let mut text = format!("{}: a copy of {}\n", self.program, program.display());
         for file in &self.files {
             let keep = if file.keep { " (unless it is there)" } else { "" };
             // A String takes everything.
@@ -204,13 +221,22 @@ fn plist() -> String {
   <array>
     <string>{PROGRAM}</string>
     <string>serve</string>
-    <string>--socket</string>
-    <string>{SOCKET_APPLE}</string>
   </array>
-  <key>RunAtLoad</key>
-  <true/>
+  <key>Sockets</key>
+  <dict>
+    <key>Listeners</key>
+    <dict>
+      <key>SockPathName</key>
+      <string>{SOCKET_APPLE}</string>
+      <key>SockPathMode</key>
+      <integer>438</integer>
+    </dict>
+  </dict>
   <key>KeepAlive</key>
-  <true/>
+  <dict>
+    <key>SuccessfulExit</key>
+    <false/>
+  </dict>
 </dict>
 </plist>
 "#
@@ -225,11 +251,27 @@ mod tests {
 
     #[test]
     fn what_is_installed_with_systemd() {
-        insta::assert_snapshot!(plan(Starter::Systemd, 1000).shown(Path::new("/opt/devbox-helper")));
+        insta::assert_snapshot!(plan(Starter::Systemd, "1000").shown(Path::new("/opt/devbox-helper")));
+    }
+
+    #[test]
+    fn what_is_installed_as_a_windows_service() {
+        let plan = plan(Starter::Manager, "S-1-5-21-1-2-3-1001");
+        let mut text = plan.shown(Path::new(r"C:\devbox-helper.exe"));
+        for (what, commands) in [
+            ("before", &plan.before),
+            ("stop", &plan.stop),
+            ("forget", &plan.forget),
+        ] {
+            for command in commands {
+                writeln!(text, "{what}: {}", command.join(" ")).unwrap();
+            }
+        }
+        insta::assert_snapshot!(text);
     }
 
     #[test]
     fn what_is_installed_with_launchd() {
-        insta::assert_snapshot!(plan(Starter::Launchd, 501).shown(Path::new("/opt/devbox-helper")));
+        insta::assert_snapshot!(plan(Starter::Launchd, "501").shown(Path::new("/opt/devbox-helper")));
     }
 }

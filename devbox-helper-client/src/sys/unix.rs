@@ -64,6 +64,12 @@ fn halves(stream: UnixStream) -> io::Result<(Writer, Reader)> {
     Ok((Writer(stream), Reader(reader)))
 }
 
+/// What came over, as the descriptor that it is.
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere nothing comes over")]
+pub(crate) fn descriptor(passed: TcpListener) -> io::Result<Descriptor> {
+    Ok(passed.into())
+}
+
 /// What came over as a descriptor, as the UDP socket that it is.
 pub(crate) fn datagrams(passed: TcpListener) -> io::Result<UdpSocket> {
     Ok(UdpSocket::from(OwnedFd::from(passed)))

@@ -229,6 +229,7 @@ impl Machine {
             policy.check_address(server.ip())?;
         }
         let interface = Resource::Interface(rule.interface.clone());
+        // Where rules belong to no interface, its name means nothing.
         if self.network.capabilities().resolver_needs_interface && !self.claims.holds(id, &interface) {
             return Err(not_held(&interface));
         }

@@ -1,9 +1,12 @@
-//! Process handles.
+//! Process handles, and who has opened a pipe.
+
+pub(crate) mod accounts;
 
 use std::io;
-use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::os::windows::io::{AsHandle, AsRawHandle, FromRawHandle, OwnedHandle};
 
 use windows_sys::Win32::Foundation::{ERROR_INVALID_PARAMETER, FILETIME, WAIT_TIMEOUT};
+use windows_sys::Win32::System::Pipes::GetNamedPipeClientProcessId;
 use windows_sys::Win32::System::Threading::{
     GetProcessTimes, OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION, PROCESS_SYNCHRONIZE, WaitForSingleObject,
 };
@@ -58,7 +61,20 @@ pub(crate) fn boot() -> &'static str {
     "0"
 }
 
-/// Not told here.
-pub(crate) fn credentials(_: &Descriptor) -> io::Result<Credentials> {
-    Err(io::ErrorKind::Unsupported.into())
+/// The token and the process of who has opened the pipe.
+pub(crate) fn credentials(pipe: &Descriptor) -> io::Result<Credentials> {
+    let (user, groups) = accounts::client(pipe.as_handle())?;
+    let mut pid = 0;
+    // SAFETY: the handle lives through the call, and the number is ours.
+    if unsafe { GetNamedPipeClientProcessId(pipe.as_raw_handle(), &raw mut pid) } == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Credentials {
+        uid: accounts::number(&user),
+        // There is no primary group that means anything: nobody's.
+        gid: u32::MAX,
+        groups: groups.iter().map(|group| accounts::number(group)).collect(),
+        pid,
+        program: None,
+    })
 }

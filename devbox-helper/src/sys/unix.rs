@@ -51,6 +51,13 @@ pub(crate) fn detach() -> io::Result<()> {
     Ok(())
 }
 
+/// Services here are started as programs.
+pub(crate) fn as_service(
+    run: impl FnOnce() -> Result<(), crate::Error> + Send + 'static,
+) -> Result<(), crate::Error> {
+    run()
+}
+
 /// Whether this process can change the machine's network.
 pub(crate) fn is_root() -> bool {
     geteuid().is_root()

@@ -1,60 +1,18 @@
 //! A child without a console gets no console events: there is nothing to leave.
+#![expect(
+    unsafe_code,
+    reason = "pipes, security descriptors and the event log have no safe wrapper"
+)]
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use crate::policy::Caller;
 
-pub(super) mod service {
-    //! There is no helper with several callers on this system.
+mod control;
+pub(super) mod service;
 
-    use std::io;
-    use std::net::TcpListener;
-    use std::path::Path;
-
-    use devbox_helper_client::{Descriptor, HelperError};
-
-    /// Where callers would connect.
-    #[derive(Debug)]
-    pub(crate) struct Listener(std::convert::Infallible);
-
-    impl Listener {
-        pub(crate) fn at(_: &Path) -> io::Result<Self> {
-            Err(io::ErrorKind::Unsupported.into())
-        }
-
-        pub(crate) fn activated() -> io::Result<Self> {
-            Err(io::ErrorKind::Unsupported.into())
-        }
-
-        pub(crate) fn accept(&self) -> io::Result<Descriptor> {
-            match self.0 {}
-        }
-    }
-
-    pub(crate) fn read_trusted(_: &Path) -> io::Result<String> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    pub(crate) fn uid_of(_: &str) -> Option<u32> {
-        None
-    }
-
-    pub(crate) fn gid_of(_: &str) -> Option<u32> {
-        None
-    }
-
-    pub(crate) fn send_datagram(_: &Path, _: &[u8]) -> bool {
-        false
-    }
-
-    pub(crate) fn passable(tun: netif::TunHandle) -> Result<TcpListener, HelperError> {
-        match tun {}
-    }
-
-    /// There is none.
-    pub(crate) const SYSLOG: &str = "";
-}
+pub(crate) use control::as_service;
 
 /// Whether a listener can be passed to the caller.
 pub(crate) const PASSES_LISTENERS: bool = false;
@@ -69,9 +27,9 @@ pub(crate) fn hold_signals() -> io::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]
-pub(crate) fn on_terminate_or_interrupt(_: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    Ok(())
+/// The service control manager, or Ctrl-C.
+pub(crate) fn on_terminate_or_interrupt(end: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    control::on_end(end)
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]

@@ -1,7 +1,7 @@
 use std::fmt::Write as _;
 
 use super::netlink::{Everything, Request, alias, read_alias};
-use super::{ifconfig, resolvectl, resolver_file};
+use super::{ifconfig, nrpt, resolvectl, resolver_file};
 use crate::{Device, Interface, InterfaceName, Kind, Owner, ResolverRule, Route, RouteKind, Suffix};
 
 fn owner() -> Owner {
@@ -121,6 +121,40 @@ fn snapshot_of_command_lines_and_files() {
     )
     .unwrap();
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn snapshot_of_name_resolution_policies() {
+    let mut text = String::new();
+    for suffix in &rule().suffixes {
+        writeln!(text, "HKLM\\{}\\{}", nrpt::LOCAL, nrpt::key(&owner(), suffix)).unwrap();
+        for (name, value) in nrpt::values(&owner(), suffix, &rule()) {
+            writeln!(text, "  {name}: {value:?}").unwrap();
+        }
+    }
+    writeln!(text, "sc.exe {}", nrpt::READ_AGAIN.join(" ")).unwrap();
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn servers_of_a_policy_are_those_of_its_rule() {
+    let values = nrpt::values(&owner(), &rule().suffixes[0], &rule());
+    let written = values
+        .iter()
+        .find(|(name, _)| *name == nrpt::SERVERS)
+        .unwrap()
+        .1
+        .to_string();
+    let asked: Vec<_> = nrpt::servers(&written)
+        .into_iter()
+        .map(|server| (server.ip(), server.port()))
+        .collect();
+    let wanted: Vec<_> = rule().servers.iter().map(|server| (server.ip(), 53)).collect();
+    assert_eq!(asked, wanted);
+    assert_eq!(
+        nrpt::servers("10.0.0.1; ;dns.example"),
+        ["10.0.0.1:53".parse().unwrap()]
+    );
 }
 
 #[test]

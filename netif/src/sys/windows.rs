@@ -5,6 +5,7 @@
 )]
 
 mod machine;
+mod policies;
 
 use std::ffi::c_void;
 use std::io;

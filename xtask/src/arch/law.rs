@@ -106,7 +106,10 @@ pub(crate) const LAWS: &[Law] = &[
     row("service-catalog", &[]),
     // Its core is a pure function; only its sockets are tokio's.
     with_runtime(row("nameserver", &[])),
-    row("devbox-helper-client", &[]),
+    Law {
+        unsafe_under: &["src/sys"],
+        ..row("devbox-helper-client", &[])
+    },
     Law {
         os_under: &["src/peer"],
         unsafe_under: &["src/peer", "src/sys"],
@@ -283,6 +286,7 @@ pub(crate) const HELPER_MAY_NAME: &[&str] = &[
     "libc",
     "netif",
     "nix",
+    "raunch",
     "rustix",
     "serde",
     "serde_json",
@@ -291,6 +295,7 @@ pub(crate) const HELPER_MAY_NAME: &[&str] = &[
     "thiserror",
     "tld",
     "toml",
+    "windows-service",
     "windows-sys",
 ];
 

@@ -1,5 +1,6 @@
 //! What only a helper with several callers needs: its socket, a file that only root has written, users and groups, the log.
 
+#[cfg(not(target_os = "macos"))]
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
@@ -20,7 +21,7 @@ pub(crate) struct Listener(UnixListener);
 impl Listener {
     /// A socket at this path. Everybody may connect: who may ask is for the policy to say. One that a process left which has
     /// ended is replaced, any other file is not.
-    pub(crate) fn at(path: &Path) -> io::Result<Self> {
+    pub(crate) fn at(path: &Path, _admitted: &[String]) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => {
                 if UnixStream::connect(path).is_ok() {
@@ -40,18 +41,12 @@ impl Listener {
         Ok(Self(listener))
     }
 
-    /// The socket that systemd passes to the program that it starts (sd_listen_fds(3)).
-    #[expect(unsafe_code, reason = "the descriptor is a number in the environment")]
-    pub(crate) fn activated() -> io::Result<Self> {
-        let is = |name: &str, wanted: &str| std::env::var_os(name).as_deref() == Some(OsStr::new(wanted));
-        if !is("LISTEN_PID", &std::process::id().to_string()) || !is("LISTEN_FDS", "1") {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "no socket was passed; without socket activation, name one with --socket",
-            ));
-        }
-        // SAFETY: the variables say that this number is a descriptor which is ours from the start, and this is called once.
-        let fd = unsafe { OwnedFd::from_raw_fd(FIRST_PASSED) };
+    /// The socket that systemd or launchd has made, and passes to the program that it starts.
+    #[expect(unsafe_code, reason = "the descriptor is told as a number")]
+    pub(crate) fn activated(_admitted: &[String]) -> io::Result<Self> {
+        let number = passed_socket()?;
+        // SAFETY: whoever has started this program says that this number is a descriptor which is ours, and this is called once.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
         let listener = UnixListener::from(fd);
         listener.set_nonblocking(false)?;
@@ -63,6 +58,33 @@ impl Listener {
     pub(crate) fn accept(&self) -> io::Result<Descriptor> {
         self.0.accept().map(|(stream, _)| stream.into())
     }
+}
+
+/// Socket activation of systemd, sd_listen_fds(3).
+#[cfg(not(target_os = "macos"))]
+fn passed_socket() -> io::Result<RawFd> {
+    let is = |name: &str, wanted: &str| std::env::var_os(name).as_deref() == Some(OsStr::new(wanted));
+    if !is("LISTEN_PID", &std::process::id().to_string()) || !is("LISTEN_FDS", "1") {
+        return Err(no_socket());
+    }
+    Ok(FIRST_PASSED)
+}
+
+/// Socket activation of launchd, by the name in the property list (launch_activate_socket(3)).
+#[cfg(target_os = "macos")]
+fn passed_socket() -> io::Result<RawFd> {
+    let passed = raunch::activate_socket("Listeners").map_err(|error| match error {
+        raunch::Error::NotManaged | raunch::Error::NotInPlist => no_socket(),
+        error => io::Error::other(error),
+    })?;
+    passed.first().copied().ok_or_else(no_socket)
+}
+
+fn no_socket() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        "no socket was passed; without socket activation, name one with --socket",
+    )
 }
 
 /// The content of a file that nobody but root, or the user of this process, can have written.
@@ -108,12 +130,51 @@ pub(crate) fn send_datagram(socket: &Path, bytes: &[u8]) -> bool {
     sent.is_ok()
 }
 
+/// The log is a datagram socket here.
+#[cfg(not(target_vendor = "apple"))]
+pub(crate) fn log(_: &str, _: bool) -> bool {
+    false
+}
+
+/// The unified log takes what syslog(3) is told; a message at `LOG_INFO` would be kept in memory only.
+#[cfg(target_vendor = "apple")]
+#[expect(unsafe_code, reason = "syslog(3) has no safe wrapper")]
+pub(crate) fn log(text: &str, is_refusal: bool) -> bool {
+    let Ok(text) = std::ffi::CString::new(text) else {
+        return false;
+    };
+    let level = if is_refusal {
+        libc::LOG_WARNING
+    } else {
+        libc::LOG_NOTICE
+    };
+    // SAFETY: the format takes one text, and both end with a NUL and live through the call.
+    unsafe { libc::syslog(libc::LOG_AUTHPRIV | level, c"%s".as_ptr(), text.as_ptr()) };
+    true
+}
+
+/// A user, for the log.
+pub(crate) fn user_text(uid: u32) -> String {
+    uid.to_string()
+}
+
+/// The user of this process, as a policy names them.
+#[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]
+pub(crate) fn own_account() -> io::Result<String> {
+    Ok(rustix::process::getuid().as_raw().to_string())
+}
+
 /// A descriptor in the form in which descriptors are passed.
 pub(crate) fn passable(descriptor: netif::TunHandle) -> Result<TcpListener, HelperError> {
     Ok(TcpListener::from(descriptor))
 }
 
+/// Whether a number in a policy names a user.
+pub(crate) const USERS_ARE_NUMBERS: bool = true;
+pub(crate) const POLICY_FILE: &str = "/etc/devbox/policy.toml";
+pub(crate) const STATE_DIR: &str = "/var/lib/devbox";
 /// SD_LISTEN_FDS_START.
+#[cfg(not(target_os = "macos"))]
 const FIRST_PASSED: RawFd = 3;
 const MAX_POLICY_BYTES: u64 = 1 << 20;
 /// Where syslogd listens.

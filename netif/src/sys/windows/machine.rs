@@ -14,6 +14,7 @@ use windows_sys::Win32::Networking::WinSock::{
     AF_INET, AF_INET6, AF_UNSPEC, IpDadStatePreferred, SOCKADDR_INET,
 };
 
+use super::policies::Policies;
 use crate::aliases::{Aliases, Rules, System};
 use crate::observed::{Observed, SeenAddress};
 use crate::{Error, Owner};
@@ -25,12 +26,19 @@ const LOOPBACK_INDEX: u32 = 1;
 pub(crate) type Machine = Aliases<Windows>;
 
 #[derive(Debug)]
-pub(crate) struct Windows;
+pub(crate) struct Windows {
+    policies: Policies,
+}
 
 impl Machine {
     #[expect(clippy::unnecessary_wraps, reason = "elsewhere it is a call that may fail")]
     pub(crate) fn open(owner: Owner) -> Result<Self, Error> {
-        Ok(Aliases::new(owner, Windows))
+        Ok(Aliases::new(
+            owner,
+            Windows {
+                policies: Policies::new(),
+            },
+        ))
     }
 }
 
@@ -74,7 +82,10 @@ impl System for Windows {
     }
 
     fn rules(&mut self) -> Result<&mut dyn Rules, &'static str> {
-        Err("netif writes no name resolution policies")
+        if self.policies.are_a_group_policys() {
+            return Err("a group policy has name resolution rules, and Windows ignores all others");
+        }
+        Ok(&mut self.policies)
     }
 
     fn whole_127(&self) -> bool {
