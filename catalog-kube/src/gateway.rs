@@ -20,7 +20,7 @@ pub(crate) use account::{AccountTokens, FOR_USERS};
 pub use inside::Inside;
 pub(crate) use installed::{Client, HOME, In, NoGateway, Replica, find, is_installed};
 pub(crate) use review::WANTED;
-pub use review::{NotAllowed, NotAuthenticated, Reviews, User};
+pub use review::{Allowed, NotAllowed, NotAuthenticated, Reviews, User};
 pub use scope::{BadScope, Scope};
 pub use sessions::{NoReplicaPod, ReplicaPod, SessionClaim, SharedSessions};
 

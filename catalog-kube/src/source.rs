@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::endpoints::Endpoints;
 use crate::objects::{Globs, Objects, Reach, Resource, Scope, Trouble, wire};
 use crate::watch::{Event, Follow, What};
-use crate::{Cluster, Error, KubeOptions};
+use crate::{Cluster, Error, Forbidden, KubeOptions};
 
 /// Events that were seen and not handled yet; the watches wait while there are more.
 const EVENTS: usize = 256;
@@ -93,6 +93,19 @@ impl KubeSource {
     /// The way into the cluster is another one than was thought.
     pub(crate) fn set_reach(&mut self, reach: Reach) {
         self.objects.handle_reach(reach);
+    }
+
+    /// There are namespaces that whoever is told the catalog may not see, and that are not followed.
+    pub(crate) fn set_forbidden(&mut self, namespaces: &BTreeMap<Label, Forbidden>) {
+        for (namespace, forbidden) in namespaces {
+            let scope = Scope {
+                namespace: namespace.clone(),
+                resource: Resource::Services,
+            };
+            let forbidden = forbidden.clone();
+            self.objects
+                .handle_trouble(scope, Some(Trouble::Unknown { forbidden }));
+        }
     }
 
     /// Waits for the first catalog, which [`next`](Source::next) gives.

@@ -60,15 +60,16 @@ impl Admission for KubeAdmission {
         let scope: Scope = scope
             .parse()
             .map_err(|error: BadScope| Rejection::forbidden(error.to_string()))?;
-        match self.reviews.check(&user, &scope.namespaces).await {
-            Ok(()) => {}
+        let allowed = match self.reviews.check(&user, &scope.namespaces).await {
+            Ok(allowed) => allowed,
             Err(NotAllowed::Forbidden(forbidden)) => {
                 return Err(Rejection::forbidden(format!("{}: {forbidden}", user.name)));
             }
             Err(error) => return Err(unanswered(&error)),
-        }
+        };
         let name = user.name.clone();
-        let view = View::of(Arc::new(Inside::new(Arc::clone(&self.reviews), user, scope))).for_user(name);
+        let inside = Inside::new(Arc::clone(&self.reviews), user, scope, allowed);
+        let view = View::of(Arc::new(inside)).for_user(name);
         Ok(match grant {
             Some(grant) => view.granted_by(grant),
             None => view,

@@ -13,8 +13,9 @@ use tracing::info;
 
 use super::direct::Direct;
 use super::remembered::FRESH;
-use super::review::{NotAllowed, Reviews, User};
+use super::review::{Allowed, NotAllowed, Reviews, User};
 use super::scope::Scope;
+use crate::Forbidden;
 use crate::dialer::EndpointDialer;
 use crate::endpoints::Endpoints;
 use crate::objects::Reach;
@@ -31,19 +32,26 @@ const REACH: Reach = Reach {
 /// How often a client's rights are asked for. With the age that an answer may have, what was taken away ends within a minute.
 const ASK_AGAIN: Duration = FRESH;
 
-/// Namespaces of the cluster around this process, as one of its users may see them: a provider for a gateway. It ends when the user may
-/// not see them any more.
+/// Namespaces of the cluster around this process, as one of its users may see them: a provider for a gateway. Its catalog says which of them
+/// they may not see. It ends when they may not see one any more that they are served; the next
+/// connection has what they may see then.
 pub struct Inside {
     reviews: Arc<Reviews>,
     user: User,
     scope: Scope,
+    allowed: Allowed,
 }
 
 impl Inside {
-    /// What `scope` names, for a user who [may see all of it](Reviews::check).
+    /// What `scope` names, for a user who [may see this of it](Reviews::check).
     #[must_use]
-    pub fn new(reviews: Arc<Reviews>, user: User, scope: Scope) -> Self {
-        Self { reviews, user, scope }
+    pub fn new(reviews: Arc<Reviews>, user: User, scope: Scope, allowed: Allowed) -> Self {
+        Self {
+            reviews,
+            user,
+            scope,
+            allowed,
+        }
     }
 
     fn far_side(&self) -> String {
@@ -77,7 +85,7 @@ impl Provider for Inside {
         let mut source = KubeSource::new(
             self.reviews.cluster(),
             environment,
-            &self.scope.namespaces,
+            &self.allowed.namespaces,
             &options,
             REACH,
             endpoints.clone(),
@@ -90,10 +98,12 @@ impl Provider for Inside {
                 NoCatalog::Away { because } => format!("the API server does not answer: {because}"),
             },
         })?;
+        source.set_forbidden(&self.allowed.lacking);
         let mut asking = JoinSet::new();
         let (reviews, user, scope) = (Arc::clone(&self.reviews), self.user.clone(), self.scope.clone());
-        asking.spawn(async move { until_not_allowed(&reviews, &user, &scope).await });
-        let source = Allowed { source, asking };
+        let allowed = self.allowed.clone();
+        asking.spawn(async move { until_changed(&reviews, &user, &scope, &allowed).await });
+        let source = AsAllowed { source, asking };
         Ok(Connection::new(
             source,
             Arc::new(EndpointDialer::new(endpoints, Direct)),
@@ -105,15 +115,24 @@ impl Provider for Inside {
     }
 }
 
-/// A source that ends when its user may not see it any more.
-struct Allowed {
+/// A source that ends when its user may see something else.
+struct AsAllowed {
     source: KubeSource,
     /// Ends with the reason. In a task of its own, so that a catalog which never rests does not keep it from being asked.
-    asking: JoinSet<NotAllowed>,
+    asking: JoinSet<Changed>,
+}
+
+/// Why what a user is served is not what they are to be served.
+#[derive(Debug, thiserror::Error)]
+enum Changed {
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
+    #[error(transparent)]
+    Lost(Forbidden),
 }
 
 #[async_trait]
-impl Source for Allowed {
+impl Source for AsAllowed {
     async fn next(&mut self) -> Result<Update, SourceError> {
         tokio::select! {
             update = self.source.next() => update,
@@ -125,13 +144,22 @@ impl Source for Allowed {
     }
 }
 
-/// Asks again and again, until the user may not see all of it or that has been unknown for too long.
-async fn until_not_allowed(reviews: &Reviews, user: &User, scope: &Scope) -> NotAllowed {
+/// Asks again and again, until the user may not see something that they are served or that has been unknown for too long. What they may
+/// see besides is not worth the end of their connections: the next link has it.
+async fn until_changed(reviews: &Reviews, user: &User, scope: &Scope, served: &Allowed) -> Changed {
     loop {
         sleep(ASK_AGAIN).await;
-        if let Err(why) = reviews.check(user, &scope.namespaces).await {
-            info!(user = user.name, %why, "what a client is served is taken away");
-            return why;
-        }
+        let why = match reviews.check(user, &scope.namespaces).await {
+            Ok(allowed) => {
+                let mut lacking = allowed.lacking.into_iter();
+                match lacking.find(|(namespace, _)| served.namespaces.contains(namespace)) {
+                    None => continue,
+                    Some((_, forbidden)) => Changed::Lost(forbidden),
+                }
+            }
+            Err(why) => why.into(),
+        };
+        info!(user = user.name, %why, "what a client is served is taken away");
+        return why;
     }
 }

@@ -122,6 +122,16 @@ pub enum NotAllowed {
     Unanswered(#[source] Error),
 }
 
+/// Which namespaces somebody is served, of those that they want.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Allowed {
+    /// Those that they are.
+    pub namespaces: BTreeSet<Label>,
+    /// The others, each with what they may not do there themselves.
+    pub lacking: BTreeMap<Label, Forbidden>,
+}
+
 /// Asks the API server about others, as a program in the cluster that may create TokenReviews and SubjectAccessReviews.
 ///
 /// Its answers hold for 30 s, and for five minutes while it cannot be asked.
@@ -192,37 +202,50 @@ impl Reviews {
         answer.map_err(refused)
     }
 
-    /// Checks that a user may see the services of each of these namespaces and connect to its pods: `list services` and `create
-    /// pods/portforward`.
+    /// Of which of these namespaces a user may see the services and connect to the pods: `list services` and `create pods/portforward`.
     ///
     /// # Errors
-    /// [`NotAllowed`], with the first thing that they may not do.
+    /// [`NotAllowed`]: of none, with the first thing that they may not do; or the API server does not say.
     ///
     /// # Cancel safety
     /// Safe: nothing is changed.
-    pub async fn check(&self, user: &User, namespaces: &BTreeSet<Label>) -> Result<(), NotAllowed> {
-        let checks = namespaces.iter().map(|namespace| self.check_one(user, namespace));
-        try_join_all(checks).await.map(drop)
+    pub async fn check(&self, user: &User, namespaces: &BTreeSet<Label>) -> Result<Allowed, NotAllowed> {
+        let checks = namespaces.iter().map(async |namespace| {
+            let lacking = self.lacking(user, namespace).await?;
+            Ok::<_, NotAllowed>((namespace.clone(), lacking))
+        });
+        let mut allowed = Allowed::default();
+        for (namespace, lacking) in try_join_all(checks).await? {
+            match lacking {
+                None => {
+                    allowed.namespaces.insert(namespace);
+                }
+                Some(forbidden) => {
+                    allowed.lacking.insert(namespace, forbidden);
+                }
+            }
+        }
+        match allowed.lacking.values().next() {
+            Some(forbidden) if allowed.namespaces.is_empty() => Err(forbidden.clone().into()),
+            _ => Ok(allowed),
+        }
     }
 
-    async fn check_one(&self, user: &User, namespace: &Label) -> Result<(), NotAllowed> {
+    /// What a user may not do of what they must be allowed to in a namespace.
+    async fn lacking(&self, user: &User, namespace: &Label) -> Result<Option<Forbidden>, NotAllowed> {
         let question = (user.clone(), namespace.clone());
         let known = |age| lock(&self.rights).answer(&question, age, Instant::now());
-        let told = |lacking: Option<Forbidden>| lacking.map_or(Ok(()), |forbidden| Err(forbidden.into()));
         if let Some(answer) = known(FRESH) {
-            return told(answer);
+            return Ok(answer);
         }
         let [sees, connects] = WANTED.map(|right| self.lacks(user, namespace, right));
         match futures_util::try_join!(sees, connects) {
             Ok((sees, connects)) => {
                 let answer = sees.or(connects);
                 lock(&self.rights).handle_answer(question, answer.clone(), Instant::now());
-                told(answer)
+                Ok(answer)
             }
-            Err(error) => {
-                let known = known(WITHOUT_NEWS).ok_or(NotAllowed::Unanswered(error))?;
-                told(known)
-            }
+            Err(error) => known(WITHOUT_NEWS).ok_or(NotAllowed::Unanswered(error)),
         }
     }
 

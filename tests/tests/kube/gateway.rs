@@ -187,7 +187,13 @@ fn each_user_of_a_gateway_reaches_their_own_namespace_and_no_other() -> Outcome 
             let other = theirs.namespace.name();
             let refused = ours.exec(other, &["--via", "gateway"], &["curl", "http://web/"])?;
             ensure!(refused.exit != Exit::code(0), "{}", refused.everything());
-            refused.expect_text(&[&format!("you may not list services in the namespace {other}")])?;
+            let why = format!("you may not list services in the namespace {other}");
+            refused.expect_text(&[&why])?;
+            // Of both, the own one is there, and the other one is named.
+            let ask = format!("curl --silent http://web.{own}/ && ! getent hosts web.{other}");
+            let both = ours.exec(own, &["-n", other, "--via", "gateway"], &["sh", "-c", &ask])?;
+            let both = both.expect_success()?;
+            both.expect_text(&[&why])?;
         }
         let ours = &teams[0];
         let own = ours.namespace.name();
