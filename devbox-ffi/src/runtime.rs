@@ -24,9 +24,7 @@ pub(crate) fn runtime() -> Result<&'static Runtime, DevboxError> {
     }
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(WORKERS).thread_name("devbox").enable_all();
-    let built = builder.build().map_err(|error| DevboxError::Runtime {
-        reason: error.to_string(),
-    })?;
+    let built = builder.build().map_err(|error| DevboxError::runtime(&error))?;
     Ok(RUNTIME.get_or_init(|| built))
 }
 

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::sync::mpsc::{Sender, channel};
@@ -45,6 +46,8 @@ fn config(catalog: &NamedTempFile, pool: &str) -> SessionConfig {
         state_dir: None,
         share: false,
         limits: Limits::default(),
+        dns: None,
+        services: HashMap::new(),
     }
 }
 
