@@ -50,7 +50,7 @@ pub(super) fn scenario() -> Result<Done> {
     }
     let place = folder.join("devbox");
     // As they lie beside each other in the repository.
-    for part in ["bindings/swift", "examples/swift"] {
+    for part in ["bindings/swift", "examples/swift/fetch"] {
         let package = place.join(part);
         for sources in ["Sources", "Tests"].map(|name| package.join(name)) {
             if sources.exists() {
@@ -69,7 +69,7 @@ pub(super) fn scenario() -> Result<Done> {
         place.join("libdevbox_ffi.so"),
     )?;
     fs::copy(super::devbox(), place.join("devbox"))?;
-    for part in ["bindings/swift", "examples/swift"] {
+    for part in ["bindings/swift", "examples/swift/fetch"] {
         let build = format!("cd /devbox/{part} && HOME=/tmp DEVBOX_LIBRARY=/devbox swift build");
         succeed(&mut inside(&folder, &build))?;
     }
@@ -114,7 +114,7 @@ fn example(folder: &Path, scratch: &Path, service: u16) -> Result<()> {
         "providers: [{{kind: gateway, name: g, url: '{url}', token_file: /devbox/scratch/token}}]\npool: 127.79.56.0/24\n"
     );
     fs::write(scratch.join("session.yaml"), session)?;
-    let fetch = "/devbox/examples/swift/.build/debug/devbox-fetch /devbox/scratch/session.yaml";
+    let fetch = "/devbox/examples/swift/fetch/.build/debug/devbox-fetch /devbox/scratch/session.yaml";
     let page = succeed(&mut inside(
         folder,
         &format!("timeout 120 {fetch} web.backend {service}"),
