@@ -42,7 +42,7 @@ def direct(scene: Scene, pool: str) -> SessionConfig:
 
 def through_gateway(scene: Scene, pool: str) -> SessionConfig:
     gateway = GatewayProvider(
-        name="gateway", url=f"ws://127.0.0.1:{scene.gateway_port}", token_file=str(scene.token)
+        name="gateway", url=scene.gateway_url, token_file=str(scene.token)
     )
     helper = HelperProgram(
         program=DEVBOX, args=["__helper", "--hosts-file", str(scene.hosts), "--pool", pool]
@@ -117,7 +117,7 @@ class SessionTest(unittest.IsolatedAsyncioTestCase):
         other = scene.folder / "other"
         other.write_text("a-token-that-is-not-the-gateways-0123\n")
         other.chmod(0o600)
-        gateway = GatewayProvider(name="g", url=f"ws://127.0.0.1:{scene.gateway_port}", token_file=str(other))
+        gateway = GatewayProvider(name="g", url=scene.gateway_url, token_file=str(other))
         session = await Session.start(SessionConfig(providers=[Provider.GATEWAY(gateway)], pool=["127.79.33.0/24"]))
         with self.assertRaises(DevboxError.Stopped) as stopped:
             await session.ready()
