@@ -5,6 +5,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::app;
 use crate::error::DevboxError;
 
 /// A session, its link and its pumps share one thread. Callbacks into the app have threads of their own.
@@ -33,5 +34,5 @@ pub(crate) async fn on_runtime<T: Send + 'static>(
     work: impl Future<Output = Result<T, DevboxError>> + Send + 'static,
 ) -> Result<T, DevboxError> {
     let task = AbortOnDropHandle::new(runtime()?.spawn(work));
-    task.await.unwrap_or(Err(DevboxError::Crashed))
+    app::polled(task).await.unwrap_or(Err(DevboxError::Crashed))
 }

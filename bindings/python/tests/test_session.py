@@ -231,6 +231,21 @@ print("over")
         ran = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE, check=False)
         self.assertEqual((ran.returncode, ran.stdout, ran.stderr), (0, b"over\n", b""))
 
+    def test_a_program_that_ends_right_after_its_session_ends_well(self) -> None:
+        # The thread that woke the event loop last may still be at it when Python ends: often so, if threads give way at once.
+        program = f"""
+import asyncio, sys, devbox
+sys.setswitchinterval(1e-6)
+async def main():
+    config = devbox.parse_config("providers: [{{kind: direct, name: l, catalog: '{self.scene.catalog}'}}]\\npool: [127.79.39.0/24]")
+    async with devbox.running(config):
+        pass
+asyncio.run(main())
+"""
+        for _ in range(20):
+            ran = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE, check=False)
+            self.assertEqual((ran.returncode, ran.stdout, ran.stderr), (0, b"", b""))
+
     def test_a_library_of_another_version_is_said_so(self) -> None:
         import devbox
 

@@ -18,10 +18,6 @@ use crate::error::DevboxError;
 /// One far side.
 #[derive(Debug, Clone, Deserialize, uniffi::Enum)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there are a few of them, made once, and a box has no form in other languages"
-)]
 pub enum Provider {
     /// A devbox gateway.
     Gateway(GatewayProvider),

@@ -10189,7 +10189,7 @@ public func systemHostsFile()throws  -> String  {
 })
 }
 /**
- * Makes no further callback in this process, to listeners and log sinks alike, and waits for those that are under way, for two
+ * Makes no further callback in this process, to listeners, log sinks and whoever waits for a call alike, and waits for those that are under way, for two
  * seconds at most. For a language whose runtime ends before the process does.
  */
 public func silence()  {try! rustCall() {
@@ -10242,7 +10242,7 @@ private let initializationResult: InitializationResult = {
     if (uniffi_devbox_ffi_checksum_func_system_hosts_file() != 45835) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_devbox_ffi_checksum_func_silence() != 39434) {
+    if (uniffi_devbox_ffi_checksum_func_silence() != 10062) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_devbox_ffi_checksum_func_parse_config() != 763) {

@@ -1154,7 +1154,7 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_devbox_ffi_checksum_func_system_hosts_file() and 0xFFFF) != 45835) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_devbox_ffi_checksum_func_silence() and 0xFFFF) != 39434) {
+    if ((lib.uniffi_devbox_ffi_checksum_func_silence() and 0xFFFF) != 10062) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_devbox_ffi_checksum_func_parse_config() and 0xFFFF) != 763) {
@@ -14813,7 +14813,7 @@ public object FfiConverterMapStringTypeServiceSettings: FfiConverterRustBuffer<M
     
 
         /**
-         * Makes no further callback in this process, to listeners and log sinks alike, and waits for those that are under way, for two
+         * Makes no further callback in this process, to listeners, log sinks and whoever waits for a call alike, and waits for those that are under way, for two
          * seconds at most. For a language whose runtime ends before the process does.
          */ fun `silence`()
         = 
