@@ -1,5 +1,7 @@
 //! A configuration in YAML says all that the record does.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use devbox_ffi::{Carrier, DevboxError, Provider, Publish, SessionConfig, parse_config};

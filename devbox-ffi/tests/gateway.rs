@@ -1,5 +1,7 @@
 //! A gateway and a session in one process, as an app has them.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
