@@ -27,8 +27,8 @@ pub use config::{
 };
 pub use devbox_session::sink::{PublishError, Registry};
 pub use devbox_session::{
-    Event, LinkState, MAX_CONNECTIONS, NamesPolicy, PortReport, PortState, ProviderReport, ServiceOptions,
-    ServiceReport, StatusReport, StopReason,
+    BadServiceOption, Event, LinkState, MAX_CONNECTIONS, NamesPolicy, PortReport, PortState, ProviderReport,
+    ServiceOptions, ServiceReport, StatusReport, StopReason,
 };
 pub use engine::{Engine, start, start_shared};
 pub use error::Error;

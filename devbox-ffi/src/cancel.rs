@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::app;
 use crate::error::DevboxError;
 
 /// Cancels calls, for languages whose tasks cannot: a call that was given one ends with `Cancelled`, and its work is dropped.
@@ -37,11 +38,14 @@ pub(crate) async fn unless_cancelled<T>(
     work: impl Future<Output = Result<T, DevboxError>>,
 ) -> Result<T, DevboxError> {
     let Some(cancellation) = cancellation else {
-        return work.await;
+        return app::polled(work).await;
     };
-    tokio::select! {
-        biased;
-        () = cancellation.0.cancelled() => Err(DevboxError::Cancelled),
-        done = work => done,
-    }
+    app::polled(async {
+        tokio::select! {
+            biased;
+            () = cancellation.0.cancelled() => Err(DevboxError::Cancelled),
+            done = work => done,
+        }
+    })
+    .await
 }

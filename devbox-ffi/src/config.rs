@@ -1,12 +1,18 @@
 //! What a session is told before it starts, as a record or as the same in YAML.
 
+mod provider;
+mod service;
+
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
-use devbox_engine::{Config, HelperConfig, NamesPolicy, ProviderConfig, ProviderKind, Restart, TokenConfig};
+use devbox_engine::{Config, Helper, HelperConfig, NamesPolicy, ProviderConfig, Restart};
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use service_catalog::Label;
-use url::Url;
+
+pub use provider::{Carrier, DirectProvider, GatewayProvider, KubernetesProvider, Provider};
+pub use service::ServiceSettings;
 
 use crate::error::DevboxError;
 
@@ -25,13 +31,15 @@ pub struct SessionConfig {
     #[uniffi(default)]
     pub names: Names,
     /// The prefixes that addresses are chosen from. Empty: 127.77.0.0/16.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_more")]
     #[uniffi(default = [])]
     pub pool: Vec<String>,
     /// Where names go, beside `Session.resolve`. Default: nowhere.
-    #[serde(default)]
     #[uniffi(default = None)]
     pub publish: Option<Publish>,
+    /// A DNS server of the session's that answers for its names, beside what `publish` says. Default: none.
+    #[uniffi(default = None)]
+    pub dns: Option<Dns>,
     /// Whether this is the user's one session for its environments: `devbox status` and `devbox down` find it, and it displaces
     /// an older one for the same environment and hosts file.
     #[serde(default)]
@@ -42,11 +50,9 @@ pub struct SessionConfig {
     #[uniffi(default = false)]
     pub take_names: bool,
     /// The team's lock file, which settles addresses.
-    #[serde(default)]
     #[uniffi(default = None)]
     pub lock_file: Option<String>,
     /// The folder in which addresses are remembered from one session to the next. Without one they follow from the names alone.
-    #[serde(default)]
     #[uniffi(default = None)]
     pub state_dir: Option<String>,
     /// Whether other users of this machine may connect to its services.
@@ -57,6 +63,21 @@ pub struct SessionConfig {
     #[serde(default)]
     #[uniffi(default)]
     pub limits: Limits,
+    /// What the connections of single services are held to, by service: `orders.backend`.
+    #[serde(default)]
+    #[uniffi(default)]
+    pub services: HashMap<String, ServiceSettings>,
+}
+
+/// Where a session answers DNS questions.
+#[derive(Debug, Clone, Deserialize, uniffi::Record)]
+#[serde(deny_unknown_fields)]
+pub struct Dns {
+    /// Where it listens, over UDP and TCP: `127.0.0.1:5353`. With port 0, `Session.dns_address` has the one that the system chose.
+    pub listen: String,
+    /// The suffix that is the session's: with `devbox.test`, `orders.backend` is answered as `orders.backend.devbox.test` and by
+    /// itself.
+    pub suffix: String,
 }
 
 /// How names are made from services, namespaces and environments.
@@ -64,7 +85,6 @@ pub struct SessionConfig {
 #[serde(deny_unknown_fields)]
 pub struct Names {
     /// The namespace whose services also get their bare names.
-    #[serde(default)]
     #[uniffi(default = None)]
     pub active: Option<String>,
     /// Namespaces and environments that are public top-level domains too, and whose names are wanted all the same.
@@ -78,73 +98,8 @@ pub struct Names {
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// How many connections may be open at once. Default: 16,384.
-    #[serde(default)]
     #[uniffi(default = None)]
     pub connections: Option<u32>,
-}
-
-/// One far side.
-#[derive(Debug, Clone, Deserialize, uniffi::Enum)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Provider {
-    /// A devbox gateway.
-    Gateway(GatewayProvider),
-    /// A catalog file whose targets are dialed from this machine.
-    Direct(DirectProvider),
-}
-
-/// A devbox gateway.
-#[derive(Clone, Deserialize, uniffi::Record)]
-#[serde(deny_unknown_fields)]
-pub struct GatewayProvider {
-    /// Its name, for messages; no two have the same.
-    pub name: String,
-    /// `ws://HOST:PORT`, `wss://HOST:PORT` or `quic://HOST:PORT`; a path is where the gateway is mounted.
-    pub url: String,
-    /// The file that holds the token, read again at each connect. Either this or `token`.
-    #[serde(default)]
-    #[uniffi(default = None)]
-    pub token_file: Option<String>,
-    /// The token itself.
-    #[serde(default)]
-    #[uniffi(default = None)]
-    pub token: Option<String>,
-    /// The environment to ask for. Without one, that which it serves at the first connect is taken and kept to.
-    #[serde(default)]
-    #[uniffi(default = None)]
-    pub environment: Option<String>,
-    /// A PEM file of certificate authorities to trust in place of the system's.
-    #[serde(default)]
-    #[uniffi(default = None)]
-    pub tls_ca: Option<String>,
-    /// Whether the token may be sent over `ws://` to another machine, readable for anyone on the way.
-    #[serde(default)]
-    #[uniffi(default = false)]
-    pub insecure: bool,
-}
-
-/// Without the token.
-impl std::fmt::Debug for GatewayProvider {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GatewayProvider")
-            .field("name", &self.name)
-            .field("url", &self.url)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A catalog file whose targets are dialed from this machine, followed while the session runs.
-#[derive(Debug, Clone, Deserialize, uniffi::Record)]
-#[serde(deny_unknown_fields)]
-pub struct DirectProvider {
-    /// Its name, for messages; no two have the same.
-    pub name: String,
-    /// The file.
-    pub catalog: String,
-    /// The environment that the file must say it serves.
-    #[serde(default)]
-    #[uniffi(default = None)]
-    pub environment: Option<String>,
 }
 
 /// Where a session's names go, beside `Session.resolve`.
@@ -157,6 +112,15 @@ pub enum Publish {
         file: String,
         /// Who writes it.
         helper: HelperProgram,
+    },
+    /// A block in a hosts file, written by the helper that is installed on this machine as a service.
+    InstalledHelper {
+        /// The file that it writes. Default: the system's.
+        #[uniffi(default = None)]
+        file: Option<String>,
+        /// Where it listens. Default: where `devbox helper install` has it listen.
+        #[uniffi(default = None)]
+        socket: Option<String>,
     },
 }
 
@@ -177,6 +141,14 @@ pub struct HelperProgram {
     #[serde(default)]
     #[uniffi(default = false)]
     pub restart: bool,
+    /// Whether its standard error is this process's own.
+    #[serde(default)]
+    #[uniffi(default = false)]
+    pub verbose: bool,
+    /// Prefixes of `pool` that are not this machine's own yet: the helper makes them so, as its arguments must allow (`--network`).
+    #[serde(default)]
+    #[uniffi(default = [])]
+    pub open_pools: Vec<String>,
 }
 
 /// Reads a configuration from YAML.
@@ -192,25 +164,48 @@ pub fn parse_config(yaml: &str) -> Result<SessionConfig, DevboxError> {
     })
 }
 
+/// Where a helper comes from.
+#[derive(Debug)]
+pub(crate) enum HelperSource {
+    Program(HelperConfig),
+    Installed { socket: PathBuf, pools: Vec<IpNet> },
+}
+
+impl HelperSource {
+    /// Starts it, or connects to it. Blocks for as long as that takes.
+    pub(crate) fn helper(&self) -> Result<Helper, DevboxError> {
+        Ok(match self {
+            Self::Program(config) => Helper::start(config)?,
+            Self::Installed { socket, pools } => Helper::installed(socket, pools)?,
+        })
+    }
+}
+
 impl SessionConfig {
-    /// As the engine takes it, and the helper to start before that.
-    pub(crate) fn into_engine(self) -> Result<(Config, Option<HelperConfig>), DevboxError> {
+    /// As the engine takes it, and the helper that it needs before that.
+    pub(crate) fn into_engine(self) -> Result<(Config, Option<HelperSource>), DevboxError> {
         let providers = self.providers.into_iter().map(ProviderConfig::try_from);
         let mut config = Config::new(providers.collect::<Result<Vec<_>, _>>()?);
         config.names = self.names.into_policy()?;
         if !self.pool.is_empty() {
-            let prefixes = self.pool.iter().map(|prefix| parse::<IpNet>("pool", prefix));
-            config.pools = prefixes.collect::<Result<_, _>>()?;
+            config.pools = prefixes("pool", &self.pool)?;
         }
-        let mut helper = None;
-        if let Some(Publish::HostsFile {
-            file,
-            helper: program,
-        }) = self.publish
-        {
-            config.publish = devbox_engine::Publish::HostsFile(file.into());
-            helper = Some(program.into());
-        }
+        let helper = match self.publish {
+            None => None,
+            Some(Publish::HostsFile { file, helper }) => {
+                config.publish = devbox_engine::Publish::HostsFile(file.into());
+                Some(HelperSource::Program(helper.try_into()?))
+            }
+            Some(Publish::InstalledHelper { file, socket }) => {
+                let file = file.map_or_else(devbox_engine::system_hosts_file, |file| Ok(file.into()))?;
+                config.publish = devbox_engine::Publish::HostsFile(file);
+                Some(HelperSource::Installed {
+                    socket: socket.map_or_else(devbox_helper_client::installed_socket, PathBuf::from),
+                    pools: config.pools.clone(),
+                })
+            }
+        };
+        config.dns = self.dns.map(Dns::into_engine).transpose()?;
         config.claim = self.claim;
         config.take_names = self.take_names;
         config.lock_file = self.lock_file.map(PathBuf::from);
@@ -219,7 +214,17 @@ impl SessionConfig {
         if let Some(connections) = self.limits.connections {
             config.max_connections = connections as usize;
         }
+        config.services = service::options(self.services)?;
         Ok((config, helper))
+    }
+}
+
+impl Dns {
+    fn into_engine(self) -> Result<devbox_engine::Dns, DevboxError> {
+        Ok(devbox_engine::Dns {
+            listen: parse("dns.listen", &self.listen)?,
+            suffix: parse("dns.suffix", &self.suffix)?,
+        })
     }
 }
 
@@ -227,7 +232,7 @@ impl Names {
     fn into_policy(self) -> Result<NamesPolicy, DevboxError> {
         let active = label("names.active", self.active)?;
         let named = self.named.iter().map(|name| parse::<Label>("names.named", name));
-        let mut named: std::collections::BTreeSet<_> = named.collect::<Result<_, _>>()?;
+        let mut named: BTreeSet<_> = named.collect::<Result<_, _>>()?;
         let named_environments = named.clone();
         named.extend(active.clone());
         Ok(NamesPolicy {
@@ -238,54 +243,23 @@ impl Names {
     }
 }
 
-impl TryFrom<Provider> for ProviderConfig {
+impl TryFrom<HelperProgram> for HelperConfig {
     type Error = DevboxError;
 
-    fn try_from(provider: Provider) -> Result<Self, DevboxError> {
-        match provider {
-            Provider::Gateway(gateway) => gateway.try_into(),
-            Provider::Direct(direct) => Ok(Self {
-                environment: label("environment", direct.environment)?,
-                ..Self::direct(direct.name, direct.catalog)
-            }),
-        }
-    }
-}
-
-impl TryFrom<GatewayProvider> for ProviderConfig {
-    type Error = DevboxError;
-
-    fn try_from(gateway: GatewayProvider) -> Result<Self, DevboxError> {
-        let token = match (gateway.token_file, gateway.token) {
-            (Some(file), None) => TokenConfig::File(file.into()),
-            (None, Some(token)) => TokenConfig::Secret(token),
-            (None, None) | (Some(_), Some(_)) => {
-                return Err(DevboxError::Config {
-                    key: "token_file".to_owned(),
-                    value: String::new(),
-                    reason: "a gateway needs either `token_file` or `token`".to_owned(),
-                });
-            }
-        };
-        let mut config = Self::gateway(gateway.name, parse::<Url>("url", &gateway.url)?, token);
-        config.environment = label("environment", gateway.environment)?;
-        if let ProviderKind::Gateway(kind) = &mut config.kind {
-            kind.trust.ca = gateway.tls_ca.map(PathBuf::from);
-            kind.insecure = gateway.insecure;
+    fn try_from(program: HelperProgram) -> Result<Self, DevboxError> {
+        let mut config = Self::new(program.program, program.args);
+        config.privileged = program.privileged;
+        config.verbose = program.verbose;
+        config.open_pools = prefixes("open_pools", &program.open_pools)?;
+        if program.restart {
+            config.restart = Restart::Here;
         }
         Ok(config)
     }
 }
 
-impl From<HelperProgram> for HelperConfig {
-    fn from(program: HelperProgram) -> Self {
-        let mut config = Self::new(program.program, program.args);
-        config.privileged = program.privileged;
-        if program.restart {
-            config.restart = Restart::Here;
-        }
-        config
-    }
+fn prefixes(key: &str, texts: &[String]) -> Result<Vec<IpNet>, DevboxError> {
+    texts.iter().map(|prefix| parse(key, prefix)).collect()
 }
 
 fn label(key: &str, text: Option<String>) -> Result<Option<Label>, DevboxError> {
@@ -296,9 +270,28 @@ pub(crate) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
     key: &str,
     text: &str,
 ) -> Result<T, DevboxError> {
-    text.parse().map_err(|error: T::Err| DevboxError::Config {
+    text.parse()
+        .map_err(|error: T::Err| wrong(key, text, &error.to_string()))
+}
+
+pub(crate) fn wrong(key: &str, value: &str, reason: &str) -> DevboxError {
+    DevboxError::Config {
         key: key.to_owned(),
-        value: text.to_owned(),
-        reason: error.to_string(),
+        value: value.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// A list, or the one element of it by itself.
+fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(String),
+        More(Vec<String>),
+    }
+    Ok(match OneOrMore::deserialize(from)? {
+        OneOrMore::One(one) => vec![one],
+        OneOrMore::More(more) => more,
     })
 }

@@ -11,9 +11,12 @@ mod cancel;
 mod config;
 mod error;
 mod event;
+mod gateway;
 mod hosts;
 mod log;
+mod notice;
 mod runtime;
+mod scope;
 mod session;
 mod status;
 mod stream;
@@ -22,13 +25,19 @@ pub use addresses::{Allocator, Leased};
 pub use app::silence;
 pub use cancel::Cancellation;
 pub use config::{
-    DirectProvider, GatewayProvider, HelperProgram, Limits, Names, Provider, Publish, SessionConfig,
-    parse_config,
+    Carrier, DirectProvider, Dns, GatewayProvider, HelperProgram, KubernetesProvider, Limits, Names,
+    Provider, Publish, ServiceSettings, SessionConfig, parse_config,
 };
-pub use error::{ConnectFailure, DevboxError, StopReason};
-pub use event::{Event, Notice};
+pub use error::{
+    ClusterFailure, ConnectFailure, DevboxError, HelperFailure, HostsFailure, LineFault, PublishFailure,
+    StopReason,
+};
+pub use event::Event;
+pub use gateway::{Gateway, GatewaySettings};
 pub use hosts::{HostsDocument, HostsEdit, HostsEntry, HostsFile};
 pub use log::{LogLevel, LogRecord, LogSink, set_log_sink};
+pub use notice::Notice;
+pub use scope::{CommandEnd, ScopedCommand, ScopedCommandConfig};
 pub use session::Session;
 pub use status::{LinkState, PortState, PortStatus, ProviderStatus, ServiceStatus, Status};
 pub use stream::{CallbackError, EventListener, EventStream, Subscription};

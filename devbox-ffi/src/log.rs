@@ -78,14 +78,12 @@ fn install() -> Result<(), DevboxError> {
     if *installed {
         return Ok(());
     }
-    let failed = |reason: String| DevboxError::Runtime { reason };
     let (lines, queue) = sync_channel(QUEUE);
     let dropped = AtomicU64::new(0);
-    tracing::subscriber::set_global_default(Lines { lines, dropped })
-        .map_err(|error| failed(error.to_string()))?;
+    tracing::subscriber::set_global_default(Lines { lines, dropped }).map_err(|_| DevboxError::LogTaken)?;
     let thread = thread::Builder::new().name("devbox-log".to_owned());
     let started = thread.spawn(move || hand_over(&queue));
-    started.map_err(|error| failed(error.to_string()))?;
+    started.map_err(|error| DevboxError::runtime(&error))?;
     *installed = true;
     Ok(())
 }

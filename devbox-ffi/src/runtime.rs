@@ -5,6 +5,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::app;
 use crate::error::DevboxError;
 
 /// A session, its link and its pumps share one thread. Callbacks into the app have threads of their own.
@@ -24,9 +25,7 @@ pub(crate) fn runtime() -> Result<&'static Runtime, DevboxError> {
     }
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(WORKERS).thread_name("devbox").enable_all();
-    let built = builder.build().map_err(|error| DevboxError::Runtime {
-        reason: error.to_string(),
-    })?;
+    let built = builder.build().map_err(|error| DevboxError::runtime(&error))?;
     Ok(RUNTIME.get_or_init(|| built))
 }
 
@@ -35,5 +34,5 @@ pub(crate) async fn on_runtime<T: Send + 'static>(
     work: impl Future<Output = Result<T, DevboxError>> + Send + 'static,
 ) -> Result<T, DevboxError> {
     let task = AbortOnDropHandle::new(runtime()?.spawn(work));
-    task.await.unwrap_or(Err(DevboxError::Crashed))
+    app::polled(task).await.unwrap_or(Err(DevboxError::Crashed))
 }

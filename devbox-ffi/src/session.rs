@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use devbox_engine::{Engine, Helper};
+use devbox_engine::Engine;
 use service_catalog::Label;
 
 use crate::cancel::{Cancellation, unless_cancelled};
@@ -27,8 +27,8 @@ impl Session {
     ) -> Result<Arc<Self>, DevboxError> {
         let started = on_runtime(async move {
             let (mut config, helper) = config.into_engine()?;
-            if let Some(helper) = helper {
-                let started = tokio::task::spawn_blocking(move || Helper::start(&helper)).await;
+            if let Some(source) = helper {
+                let started = tokio::task::spawn_blocking(move || source.helper()).await;
                 config.helper = Some(started.map_err(|_| DevboxError::Crashed)??);
             }
             Ok(Arc::new(Self(devbox_engine::start(config).await?)))
@@ -56,6 +56,12 @@ impl Session {
     pub fn resolve(&self, name: &str) -> Vec<String> {
         let addresses = self.0.registry().resolve(name);
         addresses.iter().map(IpAddr::to_string).collect()
+    }
+
+    /// Where the session's DNS server answers, if it has one.
+    #[must_use]
+    pub fn dns_address(&self) -> Option<String> {
+        self.0.dns_address().map(|address| address.to_string())
     }
 
     /// Waits until every service of the first catalogs can be connected to (or is reported as degraded) and every name is

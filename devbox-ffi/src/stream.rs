@@ -34,11 +34,8 @@ impl EventStream {
     pub async fn next(&self) -> Option<Event> {
         // It waits for channels alone, so it needs no runtime around it, and no task whose result could get lost.
         let next = async { self.events.lock().await.next().await };
-        self.closed
-            .run_until_cancelled(next)
-            .await
-            .flatten()
-            .map(Event::from)
+        let next = app::polled(self.closed.run_until_cancelled(next)).await;
+        next.flatten().map(Event::from)
     }
 
     /// Ends the stream: calls of `next` that wait return at once.

@@ -8,6 +8,7 @@ mod client;
 mod codec;
 mod endpoint;
 mod error;
+mod installed;
 mod keeper;
 mod message;
 mod name_rule;
@@ -20,6 +21,7 @@ pub use client::{Client, StartOptions};
 pub use codec::{Decoder, FrameError, MAX_FRAME_BYTES, encode};
 pub use endpoint::{Endpoint, Protocol};
 pub use error::Error;
+pub use installed::{PIPE, SOCKET, SOCKET_APPLE, installed_socket};
 pub use keeper::Keeper;
 pub use message::{
     BindFailure, Call, ClaimReport, Conflict, Diagnostic, Handshake, HeldNames, HelperError, Holder,

@@ -37,7 +37,7 @@ pub use report::{
     DroppedReport, Event, Held, Identity, LinkState, NameClash, NameSample, PortReport, PortState,
     ProviderReport, PutBack, Refusals, Rejected, ServicePort, ServiceReport, StatusReport, UdpReport,
 };
-pub use service_options::{ListenerPolicy, ServiceOptions};
+pub use service_options::{BadServiceOption, ListenerPolicy, ServiceOptions};
 pub use settings::{MAX_CONNECTIONS, ProviderSettings, Settings, StopReason};
 pub use state::{SessionState, Traffic};
 pub use step::Step;

@@ -1,5 +1,7 @@
 //! What the user wants of a service's connections, and who may make them.
 
+mod text;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -11,6 +13,8 @@ use service_catalog::ServiceId;
 use tunnel_bridge::listener::{Access, Bandwidth, ConnectionLimit, Rules};
 
 use crate::key::ServiceKey;
+
+pub use text::BadServiceOption;
 
 /// What the user wants of one service's connections. The default holds them to nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

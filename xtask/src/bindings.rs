@@ -1,5 +1,6 @@
 //! The bindings for other languages: generates what is committed, compares it with what the library says, and tests the packages.
 
+mod kotlin;
 mod swift;
 
 use std::fs;
@@ -73,19 +74,47 @@ pub(crate) fn test(may_install: bool, swift: bool, campaign: bool) -> Result<Exi
 pub(crate) fn steps(steps: &mut Steps, may_install: bool) {
     steps.step("bindings", |_| drift());
     steps.step("python", |_| python(may_install));
-    steps.step("kotlin", |_| kotlin(may_install, &[]));
+    steps.step("kotlin", |_| jvm(may_install, Profile::Dev, &[]));
+    steps.step("jdbc", |_| jdbc(may_install));
     steps.step("swift", |_| swift::scenario());
 }
 
-/// The figures are printed; that the memory stays flat is checked. The packages are those that were tested before.
+/// With the library as it is shipped. The figures are printed; that the memory stays flat and calls are cheap is checked.
 fn campaign() -> Result<Done> {
     let python = venv().join("bin").join("python");
     if !python.is_file() {
         return Ok(Done::Skipped("the Python package is not installed".to_owned()));
     }
+    succeed(cargo().args(["build", "-p", "devbox-ffi", "--release", "--locked"]))?;
+    install_python_package(Profile::Release)?;
     let mut command = in_folder(&python, "bindings/python/tests");
     say(&succeed(command.arg("campaign.py").env("DEVBOX_BIN", devbox()))?.trim_end());
-    kotlin(false, &["-Dgroups=campaign", "-DexcludedGroups="])
+    // Each class in a JVM of its own.
+    let which = ["-Dgroups=campaign", "-DexcludedGroups=", "-DreuseForks=false"];
+    jvm(false, Profile::Release, &which)
+}
+
+/// How a library is built: as for the other tests, so that nothing is built twice, or as it is shipped.
+#[derive(Clone, Copy)]
+enum Profile {
+    Dev,
+    Release,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+        }
+    }
+
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
 }
 
 /// The program that is gateway and helper in the tests.
@@ -105,20 +134,21 @@ fn generated() -> Result<PathBuf> {
         let mut command = program_in_root(target_dir().join("debug").join("uniffi-bindgen"));
         command
             .arg("generate")
-            .arg(library())
+            .arg(library(Profile::Dev))
             .args(["--no-format", "--language", language]);
         succeed(command.arg("--out-dir").arg(folder.join(language)))?;
     }
+    kotlin::make_calls_cheaper(&folder.join("kotlin/rs/devbox/devbox.kt"))?;
     Ok(folder)
 }
 
-fn library() -> PathBuf {
+fn library(profile: Profile) -> PathBuf {
     let name = format!(
         "{}devbox_ffi{}",
         std::env::consts::DLL_PREFIX,
         std::env::consts::DLL_SUFFIX
     );
-    target_dir().join("debug").join(name)
+    target_dir().join(profile.folder()).join(name)
 }
 
 fn drift() -> Result<Done> {
@@ -140,12 +170,11 @@ fn drift() -> Result<Done> {
     Ok(Done::Passed(format!("{} generated files", COMMITTED.len())))
 }
 
-/// The wheel, installed into an environment of its own, and its tests against the built `devbox`.
+/// The package, installed into an environment of its own, and its tests against the built `devbox`.
 fn python(may_install: bool) -> Result<Done> {
     let Some(python) = find_program("python3") else {
         return Ok(Done::Skipped("python3 is not installed".to_owned()));
     };
-    let folder = target_dir().join("bindings");
     let venv = venv();
     let maturin = venv.join("bin").join("maturin");
     if !maturin.is_file() {
@@ -163,29 +192,7 @@ fn python(may_install: bool) -> Result<Done> {
             return Ok(Done::Skipped(last_line("maturin cannot be installed", &error)));
         }
     }
-    let wheels = folder.join("wheels");
-    if wheels.is_dir() {
-        fs::remove_dir_all(&wheels)?;
-    }
-    // The profile of the other tests, so that nothing is built twice.
-    let mut build = in_folder(&maturin, "bindings/python");
-    build
-        .args(["build", "--profile", "dev", "--locked", "--out"])
-        .arg(&wheels);
-    succeed(build.env("CARGO_TARGET_DIR", target_dir()))?;
-    let wheel = fs::read_dir(&wheels)?
-        .next()
-        .context("maturin made no wheel")??
-        .path();
-    let mut install = program_in_root(venv.join("bin").join("pip"));
-    install.args([
-        "install",
-        "--quiet",
-        "--no-index",
-        "--no-deps",
-        "--force-reinstall",
-    ]);
-    succeed(install.arg(wheel))?;
+    install_python_package(Profile::Dev)?;
     let mut tests = in_folder(&venv.join("bin").join("python"), "bindings/python/tests");
     tests.args(["-m", "unittest"]).env("DEVBOX_BIN", devbox());
     let said = succeed(&mut tests)?;
@@ -196,23 +203,39 @@ fn python(may_install: bool) -> Result<Done> {
     Ok(Done::Passed(count.to_owned()))
 }
 
+/// `pip install .`, with the maturin of the environment.
+fn install_python_package(profile: Profile) -> Result<()> {
+    let mut install = in_folder(&venv().join("bin").join("pip"), "bindings/python");
+    install.args([
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--force-reinstall",
+        ".",
+    ]);
+    // Where `pip` finds the environment's maturin.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(venv().join("bin")).chain(std::env::split_paths(&path));
+    install
+        .env("PATH", std::env::join_paths(folders)?)
+        .env("CARGO_TARGET_DIR", target_dir())
+        .env(
+            "MATURIN_PEP517_ARGS",
+            format!("--profile {} --locked", profile.name()),
+        );
+    succeed(&mut install)?;
+    Ok(())
+}
+
 /// The module for the JVM and its tests, by Maven.
-fn kotlin(may_install: bool, which: &[&str]) -> Result<Done> {
-    let (Some(maven), Some(_)) = (find_program("mvn"), find_program("javac")) else {
-        let how = "apt-get install maven default-jdk-headless";
-        return Ok(Done::Skipped(format!("Maven or a JDK is not installed; {how}")));
+fn jvm(may_install: bool, profile: Profile, which: &[&str]) -> Result<Done> {
+    let Some(maven) = maven() else {
+        return Ok(no_maven());
     };
-    let native = native_folder()?;
     let mut command = in_folder(&maven, "bindings/kotlin");
-    command.args(["--quiet", "--batch-mode"]);
-    if !may_install {
-        command.arg("--offline");
-    }
-    command.arg(format!("-Ddevbox.native={}", native.display()));
-    command.arg(format!(
-        "-Ddevbox.build={}",
-        target_dir().join("bindings").join("maven").display()
-    ));
+    maven_arguments(&mut command, may_install, profile)?;
     let said = succeed(command.args(which).arg("test").env("DEVBOX_BIN", devbox()))?;
     if !which.is_empty() {
         say(&said.trim_end());
@@ -220,8 +243,64 @@ fn kotlin(may_install: bool, which: &[&str]) -> Result<Done> {
     Ok(Done::passed())
 }
 
+/// The example app on the JVM against a real PostgreSQL, with the module from beside it.
+fn jdbc(may_install: bool) -> Result<Done> {
+    let Some(maven) = maven() else {
+        return Ok(no_maven());
+    };
+    let Some(python) = find_program("python3") else {
+        return Ok(Done::Skipped("python3 is not installed".to_owned()));
+    };
+    if fs::read_dir("/usr/lib/postgresql").is_err() {
+        return Ok(Done::Skipped("PostgreSQL is not installed".to_owned()));
+    }
+    // Both modules in one build, so that nothing has to be installed into the user's repository.
+    let folder = target_dir().join("bindings").join("jdbc");
+    fs::create_dir_all(&folder)?;
+    let up = "../".repeat(folder.components().count());
+    let module = |path: &str| format!("<module>{up}{}</module>", root().join(path).display());
+    let project = format!(
+        "<project><modelVersion>4.0.0</modelVersion><groupId>io.github.devbox-rs</groupId><artifactId>both</artifactId>\
+         <version>0.1.0</version><packaging>pom</packaging><modules>{}{}</modules></project>",
+        module("bindings/kotlin"),
+        module("examples/kotlin")
+    );
+    fs::write(folder.join("pom.xml"), project)?;
+    let mut command = in_folder(&python, "bindings/python/tests");
+    command.arg("postgres.py").arg(maven).arg("--file").arg(&folder);
+    maven_arguments(&mut command, may_install, Profile::Dev)?;
+    // The tests of the module itself have run before.
+    succeed(command.args([
+        "-Dtest=OrdersTest",
+        "-Dsurefire.failIfNoSpecifiedTests=false",
+        "test",
+    ]))?;
+    Ok(Done::passed())
+}
+
+fn maven() -> Option<PathBuf> {
+    find_program("javac")?;
+    find_program("mvn")
+}
+
+fn no_maven() -> Done {
+    let how = "apt-get install maven default-jdk-headless";
+    Done::Skipped(format!("Maven or a JDK is not installed; {how}"))
+}
+
+fn maven_arguments(command: &mut Command, may_install: bool, profile: Profile) -> Result<()> {
+    command.args(["--quiet", "--batch-mode"]);
+    if !may_install {
+        command.arg("--offline");
+    }
+    command.arg(format!("-Ddevbox.native={}", native_folder(profile)?.display()));
+    let build = target_dir().join("bindings").join("maven");
+    command.arg(format!("-Ddevbox.build={}", build.display()));
+    Ok(())
+}
+
 /// A folder with the library where JNA looks for it in a module's resources.
-fn native_folder() -> Result<PathBuf> {
+fn native_folder(profile: Profile) -> Result<PathBuf> {
     let system = match std::env::consts::OS {
         "macos" => "darwin",
         "windows" => "win32",
@@ -231,10 +310,10 @@ fn native_folder() -> Result<PathBuf> {
         "x86_64" => "x86-64",
         machine => machine,
     };
-    let native = target_dir().join("bindings").join("native");
+    let native = target_dir().join("bindings").join("native").join(profile.name());
     let folder = native.join(format!("{system}-{machine}"));
     fs::create_dir_all(&folder)?;
-    let library = library();
+    let library = library(profile);
     let name = library.file_name().context("a library without a name")?;
     fs::copy(&library, folder.join(name))?;
     Ok(native)
@@ -249,4 +328,39 @@ fn in_folder(program: &Path, folder: &str) -> Command {
 fn last_line(what: &str, error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
     format!("{what}: {}", text.lines().last().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The Gradle module is not built here, so at least it asks for what the Maven module was tested with.
+    #[test]
+    fn gradle_and_maven_ask_for_the_same_versions() {
+        let read = |file: &str| fs::read_to_string(root().join("bindings/kotlin").join(file)).unwrap();
+        let (pom, gradle) = (read("pom.xml"), read("build.gradle.kts"));
+        let between = |text: &str, before: &str, after: &str| {
+            let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("no {before}"));
+            rest.split_once(after).unwrap().0.to_owned()
+        };
+        let of_pom = |artifact: &str| {
+            let (_, rest) = pom
+                .split_once(&format!("<artifactId>{artifact}</artifactId>"))
+                .unwrap();
+            between(rest, "<version>", "</version>")
+        };
+        for artifact in ["kotlinx-coroutines-core", "jna", "junit-jupiter"] {
+            let version = between(&gradle, &format!(":{artifact}:"), "\"");
+            assert_eq!(version, of_pom(artifact), "{artifact}");
+        }
+        assert_eq!(
+            between(&gradle, "kotlin(\"jvm\") version \"", "\""),
+            between(&pom, "<kotlin.version>", "</kotlin.version>")
+        );
+        assert_eq!(between(&gradle, "\nversion = \"", "\""), of_pom("devbox"));
+        assert_eq!(
+            between(&gradle, "jvmToolchain(", ")"),
+            between(&pom, "<maven.compiler.release>", "</maven.compiler.release>")
+        );
+    }
 }

@@ -3,6 +3,7 @@
 import http.server
 import os
 import pathlib
+import random
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,17 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 DEVBOX = os.environ.get("DEVBOX_BIN") or str(ROOT / "target" / "debug" / "devbox")
 PATIENCE = 30.0
+
+
+def own_loopback() -> tuple[str, int]:
+    """A loopback address of the caller's own and a port that is free there.
+
+    On 127.0.0.1 a port that was found free may go to anybody's outgoing connection before it is listened on.
+    """
+    address = f"127.{random.randrange(128, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return address, probe.getsockname()[1]
 
 
 class Hello(http.server.BaseHTTPRequestHandler):
@@ -45,9 +57,12 @@ class Scene:
         self.hosts = self.folder / "hosts"
         self.hosts.write_bytes(self.HOSTS)
         self.gateway: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.gateway_port = probe.getsockname()[1]
+        self.gateway_address = own_loopback()
+        self.said = self.folder / "gateway.log"
+
+    @property
+    def gateway_url(self) -> str:
+        return "ws://{}:{}".format(*self.gateway_address)
 
     def catalog_text(self, names: list[str]) -> str:
         ports = f'[{{port: {self.port}, target: "127.0.0.1:{self.port}"}}]'
@@ -55,18 +70,19 @@ class Scene:
         return f"environment: dev\nservices:\n{services}"
 
     def start_gateway(self) -> None:
-        listen = f"127.0.0.1:{self.gateway_port}"
-        arguments = ["--catalog", self.catalog, "--listen", listen, "--token-file", self.token]
-        self.gateway = subprocess.Popen(
-            [DEVBOX, "gateway", "serve", *map(str, arguments)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
+        listen = "{}:{}".format(*self.gateway_address)
+        arguments: list[object] = ["--catalog", self.catalog, "--listen", listen, "--token-file", self.token]
+        with self.said.open("ab") as said:
+            self.gateway = subprocess.Popen(
+                [DEVBOX, "gateway", "serve", *map(str, arguments)], stderr=said, stdout=said
+            )
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.gateway_port), 1).close()
+                socket.create_connection(self.gateway_address, 1).close()
                 return
             except OSError:
-                assert self.gateway.poll() is None, "the gateway ended"
+                assert self.gateway.poll() is None, f"the gateway ended: {self.said.read_text()}"
                 assert time.monotonic() < deadline, "the gateway does not listen"
                 time.sleep(0.01)
 

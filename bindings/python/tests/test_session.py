@@ -42,7 +42,7 @@ def direct(scene: Scene, pool: str) -> SessionConfig:
 
 def through_gateway(scene: Scene, pool: str) -> SessionConfig:
     gateway = GatewayProvider(
-        name="gateway", url=f"ws://127.0.0.1:{scene.gateway_port}", token_file=str(scene.token)
+        name="gateway", url=scene.gateway_url, token_file=str(scene.token)
     )
     helper = HelperProgram(
         program=DEVBOX, args=["__helper", "--hosts-file", str(scene.hosts), "--pool", pool]
@@ -117,7 +117,7 @@ class SessionTest(unittest.IsolatedAsyncioTestCase):
         other = scene.folder / "other"
         other.write_text("a-token-that-is-not-the-gateways-0123\n")
         other.chmod(0o600)
-        gateway = GatewayProvider(name="g", url=f"ws://127.0.0.1:{scene.gateway_port}", token_file=str(other))
+        gateway = GatewayProvider(name="g", url=scene.gateway_url, token_file=str(other))
         session = await Session.start(SessionConfig(providers=[Provider.GATEWAY(gateway)], pool=["127.79.33.0/24"]))
         with self.assertRaises(DevboxError.Stopped) as stopped:
             await session.ready()
@@ -230,6 +230,21 @@ print("over")
 """
         ran = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE, check=False)
         self.assertEqual((ran.returncode, ran.stdout, ran.stderr), (0, b"over\n", b""))
+
+    def test_a_program_that_ends_right_after_its_session_ends_well(self) -> None:
+        # The thread that woke the event loop last may still be at it when Python ends: often so, if threads give way at once.
+        program = f"""
+import asyncio, sys, devbox
+sys.setswitchinterval(1e-6)
+async def main():
+    config = devbox.parse_config("providers: [{{kind: direct, name: l, catalog: '{self.scene.catalog}'}}]\\npool: [127.79.39.0/24]")
+    async with devbox.running(config):
+        pass
+asyncio.run(main())
+"""
+        for _ in range(20):
+            ran = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE, check=False)
+            self.assertEqual((ran.returncode, ran.stdout, ran.stderr), (0, b"", b""))
 
     def test_a_library_of_another_version_is_said_so(self) -> None:
         import devbox

@@ -4,21 +4,16 @@ use std::path::{Component, Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::{fs, io};
 
-use devbox_helper_client::{ClaimReport, Client, StatusReport};
+use devbox_helper_client::{ClaimReport, Client, StatusReport, installed_socket};
 
-use super::plan::{PIPE, Plan, SOCKET, SOCKET_APPLE, Starter, plan};
+use super::plan::{Plan, Starter, plan};
 use crate::args::{HelperCommand, InstallArgs, UninstallArgs};
 use crate::failure::{Failure, code};
 use crate::{print, sys};
 
 /// Where the installed helper listens. The variable is for tests, and for those who run it in another way.
 pub(crate) fn socket() -> PathBuf {
-    match std::env::var_os("DEVBOX_HELPER_SOCKET") {
-        Some(socket) => socket.into(),
-        None if sys::HAS_MANAGER => PIPE.into(),
-        None if Path::new("/run").is_dir() => SOCKET.into(),
-        None => SOCKET_APPLE.into(),
-    }
+    std::env::var_os("DEVBOX_HELPER_SOCKET").map_or_else(installed_socket, PathBuf::from)
 }
 
 pub(crate) fn run(command: &HelperCommand) -> Result<ExitCode, Failure> {

@@ -5,14 +5,10 @@ mod windows;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use devbox_helper_client::{SOCKET, SOCKET_APPLE};
+
 /// Where the installed program is.
 pub(super) const PROGRAM: &str = "/usr/local/libexec/devbox-helper";
-/// Where callers connect.
-pub(super) const SOCKET: &str = "/run/devbox/helper.sock";
-/// Where callers connect on macOS, which has no `/run`.
-pub(super) const SOCKET_APPLE: &str = "/var/run/devbox-helper.sock";
-/// Where callers connect on Windows: only administrators can make a pipe below this prefix.
-pub(super) const PIPE: &str = r"\\.\pipe\ProtectedPrefix\Administrators\devbox-helper";
 
 /// What starts services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -183,11 +183,16 @@ pub(crate) const LAWS: &[Law] = &[
         ..row(
             "devbox-ffi",
             &[
+                "catalog-file",
+                "catalog-kube",
                 "devbox-engine",
                 "devbox-gateway",
+                "devbox-gateway-client",
+                "devbox-helper-client",
                 "devbox-provider",
                 "hostsfile",
                 "ipalloc",
+                "nameserver",
                 "process-scope",
                 "service-catalog",
             ],

@@ -1,13 +1,13 @@
 //! Swift on Linux: Debian's, in a folder of its own, and the life of a session in it.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::command::{find_program, program_in_root, root, succeed, target_dir};
 use crate::steps::Done;
@@ -49,32 +49,91 @@ pub(super) fn scenario() -> Result<Done> {
         return Ok(Done::Skipped(format!("there is no Swift; {how}")));
     }
     let place = folder.join("devbox");
-    let package = place.join("swift");
-    if package.exists() {
-        fs::remove_dir_all(package.join("Sources"))?;
-        fs::remove_dir_all(package.join("Tests"))?;
+    // As they lie beside each other in the repository.
+    for part in ["bindings/swift", "examples/swift/fetch"] {
+        let package = place.join(part);
+        for sources in ["Sources", "Tests"].map(|name| package.join(name)) {
+            if sources.exists() {
+                fs::remove_dir_all(sources)?;
+            }
+        }
+        copy_folder(&root().join(part), &package)?;
     }
-    copy_folder(&root().join("bindings/swift"), &package)?;
     let scratch = place.join("scratch");
     if scratch.exists() {
         fs::remove_dir_all(&scratch)?;
     }
     fs::create_dir(&scratch)?;
-    fs::copy(super::library(), place.join("libdevbox_ffi.so"))?;
+    fs::copy(
+        super::library(super::Profile::Dev),
+        place.join("libdevbox_ffi.so"),
+    )?;
     fs::copy(super::devbox(), place.join("devbox"))?;
-    succeed(&mut inside(
-        &folder,
-        "cd /devbox/swift && HOME=/tmp DEVBOX_LIBRARY=/devbox swift build",
-    ))?;
+    for part in ["bindings/swift", "examples/swift/fetch"] {
+        let build = format!("cd /devbox/{part} && HOME=/tmp DEVBOX_LIBRARY=/devbox swift build");
+        succeed(&mut inside(&folder, &build))?;
+    }
     let service = hello()?;
     let gateway = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
     let (gateway, service) = (gateway.port(), service.port());
-    let scenario = "/devbox/swift/.build/debug/devbox-scenario /devbox/devbox /devbox/scratch";
+    let scenario = "/devbox/bindings/swift/.build/debug/devbox-scenario /devbox/devbox /devbox/scratch";
     let said = succeed(&mut inside(
         &folder,
         &format!("timeout 120 {scenario} {gateway} {service}"),
     ))?;
+    example(&folder, &scratch, service)?;
     Ok(Done::Passed(said.trim().to_owned()))
+}
+
+/// Runs the example app against a gateway.
+fn example(folder: &Path, scratch: &Path, service: u16) -> Result<()> {
+    let catalog = scratch.join("catalog.yaml");
+    let token = scratch.join("token");
+    let ports = format!("[{{port: {service}, target: \"127.0.0.1:{service}\"}}]");
+    let services = format!("services:\n  - {{name: web, namespace: backend, ports: {ports}}}\n");
+    fs::write(&catalog, format!("environment: dev\n{services}"))?;
+    fs::write(&token, "a-token-for-the-tests-0123456789\n")?;
+    let mut serve = program_in_root(super::devbox());
+    serve.args(["gateway", "serve", "--listen", "127.0.0.1:0"]);
+    serve
+        .arg("--catalog")
+        .arg(&catalog)
+        .arg("--token-file")
+        .arg(&token);
+    let mut gateway = Killed(serve.stdout(Stdio::piped()).spawn()?);
+    let said = gateway
+        .0
+        .stdout
+        .as_mut()
+        .context("its standard output is a pipe")?;
+    let mut line = String::new();
+    BufReader::new(said).read_line(&mut line)?;
+    let url = line.trim().strip_prefix("listening on ");
+    let url = url.with_context(|| format!("the gateway says {line:?}"))?;
+    let session = format!(
+        "providers: [{{kind: gateway, name: g, url: '{url}', token_file: /devbox/scratch/token}}]\npool: 127.79.56.0/24\n"
+    );
+    fs::write(scratch.join("session.yaml"), session)?;
+    let fetch = "/devbox/examples/swift/fetch/.build/debug/devbox-fetch /devbox/scratch/session.yaml";
+    let page = succeed(&mut inside(
+        folder,
+        &format!("timeout 120 {fetch} web.backend {service}"),
+    ))?;
+    if page.trim() != "hello from web" {
+        bail!("the example fetched {page:?}");
+    }
+    Ok(())
+}
+
+/// A process that ends with its owner.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // One that has ended by itself is reaped all the same.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
 
 /// A shell in the folder, with mounts that end with it: `$ORIGIN` of Swift's programs needs /proc.

@@ -18,6 +18,9 @@ try:
     from ._native.devbox import *  # noqa: F403
     from ._native.devbox import Event, Session, SessionConfig, library_version, silence
 
+    from ._cheaper import apply as _make_cheaper
+
+    _make_cheaper(_generated)
     # Function by function. The generated code has this comparison, and leaves it to whoever imports it.
     _generated._uniffi_check_api_checksums(_generated._UniffiLib)
 except Exception as error:

@@ -471,6 +471,22 @@ private let UNIFFI_CALLBACK_UNEXPECTED_ERROR: Int32 = 2
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterUInt8: FfiConverterPrimitive {
+    typealias FfiType = UInt8
+    typealias SwiftType = UInt8
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> UInt8 {
+        return try lift(readInt(&buf))
+    }
+
+    public static func write(_ value: UInt8, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterUInt16: FfiConverterPrimitive {
     typealias FfiType = UInt16
     typealias SwiftType = UInt16
@@ -496,6 +512,22 @@ fileprivate struct FfiConverterUInt32: FfiConverterPrimitive {
     }
 
     public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterInt32: FfiConverterPrimitive {
+    typealias FfiType = Int32
+    typealias SwiftType = Int32
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Int32 {
+        return try lift(readInt(&buf))
+    }
+
+    public static func write(_ value: Int32, into buf: inout [UInt8]) {
         writeInt(&buf, lower(value))
     }
 }
@@ -1420,6 +1452,246 @@ public func FfiConverterTypeEventStream_lower(_ value: EventStream) -> UInt64 {
 
 
 /**
+ * A gateway in this process: it lets in who shows a token, and dials what its catalog has. It ends when the last reference to it is
+ * dropped, on any thread.
+ */
+public protocol GatewayProtocol: AnyObject, Sendable {
+    
+    /**
+     * Where it listens.
+     */
+    func address()  -> String
+    
+    /**
+     * Where it listens for QUIC, if it does.
+     */
+    func quicAddress()  -> String?
+    
+    /**
+     * Where it answers about itself, if it does.
+     */
+    func statusAddress()  -> String?
+    
+    /**
+     * Asks it to end in good order: its clients are told, and open connections are waited for. `wait` tells when it has.
+     */
+    func stop() 
+    
+    /**
+     * The URL for `GatewayProvider`.
+     */
+    func url()  -> String
+    
+    /**
+     * Waits until it has ended.
+     */
+    func wait(cancellation: Cancellation?) async throws 
+    
+}
+/**
+ * A gateway in this process: it lets in who shows a token, and dials what its catalog has. It ends when the last reference to it is
+ * dropped, on any thread.
+ */
+open class Gateway: GatewayProtocol, @unchecked Sendable {
+    fileprivate let handle: UInt64
+
+    /// Used to instantiate a [FFIObject] without an actual handle, for fakes in tests, mostly.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public struct NoHandle {
+        public init() {}
+    }
+
+    // TODO: We'd like this to be `private` but for Swifty reasons,
+    // we can't implement `FfiConverter` without making this `required` and we can't
+    // make it `required` without making it `public`.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    required public init(unsafeFromHandle handle: UInt64) {
+        self.handle = handle
+    }
+
+    // This constructor can be used to instantiate a fake object.
+    // - Parameter noHandle: Placeholder value so we can have a constructor separate from the default empty one that may be implemented for classes extending [FFIObject].
+    //
+    // - Warning:
+    //     Any object instantiated with this constructor cannot be passed to an actual Rust-backed object. Since there isn't a backing handle the FFI lower functions will crash.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public init(noHandle: NoHandle) {
+        self.handle = 0
+    }
+
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public func uniffiCloneHandle() -> UInt64 {
+        return try! rustCall { uniffi_devbox_ffi_fn_clone_gateway(self.handle, $0) }
+    }
+    // No primary constructor declared for this class.
+
+    deinit {
+        if handle == 0 {
+            // Mock objects have handle=0 don't try to free them
+            return
+        }
+
+        try! rustCall { uniffi_devbox_ffi_fn_free_gateway(handle, $0) }
+    }
+
+    
+    /**
+     * Reads the files and listens; clients are served from then on.
+     */
+public static func serve(settings: GatewaySettings)async throws  -> Gateway  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_devbox_ffi_fn_constructor_gateway_serve(FfiConverterTypeGatewaySettings_lower(settings)
+                )
+            },
+            pollFunc: ffi_devbox_ffi_rust_future_poll_u64,
+            completeFunc: ffi_devbox_ffi_rust_future_complete_u64,
+            freeFunc: ffi_devbox_ffi_rust_future_free_u64,
+            liftFunc: FfiConverterTypeGateway_lift,
+            errorHandler: FfiConverterTypeDevboxError_lift
+        )
+}
+    
+
+    
+    /**
+     * Where it listens.
+     */
+open func address() -> String  {
+    return try!  FfiConverterString.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_devbox_ffi_fn_method_gateway_address(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Where it listens for QUIC, if it does.
+     */
+open func quicAddress() -> String?  {
+    return try!  FfiConverterOptionString.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_devbox_ffi_fn_method_gateway_quic_address(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Where it answers about itself, if it does.
+     */
+open func statusAddress() -> String?  {
+    return try!  FfiConverterOptionString.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_devbox_ffi_fn_method_gateway_status_address(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Asks it to end in good order: its clients are told, and open connections are waited for. `wait` tells when it has.
+     */
+open func stop()  {try! rustCall() {
+        uniffiCallStatus in
+    uniffi_devbox_ffi_fn_method_gateway_stop(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+}
+}
+    
+    /**
+     * The URL for `GatewayProvider`.
+     */
+open func url() -> String  {
+    return try!  FfiConverterString.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_devbox_ffi_fn_method_gateway_url(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Waits until it has ended.
+     */
+open func wait(cancellation: Cancellation? = nil)async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_devbox_ffi_fn_method_gateway_wait(
+                        self.uniffiCloneHandle(),FfiConverterOptionTypeCancellation.lower(cancellation)
+                )
+            },
+            pollFunc: ffi_devbox_ffi_rust_future_poll_void,
+            completeFunc: ffi_devbox_ffi_rust_future_complete_void,
+            freeFunc: ffi_devbox_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeDevboxError_lift
+        )
+}
+    
+
+    
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeGateway: FfiConverter {
+    typealias FfiType = UInt64
+    typealias SwiftType = Gateway
+
+    public static func lift(_ handle: UInt64) throws -> Gateway {
+        return Gateway(unsafeFromHandle: handle)
+    }
+
+    public static func lower(_ value: Gateway) -> UInt64 {
+        return value.uniffiCloneHandle()
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Gateway {
+        let handle: UInt64 = try readInt(&buf)
+        return try lift(handle)
+    }
+
+    public static func write(_ value: Gateway, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeGateway_lift(_ handle: UInt64) throws -> Gateway {
+    return try FfiConverterTypeGateway.lift(handle)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeGateway_lower(_ value: Gateway) -> UInt64 {
+    return FfiConverterTypeGateway.lower(value)
+}
+
+
+
+
+
+
+/**
  * A hosts file as bytes. `render` of what was parsed gives the same bytes; adding a block and removing it again, too.
  */
 public protocol HostsDocumentProtocol: AnyObject, Sendable {
@@ -2013,6 +2285,212 @@ public func FfiConverterTypeLogSink_lower(_ value: LogSink) -> UInt64 {
 
 
 /**
+ * A command that runs in its scope. It runs until it exits or this process does, also when nobody refers to it any more.
+ */
+public protocol ScopedCommandProtocol: AnyObject, Sendable {
+    
+    /**
+     * Its process.
+     */
+    func pid()  -> UInt32
+    
+    /**
+     * Sends it a signal by its number, never to another process that got its id later; says whether it still ran.
+     */
+    func signal(signal: Int32) throws  -> Bool
+    
+    /**
+     * Changes the hosts file that it sees, in place. No lookup sees an empty file, or half of a line.
+     */
+    func updateHosts(hosts: Data) throws 
+    
+    /**
+     * Waits until it has ended.
+     */
+    func wait(cancellation: Cancellation?) async throws  -> CommandEnd
+    
+}
+/**
+ * A command that runs in its scope. It runs until it exits or this process does, also when nobody refers to it any more.
+ */
+open class ScopedCommand: ScopedCommandProtocol, @unchecked Sendable {
+    fileprivate let handle: UInt64
+
+    /// Used to instantiate a [FFIObject] without an actual handle, for fakes in tests, mostly.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public struct NoHandle {
+        public init() {}
+    }
+
+    // TODO: We'd like this to be `private` but for Swifty reasons,
+    // we can't implement `FfiConverter` without making this `required` and we can't
+    // make it `required` without making it `public`.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    required public init(unsafeFromHandle handle: UInt64) {
+        self.handle = handle
+    }
+
+    // This constructor can be used to instantiate a fake object.
+    // - Parameter noHandle: Placeholder value so we can have a constructor separate from the default empty one that may be implemented for classes extending [FFIObject].
+    //
+    // - Warning:
+    //     Any object instantiated with this constructor cannot be passed to an actual Rust-backed object. Since there isn't a backing handle the FFI lower functions will crash.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public init(noHandle: NoHandle) {
+        self.handle = 0
+    }
+
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public func uniffiCloneHandle() -> UInt64 {
+        return try! rustCall { uniffi_devbox_ffi_fn_clone_scopedcommand(self.handle, $0) }
+    }
+    // No primary constructor declared for this class.
+
+    deinit {
+        if handle == 0 {
+            // Mock objects have handle=0 don't try to free them
+            return
+        }
+
+        try! rustCall { uniffi_devbox_ffi_fn_free_scopedcommand(handle, $0) }
+    }
+
+    
+    /**
+     * Starts a command, whose standard streams are this process's own, and returns once it runs.
+     */
+public static func start(config: ScopedCommandConfig)async throws  -> ScopedCommand  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_devbox_ffi_fn_constructor_scopedcommand_start(FfiConverterTypeScopedCommandConfig_lower(config)
+                )
+            },
+            pollFunc: ffi_devbox_ffi_rust_future_poll_u64,
+            completeFunc: ffi_devbox_ffi_rust_future_complete_u64,
+            freeFunc: ffi_devbox_ffi_rust_future_free_u64,
+            liftFunc: FfiConverterTypeScopedCommand_lift,
+            errorHandler: FfiConverterTypeDevboxError_lift
+        )
+}
+    
+
+    
+    /**
+     * Its process.
+     */
+open func pid() -> UInt32  {
+    return try!  FfiConverterUInt32.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_devbox_ffi_fn_method_scopedcommand_pid(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Sends it a signal by its number, never to another process that got its id later; says whether it still ran.
+     */
+open func signal(signal: Int32)throws  -> Bool  {
+    return try  FfiConverterBool.lift(try rustCallWithError(FfiConverterTypeDevboxError_lift) {
+        uniffiCallStatus in
+    uniffi_devbox_ffi_fn_method_scopedcommand_signal(
+            self.uniffiCloneHandle(),
+        FfiConverterInt32.lower(signal),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Changes the hosts file that it sees, in place. No lookup sees an empty file, or half of a line.
+     */
+open func updateHosts(hosts: Data)throws   {try rustCallWithError(FfiConverterTypeDevboxError_lift) {
+        uniffiCallStatus in
+    uniffi_devbox_ffi_fn_method_scopedcommand_update_hosts(
+            self.uniffiCloneHandle(),
+        FfiConverterData.lower(hosts),uniffiCallStatus
+    )
+}
+}
+    
+    /**
+     * Waits until it has ended.
+     */
+open func wait(cancellation: Cancellation? = nil)async throws  -> CommandEnd  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_devbox_ffi_fn_method_scopedcommand_wait(
+                        self.uniffiCloneHandle(),FfiConverterOptionTypeCancellation.lower(cancellation)
+                )
+            },
+            pollFunc: ffi_devbox_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_devbox_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_devbox_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeCommandEnd_lift,
+            errorHandler: FfiConverterTypeDevboxError_lift
+        )
+}
+    
+
+    
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeScopedCommand: FfiConverter {
+    typealias FfiType = UInt64
+    typealias SwiftType = ScopedCommand
+
+    public static func lift(_ handle: UInt64) throws -> ScopedCommand {
+        return ScopedCommand(unsafeFromHandle: handle)
+    }
+
+    public static func lower(_ value: ScopedCommand) -> UInt64 {
+        return value.uniffiCloneHandle()
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> ScopedCommand {
+        let handle: UInt64 = try readInt(&buf)
+        return try lift(handle)
+    }
+
+    public static func write(_ value: ScopedCommand, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeScopedCommand_lift(_ handle: UInt64) throws -> ScopedCommand {
+    return try FfiConverterTypeScopedCommand.lift(handle)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeScopedCommand_lower(_ value: ScopedCommand) -> UInt64 {
+    return FfiConverterTypeScopedCommand.lower(value)
+}
+
+
+
+
+
+
+/**
  * A running session. It is stopped when the last reference to it is dropped, on any thread.
  */
 public protocol SessionProtocol: AnyObject, Sendable {
@@ -2021,6 +2499,11 @@ public protocol SessionProtocol: AnyObject, Sendable {
      * Asks the session to end at once: neither open connections nor parts of the machine that do not answer are waited for.
      */
     func abort(by: String) async throws 
+    
+    /**
+     * Where the session's DNS server answers, if it has one.
+     */
+    func dnsAddress()  -> String?
     
     /**
      * What happens to the session, to be read one by one. The first reader gets everything from the start, a later one from
@@ -2183,6 +2666,18 @@ open func abort(by: String)async throws   {
             liftFunc: { $0 },
             errorHandler: FfiConverterTypeDevboxError_lift
         )
+}
+    
+    /**
+     * Where the session's DNS server answers, if it has one.
+     */
+open func dnsAddress() -> String?  {
+    return try!  FfiConverterOptionString.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_devbox_ffi_fn_method_session_dns_address(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
 }
     
     /**
@@ -2590,6 +3085,77 @@ public func FfiConverterTypeDirectProvider_lower(_ value: DirectProvider) -> Rus
 
 
 /**
+ * Where a session answers DNS questions.
+ */
+public struct Dns: Equatable, Hashable {
+    /**
+     * Where it listens, over UDP and TCP: `127.0.0.1:5353`. With port 0, `Session.dns_address` has the one that the system chose.
+     */
+    public var listen: String
+    /**
+     * The suffix that is the session's: with `devbox.test`, `orders.backend` is answered as `orders.backend.devbox.test` and by
+     * itself.
+     */
+    public var suffix: String
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Where it listens, over UDP and TCP: `127.0.0.1:5353`. With port 0, `Session.dns_address` has the one that the system chose.
+         */listen: String, 
+        /**
+         * The suffix that is the session's: with `devbox.test`, `orders.backend` is answered as `orders.backend.devbox.test` and by
+         * itself.
+         */suffix: String) {
+        self.listen = listen
+        self.suffix = suffix
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension Dns: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeDns: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Dns {
+        return
+            try Dns(
+                listen: FfiConverterString.read(from: &buf), 
+                suffix: FfiConverterString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: Dns, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.listen, into: &buf)
+        FfiConverterString.write(value.suffix, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeDns_lift(_ buf: RustBuffer) throws -> Dns {
+    return try FfiConverterTypeDns.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeDns_lower(_ value: Dns) -> RustBuffer {
+    return FfiConverterTypeDns.lower(value)
+}
+
+
+/**
  * A devbox gateway.
  */
 public struct GatewayProvider: Equatable, Hashable {
@@ -2614,9 +3180,43 @@ public struct GatewayProvider: Equatable, Hashable {
      */
     public var environment: String?
     /**
+     * The proxy to go through: `http://HOST:PORT`, `https://`, `socks5://` or `socks5h://`; `none`; or `environment` for what
+     * `HTTPS_PROXY` and its kin say when the session starts. Default: none.
+     */
+    public var proxy: String?
+    /**
+     * What may carry the link. Default: what the gateway and everything on the way takes.
+     */
+    public var carrier: Carrier?
+    /**
+     * Further headers of the request. Their values are never shown.
+     */
+    public var headers: [String: String]
+    /**
      * A PEM file of certificate authorities to trust in place of the system's.
      */
     public var tlsCa: String?
+    /**
+     * A PEM file of certificate authorities to trust beside these.
+     */
+    public var tlsExtraCa: String?
+    /**
+     * The keys that the gateway may have, `sha256/…` each; empty allows any.
+     */
+    public var tlsPin: [String]
+    /**
+     * The PEM file of the certificate that is shown to a gateway that asks for one, with `tls_key`.
+     */
+    public var tlsCert: String?
+    /**
+     * The PEM file of its private key.
+     */
+    public var tlsKey: String?
+    /**
+     * Whether any certificate is taken, so that anyone on the way can read and change what is carried. What `tls_pin` demands is
+     * still checked.
+     */
+    public var acceptAnyCertificate: Bool
     /**
      * Whether the token may be sent over `ws://` to another machine, readable for anyone on the way.
      */
@@ -2641,8 +3241,34 @@ public struct GatewayProvider: Equatable, Hashable {
          * The environment to ask for. Without one, that which it serves at the first connect is taken and kept to.
          */environment: String? = nil, 
         /**
+         * The proxy to go through: `http://HOST:PORT`, `https://`, `socks5://` or `socks5h://`; `none`; or `environment` for what
+         * `HTTPS_PROXY` and its kin say when the session starts. Default: none.
+         */proxy: String? = nil, 
+        /**
+         * What may carry the link. Default: what the gateway and everything on the way takes.
+         */carrier: Carrier? = nil, 
+        /**
+         * Further headers of the request. Their values are never shown.
+         */headers: [String: String] = [:], 
+        /**
          * A PEM file of certificate authorities to trust in place of the system's.
          */tlsCa: String? = nil, 
+        /**
+         * A PEM file of certificate authorities to trust beside these.
+         */tlsExtraCa: String? = nil, 
+        /**
+         * The keys that the gateway may have, `sha256/…` each; empty allows any.
+         */tlsPin: [String] = [], 
+        /**
+         * The PEM file of the certificate that is shown to a gateway that asks for one, with `tls_key`.
+         */tlsCert: String? = nil, 
+        /**
+         * The PEM file of its private key.
+         */tlsKey: String? = nil, 
+        /**
+         * Whether any certificate is taken, so that anyone on the way can read and change what is carried. What `tls_pin` demands is
+         * still checked.
+         */acceptAnyCertificate: Bool = false, 
         /**
          * Whether the token may be sent over `ws://` to another machine, readable for anyone on the way.
          */insecure: Bool = false) {
@@ -2651,7 +3277,15 @@ public struct GatewayProvider: Equatable, Hashable {
         self.tokenFile = tokenFile
         self.token = token
         self.environment = environment
+        self.proxy = proxy
+        self.carrier = carrier
+        self.headers = headers
         self.tlsCa = tlsCa
+        self.tlsExtraCa = tlsExtraCa
+        self.tlsPin = tlsPin
+        self.tlsCert = tlsCert
+        self.tlsKey = tlsKey
+        self.acceptAnyCertificate = acceptAnyCertificate
         self.insecure = insecure
     }
 
@@ -2676,7 +3310,15 @@ public struct FfiConverterTypeGatewayProvider: FfiConverterRustBuffer {
                 tokenFile: FfiConverterOptionString.read(from: &buf), 
                 token: FfiConverterOptionString.read(from: &buf), 
                 environment: FfiConverterOptionString.read(from: &buf), 
+                proxy: FfiConverterOptionString.read(from: &buf), 
+                carrier: FfiConverterOptionTypeCarrier.read(from: &buf), 
+                headers: FfiConverterDictionaryStringString.read(from: &buf), 
                 tlsCa: FfiConverterOptionString.read(from: &buf), 
+                tlsExtraCa: FfiConverterOptionString.read(from: &buf), 
+                tlsPin: FfiConverterSequenceString.read(from: &buf), 
+                tlsCert: FfiConverterOptionString.read(from: &buf), 
+                tlsKey: FfiConverterOptionString.read(from: &buf), 
+                acceptAnyCertificate: FfiConverterBool.read(from: &buf), 
                 insecure: FfiConverterBool.read(from: &buf)
         )
     }
@@ -2687,7 +3329,15 @@ public struct FfiConverterTypeGatewayProvider: FfiConverterRustBuffer {
         FfiConverterOptionString.write(value.tokenFile, into: &buf)
         FfiConverterOptionString.write(value.token, into: &buf)
         FfiConverterOptionString.write(value.environment, into: &buf)
+        FfiConverterOptionString.write(value.proxy, into: &buf)
+        FfiConverterOptionTypeCarrier.write(value.carrier, into: &buf)
+        FfiConverterDictionaryStringString.write(value.headers, into: &buf)
         FfiConverterOptionString.write(value.tlsCa, into: &buf)
+        FfiConverterOptionString.write(value.tlsExtraCa, into: &buf)
+        FfiConverterSequenceString.write(value.tlsPin, into: &buf)
+        FfiConverterOptionString.write(value.tlsCert, into: &buf)
+        FfiConverterOptionString.write(value.tlsKey, into: &buf)
+        FfiConverterBool.write(value.acceptAnyCertificate, into: &buf)
         FfiConverterBool.write(value.insecure, into: &buf)
     }
 }
@@ -2705,6 +3355,165 @@ public func FfiConverterTypeGatewayProvider_lift(_ buf: RustBuffer) throws -> Ga
 #endif
 public func FfiConverterTypeGatewayProvider_lower(_ value: GatewayProvider) -> RustBuffer {
     return FfiConverterTypeGatewayProvider.lower(value)
+}
+
+
+/**
+ * What a gateway is told before it starts.
+ */
+public struct GatewaySettings: Equatable, Hashable {
+    /**
+     * The catalog file whose targets it dials, followed while it runs.
+     */
+    public var catalog: String
+    /**
+     * The file with the token that clients show, or with a list of them; it is followed. Either this or `token`.
+     */
+    public var tokenFile: String?
+    /**
+     * The token itself.
+     */
+    public var token: String?
+    /**
+     * Where it listens. With port 0, `Gateway.address` has the one that the system chose.
+     */
+    public var listen: String
+    /**
+     * Where it listens for QUIC as well, by UDP; it needs `tls_cert` and `tls_key`.
+     */
+    public var quic: String?
+    /**
+     * Where `/healthz`, `/readyz` and `/metrics` are answered, in plain HTTP and to anybody.
+     */
+    public var status: String?
+    /**
+     * The PEM file of its certificate chain, with `tls_key`. Without one it speaks plain HTTP.
+     */
+    public var tlsCert: String?
+    /**
+     * The PEM file of its private key.
+     */
+    public var tlsKey: String?
+    /**
+     * The PEM file of the authorities whose certificates clients show, beside their token.
+     */
+    public var tlsClientCa: String?
+    /**
+     * Whether to listen without TLS where other machines can connect.
+     */
+    public var insecure: Bool
+    /**
+     * The URL that clients are told to connect to when it ends.
+     */
+    public var successor: String?
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The catalog file whose targets it dials, followed while it runs.
+         */catalog: String, 
+        /**
+         * The file with the token that clients show, or with a list of them; it is followed. Either this or `token`.
+         */tokenFile: String? = nil, 
+        /**
+         * The token itself.
+         */token: String? = nil, 
+        /**
+         * Where it listens. With port 0, `Gateway.address` has the one that the system chose.
+         */listen: String = "127.0.0.1:0", 
+        /**
+         * Where it listens for QUIC as well, by UDP; it needs `tls_cert` and `tls_key`.
+         */quic: String? = nil, 
+        /**
+         * Where `/healthz`, `/readyz` and `/metrics` are answered, in plain HTTP and to anybody.
+         */status: String? = nil, 
+        /**
+         * The PEM file of its certificate chain, with `tls_key`. Without one it speaks plain HTTP.
+         */tlsCert: String? = nil, 
+        /**
+         * The PEM file of its private key.
+         */tlsKey: String? = nil, 
+        /**
+         * The PEM file of the authorities whose certificates clients show, beside their token.
+         */tlsClientCa: String? = nil, 
+        /**
+         * Whether to listen without TLS where other machines can connect.
+         */insecure: Bool = false, 
+        /**
+         * The URL that clients are told to connect to when it ends.
+         */successor: String? = nil) {
+        self.catalog = catalog
+        self.tokenFile = tokenFile
+        self.token = token
+        self.listen = listen
+        self.quic = quic
+        self.status = status
+        self.tlsCert = tlsCert
+        self.tlsKey = tlsKey
+        self.tlsClientCa = tlsClientCa
+        self.insecure = insecure
+        self.successor = successor
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension GatewaySettings: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeGatewaySettings: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> GatewaySettings {
+        return
+            try GatewaySettings(
+                catalog: FfiConverterString.read(from: &buf), 
+                tokenFile: FfiConverterOptionString.read(from: &buf), 
+                token: FfiConverterOptionString.read(from: &buf), 
+                listen: FfiConverterString.read(from: &buf), 
+                quic: FfiConverterOptionString.read(from: &buf), 
+                status: FfiConverterOptionString.read(from: &buf), 
+                tlsCert: FfiConverterOptionString.read(from: &buf), 
+                tlsKey: FfiConverterOptionString.read(from: &buf), 
+                tlsClientCa: FfiConverterOptionString.read(from: &buf), 
+                insecure: FfiConverterBool.read(from: &buf), 
+                successor: FfiConverterOptionString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: GatewaySettings, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.catalog, into: &buf)
+        FfiConverterOptionString.write(value.tokenFile, into: &buf)
+        FfiConverterOptionString.write(value.token, into: &buf)
+        FfiConverterString.write(value.listen, into: &buf)
+        FfiConverterOptionString.write(value.quic, into: &buf)
+        FfiConverterOptionString.write(value.status, into: &buf)
+        FfiConverterOptionString.write(value.tlsCert, into: &buf)
+        FfiConverterOptionString.write(value.tlsKey, into: &buf)
+        FfiConverterOptionString.write(value.tlsClientCa, into: &buf)
+        FfiConverterBool.write(value.insecure, into: &buf)
+        FfiConverterOptionString.write(value.successor, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeGatewaySettings_lift(_ buf: RustBuffer) throws -> GatewaySettings {
+    return try FfiConverterTypeGatewaySettings.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeGatewaySettings_lower(_ value: GatewaySettings) -> RustBuffer {
+    return FfiConverterTypeGatewaySettings.lower(value)
 }
 
 
@@ -2729,6 +3538,14 @@ public struct HelperProgram: Equatable, Hashable {
      * Whether another one is started in place of one that was killed. Otherwise the session ends.
      */
     public var restart: Bool
+    /**
+     * Whether its standard error is this process's own.
+     */
+    public var verbose: Bool
+    /**
+     * Prefixes of `pool` that are not this machine's own yet: the helper makes them so, as its arguments must allow (`--network`).
+     */
+    public var openPools: [String]
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -2744,11 +3561,19 @@ public struct HelperProgram: Equatable, Hashable {
          */privileged: Bool = false, 
         /**
          * Whether another one is started in place of one that was killed. Otherwise the session ends.
-         */restart: Bool = false) {
+         */restart: Bool = false, 
+        /**
+         * Whether its standard error is this process's own.
+         */verbose: Bool = false, 
+        /**
+         * Prefixes of `pool` that are not this machine's own yet: the helper makes them so, as its arguments must allow (`--network`).
+         */openPools: [String] = []) {
         self.program = program
         self.args = args
         self.privileged = privileged
         self.restart = restart
+        self.verbose = verbose
+        self.openPools = openPools
     }
 
     
@@ -2770,7 +3595,9 @@ public struct FfiConverterTypeHelperProgram: FfiConverterRustBuffer {
                 program: FfiConverterString.read(from: &buf), 
                 args: FfiConverterSequenceString.read(from: &buf), 
                 privileged: FfiConverterBool.read(from: &buf), 
-                restart: FfiConverterBool.read(from: &buf)
+                restart: FfiConverterBool.read(from: &buf), 
+                verbose: FfiConverterBool.read(from: &buf), 
+                openPools: FfiConverterSequenceString.read(from: &buf)
         )
     }
 
@@ -2779,6 +3606,8 @@ public struct FfiConverterTypeHelperProgram: FfiConverterRustBuffer {
         FfiConverterSequenceString.write(value.args, into: &buf)
         FfiConverterBool.write(value.privileged, into: &buf)
         FfiConverterBool.write(value.restart, into: &buf)
+        FfiConverterBool.write(value.verbose, into: &buf)
+        FfiConverterSequenceString.write(value.openPools, into: &buf)
     }
 }
 
@@ -2874,6 +3703,200 @@ public func FfiConverterTypeHostsEntry_lift(_ buf: RustBuffer) throws -> HostsEn
 #endif
 public func FfiConverterTypeHostsEntry_lower(_ value: HostsEntry) -> RustBuffer {
     return FfiConverterTypeHostsEntry.lower(value)
+}
+
+
+/**
+ * Namespaces of a Kubernetes cluster, with the rights of a kubeconfig. What is left out is what the kubeconfig says when the session
+ * starts.
+ */
+public struct KubernetesProvider: Equatable, Hashable {
+    /**
+     * Its name, for messages; no two have the same.
+     */
+    public var name: String
+    /**
+     * The kubeconfig. Default: the user's, or that of the pod that this process runs in.
+     */
+    public var kubeconfig: String?
+    /**
+     * The context. Default: the current one.
+     */
+    public var context: String?
+    /**
+     * What the environment is called. Default: the context's name, as far as a label can have its characters.
+     */
+    public var environment: String?
+    /**
+     * The namespaces. Default: the one that the context names.
+     */
+    public var namespaces: [String]
+    /**
+     * The way in: `auto`, `forward` (port-forwards, with nothing installed), `pod` (a gateway pod that lives as long as the sessions
+     * that use it), `gateway` (one that is installed in the cluster) or the URL of a gateway. Default: `auto`, an installed gateway
+     * where there is one, otherwise port-forwards.
+     */
+    public var via: String?
+    /**
+     * The image of a gateway pod. Default: the released one of this version.
+     */
+    public var gatewayImage: String?
+    /**
+     * The file with the token for an installed gateway. Default: one of a service account, which the API server is asked for.
+     */
+    public var gatewayTokenFile: String?
+    /**
+     * Only services whose labels this selects: `app in (web,api),tier!=batch`.
+     */
+    public var selector: String?
+    /**
+     * Only services whose fields this selects: `metadata.name=web`.
+     */
+    public var fieldSelector: String?
+    /**
+     * Only services whose name matches one of these, with `*` for any characters. Empty: all.
+     */
+    public var include: [String]
+    /**
+     * No services whose name matches one of these.
+     */
+    public var exclude: [String]
+    /**
+     * Services, `name.namespace` each, to look at one by one in namespaces whose services the user may not list.
+     */
+    public var services: [String]
+    /**
+     * The zone that connections come from: endpoints in it are preferred.
+     */
+    public var zone: String?
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Its name, for messages; no two have the same.
+         */name: String, 
+        /**
+         * The kubeconfig. Default: the user's, or that of the pod that this process runs in.
+         */kubeconfig: String? = nil, 
+        /**
+         * The context. Default: the current one.
+         */context: String? = nil, 
+        /**
+         * What the environment is called. Default: the context's name, as far as a label can have its characters.
+         */environment: String? = nil, 
+        /**
+         * The namespaces. Default: the one that the context names.
+         */namespaces: [String] = [], 
+        /**
+         * The way in: `auto`, `forward` (port-forwards, with nothing installed), `pod` (a gateway pod that lives as long as the sessions
+         * that use it), `gateway` (one that is installed in the cluster) or the URL of a gateway. Default: `auto`, an installed gateway
+         * where there is one, otherwise port-forwards.
+         */via: String? = nil, 
+        /**
+         * The image of a gateway pod. Default: the released one of this version.
+         */gatewayImage: String? = nil, 
+        /**
+         * The file with the token for an installed gateway. Default: one of a service account, which the API server is asked for.
+         */gatewayTokenFile: String? = nil, 
+        /**
+         * Only services whose labels this selects: `app in (web,api),tier!=batch`.
+         */selector: String? = nil, 
+        /**
+         * Only services whose fields this selects: `metadata.name=web`.
+         */fieldSelector: String? = nil, 
+        /**
+         * Only services whose name matches one of these, with `*` for any characters. Empty: all.
+         */include: [String] = [], 
+        /**
+         * No services whose name matches one of these.
+         */exclude: [String] = [], 
+        /**
+         * Services, `name.namespace` each, to look at one by one in namespaces whose services the user may not list.
+         */services: [String] = [], 
+        /**
+         * The zone that connections come from: endpoints in it are preferred.
+         */zone: String? = nil) {
+        self.name = name
+        self.kubeconfig = kubeconfig
+        self.context = context
+        self.environment = environment
+        self.namespaces = namespaces
+        self.via = via
+        self.gatewayImage = gatewayImage
+        self.gatewayTokenFile = gatewayTokenFile
+        self.selector = selector
+        self.fieldSelector = fieldSelector
+        self.include = include
+        self.exclude = exclude
+        self.services = services
+        self.zone = zone
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension KubernetesProvider: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeKubernetesProvider: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> KubernetesProvider {
+        return
+            try KubernetesProvider(
+                name: FfiConverterString.read(from: &buf), 
+                kubeconfig: FfiConverterOptionString.read(from: &buf), 
+                context: FfiConverterOptionString.read(from: &buf), 
+                environment: FfiConverterOptionString.read(from: &buf), 
+                namespaces: FfiConverterSequenceString.read(from: &buf), 
+                via: FfiConverterOptionString.read(from: &buf), 
+                gatewayImage: FfiConverterOptionString.read(from: &buf), 
+                gatewayTokenFile: FfiConverterOptionString.read(from: &buf), 
+                selector: FfiConverterOptionString.read(from: &buf), 
+                fieldSelector: FfiConverterOptionString.read(from: &buf), 
+                include: FfiConverterSequenceString.read(from: &buf), 
+                exclude: FfiConverterSequenceString.read(from: &buf), 
+                services: FfiConverterSequenceString.read(from: &buf), 
+                zone: FfiConverterOptionString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: KubernetesProvider, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.name, into: &buf)
+        FfiConverterOptionString.write(value.kubeconfig, into: &buf)
+        FfiConverterOptionString.write(value.context, into: &buf)
+        FfiConverterOptionString.write(value.environment, into: &buf)
+        FfiConverterSequenceString.write(value.namespaces, into: &buf)
+        FfiConverterOptionString.write(value.via, into: &buf)
+        FfiConverterOptionString.write(value.gatewayImage, into: &buf)
+        FfiConverterOptionString.write(value.gatewayTokenFile, into: &buf)
+        FfiConverterOptionString.write(value.selector, into: &buf)
+        FfiConverterOptionString.write(value.fieldSelector, into: &buf)
+        FfiConverterSequenceString.write(value.include, into: &buf)
+        FfiConverterSequenceString.write(value.exclude, into: &buf)
+        FfiConverterSequenceString.write(value.services, into: &buf)
+        FfiConverterOptionString.write(value.zone, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeKubernetesProvider_lift(_ buf: RustBuffer) throws -> KubernetesProvider {
+    return try FfiConverterTypeKubernetesProvider.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeKubernetesProvider_lower(_ value: KubernetesProvider) -> RustBuffer {
+    return FfiConverterTypeKubernetesProvider.lower(value)
 }
 
 
@@ -3002,6 +4025,75 @@ public func FfiConverterTypeLimits_lift(_ buf: RustBuffer) throws -> Limits {
 #endif
 public func FfiConverterTypeLimits_lower(_ value: Limits) -> RustBuffer {
     return FfiConverterTypeLimits.lower(value)
+}
+
+
+/**
+ * Something wrong with a line of a file.
+ */
+public struct LineFault: Equatable, Hashable {
+    /**
+     * The line, counted from 1.
+     */
+    public var line: UInt64
+    /**
+     * What is wrong there.
+     */
+    public var reason: String
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The line, counted from 1.
+         */line: UInt64, 
+        /**
+         * What is wrong there.
+         */reason: String) {
+        self.line = line
+        self.reason = reason
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension LineFault: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeLineFault: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> LineFault {
+        return
+            try LineFault(
+                line: FfiConverterUInt64.read(from: &buf), 
+                reason: FfiConverterString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: LineFault, into buf: inout [UInt8]) {
+        FfiConverterUInt64.write(value.line, into: &buf)
+        FfiConverterString.write(value.reason, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeLineFault_lift(_ buf: RustBuffer) throws -> LineFault {
+    return try FfiConverterTypeLineFault.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeLineFault_lower(_ value: LineFault) -> RustBuffer {
+    return FfiConverterTypeLineFault.lower(value)
 }
 
 
@@ -3412,6 +4504,194 @@ public func FfiConverterTypeProviderStatus_lower(_ value: ProviderStatus) -> Rus
 
 
 /**
+ * A command, and the hosts file that it sees in place of the system's. Linux has that; elsewhere it is `Unsupported`.
+ */
+public struct ScopedCommandConfig: Equatable, Hashable {
+    /**
+     * The program and its arguments.
+     */
+    public var argv: [String]
+    /**
+     * The whole content of the hosts file: normally the system's own, and the names to add (`HostsDocument`).
+     */
+    public var hosts: Data
+    /**
+     * The program that makes the namespaces and becomes the command: `devbox`.
+     */
+    public var devbox: String
+    /**
+     * Variables to set on top of this process's environment.
+     */
+    public var env: [String: String]
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The program and its arguments.
+         */argv: [String], 
+        /**
+         * The whole content of the hosts file: normally the system's own, and the names to add (`HostsDocument`).
+         */hosts: Data, 
+        /**
+         * The program that makes the namespaces and becomes the command: `devbox`.
+         */devbox: String, 
+        /**
+         * Variables to set on top of this process's environment.
+         */env: [String: String] = [:]) {
+        self.argv = argv
+        self.hosts = hosts
+        self.devbox = devbox
+        self.env = env
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension ScopedCommandConfig: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeScopedCommandConfig: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> ScopedCommandConfig {
+        return
+            try ScopedCommandConfig(
+                argv: FfiConverterSequenceString.read(from: &buf), 
+                hosts: FfiConverterData.read(from: &buf), 
+                devbox: FfiConverterString.read(from: &buf), 
+                env: FfiConverterDictionaryStringString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: ScopedCommandConfig, into buf: inout [UInt8]) {
+        FfiConverterSequenceString.write(value.argv, into: &buf)
+        FfiConverterData.write(value.hosts, into: &buf)
+        FfiConverterString.write(value.devbox, into: &buf)
+        FfiConverterDictionaryStringString.write(value.env, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeScopedCommandConfig_lift(_ buf: RustBuffer) throws -> ScopedCommandConfig {
+    return try FfiConverterTypeScopedCommandConfig.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeScopedCommandConfig_lower(_ value: ScopedCommandConfig) -> RustBuffer {
+    return FfiConverterTypeScopedCommandConfig.lower(value)
+}
+
+
+/**
+ * What the connections of one service are held to.
+ */
+public struct ServiceSettings: Equatable, Hashable {
+    /**
+     * Whether other users of this machine may connect to it. Default: what the session says.
+     */
+    public var share: Bool?
+    /**
+     * After how long without a byte either way a connection is reset. In YAML `30s`, `10m`. Default: never.
+     */
+    public var idleTimeout: TimeInterval?
+    /**
+     * How many connections to it may be open at once, on all of its ports together. Default: as many as the session has.
+     */
+    public var maxConnections: UInt32?
+    /**
+     * How many bytes a second its connections may carry together, each way. In YAML `10MiB/s`. Default: any number.
+     */
+    public var bandwidth: UInt64?
+    /**
+     * Whether it is told the program's address by a PROXY protocol header of version 2, which it must expect. In YAML `v2`.
+     */
+    public var proxyProtocol: Bool
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Whether other users of this machine may connect to it. Default: what the session says.
+         */share: Bool? = nil, 
+        /**
+         * After how long without a byte either way a connection is reset. In YAML `30s`, `10m`. Default: never.
+         */idleTimeout: TimeInterval? = nil, 
+        /**
+         * How many connections to it may be open at once, on all of its ports together. Default: as many as the session has.
+         */maxConnections: UInt32? = nil, 
+        /**
+         * How many bytes a second its connections may carry together, each way. In YAML `10MiB/s`. Default: any number.
+         */bandwidth: UInt64? = nil, 
+        /**
+         * Whether it is told the program's address by a PROXY protocol header of version 2, which it must expect. In YAML `v2`.
+         */proxyProtocol: Bool = false) {
+        self.share = share
+        self.idleTimeout = idleTimeout
+        self.maxConnections = maxConnections
+        self.bandwidth = bandwidth
+        self.proxyProtocol = proxyProtocol
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension ServiceSettings: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeServiceSettings: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> ServiceSettings {
+        return
+            try ServiceSettings(
+                share: FfiConverterOptionBool.read(from: &buf), 
+                idleTimeout: FfiConverterOptionDuration.read(from: &buf), 
+                maxConnections: FfiConverterOptionUInt32.read(from: &buf), 
+                bandwidth: FfiConverterOptionUInt64.read(from: &buf), 
+                proxyProtocol: FfiConverterBool.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: ServiceSettings, into buf: inout [UInt8]) {
+        FfiConverterOptionBool.write(value.share, into: &buf)
+        FfiConverterOptionDuration.write(value.idleTimeout, into: &buf)
+        FfiConverterOptionUInt32.write(value.maxConnections, into: &buf)
+        FfiConverterOptionUInt64.write(value.bandwidth, into: &buf)
+        FfiConverterBool.write(value.proxyProtocol, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeServiceSettings_lift(_ buf: RustBuffer) throws -> ServiceSettings {
+    return try FfiConverterTypeServiceSettings.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeServiceSettings_lower(_ value: ServiceSettings) -> RustBuffer {
+    return FfiConverterTypeServiceSettings.lower(value)
+}
+
+
+/**
  * One service as it is offered on this machine.
  */
 public struct ServiceStatus: Equatable, Hashable {
@@ -3545,6 +4825,10 @@ public struct SessionConfig: Equatable, Hashable {
      */
     public var publish: Publish?
     /**
+     * A DNS server of the session's that answers for its names, beside what `publish` says. Default: none.
+     */
+    public var dns: Dns?
+    /**
      * Whether this is the user's one session for its environments: `devbox status` and `devbox down` find it, and it displaces
      * an older one for the same environment and hosts file.
      */
@@ -3569,6 +4853,10 @@ public struct SessionConfig: Equatable, Hashable {
      * Bounds of the session.
      */
     public var limits: Limits
+    /**
+     * What the connections of single services are held to, by service: `orders.backend`.
+     */
+    public var services: [String: ServiceSettings]
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -3585,6 +4873,9 @@ public struct SessionConfig: Equatable, Hashable {
         /**
          * Where names go, beside `Session.resolve`. Default: nowhere.
          */publish: Publish? = nil, 
+        /**
+         * A DNS server of the session's that answers for its names, beside what `publish` says. Default: none.
+         */dns: Dns? = nil, 
         /**
          * Whether this is the user's one session for its environments: `devbox status` and `devbox down` find it, and it displaces
          * an older one for the same environment and hosts file.
@@ -3603,17 +4894,22 @@ public struct SessionConfig: Equatable, Hashable {
          */share: Bool = false, 
         /**
          * Bounds of the session.
-         */limits: Limits = Limits()) {
+         */limits: Limits = Limits(), 
+        /**
+         * What the connections of single services are held to, by service: `orders.backend`.
+         */services: [String: ServiceSettings] = [:]) {
         self.providers = providers
         self.names = names
         self.pool = pool
         self.publish = publish
+        self.dns = dns
         self.claim = claim
         self.takeNames = takeNames
         self.lockFile = lockFile
         self.stateDir = stateDir
         self.share = share
         self.limits = limits
+        self.services = services
     }
 
     
@@ -3636,12 +4932,14 @@ public struct FfiConverterTypeSessionConfig: FfiConverterRustBuffer {
                 names: FfiConverterTypeNames.read(from: &buf), 
                 pool: FfiConverterSequenceString.read(from: &buf), 
                 publish: FfiConverterOptionTypePublish.read(from: &buf), 
+                dns: FfiConverterOptionTypeDns.read(from: &buf), 
                 claim: FfiConverterBool.read(from: &buf), 
                 takeNames: FfiConverterBool.read(from: &buf), 
                 lockFile: FfiConverterOptionString.read(from: &buf), 
                 stateDir: FfiConverterOptionString.read(from: &buf), 
                 share: FfiConverterBool.read(from: &buf), 
-                limits: FfiConverterTypeLimits.read(from: &buf)
+                limits: FfiConverterTypeLimits.read(from: &buf), 
+                services: FfiConverterDictionaryStringTypeServiceSettings.read(from: &buf)
         )
     }
 
@@ -3650,12 +4948,14 @@ public struct FfiConverterTypeSessionConfig: FfiConverterRustBuffer {
         FfiConverterTypeNames.write(value.names, into: &buf)
         FfiConverterSequenceString.write(value.pool, into: &buf)
         FfiConverterOptionTypePublish.write(value.publish, into: &buf)
+        FfiConverterOptionTypeDns.write(value.dns, into: &buf)
         FfiConverterBool.write(value.claim, into: &buf)
         FfiConverterBool.write(value.takeNames, into: &buf)
         FfiConverterOptionString.write(value.lockFile, into: &buf)
         FfiConverterOptionString.write(value.stateDir, into: &buf)
         FfiConverterBool.write(value.share, into: &buf)
         FfiConverterTypeLimits.write(value.limits, into: &buf)
+        FfiConverterDictionaryStringTypeServiceSettings.write(value.services, into: &buf)
     }
 }
 
@@ -3859,6 +5159,431 @@ public func FfiConverterTypeCallbackError_lower(_ value: CallbackError) -> RustB
 
 
 /**
+ * What may carry a link through HTTP.
+ */
+
+public enum Carrier: Equatable, Hashable {
+    
+    /**
+     * The raw protocol where the gateway and everything on the way takes it, else WebSocket.
+     */
+    case auto
+    /**
+     * The raw protocol alone.
+     */
+    case raw
+    /**
+     * WebSocket alone.
+     */
+    case webSocket
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension Carrier: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeCarrier: FfiConverterRustBuffer {
+    typealias SwiftType = Carrier
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Carrier {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .auto
+        
+        case 2: return .raw
+        
+        case 3: return .webSocket
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: Carrier, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .auto:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .raw:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .webSocket:
+            writeInt(&buf, Int32(3))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeCarrier_lift(_ buf: RustBuffer) throws -> Carrier {
+    return try FfiConverterTypeCarrier.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeCarrier_lower(_ value: Carrier) -> RustBuffer {
+    return FfiConverterTypeCarrier.lower(value)
+}
+
+
+
+/**
+ * What keeps a Kubernetes cluster from being used.
+ */
+
+public enum ClusterFailure: Equatable, Hashable {
+    
+    /**
+     * The kubeconfig cannot be used.
+     */
+    case kubeconfig(
+        /**
+         * The file, where one was named.
+         */file: String?
+    )
+    /**
+     * There is neither a kubeconfig nor a cluster around this process.
+     */
+    case noCluster(
+        /**
+         * Where a kubeconfig was looked for.
+         */lookedAt: [String]
+    )
+    /**
+     * The kubeconfig has no current context, and none was asked for.
+     */
+    case noContext(
+        /**
+         * Those that it has.
+         */known: [String]
+    )
+    /**
+     * The kubeconfig has no such context.
+     */
+    case unknownContext(
+        /**
+         * What was asked for.
+         */context: String, 
+        /**
+         * The one that was most likely meant.
+         */similar: String?, 
+        /**
+         * Those that it has.
+         */known: [String]
+    )
+    /**
+     * None of the namespaces that were asked for is there.
+     */
+    case unknownNamespaces(
+        /**
+         * The cluster.
+         */cluster: String, 
+        /**
+         * What was asked for.
+         */namespaces: [String]
+    )
+    /**
+     * The user may not do this.
+     */
+    case forbidden(
+        /**
+         * `get`, `list`, `watch`, `create`.
+         */verb: String, 
+        /**
+         * The resource in the plural, with its subresource: `pods/portforward`.
+         */resource: String, 
+        /**
+         * The namespace; none for the whole cluster.
+         */namespace: String?
+    )
+    /**
+     * The credential is not accepted, or could not be had.
+     */
+    case unauthorized(
+        /**
+         * The cluster.
+         */cluster: String
+    )
+    /**
+     * The API server answered with something else than what was asked for.
+     */
+    case api(
+        /**
+         * The cluster.
+         */cluster: String, 
+        /**
+         * The HTTP status.
+         */code: UInt16
+    )
+    /**
+     * The API server did not answer, or the answer is no answer of one.
+     */
+    case unreachable(
+        /**
+         * The cluster.
+         */cluster: String
+    )
+    /**
+     * The API server did not answer in time.
+     */
+    case timedOut(
+        /**
+         * The cluster.
+         */cluster: String, 
+        /**
+         * How long was waited.
+         */after: TimeInterval
+    )
+    /**
+     * Something that these bindings have no case for.
+     */
+    case other
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension ClusterFailure: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeClusterFailure: FfiConverterRustBuffer {
+    typealias SwiftType = ClusterFailure
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> ClusterFailure {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .kubeconfig(file: try FfiConverterOptionString.read(from: &buf)
+        )
+        
+        case 2: return .noCluster(lookedAt: try FfiConverterSequenceString.read(from: &buf)
+        )
+        
+        case 3: return .noContext(known: try FfiConverterSequenceString.read(from: &buf)
+        )
+        
+        case 4: return .unknownContext(context: try FfiConverterString.read(from: &buf), similar: try FfiConverterOptionString.read(from: &buf), known: try FfiConverterSequenceString.read(from: &buf)
+        )
+        
+        case 5: return .unknownNamespaces(cluster: try FfiConverterString.read(from: &buf), namespaces: try FfiConverterSequenceString.read(from: &buf)
+        )
+        
+        case 6: return .forbidden(verb: try FfiConverterString.read(from: &buf), resource: try FfiConverterString.read(from: &buf), namespace: try FfiConverterOptionString.read(from: &buf)
+        )
+        
+        case 7: return .unauthorized(cluster: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 8: return .api(cluster: try FfiConverterString.read(from: &buf), code: try FfiConverterUInt16.read(from: &buf)
+        )
+        
+        case 9: return .unreachable(cluster: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 10: return .timedOut(cluster: try FfiConverterString.read(from: &buf), after: try FfiConverterDuration.read(from: &buf)
+        )
+        
+        case 11: return .other
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: ClusterFailure, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case let .kubeconfig(file):
+            writeInt(&buf, Int32(1))
+            FfiConverterOptionString.write(file, into: &buf)
+            
+        
+        case let .noCluster(lookedAt):
+            writeInt(&buf, Int32(2))
+            FfiConverterSequenceString.write(lookedAt, into: &buf)
+            
+        
+        case let .noContext(known):
+            writeInt(&buf, Int32(3))
+            FfiConverterSequenceString.write(known, into: &buf)
+            
+        
+        case let .unknownContext(context,similar,known):
+            writeInt(&buf, Int32(4))
+            FfiConverterString.write(context, into: &buf)
+            FfiConverterOptionString.write(similar, into: &buf)
+            FfiConverterSequenceString.write(known, into: &buf)
+            
+        
+        case let .unknownNamespaces(cluster,namespaces):
+            writeInt(&buf, Int32(5))
+            FfiConverterString.write(cluster, into: &buf)
+            FfiConverterSequenceString.write(namespaces, into: &buf)
+            
+        
+        case let .forbidden(verb,resource,namespace):
+            writeInt(&buf, Int32(6))
+            FfiConverterString.write(verb, into: &buf)
+            FfiConverterString.write(resource, into: &buf)
+            FfiConverterOptionString.write(namespace, into: &buf)
+            
+        
+        case let .unauthorized(cluster):
+            writeInt(&buf, Int32(7))
+            FfiConverterString.write(cluster, into: &buf)
+            
+        
+        case let .api(cluster,code):
+            writeInt(&buf, Int32(8))
+            FfiConverterString.write(cluster, into: &buf)
+            FfiConverterUInt16.write(code, into: &buf)
+            
+        
+        case let .unreachable(cluster):
+            writeInt(&buf, Int32(9))
+            FfiConverterString.write(cluster, into: &buf)
+            
+        
+        case let .timedOut(cluster,after):
+            writeInt(&buf, Int32(10))
+            FfiConverterString.write(cluster, into: &buf)
+            FfiConverterDuration.write(after, into: &buf)
+            
+        
+        case .other:
+            writeInt(&buf, Int32(11))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeClusterFailure_lift(_ buf: RustBuffer) throws -> ClusterFailure {
+    return try FfiConverterTypeClusterFailure.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeClusterFailure_lower(_ value: ClusterFailure) -> RustBuffer {
+    return FfiConverterTypeClusterFailure.lower(value)
+}
+
+
+
+/**
+ * How a command ended.
+ */
+
+public enum CommandEnd: Equatable, Hashable {
+    
+    /**
+     * By itself.
+     */
+    case exited(
+        /**
+         * Its exit code.
+         */code: Int32
+    )
+    /**
+     * By a signal.
+     */
+    case killed(
+        /**
+         * Its number.
+         */signal: Int32
+    )
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension CommandEnd: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeCommandEnd: FfiConverterRustBuffer {
+    typealias SwiftType = CommandEnd
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> CommandEnd {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .exited(code: try FfiConverterInt32.read(from: &buf)
+        )
+        
+        case 2: return .killed(signal: try FfiConverterInt32.read(from: &buf)
+        )
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: CommandEnd, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case let .exited(code):
+            writeInt(&buf, Int32(1))
+            FfiConverterInt32.write(code, into: &buf)
+            
+        
+        case let .killed(signal):
+            writeInt(&buf, Int32(2))
+            FfiConverterInt32.write(signal, into: &buf)
+            
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeCommandEnd_lift(_ buf: RustBuffer) throws -> CommandEnd {
+    return try FfiConverterTypeCommandEnd.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeCommandEnd_lower(_ value: CommandEnd) -> RustBuffer {
+    return FfiConverterTypeCommandEnd.lower(value)
+}
+
+
+
+/**
  * Why a far side could not be connected to.
  */
 
@@ -3867,39 +5592,105 @@ public enum ConnectFailure: Equatable, Hashable {
     /**
      * Nobody answered there.
      */
-    case unreachable
+    case unreachable(
+        /**
+         * The far side.
+         */farSide: String, 
+        /**
+         * What the system says.
+         */reason: String
+    )
     /**
      * Nobody answered in time.
      */
-    case timedOut
+    case timedOut(
+        /**
+         * The far side.
+         */farSide: String, 
+        /**
+         * How long was waited.
+         */after: TimeInterval, 
+        /**
+         * For what, where that is known: `TCP connection to 10.1.2.3:443`.
+         */waitsFor: String?
+    )
     /**
      * It answered that it cannot serve at the moment.
      */
-    case unavailable
+    case unavailable(
+        /**
+         * The far side.
+         */farSide: String, 
+        /**
+         * What it said.
+         */message: String
+    )
     /**
      * The credential is not accepted.
      */
-    case credentialRefused
+    case credentialRefused(
+        /**
+         * The far side.
+         */farSide: String, 
+        /**
+         * The file that the credential was read from, if it was.
+         */file: String?, 
+        /**
+         * What the far side said.
+         */message: String
+    )
     /**
      * Its certificate is not accepted.
      */
-    case certificate
+    case certificate(
+        /**
+         * The far side.
+         */farSide: String, 
+        /**
+         * What is wrong with it.
+         */reason: String
+    )
     /**
      * The environment is not served there.
      */
-    case unknownEnvironment
+    case unknownEnvironment(
+        /**
+         * The far side.
+         */farSide: String, 
+        /**
+         * What it said.
+         */message: String
+    )
     /**
      * What answers there is something else, or speaks another version.
      */
-    case notAGateway
+    case notAGateway(
+        /**
+         * The far side.
+         */farSide: String, 
+        /**
+         * What was seen.
+         */reason: String
+    )
     /**
      * A newer connection of the same session is up.
      */
-    case superseded
+    case superseded(
+        /**
+         * The far side.
+         */farSide: String, 
+        /**
+         * What it said; may be empty.
+         */message: String
+    )
     /**
-     * Something on this side keeps it from connecting.
+     * Something on this side (a file, a setting) keeps it from connecting.
      */
-    case setup
+    case setup(
+        /**
+         * What, and why.
+         */reason: String
+    )
     /**
      * Something that these bindings have no case for.
      */
@@ -3925,23 +5716,32 @@ public struct FfiConverterTypeConnectFailure: FfiConverterRustBuffer {
         let variant: Int32 = try readInt(&buf)
         switch variant {
         
-        case 1: return .unreachable
+        case 1: return .unreachable(farSide: try FfiConverterString.read(from: &buf), reason: try FfiConverterString.read(from: &buf)
+        )
         
-        case 2: return .timedOut
+        case 2: return .timedOut(farSide: try FfiConverterString.read(from: &buf), after: try FfiConverterDuration.read(from: &buf), waitsFor: try FfiConverterOptionString.read(from: &buf)
+        )
         
-        case 3: return .unavailable
+        case 3: return .unavailable(farSide: try FfiConverterString.read(from: &buf), message: try FfiConverterString.read(from: &buf)
+        )
         
-        case 4: return .credentialRefused
+        case 4: return .credentialRefused(farSide: try FfiConverterString.read(from: &buf), file: try FfiConverterOptionString.read(from: &buf), message: try FfiConverterString.read(from: &buf)
+        )
         
-        case 5: return .certificate
+        case 5: return .certificate(farSide: try FfiConverterString.read(from: &buf), reason: try FfiConverterString.read(from: &buf)
+        )
         
-        case 6: return .unknownEnvironment
+        case 6: return .unknownEnvironment(farSide: try FfiConverterString.read(from: &buf), message: try FfiConverterString.read(from: &buf)
+        )
         
-        case 7: return .notAGateway
+        case 7: return .notAGateway(farSide: try FfiConverterString.read(from: &buf), reason: try FfiConverterString.read(from: &buf)
+        )
         
-        case 8: return .superseded
+        case 8: return .superseded(farSide: try FfiConverterString.read(from: &buf), message: try FfiConverterString.read(from: &buf)
+        )
         
-        case 9: return .setup
+        case 9: return .setup(reason: try FfiConverterString.read(from: &buf)
+        )
         
         case 10: return .other
         
@@ -3953,41 +5753,60 @@ public struct FfiConverterTypeConnectFailure: FfiConverterRustBuffer {
         switch value {
         
         
-        case .unreachable:
+        case let .unreachable(farSide,reason):
             writeInt(&buf, Int32(1))
+            FfiConverterString.write(farSide, into: &buf)
+            FfiConverterString.write(reason, into: &buf)
+            
         
-        
-        case .timedOut:
+        case let .timedOut(farSide,after,waitsFor):
             writeInt(&buf, Int32(2))
+            FfiConverterString.write(farSide, into: &buf)
+            FfiConverterDuration.write(after, into: &buf)
+            FfiConverterOptionString.write(waitsFor, into: &buf)
+            
         
-        
-        case .unavailable:
+        case let .unavailable(farSide,message):
             writeInt(&buf, Int32(3))
+            FfiConverterString.write(farSide, into: &buf)
+            FfiConverterString.write(message, into: &buf)
+            
         
-        
-        case .credentialRefused:
+        case let .credentialRefused(farSide,file,message):
             writeInt(&buf, Int32(4))
+            FfiConverterString.write(farSide, into: &buf)
+            FfiConverterOptionString.write(file, into: &buf)
+            FfiConverterString.write(message, into: &buf)
+            
         
-        
-        case .certificate:
+        case let .certificate(farSide,reason):
             writeInt(&buf, Int32(5))
+            FfiConverterString.write(farSide, into: &buf)
+            FfiConverterString.write(reason, into: &buf)
+            
         
-        
-        case .unknownEnvironment:
+        case let .unknownEnvironment(farSide,message):
             writeInt(&buf, Int32(6))
+            FfiConverterString.write(farSide, into: &buf)
+            FfiConverterString.write(message, into: &buf)
+            
         
-        
-        case .notAGateway:
+        case let .notAGateway(farSide,reason):
             writeInt(&buf, Int32(7))
+            FfiConverterString.write(farSide, into: &buf)
+            FfiConverterString.write(reason, into: &buf)
+            
         
-        
-        case .superseded:
+        case let .superseded(farSide,message):
             writeInt(&buf, Int32(8))
+            FfiConverterString.write(farSide, into: &buf)
+            FfiConverterString.write(message, into: &buf)
+            
         
-        
-        case .setup:
+        case let .setup(reason):
             writeInt(&buf, Int32(9))
-        
+            FfiConverterString.write(reason, into: &buf)
+            
         
         case .other:
             writeInt(&buf, Int32(10))
@@ -4014,7 +5833,8 @@ public func FfiConverterTypeConnectFailure_lower(_ value: ConnectFailure) -> Rus
 
 
 /**
- * What can go wrong. The variant is the code that a program decides on; it keeps its meaning from one version to the next.
+ * What can go wrong. The variant is the code that a program decides on; it keeps its meaning from one version to the next. A
+ * `reason` is for people alone.
  */
 public 
 enum DevboxError: Swift.Error, Equatable, Hashable, Foundation.LocalizedError {
@@ -4083,12 +5903,35 @@ enum DevboxError: Swift.Error, Equatable, Hashable, Foundation.LocalizedError {
     case InsecureGateway(
         /**
          * The gateway.
-         */url: String
+         */url: String, 
+        /**
+         * The proxy on another machine that it would go through, without credentials.
+         */proxy: String?
+    )
+    /**
+     * A setting means nothing to QUIC.
+     */
+    case NotOverQuic(
+        /**
+         * The gateway.
+         */url: String, 
+        /**
+         * The setting: `proxy` or `carrier`.
+         */setting: String
     )
     /**
      * A gateway's token is missing or unusable.
      */
     case Token(
+        /**
+         * The file that it was to be read from, if it was.
+         */file: String?, 
+        /**
+         * The line of that file, counted from 1, where it is a list of tokens.
+         */line: UInt64?, 
+        /**
+         * The system's code of a failure to read the file.
+         */osCode: Int32?, 
         /**
          * What is wrong with it.
          */reason: String
@@ -4098,7 +5941,30 @@ enum DevboxError: Swift.Error, Equatable, Hashable, Foundation.LocalizedError {
      */
     case Catalog(
         /**
-         * What is wrong with it, and where.
+         * The file.
+         */file: String?, 
+        /**
+         * The line, counted from 1.
+         */line: UInt64?, 
+        /**
+         * The column, counted from 1.
+         */column: UInt64?, 
+        /**
+         * The system's code of a failure to read the file.
+         */osCode: Int32?, 
+        /**
+         * What is wrong with it.
+         */reason: String
+    )
+    /**
+     * A Kubernetes cluster cannot be used.
+     */
+    case Cluster(
+        /**
+         * What went wrong.
+         */failure: ClusterFailure, 
+        /**
+         * The same for people.
          */reason: String
     )
     /**
@@ -4108,6 +5974,14 @@ enum DevboxError: Swift.Error, Equatable, Hashable, Foundation.LocalizedError {
         /**
          * The kind.
          */kind: String
+    )
+    /**
+     * This operating system, or this version of something, lacks what was asked for.
+     */
+    case Unsupported(
+        /**
+         * What is missing.
+         */what: String
     )
     /**
      * The hosts file is to be written, and there is no helper to do it.
@@ -4122,7 +5996,58 @@ enum DevboxError: Swift.Error, Equatable, Hashable, Foundation.LocalizedError {
      */
     case Helper(
         /**
-         * Why.
+         * What went wrong.
+         */failure: HelperFailure, 
+        /**
+         * The same for people.
+         */reason: String
+    )
+    /**
+     * An address cannot be listened on.
+     */
+    case Listen(
+        /**
+         * The address.
+         */address: String, 
+        /**
+         * The system's code.
+         */osCode: Int32?, 
+        /**
+         * What the system says.
+         */reason: String
+    )
+    /**
+     * Other machines can reach an address, and tokens would be sent there in the clear.
+     */
+    case InsecureListen(
+        /**
+         * The address.
+         */address: String
+    )
+    /**
+     * The files for TLS cannot be used.
+     */
+    case Tls(
+        /**
+         * Which file, and what is wrong with it.
+         */reason: String
+    )
+    /**
+     * A command could not be run.
+     */
+    case Command(
+        /**
+         * The exit code that a shell gives such a failure: 127 if there is no such command, 126 if it cannot be run, 125 for
+         * every failure that is not the command's.
+         */exitCode: UInt8, 
+        /**
+         * The program or the file that it is about.
+         */program: String?, 
+        /**
+         * The setting of the system that forbids it, where that is known: `user.max_user_namespaces`.
+         */setting: String?, 
+        /**
+         * What is wrong.
          */reason: String
     )
     /**
@@ -4138,7 +6063,21 @@ enum DevboxError: Swift.Error, Equatable, Hashable, Foundation.LocalizedError {
      */
     case Ending
     /**
-     * The session ended without a reason: one of its tasks panicked.
+     * A session that was asked to leave has not ended in time.
+     */
+    case StillEnding(
+        /**
+         * The session's id.
+         */session: String, 
+        /**
+         * Its process.
+         */pid: UInt32, 
+        /**
+         * How long was waited.
+         */after: TimeInterval
+    )
+    /**
+     * The session, or what else was waited for, ended without a reason: one of its tasks panicked.
      */
     case Crashed
     /**
@@ -4150,15 +6089,28 @@ enum DevboxError: Swift.Error, Equatable, Hashable, Foundation.LocalizedError {
      */
     case Runtime(
         /**
+         * The system's code.
+         */osCode: Int32?, 
+        /**
          * What the system says.
          */reason: String
     )
     /**
-     * No address could be leased, or what is asked about addresses contradicts itself.
+     * Another library of this process has the log.
      */
-    case Addresses(
+    case LogTaken
+    /**
+     * Prefixes cannot be a pool of addresses.
+     */
+    case Pool(
         /**
-         * Why.
+         * The prefix, or all of them.
+         */pool: String, 
+        /**
+         * The prefix that it does not go with.
+         */other: String?, 
+        /**
+         * What is wrong with it.
          */reason: String
     )
     /**
@@ -4176,6 +6128,63 @@ enum DevboxError: Swift.Error, Equatable, Hashable, Foundation.LocalizedError {
          */resting: UInt64
     )
     /**
+     * An address is another key's, or a key's is another one.
+     */
+    case AddressTaken(
+        /**
+         * The address.
+         */address: String, 
+        /**
+         * The key that has it.
+         */key: String, 
+        /**
+         * Until when it rests after use, in seconds since the Unix epoch.
+         */restingUntil: UInt64?, 
+        /**
+         * The same for people.
+         */reason: String
+    )
+    /**
+     * A key has no address.
+     */
+    case NoAddress(
+        /**
+         * The key.
+         */key: String, 
+        /**
+         * The same for people.
+         */reason: String
+    )
+    /**
+     * The team's lock file has faults.
+     */
+    case LockFile(
+        /**
+         * The file.
+         */file: String?, 
+        /**
+         * All of them, in the order of the lines.
+         */faults: [LineFault], 
+        /**
+         * The same for people.
+         */reason: String
+    )
+    /**
+     * A file cannot be used: it is damaged, of a newer version, of something else, held by another program, or it cannot be read
+     * or written.
+     */
+    case File(
+        /**
+         * The file.
+         */file: String, 
+        /**
+         * The system's code, where it is the system that refused.
+         */osCode: Int32?, 
+        /**
+         * What is wrong.
+         */reason: String
+    )
+    /**
      * A block of a hosts file is damaged.
      */
     case DamagedBlock(
@@ -4190,6 +6199,14 @@ enum DevboxError: Swift.Error, Equatable, Hashable, Foundation.LocalizedError {
          */lines: [UInt64]
     )
     /**
+     * A hosts file has no such block.
+     */
+    case NoSuchBlock(
+        /**
+         * The tag.
+         */tag: String
+    )
+    /**
      * This process may not do that to a file.
      */
     case PermissionDenied(
@@ -4201,7 +6218,7 @@ enum DevboxError: Swift.Error, Equatable, Hashable, Foundation.LocalizedError {
          */doing: String
     )
     /**
-     * Another program holds the lock of a hosts file.
+     * Another program holds the lock of a file.
      */
     case Locked(
         /**
@@ -4212,11 +6229,28 @@ enum DevboxError: Swift.Error, Equatable, Hashable, Foundation.LocalizedError {
          */waited: TimeInterval
     )
     /**
-     * Anything else about a hosts file.
+     * A hosts file could not be read, edited or written for another reason.
      */
     case Hosts(
         /**
-         * What.
+         * Which one.
+         */failure: HostsFailure, 
+        /**
+         * The file, where it is about one.
+         */file: String?, 
+        /**
+         * The line, counted from 1, where it is about one.
+         */line: UInt64?, 
+        /**
+         * The same for people.
+         */reason: String
+    )
+    /**
+     * The system gives no random numbers.
+     */
+    case Random(
+        /**
+         * What the system says.
          */reason: String
     )
     /**
@@ -4289,57 +6323,132 @@ public struct FfiConverterTypeDevboxError: FfiConverterRustBuffer {
             url: try FfiConverterString.read(from: &buf)
             )
         case 7: return .InsecureGateway(
-            url: try FfiConverterString.read(from: &buf)
+            url: try FfiConverterString.read(from: &buf), 
+            proxy: try FfiConverterOptionString.read(from: &buf)
             )
-        case 8: return .Token(
+        case 8: return .NotOverQuic(
+            url: try FfiConverterString.read(from: &buf), 
+            setting: try FfiConverterString.read(from: &buf)
+            )
+        case 9: return .Token(
+            file: try FfiConverterOptionString.read(from: &buf), 
+            line: try FfiConverterOptionUInt64.read(from: &buf), 
+            osCode: try FfiConverterOptionInt32.read(from: &buf), 
             reason: try FfiConverterString.read(from: &buf)
             )
-        case 9: return .Catalog(
+        case 10: return .Catalog(
+            file: try FfiConverterOptionString.read(from: &buf), 
+            line: try FfiConverterOptionUInt64.read(from: &buf), 
+            column: try FfiConverterOptionUInt64.read(from: &buf), 
+            osCode: try FfiConverterOptionInt32.read(from: &buf), 
             reason: try FfiConverterString.read(from: &buf)
             )
-        case 10: return .NotBuiltIn(
+        case 11: return .Cluster(
+            failure: try FfiConverterTypeClusterFailure.read(from: &buf), 
+            reason: try FfiConverterString.read(from: &buf)
+            )
+        case 12: return .NotBuiltIn(
             kind: try FfiConverterString.read(from: &buf)
             )
-        case 11: return .HelperNeeded(
+        case 13: return .Unsupported(
+            what: try FfiConverterString.read(from: &buf)
+            )
+        case 14: return .HelperNeeded(
             file: try FfiConverterString.read(from: &buf)
             )
-        case 12: return .Helper(
+        case 15: return .Helper(
+            failure: try FfiConverterTypeHelperFailure.read(from: &buf), 
             reason: try FfiConverterString.read(from: &buf)
             )
-        case 13: return .Stopped(
+        case 16: return .Listen(
+            address: try FfiConverterString.read(from: &buf), 
+            osCode: try FfiConverterOptionInt32.read(from: &buf), 
+            reason: try FfiConverterString.read(from: &buf)
+            )
+        case 17: return .InsecureListen(
+            address: try FfiConverterString.read(from: &buf)
+            )
+        case 18: return .Tls(
+            reason: try FfiConverterString.read(from: &buf)
+            )
+        case 19: return .Command(
+            exitCode: try FfiConverterUInt8.read(from: &buf), 
+            program: try FfiConverterOptionString.read(from: &buf), 
+            setting: try FfiConverterOptionString.read(from: &buf), 
+            reason: try FfiConverterString.read(from: &buf)
+            )
+        case 20: return .Stopped(
             reason: try FfiConverterTypeStopReason.read(from: &buf)
             )
-        case 14: return .Ending
-        case 15: return .Crashed
-        case 16: return .Cancelled
-        case 17: return .Runtime(
+        case 21: return .Ending
+        case 22: return .StillEnding(
+            session: try FfiConverterString.read(from: &buf), 
+            pid: try FfiConverterUInt32.read(from: &buf), 
+            after: try FfiConverterDuration.read(from: &buf)
+            )
+        case 23: return .Crashed
+        case 24: return .Cancelled
+        case 25: return .Runtime(
+            osCode: try FfiConverterOptionInt32.read(from: &buf), 
             reason: try FfiConverterString.read(from: &buf)
             )
-        case 18: return .Addresses(
+        case 26: return .LogTaken
+        case 27: return .Pool(
+            pool: try FfiConverterString.read(from: &buf), 
+            other: try FfiConverterOptionString.read(from: &buf), 
             reason: try FfiConverterString.read(from: &buf)
             )
-        case 19: return .PoolExhausted(
+        case 28: return .PoolExhausted(
             pool: try FfiConverterString.read(from: &buf), 
             leased: try FfiConverterUInt64.read(from: &buf), 
             resting: try FfiConverterUInt64.read(from: &buf)
             )
-        case 20: return .DamagedBlock(
+        case 29: return .AddressTaken(
+            address: try FfiConverterString.read(from: &buf), 
+            key: try FfiConverterString.read(from: &buf), 
+            restingUntil: try FfiConverterOptionUInt64.read(from: &buf), 
+            reason: try FfiConverterString.read(from: &buf)
+            )
+        case 30: return .NoAddress(
+            key: try FfiConverterString.read(from: &buf), 
+            reason: try FfiConverterString.read(from: &buf)
+            )
+        case 31: return .LockFile(
+            file: try FfiConverterOptionString.read(from: &buf), 
+            faults: try FfiConverterSequenceTypeLineFault.read(from: &buf), 
+            reason: try FfiConverterString.read(from: &buf)
+            )
+        case 32: return .File(
+            file: try FfiConverterString.read(from: &buf), 
+            osCode: try FfiConverterOptionInt32.read(from: &buf), 
+            reason: try FfiConverterString.read(from: &buf)
+            )
+        case 33: return .DamagedBlock(
             tag: try FfiConverterString.read(from: &buf), 
             damage: try FfiConverterString.read(from: &buf), 
             lines: try FfiConverterSequenceUInt64.read(from: &buf)
             )
-        case 21: return .PermissionDenied(
+        case 34: return .NoSuchBlock(
+            tag: try FfiConverterString.read(from: &buf)
+            )
+        case 35: return .PermissionDenied(
             file: try FfiConverterString.read(from: &buf), 
             doing: try FfiConverterString.read(from: &buf)
             )
-        case 22: return .Locked(
+        case 36: return .Locked(
             file: try FfiConverterString.read(from: &buf), 
             waited: try FfiConverterDuration.read(from: &buf)
             )
-        case 23: return .Hosts(
+        case 37: return .Hosts(
+            failure: try FfiConverterTypeHostsFailure.read(from: &buf), 
+            file: try FfiConverterOptionString.read(from: &buf), 
+            line: try FfiConverterOptionUInt64.read(from: &buf), 
             reason: try FfiConverterString.read(from: &buf)
             )
-        case 24: return .Other(
+        case 38: return .Random(
+            reason: try FfiConverterString.read(from: &buf)
+            )
+        case 39: return .Other(
             reason: try FfiConverterString.read(from: &buf)
             )
 
@@ -4387,96 +6496,202 @@ public struct FfiConverterTypeDevboxError: FfiConverterRustBuffer {
             FfiConverterString.write(url, into: &buf)
             
         
-        case let .InsecureGateway(url):
+        case let .InsecureGateway(url,proxy):
             writeInt(&buf, Int32(7))
             FfiConverterString.write(url, into: &buf)
+            FfiConverterOptionString.write(proxy, into: &buf)
             
         
-        case let .Token(reason):
+        case let .NotOverQuic(url,setting):
             writeInt(&buf, Int32(8))
+            FfiConverterString.write(url, into: &buf)
+            FfiConverterString.write(setting, into: &buf)
+            
+        
+        case let .Token(file,line,osCode,reason):
+            writeInt(&buf, Int32(9))
+            FfiConverterOptionString.write(file, into: &buf)
+            FfiConverterOptionUInt64.write(line, into: &buf)
+            FfiConverterOptionInt32.write(osCode, into: &buf)
             FfiConverterString.write(reason, into: &buf)
             
         
-        case let .Catalog(reason):
-            writeInt(&buf, Int32(9))
+        case let .Catalog(file,line,column,osCode,reason):
+            writeInt(&buf, Int32(10))
+            FfiConverterOptionString.write(file, into: &buf)
+            FfiConverterOptionUInt64.write(line, into: &buf)
+            FfiConverterOptionUInt64.write(column, into: &buf)
+            FfiConverterOptionInt32.write(osCode, into: &buf)
+            FfiConverterString.write(reason, into: &buf)
+            
+        
+        case let .Cluster(failure,reason):
+            writeInt(&buf, Int32(11))
+            FfiConverterTypeClusterFailure.write(failure, into: &buf)
             FfiConverterString.write(reason, into: &buf)
             
         
         case let .NotBuiltIn(kind):
-            writeInt(&buf, Int32(10))
+            writeInt(&buf, Int32(12))
             FfiConverterString.write(kind, into: &buf)
             
         
+        case let .Unsupported(what):
+            writeInt(&buf, Int32(13))
+            FfiConverterString.write(what, into: &buf)
+            
+        
         case let .HelperNeeded(file):
-            writeInt(&buf, Int32(11))
+            writeInt(&buf, Int32(14))
             FfiConverterString.write(file, into: &buf)
             
         
-        case let .Helper(reason):
-            writeInt(&buf, Int32(12))
-            FfiConverterString.write(reason, into: &buf)
-            
-        
-        case let .Stopped(reason):
-            writeInt(&buf, Int32(13))
-            FfiConverterTypeStopReason.write(reason, into: &buf)
-            
-        
-        case .Ending:
-            writeInt(&buf, Int32(14))
-        
-        
-        case .Crashed:
+        case let .Helper(failure,reason):
             writeInt(&buf, Int32(15))
-        
-        
-        case .Cancelled:
-            writeInt(&buf, Int32(16))
-        
-        
-        case let .Runtime(reason):
-            writeInt(&buf, Int32(17))
+            FfiConverterTypeHelperFailure.write(failure, into: &buf)
             FfiConverterString.write(reason, into: &buf)
             
         
-        case let .Addresses(reason):
+        case let .Listen(address,osCode,reason):
+            writeInt(&buf, Int32(16))
+            FfiConverterString.write(address, into: &buf)
+            FfiConverterOptionInt32.write(osCode, into: &buf)
+            FfiConverterString.write(reason, into: &buf)
+            
+        
+        case let .InsecureListen(address):
+            writeInt(&buf, Int32(17))
+            FfiConverterString.write(address, into: &buf)
+            
+        
+        case let .Tls(reason):
             writeInt(&buf, Int32(18))
             FfiConverterString.write(reason, into: &buf)
             
         
-        case let .PoolExhausted(pool,leased,resting):
+        case let .Command(exitCode,program,setting,reason):
             writeInt(&buf, Int32(19))
+            FfiConverterUInt8.write(exitCode, into: &buf)
+            FfiConverterOptionString.write(program, into: &buf)
+            FfiConverterOptionString.write(setting, into: &buf)
+            FfiConverterString.write(reason, into: &buf)
+            
+        
+        case let .Stopped(reason):
+            writeInt(&buf, Int32(20))
+            FfiConverterTypeStopReason.write(reason, into: &buf)
+            
+        
+        case .Ending:
+            writeInt(&buf, Int32(21))
+        
+        
+        case let .StillEnding(session,pid,after):
+            writeInt(&buf, Int32(22))
+            FfiConverterString.write(session, into: &buf)
+            FfiConverterUInt32.write(pid, into: &buf)
+            FfiConverterDuration.write(after, into: &buf)
+            
+        
+        case .Crashed:
+            writeInt(&buf, Int32(23))
+        
+        
+        case .Cancelled:
+            writeInt(&buf, Int32(24))
+        
+        
+        case let .Runtime(osCode,reason):
+            writeInt(&buf, Int32(25))
+            FfiConverterOptionInt32.write(osCode, into: &buf)
+            FfiConverterString.write(reason, into: &buf)
+            
+        
+        case .LogTaken:
+            writeInt(&buf, Int32(26))
+        
+        
+        case let .Pool(pool,other,reason):
+            writeInt(&buf, Int32(27))
+            FfiConverterString.write(pool, into: &buf)
+            FfiConverterOptionString.write(other, into: &buf)
+            FfiConverterString.write(reason, into: &buf)
+            
+        
+        case let .PoolExhausted(pool,leased,resting):
+            writeInt(&buf, Int32(28))
             FfiConverterString.write(pool, into: &buf)
             FfiConverterUInt64.write(leased, into: &buf)
             FfiConverterUInt64.write(resting, into: &buf)
             
         
+        case let .AddressTaken(address,key,restingUntil,reason):
+            writeInt(&buf, Int32(29))
+            FfiConverterString.write(address, into: &buf)
+            FfiConverterString.write(key, into: &buf)
+            FfiConverterOptionUInt64.write(restingUntil, into: &buf)
+            FfiConverterString.write(reason, into: &buf)
+            
+        
+        case let .NoAddress(key,reason):
+            writeInt(&buf, Int32(30))
+            FfiConverterString.write(key, into: &buf)
+            FfiConverterString.write(reason, into: &buf)
+            
+        
+        case let .LockFile(file,faults,reason):
+            writeInt(&buf, Int32(31))
+            FfiConverterOptionString.write(file, into: &buf)
+            FfiConverterSequenceTypeLineFault.write(faults, into: &buf)
+            FfiConverterString.write(reason, into: &buf)
+            
+        
+        case let .File(file,osCode,reason):
+            writeInt(&buf, Int32(32))
+            FfiConverterString.write(file, into: &buf)
+            FfiConverterOptionInt32.write(osCode, into: &buf)
+            FfiConverterString.write(reason, into: &buf)
+            
+        
         case let .DamagedBlock(tag,damage,lines):
-            writeInt(&buf, Int32(20))
+            writeInt(&buf, Int32(33))
             FfiConverterString.write(tag, into: &buf)
             FfiConverterString.write(damage, into: &buf)
             FfiConverterSequenceUInt64.write(lines, into: &buf)
             
         
+        case let .NoSuchBlock(tag):
+            writeInt(&buf, Int32(34))
+            FfiConverterString.write(tag, into: &buf)
+            
+        
         case let .PermissionDenied(file,doing):
-            writeInt(&buf, Int32(21))
+            writeInt(&buf, Int32(35))
             FfiConverterString.write(file, into: &buf)
             FfiConverterString.write(doing, into: &buf)
             
         
         case let .Locked(file,waited):
-            writeInt(&buf, Int32(22))
+            writeInt(&buf, Int32(36))
             FfiConverterString.write(file, into: &buf)
             FfiConverterDuration.write(waited, into: &buf)
             
         
-        case let .Hosts(reason):
-            writeInt(&buf, Int32(23))
+        case let .Hosts(failure,file,line,reason):
+            writeInt(&buf, Int32(37))
+            FfiConverterTypeHostsFailure.write(failure, into: &buf)
+            FfiConverterOptionString.write(file, into: &buf)
+            FfiConverterOptionUInt64.write(line, into: &buf)
+            FfiConverterString.write(reason, into: &buf)
+            
+        
+        case let .Random(reason):
+            writeInt(&buf, Int32(38))
             FfiConverterString.write(reason, into: &buf)
             
         
         case let .Other(reason):
-            writeInt(&buf, Int32(24))
+            writeInt(&buf, Int32(39))
             FfiConverterString.write(reason, into: &buf)
             
         }
@@ -5383,6 +7598,419 @@ public func FfiConverterTypeEvent_lower(_ value: Event) -> RustBuffer {
 
 
 /**
+ * What went wrong with the helper, or with what it was asked for.
+ */
+
+public enum HelperFailure: Equatable, Hashable {
+    
+    /**
+     * The program could not be run.
+     */
+    case start(
+        /**
+         * The program.
+         */program: String
+    )
+    /**
+     * No helper listens there.
+     */
+    case notInstalled(
+        /**
+         * Its socket.
+         */socket: String
+    )
+    /**
+     * It ended before it was ready.
+     */
+    case noWelcome(
+        /**
+         * What it wrote to its standard error.
+         */said: String
+    )
+    /**
+     * It has ended.
+     */
+    case ended
+    /**
+     * It did not answer in time.
+     */
+    case timedOut(
+        /**
+         * The time limit.
+         */after: TimeInterval
+    )
+    /**
+     * It speaks another version of the protocol.
+     */
+    case version(
+        /**
+         * What this library speaks.
+         */ours: UInt32, 
+        /**
+         * What the helper speaks.
+         */helper: UInt32
+    )
+    /**
+     * Its rules forbid it.
+     */
+    case notAllowed(
+        /**
+         * What was asked for.
+         */what: String, 
+        /**
+         * The rule.
+         */rule: String
+    )
+    /**
+     * It lacks the permission.
+     */
+    case permissionDenied(
+        /**
+         * The hosts file.
+         */file: String
+    )
+    /**
+     * Another program holds the file's lock.
+     */
+    case locked(
+        /**
+         * The hosts file.
+         */file: String, 
+        /**
+         * How long it was tried.
+         */waited: TimeInterval
+    )
+    /**
+     * The file or its file system is read-only.
+     */
+    case readOnly(
+        /**
+         * The hosts file.
+         */file: String
+    )
+    /**
+     * The marker lines of a block are damaged.
+     */
+    case damagedBlock(
+        /**
+         * The hosts file.
+         */file: String, 
+        /**
+         * The line, counted from 1.
+         */line: UInt64
+    )
+    /**
+     * There is a block with the session's tag that is another process's, or the user's.
+     */
+    case tagTaken(
+        /**
+         * The hosts file.
+         */file: String, 
+        /**
+         * The tag.
+         */tag: String, 
+        /**
+         * The process, if the block names one.
+         */pid: UInt32?
+    )
+    /**
+     * These lines were a session's. Somebody has edited them since, so they stay.
+     */
+    case linesLeft(
+        /**
+         * The hosts file.
+         */file: String, 
+        /**
+         * The lines, counted from 1.
+         */lines: [UInt64]
+    )
+    /**
+     * There is no such file.
+     */
+    case notFound(
+        /**
+         * The hosts file.
+         */file: String
+    )
+    /**
+     * The file could not be read or written for another reason.
+     */
+    case hosts(
+        /**
+         * The hosts file.
+         */file: String
+    )
+    /**
+     * It could not listen for the session.
+     */
+    case listen(
+        /**
+         * Where.
+         */endpoint: String
+    )
+    /**
+     * Another session has it.
+     */
+    case held(
+        /**
+         * What was asked for.
+         */what: String, 
+        /**
+         * The user who has it.
+         */uid: UInt32, 
+        /**
+         * The process that has it.
+         */pid: UInt32
+    )
+    /**
+     * It allows no more of them.
+     */
+    case limit(
+        /**
+         * Of what there are too many.
+         */what: String, 
+        /**
+         * How many there may be.
+         */most: UInt64
+    )
+    /**
+     * A change of the network failed.
+     */
+    case network
+    /**
+     * This system, or this version of the helper, cannot do it.
+     */
+    case unsupported(
+        /**
+         * What is missing.
+         */what: String
+    )
+    /**
+     * Something that these bindings have no case for.
+     */
+    case other
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension HelperFailure: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeHelperFailure: FfiConverterRustBuffer {
+    typealias SwiftType = HelperFailure
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> HelperFailure {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .start(program: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 2: return .notInstalled(socket: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 3: return .noWelcome(said: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 4: return .ended
+        
+        case 5: return .timedOut(after: try FfiConverterDuration.read(from: &buf)
+        )
+        
+        case 6: return .version(ours: try FfiConverterUInt32.read(from: &buf), helper: try FfiConverterUInt32.read(from: &buf)
+        )
+        
+        case 7: return .notAllowed(what: try FfiConverterString.read(from: &buf), rule: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 8: return .permissionDenied(file: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 9: return .locked(file: try FfiConverterString.read(from: &buf), waited: try FfiConverterDuration.read(from: &buf)
+        )
+        
+        case 10: return .readOnly(file: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 11: return .damagedBlock(file: try FfiConverterString.read(from: &buf), line: try FfiConverterUInt64.read(from: &buf)
+        )
+        
+        case 12: return .tagTaken(file: try FfiConverterString.read(from: &buf), tag: try FfiConverterString.read(from: &buf), pid: try FfiConverterOptionUInt32.read(from: &buf)
+        )
+        
+        case 13: return .linesLeft(file: try FfiConverterString.read(from: &buf), lines: try FfiConverterSequenceUInt64.read(from: &buf)
+        )
+        
+        case 14: return .notFound(file: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 15: return .hosts(file: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 16: return .listen(endpoint: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 17: return .held(what: try FfiConverterString.read(from: &buf), uid: try FfiConverterUInt32.read(from: &buf), pid: try FfiConverterUInt32.read(from: &buf)
+        )
+        
+        case 18: return .limit(what: try FfiConverterString.read(from: &buf), most: try FfiConverterUInt64.read(from: &buf)
+        )
+        
+        case 19: return .network
+        
+        case 20: return .unsupported(what: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 21: return .other
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: HelperFailure, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case let .start(program):
+            writeInt(&buf, Int32(1))
+            FfiConverterString.write(program, into: &buf)
+            
+        
+        case let .notInstalled(socket):
+            writeInt(&buf, Int32(2))
+            FfiConverterString.write(socket, into: &buf)
+            
+        
+        case let .noWelcome(said):
+            writeInt(&buf, Int32(3))
+            FfiConverterString.write(said, into: &buf)
+            
+        
+        case .ended:
+            writeInt(&buf, Int32(4))
+        
+        
+        case let .timedOut(after):
+            writeInt(&buf, Int32(5))
+            FfiConverterDuration.write(after, into: &buf)
+            
+        
+        case let .version(ours,helper):
+            writeInt(&buf, Int32(6))
+            FfiConverterUInt32.write(ours, into: &buf)
+            FfiConverterUInt32.write(helper, into: &buf)
+            
+        
+        case let .notAllowed(what,rule):
+            writeInt(&buf, Int32(7))
+            FfiConverterString.write(what, into: &buf)
+            FfiConverterString.write(rule, into: &buf)
+            
+        
+        case let .permissionDenied(file):
+            writeInt(&buf, Int32(8))
+            FfiConverterString.write(file, into: &buf)
+            
+        
+        case let .locked(file,waited):
+            writeInt(&buf, Int32(9))
+            FfiConverterString.write(file, into: &buf)
+            FfiConverterDuration.write(waited, into: &buf)
+            
+        
+        case let .readOnly(file):
+            writeInt(&buf, Int32(10))
+            FfiConverterString.write(file, into: &buf)
+            
+        
+        case let .damagedBlock(file,line):
+            writeInt(&buf, Int32(11))
+            FfiConverterString.write(file, into: &buf)
+            FfiConverterUInt64.write(line, into: &buf)
+            
+        
+        case let .tagTaken(file,tag,pid):
+            writeInt(&buf, Int32(12))
+            FfiConverterString.write(file, into: &buf)
+            FfiConverterString.write(tag, into: &buf)
+            FfiConverterOptionUInt32.write(pid, into: &buf)
+            
+        
+        case let .linesLeft(file,lines):
+            writeInt(&buf, Int32(13))
+            FfiConverterString.write(file, into: &buf)
+            FfiConverterSequenceUInt64.write(lines, into: &buf)
+            
+        
+        case let .notFound(file):
+            writeInt(&buf, Int32(14))
+            FfiConverterString.write(file, into: &buf)
+            
+        
+        case let .hosts(file):
+            writeInt(&buf, Int32(15))
+            FfiConverterString.write(file, into: &buf)
+            
+        
+        case let .listen(endpoint):
+            writeInt(&buf, Int32(16))
+            FfiConverterString.write(endpoint, into: &buf)
+            
+        
+        case let .held(what,uid,pid):
+            writeInt(&buf, Int32(17))
+            FfiConverterString.write(what, into: &buf)
+            FfiConverterUInt32.write(uid, into: &buf)
+            FfiConverterUInt32.write(pid, into: &buf)
+            
+        
+        case let .limit(what,most):
+            writeInt(&buf, Int32(18))
+            FfiConverterString.write(what, into: &buf)
+            FfiConverterUInt64.write(most, into: &buf)
+            
+        
+        case .network:
+            writeInt(&buf, Int32(19))
+        
+        
+        case let .unsupported(what):
+            writeInt(&buf, Int32(20))
+            FfiConverterString.write(what, into: &buf)
+            
+        
+        case .other:
+            writeInt(&buf, Int32(21))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeHelperFailure_lift(_ buf: RustBuffer) throws -> HelperFailure {
+    return try FfiConverterTypeHelperFailure.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeHelperFailure_lower(_ value: HelperFailure) -> RustBuffer {
+    return FfiConverterTypeHelperFailure.lower(value)
+}
+
+
+
+/**
  * One change of a block: a part of the file between `# BEGIN tag` and `# END tag`. The user's own lines are never touched.
  */
 
@@ -5557,6 +8185,253 @@ public func FfiConverterTypeHostsEdit_lift(_ buf: RustBuffer) throws -> HostsEdi
 #endif
 public func FfiConverterTypeHostsEdit_lower(_ value: HostsEdit) -> RustBuffer {
     return FfiConverterTypeHostsEdit.lower(value)
+}
+
+
+
+/**
+ * What could not be done with a hosts file, where `DevboxError` has no variant of its own for it.
+ */
+
+public enum HostsFailure: Equatable, Hashable {
+    
+    /**
+     * A name, a tag, an address or a comment cannot stand in a hosts file.
+     */
+    case invalidText(
+        /**
+         * What it was to be: `name`, `tag`, `address`, `zone`, `comment`, `owner`, `network`, `names`.
+         */what: String, 
+        /**
+         * The text.
+         */text: String
+    )
+    /**
+     * The file is UTF-16, which resolvers do not read.
+     */
+    case utf16
+    /**
+     * A line is not, or no longer, what an edit takes it to be.
+     */
+    case lineChanged
+    /**
+     * A name already has another address.
+     */
+    case nameTaken(
+        /**
+         * The name.
+         */name: String, 
+        /**
+         * The address that it has.
+         */address: String
+    )
+    /**
+     * There is no such file.
+     */
+    case notFound
+    /**
+     * It is something other than a regular file.
+     */
+    case notAFile
+    /**
+     * The file, or its file system, is read-only or immutable.
+     */
+    case readOnly(
+        /**
+         * The command that clears it, where there is one.
+         */clear: String?
+    )
+    /**
+     * The file is generated by the system's configuration.
+     */
+    case managed
+    /**
+     * There is no space left for the new content.
+     */
+    case noSpace
+    /**
+     * Another program writes to it at the same time.
+     */
+    case changed
+    /**
+     * What lies beside the file keeps it from being written: a lock's folder or a journal that another user can have made.
+     */
+    case unsafe
+    /**
+     * A copy is of another file.
+     */
+    case backupOfAnother(
+        /**
+         * The file that it was made of.
+         */original: String
+    )
+    /**
+     * This operating system does not support it.
+     */
+    case unsupported
+    /**
+     * The system refused.
+     */
+    case system(
+        /**
+         * Its code.
+         */osCode: Int32?, 
+        /**
+         * What was attempted: `read`, `replace`.
+         */doing: String
+    )
+    /**
+     * Something that these bindings have no case for.
+     */
+    case other
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension HostsFailure: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeHostsFailure: FfiConverterRustBuffer {
+    typealias SwiftType = HostsFailure
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> HostsFailure {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .invalidText(what: try FfiConverterString.read(from: &buf), text: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 2: return .utf16
+        
+        case 3: return .lineChanged
+        
+        case 4: return .nameTaken(name: try FfiConverterString.read(from: &buf), address: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 5: return .notFound
+        
+        case 6: return .notAFile
+        
+        case 7: return .readOnly(clear: try FfiConverterOptionString.read(from: &buf)
+        )
+        
+        case 8: return .managed
+        
+        case 9: return .noSpace
+        
+        case 10: return .changed
+        
+        case 11: return .unsafe
+        
+        case 12: return .backupOfAnother(original: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 13: return .unsupported
+        
+        case 14: return .system(osCode: try FfiConverterOptionInt32.read(from: &buf), doing: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 15: return .other
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: HostsFailure, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case let .invalidText(what,text):
+            writeInt(&buf, Int32(1))
+            FfiConverterString.write(what, into: &buf)
+            FfiConverterString.write(text, into: &buf)
+            
+        
+        case .utf16:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .lineChanged:
+            writeInt(&buf, Int32(3))
+        
+        
+        case let .nameTaken(name,address):
+            writeInt(&buf, Int32(4))
+            FfiConverterString.write(name, into: &buf)
+            FfiConverterString.write(address, into: &buf)
+            
+        
+        case .notFound:
+            writeInt(&buf, Int32(5))
+        
+        
+        case .notAFile:
+            writeInt(&buf, Int32(6))
+        
+        
+        case let .readOnly(clear):
+            writeInt(&buf, Int32(7))
+            FfiConverterOptionString.write(clear, into: &buf)
+            
+        
+        case .managed:
+            writeInt(&buf, Int32(8))
+        
+        
+        case .noSpace:
+            writeInt(&buf, Int32(9))
+        
+        
+        case .changed:
+            writeInt(&buf, Int32(10))
+        
+        
+        case .unsafe:
+            writeInt(&buf, Int32(11))
+        
+        
+        case let .backupOfAnother(original):
+            writeInt(&buf, Int32(12))
+            FfiConverterString.write(original, into: &buf)
+            
+        
+        case .unsupported:
+            writeInt(&buf, Int32(13))
+        
+        
+        case let .system(osCode,doing):
+            writeInt(&buf, Int32(14))
+            FfiConverterOptionInt32.write(osCode, into: &buf)
+            FfiConverterString.write(doing, into: &buf)
+            
+        
+        case .other:
+            writeInt(&buf, Int32(15))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeHostsFailure_lift(_ buf: RustBuffer) throws -> HostsFailure {
+    return try FfiConverterTypeHostsFailure.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeHostsFailure_lower(_ value: HostsFailure) -> RustBuffer {
+    return FfiConverterTypeHostsFailure.lower(value)
 }
 
 
@@ -6128,6 +9003,11 @@ public enum Provider: Equatable, Hashable {
      */
     case direct(DirectProvider
     )
+    /**
+     * Namespaces of a Kubernetes cluster.
+     */
+    case kubernetes(KubernetesProvider
+    )
 
 
 
@@ -6155,6 +9035,9 @@ public struct FfiConverterTypeProvider: FfiConverterRustBuffer {
         case 2: return .direct(try FfiConverterTypeDirectProvider.read(from: &buf)
         )
         
+        case 3: return .kubernetes(try FfiConverterTypeKubernetesProvider.read(from: &buf)
+        )
+        
         default: throw UniffiInternalError.unexpectedEnumCase
         }
     }
@@ -6171,6 +9054,11 @@ public struct FfiConverterTypeProvider: FfiConverterRustBuffer {
         case let .direct(v1):
             writeInt(&buf, Int32(2))
             FfiConverterTypeDirectProvider.write(v1, into: &buf)
+            
+        
+        case let .kubernetes(v1):
+            writeInt(&buf, Int32(3))
+            FfiConverterTypeKubernetesProvider.write(v1, into: &buf)
             
         }
     }
@@ -6210,6 +9098,17 @@ public enum Publish: Equatable, Hashable {
          * Who writes it.
          */helper: HelperProgram
     )
+    /**
+     * A block in a hosts file, written by the helper that is installed on this machine as a service.
+     */
+    case installedHelper(
+        /**
+         * The file that it writes. Default: the system's.
+         */file: String? = nil, 
+        /**
+         * Where it listens. Default: where `devbox helper install` has it listen.
+         */socket: String? = nil
+    )
 
 
 
@@ -6234,6 +9133,9 @@ public struct FfiConverterTypePublish: FfiConverterRustBuffer {
         case 1: return .hostsFile(file: try FfiConverterString.read(from: &buf), helper: try FfiConverterTypeHelperProgram.read(from: &buf)
         )
         
+        case 2: return .installedHelper(file: try FfiConverterOptionString.read(from: &buf), socket: try FfiConverterOptionString.read(from: &buf)
+        )
+        
         default: throw UniffiInternalError.unexpectedEnumCase
         }
     }
@@ -6246,6 +9148,12 @@ public struct FfiConverterTypePublish: FfiConverterRustBuffer {
             writeInt(&buf, Int32(1))
             FfiConverterString.write(file, into: &buf)
             FfiConverterTypeHelperProgram.write(helper, into: &buf)
+            
+        
+        case let .installedHelper(file,socket):
+            writeInt(&buf, Int32(2))
+            FfiConverterOptionString.write(file, into: &buf)
+            FfiConverterOptionString.write(socket, into: &buf)
             
         }
     }
@@ -6264,6 +9172,107 @@ public func FfiConverterTypePublish_lift(_ buf: RustBuffer) throws -> Publish {
 #endif
 public func FfiConverterTypePublish_lower(_ value: Publish) -> RustBuffer {
     return FfiConverterTypePublish.lower(value)
+}
+
+
+
+/**
+ * Why names could not be published, or withdrawn.
+ */
+
+public enum PublishFailure: Equatable, Hashable {
+    
+    /**
+     * The helper refused, or could not.
+     */
+    case helper(
+        /**
+         * What went wrong.
+         */failure: HelperFailure
+    )
+    /**
+     * There was no answer in time.
+     */
+    case timedOut(
+        /**
+         * Who did not answer.
+         */what: String, 
+        /**
+         * How long was waited.
+         */after: TimeInterval
+    )
+    /**
+     * Anything else; the text beside it says what.
+     */
+    case other
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension PublishFailure: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypePublishFailure: FfiConverterRustBuffer {
+    typealias SwiftType = PublishFailure
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> PublishFailure {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .helper(failure: try FfiConverterTypeHelperFailure.read(from: &buf)
+        )
+        
+        case 2: return .timedOut(what: try FfiConverterString.read(from: &buf), after: try FfiConverterDuration.read(from: &buf)
+        )
+        
+        case 3: return .other
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: PublishFailure, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case let .helper(failure):
+            writeInt(&buf, Int32(1))
+            FfiConverterTypeHelperFailure.write(failure, into: &buf)
+            
+        
+        case let .timedOut(what,after):
+            writeInt(&buf, Int32(2))
+            FfiConverterString.write(what, into: &buf)
+            FfiConverterDuration.write(after, into: &buf)
+            
+        
+        case .other:
+            writeInt(&buf, Int32(3))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypePublishFailure_lift(_ buf: RustBuffer) throws -> PublishFailure {
+    return try FfiConverterTypePublishFailure.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypePublishFailure_lower(_ value: PublishFailure) -> RustBuffer {
+    return FfiConverterTypePublishFailure.lower(value)
 }
 
 
@@ -6296,7 +9305,10 @@ public enum StopReason: Equatable, Hashable {
     case superseded(
         /**
          * The provider.
-         */provider: String
+         */provider: String, 
+        /**
+         * What the far side said; may be empty.
+         */message: String
     )
     /**
      * No provider can be used, and another try does not mend that.
@@ -6334,8 +9346,11 @@ public enum StopReason: Equatable, Hashable {
          * Where they were to go.
          */sink: String, 
         /**
-         * Why.
-         */reason: String
+         * Why they could not.
+         */failure: PublishFailure, 
+        /**
+         * The same for people.
+         */text: String
     )
     /**
      * The helper, which alone can undo, is gone.
@@ -6350,8 +9365,11 @@ public enum StopReason: Equatable, Hashable {
      */
     case notUndone(
         /**
-         * What is left, and why.
-         */reason: String
+         * Why.
+         */failure: PublishFailure, 
+        /**
+         * What is left, and why, for people.
+         */text: String
     )
     /**
      * Something that these bindings have no case for.
@@ -6388,7 +9406,7 @@ public struct FfiConverterTypeStopReason: FfiConverterRustBuffer {
         case 2: return .displaced(by: try FfiConverterString.read(from: &buf)
         )
         
-        case 3: return .superseded(provider: try FfiConverterString.read(from: &buf)
+        case 3: return .superseded(provider: try FfiConverterString.read(from: &buf), message: try FfiConverterString.read(from: &buf)
         )
         
         case 4: return .refused(failure: try FfiConverterTypeConnectFailure.read(from: &buf), text: try FfiConverterString.read(from: &buf)
@@ -6397,13 +9415,13 @@ public struct FfiConverterTypeStopReason: FfiConverterRustBuffer {
         case 5: return .unreachable(failure: try FfiConverterTypeConnectFailure.read(from: &buf), text: try FfiConverterString.read(from: &buf), tries: try FfiConverterUInt32.read(from: &buf), waited: try FfiConverterDuration.read(from: &buf)
         )
         
-        case 6: return .names(sink: try FfiConverterString.read(from: &buf), reason: try FfiConverterString.read(from: &buf)
+        case 6: return .names(sink: try FfiConverterString.read(from: &buf), failure: try FfiConverterTypePublishFailure.read(from: &buf), text: try FfiConverterString.read(from: &buf)
         )
         
         case 7: return .helperLost(hostsFile: try FfiConverterOptionString.read(from: &buf)
         )
         
-        case 8: return .notUndone(reason: try FfiConverterString.read(from: &buf)
+        case 8: return .notUndone(failure: try FfiConverterTypePublishFailure.read(from: &buf), text: try FfiConverterString.read(from: &buf)
         )
         
         case 9: return .other(text: try FfiConverterString.read(from: &buf)
@@ -6427,9 +9445,10 @@ public struct FfiConverterTypeStopReason: FfiConverterRustBuffer {
             FfiConverterString.write(by, into: &buf)
             
         
-        case let .superseded(provider):
+        case let .superseded(provider,message):
             writeInt(&buf, Int32(3))
             FfiConverterString.write(provider, into: &buf)
+            FfiConverterString.write(message, into: &buf)
             
         
         case let .refused(failure,text):
@@ -6446,10 +9465,11 @@ public struct FfiConverterTypeStopReason: FfiConverterRustBuffer {
             FfiConverterDuration.write(waited, into: &buf)
             
         
-        case let .names(sink,reason):
+        case let .names(sink,failure,text):
             writeInt(&buf, Int32(6))
             FfiConverterString.write(sink, into: &buf)
-            FfiConverterString.write(reason, into: &buf)
+            FfiConverterTypePublishFailure.write(failure, into: &buf)
+            FfiConverterString.write(text, into: &buf)
             
         
         case let .helperLost(hostsFile):
@@ -6457,9 +9477,10 @@ public struct FfiConverterTypeStopReason: FfiConverterRustBuffer {
             FfiConverterOptionString.write(hostsFile, into: &buf)
             
         
-        case let .notUndone(reason):
+        case let .notUndone(failure,text):
             writeInt(&buf, Int32(8))
-            FfiConverterString.write(reason, into: &buf)
+            FfiConverterTypePublishFailure.write(failure, into: &buf)
+            FfiConverterString.write(text, into: &buf)
             
         
         case let .other(text):
@@ -6513,6 +9534,30 @@ fileprivate struct FfiConverterOptionUInt32: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterOptionInt32: FfiConverterRustBuffer {
+    typealias SwiftType = Int32?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterInt32.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterInt32.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterOptionUInt64: FfiConverterRustBuffer {
     typealias SwiftType = UInt64?
 
@@ -6537,6 +9582,30 @@ fileprivate struct FfiConverterOptionUInt64: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterOptionBool: FfiConverterRustBuffer {
+    typealias SwiftType = Bool?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterBool.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterBool.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterOptionString: FfiConverterRustBuffer {
     typealias SwiftType = String?
 
@@ -6553,6 +9622,30 @@ fileprivate struct FfiConverterOptionString: FfiConverterRustBuffer {
         switch try readInt(&buf) as Int8 {
         case 0: return nil
         case 1: return try FfiConverterString.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionDuration: FfiConverterRustBuffer {
+    typealias SwiftType = TimeInterval?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterDuration.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterDuration.read(from: &buf)
         default: throw UniffiInternalError.unexpectedOptionalTag
         }
     }
@@ -6609,6 +9702,30 @@ fileprivate struct FfiConverterOptionTypeLogSink: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterOptionTypeDns: FfiConverterRustBuffer {
+    typealias SwiftType = Dns?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeDns.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeDns.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterOptionTypeStatus: FfiConverterRustBuffer {
     typealias SwiftType = Status?
 
@@ -6625,6 +9742,30 @@ fileprivate struct FfiConverterOptionTypeStatus: FfiConverterRustBuffer {
         switch try readInt(&buf) as Int8 {
         case 0: return nil
         case 1: return try FfiConverterTypeStatus.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionTypeCarrier: FfiConverterRustBuffer {
+    typealias SwiftType = Carrier?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeCarrier.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeCarrier.read(from: &buf)
         default: throw UniffiInternalError.unexpectedOptionalTag
         }
     }
@@ -6781,6 +9922,31 @@ fileprivate struct FfiConverterSequenceTypeLeased: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterSequenceTypeLineFault: FfiConverterRustBuffer {
+    typealias SwiftType = [LineFault]
+
+    public static func write(_ value: [LineFault], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeLineFault.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [LineFault] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [LineFault]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeLineFault.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterSequenceTypePortStatus: FfiConverterRustBuffer {
     typealias SwiftType = [PortStatus]
 
@@ -6928,6 +10094,32 @@ fileprivate struct FfiConverterDictionaryStringString: FfiConverterRustBuffer {
         return dict
     }
 }
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterDictionaryStringTypeServiceSettings: FfiConverterRustBuffer {
+    public static func write(_ value: [String: ServiceSettings], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for (key, value) in value {
+            FfiConverterString.write(key, into: &buf)
+            FfiConverterTypeServiceSettings.write(value, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [String: ServiceSettings] {
+        let len: Int32 = try readInt(&buf)
+        var dict = [String: ServiceSettings]()
+        dict.reserveCapacity(Int(len))
+        for _ in 0..<len {
+            let key = try FfiConverterString.read(from: &buf)
+            let value = try FfiConverterTypeServiceSettings.read(from: &buf)
+            dict[key] = value
+        }
+        return dict
+    }
+}
 private let UNIFFI_RUST_FUTURE_POLL_READY: Int8 = 0
 private let UNIFFI_RUST_FUTURE_POLL_WAKE: Int8 = 1
 
@@ -6997,7 +10189,7 @@ public func systemHostsFile()throws  -> String  {
 })
 }
 /**
- * Makes no further callback in this process, to listeners and log sinks alike, and waits for those that are under way, for two
+ * Makes no further callback in this process, to listeners, log sinks and whoever waits for a call alike, and waits for those that are under way, for two
  * seconds at most. For a language whose runtime ends before the process does.
  */
 public func silence()  {try! rustCall() {
@@ -7050,7 +10242,7 @@ private let initializationResult: InitializationResult = {
     if (uniffi_devbox_ffi_checksum_func_system_hosts_file() != 45835) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_devbox_ffi_checksum_func_silence() != 39434) {
+    if (uniffi_devbox_ffi_checksum_func_silence() != 10062) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_devbox_ffi_checksum_func_parse_config() != 763) {
@@ -7080,6 +10272,24 @@ private let initializationResult: InitializationResult = {
     if (uniffi_devbox_ffi_checksum_method_cancellation_is_cancelled() != 64145) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_devbox_ffi_checksum_method_gateway_address() != 17863) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_devbox_ffi_checksum_method_gateway_quic_address() != 28897) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_devbox_ffi_checksum_method_gateway_status_address() != 61946) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_devbox_ffi_checksum_method_gateway_stop() != 26541) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_devbox_ffi_checksum_method_gateway_url() != 42109) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_devbox_ffi_checksum_method_gateway_wait() != 24494) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_devbox_ffi_checksum_method_hostsdocument_diff() != 13337) {
         return InitializationResult.apiChecksumMismatch
     }
@@ -7104,7 +10314,22 @@ private let initializationResult: InitializationResult = {
     if (uniffi_devbox_ffi_checksum_method_logsink_on_log() != 38946) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_devbox_ffi_checksum_method_scopedcommand_pid() != 26885) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_devbox_ffi_checksum_method_scopedcommand_signal() != 21648) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_devbox_ffi_checksum_method_scopedcommand_update_hosts() != 20492) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_devbox_ffi_checksum_method_scopedcommand_wait() != 41251) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_devbox_ffi_checksum_method_session_abort() != 11602) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_devbox_ffi_checksum_method_session_dns_address() != 59533) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_devbox_ffi_checksum_method_session_events() != 7851) {
@@ -7131,7 +10356,7 @@ private let initializationResult: InitializationResult = {
     if (uniffi_devbox_ffi_checksum_method_session_switch_environment() != 3896) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_devbox_ffi_checksum_method_session_wait() != 30052) {
+    if (uniffi_devbox_ffi_checksum_method_session_wait() != 1847) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_devbox_ffi_checksum_method_eventlistener_on_event() != 59991) {
@@ -7155,6 +10380,9 @@ private let initializationResult: InitializationResult = {
     if (uniffi_devbox_ffi_checksum_constructor_cancellation_new() != 8198) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_devbox_ffi_checksum_constructor_gateway_serve() != 39654) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_devbox_ffi_checksum_constructor_hostsdocument_parse() != 64717) {
         return InitializationResult.apiChecksumMismatch
     }
@@ -7162,6 +10390,9 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_devbox_ffi_checksum_constructor_hostsfile_system() != 47515) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_devbox_ffi_checksum_constructor_scopedcommand_start() != 29265) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_devbox_ffi_checksum_constructor_session_start() != 47018) {

@@ -349,6 +349,51 @@ void uniffi_devbox_ffi_fn_method_cancellation_cancel(uint64_t ptr, RustCallStatu
 int8_t uniffi_devbox_ffi_fn_method_cancellation_is_cancelled(uint64_t ptr, RustCallStatus *_Nonnull out_status
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_CLONE_GATEWAY
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_CLONE_GATEWAY
+uint64_t uniffi_devbox_ffi_fn_clone_gateway(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_FREE_GATEWAY
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_FREE_GATEWAY
+void uniffi_devbox_ffi_fn_free_gateway(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_CONSTRUCTOR_GATEWAY_SERVE
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_CONSTRUCTOR_GATEWAY_SERVE
+uint64_t uniffi_devbox_ffi_fn_constructor_gateway_serve(RustBuffer settings
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_GATEWAY_ADDRESS
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_GATEWAY_ADDRESS
+RustBuffer uniffi_devbox_ffi_fn_method_gateway_address(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_GATEWAY_QUIC_ADDRESS
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_GATEWAY_QUIC_ADDRESS
+RustBuffer uniffi_devbox_ffi_fn_method_gateway_quic_address(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_GATEWAY_STATUS_ADDRESS
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_GATEWAY_STATUS_ADDRESS
+RustBuffer uniffi_devbox_ffi_fn_method_gateway_status_address(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_GATEWAY_STOP
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_GATEWAY_STOP
+void uniffi_devbox_ffi_fn_method_gateway_stop(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_GATEWAY_URL
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_GATEWAY_URL
+RustBuffer uniffi_devbox_ffi_fn_method_gateway_url(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_GATEWAY_WAIT
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_GATEWAY_WAIT
+uint64_t uniffi_devbox_ffi_fn_method_gateway_wait(uint64_t ptr, RustBuffer cancellation
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_CLONE_HOSTSDOCUMENT
 #define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_CLONE_HOSTSDOCUMENT
 uint64_t uniffi_devbox_ffi_fn_clone_hostsdocument(uint64_t handle, RustCallStatus *_Nonnull out_status
@@ -440,6 +485,41 @@ void uniffi_devbox_ffi_fn_init_callback_vtable_logsink(const UniffiVTableCallbac
 void uniffi_devbox_ffi_fn_method_logsink_on_log(uint64_t ptr, RustBuffer record, RustCallStatus *_Nonnull out_status
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_CLONE_SCOPEDCOMMAND
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_CLONE_SCOPEDCOMMAND
+uint64_t uniffi_devbox_ffi_fn_clone_scopedcommand(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_FREE_SCOPEDCOMMAND
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_FREE_SCOPEDCOMMAND
+void uniffi_devbox_ffi_fn_free_scopedcommand(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_CONSTRUCTOR_SCOPEDCOMMAND_START
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_CONSTRUCTOR_SCOPEDCOMMAND_START
+uint64_t uniffi_devbox_ffi_fn_constructor_scopedcommand_start(RustBuffer config
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_SCOPEDCOMMAND_PID
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_SCOPEDCOMMAND_PID
+uint32_t uniffi_devbox_ffi_fn_method_scopedcommand_pid(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_SCOPEDCOMMAND_SIGNAL
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_SCOPEDCOMMAND_SIGNAL
+int8_t uniffi_devbox_ffi_fn_method_scopedcommand_signal(uint64_t ptr, int32_t signal, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_SCOPEDCOMMAND_UPDATE_HOSTS
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_SCOPEDCOMMAND_UPDATE_HOSTS
+void uniffi_devbox_ffi_fn_method_scopedcommand_update_hosts(uint64_t ptr, RustBuffer hosts, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_SCOPEDCOMMAND_WAIT
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_SCOPEDCOMMAND_WAIT
+uint64_t uniffi_devbox_ffi_fn_method_scopedcommand_wait(uint64_t ptr, RustBuffer cancellation
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_CLONE_SESSION
 #define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_CLONE_SESSION
 uint64_t uniffi_devbox_ffi_fn_clone_session(uint64_t handle, RustCallStatus *_Nonnull out_status
@@ -463,6 +543,11 @@ uint64_t uniffi_devbox_ffi_fn_constructor_session_start_yaml(RustBuffer yaml, Ru
 #ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_SESSION_ABORT
 #define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_SESSION_ABORT
 uint64_t uniffi_devbox_ffi_fn_method_session_abort(uint64_t ptr, RustBuffer by
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_SESSION_DNS_ADDRESS
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_SESSION_DNS_ADDRESS
+RustBuffer uniffi_devbox_ffi_fn_method_session_dns_address(uint64_t ptr, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_FN_METHOD_SESSION_EVENTS
@@ -935,6 +1020,42 @@ uint16_t uniffi_devbox_ffi_checksum_method_cancellation_is_cancelled(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_GATEWAY_ADDRESS
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_GATEWAY_ADDRESS
+uint16_t uniffi_devbox_ffi_checksum_method_gateway_address(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_GATEWAY_QUIC_ADDRESS
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_GATEWAY_QUIC_ADDRESS
+uint16_t uniffi_devbox_ffi_checksum_method_gateway_quic_address(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_GATEWAY_STATUS_ADDRESS
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_GATEWAY_STATUS_ADDRESS
+uint16_t uniffi_devbox_ffi_checksum_method_gateway_status_address(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_GATEWAY_STOP
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_GATEWAY_STOP
+uint16_t uniffi_devbox_ffi_checksum_method_gateway_stop(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_GATEWAY_URL
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_GATEWAY_URL
+uint16_t uniffi_devbox_ffi_checksum_method_gateway_url(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_GATEWAY_WAIT
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_GATEWAY_WAIT
+uint16_t uniffi_devbox_ffi_checksum_method_gateway_wait(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_HOSTSDOCUMENT_DIFF
 #define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_HOSTSDOCUMENT_DIFF
 uint16_t uniffi_devbox_ffi_checksum_method_hostsdocument_diff(void
@@ -983,9 +1104,39 @@ uint16_t uniffi_devbox_ffi_checksum_method_logsink_on_log(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_SCOPEDCOMMAND_PID
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_SCOPEDCOMMAND_PID
+uint16_t uniffi_devbox_ffi_checksum_method_scopedcommand_pid(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_SCOPEDCOMMAND_SIGNAL
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_SCOPEDCOMMAND_SIGNAL
+uint16_t uniffi_devbox_ffi_checksum_method_scopedcommand_signal(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_SCOPEDCOMMAND_UPDATE_HOSTS
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_SCOPEDCOMMAND_UPDATE_HOSTS
+uint16_t uniffi_devbox_ffi_checksum_method_scopedcommand_update_hosts(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_SCOPEDCOMMAND_WAIT
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_SCOPEDCOMMAND_WAIT
+uint16_t uniffi_devbox_ffi_checksum_method_scopedcommand_wait(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_SESSION_ABORT
 #define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_SESSION_ABORT
 uint16_t uniffi_devbox_ffi_checksum_method_session_abort(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_SESSION_DNS_ADDRESS
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_METHOD_SESSION_DNS_ADDRESS
+uint16_t uniffi_devbox_ffi_checksum_method_session_dns_address(void
     
 );
 #endif
@@ -1085,6 +1236,12 @@ uint16_t uniffi_devbox_ffi_checksum_constructor_cancellation_new(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_CONSTRUCTOR_GATEWAY_SERVE
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_CONSTRUCTOR_GATEWAY_SERVE
+uint16_t uniffi_devbox_ffi_checksum_constructor_gateway_serve(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_CONSTRUCTOR_HOSTSDOCUMENT_PARSE
 #define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_CONSTRUCTOR_HOSTSDOCUMENT_PARSE
 uint16_t uniffi_devbox_ffi_checksum_constructor_hostsdocument_parse(void
@@ -1100,6 +1257,12 @@ uint16_t uniffi_devbox_ffi_checksum_constructor_hostsfile_open(void
 #ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_CONSTRUCTOR_HOSTSFILE_SYSTEM
 #define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_CONSTRUCTOR_HOSTSFILE_SYSTEM
 uint16_t uniffi_devbox_ffi_checksum_constructor_hostsfile_system(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_CONSTRUCTOR_SCOPEDCOMMAND_START
+#define UNIFFI_FFIDEF_UNIFFI_DEVBOX_FFI_CHECKSUM_CONSTRUCTOR_SCOPEDCOMMAND_START
+uint16_t uniffi_devbox_ffi_checksum_constructor_scopedcommand_start(void
     
 );
 #endif

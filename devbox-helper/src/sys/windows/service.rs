@@ -39,9 +39,6 @@ use windows_sys::Win32::System::Threading::CreateEventW;
 use crate::peer::accounts;
 use crate::sys::sddl;
 
-/// Where callers connect. Only administrators can make a pipe below this prefix, so that nobody can wait there in the helper's place.
-pub(crate) const PIPE: &str = r"\\.\pipe\ProtectedPrefix\Administrators\devbox-helper";
-
 /// Where callers connect: an instance of the pipe waits for the next of them.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -68,7 +65,7 @@ impl Listener {
 
     /// The pipe of the service.
     pub(crate) fn activated(admitted: &[String]) -> io::Result<Self> {
-        Self::at(Path::new(PIPE), admitted)
+        Self::at(Path::new(devbox_helper_client::PIPE), admitted)
     }
 
     pub(crate) fn accept(&self) -> io::Result<Descriptor> {

@@ -275,10 +275,15 @@ interface UniffiRustCallStatusErrorHandler<E> {
 
 // Call a rust function that returns a Result<>.  Pass in the Error class companion that corresponds to the Err
 private inline fun <U, E: kotlin.Exception> uniffiRustCallWithError(errorHandler: UniffiRustCallStatusErrorHandler<E>, callback: (UniffiRustCallStatus) -> U): U {
-    var status = UniffiRustCallStatus()
-    val return_value = callback(status)
-    uniffiCheckCallStatus(errorHandler, status)
-    return return_value
+    val statuses = CallStatuses.ofThisThread()
+    val status = statuses.take()
+    try {
+        val return_value = callback(status)
+        uniffiCheckCallStatus(errorHandler, status)
+        return return_value
+    } finally {
+        statuses.giveBack(status)
+    }
 }
 
 // Check UniffiRustCallStatus and throw an error if the call wasn't successful
@@ -756,6 +761,18 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_devbox_ffi_checksum_method_cancellation_is_cancelled(
     ): Int
+    external fun uniffi_devbox_ffi_checksum_method_gateway_address(
+    ): Int
+    external fun uniffi_devbox_ffi_checksum_method_gateway_quic_address(
+    ): Int
+    external fun uniffi_devbox_ffi_checksum_method_gateway_status_address(
+    ): Int
+    external fun uniffi_devbox_ffi_checksum_method_gateway_stop(
+    ): Int
+    external fun uniffi_devbox_ffi_checksum_method_gateway_url(
+    ): Int
+    external fun uniffi_devbox_ffi_checksum_method_gateway_wait(
+    ): Int
     external fun uniffi_devbox_ffi_checksum_method_hostsdocument_diff(
     ): Int
     external fun uniffi_devbox_ffi_checksum_method_hostsdocument_edited(
@@ -772,7 +789,17 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_devbox_ffi_checksum_method_logsink_on_log(
     ): Int
+    external fun uniffi_devbox_ffi_checksum_method_scopedcommand_pid(
+    ): Int
+    external fun uniffi_devbox_ffi_checksum_method_scopedcommand_signal(
+    ): Int
+    external fun uniffi_devbox_ffi_checksum_method_scopedcommand_update_hosts(
+    ): Int
+    external fun uniffi_devbox_ffi_checksum_method_scopedcommand_wait(
+    ): Int
     external fun uniffi_devbox_ffi_checksum_method_session_abort(
+    ): Int
+    external fun uniffi_devbox_ffi_checksum_method_session_dns_address(
     ): Int
     external fun uniffi_devbox_ffi_checksum_method_session_events(
     ): Int
@@ -806,11 +833,15 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_devbox_ffi_checksum_constructor_cancellation_new(
     ): Int
+    external fun uniffi_devbox_ffi_checksum_constructor_gateway_serve(
+    ): Int
     external fun uniffi_devbox_ffi_checksum_constructor_hostsdocument_parse(
     ): Int
     external fun uniffi_devbox_ffi_checksum_constructor_hostsfile_open(
     ): Int
     external fun uniffi_devbox_ffi_checksum_constructor_hostsfile_system(
+    ): Int
+    external fun uniffi_devbox_ffi_checksum_constructor_scopedcommand_start(
     ): Int
     external fun uniffi_devbox_ffi_checksum_constructor_session_start(
     ): Int
@@ -864,6 +895,24 @@ internal object UniffiLib {
     ): Unit
     external fun uniffi_devbox_ffi_fn_method_cancellation_is_cancelled(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Byte
+    external fun uniffi_devbox_ffi_fn_clone_gateway(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_devbox_ffi_fn_free_gateway(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_devbox_ffi_fn_constructor_gateway_serve(`settings`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_devbox_ffi_fn_method_gateway_address(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_devbox_ffi_fn_method_gateway_quic_address(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_devbox_ffi_fn_method_gateway_status_address(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_devbox_ffi_fn_method_gateway_stop(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_devbox_ffi_fn_method_gateway_url(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_devbox_ffi_fn_method_gateway_wait(`ptr`: Long,`cancellation`: RustBuffer.ByValue,
+    ): Long
     external fun uniffi_devbox_ffi_fn_clone_hostsdocument(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_devbox_ffi_fn_free_hostsdocument(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
@@ -900,6 +949,20 @@ internal object UniffiLib {
     ): Unit
     external fun uniffi_devbox_ffi_fn_method_logsink_on_log(`ptr`: Long,`record`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Unit
+    external fun uniffi_devbox_ffi_fn_clone_scopedcommand(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_devbox_ffi_fn_free_scopedcommand(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_devbox_ffi_fn_constructor_scopedcommand_start(`config`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_devbox_ffi_fn_method_scopedcommand_pid(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Int
+    external fun uniffi_devbox_ffi_fn_method_scopedcommand_signal(`ptr`: Long,`signal`: Int,uniffi_out_err: UniffiRustCallStatus, 
+    ): Byte
+    external fun uniffi_devbox_ffi_fn_method_scopedcommand_update_hosts(`ptr`: Long,`hosts`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_devbox_ffi_fn_method_scopedcommand_wait(`ptr`: Long,`cancellation`: RustBuffer.ByValue,
+    ): Long
     external fun uniffi_devbox_ffi_fn_clone_session(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_devbox_ffi_fn_free_session(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
@@ -910,6 +973,8 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_devbox_ffi_fn_method_session_abort(`ptr`: Long,`by`: RustBuffer.ByValue,
     ): Long
+    external fun uniffi_devbox_ffi_fn_method_session_dns_address(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
     external fun uniffi_devbox_ffi_fn_method_session_events(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_devbox_ffi_fn_method_session_id(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
@@ -1089,7 +1154,7 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_devbox_ffi_checksum_func_system_hosts_file() and 0xFFFF) != 45835) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_devbox_ffi_checksum_func_silence() and 0xFFFF) != 39434) {
+    if ((lib.uniffi_devbox_ffi_checksum_func_silence() and 0xFFFF) != 10062) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_devbox_ffi_checksum_func_parse_config() and 0xFFFF) != 763) {
@@ -1119,6 +1184,24 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_devbox_ffi_checksum_method_cancellation_is_cancelled() and 0xFFFF) != 64145) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_devbox_ffi_checksum_method_gateway_address() and 0xFFFF) != 17863) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_devbox_ffi_checksum_method_gateway_quic_address() and 0xFFFF) != 28897) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_devbox_ffi_checksum_method_gateway_status_address() and 0xFFFF) != 61946) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_devbox_ffi_checksum_method_gateway_stop() and 0xFFFF) != 26541) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_devbox_ffi_checksum_method_gateway_url() and 0xFFFF) != 42109) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_devbox_ffi_checksum_method_gateway_wait() and 0xFFFF) != 24494) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_devbox_ffi_checksum_method_hostsdocument_diff() and 0xFFFF) != 13337) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
@@ -1143,7 +1226,22 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_devbox_ffi_checksum_method_logsink_on_log() and 0xFFFF) != 38946) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_devbox_ffi_checksum_method_scopedcommand_pid() and 0xFFFF) != 26885) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_devbox_ffi_checksum_method_scopedcommand_signal() and 0xFFFF) != 21648) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_devbox_ffi_checksum_method_scopedcommand_update_hosts() and 0xFFFF) != 20492) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_devbox_ffi_checksum_method_scopedcommand_wait() and 0xFFFF) != 41251) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_devbox_ffi_checksum_method_session_abort() and 0xFFFF) != 11602) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_devbox_ffi_checksum_method_session_dns_address() and 0xFFFF) != 59533) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_devbox_ffi_checksum_method_session_events() and 0xFFFF) != 7851) {
@@ -1170,7 +1268,7 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_devbox_ffi_checksum_method_session_switch_environment() and 0xFFFF) != 3896) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_devbox_ffi_checksum_method_session_wait() and 0xFFFF) != 30052) {
+    if ((lib.uniffi_devbox_ffi_checksum_method_session_wait() and 0xFFFF) != 1847) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_devbox_ffi_checksum_method_eventlistener_on_event() and 0xFFFF) != 59991) {
@@ -1194,6 +1292,9 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_devbox_ffi_checksum_constructor_cancellation_new() and 0xFFFF) != 8198) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_devbox_ffi_checksum_constructor_gateway_serve() and 0xFFFF) != 39654) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_devbox_ffi_checksum_constructor_hostsdocument_parse() and 0xFFFF) != 64717) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
@@ -1201,6 +1302,9 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_devbox_ffi_checksum_constructor_hostsfile_system() and 0xFFFF) != 47515) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_devbox_ffi_checksum_constructor_scopedcommand_start() and 0xFFFF) != 29265) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_devbox_ffi_checksum_constructor_session_start() and 0xFFFF) != 47018) {
@@ -1440,6 +1544,33 @@ private class JavaLangRefCleanable(
 /**
  * @suppress
  */
+public object FfiConverterUByte: FfiConverter<UByte, Byte> {
+    override fun lift(value: Byte): UByte {
+        return value.toUByte()
+    }
+
+    fun lift(value: Int): UByte {
+        return value.toUByte()
+    }
+
+    override fun read(buf: ByteBuffer): UByte {
+        return lift(buf.get())
+    }
+
+    override fun lower(value: UByte): Byte {
+        return value.toByte()
+    }
+
+    override fun allocationSize(value: UByte) = 1UL
+
+    override fun write(value: UByte, buf: ByteBuffer) {
+        buf.put(value.toByte())
+    }
+}
+
+/**
+ * @suppress
+ */
 public object FfiConverterUShort: FfiConverter<UShort, Short> {
     override fun lift(value: Short): UShort {
         return value.toUShort()
@@ -1484,6 +1615,29 @@ public object FfiConverterUInt: FfiConverter<UInt, Int> {
 
     override fun write(value: UInt, buf: ByteBuffer) {
         buf.putInt(value.toInt())
+    }
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterInt: FfiConverter<Int, Int> {
+    override fun lift(value: Int): Int {
+        return value
+    }
+
+    override fun read(buf: ByteBuffer): Int {
+        return buf.getInt()
+    }
+
+    override fun lower(value: Int): Int {
+        return value
+    }
+
+    override fun allocationSize(value: Int) = 4UL
+
+    override fun write(value: Int, buf: ByteBuffer) {
+        buf.putInt(value)
     }
 }
 
@@ -3090,6 +3244,407 @@ public object FfiConverterTypeEventStream: FfiConverter<EventStream, Long> {
 
 
 /**
+ * A gateway in this process: it lets in who shows a token, and dials what its catalog has. It ends when the last reference to it is
+ * dropped, on any thread.
+ */
+public interface GatewayInterface {
+    
+    /**
+     * Where it listens.
+     */
+    fun `address`(): kotlin.String
+    
+    /**
+     * Where it listens for QUIC, if it does.
+     */
+    fun `quicAddress`(): kotlin.String?
+    
+    /**
+     * Where it answers about itself, if it does.
+     */
+    fun `statusAddress`(): kotlin.String?
+    
+    /**
+     * Asks it to end in good order: its clients are told, and open connections are waited for. `wait` tells when it has.
+     */
+    fun `stop`()
+    
+    /**
+     * The URL for `GatewayProvider`.
+     */
+    fun `url`(): kotlin.String
+    
+    /**
+     * Waits until it has ended.
+     */
+    suspend fun `wait`(`cancellation`: Cancellation? = null)
+    
+    companion object
+}
+
+/**
+ * A gateway in this process: it lets in who shows a token, and dials what its catalog has. It ends when the last reference to it is
+ * dropped, on any thread.
+ */
+open class Gateway: Disposable, AutoCloseable, GatewayInterface
+{
+
+    @Suppress("UNUSED_PARAMETER")
+    /**
+     * @suppress
+     */
+    constructor(withHandle: UniffiWithHandle, handle: Long) {
+        this.handle = handle
+        this.cleanable = UniffiLib.CLEANER.register(this, UniffiCleanAction(handle))
+    }
+
+    /**
+     * @suppress
+     *
+     * This constructor can be used to instantiate a fake object. Only used for tests. Any
+     * attempt to actually use an object constructed this way will fail as there is no
+     * connected Rust object.
+     */
+    @Suppress("UNUSED_PARAMETER")
+    constructor(noHandle: NoHandle) {
+        this.handle = 0
+        this.cleanable = null
+    }
+
+    protected val handle: Long
+    protected val cleanable: UniffiCleaner.Cleanable?
+
+    private val wasDestroyed = AtomicBoolean(false)
+    private val callCounter = AtomicLong(1)
+
+    /**
+     * Whether the current object has been destroyed and its reference is gone in the Rust side.
+     */
+    val uniffiIsDestroyed: Boolean get() = wasDestroyed.get()
+
+    override fun destroy() {
+        // Only allow a single call to this method.
+        // TODO: maybe we should log a warning if called more than once?
+        if (this.wasDestroyed.compareAndSet(false, true)) {
+            // This decrement always matches the initial count of 1 given at creation time.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    @Synchronized
+    override fun close() {
+        this.destroy()
+    }
+
+    internal inline fun <R> callWithHandle(block: (handle: Long) -> R): R {
+        // Check and increment the call counter, to keep the object alive.
+        // This needs a compare-and-set retry loop in case of concurrent updates.
+        do {
+            val c = this.callCounter.get()
+            if (c == 0L) {
+                throw IllegalStateException("${this.javaClass.simpleName} object has already been destroyed")
+            }
+            if (c == Long.MAX_VALUE) {
+                throw IllegalStateException("${this.javaClass.simpleName} call counter would overflow")
+            }
+        } while (! this.callCounter.compareAndSet(c, c + 1L))
+        // Now we can safely do the method call without the handle being freed concurrently.
+        try {
+            return block(this.uniffiCloneHandle())
+        } finally {
+            // This decrement always matches the increment we performed above.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    // Use a static inner class instead of a closure so as not to accidentally
+    // capture `this` as part of the cleanable's action.
+    private class UniffiCleanAction(private val handle: Long) : Runnable {
+        override fun run() {
+            if (handle == 0.toLong()) {
+                // Fake object created with `NoHandle`, don't try to free.
+                return;
+            }
+            uniffiRustCall { status ->
+                UniffiLib.uniffi_devbox_ffi_fn_free_gateway(handle, status)
+            }
+        }
+    }
+
+    /**
+     * @suppress
+     */
+    fun uniffiCloneHandle(): Long {
+        if (handle == 0.toLong()) {
+            throw InternalException("uniffiCloneHandle() called on NoHandle object");
+        }
+        return uniffiRustCall() { status ->
+            UniffiLib.uniffi_devbox_ffi_fn_clone_gateway(handle, status)
+        }
+    }
+
+    
+    /**
+     * Where it listens.
+     */override fun `address`(): kotlin.String {
+            return FfiConverterString.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_devbox_ffi_fn_method_gateway_address(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Where it listens for QUIC, if it does.
+     */override fun `quicAddress`(): kotlin.String? {
+            return FfiConverterOptionalString.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_devbox_ffi_fn_method_gateway_quic_address(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Where it answers about itself, if it does.
+     */override fun `statusAddress`(): kotlin.String? {
+            return FfiConverterOptionalString.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_devbox_ffi_fn_method_gateway_status_address(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Asks it to end in good order: its clients are told, and open connections are waited for. `wait` tells when it has.
+     */override fun `stop`()
+        = 
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_devbox_ffi_fn_method_gateway_stop(
+        it,
+        _status)
+}
+    }
+    
+    
+
+    
+    /**
+     * The URL for `GatewayProvider`.
+     */override fun `url`(): kotlin.String {
+            return FfiConverterString.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_devbox_ffi_fn_method_gateway_url(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Waits until it has ended.
+     */
+    @Throws(DevboxException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `wait`(`cancellation`: Cancellation?) {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_devbox_ffi_fn_method_gateway_wait(
+                uniffiHandle,
+                
+        FfiConverterOptionalTypeCancellation.lower(`cancellation`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_devbox_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_devbox_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_devbox_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        DevboxException.ErrorHandler,
+    )
+    }
+
+    
+
+    
+
+
+    
+    companion object {
+        
+    /**
+     * Reads the files and listens; clients are served from then on.
+     */
+    @Throws(DevboxException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+     suspend fun `serve`(`settings`: GatewaySettings) : Gateway {
+        return uniffiRustCallAsync(
+        UniffiLib.uniffi_devbox_ffi_fn_constructor_gateway_serve(
+        FfiConverterTypeGatewaySettings.lower(`settings`),),
+        { future, callback, continuation -> UniffiLib.ffi_devbox_ffi_rust_future_poll_u64(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_devbox_ffi_rust_future_complete_u64(future, continuation) },
+        { future -> UniffiLib.ffi_devbox_ffi_rust_future_free_u64(future) },
+        // lift function
+        { FfiConverterTypeGateway.lift(it) },
+        // Error FFI converter
+        DevboxException.ErrorHandler,
+    )
+    }
+
+        
+    }
+    
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeGateway: FfiConverter<Gateway, Long> {
+    override fun lower(value: Gateway): Long {
+        return value.uniffiCloneHandle()
+    }
+
+    override fun lift(value: Long): Gateway {
+        return Gateway(UniffiWithHandle, value)
+    }
+
+    override fun read(buf: ByteBuffer): Gateway {
+        return lift(buf.getLong())
+    }
+
+    override fun allocationSize(value: Gateway) = 8UL
+
+    override fun write(value: Gateway, buf: ByteBuffer) {
+        buf.putLong(lower(value))
+    }
+}
+
+
+// This template implements a class for working with a Rust struct via a handle
+// to the live Rust struct on the other side of the FFI.
+//
+// There's some subtlety here, because we have to be careful not to operate on a Rust
+// struct after it has been dropped, and because we must expose a public API for freeing
+// theq Kotlin wrapper object in lieu of reliable finalizers. The core requirements are:
+//
+//   * Each instance holds an opaque handle to the underlying Rust struct.
+//     Method calls need to read this handle from the object's state and pass it in to
+//     the Rust FFI.
+//
+//   * When an instance is no longer needed, its handle should be passed to a
+//     special destructor function provided by the Rust FFI, which will drop the
+//     underlying Rust struct.
+//
+//   * Given an instance, calling code is expected to call the special
+//     `destroy` method in order to free it after use, either by calling it explicitly
+//     or by using a higher-level helper like the `use` method. Failing to do so risks
+//     leaking the underlying Rust struct.
+//
+//   * We can't assume that calling code will do the right thing, and must be prepared
+//     to handle Kotlin method calls executing concurrently with or even after a call to
+//     `destroy`, and to handle multiple (possibly concurrent!) calls to `destroy`.
+//
+//   * We must never allow Rust code to operate on the underlying Rust struct after
+//     the destructor has been called, and must never call the destructor more than once.
+//     Doing so may trigger memory unsafety.
+//
+//   * To mitigate many of the risks of leaking memory and use-after-free unsafety, a `Cleaner`
+//     is implemented to call the destructor when the Kotlin object becomes unreachable.
+//     This is done in a background thread. This is not a panacea, and client code should be aware that
+//      1. the thread may starve if some there are objects that have poorly performing
+//     `drop` methods or do significant work in their `drop` methods.
+//      2. the thread is shared across the whole library. This can be tuned by using `android_cleaner = true`,
+//         or `android = true` in the [`kotlin` section of the `uniffi.toml` file](https://mozilla.github.io/uniffi-rs/kotlin/configuration.html).
+//
+// If we try to implement this with mutual exclusion on access to the handle, there is the
+// possibility of a race between a method call and a concurrent call to `destroy`:
+//
+//    * Thread A starts a method call, reads the value of the handle, but is interrupted
+//      before it can pass the handle over the FFI to Rust.
+//    * Thread B calls `destroy` and frees the underlying Rust struct.
+//    * Thread A resumes, passing the already-read handle value to Rust and triggering
+//      a use-after-free.
+//
+// One possible solution would be to use a `ReadWriteLock`, with each method call taking
+// a read lock (and thus allowed to run concurrently) and the special `destroy` method
+// taking a write lock (and thus blocking on live method calls). However, we aim not to
+// generate methods with any hidden blocking semantics, and a `destroy` method that might
+// block if called incorrectly seems to meet that bar.
+//
+// So, we achieve our goals by giving each instance an associated `AtomicLong` counter to track
+// the number of in-flight method calls, and an `AtomicBoolean` flag to indicate whether `destroy`
+// has been called. These are updated according to the following rules:
+//
+//    * The initial value of the counter is 1, indicating a live object with no in-flight calls.
+//      The initial value for the flag is false.
+//
+//    * At the start of each method call, we atomically check the counter.
+//      If it is 0 then the underlying Rust struct has already been destroyed and the call is aborted.
+//      If it is nonzero them we atomically increment it by 1 and proceed with the method call.
+//
+//    * At the end of each method call, we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+//    * When `destroy` is called, we atomically flip the flag from false to true.
+//      If the flag was already true we silently fail.
+//      Otherwise we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+// Astute readers may observe that this all sounds very similar to the way that Rust's `Arc<T>` works,
+// and indeed it is, with the addition of a flag to guard against multiple calls to `destroy`.
+//
+// The overall effect is that the underlying Rust struct is destroyed only when `destroy` has been
+// called *and* all in-flight method calls have completed, avoiding violating any of the expectations
+// of the underlying Rust code.
+//
+// This makes a cleaner a better alternative to _not_ calling `destroy()` as
+// and when the object is finished with, but the abstraction is not perfect: if the Rust object's `drop`
+// method is slow, and/or there are many objects to cleanup, and it's on a low end Android device, then the cleaner
+// thread may be starved, and the app will leak memory.
+//
+// In this case, `destroy`ing manually may be a better solution.
+//
+// The cleaner can live side by side with the manual calling of `destroy`. In the order of responsiveness, uniffi objects
+// with Rust peers are reclaimed:
+//
+// 1. By calling the `destroy` method of the object, which calls `rustObject.free()`. If that doesn't happen:
+// 2. When the object becomes unreachable, AND the Cleaner thread gets to call `rustObject.free()`. If the thread is starved then:
+// 3. The memory is reclaimed when the process terminates.
+//
+// [1] https://stackoverflow.com/questions/24376768/can-java-finalize-an-object-when-it-is-still-in-scope/24380219
+//
+
+
+/**
  * A hosts file as bytes. `render` of what was parsed gives the same bytes; adding a block and removing it again, too.
  */
 public interface HostsDocumentInterface {
@@ -4108,6 +4663,366 @@ public object FfiConverterTypeLogSink: FfiConverter<LogSink, Long> {
 
 
 /**
+ * A command that runs in its scope. It runs until it exits or this process does, also when nobody refers to it any more.
+ */
+public interface ScopedCommandInterface {
+    
+    /**
+     * Its process.
+     */
+    fun `pid`(): kotlin.UInt
+    
+    /**
+     * Sends it a signal by its number, never to another process that got its id later; says whether it still ran.
+     */
+    fun `signal`(`signal`: kotlin.Int): kotlin.Boolean
+    
+    /**
+     * Changes the hosts file that it sees, in place. No lookup sees an empty file, or half of a line.
+     */
+    fun `updateHosts`(`hosts`: kotlin.ByteArray)
+    
+    /**
+     * Waits until it has ended.
+     */
+    suspend fun `wait`(`cancellation`: Cancellation? = null): CommandEnd
+    
+    companion object
+}
+
+/**
+ * A command that runs in its scope. It runs until it exits or this process does, also when nobody refers to it any more.
+ */
+open class ScopedCommand: Disposable, AutoCloseable, ScopedCommandInterface
+{
+
+    @Suppress("UNUSED_PARAMETER")
+    /**
+     * @suppress
+     */
+    constructor(withHandle: UniffiWithHandle, handle: Long) {
+        this.handle = handle
+        this.cleanable = UniffiLib.CLEANER.register(this, UniffiCleanAction(handle))
+    }
+
+    /**
+     * @suppress
+     *
+     * This constructor can be used to instantiate a fake object. Only used for tests. Any
+     * attempt to actually use an object constructed this way will fail as there is no
+     * connected Rust object.
+     */
+    @Suppress("UNUSED_PARAMETER")
+    constructor(noHandle: NoHandle) {
+        this.handle = 0
+        this.cleanable = null
+    }
+
+    protected val handle: Long
+    protected val cleanable: UniffiCleaner.Cleanable?
+
+    private val wasDestroyed = AtomicBoolean(false)
+    private val callCounter = AtomicLong(1)
+
+    /**
+     * Whether the current object has been destroyed and its reference is gone in the Rust side.
+     */
+    val uniffiIsDestroyed: Boolean get() = wasDestroyed.get()
+
+    override fun destroy() {
+        // Only allow a single call to this method.
+        // TODO: maybe we should log a warning if called more than once?
+        if (this.wasDestroyed.compareAndSet(false, true)) {
+            // This decrement always matches the initial count of 1 given at creation time.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    @Synchronized
+    override fun close() {
+        this.destroy()
+    }
+
+    internal inline fun <R> callWithHandle(block: (handle: Long) -> R): R {
+        // Check and increment the call counter, to keep the object alive.
+        // This needs a compare-and-set retry loop in case of concurrent updates.
+        do {
+            val c = this.callCounter.get()
+            if (c == 0L) {
+                throw IllegalStateException("${this.javaClass.simpleName} object has already been destroyed")
+            }
+            if (c == Long.MAX_VALUE) {
+                throw IllegalStateException("${this.javaClass.simpleName} call counter would overflow")
+            }
+        } while (! this.callCounter.compareAndSet(c, c + 1L))
+        // Now we can safely do the method call without the handle being freed concurrently.
+        try {
+            return block(this.uniffiCloneHandle())
+        } finally {
+            // This decrement always matches the increment we performed above.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    // Use a static inner class instead of a closure so as not to accidentally
+    // capture `this` as part of the cleanable's action.
+    private class UniffiCleanAction(private val handle: Long) : Runnable {
+        override fun run() {
+            if (handle == 0.toLong()) {
+                // Fake object created with `NoHandle`, don't try to free.
+                return;
+            }
+            uniffiRustCall { status ->
+                UniffiLib.uniffi_devbox_ffi_fn_free_scopedcommand(handle, status)
+            }
+        }
+    }
+
+    /**
+     * @suppress
+     */
+    fun uniffiCloneHandle(): Long {
+        if (handle == 0.toLong()) {
+            throw InternalException("uniffiCloneHandle() called on NoHandle object");
+        }
+        return uniffiRustCall() { status ->
+            UniffiLib.uniffi_devbox_ffi_fn_clone_scopedcommand(handle, status)
+        }
+    }
+
+    
+    /**
+     * Its process.
+     */override fun `pid`(): kotlin.UInt {
+            return FfiConverterUInt.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_devbox_ffi_fn_method_scopedcommand_pid(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Sends it a signal by its number, never to another process that got its id later; says whether it still ran.
+     */
+    @Throws(DevboxException::class)override fun `signal`(`signal`: kotlin.Int): kotlin.Boolean {
+            return FfiConverterBoolean.lift(
+    callWithHandle {
+    uniffiRustCallWithError(DevboxException) { _status ->
+    UniffiLib.uniffi_devbox_ffi_fn_method_scopedcommand_signal(
+        it,
+        
+        FfiConverterInt.lower(`signal`),_status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Changes the hosts file that it sees, in place. No lookup sees an empty file, or half of a line.
+     */
+    @Throws(DevboxException::class)override fun `updateHosts`(`hosts`: kotlin.ByteArray)
+        = 
+    callWithHandle {
+    uniffiRustCallWithError(DevboxException) { _status ->
+    UniffiLib.uniffi_devbox_ffi_fn_method_scopedcommand_update_hosts(
+        it,
+        
+        FfiConverterByteArray.lower(`hosts`),_status)
+}
+    }
+    
+    
+
+    
+    /**
+     * Waits until it has ended.
+     */
+    @Throws(DevboxException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `wait`(`cancellation`: Cancellation?) : CommandEnd {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_devbox_ffi_fn_method_scopedcommand_wait(
+                uniffiHandle,
+                
+        FfiConverterOptionalTypeCancellation.lower(`cancellation`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_devbox_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_devbox_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_devbox_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeCommandEnd.lift(it) },
+        // Error FFI converter
+        DevboxException.ErrorHandler,
+    )
+    }
+
+    
+
+    
+
+
+    
+    companion object {
+        
+    /**
+     * Starts a command, whose standard streams are this process's own, and returns once it runs.
+     */
+    @Throws(DevboxException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+     suspend fun `start`(`config`: ScopedCommandConfig) : ScopedCommand {
+        return uniffiRustCallAsync(
+        UniffiLib.uniffi_devbox_ffi_fn_constructor_scopedcommand_start(
+        FfiConverterTypeScopedCommandConfig.lower(`config`),),
+        { future, callback, continuation -> UniffiLib.ffi_devbox_ffi_rust_future_poll_u64(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_devbox_ffi_rust_future_complete_u64(future, continuation) },
+        { future -> UniffiLib.ffi_devbox_ffi_rust_future_free_u64(future) },
+        // lift function
+        { FfiConverterTypeScopedCommand.lift(it) },
+        // Error FFI converter
+        DevboxException.ErrorHandler,
+    )
+    }
+
+        
+    }
+    
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeScopedCommand: FfiConverter<ScopedCommand, Long> {
+    override fun lower(value: ScopedCommand): Long {
+        return value.uniffiCloneHandle()
+    }
+
+    override fun lift(value: Long): ScopedCommand {
+        return ScopedCommand(UniffiWithHandle, value)
+    }
+
+    override fun read(buf: ByteBuffer): ScopedCommand {
+        return lift(buf.getLong())
+    }
+
+    override fun allocationSize(value: ScopedCommand) = 8UL
+
+    override fun write(value: ScopedCommand, buf: ByteBuffer) {
+        buf.putLong(lower(value))
+    }
+}
+
+
+// This template implements a class for working with a Rust struct via a handle
+// to the live Rust struct on the other side of the FFI.
+//
+// There's some subtlety here, because we have to be careful not to operate on a Rust
+// struct after it has been dropped, and because we must expose a public API for freeing
+// theq Kotlin wrapper object in lieu of reliable finalizers. The core requirements are:
+//
+//   * Each instance holds an opaque handle to the underlying Rust struct.
+//     Method calls need to read this handle from the object's state and pass it in to
+//     the Rust FFI.
+//
+//   * When an instance is no longer needed, its handle should be passed to a
+//     special destructor function provided by the Rust FFI, which will drop the
+//     underlying Rust struct.
+//
+//   * Given an instance, calling code is expected to call the special
+//     `destroy` method in order to free it after use, either by calling it explicitly
+//     or by using a higher-level helper like the `use` method. Failing to do so risks
+//     leaking the underlying Rust struct.
+//
+//   * We can't assume that calling code will do the right thing, and must be prepared
+//     to handle Kotlin method calls executing concurrently with or even after a call to
+//     `destroy`, and to handle multiple (possibly concurrent!) calls to `destroy`.
+//
+//   * We must never allow Rust code to operate on the underlying Rust struct after
+//     the destructor has been called, and must never call the destructor more than once.
+//     Doing so may trigger memory unsafety.
+//
+//   * To mitigate many of the risks of leaking memory and use-after-free unsafety, a `Cleaner`
+//     is implemented to call the destructor when the Kotlin object becomes unreachable.
+//     This is done in a background thread. This is not a panacea, and client code should be aware that
+//      1. the thread may starve if some there are objects that have poorly performing
+//     `drop` methods or do significant work in their `drop` methods.
+//      2. the thread is shared across the whole library. This can be tuned by using `android_cleaner = true`,
+//         or `android = true` in the [`kotlin` section of the `uniffi.toml` file](https://mozilla.github.io/uniffi-rs/kotlin/configuration.html).
+//
+// If we try to implement this with mutual exclusion on access to the handle, there is the
+// possibility of a race between a method call and a concurrent call to `destroy`:
+//
+//    * Thread A starts a method call, reads the value of the handle, but is interrupted
+//      before it can pass the handle over the FFI to Rust.
+//    * Thread B calls `destroy` and frees the underlying Rust struct.
+//    * Thread A resumes, passing the already-read handle value to Rust and triggering
+//      a use-after-free.
+//
+// One possible solution would be to use a `ReadWriteLock`, with each method call taking
+// a read lock (and thus allowed to run concurrently) and the special `destroy` method
+// taking a write lock (and thus blocking on live method calls). However, we aim not to
+// generate methods with any hidden blocking semantics, and a `destroy` method that might
+// block if called incorrectly seems to meet that bar.
+//
+// So, we achieve our goals by giving each instance an associated `AtomicLong` counter to track
+// the number of in-flight method calls, and an `AtomicBoolean` flag to indicate whether `destroy`
+// has been called. These are updated according to the following rules:
+//
+//    * The initial value of the counter is 1, indicating a live object with no in-flight calls.
+//      The initial value for the flag is false.
+//
+//    * At the start of each method call, we atomically check the counter.
+//      If it is 0 then the underlying Rust struct has already been destroyed and the call is aborted.
+//      If it is nonzero them we atomically increment it by 1 and proceed with the method call.
+//
+//    * At the end of each method call, we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+//    * When `destroy` is called, we atomically flip the flag from false to true.
+//      If the flag was already true we silently fail.
+//      Otherwise we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+// Astute readers may observe that this all sounds very similar to the way that Rust's `Arc<T>` works,
+// and indeed it is, with the addition of a flag to guard against multiple calls to `destroy`.
+//
+// The overall effect is that the underlying Rust struct is destroyed only when `destroy` has been
+// called *and* all in-flight method calls have completed, avoiding violating any of the expectations
+// of the underlying Rust code.
+//
+// This makes a cleaner a better alternative to _not_ calling `destroy()` as
+// and when the object is finished with, but the abstraction is not perfect: if the Rust object's `drop`
+// method is slow, and/or there are many objects to cleanup, and it's on a low end Android device, then the cleaner
+// thread may be starved, and the app will leak memory.
+//
+// In this case, `destroy`ing manually may be a better solution.
+//
+// The cleaner can live side by side with the manual calling of `destroy`. In the order of responsiveness, uniffi objects
+// with Rust peers are reclaimed:
+//
+// 1. By calling the `destroy` method of the object, which calls `rustObject.free()`. If that doesn't happen:
+// 2. When the object becomes unreachable, AND the Cleaner thread gets to call `rustObject.free()`. If the thread is starved then:
+// 3. The memory is reclaimed when the process terminates.
+//
+// [1] https://stackoverflow.com/questions/24376768/can-java-finalize-an-object-when-it-is-still-in-scope/24380219
+//
+
+
+/**
  * A running session. It is stopped when the last reference to it is dropped, on any thread.
  */
 public interface SessionInterface {
@@ -4116,6 +5031,11 @@ public interface SessionInterface {
      * Asks the session to end at once: neither open connections nor parts of the machine that do not answer are waited for.
      */
     suspend fun `abort`(`by`: kotlin.String)
+    
+    /**
+     * Where the session's DNS server answers, if it has one.
+     */
+    fun `dnsAddress`(): kotlin.String?
     
     /**
      * What happens to the session, to be read one by one. The first reader gets everything from the start, a later one from
@@ -4298,6 +5218,22 @@ open class Session: Disposable, AutoCloseable, SessionInterface
         DevboxException.ErrorHandler,
     )
     }
+
+    
+    /**
+     * Where the session's DNS server answers, if it has one.
+     */override fun `dnsAddress`(): kotlin.String? {
+            return FfiConverterOptionalString.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_devbox_ffi_fn_method_session_dns_address(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
 
     
     /**
@@ -4901,6 +5837,54 @@ public object FfiConverterTypeDirectProvider: FfiConverterRustBuffer<DirectProvi
 
 
 /**
+ * Where a session answers DNS questions.
+ */
+data class Dns (
+    /**
+     * Where it listens, over UDP and TCP: `127.0.0.1:5353`. With port 0, `Session.dns_address` has the one that the system chose.
+     */
+    val `listen`: kotlin.String
+    , 
+    /**
+     * The suffix that is the session's: with `devbox.test`, `orders.backend` is answered as `orders.backend.devbox.test` and by
+     * itself.
+     */
+    val `suffix`: kotlin.String
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeDns: FfiConverterRustBuffer<Dns> {
+    override fun read(buf: ByteBuffer): Dns {
+        return Dns(
+            FfiConverterString.read(buf),
+            FfiConverterString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: Dns) = (
+            FfiConverterString.allocationSize(value.`listen`) +
+            FfiConverterString.allocationSize(value.`suffix`)
+    )
+
+    override fun write(value: Dns, buf: ByteBuffer) {
+            FfiConverterString.write(value.`listen`, buf)
+            FfiConverterString.write(value.`suffix`, buf)
+    }
+}
+
+
+
+/**
  * A devbox gateway.
  */
 data class GatewayProvider (
@@ -4930,9 +5914,51 @@ data class GatewayProvider (
     val `environment`: kotlin.String? = null 
     , 
     /**
+     * The proxy to go through: `http://HOST:PORT`, `https://`, `socks5://` or `socks5h://`; `none`; or `environment` for what
+     * `HTTPS_PROXY` and its kin say when the session starts. Default: none.
+     */
+    val `proxy`: kotlin.String? = null 
+    , 
+    /**
+     * What may carry the link. Default: what the gateway and everything on the way takes.
+     */
+    val `carrier`: Carrier? = null 
+    , 
+    /**
+     * Further headers of the request. Their values are never shown.
+     */
+    val `headers`: Map<kotlin.String, kotlin.String> = mapOf() 
+    , 
+    /**
      * A PEM file of certificate authorities to trust in place of the system's.
      */
     val `tlsCa`: kotlin.String? = null 
+    , 
+    /**
+     * A PEM file of certificate authorities to trust beside these.
+     */
+    val `tlsExtraCa`: kotlin.String? = null 
+    , 
+    /**
+     * The keys that the gateway may have, `sha256/…` each; empty allows any.
+     */
+    val `tlsPin`: List<kotlin.String> = listOf() 
+    , 
+    /**
+     * The PEM file of the certificate that is shown to a gateway that asks for one, with `tls_key`.
+     */
+    val `tlsCert`: kotlin.String? = null 
+    , 
+    /**
+     * The PEM file of its private key.
+     */
+    val `tlsKey`: kotlin.String? = null 
+    , 
+    /**
+     * Whether any certificate is taken, so that anyone on the way can read and change what is carried. What `tls_pin` demands is
+     * still checked.
+     */
+    val `acceptAnyCertificate`: kotlin.Boolean = false 
     , 
     /**
      * Whether the token may be sent over `ws://` to another machine, readable for anyone on the way.
@@ -4960,6 +5986,14 @@ public object FfiConverterTypeGatewayProvider: FfiConverterRustBuffer<GatewayPro
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalTypeCarrier.read(buf),
+            FfiConverterMapStringString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterSequenceString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterBoolean.read(buf),
             FfiConverterBoolean.read(buf),
         )
     }
@@ -4970,7 +6004,15 @@ public object FfiConverterTypeGatewayProvider: FfiConverterRustBuffer<GatewayPro
             FfiConverterOptionalString.allocationSize(value.`tokenFile`) +
             FfiConverterOptionalString.allocationSize(value.`token`) +
             FfiConverterOptionalString.allocationSize(value.`environment`) +
+            FfiConverterOptionalString.allocationSize(value.`proxy`) +
+            FfiConverterOptionalTypeCarrier.allocationSize(value.`carrier`) +
+            FfiConverterMapStringString.allocationSize(value.`headers`) +
             FfiConverterOptionalString.allocationSize(value.`tlsCa`) +
+            FfiConverterOptionalString.allocationSize(value.`tlsExtraCa`) +
+            FfiConverterSequenceString.allocationSize(value.`tlsPin`) +
+            FfiConverterOptionalString.allocationSize(value.`tlsCert`) +
+            FfiConverterOptionalString.allocationSize(value.`tlsKey`) +
+            FfiConverterBoolean.allocationSize(value.`acceptAnyCertificate`) +
             FfiConverterBoolean.allocationSize(value.`insecure`)
     )
 
@@ -4980,8 +6022,135 @@ public object FfiConverterTypeGatewayProvider: FfiConverterRustBuffer<GatewayPro
             FfiConverterOptionalString.write(value.`tokenFile`, buf)
             FfiConverterOptionalString.write(value.`token`, buf)
             FfiConverterOptionalString.write(value.`environment`, buf)
+            FfiConverterOptionalString.write(value.`proxy`, buf)
+            FfiConverterOptionalTypeCarrier.write(value.`carrier`, buf)
+            FfiConverterMapStringString.write(value.`headers`, buf)
             FfiConverterOptionalString.write(value.`tlsCa`, buf)
+            FfiConverterOptionalString.write(value.`tlsExtraCa`, buf)
+            FfiConverterSequenceString.write(value.`tlsPin`, buf)
+            FfiConverterOptionalString.write(value.`tlsCert`, buf)
+            FfiConverterOptionalString.write(value.`tlsKey`, buf)
+            FfiConverterBoolean.write(value.`acceptAnyCertificate`, buf)
             FfiConverterBoolean.write(value.`insecure`, buf)
+    }
+}
+
+
+
+/**
+ * What a gateway is told before it starts.
+ */
+data class GatewaySettings (
+    /**
+     * The catalog file whose targets it dials, followed while it runs.
+     */
+    val `catalog`: kotlin.String
+    , 
+    /**
+     * The file with the token that clients show, or with a list of them; it is followed. Either this or `token`.
+     */
+    val `tokenFile`: kotlin.String? = null 
+    , 
+    /**
+     * The token itself.
+     */
+    val `token`: kotlin.String? = null 
+    , 
+    /**
+     * Where it listens. With port 0, `Gateway.address` has the one that the system chose.
+     */
+    val `listen`: kotlin.String = "127.0.0.1:0" 
+    , 
+    /**
+     * Where it listens for QUIC as well, by UDP; it needs `tls_cert` and `tls_key`.
+     */
+    val `quic`: kotlin.String? = null 
+    , 
+    /**
+     * Where `/healthz`, `/readyz` and `/metrics` are answered, in plain HTTP and to anybody.
+     */
+    val `status`: kotlin.String? = null 
+    , 
+    /**
+     * The PEM file of its certificate chain, with `tls_key`. Without one it speaks plain HTTP.
+     */
+    val `tlsCert`: kotlin.String? = null 
+    , 
+    /**
+     * The PEM file of its private key.
+     */
+    val `tlsKey`: kotlin.String? = null 
+    , 
+    /**
+     * The PEM file of the authorities whose certificates clients show, beside their token.
+     */
+    val `tlsClientCa`: kotlin.String? = null 
+    , 
+    /**
+     * Whether to listen without TLS where other machines can connect.
+     */
+    val `insecure`: kotlin.Boolean = false 
+    , 
+    /**
+     * The URL that clients are told to connect to when it ends.
+     */
+    val `successor`: kotlin.String? = null 
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeGatewaySettings: FfiConverterRustBuffer<GatewaySettings> {
+    override fun read(buf: ByteBuffer): GatewaySettings {
+        return GatewaySettings(
+            FfiConverterString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterOptionalString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: GatewaySettings) = (
+            FfiConverterString.allocationSize(value.`catalog`) +
+            FfiConverterOptionalString.allocationSize(value.`tokenFile`) +
+            FfiConverterOptionalString.allocationSize(value.`token`) +
+            FfiConverterString.allocationSize(value.`listen`) +
+            FfiConverterOptionalString.allocationSize(value.`quic`) +
+            FfiConverterOptionalString.allocationSize(value.`status`) +
+            FfiConverterOptionalString.allocationSize(value.`tlsCert`) +
+            FfiConverterOptionalString.allocationSize(value.`tlsKey`) +
+            FfiConverterOptionalString.allocationSize(value.`tlsClientCa`) +
+            FfiConverterBoolean.allocationSize(value.`insecure`) +
+            FfiConverterOptionalString.allocationSize(value.`successor`)
+    )
+
+    override fun write(value: GatewaySettings, buf: ByteBuffer) {
+            FfiConverterString.write(value.`catalog`, buf)
+            FfiConverterOptionalString.write(value.`tokenFile`, buf)
+            FfiConverterOptionalString.write(value.`token`, buf)
+            FfiConverterString.write(value.`listen`, buf)
+            FfiConverterOptionalString.write(value.`quic`, buf)
+            FfiConverterOptionalString.write(value.`status`, buf)
+            FfiConverterOptionalString.write(value.`tlsCert`, buf)
+            FfiConverterOptionalString.write(value.`tlsKey`, buf)
+            FfiConverterOptionalString.write(value.`tlsClientCa`, buf)
+            FfiConverterBoolean.write(value.`insecure`, buf)
+            FfiConverterOptionalString.write(value.`successor`, buf)
     }
 }
 
@@ -5011,6 +6180,16 @@ data class HelperProgram (
      * Whether another one is started in place of one that was killed. Otherwise the session ends.
      */
     val `restart`: kotlin.Boolean = false 
+    , 
+    /**
+     * Whether its standard error is this process's own.
+     */
+    val `verbose`: kotlin.Boolean = false 
+    , 
+    /**
+     * Prefixes of `pool` that are not this machine's own yet: the helper makes them so, as its arguments must allow (`--network`).
+     */
+    val `openPools`: List<kotlin.String> = listOf() 
     
 ){
     
@@ -5031,6 +6210,8 @@ public object FfiConverterTypeHelperProgram: FfiConverterRustBuffer<HelperProgra
             FfiConverterSequenceString.read(buf),
             FfiConverterBoolean.read(buf),
             FfiConverterBoolean.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterSequenceString.read(buf),
         )
     }
 
@@ -5038,7 +6219,9 @@ public object FfiConverterTypeHelperProgram: FfiConverterRustBuffer<HelperProgra
             FfiConverterString.allocationSize(value.`program`) +
             FfiConverterSequenceString.allocationSize(value.`args`) +
             FfiConverterBoolean.allocationSize(value.`privileged`) +
-            FfiConverterBoolean.allocationSize(value.`restart`)
+            FfiConverterBoolean.allocationSize(value.`restart`) +
+            FfiConverterBoolean.allocationSize(value.`verbose`) +
+            FfiConverterSequenceString.allocationSize(value.`openPools`)
     )
 
     override fun write(value: HelperProgram, buf: ByteBuffer) {
@@ -5046,6 +6229,8 @@ public object FfiConverterTypeHelperProgram: FfiConverterRustBuffer<HelperProgra
             FfiConverterSequenceString.write(value.`args`, buf)
             FfiConverterBoolean.write(value.`privileged`, buf)
             FfiConverterBoolean.write(value.`restart`, buf)
+            FfiConverterBoolean.write(value.`verbose`, buf)
+            FfiConverterSequenceString.write(value.`openPools`, buf)
     }
 }
 
@@ -5101,6 +6286,152 @@ public object FfiConverterTypeHostsEntry: FfiConverterRustBuffer<HostsEntry> {
             FfiConverterString.write(value.`address`, buf)
             FfiConverterSequenceString.write(value.`names`, buf)
             FfiConverterOptionalString.write(value.`comment`, buf)
+    }
+}
+
+
+
+/**
+ * Namespaces of a Kubernetes cluster, with the rights of a kubeconfig. What is left out is what the kubeconfig says when the session
+ * starts.
+ */
+data class KubernetesProvider (
+    /**
+     * Its name, for messages; no two have the same.
+     */
+    val `name`: kotlin.String
+    , 
+    /**
+     * The kubeconfig. Default: the user's, or that of the pod that this process runs in.
+     */
+    val `kubeconfig`: kotlin.String? = null 
+    , 
+    /**
+     * The context. Default: the current one.
+     */
+    val `context`: kotlin.String? = null 
+    , 
+    /**
+     * What the environment is called. Default: the context's name, as far as a label can have its characters.
+     */
+    val `environment`: kotlin.String? = null 
+    , 
+    /**
+     * The namespaces. Default: the one that the context names.
+     */
+    val `namespaces`: List<kotlin.String> = listOf() 
+    , 
+    /**
+     * The way in: `auto`, `forward` (port-forwards, with nothing installed), `pod` (a gateway pod that lives as long as the sessions
+     * that use it), `gateway` (one that is installed in the cluster) or the URL of a gateway. Default: `auto`, an installed gateway
+     * where there is one, otherwise port-forwards.
+     */
+    val `via`: kotlin.String? = null 
+    , 
+    /**
+     * The image of a gateway pod. Default: the released one of this version.
+     */
+    val `gatewayImage`: kotlin.String? = null 
+    , 
+    /**
+     * The file with the token for an installed gateway. Default: one of a service account, which the API server is asked for.
+     */
+    val `gatewayTokenFile`: kotlin.String? = null 
+    , 
+    /**
+     * Only services whose labels this selects: `app in (web,api),tier!=batch`.
+     */
+    val `selector`: kotlin.String? = null 
+    , 
+    /**
+     * Only services whose fields this selects: `metadata.name=web`.
+     */
+    val `fieldSelector`: kotlin.String? = null 
+    , 
+    /**
+     * Only services whose name matches one of these, with `*` for any characters. Empty: all.
+     */
+    val `include`: List<kotlin.String> = listOf() 
+    , 
+    /**
+     * No services whose name matches one of these.
+     */
+    val `exclude`: List<kotlin.String> = listOf() 
+    , 
+    /**
+     * Services, `name.namespace` each, to look at one by one in namespaces whose services the user may not list.
+     */
+    val `services`: List<kotlin.String> = listOf() 
+    , 
+    /**
+     * The zone that connections come from: endpoints in it are preferred.
+     */
+    val `zone`: kotlin.String? = null 
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeKubernetesProvider: FfiConverterRustBuffer<KubernetesProvider> {
+    override fun read(buf: ByteBuffer): KubernetesProvider {
+        return KubernetesProvider(
+            FfiConverterString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterSequenceString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterSequenceString.read(buf),
+            FfiConverterSequenceString.read(buf),
+            FfiConverterSequenceString.read(buf),
+            FfiConverterOptionalString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: KubernetesProvider) = (
+            FfiConverterString.allocationSize(value.`name`) +
+            FfiConverterOptionalString.allocationSize(value.`kubeconfig`) +
+            FfiConverterOptionalString.allocationSize(value.`context`) +
+            FfiConverterOptionalString.allocationSize(value.`environment`) +
+            FfiConverterSequenceString.allocationSize(value.`namespaces`) +
+            FfiConverterOptionalString.allocationSize(value.`via`) +
+            FfiConverterOptionalString.allocationSize(value.`gatewayImage`) +
+            FfiConverterOptionalString.allocationSize(value.`gatewayTokenFile`) +
+            FfiConverterOptionalString.allocationSize(value.`selector`) +
+            FfiConverterOptionalString.allocationSize(value.`fieldSelector`) +
+            FfiConverterSequenceString.allocationSize(value.`include`) +
+            FfiConverterSequenceString.allocationSize(value.`exclude`) +
+            FfiConverterSequenceString.allocationSize(value.`services`) +
+            FfiConverterOptionalString.allocationSize(value.`zone`)
+    )
+
+    override fun write(value: KubernetesProvider, buf: ByteBuffer) {
+            FfiConverterString.write(value.`name`, buf)
+            FfiConverterOptionalString.write(value.`kubeconfig`, buf)
+            FfiConverterOptionalString.write(value.`context`, buf)
+            FfiConverterOptionalString.write(value.`environment`, buf)
+            FfiConverterSequenceString.write(value.`namespaces`, buf)
+            FfiConverterOptionalString.write(value.`via`, buf)
+            FfiConverterOptionalString.write(value.`gatewayImage`, buf)
+            FfiConverterOptionalString.write(value.`gatewayTokenFile`, buf)
+            FfiConverterOptionalString.write(value.`selector`, buf)
+            FfiConverterOptionalString.write(value.`fieldSelector`, buf)
+            FfiConverterSequenceString.write(value.`include`, buf)
+            FfiConverterSequenceString.write(value.`exclude`, buf)
+            FfiConverterSequenceString.write(value.`services`, buf)
+            FfiConverterOptionalString.write(value.`zone`, buf)
     }
 }
 
@@ -5187,6 +6518,53 @@ public object FfiConverterTypeLimits: FfiConverterRustBuffer<Limits> {
 
     override fun write(value: Limits, buf: ByteBuffer) {
             FfiConverterOptionalUInt.write(value.`connections`, buf)
+    }
+}
+
+
+
+/**
+ * Something wrong with a line of a file.
+ */
+data class LineFault (
+    /**
+     * The line, counted from 1.
+     */
+    val `line`: kotlin.ULong
+    , 
+    /**
+     * What is wrong there.
+     */
+    val `reason`: kotlin.String
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeLineFault: FfiConverterRustBuffer<LineFault> {
+    override fun read(buf: ByteBuffer): LineFault {
+        return LineFault(
+            FfiConverterULong.read(buf),
+            FfiConverterString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: LineFault) = (
+            FfiConverterULong.allocationSize(value.`line`) +
+            FfiConverterString.allocationSize(value.`reason`)
+    )
+
+    override fun write(value: LineFault, buf: ByteBuffer) {
+            FfiConverterULong.write(value.`line`, buf)
+            FfiConverterString.write(value.`reason`, buf)
     }
 }
 
@@ -5485,6 +6863,140 @@ public object FfiConverterTypeProviderStatus: FfiConverterRustBuffer<ProviderSta
 
 
 /**
+ * A command, and the hosts file that it sees in place of the system's. Linux has that; elsewhere it is `Unsupported`.
+ */
+data class ScopedCommandConfig (
+    /**
+     * The program and its arguments.
+     */
+    val `argv`: List<kotlin.String>
+    , 
+    /**
+     * The whole content of the hosts file: normally the system's own, and the names to add (`HostsDocument`).
+     */
+    val `hosts`: kotlin.ByteArray
+    , 
+    /**
+     * The program that makes the namespaces and becomes the command: `devbox`.
+     */
+    val `devbox`: kotlin.String
+    , 
+    /**
+     * Variables to set on top of this process's environment.
+     */
+    val `env`: Map<kotlin.String, kotlin.String> = mapOf() 
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeScopedCommandConfig: FfiConverterRustBuffer<ScopedCommandConfig> {
+    override fun read(buf: ByteBuffer): ScopedCommandConfig {
+        return ScopedCommandConfig(
+            FfiConverterSequenceString.read(buf),
+            FfiConverterByteArray.read(buf),
+            FfiConverterString.read(buf),
+            FfiConverterMapStringString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: ScopedCommandConfig) = (
+            FfiConverterSequenceString.allocationSize(value.`argv`) +
+            FfiConverterByteArray.allocationSize(value.`hosts`) +
+            FfiConverterString.allocationSize(value.`devbox`) +
+            FfiConverterMapStringString.allocationSize(value.`env`)
+    )
+
+    override fun write(value: ScopedCommandConfig, buf: ByteBuffer) {
+            FfiConverterSequenceString.write(value.`argv`, buf)
+            FfiConverterByteArray.write(value.`hosts`, buf)
+            FfiConverterString.write(value.`devbox`, buf)
+            FfiConverterMapStringString.write(value.`env`, buf)
+    }
+}
+
+
+
+/**
+ * What the connections of one service are held to.
+ */
+data class ServiceSettings (
+    /**
+     * Whether other users of this machine may connect to it. Default: what the session says.
+     */
+    val `share`: kotlin.Boolean? = null 
+    , 
+    /**
+     * After how long without a byte either way a connection is reset. In YAML `30s`, `10m`. Default: never.
+     */
+    val `idleTimeout`: java.time.Duration? = null 
+    , 
+    /**
+     * How many connections to it may be open at once, on all of its ports together. Default: as many as the session has.
+     */
+    val `maxConnections`: kotlin.UInt? = null 
+    , 
+    /**
+     * How many bytes a second its connections may carry together, each way. In YAML `10MiB/s`. Default: any number.
+     */
+    val `bandwidth`: kotlin.ULong? = null 
+    , 
+    /**
+     * Whether it is told the program's address by a PROXY protocol header of version 2, which it must expect. In YAML `v2`.
+     */
+    val `proxyProtocol`: kotlin.Boolean = false 
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeServiceSettings: FfiConverterRustBuffer<ServiceSettings> {
+    override fun read(buf: ByteBuffer): ServiceSettings {
+        return ServiceSettings(
+            FfiConverterOptionalBoolean.read(buf),
+            FfiConverterOptionalDuration.read(buf),
+            FfiConverterOptionalUInt.read(buf),
+            FfiConverterOptionalULong.read(buf),
+            FfiConverterBoolean.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: ServiceSettings) = (
+            FfiConverterOptionalBoolean.allocationSize(value.`share`) +
+            FfiConverterOptionalDuration.allocationSize(value.`idleTimeout`) +
+            FfiConverterOptionalUInt.allocationSize(value.`maxConnections`) +
+            FfiConverterOptionalULong.allocationSize(value.`bandwidth`) +
+            FfiConverterBoolean.allocationSize(value.`proxyProtocol`)
+    )
+
+    override fun write(value: ServiceSettings, buf: ByteBuffer) {
+            FfiConverterOptionalBoolean.write(value.`share`, buf)
+            FfiConverterOptionalDuration.write(value.`idleTimeout`, buf)
+            FfiConverterOptionalUInt.write(value.`maxConnections`, buf)
+            FfiConverterOptionalULong.write(value.`bandwidth`, buf)
+            FfiConverterBoolean.write(value.`proxyProtocol`, buf)
+    }
+}
+
+
+
+/**
  * One service as it is offered on this machine.
  */
 data class ServiceStatus (
@@ -5592,6 +7104,11 @@ data class SessionConfig (
     val `publish`: Publish? = null 
     , 
     /**
+     * A DNS server of the session's that answers for its names, beside what `publish` says. Default: none.
+     */
+    val `dns`: Dns? = null 
+    , 
+    /**
      * Whether this is the user's one session for its environments: `devbox status` and `devbox down` find it, and it displaces
      * an older one for the same environment and hosts file.
      */
@@ -5621,6 +7138,11 @@ data class SessionConfig (
      * Bounds of the session.
      */
     val `limits`: Limits = Limits() 
+    , 
+    /**
+     * What the connections of single services are held to, by service: `orders.backend`.
+     */
+    val `services`: Map<kotlin.String, ServiceSettings> = mapOf() 
     
 ){
     
@@ -5641,12 +7163,14 @@ public object FfiConverterTypeSessionConfig: FfiConverterRustBuffer<SessionConfi
             FfiConverterTypeNames.read(buf),
             FfiConverterSequenceString.read(buf),
             FfiConverterOptionalTypePublish.read(buf),
+            FfiConverterOptionalTypeDns.read(buf),
             FfiConverterBoolean.read(buf),
             FfiConverterBoolean.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterBoolean.read(buf),
             FfiConverterTypeLimits.read(buf),
+            FfiConverterMapStringTypeServiceSettings.read(buf),
         )
     }
 
@@ -5655,12 +7179,14 @@ public object FfiConverterTypeSessionConfig: FfiConverterRustBuffer<SessionConfi
             FfiConverterTypeNames.allocationSize(value.`names`) +
             FfiConverterSequenceString.allocationSize(value.`pool`) +
             FfiConverterOptionalTypePublish.allocationSize(value.`publish`) +
+            FfiConverterOptionalTypeDns.allocationSize(value.`dns`) +
             FfiConverterBoolean.allocationSize(value.`claim`) +
             FfiConverterBoolean.allocationSize(value.`takeNames`) +
             FfiConverterOptionalString.allocationSize(value.`lockFile`) +
             FfiConverterOptionalString.allocationSize(value.`stateDir`) +
             FfiConverterBoolean.allocationSize(value.`share`) +
-            FfiConverterTypeLimits.allocationSize(value.`limits`)
+            FfiConverterTypeLimits.allocationSize(value.`limits`) +
+            FfiConverterMapStringTypeServiceSettings.allocationSize(value.`services`)
     )
 
     override fun write(value: SessionConfig, buf: ByteBuffer) {
@@ -5668,12 +7194,14 @@ public object FfiConverterTypeSessionConfig: FfiConverterRustBuffer<SessionConfi
             FfiConverterTypeNames.write(value.`names`, buf)
             FfiConverterSequenceString.write(value.`pool`, buf)
             FfiConverterOptionalTypePublish.write(value.`publish`, buf)
+            FfiConverterOptionalTypeDns.write(value.`dns`, buf)
             FfiConverterBoolean.write(value.`claim`, buf)
             FfiConverterBoolean.write(value.`takeNames`, buf)
             FfiConverterOptionalString.write(value.`lockFile`, buf)
             FfiConverterOptionalString.write(value.`stateDir`, buf)
             FfiConverterBoolean.write(value.`share`, buf)
             FfiConverterTypeLimits.write(value.`limits`, buf)
+            FfiConverterMapStringTypeServiceSettings.write(value.`services`, buf)
     }
 }
 
@@ -5822,51 +7350,23 @@ public object FfiConverterTypeCallbackError : FfiConverterRustBuffer<CallbackExc
 
 
 /**
- * Why a far side could not be connected to.
+ * What may carry a link through HTTP.
  */
 
-enum class ConnectFailure {
+enum class Carrier {
     
     /**
-     * Nobody answered there.
+     * The raw protocol where the gateway and everything on the way takes it, else WebSocket.
      */
-    UNREACHABLE,
+    AUTO,
     /**
-     * Nobody answered in time.
+     * The raw protocol alone.
      */
-    TIMED_OUT,
+    RAW,
     /**
-     * It answered that it cannot serve at the moment.
+     * WebSocket alone.
      */
-    UNAVAILABLE,
-    /**
-     * The credential is not accepted.
-     */
-    CREDENTIAL_REFUSED,
-    /**
-     * Its certificate is not accepted.
-     */
-    CERTIFICATE,
-    /**
-     * The environment is not served there.
-     */
-    UNKNOWN_ENVIRONMENT,
-    /**
-     * What answers there is something else, or speaks another version.
-     */
-    NOT_A_GATEWAY,
-    /**
-     * A newer connection of the same session is up.
-     */
-    SUPERSEDED,
-    /**
-     * Something on this side keeps it from connecting.
-     */
-    SETUP,
-    /**
-     * Something that these bindings have no case for.
-     */
-    OTHER;
+    WEB_SOCKET;
 
     
 
@@ -5878,17 +7378,914 @@ enum class ConnectFailure {
 /**
  * @suppress
  */
-public object FfiConverterTypeConnectFailure: FfiConverterRustBuffer<ConnectFailure> {
+public object FfiConverterTypeCarrier: FfiConverterRustBuffer<Carrier> {
     override fun read(buf: ByteBuffer) = try {
-        ConnectFailure.values()[buf.getInt() - 1]
+        Carrier.values()[buf.getInt() - 1]
     } catch (e: IndexOutOfBoundsException) {
         throw RuntimeException("invalid enum value, something is very wrong!!", e)
     }
 
-    override fun allocationSize(value: ConnectFailure) = 4UL
+    override fun allocationSize(value: Carrier) = 4UL
+
+    override fun write(value: Carrier, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * What keeps a Kubernetes cluster from being used.
+ */
+sealed class ClusterFailure {
+    
+    /**
+     * The kubeconfig cannot be used.
+     */
+    data class Kubeconfig(
+        /**
+         * The file, where one was named.
+         */
+        val `file`: kotlin.String?) : ClusterFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * There is neither a kubeconfig nor a cluster around this process.
+     */
+    data class NoCluster(
+        /**
+         * Where a kubeconfig was looked for.
+         */
+        val `lookedAt`: List<kotlin.String>) : ClusterFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The kubeconfig has no current context, and none was asked for.
+     */
+    data class NoContext(
+        /**
+         * Those that it has.
+         */
+        val `known`: List<kotlin.String>) : ClusterFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The kubeconfig has no such context.
+     */
+    data class UnknownContext(
+        /**
+         * What was asked for.
+         */
+        val `context`: kotlin.String, 
+        /**
+         * The one that was most likely meant.
+         */
+        val `similar`: kotlin.String?, 
+        /**
+         * Those that it has.
+         */
+        val `known`: List<kotlin.String>) : ClusterFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * None of the namespaces that were asked for is there.
+     */
+    data class UnknownNamespaces(
+        /**
+         * The cluster.
+         */
+        val `cluster`: kotlin.String, 
+        /**
+         * What was asked for.
+         */
+        val `namespaces`: List<kotlin.String>) : ClusterFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The user may not do this.
+     */
+    data class Forbidden(
+        /**
+         * `get`, `list`, `watch`, `create`.
+         */
+        val `verb`: kotlin.String, 
+        /**
+         * The resource in the plural, with its subresource: `pods/portforward`.
+         */
+        val `resource`: kotlin.String, 
+        /**
+         * The namespace; none for the whole cluster.
+         */
+        val `namespace`: kotlin.String?) : ClusterFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The credential is not accepted, or could not be had.
+     */
+    data class Unauthorized(
+        /**
+         * The cluster.
+         */
+        val `cluster`: kotlin.String) : ClusterFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The API server answered with something else than what was asked for.
+     */
+    data class Api(
+        /**
+         * The cluster.
+         */
+        val `cluster`: kotlin.String, 
+        /**
+         * The HTTP status.
+         */
+        val `code`: kotlin.UShort) : ClusterFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The API server did not answer, or the answer is no answer of one.
+     */
+    data class Unreachable(
+        /**
+         * The cluster.
+         */
+        val `cluster`: kotlin.String) : ClusterFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The API server did not answer in time.
+     */
+    data class TimedOut(
+        /**
+         * The cluster.
+         */
+        val `cluster`: kotlin.String, 
+        /**
+         * How long was waited.
+         */
+        val `after`: java.time.Duration) : ClusterFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Something that these bindings have no case for.
+     */
+    object Other : ClusterFailure()
+    
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeClusterFailure : FfiConverterRustBuffer<ClusterFailure>{
+    override fun read(buf: ByteBuffer): ClusterFailure {
+        return when(buf.getInt()) {
+            1 -> ClusterFailure.Kubeconfig(
+                FfiConverterOptionalString.read(buf),
+                )
+            2 -> ClusterFailure.NoCluster(
+                FfiConverterSequenceString.read(buf),
+                )
+            3 -> ClusterFailure.NoContext(
+                FfiConverterSequenceString.read(buf),
+                )
+            4 -> ClusterFailure.UnknownContext(
+                FfiConverterString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                FfiConverterSequenceString.read(buf),
+                )
+            5 -> ClusterFailure.UnknownNamespaces(
+                FfiConverterString.read(buf),
+                FfiConverterSequenceString.read(buf),
+                )
+            6 -> ClusterFailure.Forbidden(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                )
+            7 -> ClusterFailure.Unauthorized(
+                FfiConverterString.read(buf),
+                )
+            8 -> ClusterFailure.Api(
+                FfiConverterString.read(buf),
+                FfiConverterUShort.read(buf),
+                )
+            9 -> ClusterFailure.Unreachable(
+                FfiConverterString.read(buf),
+                )
+            10 -> ClusterFailure.TimedOut(
+                FfiConverterString.read(buf),
+                FfiConverterDuration.read(buf),
+                )
+            11 -> ClusterFailure.Other
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: ClusterFailure): ULong = when(value) {
+        is ClusterFailure.Kubeconfig -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterOptionalString.allocationSize(value.`file`)
+            )
+        }
+        is ClusterFailure.NoCluster -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterSequenceString.allocationSize(value.`lookedAt`)
+            )
+        }
+        is ClusterFailure.NoContext -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterSequenceString.allocationSize(value.`known`)
+            )
+        }
+        is ClusterFailure.UnknownContext -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`context`)
+                + FfiConverterOptionalString.allocationSize(value.`similar`)
+                + FfiConverterSequenceString.allocationSize(value.`known`)
+            )
+        }
+        is ClusterFailure.UnknownNamespaces -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`cluster`)
+                + FfiConverterSequenceString.allocationSize(value.`namespaces`)
+            )
+        }
+        is ClusterFailure.Forbidden -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`verb`)
+                + FfiConverterString.allocationSize(value.`resource`)
+                + FfiConverterOptionalString.allocationSize(value.`namespace`)
+            )
+        }
+        is ClusterFailure.Unauthorized -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`cluster`)
+            )
+        }
+        is ClusterFailure.Api -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`cluster`)
+                + FfiConverterUShort.allocationSize(value.`code`)
+            )
+        }
+        is ClusterFailure.Unreachable -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`cluster`)
+            )
+        }
+        is ClusterFailure.TimedOut -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`cluster`)
+                + FfiConverterDuration.allocationSize(value.`after`)
+            )
+        }
+        is ClusterFailure.Other -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+    }
+
+    override fun write(value: ClusterFailure, buf: ByteBuffer) {
+        when(value) {
+            is ClusterFailure.Kubeconfig -> {
+                buf.putInt(1)
+                FfiConverterOptionalString.write(value.`file`, buf)
+                Unit
+            }
+            is ClusterFailure.NoCluster -> {
+                buf.putInt(2)
+                FfiConverterSequenceString.write(value.`lookedAt`, buf)
+                Unit
+            }
+            is ClusterFailure.NoContext -> {
+                buf.putInt(3)
+                FfiConverterSequenceString.write(value.`known`, buf)
+                Unit
+            }
+            is ClusterFailure.UnknownContext -> {
+                buf.putInt(4)
+                FfiConverterString.write(value.`context`, buf)
+                FfiConverterOptionalString.write(value.`similar`, buf)
+                FfiConverterSequenceString.write(value.`known`, buf)
+                Unit
+            }
+            is ClusterFailure.UnknownNamespaces -> {
+                buf.putInt(5)
+                FfiConverterString.write(value.`cluster`, buf)
+                FfiConverterSequenceString.write(value.`namespaces`, buf)
+                Unit
+            }
+            is ClusterFailure.Forbidden -> {
+                buf.putInt(6)
+                FfiConverterString.write(value.`verb`, buf)
+                FfiConverterString.write(value.`resource`, buf)
+                FfiConverterOptionalString.write(value.`namespace`, buf)
+                Unit
+            }
+            is ClusterFailure.Unauthorized -> {
+                buf.putInt(7)
+                FfiConverterString.write(value.`cluster`, buf)
+                Unit
+            }
+            is ClusterFailure.Api -> {
+                buf.putInt(8)
+                FfiConverterString.write(value.`cluster`, buf)
+                FfiConverterUShort.write(value.`code`, buf)
+                Unit
+            }
+            is ClusterFailure.Unreachable -> {
+                buf.putInt(9)
+                FfiConverterString.write(value.`cluster`, buf)
+                Unit
+            }
+            is ClusterFailure.TimedOut -> {
+                buf.putInt(10)
+                FfiConverterString.write(value.`cluster`, buf)
+                FfiConverterDuration.write(value.`after`, buf)
+                Unit
+            }
+            is ClusterFailure.Other -> {
+                buf.putInt(11)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+}
+
+
+
+
+
+/**
+ * How a command ended.
+ */
+sealed class CommandEnd {
+    
+    /**
+     * By itself.
+     */
+    data class Exited(
+        /**
+         * Its exit code.
+         */
+        val `code`: kotlin.Int) : CommandEnd()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * By a signal.
+     */
+    data class Killed(
+        /**
+         * Its number.
+         */
+        val `signal`: kotlin.Int) : CommandEnd()
+        
+    {
+        
+
+        companion object
+    }
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeCommandEnd : FfiConverterRustBuffer<CommandEnd>{
+    override fun read(buf: ByteBuffer): CommandEnd {
+        return when(buf.getInt()) {
+            1 -> CommandEnd.Exited(
+                FfiConverterInt.read(buf),
+                )
+            2 -> CommandEnd.Killed(
+                FfiConverterInt.read(buf),
+                )
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: CommandEnd): ULong = when(value) {
+        is CommandEnd.Exited -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterInt.allocationSize(value.`code`)
+            )
+        }
+        is CommandEnd.Killed -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterInt.allocationSize(value.`signal`)
+            )
+        }
+    }
+
+    override fun write(value: CommandEnd, buf: ByteBuffer) {
+        when(value) {
+            is CommandEnd.Exited -> {
+                buf.putInt(1)
+                FfiConverterInt.write(value.`code`, buf)
+                Unit
+            }
+            is CommandEnd.Killed -> {
+                buf.putInt(2)
+                FfiConverterInt.write(value.`signal`, buf)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+}
+
+
+
+
+
+/**
+ * Why a far side could not be connected to.
+ */
+sealed class ConnectFailure {
+    
+    /**
+     * Nobody answered there.
+     */
+    data class Unreachable(
+        /**
+         * The far side.
+         */
+        val `farSide`: kotlin.String, 
+        /**
+         * What the system says.
+         */
+        val `reason`: kotlin.String) : ConnectFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Nobody answered in time.
+     */
+    data class TimedOut(
+        /**
+         * The far side.
+         */
+        val `farSide`: kotlin.String, 
+        /**
+         * How long was waited.
+         */
+        val `after`: java.time.Duration, 
+        /**
+         * For what, where that is known: `TCP connection to 10.1.2.3:443`.
+         */
+        val `waitsFor`: kotlin.String?) : ConnectFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * It answered that it cannot serve at the moment.
+     */
+    data class Unavailable(
+        /**
+         * The far side.
+         */
+        val `farSide`: kotlin.String, 
+        /**
+         * What it said.
+         */
+        val `message`: kotlin.String) : ConnectFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The credential is not accepted.
+     */
+    data class CredentialRefused(
+        /**
+         * The far side.
+         */
+        val `farSide`: kotlin.String, 
+        /**
+         * The file that the credential was read from, if it was.
+         */
+        val `file`: kotlin.String?, 
+        /**
+         * What the far side said.
+         */
+        val `message`: kotlin.String) : ConnectFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Its certificate is not accepted.
+     */
+    data class Certificate(
+        /**
+         * The far side.
+         */
+        val `farSide`: kotlin.String, 
+        /**
+         * What is wrong with it.
+         */
+        val `reason`: kotlin.String) : ConnectFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The environment is not served there.
+     */
+    data class UnknownEnvironment(
+        /**
+         * The far side.
+         */
+        val `farSide`: kotlin.String, 
+        /**
+         * What it said.
+         */
+        val `message`: kotlin.String) : ConnectFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * What answers there is something else, or speaks another version.
+     */
+    data class NotAGateway(
+        /**
+         * The far side.
+         */
+        val `farSide`: kotlin.String, 
+        /**
+         * What was seen.
+         */
+        val `reason`: kotlin.String) : ConnectFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * A newer connection of the same session is up.
+     */
+    data class Superseded(
+        /**
+         * The far side.
+         */
+        val `farSide`: kotlin.String, 
+        /**
+         * What it said; may be empty.
+         */
+        val `message`: kotlin.String) : ConnectFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Something on this side (a file, a setting) keeps it from connecting.
+     */
+    data class Setup(
+        /**
+         * What, and why.
+         */
+        val `reason`: kotlin.String) : ConnectFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Something that these bindings have no case for.
+     */
+    object Other : ConnectFailure()
+    
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeConnectFailure : FfiConverterRustBuffer<ConnectFailure>{
+    override fun read(buf: ByteBuffer): ConnectFailure {
+        return when(buf.getInt()) {
+            1 -> ConnectFailure.Unreachable(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            2 -> ConnectFailure.TimedOut(
+                FfiConverterString.read(buf),
+                FfiConverterDuration.read(buf),
+                FfiConverterOptionalString.read(buf),
+                )
+            3 -> ConnectFailure.Unavailable(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            4 -> ConnectFailure.CredentialRefused(
+                FfiConverterString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            5 -> ConnectFailure.Certificate(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            6 -> ConnectFailure.UnknownEnvironment(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            7 -> ConnectFailure.NotAGateway(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            8 -> ConnectFailure.Superseded(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            9 -> ConnectFailure.Setup(
+                FfiConverterString.read(buf),
+                )
+            10 -> ConnectFailure.Other
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: ConnectFailure): ULong = when(value) {
+        is ConnectFailure.Unreachable -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`farSide`)
+                + FfiConverterString.allocationSize(value.`reason`)
+            )
+        }
+        is ConnectFailure.TimedOut -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`farSide`)
+                + FfiConverterDuration.allocationSize(value.`after`)
+                + FfiConverterOptionalString.allocationSize(value.`waitsFor`)
+            )
+        }
+        is ConnectFailure.Unavailable -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`farSide`)
+                + FfiConverterString.allocationSize(value.`message`)
+            )
+        }
+        is ConnectFailure.CredentialRefused -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`farSide`)
+                + FfiConverterOptionalString.allocationSize(value.`file`)
+                + FfiConverterString.allocationSize(value.`message`)
+            )
+        }
+        is ConnectFailure.Certificate -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`farSide`)
+                + FfiConverterString.allocationSize(value.`reason`)
+            )
+        }
+        is ConnectFailure.UnknownEnvironment -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`farSide`)
+                + FfiConverterString.allocationSize(value.`message`)
+            )
+        }
+        is ConnectFailure.NotAGateway -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`farSide`)
+                + FfiConverterString.allocationSize(value.`reason`)
+            )
+        }
+        is ConnectFailure.Superseded -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`farSide`)
+                + FfiConverterString.allocationSize(value.`message`)
+            )
+        }
+        is ConnectFailure.Setup -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`reason`)
+            )
+        }
+        is ConnectFailure.Other -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+    }
 
     override fun write(value: ConnectFailure, buf: ByteBuffer) {
-        buf.putInt(value.ordinal + 1)
+        when(value) {
+            is ConnectFailure.Unreachable -> {
+                buf.putInt(1)
+                FfiConverterString.write(value.`farSide`, buf)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
+            is ConnectFailure.TimedOut -> {
+                buf.putInt(2)
+                FfiConverterString.write(value.`farSide`, buf)
+                FfiConverterDuration.write(value.`after`, buf)
+                FfiConverterOptionalString.write(value.`waitsFor`, buf)
+                Unit
+            }
+            is ConnectFailure.Unavailable -> {
+                buf.putInt(3)
+                FfiConverterString.write(value.`farSide`, buf)
+                FfiConverterString.write(value.`message`, buf)
+                Unit
+            }
+            is ConnectFailure.CredentialRefused -> {
+                buf.putInt(4)
+                FfiConverterString.write(value.`farSide`, buf)
+                FfiConverterOptionalString.write(value.`file`, buf)
+                FfiConverterString.write(value.`message`, buf)
+                Unit
+            }
+            is ConnectFailure.Certificate -> {
+                buf.putInt(5)
+                FfiConverterString.write(value.`farSide`, buf)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
+            is ConnectFailure.UnknownEnvironment -> {
+                buf.putInt(6)
+                FfiConverterString.write(value.`farSide`, buf)
+                FfiConverterString.write(value.`message`, buf)
+                Unit
+            }
+            is ConnectFailure.NotAGateway -> {
+                buf.putInt(7)
+                FfiConverterString.write(value.`farSide`, buf)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
+            is ConnectFailure.Superseded -> {
+                buf.putInt(8)
+                FfiConverterString.write(value.`farSide`, buf)
+                FfiConverterString.write(value.`message`, buf)
+                Unit
+            }
+            is ConnectFailure.Setup -> {
+                buf.putInt(9)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
+            is ConnectFailure.Other -> {
+                buf.putInt(10)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
     }
 }
 
@@ -5899,7 +8296,8 @@ public object FfiConverterTypeConnectFailure: FfiConverterRustBuffer<ConnectFail
 
 
 /**
- * What can go wrong. The variant is the code that a program decides on; it keeps its meaning from one version to the next.
+ * What can go wrong. The variant is the code that a program decides on; it keeps its meaning from one version to the next. A
+ * `reason` is for people alone.
  */
 sealed class DevboxException: kotlin.Exception() {
     
@@ -6010,10 +8408,34 @@ sealed class DevboxException: kotlin.Exception() {
         /**
          * The gateway.
          */
-        val `url`: kotlin.String
+        val `url`: kotlin.String, 
+        
+        /**
+         * The proxy on another machine that it would go through, without credentials.
+         */
+        val `proxy`: kotlin.String?
         ) : DevboxException() {
         override val message
-            get() = "url=${ `url` }"
+            get() = "url=${ `url` }, proxy=${ `proxy` }"
+    }
+    
+    /**
+     * A setting means nothing to QUIC.
+     */
+    class NotOverQuic(
+        
+        /**
+         * The gateway.
+         */
+        val `url`: kotlin.String, 
+        
+        /**
+         * The setting: `proxy` or `carrier`.
+         */
+        val `setting`: kotlin.String
+        ) : DevboxException() {
+        override val message
+            get() = "url=${ `url` }, setting=${ `setting` }"
     }
     
     /**
@@ -6022,12 +8444,27 @@ sealed class DevboxException: kotlin.Exception() {
     class Token(
         
         /**
+         * The file that it was to be read from, if it was.
+         */
+        val `file`: kotlin.String?, 
+        
+        /**
+         * The line of that file, counted from 1, where it is a list of tokens.
+         */
+        val `line`: kotlin.ULong?, 
+        
+        /**
+         * The system's code of a failure to read the file.
+         */
+        val `osCode`: kotlin.Int?, 
+        
+        /**
          * What is wrong with it.
          */
         val `reason`: kotlin.String
         ) : DevboxException() {
         override val message
-            get() = "reason=${ `reason` }"
+            get() = "file=${ `file` }, line=${ `line` }, osCode=${ `osCode` }, reason=${ `reason` }"
     }
     
     /**
@@ -6036,12 +8473,51 @@ sealed class DevboxException: kotlin.Exception() {
     class Catalog(
         
         /**
-         * What is wrong with it, and where.
+         * The file.
+         */
+        val `file`: kotlin.String?, 
+        
+        /**
+         * The line, counted from 1.
+         */
+        val `line`: kotlin.ULong?, 
+        
+        /**
+         * The column, counted from 1.
+         */
+        val `column`: kotlin.ULong?, 
+        
+        /**
+         * The system's code of a failure to read the file.
+         */
+        val `osCode`: kotlin.Int?, 
+        
+        /**
+         * What is wrong with it.
          */
         val `reason`: kotlin.String
         ) : DevboxException() {
         override val message
-            get() = "reason=${ `reason` }"
+            get() = "file=${ `file` }, line=${ `line` }, column=${ `column` }, osCode=${ `osCode` }, reason=${ `reason` }"
+    }
+    
+    /**
+     * A Kubernetes cluster cannot be used.
+     */
+    class Cluster(
+        
+        /**
+         * What went wrong.
+         */
+        val `failure`: ClusterFailure, 
+        
+        /**
+         * The same for people.
+         */
+        val `reason`: kotlin.String
+        ) : DevboxException() {
+        override val message
+            get() = "failure=${ `failure` }, reason=${ `reason` }"
     }
     
     /**
@@ -6056,6 +8532,20 @@ sealed class DevboxException: kotlin.Exception() {
         ) : DevboxException() {
         override val message
             get() = "kind=${ `kind` }"
+    }
+    
+    /**
+     * This operating system, or this version of something, lacks what was asked for.
+     */
+    class Unsupported(
+        
+        /**
+         * What is missing.
+         */
+        val `what`: kotlin.String
+        ) : DevboxException() {
+        override val message
+            get() = "what=${ `what` }"
     }
     
     /**
@@ -6078,12 +8568,99 @@ sealed class DevboxException: kotlin.Exception() {
     class Helper(
         
         /**
-         * Why.
+         * What went wrong.
+         */
+        val `failure`: HelperFailure, 
+        
+        /**
+         * The same for people.
+         */
+        val `reason`: kotlin.String
+        ) : DevboxException() {
+        override val message
+            get() = "failure=${ `failure` }, reason=${ `reason` }"
+    }
+    
+    /**
+     * An address cannot be listened on.
+     */
+    class Listen(
+        
+        /**
+         * The address.
+         */
+        val `address`: kotlin.String, 
+        
+        /**
+         * The system's code.
+         */
+        val `osCode`: kotlin.Int?, 
+        
+        /**
+         * What the system says.
+         */
+        val `reason`: kotlin.String
+        ) : DevboxException() {
+        override val message
+            get() = "address=${ `address` }, osCode=${ `osCode` }, reason=${ `reason` }"
+    }
+    
+    /**
+     * Other machines can reach an address, and tokens would be sent there in the clear.
+     */
+    class InsecureListen(
+        
+        /**
+         * The address.
+         */
+        val `address`: kotlin.String
+        ) : DevboxException() {
+        override val message
+            get() = "address=${ `address` }"
+    }
+    
+    /**
+     * The files for TLS cannot be used.
+     */
+    class Tls(
+        
+        /**
+         * Which file, and what is wrong with it.
          */
         val `reason`: kotlin.String
         ) : DevboxException() {
         override val message
             get() = "reason=${ `reason` }"
+    }
+    
+    /**
+     * A command could not be run.
+     */
+    class Command(
+        
+        /**
+         * The exit code that a shell gives such a failure: 127 if there is no such command, 126 if it cannot be run, 125 for
+         * every failure that is not the command's.
+         */
+        val `exitCode`: kotlin.UByte, 
+        
+        /**
+         * The program or the file that it is about.
+         */
+        val `program`: kotlin.String?, 
+        
+        /**
+         * The setting of the system that forbids it, where that is known: `user.max_user_namespaces`.
+         */
+        val `setting`: kotlin.String?, 
+        
+        /**
+         * What is wrong.
+         */
+        val `reason`: kotlin.String
+        ) : DevboxException() {
+        override val message
+            get() = "exitCode=${ `exitCode` }, program=${ `program` }, setting=${ `setting` }, reason=${ `reason` }"
     }
     
     /**
@@ -6110,7 +8687,31 @@ sealed class DevboxException: kotlin.Exception() {
     }
     
     /**
-     * The session ended without a reason: one of its tasks panicked.
+     * A session that was asked to leave has not ended in time.
+     */
+    class StillEnding(
+        
+        /**
+         * The session's id.
+         */
+        val `session`: kotlin.String, 
+        
+        /**
+         * Its process.
+         */
+        val `pid`: kotlin.UInt, 
+        
+        /**
+         * How long was waited.
+         */
+        val `after`: java.time.Duration
+        ) : DevboxException() {
+        override val message
+            get() = "session=${ `session` }, pid=${ `pid` }, after=${ `after` }"
+    }
+    
+    /**
+     * The session, or what else was waited for, ended without a reason: one of its tasks panicked.
      */
     class Crashed(
         ) : DevboxException() {
@@ -6133,26 +8734,50 @@ sealed class DevboxException: kotlin.Exception() {
     class Runtime(
         
         /**
+         * The system's code.
+         */
+        val `osCode`: kotlin.Int?, 
+        
+        /**
          * What the system says.
          */
         val `reason`: kotlin.String
         ) : DevboxException() {
         override val message
-            get() = "reason=${ `reason` }"
+            get() = "osCode=${ `osCode` }, reason=${ `reason` }"
     }
     
     /**
-     * No address could be leased, or what is asked about addresses contradicts itself.
+     * Another library of this process has the log.
      */
-    class Addresses(
+    class LogTaken(
+        ) : DevboxException() {
+        override val message
+            get() = ""
+    }
+    
+    /**
+     * Prefixes cannot be a pool of addresses.
+     */
+    class Pool(
         
         /**
-         * Why.
+         * The prefix, or all of them.
+         */
+        val `pool`: kotlin.String, 
+        
+        /**
+         * The prefix that it does not go with.
+         */
+        val `other`: kotlin.String?, 
+        
+        /**
+         * What is wrong with it.
          */
         val `reason`: kotlin.String
         ) : DevboxException() {
         override val message
-            get() = "reason=${ `reason` }"
+            get() = "pool=${ `pool` }, other=${ `other` }, reason=${ `reason` }"
     }
     
     /**
@@ -6180,6 +8805,103 @@ sealed class DevboxException: kotlin.Exception() {
     }
     
     /**
+     * An address is another key's, or a key's is another one.
+     */
+    class AddressTaken(
+        
+        /**
+         * The address.
+         */
+        val `address`: kotlin.String, 
+        
+        /**
+         * The key that has it.
+         */
+        val `key`: kotlin.String, 
+        
+        /**
+         * Until when it rests after use, in seconds since the Unix epoch.
+         */
+        val `restingUntil`: kotlin.ULong?, 
+        
+        /**
+         * The same for people.
+         */
+        val `reason`: kotlin.String
+        ) : DevboxException() {
+        override val message
+            get() = "address=${ `address` }, key=${ `key` }, restingUntil=${ `restingUntil` }, reason=${ `reason` }"
+    }
+    
+    /**
+     * A key has no address.
+     */
+    class NoAddress(
+        
+        /**
+         * The key.
+         */
+        val `key`: kotlin.String, 
+        
+        /**
+         * The same for people.
+         */
+        val `reason`: kotlin.String
+        ) : DevboxException() {
+        override val message
+            get() = "key=${ `key` }, reason=${ `reason` }"
+    }
+    
+    /**
+     * The team's lock file has faults.
+     */
+    class LockFile(
+        
+        /**
+         * The file.
+         */
+        val `file`: kotlin.String?, 
+        
+        /**
+         * All of them, in the order of the lines.
+         */
+        val `faults`: List<LineFault>, 
+        
+        /**
+         * The same for people.
+         */
+        val `reason`: kotlin.String
+        ) : DevboxException() {
+        override val message
+            get() = "file=${ `file` }, faults=${ `faults` }, reason=${ `reason` }"
+    }
+    
+    /**
+     * A file cannot be used: it is damaged, of a newer version, of something else, held by another program, or it cannot be read
+     * or written.
+     */
+    class File(
+        
+        /**
+         * The file.
+         */
+        val `file`: kotlin.String, 
+        
+        /**
+         * The system's code, where it is the system that refused.
+         */
+        val `osCode`: kotlin.Int?, 
+        
+        /**
+         * What is wrong.
+         */
+        val `reason`: kotlin.String
+        ) : DevboxException() {
+        override val message
+            get() = "file=${ `file` }, osCode=${ `osCode` }, reason=${ `reason` }"
+    }
+    
+    /**
      * A block of a hosts file is damaged.
      */
     class DamagedBlock(
@@ -6204,6 +8926,20 @@ sealed class DevboxException: kotlin.Exception() {
     }
     
     /**
+     * A hosts file has no such block.
+     */
+    class NoSuchBlock(
+        
+        /**
+         * The tag.
+         */
+        val `tag`: kotlin.String
+        ) : DevboxException() {
+        override val message
+            get() = "tag=${ `tag` }"
+    }
+    
+    /**
      * This process may not do that to a file.
      */
     class PermissionDenied(
@@ -6223,7 +8959,7 @@ sealed class DevboxException: kotlin.Exception() {
     }
     
     /**
-     * Another program holds the lock of a hosts file.
+     * Another program holds the lock of a file.
      */
     class Locked(
         
@@ -6242,12 +8978,41 @@ sealed class DevboxException: kotlin.Exception() {
     }
     
     /**
-     * Anything else about a hosts file.
+     * A hosts file could not be read, edited or written for another reason.
      */
     class Hosts(
         
         /**
-         * What.
+         * Which one.
+         */
+        val `failure`: HostsFailure, 
+        
+        /**
+         * The file, where it is about one.
+         */
+        val `file`: kotlin.String?, 
+        
+        /**
+         * The line, counted from 1, where it is about one.
+         */
+        val `line`: kotlin.ULong?, 
+        
+        /**
+         * The same for people.
+         */
+        val `reason`: kotlin.String
+        ) : DevboxException() {
+        override val message
+            get() = "failure=${ `failure` }, file=${ `file` }, line=${ `line` }, reason=${ `reason` }"
+    }
+    
+    /**
+     * The system gives no random numbers.
+     */
+    class Random(
+        
+        /**
+         * What the system says.
          */
         val `reason`: kotlin.String
         ) : DevboxException() {
@@ -6323,56 +9088,131 @@ public object FfiConverterTypeDevboxError : FfiConverterRustBuffer<DevboxExcepti
                 )
             7 -> DevboxException.InsecureGateway(
                 FfiConverterString.read(buf),
+                FfiConverterOptionalString.read(buf),
                 )
-            8 -> DevboxException.Token(
+            8 -> DevboxException.NotOverQuic(
+                FfiConverterString.read(buf),
                 FfiConverterString.read(buf),
                 )
-            9 -> DevboxException.Catalog(
+            9 -> DevboxException.Token(
+                FfiConverterOptionalString.read(buf),
+                FfiConverterOptionalULong.read(buf),
+                FfiConverterOptionalInt.read(buf),
                 FfiConverterString.read(buf),
                 )
-            10 -> DevboxException.NotBuiltIn(
+            10 -> DevboxException.Catalog(
+                FfiConverterOptionalString.read(buf),
+                FfiConverterOptionalULong.read(buf),
+                FfiConverterOptionalULong.read(buf),
+                FfiConverterOptionalInt.read(buf),
                 FfiConverterString.read(buf),
                 )
-            11 -> DevboxException.HelperNeeded(
+            11 -> DevboxException.Cluster(
+                FfiConverterTypeClusterFailure.read(buf),
                 FfiConverterString.read(buf),
                 )
-            12 -> DevboxException.Helper(
+            12 -> DevboxException.NotBuiltIn(
                 FfiConverterString.read(buf),
                 )
-            13 -> DevboxException.Stopped(
+            13 -> DevboxException.Unsupported(
+                FfiConverterString.read(buf),
+                )
+            14 -> DevboxException.HelperNeeded(
+                FfiConverterString.read(buf),
+                )
+            15 -> DevboxException.Helper(
+                FfiConverterTypeHelperFailure.read(buf),
+                FfiConverterString.read(buf),
+                )
+            16 -> DevboxException.Listen(
+                FfiConverterString.read(buf),
+                FfiConverterOptionalInt.read(buf),
+                FfiConverterString.read(buf),
+                )
+            17 -> DevboxException.InsecureListen(
+                FfiConverterString.read(buf),
+                )
+            18 -> DevboxException.Tls(
+                FfiConverterString.read(buf),
+                )
+            19 -> DevboxException.Command(
+                FfiConverterUByte.read(buf),
+                FfiConverterOptionalString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            20 -> DevboxException.Stopped(
                 FfiConverterTypeStopReason.read(buf),
                 )
-            14 -> DevboxException.Ending()
-            15 -> DevboxException.Crashed()
-            16 -> DevboxException.Cancelled()
-            17 -> DevboxException.Runtime(
+            21 -> DevboxException.Ending()
+            22 -> DevboxException.StillEnding(
+                FfiConverterString.read(buf),
+                FfiConverterUInt.read(buf),
+                FfiConverterDuration.read(buf),
+                )
+            23 -> DevboxException.Crashed()
+            24 -> DevboxException.Cancelled()
+            25 -> DevboxException.Runtime(
+                FfiConverterOptionalInt.read(buf),
                 FfiConverterString.read(buf),
                 )
-            18 -> DevboxException.Addresses(
+            26 -> DevboxException.LogTaken()
+            27 -> DevboxException.Pool(
+                FfiConverterString.read(buf),
+                FfiConverterOptionalString.read(buf),
                 FfiConverterString.read(buf),
                 )
-            19 -> DevboxException.PoolExhausted(
+            28 -> DevboxException.PoolExhausted(
                 FfiConverterString.read(buf),
                 FfiConverterULong.read(buf),
                 FfiConverterULong.read(buf),
                 )
-            20 -> DevboxException.DamagedBlock(
+            29 -> DevboxException.AddressTaken(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterOptionalULong.read(buf),
+                FfiConverterString.read(buf),
+                )
+            30 -> DevboxException.NoAddress(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            31 -> DevboxException.LockFile(
+                FfiConverterOptionalString.read(buf),
+                FfiConverterSequenceTypeLineFault.read(buf),
+                FfiConverterString.read(buf),
+                )
+            32 -> DevboxException.File(
+                FfiConverterString.read(buf),
+                FfiConverterOptionalInt.read(buf),
+                FfiConverterString.read(buf),
+                )
+            33 -> DevboxException.DamagedBlock(
                 FfiConverterString.read(buf),
                 FfiConverterString.read(buf),
                 FfiConverterSequenceULong.read(buf),
                 )
-            21 -> DevboxException.PermissionDenied(
+            34 -> DevboxException.NoSuchBlock(
+                FfiConverterString.read(buf),
+                )
+            35 -> DevboxException.PermissionDenied(
                 FfiConverterString.read(buf),
                 FfiConverterString.read(buf),
                 )
-            22 -> DevboxException.Locked(
+            36 -> DevboxException.Locked(
                 FfiConverterString.read(buf),
                 FfiConverterDuration.read(buf),
                 )
-            23 -> DevboxException.Hosts(
+            37 -> DevboxException.Hosts(
+                FfiConverterTypeHostsFailure.read(buf),
+                FfiConverterOptionalString.read(buf),
+                FfiConverterOptionalULong.read(buf),
                 FfiConverterString.read(buf),
                 )
-            24 -> DevboxException.Other(
+            38 -> DevboxException.Random(
+                FfiConverterString.read(buf),
+                )
+            39 -> DevboxException.Other(
                 FfiConverterString.read(buf),
                 )
             else -> throw RuntimeException("invalid error enum value, something is very wrong!!")
@@ -6418,21 +9258,46 @@ public object FfiConverterTypeDevboxError : FfiConverterRustBuffer<DevboxExcepti
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
                 4UL
                 + FfiConverterString.allocationSize(value.`url`)
+                + FfiConverterOptionalString.allocationSize(value.`proxy`)
+            )
+            is DevboxException.NotOverQuic -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`url`)
+                + FfiConverterString.allocationSize(value.`setting`)
             )
             is DevboxException.Token -> (
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
                 4UL
+                + FfiConverterOptionalString.allocationSize(value.`file`)
+                + FfiConverterOptionalULong.allocationSize(value.`line`)
+                + FfiConverterOptionalInt.allocationSize(value.`osCode`)
                 + FfiConverterString.allocationSize(value.`reason`)
             )
             is DevboxException.Catalog -> (
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
                 4UL
+                + FfiConverterOptionalString.allocationSize(value.`file`)
+                + FfiConverterOptionalULong.allocationSize(value.`line`)
+                + FfiConverterOptionalULong.allocationSize(value.`column`)
+                + FfiConverterOptionalInt.allocationSize(value.`osCode`)
+                + FfiConverterString.allocationSize(value.`reason`)
+            )
+            is DevboxException.Cluster -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterTypeClusterFailure.allocationSize(value.`failure`)
                 + FfiConverterString.allocationSize(value.`reason`)
             )
             is DevboxException.NotBuiltIn -> (
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
                 4UL
                 + FfiConverterString.allocationSize(value.`kind`)
+            )
+            is DevboxException.Unsupported -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`what`)
             )
             is DevboxException.HelperNeeded -> (
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
@@ -6442,6 +9307,32 @@ public object FfiConverterTypeDevboxError : FfiConverterRustBuffer<DevboxExcepti
             is DevboxException.Helper -> (
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
                 4UL
+                + FfiConverterTypeHelperFailure.allocationSize(value.`failure`)
+                + FfiConverterString.allocationSize(value.`reason`)
+            )
+            is DevboxException.Listen -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`address`)
+                + FfiConverterOptionalInt.allocationSize(value.`osCode`)
+                + FfiConverterString.allocationSize(value.`reason`)
+            )
+            is DevboxException.InsecureListen -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`address`)
+            )
+            is DevboxException.Tls -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`reason`)
+            )
+            is DevboxException.Command -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterUByte.allocationSize(value.`exitCode`)
+                + FfiConverterOptionalString.allocationSize(value.`program`)
+                + FfiConverterOptionalString.allocationSize(value.`setting`)
                 + FfiConverterString.allocationSize(value.`reason`)
             )
             is DevboxException.Stopped -> (
@@ -6452,6 +9343,13 @@ public object FfiConverterTypeDevboxError : FfiConverterRustBuffer<DevboxExcepti
             is DevboxException.Ending -> (
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
                 4UL
+            )
+            is DevboxException.StillEnding -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`session`)
+                + FfiConverterUInt.allocationSize(value.`pid`)
+                + FfiConverterDuration.allocationSize(value.`after`)
             )
             is DevboxException.Crashed -> (
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
@@ -6464,11 +9362,18 @@ public object FfiConverterTypeDevboxError : FfiConverterRustBuffer<DevboxExcepti
             is DevboxException.Runtime -> (
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
                 4UL
+                + FfiConverterOptionalInt.allocationSize(value.`osCode`)
                 + FfiConverterString.allocationSize(value.`reason`)
             )
-            is DevboxException.Addresses -> (
+            is DevboxException.LogTaken -> (
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
                 4UL
+            )
+            is DevboxException.Pool -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`pool`)
+                + FfiConverterOptionalString.allocationSize(value.`other`)
                 + FfiConverterString.allocationSize(value.`reason`)
             )
             is DevboxException.PoolExhausted -> (
@@ -6478,12 +9383,45 @@ public object FfiConverterTypeDevboxError : FfiConverterRustBuffer<DevboxExcepti
                 + FfiConverterULong.allocationSize(value.`leased`)
                 + FfiConverterULong.allocationSize(value.`resting`)
             )
+            is DevboxException.AddressTaken -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`address`)
+                + FfiConverterString.allocationSize(value.`key`)
+                + FfiConverterOptionalULong.allocationSize(value.`restingUntil`)
+                + FfiConverterString.allocationSize(value.`reason`)
+            )
+            is DevboxException.NoAddress -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`key`)
+                + FfiConverterString.allocationSize(value.`reason`)
+            )
+            is DevboxException.LockFile -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterOptionalString.allocationSize(value.`file`)
+                + FfiConverterSequenceTypeLineFault.allocationSize(value.`faults`)
+                + FfiConverterString.allocationSize(value.`reason`)
+            )
+            is DevboxException.File -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`file`)
+                + FfiConverterOptionalInt.allocationSize(value.`osCode`)
+                + FfiConverterString.allocationSize(value.`reason`)
+            )
             is DevboxException.DamagedBlock -> (
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
                 4UL
                 + FfiConverterString.allocationSize(value.`tag`)
                 + FfiConverterString.allocationSize(value.`damage`)
                 + FfiConverterSequenceULong.allocationSize(value.`lines`)
+            )
+            is DevboxException.NoSuchBlock -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterString.allocationSize(value.`tag`)
             )
             is DevboxException.PermissionDenied -> (
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
@@ -6498,6 +9436,14 @@ public object FfiConverterTypeDevboxError : FfiConverterRustBuffer<DevboxExcepti
                 + FfiConverterDuration.allocationSize(value.`waited`)
             )
             is DevboxException.Hosts -> (
+                // Add the size for the Int that specifies the variant plus the size needed for all fields
+                4UL
+                + FfiConverterTypeHostsFailure.allocationSize(value.`failure`)
+                + FfiConverterOptionalString.allocationSize(value.`file`)
+                + FfiConverterOptionalULong.allocationSize(value.`line`)
+                + FfiConverterString.allocationSize(value.`reason`)
+            )
+            is DevboxException.Random -> (
                 // Add the size for the Int that specifies the variant plus the size needed for all fields
                 4UL
                 + FfiConverterString.allocationSize(value.`reason`)
@@ -6548,93 +9494,199 @@ public object FfiConverterTypeDevboxError : FfiConverterRustBuffer<DevboxExcepti
             is DevboxException.InsecureGateway -> {
                 buf.putInt(7)
                 FfiConverterString.write(value.`url`, buf)
+                FfiConverterOptionalString.write(value.`proxy`, buf)
+                Unit
+            }
+            is DevboxException.NotOverQuic -> {
+                buf.putInt(8)
+                FfiConverterString.write(value.`url`, buf)
+                FfiConverterString.write(value.`setting`, buf)
                 Unit
             }
             is DevboxException.Token -> {
-                buf.putInt(8)
+                buf.putInt(9)
+                FfiConverterOptionalString.write(value.`file`, buf)
+                FfiConverterOptionalULong.write(value.`line`, buf)
+                FfiConverterOptionalInt.write(value.`osCode`, buf)
                 FfiConverterString.write(value.`reason`, buf)
                 Unit
             }
             is DevboxException.Catalog -> {
-                buf.putInt(9)
+                buf.putInt(10)
+                FfiConverterOptionalString.write(value.`file`, buf)
+                FfiConverterOptionalULong.write(value.`line`, buf)
+                FfiConverterOptionalULong.write(value.`column`, buf)
+                FfiConverterOptionalInt.write(value.`osCode`, buf)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
+            is DevboxException.Cluster -> {
+                buf.putInt(11)
+                FfiConverterTypeClusterFailure.write(value.`failure`, buf)
                 FfiConverterString.write(value.`reason`, buf)
                 Unit
             }
             is DevboxException.NotBuiltIn -> {
-                buf.putInt(10)
+                buf.putInt(12)
                 FfiConverterString.write(value.`kind`, buf)
                 Unit
             }
+            is DevboxException.Unsupported -> {
+                buf.putInt(13)
+                FfiConverterString.write(value.`what`, buf)
+                Unit
+            }
             is DevboxException.HelperNeeded -> {
-                buf.putInt(11)
+                buf.putInt(14)
                 FfiConverterString.write(value.`file`, buf)
                 Unit
             }
             is DevboxException.Helper -> {
-                buf.putInt(12)
-                FfiConverterString.write(value.`reason`, buf)
-                Unit
-            }
-            is DevboxException.Stopped -> {
-                buf.putInt(13)
-                FfiConverterTypeStopReason.write(value.`reason`, buf)
-                Unit
-            }
-            is DevboxException.Ending -> {
-                buf.putInt(14)
-                Unit
-            }
-            is DevboxException.Crashed -> {
                 buf.putInt(15)
-                Unit
-            }
-            is DevboxException.Cancelled -> {
-                buf.putInt(16)
-                Unit
-            }
-            is DevboxException.Runtime -> {
-                buf.putInt(17)
+                FfiConverterTypeHelperFailure.write(value.`failure`, buf)
                 FfiConverterString.write(value.`reason`, buf)
                 Unit
             }
-            is DevboxException.Addresses -> {
+            is DevboxException.Listen -> {
+                buf.putInt(16)
+                FfiConverterString.write(value.`address`, buf)
+                FfiConverterOptionalInt.write(value.`osCode`, buf)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
+            is DevboxException.InsecureListen -> {
+                buf.putInt(17)
+                FfiConverterString.write(value.`address`, buf)
+                Unit
+            }
+            is DevboxException.Tls -> {
                 buf.putInt(18)
                 FfiConverterString.write(value.`reason`, buf)
                 Unit
             }
-            is DevboxException.PoolExhausted -> {
+            is DevboxException.Command -> {
                 buf.putInt(19)
+                FfiConverterUByte.write(value.`exitCode`, buf)
+                FfiConverterOptionalString.write(value.`program`, buf)
+                FfiConverterOptionalString.write(value.`setting`, buf)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
+            is DevboxException.Stopped -> {
+                buf.putInt(20)
+                FfiConverterTypeStopReason.write(value.`reason`, buf)
+                Unit
+            }
+            is DevboxException.Ending -> {
+                buf.putInt(21)
+                Unit
+            }
+            is DevboxException.StillEnding -> {
+                buf.putInt(22)
+                FfiConverterString.write(value.`session`, buf)
+                FfiConverterUInt.write(value.`pid`, buf)
+                FfiConverterDuration.write(value.`after`, buf)
+                Unit
+            }
+            is DevboxException.Crashed -> {
+                buf.putInt(23)
+                Unit
+            }
+            is DevboxException.Cancelled -> {
+                buf.putInt(24)
+                Unit
+            }
+            is DevboxException.Runtime -> {
+                buf.putInt(25)
+                FfiConverterOptionalInt.write(value.`osCode`, buf)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
+            is DevboxException.LogTaken -> {
+                buf.putInt(26)
+                Unit
+            }
+            is DevboxException.Pool -> {
+                buf.putInt(27)
+                FfiConverterString.write(value.`pool`, buf)
+                FfiConverterOptionalString.write(value.`other`, buf)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
+            is DevboxException.PoolExhausted -> {
+                buf.putInt(28)
                 FfiConverterString.write(value.`pool`, buf)
                 FfiConverterULong.write(value.`leased`, buf)
                 FfiConverterULong.write(value.`resting`, buf)
                 Unit
             }
+            is DevboxException.AddressTaken -> {
+                buf.putInt(29)
+                FfiConverterString.write(value.`address`, buf)
+                FfiConverterString.write(value.`key`, buf)
+                FfiConverterOptionalULong.write(value.`restingUntil`, buf)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
+            is DevboxException.NoAddress -> {
+                buf.putInt(30)
+                FfiConverterString.write(value.`key`, buf)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
+            is DevboxException.LockFile -> {
+                buf.putInt(31)
+                FfiConverterOptionalString.write(value.`file`, buf)
+                FfiConverterSequenceTypeLineFault.write(value.`faults`, buf)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
+            is DevboxException.File -> {
+                buf.putInt(32)
+                FfiConverterString.write(value.`file`, buf)
+                FfiConverterOptionalInt.write(value.`osCode`, buf)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
             is DevboxException.DamagedBlock -> {
-                buf.putInt(20)
+                buf.putInt(33)
                 FfiConverterString.write(value.`tag`, buf)
                 FfiConverterString.write(value.`damage`, buf)
                 FfiConverterSequenceULong.write(value.`lines`, buf)
                 Unit
             }
+            is DevboxException.NoSuchBlock -> {
+                buf.putInt(34)
+                FfiConverterString.write(value.`tag`, buf)
+                Unit
+            }
             is DevboxException.PermissionDenied -> {
-                buf.putInt(21)
+                buf.putInt(35)
                 FfiConverterString.write(value.`file`, buf)
                 FfiConverterString.write(value.`doing`, buf)
                 Unit
             }
             is DevboxException.Locked -> {
-                buf.putInt(22)
+                buf.putInt(36)
                 FfiConverterString.write(value.`file`, buf)
                 FfiConverterDuration.write(value.`waited`, buf)
                 Unit
             }
             is DevboxException.Hosts -> {
-                buf.putInt(23)
+                buf.putInt(37)
+                FfiConverterTypeHostsFailure.write(value.`failure`, buf)
+                FfiConverterOptionalString.write(value.`file`, buf)
+                FfiConverterOptionalULong.write(value.`line`, buf)
+                FfiConverterString.write(value.`reason`, buf)
+                Unit
+            }
+            is DevboxException.Random -> {
+                buf.putInt(38)
                 FfiConverterString.write(value.`reason`, buf)
                 Unit
             }
             is DevboxException.Other -> {
-                buf.putInt(24)
+                buf.putInt(39)
                 FfiConverterString.write(value.`reason`, buf)
                 Unit
             }
@@ -8205,6 +11257,705 @@ public object FfiConverterTypeEvent : FfiConverterRustBuffer<Event>{
 
 
 /**
+ * What went wrong with the helper, or with what it was asked for.
+ */
+sealed class HelperFailure {
+    
+    /**
+     * The program could not be run.
+     */
+    data class Start(
+        /**
+         * The program.
+         */
+        val `program`: kotlin.String) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * No helper listens there.
+     */
+    data class NotInstalled(
+        /**
+         * Its socket.
+         */
+        val `socket`: kotlin.String) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * It ended before it was ready.
+     */
+    data class NoWelcome(
+        /**
+         * What it wrote to its standard error.
+         */
+        val `said`: kotlin.String) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * It has ended.
+     */
+    object Ended : HelperFailure()
+    
+    
+    /**
+     * It did not answer in time.
+     */
+    data class TimedOut(
+        /**
+         * The time limit.
+         */
+        val `after`: java.time.Duration) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * It speaks another version of the protocol.
+     */
+    data class Version(
+        /**
+         * What this library speaks.
+         */
+        val `ours`: kotlin.UInt, 
+        /**
+         * What the helper speaks.
+         */
+        val `helper`: kotlin.UInt) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Its rules forbid it.
+     */
+    data class NotAllowed(
+        /**
+         * What was asked for.
+         */
+        val `what`: kotlin.String, 
+        /**
+         * The rule.
+         */
+        val `rule`: kotlin.String) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * It lacks the permission.
+     */
+    data class PermissionDenied(
+        /**
+         * The hosts file.
+         */
+        val `file`: kotlin.String) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Another program holds the file's lock.
+     */
+    data class Locked(
+        /**
+         * The hosts file.
+         */
+        val `file`: kotlin.String, 
+        /**
+         * How long it was tried.
+         */
+        val `waited`: java.time.Duration) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The file or its file system is read-only.
+     */
+    data class ReadOnly(
+        /**
+         * The hosts file.
+         */
+        val `file`: kotlin.String) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The marker lines of a block are damaged.
+     */
+    data class DamagedBlock(
+        /**
+         * The hosts file.
+         */
+        val `file`: kotlin.String, 
+        /**
+         * The line, counted from 1.
+         */
+        val `line`: kotlin.ULong) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * There is a block with the session's tag that is another process's, or the user's.
+     */
+    data class TagTaken(
+        /**
+         * The hosts file.
+         */
+        val `file`: kotlin.String, 
+        /**
+         * The tag.
+         */
+        val `tag`: kotlin.String, 
+        /**
+         * The process, if the block names one.
+         */
+        val `pid`: kotlin.UInt?) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * These lines were a session's. Somebody has edited them since, so they stay.
+     */
+    data class LinesLeft(
+        /**
+         * The hosts file.
+         */
+        val `file`: kotlin.String, 
+        /**
+         * The lines, counted from 1.
+         */
+        val `lines`: List<kotlin.ULong>) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * There is no such file.
+     */
+    data class NotFound(
+        /**
+         * The hosts file.
+         */
+        val `file`: kotlin.String) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The file could not be read or written for another reason.
+     */
+    data class Hosts(
+        /**
+         * The hosts file.
+         */
+        val `file`: kotlin.String) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * It could not listen for the session.
+     */
+    data class Listen(
+        /**
+         * Where.
+         */
+        val `endpoint`: kotlin.String) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Another session has it.
+     */
+    data class Held(
+        /**
+         * What was asked for.
+         */
+        val `what`: kotlin.String, 
+        /**
+         * The user who has it.
+         */
+        val `uid`: kotlin.UInt, 
+        /**
+         * The process that has it.
+         */
+        val `pid`: kotlin.UInt) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * It allows no more of them.
+     */
+    data class Limit(
+        /**
+         * Of what there are too many.
+         */
+        val `what`: kotlin.String, 
+        /**
+         * How many there may be.
+         */
+        val `most`: kotlin.ULong) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * A change of the network failed.
+     */
+    object Network : HelperFailure()
+    
+    
+    /**
+     * This system, or this version of the helper, cannot do it.
+     */
+    data class Unsupported(
+        /**
+         * What is missing.
+         */
+        val `what`: kotlin.String) : HelperFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Something that these bindings have no case for.
+     */
+    object Other : HelperFailure()
+    
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeHelperFailure : FfiConverterRustBuffer<HelperFailure>{
+    override fun read(buf: ByteBuffer): HelperFailure {
+        return when(buf.getInt()) {
+            1 -> HelperFailure.Start(
+                FfiConverterString.read(buf),
+                )
+            2 -> HelperFailure.NotInstalled(
+                FfiConverterString.read(buf),
+                )
+            3 -> HelperFailure.NoWelcome(
+                FfiConverterString.read(buf),
+                )
+            4 -> HelperFailure.Ended
+            5 -> HelperFailure.TimedOut(
+                FfiConverterDuration.read(buf),
+                )
+            6 -> HelperFailure.Version(
+                FfiConverterUInt.read(buf),
+                FfiConverterUInt.read(buf),
+                )
+            7 -> HelperFailure.NotAllowed(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            8 -> HelperFailure.PermissionDenied(
+                FfiConverterString.read(buf),
+                )
+            9 -> HelperFailure.Locked(
+                FfiConverterString.read(buf),
+                FfiConverterDuration.read(buf),
+                )
+            10 -> HelperFailure.ReadOnly(
+                FfiConverterString.read(buf),
+                )
+            11 -> HelperFailure.DamagedBlock(
+                FfiConverterString.read(buf),
+                FfiConverterULong.read(buf),
+                )
+            12 -> HelperFailure.TagTaken(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterOptionalUInt.read(buf),
+                )
+            13 -> HelperFailure.LinesLeft(
+                FfiConverterString.read(buf),
+                FfiConverterSequenceULong.read(buf),
+                )
+            14 -> HelperFailure.NotFound(
+                FfiConverterString.read(buf),
+                )
+            15 -> HelperFailure.Hosts(
+                FfiConverterString.read(buf),
+                )
+            16 -> HelperFailure.Listen(
+                FfiConverterString.read(buf),
+                )
+            17 -> HelperFailure.Held(
+                FfiConverterString.read(buf),
+                FfiConverterUInt.read(buf),
+                FfiConverterUInt.read(buf),
+                )
+            18 -> HelperFailure.Limit(
+                FfiConverterString.read(buf),
+                FfiConverterULong.read(buf),
+                )
+            19 -> HelperFailure.Network
+            20 -> HelperFailure.Unsupported(
+                FfiConverterString.read(buf),
+                )
+            21 -> HelperFailure.Other
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: HelperFailure): ULong = when(value) {
+        is HelperFailure.Start -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`program`)
+            )
+        }
+        is HelperFailure.NotInstalled -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`socket`)
+            )
+        }
+        is HelperFailure.NoWelcome -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`said`)
+            )
+        }
+        is HelperFailure.Ended -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is HelperFailure.TimedOut -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterDuration.allocationSize(value.`after`)
+            )
+        }
+        is HelperFailure.Version -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterUInt.allocationSize(value.`ours`)
+                + FfiConverterUInt.allocationSize(value.`helper`)
+            )
+        }
+        is HelperFailure.NotAllowed -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`what`)
+                + FfiConverterString.allocationSize(value.`rule`)
+            )
+        }
+        is HelperFailure.PermissionDenied -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`file`)
+            )
+        }
+        is HelperFailure.Locked -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`file`)
+                + FfiConverterDuration.allocationSize(value.`waited`)
+            )
+        }
+        is HelperFailure.ReadOnly -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`file`)
+            )
+        }
+        is HelperFailure.DamagedBlock -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`file`)
+                + FfiConverterULong.allocationSize(value.`line`)
+            )
+        }
+        is HelperFailure.TagTaken -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`file`)
+                + FfiConverterString.allocationSize(value.`tag`)
+                + FfiConverterOptionalUInt.allocationSize(value.`pid`)
+            )
+        }
+        is HelperFailure.LinesLeft -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`file`)
+                + FfiConverterSequenceULong.allocationSize(value.`lines`)
+            )
+        }
+        is HelperFailure.NotFound -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`file`)
+            )
+        }
+        is HelperFailure.Hosts -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`file`)
+            )
+        }
+        is HelperFailure.Listen -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`endpoint`)
+            )
+        }
+        is HelperFailure.Held -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`what`)
+                + FfiConverterUInt.allocationSize(value.`uid`)
+                + FfiConverterUInt.allocationSize(value.`pid`)
+            )
+        }
+        is HelperFailure.Limit -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`what`)
+                + FfiConverterULong.allocationSize(value.`most`)
+            )
+        }
+        is HelperFailure.Network -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is HelperFailure.Unsupported -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`what`)
+            )
+        }
+        is HelperFailure.Other -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+    }
+
+    override fun write(value: HelperFailure, buf: ByteBuffer) {
+        when(value) {
+            is HelperFailure.Start -> {
+                buf.putInt(1)
+                FfiConverterString.write(value.`program`, buf)
+                Unit
+            }
+            is HelperFailure.NotInstalled -> {
+                buf.putInt(2)
+                FfiConverterString.write(value.`socket`, buf)
+                Unit
+            }
+            is HelperFailure.NoWelcome -> {
+                buf.putInt(3)
+                FfiConverterString.write(value.`said`, buf)
+                Unit
+            }
+            is HelperFailure.Ended -> {
+                buf.putInt(4)
+                Unit
+            }
+            is HelperFailure.TimedOut -> {
+                buf.putInt(5)
+                FfiConverterDuration.write(value.`after`, buf)
+                Unit
+            }
+            is HelperFailure.Version -> {
+                buf.putInt(6)
+                FfiConverterUInt.write(value.`ours`, buf)
+                FfiConverterUInt.write(value.`helper`, buf)
+                Unit
+            }
+            is HelperFailure.NotAllowed -> {
+                buf.putInt(7)
+                FfiConverterString.write(value.`what`, buf)
+                FfiConverterString.write(value.`rule`, buf)
+                Unit
+            }
+            is HelperFailure.PermissionDenied -> {
+                buf.putInt(8)
+                FfiConverterString.write(value.`file`, buf)
+                Unit
+            }
+            is HelperFailure.Locked -> {
+                buf.putInt(9)
+                FfiConverterString.write(value.`file`, buf)
+                FfiConverterDuration.write(value.`waited`, buf)
+                Unit
+            }
+            is HelperFailure.ReadOnly -> {
+                buf.putInt(10)
+                FfiConverterString.write(value.`file`, buf)
+                Unit
+            }
+            is HelperFailure.DamagedBlock -> {
+                buf.putInt(11)
+                FfiConverterString.write(value.`file`, buf)
+                FfiConverterULong.write(value.`line`, buf)
+                Unit
+            }
+            is HelperFailure.TagTaken -> {
+                buf.putInt(12)
+                FfiConverterString.write(value.`file`, buf)
+                FfiConverterString.write(value.`tag`, buf)
+                FfiConverterOptionalUInt.write(value.`pid`, buf)
+                Unit
+            }
+            is HelperFailure.LinesLeft -> {
+                buf.putInt(13)
+                FfiConverterString.write(value.`file`, buf)
+                FfiConverterSequenceULong.write(value.`lines`, buf)
+                Unit
+            }
+            is HelperFailure.NotFound -> {
+                buf.putInt(14)
+                FfiConverterString.write(value.`file`, buf)
+                Unit
+            }
+            is HelperFailure.Hosts -> {
+                buf.putInt(15)
+                FfiConverterString.write(value.`file`, buf)
+                Unit
+            }
+            is HelperFailure.Listen -> {
+                buf.putInt(16)
+                FfiConverterString.write(value.`endpoint`, buf)
+                Unit
+            }
+            is HelperFailure.Held -> {
+                buf.putInt(17)
+                FfiConverterString.write(value.`what`, buf)
+                FfiConverterUInt.write(value.`uid`, buf)
+                FfiConverterUInt.write(value.`pid`, buf)
+                Unit
+            }
+            is HelperFailure.Limit -> {
+                buf.putInt(18)
+                FfiConverterString.write(value.`what`, buf)
+                FfiConverterULong.write(value.`most`, buf)
+                Unit
+            }
+            is HelperFailure.Network -> {
+                buf.putInt(19)
+                Unit
+            }
+            is HelperFailure.Unsupported -> {
+                buf.putInt(20)
+                FfiConverterString.write(value.`what`, buf)
+                Unit
+            }
+            is HelperFailure.Other -> {
+                buf.putInt(21)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+}
+
+
+
+
+
+/**
  * One change of a block: a part of the file between `# BEGIN tag` and `# END tag`. The user's own lines are never touched.
  */
 sealed class HostsEdit {
@@ -8463,6 +12214,385 @@ public object FfiConverterTypeHostsEdit : FfiConverterRustBuffer<HostsEdit>{
             is HostsEdit.RepairBlock -> {
                 buf.putInt(7)
                 FfiConverterString.write(value.`tag`, buf)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+}
+
+
+
+
+
+/**
+ * What could not be done with a hosts file, where `DevboxError` has no variant of its own for it.
+ */
+sealed class HostsFailure {
+    
+    /**
+     * A name, a tag, an address or a comment cannot stand in a hosts file.
+     */
+    data class InvalidText(
+        /**
+         * What it was to be: `name`, `tag`, `address`, `zone`, `comment`, `owner`, `network`, `names`.
+         */
+        val `what`: kotlin.String, 
+        /**
+         * The text.
+         */
+        val `text`: kotlin.String) : HostsFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The file is UTF-16, which resolvers do not read.
+     */
+    object Utf16 : HostsFailure()
+    
+    
+    /**
+     * A line is not, or no longer, what an edit takes it to be.
+     */
+    object LineChanged : HostsFailure()
+    
+    
+    /**
+     * A name already has another address.
+     */
+    data class NameTaken(
+        /**
+         * The name.
+         */
+        val `name`: kotlin.String, 
+        /**
+         * The address that it has.
+         */
+        val `address`: kotlin.String) : HostsFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * There is no such file.
+     */
+    object NotFound : HostsFailure()
+    
+    
+    /**
+     * It is something other than a regular file.
+     */
+    object NotAFile : HostsFailure()
+    
+    
+    /**
+     * The file, or its file system, is read-only or immutable.
+     */
+    data class ReadOnly(
+        /**
+         * The command that clears it, where there is one.
+         */
+        val `clear`: kotlin.String?) : HostsFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The file is generated by the system's configuration.
+     */
+    object Managed : HostsFailure()
+    
+    
+    /**
+     * There is no space left for the new content.
+     */
+    object NoSpace : HostsFailure()
+    
+    
+    /**
+     * Another program writes to it at the same time.
+     */
+    object Changed : HostsFailure()
+    
+    
+    /**
+     * What lies beside the file keeps it from being written: a lock's folder or a journal that another user can have made.
+     */
+    object Unsafe : HostsFailure()
+    
+    
+    /**
+     * A copy is of another file.
+     */
+    data class BackupOfAnother(
+        /**
+         * The file that it was made of.
+         */
+        val `original`: kotlin.String) : HostsFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * This operating system does not support it.
+     */
+    object Unsupported : HostsFailure()
+    
+    
+    /**
+     * The system refused.
+     */
+    data class System(
+        /**
+         * Its code.
+         */
+        val `osCode`: kotlin.Int?, 
+        /**
+         * What was attempted: `read`, `replace`.
+         */
+        val `doing`: kotlin.String) : HostsFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Something that these bindings have no case for.
+     */
+    object Other : HostsFailure()
+    
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeHostsFailure : FfiConverterRustBuffer<HostsFailure>{
+    override fun read(buf: ByteBuffer): HostsFailure {
+        return when(buf.getInt()) {
+            1 -> HostsFailure.InvalidText(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            2 -> HostsFailure.Utf16
+            3 -> HostsFailure.LineChanged
+            4 -> HostsFailure.NameTaken(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            5 -> HostsFailure.NotFound
+            6 -> HostsFailure.NotAFile
+            7 -> HostsFailure.ReadOnly(
+                FfiConverterOptionalString.read(buf),
+                )
+            8 -> HostsFailure.Managed
+            9 -> HostsFailure.NoSpace
+            10 -> HostsFailure.Changed
+            11 -> HostsFailure.Unsafe
+            12 -> HostsFailure.BackupOfAnother(
+                FfiConverterString.read(buf),
+                )
+            13 -> HostsFailure.Unsupported
+            14 -> HostsFailure.System(
+                FfiConverterOptionalInt.read(buf),
+                FfiConverterString.read(buf),
+                )
+            15 -> HostsFailure.Other
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: HostsFailure): ULong = when(value) {
+        is HostsFailure.InvalidText -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`what`)
+                + FfiConverterString.allocationSize(value.`text`)
+            )
+        }
+        is HostsFailure.Utf16 -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is HostsFailure.LineChanged -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is HostsFailure.NameTaken -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`name`)
+                + FfiConverterString.allocationSize(value.`address`)
+            )
+        }
+        is HostsFailure.NotFound -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is HostsFailure.NotAFile -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is HostsFailure.ReadOnly -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterOptionalString.allocationSize(value.`clear`)
+            )
+        }
+        is HostsFailure.Managed -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is HostsFailure.NoSpace -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is HostsFailure.Changed -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is HostsFailure.Unsafe -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is HostsFailure.BackupOfAnother -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`original`)
+            )
+        }
+        is HostsFailure.Unsupported -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is HostsFailure.System -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterOptionalInt.allocationSize(value.`osCode`)
+                + FfiConverterString.allocationSize(value.`doing`)
+            )
+        }
+        is HostsFailure.Other -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+    }
+
+    override fun write(value: HostsFailure, buf: ByteBuffer) {
+        when(value) {
+            is HostsFailure.InvalidText -> {
+                buf.putInt(1)
+                FfiConverterString.write(value.`what`, buf)
+                FfiConverterString.write(value.`text`, buf)
+                Unit
+            }
+            is HostsFailure.Utf16 -> {
+                buf.putInt(2)
+                Unit
+            }
+            is HostsFailure.LineChanged -> {
+                buf.putInt(3)
+                Unit
+            }
+            is HostsFailure.NameTaken -> {
+                buf.putInt(4)
+                FfiConverterString.write(value.`name`, buf)
+                FfiConverterString.write(value.`address`, buf)
+                Unit
+            }
+            is HostsFailure.NotFound -> {
+                buf.putInt(5)
+                Unit
+            }
+            is HostsFailure.NotAFile -> {
+                buf.putInt(6)
+                Unit
+            }
+            is HostsFailure.ReadOnly -> {
+                buf.putInt(7)
+                FfiConverterOptionalString.write(value.`clear`, buf)
+                Unit
+            }
+            is HostsFailure.Managed -> {
+                buf.putInt(8)
+                Unit
+            }
+            is HostsFailure.NoSpace -> {
+                buf.putInt(9)
+                Unit
+            }
+            is HostsFailure.Changed -> {
+                buf.putInt(10)
+                Unit
+            }
+            is HostsFailure.Unsafe -> {
+                buf.putInt(11)
+                Unit
+            }
+            is HostsFailure.BackupOfAnother -> {
+                buf.putInt(12)
+                FfiConverterString.write(value.`original`, buf)
+                Unit
+            }
+            is HostsFailure.Unsupported -> {
+                buf.putInt(13)
+                Unit
+            }
+            is HostsFailure.System -> {
+                buf.putInt(14)
+                FfiConverterOptionalInt.write(value.`osCode`, buf)
+                FfiConverterString.write(value.`doing`, buf)
+                Unit
+            }
+            is HostsFailure.Other -> {
+                buf.putInt(15)
                 Unit
             }
         }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
@@ -9188,6 +13318,18 @@ sealed class Provider {
         companion object
     }
     
+    /**
+     * Namespaces of a Kubernetes cluster.
+     */
+    data class Kubernetes(
+        val v1: rs.devbox.KubernetesProvider) : Provider()
+        
+    {
+        
+
+        companion object
+    }
+    
 
     
 
@@ -9210,6 +13352,9 @@ public object FfiConverterTypeProvider : FfiConverterRustBuffer<Provider>{
             2 -> Provider.Direct(
                 FfiConverterTypeDirectProvider.read(buf),
                 )
+            3 -> Provider.Kubernetes(
+                FfiConverterTypeKubernetesProvider.read(buf),
+                )
             else -> throw RuntimeException("invalid enum value, something is very wrong!!")
         }
     }
@@ -9229,6 +13374,13 @@ public object FfiConverterTypeProvider : FfiConverterRustBuffer<Provider>{
                 + FfiConverterTypeDirectProvider.allocationSize(value.v1)
             )
         }
+        is Provider.Kubernetes -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterTypeKubernetesProvider.allocationSize(value.v1)
+            )
+        }
     }
 
     override fun write(value: Provider, buf: ByteBuffer) {
@@ -9241,6 +13393,11 @@ public object FfiConverterTypeProvider : FfiConverterRustBuffer<Provider>{
             is Provider.Direct -> {
                 buf.putInt(2)
                 FfiConverterTypeDirectProvider.write(value.v1, buf)
+                Unit
+            }
+            is Provider.Kubernetes -> {
+                buf.putInt(3)
+                FfiConverterTypeKubernetesProvider.write(value.v1, buf)
                 Unit
             }
         }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
@@ -9275,6 +13432,25 @@ sealed class Publish {
         companion object
     }
     
+    /**
+     * A block in a hosts file, written by the helper that is installed on this machine as a service.
+     */
+    data class InstalledHelper(
+        /**
+         * The file that it writes. Default: the system's.
+         */
+        val `file`: kotlin.String? = null , 
+        /**
+         * Where it listens. Default: where `devbox helper install` has it listen.
+         */
+        val `socket`: kotlin.String? = null ) : Publish()
+        
+    {
+        
+
+        companion object
+    }
+    
 
     
 
@@ -9295,6 +13471,10 @@ public object FfiConverterTypePublish : FfiConverterRustBuffer<Publish>{
                 FfiConverterString.read(buf),
                 FfiConverterTypeHelperProgram.read(buf),
                 )
+            2 -> Publish.InstalledHelper(
+                FfiConverterOptionalString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                )
             else -> throw RuntimeException("invalid enum value, something is very wrong!!")
         }
     }
@@ -9308,6 +13488,14 @@ public object FfiConverterTypePublish : FfiConverterRustBuffer<Publish>{
                 + FfiConverterTypeHelperProgram.allocationSize(value.`helper`)
             )
         }
+        is Publish.InstalledHelper -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterOptionalString.allocationSize(value.`file`)
+                + FfiConverterOptionalString.allocationSize(value.`socket`)
+            )
+        }
     }
 
     override fun write(value: Publish, buf: ByteBuffer) {
@@ -9316,6 +13504,134 @@ public object FfiConverterTypePublish : FfiConverterRustBuffer<Publish>{
                 buf.putInt(1)
                 FfiConverterString.write(value.`file`, buf)
                 FfiConverterTypeHelperProgram.write(value.`helper`, buf)
+                Unit
+            }
+            is Publish.InstalledHelper -> {
+                buf.putInt(2)
+                FfiConverterOptionalString.write(value.`file`, buf)
+                FfiConverterOptionalString.write(value.`socket`, buf)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+}
+
+
+
+
+
+/**
+ * Why names could not be published, or withdrawn.
+ */
+sealed class PublishFailure {
+    
+    /**
+     * The helper refused, or could not.
+     */
+    data class Helper(
+        /**
+         * What went wrong.
+         */
+        val `failure`: rs.devbox.HelperFailure) : PublishFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * There was no answer in time.
+     */
+    data class TimedOut(
+        /**
+         * Who did not answer.
+         */
+        val `what`: kotlin.String, 
+        /**
+         * How long was waited.
+         */
+        val `after`: java.time.Duration) : PublishFailure()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Anything else; the text beside it says what.
+     */
+    object Other : PublishFailure()
+    
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypePublishFailure : FfiConverterRustBuffer<PublishFailure>{
+    override fun read(buf: ByteBuffer): PublishFailure {
+        return when(buf.getInt()) {
+            1 -> PublishFailure.Helper(
+                FfiConverterTypeHelperFailure.read(buf),
+                )
+            2 -> PublishFailure.TimedOut(
+                FfiConverterString.read(buf),
+                FfiConverterDuration.read(buf),
+                )
+            3 -> PublishFailure.Other
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: PublishFailure): ULong = when(value) {
+        is PublishFailure.Helper -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterTypeHelperFailure.allocationSize(value.`failure`)
+            )
+        }
+        is PublishFailure.TimedOut -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`what`)
+                + FfiConverterDuration.allocationSize(value.`after`)
+            )
+        }
+        is PublishFailure.Other -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+    }
+
+    override fun write(value: PublishFailure, buf: ByteBuffer) {
+        when(value) {
+            is PublishFailure.Helper -> {
+                buf.putInt(1)
+                FfiConverterTypeHelperFailure.write(value.`failure`, buf)
+                Unit
+            }
+            is PublishFailure.TimedOut -> {
+                buf.putInt(2)
+                FfiConverterString.write(value.`what`, buf)
+                FfiConverterDuration.write(value.`after`, buf)
+                Unit
+            }
+            is PublishFailure.Other -> {
+                buf.putInt(3)
                 Unit
             }
         }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
@@ -9368,7 +13684,11 @@ sealed class StopReason {
         /**
          * The provider.
          */
-        val `provider`: kotlin.String) : StopReason()
+        val `provider`: kotlin.String, 
+        /**
+         * What the far side said; may be empty.
+         */
+        val `message`: kotlin.String) : StopReason()
         
     {
         
@@ -9431,9 +13751,13 @@ sealed class StopReason {
          */
         val `sink`: kotlin.String, 
         /**
-         * Why.
+         * Why they could not.
          */
-        val `reason`: kotlin.String) : StopReason()
+        val `failure`: rs.devbox.PublishFailure, 
+        /**
+         * The same for people.
+         */
+        val `text`: kotlin.String) : StopReason()
         
     {
         
@@ -9461,9 +13785,13 @@ sealed class StopReason {
      */
     data class NotUndone(
         /**
-         * What is left, and why.
+         * Why.
          */
-        val `reason`: kotlin.String) : StopReason()
+        val `failure`: rs.devbox.PublishFailure, 
+        /**
+         * What is left, and why, for people.
+         */
+        val `text`: kotlin.String) : StopReason()
         
     {
         
@@ -9510,6 +13838,7 @@ public object FfiConverterTypeStopReason : FfiConverterRustBuffer<StopReason>{
                 )
             3 -> StopReason.Superseded(
                 FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
                 )
             4 -> StopReason.Refused(
                 FfiConverterTypeConnectFailure.read(buf),
@@ -9523,12 +13852,14 @@ public object FfiConverterTypeStopReason : FfiConverterRustBuffer<StopReason>{
                 )
             6 -> StopReason.Names(
                 FfiConverterString.read(buf),
+                FfiConverterTypePublishFailure.read(buf),
                 FfiConverterString.read(buf),
                 )
             7 -> StopReason.HelperLost(
                 FfiConverterOptionalString.read(buf),
                 )
             8 -> StopReason.NotUndone(
+                FfiConverterTypePublishFailure.read(buf),
                 FfiConverterString.read(buf),
                 )
             9 -> StopReason.Other(
@@ -9558,6 +13889,7 @@ public object FfiConverterTypeStopReason : FfiConverterRustBuffer<StopReason>{
             (
                 4UL
                 + FfiConverterString.allocationSize(value.`provider`)
+                + FfiConverterString.allocationSize(value.`message`)
             )
         }
         is StopReason.Refused -> {
@@ -9583,7 +13915,8 @@ public object FfiConverterTypeStopReason : FfiConverterRustBuffer<StopReason>{
             (
                 4UL
                 + FfiConverterString.allocationSize(value.`sink`)
-                + FfiConverterString.allocationSize(value.`reason`)
+                + FfiConverterTypePublishFailure.allocationSize(value.`failure`)
+                + FfiConverterString.allocationSize(value.`text`)
             )
         }
         is StopReason.HelperLost -> {
@@ -9597,7 +13930,8 @@ public object FfiConverterTypeStopReason : FfiConverterRustBuffer<StopReason>{
             // Add the size for the Int that specifies the variant plus the size needed for all fields
             (
                 4UL
-                + FfiConverterString.allocationSize(value.`reason`)
+                + FfiConverterTypePublishFailure.allocationSize(value.`failure`)
+                + FfiConverterString.allocationSize(value.`text`)
             )
         }
         is StopReason.Other -> {
@@ -9624,6 +13958,7 @@ public object FfiConverterTypeStopReason : FfiConverterRustBuffer<StopReason>{
             is StopReason.Superseded -> {
                 buf.putInt(3)
                 FfiConverterString.write(value.`provider`, buf)
+                FfiConverterString.write(value.`message`, buf)
                 Unit
             }
             is StopReason.Refused -> {
@@ -9643,7 +13978,8 @@ public object FfiConverterTypeStopReason : FfiConverterRustBuffer<StopReason>{
             is StopReason.Names -> {
                 buf.putInt(6)
                 FfiConverterString.write(value.`sink`, buf)
-                FfiConverterString.write(value.`reason`, buf)
+                FfiConverterTypePublishFailure.write(value.`failure`, buf)
+                FfiConverterString.write(value.`text`, buf)
                 Unit
             }
             is StopReason.HelperLost -> {
@@ -9653,7 +13989,8 @@ public object FfiConverterTypeStopReason : FfiConverterRustBuffer<StopReason>{
             }
             is StopReason.NotUndone -> {
                 buf.putInt(8)
-                FfiConverterString.write(value.`reason`, buf)
+                FfiConverterTypePublishFailure.write(value.`failure`, buf)
+                FfiConverterString.write(value.`text`, buf)
                 Unit
             }
             is StopReason.Other -> {
@@ -9705,6 +14042,38 @@ public object FfiConverterOptionalUInt: FfiConverterRustBuffer<kotlin.UInt?> {
 /**
  * @suppress
  */
+public object FfiConverterOptionalInt: FfiConverterRustBuffer<kotlin.Int?> {
+    override fun read(buf: ByteBuffer): kotlin.Int? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterInt.read(buf)
+    }
+
+    override fun allocationSize(value: kotlin.Int?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterInt.allocationSize(value)
+        }
+    }
+
+    override fun write(value: kotlin.Int?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterInt.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterOptionalULong: FfiConverterRustBuffer<kotlin.ULong?> {
     override fun read(buf: ByteBuffer): kotlin.ULong? {
         if (buf.get().toInt() == 0) {
@@ -9737,6 +14106,38 @@ public object FfiConverterOptionalULong: FfiConverterRustBuffer<kotlin.ULong?> {
 /**
  * @suppress
  */
+public object FfiConverterOptionalBoolean: FfiConverterRustBuffer<kotlin.Boolean?> {
+    override fun read(buf: ByteBuffer): kotlin.Boolean? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterBoolean.read(buf)
+    }
+
+    override fun allocationSize(value: kotlin.Boolean?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterBoolean.allocationSize(value)
+        }
+    }
+
+    override fun write(value: kotlin.Boolean?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterBoolean.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterOptionalString: FfiConverterRustBuffer<kotlin.String?> {
     override fun read(buf: ByteBuffer): kotlin.String? {
         if (buf.get().toInt() == 0) {
@@ -9759,6 +14160,38 @@ public object FfiConverterOptionalString: FfiConverterRustBuffer<kotlin.String?>
         } else {
             buf.put(1)
             FfiConverterString.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalDuration: FfiConverterRustBuffer<java.time.Duration?> {
+    override fun read(buf: ByteBuffer): java.time.Duration? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterDuration.read(buf)
+    }
+
+    override fun allocationSize(value: java.time.Duration?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterDuration.allocationSize(value)
+        }
+    }
+
+    override fun write(value: java.time.Duration?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterDuration.write(value, buf)
         }
     }
 }
@@ -9833,6 +14266,38 @@ public object FfiConverterOptionalTypeLogSink: FfiConverterRustBuffer<LogSink?> 
 /**
  * @suppress
  */
+public object FfiConverterOptionalTypeDns: FfiConverterRustBuffer<Dns?> {
+    override fun read(buf: ByteBuffer): Dns? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeDns.read(buf)
+    }
+
+    override fun allocationSize(value: Dns?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeDns.allocationSize(value)
+        }
+    }
+
+    override fun write(value: Dns?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeDns.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterOptionalTypeStatus: FfiConverterRustBuffer<Status?> {
     override fun read(buf: ByteBuffer): Status? {
         if (buf.get().toInt() == 0) {
@@ -9855,6 +14320,38 @@ public object FfiConverterOptionalTypeStatus: FfiConverterRustBuffer<Status?> {
         } else {
             buf.put(1)
             FfiConverterTypeStatus.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalTypeCarrier: FfiConverterRustBuffer<Carrier?> {
+    override fun read(buf: ByteBuffer): Carrier? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeCarrier.read(buf)
+    }
+
+    override fun allocationSize(value: Carrier?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeCarrier.allocationSize(value)
+        }
+    }
+
+    override fun write(value: Carrier?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeCarrier.write(value, buf)
         }
     }
 }
@@ -10041,6 +14538,34 @@ public object FfiConverterSequenceTypeLeased: FfiConverterRustBuffer<List<Leased
 /**
  * @suppress
  */
+public object FfiConverterSequenceTypeLineFault: FfiConverterRustBuffer<List<LineFault>> {
+    override fun read(buf: ByteBuffer): List<LineFault> {
+        val len = buf.getInt()
+        return List<LineFault>(len) {
+            FfiConverterTypeLineFault.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<LineFault>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeLineFault.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<LineFault>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeLineFault.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterSequenceTypePortStatus: FfiConverterRustBuffer<List<PortStatus>> {
     override fun read(buf: ByteBuffer): List<PortStatus> {
         val len = buf.getInt()
@@ -10217,6 +14742,45 @@ public object FfiConverterMapStringString: FfiConverterRustBuffer<Map<kotlin.Str
 
 
 
+/**
+ * @suppress
+ */
+public object FfiConverterMapStringTypeServiceSettings: FfiConverterRustBuffer<Map<kotlin.String, ServiceSettings>> {
+    override fun read(buf: ByteBuffer): Map<kotlin.String, ServiceSettings> {
+        val len = buf.getInt()
+        return buildMap<kotlin.String, ServiceSettings>(len) {
+            repeat(len) {
+                val k = FfiConverterString.read(buf)
+                val v = FfiConverterTypeServiceSettings.read(buf)
+                this[k] = v
+            }
+        }
+    }
+
+    override fun allocationSize(value: Map<kotlin.String, ServiceSettings>): ULong {
+        val spaceForMapSize = 4UL
+        val spaceForChildren = value.map { (k, v) ->
+            FfiConverterString.allocationSize(k) +
+            FfiConverterTypeServiceSettings.allocationSize(v)
+        }.sum()
+        return spaceForMapSize + spaceForChildren
+    }
+
+    override fun write(value: Map<kotlin.String, ServiceSettings>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        // The parens on `(k, v)` here ensure we're calling the right method,
+        // which is important for compatibility with older android devices.
+        // Ref https://blog.danlew.net/2017/03/16/kotlin-puzzler-whose-line-is-it-anyways/
+        value.forEach { (k, v) ->
+            FfiConverterString.write(k, buf)
+            FfiConverterTypeServiceSettings.write(v, buf)
+        }
+    }
+}
+
+
+
+
 
 
 
@@ -10249,7 +14813,7 @@ public object FfiConverterMapStringString: FfiConverterRustBuffer<Map<kotlin.Str
     
 
         /**
-         * Makes no further callback in this process, to listeners and log sinks alike, and waits for those that are under way, for two
+         * Makes no further callback in this process, to listeners, log sinks and whoever waits for a call alike, and waits for those that are under way, for two
          * seconds at most. For a language whose runtime ends before the process does.
          */ fun `silence`()
         = 

@@ -10,6 +10,7 @@ import java.net.URI
 import java.nio.file.Files
 import java.nio.file.Path
 import java.util.concurrent.TimeUnit
+import kotlin.random.Random
 import kotlin.time.Duration.Companion.seconds
 
 /** How long anything may take. */
@@ -22,7 +23,10 @@ val DEVBOX: String = System.getenv("DEVBOX_BIN") ?: File("../../target/debug/dev
 class Scene : AutoCloseable {
     private val folder: Path = Files.createTempDirectory("devbox-kotlin-")
     private val service = HttpServer.create(InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 0)
-    private val gatewayPort = ServerSocket(0, 1, InetAddress.getLoopbackAddress()).use { it.localPort }
+    // On 127.0.0.1 a port that was found free may go to anybody's outgoing connection before it is listened on.
+    private val gatewayAddress = InetAddress.getByName("127.${Random.nextInt(128, 255)}.${Random.nextInt(256)}.${Random.nextInt(1, 255)}")
+    private val gatewayPort = ServerSocket(0, 1, gatewayAddress).use { it.localPort }
+    private val said = folder.resolve("gateway.log").toFile()
     private val token = folder.resolve("token")
     private var gateway: Process? = null
 
@@ -48,18 +52,18 @@ class Scene : AutoCloseable {
 
     fun startGateway() {
         val command = listOf(
-            DEVBOX, "gateway", "serve", "--catalog", "$catalog", "--listen", "127.0.0.1:$gatewayPort", "--token-file", "$token",
+            DEVBOX, "gateway", "serve", "--catalog", "$catalog", "--listen", "${gatewayAddress.hostAddress}:$gatewayPort", "--token-file", "$token",
         )
         val started = ProcessBuilder(command)
-            .redirectOutput(ProcessBuilder.Redirect.DISCARD)
-            .redirectError(ProcessBuilder.Redirect.DISCARD)
+            .redirectOutput(ProcessBuilder.Redirect.appendTo(said))
+            .redirectErrorStream(true)
             .start()
         gateway = started
         val deadline = System.nanoTime() + PATIENCE.inWholeNanoseconds
         while (true) {
-            check(started.isAlive) { "the gateway ended with ${started.exitValue()}" }
+            check(started.isAlive) { "the gateway ended with ${started.exitValue()}: ${said.readText()}" }
             try {
-                Socket(InetAddress.getLoopbackAddress(), gatewayPort).close()
+                Socket(gatewayAddress, gatewayPort).close()
                 return
             } catch (error: java.io.IOException) {
                 check(System.nanoTime() < deadline) { "the gateway does not listen: $error" }
@@ -83,7 +87,7 @@ class Scene : AutoCloseable {
     fun throughGateway(pool: String) = SessionConfig(
         providers = listOf(
             Provider.Gateway(
-                GatewayProvider(name = "gateway", url = "ws://127.0.0.1:$gatewayPort", tokenFile = "$token"),
+                GatewayProvider(name = "gateway", url = "ws://${gatewayAddress.hostAddress}:$gatewayPort", tokenFile = "$token"),
             ),
         ),
         pool = listOf(pool),

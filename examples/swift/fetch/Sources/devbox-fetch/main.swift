@@ -1,6 +1,6 @@
-// Brings up the services of a catalog and fetches a page of one by its name:
+// Brings up the services of a session and fetches a page of one by its name:
 //
-//     devbox-fetch CATALOG web.backend 8080
+//     devbox-fetch session.yaml web.backend 8080
 
 import Devbox
 import Foundation
@@ -10,16 +10,16 @@ import FoundationNetworking
 #endif
 
 guard CommandLine.arguments.count == 4 else {
-    print("usage: devbox-fetch CATALOG NAME PORT")
+    print("usage: devbox-fetch SESSION.yaml NAME PORT")
     exit(2)
 }
-let (catalog, name, port) = (CommandLine.arguments[1], CommandLine.arguments[2], CommandLine.arguments[3])
+let (file, name, port) = (CommandLine.arguments[1], CommandLine.arguments[2], CommandLine.arguments[3])
 
-let provider = Provider.direct(DirectProvider(name: "local", catalog: catalog))
-let session = try await Session.starting(SessionConfig(providers: [provider]))
+let config = try parseConfig(yaml: String(contentsOfFile: file, encoding: .utf8))
+let session = try await Session.starting(config)
 try await session.untilReady()
 guard let address = session.resolve(name: name).first else {
-    print("\(catalog) has no service \(name)")
+    print("\(file) has no service \(name)")
     exit(1)
 }
 var request = URLRequest(url: URL(string: "http://\(address):\(port)/")!)
