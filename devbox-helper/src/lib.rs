@@ -29,4 +29,4 @@ pub use hosts::{clean_up, sweep};
 pub use network::{Undo, undo_journals};
 pub use policy::{Caller, Policy};
 pub use serve::{enter, run};
-pub use service::{POLICY_FILE, SERVE, STATE_DIR, Service};
+pub use service::{POLICY_FILE, SERVE, STATE_DIR, SWEEP, Service};
