@@ -52,7 +52,7 @@ pub(crate) fn run(
         let installed = if root {
             None
         } else {
-            helper::connect(&file, &config.pool)
+            helper::connect(&file, &config.pool, &caller)
         };
         Some(match installed {
             Some(helper) => helper,

@@ -9,6 +9,7 @@ mod helper;
 mod holders;
 mod host;
 mod hosts;
+mod installed;
 mod leases;
 mod notice;
 mod plan;
