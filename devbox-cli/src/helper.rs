@@ -25,12 +25,13 @@ pub(crate) fn arguments(policy: &Policy) -> impl Iterator<Item = OsString> {
 }
 
 /// Connects to the installed helper, if there is one that serves this user and edits this file.
-pub(crate) fn connect(hosts_file: &Path, pools: &[IpNet]) -> Option<Helper> {
+pub(crate) fn connect(hosts_file: &Path, pools: &[IpNet], caller: &Caller) -> Option<Helper> {
     let socket = installed::socket();
     if hosts_file != system_hosts_file().ok()? {
         return None;
     }
-    match Helper::installed(&socket, pools) {
+    let claim_file = caller.state_folder().map(|folder| folder.join("claim"));
+    match Helper::installed(&socket, pools, claim_file.as_deref()) {
         Ok(helper) => Some(helper),
         // None is installed.
         Err(Error::Helper(ClientError::Connect { source, .. }))

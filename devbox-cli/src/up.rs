@@ -49,7 +49,7 @@ pub(crate) fn run(
             None => system_hosts_file().map_err(Failure::because)?,
         };
         let installed = (!root && (hosts_file.is_some() || dns.is_some()))
-            .then(|| helper::connect(&file, &config.pool))
+            .then(|| helper::connect(&file, &config.pool, &caller))
             .flatten();
         // Without rights a child could write the user's own files, and nothing else.
         if installed.is_none() && (hosts_file.is_some() || root) {

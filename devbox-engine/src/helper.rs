@@ -15,14 +15,15 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 
 use crate::error::Error;
+use crate::installed::Installed;
 use crate::resolver_rule::{Rule, RulePlace};
 use crate::sys;
 
 /// A helper that is killed more often than this within [`RESTARTS_WITHIN`] is not started again.
 const MAX_RESTARTS: usize = 3;
 const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
-/// How long a new helper tries to write the block of one that was killed.
-const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a new helper tries to write the block of one that was killed, and how long it is awaited.
+pub(crate) const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How the helper is started: the one process that changes the machine.
 #[derive(Debug, Clone)]
@@ -120,8 +121,8 @@ impl Network {
 enum Source {
     Nowhere,
     Here(StartOptions),
-    /// The installed helper, which listens there. It is started anew by the system.
-    Installed(PathBuf),
+    /// The installed helper, which is started anew by the system.
+    Installed(Installed),
     /// Locked while it starts one only.
     Keeper(Arc<Mutex<Keeper>>),
 }
@@ -131,7 +132,7 @@ impl Source {
         match self {
             Self::Nowhere => Ok(None),
             Self::Here(options) => Client::start_with(options).map(Some),
-            Self::Installed(socket) => reconnect(socket).map(Some),
+            Self::Installed(installed) => installed.another().map(Some),
             Self::Keeper(keeper) => {
                 let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
                 keeper.another().map(Some)
@@ -176,15 +177,22 @@ impl Helper {
     /// Connects to the installed helper, which changes the machine for several users and sessions. What it does for this one is
     /// undone when this process ends in any way.
     ///
+    /// With `claim_file`, a file of the user's own, it is kept for 5 s where this process is killed, and whoever connects with the
+    /// same file meanwhile takes it over: a session that is started again has its names all the while.
+    ///
     /// # Errors
     /// [`Error::Helper`], with `Connect` where none is installed, or with the reason why it does not serve this user.
-    pub fn installed(socket: &Path, pools: &[IpNet]) -> Result<Self, Error> {
+    pub fn installed(socket: &Path, pools: &[IpNet], claim_file: Option<&Path>) -> Result<Self, Error> {
         let network = Network {
             pools: pools.to_vec(),
             addresses: BTreeSet::new(),
         };
-        let source = Source::Installed(socket.to_owned());
-        Self::of(Client::connect(socket)?, source, Some(network), true)
+        let installed = Installed {
+            socket: socket.to_owned(),
+            claim_file: claim_file.map(Path::to_owned),
+        };
+        let client = installed.first()?;
+        Self::of(client, Source::Installed(installed), Some(network), true)
     }
 
     fn of(
@@ -469,21 +477,6 @@ fn take_over(client: &mut Client, block: &HostsBlock) -> Result<(), ClientError>
         tracing::warn!(%error, "the block of the helper that was killed could not be removed");
     }
     taken.map(drop)
-}
-
-/// The installed helper again, which the system may be about to start.
-fn reconnect(socket: &Path) -> Result<Client, ClientError> {
-    let deadline = Instant::now() + TAKE_OVER_PATIENCE;
-    let mut pause = Duration::from_millis(20);
-    loop {
-        match Client::connect(socket) {
-            Err(ClientError::Connect { .. } | ClientError::NoWelcome { .. }) if Instant::now() < deadline => {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(500));
-            }
-            done => return done,
-        }
-    }
 }
 
 /// Tries again while the reason for a failure may pass, as when another program holds the file's lock.

@@ -10,6 +10,7 @@ mod helper;
 mod holders;
 mod host;
 mod hosts;
+mod installed;
 mod leases;
 mod notice;
 mod plan;

@@ -10,12 +10,12 @@ cfg_if! {
             ControlListener, ControlStream, Taken, connect_control, control_sockets,
             remove_dead_control_sockets,
         };
-        pub(crate) use limits::{is_in_reserve, is_out_of_descriptors, may_make_files, own_user, raise_open_files};
+        pub(crate) use limits::{is_in_reserve, is_out_of_descriptors, may_make_files, own_user, raise_open_files, write_privately};
     } else {
         mod other;
         pub(crate) use other::{
             ControlListener, ControlStream, Taken, connect_control, control_sockets, is_in_reserve,
-            is_out_of_descriptors, may_make_files, own_user, raise_open_files, remove_dead_control_sockets,
+            is_out_of_descriptors, may_make_files, own_user, raise_open_files, remove_dead_control_sockets, write_privately,
         };
     }
 }

@@ -176,7 +176,7 @@ impl HelperSource {
     pub(crate) fn helper(&self) -> Result<Helper, DevboxError> {
         Ok(match self {
             Self::Program(config) => Helper::start(config)?,
-            Self::Installed { socket, pools } => Helper::installed(socket, pools)?,
+            Self::Installed { socket, pools } => Helper::installed(socket, pools, None)?,
         })
     }
 }
@@ -223,6 +223,7 @@ impl Dns {
     fn into_engine(self) -> Result<devbox_engine::Dns, DevboxError> {
         Ok(devbox_engine::Dns {
             listen: parse("dns.listen", &self.listen)?,
+            or_another_port: false,
             suffix: parse("dns.suffix", &self.suffix)?,
         })
     }

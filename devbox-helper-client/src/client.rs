@@ -383,7 +383,7 @@ impl Client {
     }
 
     /// Lets what is held stay for a while after this client's connection is gone, however that ends, and returns what takes it over:
-    /// [`Client::resume`]. The grace is at most [`MAX_GRACE`](crate::MAX_GRACE).
+    /// [`Client::resume`]. The grace is at most [`MAX_GRACE`](crate::MAX_GRACE), and ends with a [`Client::release`].
     ///
     /// # Errors
     /// As [`Client::request`].

@@ -70,6 +70,15 @@ pub enum Error {
         /// What stays, and why.
         left: Vec<String>,
     },
+    /// What helpers left that were killed could not be removed from the hosts file.
+    #[error("cannot remove what was left in {}", .file.display())]
+    Sweep {
+        /// The hosts file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: HelperError,
+    },
     /// What the caller asked for could not be undone, even after several attempts. The next sweep does it.
     #[error("cannot remove the block from {}", .file.display())]
     Undo {

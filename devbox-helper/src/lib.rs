@@ -29,4 +29,4 @@ pub use hosts::{clean_up, sweep};
 pub use network::{Undo, undo_journals};
 pub use policy::{Caller, Policy};
 pub use serve::{enter, run};
-pub use service::{POLICY_FILE, SERVE, SERVICE, STATE_DIR, Service, own_account};
+pub use service::{POLICY_FILE, SERVE, SERVICE, STATE_DIR, SWEEP, Service, own_account};

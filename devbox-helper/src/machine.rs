@@ -176,6 +176,8 @@ impl Machine {
     fn release(&mut self, id: ClaimId) -> Result<ReleaseReport, HelperError> {
         let member = self.member(id)?;
         member.wanted = None;
+        // There is nothing to take over.
+        member.grace = None;
         let released = member.hosts.release();
         let left = self.claims.release(id);
         self.settle(&left);

@@ -188,7 +188,11 @@ fn replay(backend: &mut dyn Backend, dir: &Path) -> std::io::Result<Undo> {
             }
         }
         if !failed {
-            std::fs::remove_file(&legacy.path)?;
+            match std::fs::remove_file(&legacy.path) {
+                // Another helper has done the same.
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
     }
     Ok(undo)

@@ -67,7 +67,7 @@ pub fn run(policy: Policy) -> Result<(), Error> {
 
 /// The entry point of a program that was started as the helper: reads the policy from its arguments
 /// ([`Policy::from_args`]) and [serves](run) the one caller who has started it. With [`SERVE`](crate::SERVE) as the first argument
-/// it [serves](Service::run) everybody whom the policy file admits.
+/// it [serves](Service::run) everybody whom the policy file admits, with [`SWEEP`](crate::SWEEP) [nobody](Service::sweep).
 ///
 /// # Errors
 /// As those. The program should print the error to standard error and exit with a code other than 0.
@@ -79,6 +79,9 @@ pub fn enter<I: IntoIterator<Item: Into<OsString>>>(args: I) -> Result<(), Error
     if args.next_if(|argument| argument == service::SERVICE).is_some() {
         let service = Service::from_args(args)?;
         return sys::as_service(|| service.run());
+    }
+    if args.next_if(|argument| argument == service::SWEEP).is_some() {
+        return Service::from_args(args)?.sweep();
     }
     Policy::from_args(args).and_then(run)
 }

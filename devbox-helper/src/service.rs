@@ -19,7 +19,7 @@ use crate::claims::{ClaimId, Claims, Limits};
 use crate::error::{Error, with_sources};
 use crate::journal::Journal;
 use crate::machine::{Answer, Caller, Machine};
-use crate::network::{self, Network};
+use crate::network::{self, Network, Undo};
 use crate::peer::{self, Credentials};
 use crate::policy::not_allowed;
 use crate::sys;
@@ -29,6 +29,8 @@ use desk::Desk;
 pub const SERVE: &str = "serve";
 /// The first argument of the same helper where Windows' service control manager starts it.
 pub const SERVICE: &str = "service";
+/// The first argument of the helper that [serves nobody](Service::sweep).
+pub const SWEEP: &str = "sweep";
 
 /// A helper for all callers whom its policy file admits.
 ///
@@ -114,6 +116,23 @@ impl Service {
             std::fs::remove_file(socket).ok();
         }
         served
+    }
+
+    /// Undoes what helpers left that were killed, and serves nobody: after a start of the machine, when nobody may ask for anything
+    /// for long.
+    ///
+    /// # Errors
+    /// [`Error::Replay`], [`Error::Network`], [`Error::Sweep`].
+    pub fn sweep(mut self) -> Result<(), Error> {
+        let Undo { left, .. } = network::undo_journals(self.backend.as_mut(), &self.state_dir)?;
+        crate::sweep(&self.hosts_file).map_err(|source| Error::Sweep {
+            file: self.hosts_file,
+            source,
+        })?;
+        match left.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Network { left }),
+        }
     }
 }
 

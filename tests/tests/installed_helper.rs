@@ -112,6 +112,48 @@ fn a_session_needs_no_sudo_and_a_kill_of_either_side_leaves_nothing() -> Outcome
 }
 
 #[test]
+fn a_session_that_is_killed_and_started_again_takes_its_claim_over() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let catalog = scene.catalog(&[Service::new("echo", "demo", LOW_PORT, echo.address())])?;
+        let gateway = Gateway::start(scene, &catalog)?;
+        let machine = Machine::start(scene)?;
+        let installed = Installed::new(scene, &machine)?;
+        let _helper = installed.start()?;
+
+        let mut up = installed.up(&gateway, Caller::Ordinary)?;
+        let address = up.address_of("echo.demo")?;
+        let claim = claim_of(&machine)?;
+        up.process().signal_group(Signal::KILL)?;
+        up.process_mut().wait(wait::SOON)?;
+        ensure!(
+            hosts::lookup(&machine.hosts(), "echo.demo") == Some(address),
+            "the name is gone before the grace is over"
+        );
+        let mut up = installed.up(&gateway, Caller::Ordinary)?;
+        ensure!(
+            claim_of(&machine)? == claim,
+            "another claim than the one that was left"
+        );
+        ensure!(up.address_of("echo.demo")? == address);
+        echoes(&up, "echo.demo")?;
+        // Who ends by itself leaves nothing, and has no grace.
+        up.down()?.run(wait::SOON)?.expect_success()?;
+        up.process_mut().wait(wait::SOON)?;
+        ensure!(hosts::is_original(&machine.hosts()));
+        Ok(())
+    })
+}
+
+/// Whose the one block in the hosts file is: the helper's process and the number of the claim.
+fn claim_of(machine: &Machine) -> Result<String> {
+    let openings = hosts::block_openings(&machine.hosts());
+    ensure!(openings.len() == 1, "{openings:?}");
+    let owner = openings.first().and_then(|line| line.split("owner=").nth(1));
+    Ok(owner.unwrap_or_default().to_owned())
+}
+
+#[test]
 fn two_users_have_one_session_each_and_their_own_addresses() -> Outcome {
     scenario(|scene| {
         let echo = Echo::start(scene)?;

@@ -167,6 +167,25 @@ pub(crate) fn vm_tests(
     run_tests(command, filters, skips)
 }
 
+/// The installed helper on a machine with systemd, which starts from `disk`: the programs that are shipped.
+pub(crate) fn systemd_tests(
+    script: &Path,
+    disk: &Path,
+    cache: &Path,
+    skips: &mut Vec<String>,
+) -> Result<Done> {
+    build()?;
+    let mut command = cargo();
+    command.args(["test", "--locked", "-p", "devbox-helper", "--test", "systemd"]);
+    let devbox = devbox();
+    let helper = devbox.with_file_name("devbox-helper");
+    let runner = format!(
+        "target.'cfg(all())'.runner=[{script:?}, \"--disk\", {disk:?}, \"--with\", {devbox:?}, \"--with\", {helper:?}, {cache:?}]"
+    );
+    command.args(["--config", &runner]).env("VM_SECONDS", "900");
+    run_tests(command, &[], skips)
+}
+
 fn run_tests(mut command: Command, filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
     command.args(["--", "--show-output"]).args(filters);
     command.env("DEVBOX_BIN", devbox());

@@ -86,6 +86,9 @@ enum Verb {
     },
     /// Run the tests of the real kernel on a distribution's kernel, in a virtual machine; with FILTERs, only those whose names contain one
     VmTest {
+        /// Run the installed helper under a distribution's systemd instead, through a start of the machine: minutes
+        #[arg(long, conflicts_with = "filters")]
+        systemd: bool,
         /// Install nothing
         #[arg(long)]
         no_install: bool,
@@ -164,7 +167,14 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Readme => check::readme_only(),
         Verb::Cross { no_install } => check::cross_only(!no_install),
         Verb::KubeTest { no_install, filters } => kube::test(!no_install, &filters),
-        Verb::VmTest { no_install, filters } => vm::test(!no_install, &filters),
+        Verb::VmTest {
+            no_install,
+            systemd: true,
+            ..
+        } => vm::systemd(!no_install),
+        Verb::VmTest {
+            no_install, filters, ..
+        } => vm::test(!no_install, &filters),
         Verb::Kube(KubeVerb::Up) => kube::up(),
         Verb::Kube(KubeVerb::Down) => kube::down(),
         Verb::Image { reference, to } => image::run(&reference, to.as_deref()),

@@ -190,6 +190,17 @@ pub(crate) const FOR_VM: &[Wanted] = &[
     wanted(Probe::InPath("ip"), "iproute2", "a virtual machine"),
 ];
 
+/// For the disk of a virtual machine that has a distribution's systemd.
+pub(crate) const FOR_VM_DISK: &[Wanted] = &[
+    wanted(
+        Probe::InPath("debootstrap"),
+        "debootstrap",
+        "a machine with systemd",
+    ),
+    wanted(Probe::InPath("mkfs.ext4"), "e2fsprogs", "a machine with systemd"),
+    wanted(Probe::InPath("strip"), "binutils", "a machine with systemd"),
+];
+
 /// For the Kubernetes node, and for the services in its pods.
 pub(crate) const FOR_KUBE: &[Wanted] = &[
     wanted(Probe::InPath("containerd"), "containerd", "a Kubernetes node"),

@@ -70,10 +70,12 @@ pub(super) fn plan(starter: Starter, user: &str) -> Plan {
                     policy,
                     file("/etc/systemd/system/devbox-helper.socket", socket_unit()),
                     file("/etc/systemd/system/devbox-helper.service", service_unit()),
+                    file("/etc/systemd/system/devbox-helper-sweep.service", sweep_unit()),
                 ],
                 start: vec![
                     vec!["systemctl", "daemon-reload"],
                     vec!["systemctl", "enable", "--now", "devbox-helper.socket"],
+                    vec!["systemctl", "enable", "devbox-helper-sweep.service"],
                     // One of another version that runs makes way; its callers connect to the next.
                     vec!["systemctl", "try-restart", "devbox-helper.service"],
                 ],
@@ -83,6 +85,7 @@ pub(super) fn plan(starter: Starter, user: &str) -> Plan {
                     "--now",
                     "devbox-helper.socket",
                     "devbox-helper.service",
+                    "devbox-helper-sweep.service",
                 ]],
                 forget: vec![vec!["systemctl", "daemon-reload"]],
                 folders,
@@ -151,14 +154,15 @@ fn socket_unit() -> String {
     )
 }
 
-/// Capabilities: the hosts file of root in its folder (`CAP_DAC_OVERRIDE` where that is another's), ports below 1024, the network.
 fn service_unit() -> String {
     format!(
         "[Unit]\n\
          Description=Changes this machine for devbox sessions, and undoes it\n\
          Documentation=https://github.com/devbox-rs/devbox\n\
          Requires=devbox-helper.socket\n\
-         After=devbox-helper.socket\n\
+         After=devbox-helper.socket devbox-helper-sweep.service\n\
+         # It is started again however often it is killed: who waits for it would wait in vain.\n\
+         StartLimitIntervalSec=0\n\
          \n\
          [Service]\n\
          Type=simple\n\
@@ -167,41 +171,28 @@ fn service_unit() -> String {
          Restart=on-failure\n\
          RestartSec=100ms\n\
          TimeoutStopSec=30s\n\
-         StateDirectory=devbox\n\
-         StateDirectoryMode=0755\n\
          LimitNOFILE=4096\n\
          MemoryMax=256M\n\
          TasksMax=128\n\
+         {SANDBOX}"
+    )
+}
+
+/// After a start of the machine, when nobody may ask the helper for anything for long.
+fn sweep_unit() -> String {
+    format!(
+        "[Unit]\n\
+         Description=Undoes what devbox sessions left at the last end of this machine\n\
+         Documentation=https://github.com/devbox-rs/devbox\n\
          \n\
-         CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE\n\
-         AmbientCapabilities=\n\
-         NoNewPrivileges=yes\n\
-         # The hosts file is replaced by another one in its folder.\n\
-         ProtectSystem=strict\n\
-         ReadWritePaths=/etc\n\
-         ProtectHome=yes\n\
-         PrivateTmp=yes\n\
-         PrivateDevices=no\n\
-         DevicePolicy=closed\n\
-         DeviceAllow=/dev/net/tun rw\n\
-         ProtectProc=default\n\
-         ProtectKernelTunables=yes\n\
-         ProtectKernelModules=yes\n\
-         ProtectKernelLogs=yes\n\
-         ProtectControlGroups=yes\n\
-         ProtectClock=yes\n\
-         ProtectHostname=yes\n\
-         RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n\
-         RestrictNamespaces=yes\n\
-         RestrictRealtime=yes\n\
-         RestrictSUIDSGID=yes\n\
-         LockPersonality=yes\n\
-         MemoryDenyWriteExecute=yes\n\
-         SystemCallArchitectures=native\n\
-         SystemCallFilter=@system-service\n\
-         SystemCallFilter=~@resources @mount @swap @reboot @module @obsolete @cpu-emulation @debug @raw-io\n\
-         SystemCallErrorNumber=EPERM\n\
-         UMask=0022\n"
+         [Service]\n\
+         Type=oneshot\n\
+         ExecStart={PROGRAM} sweep\n\
+         TimeoutStartSec=30s\n\
+         {SANDBOX}\
+         \n\
+         [Install]\n\
+         WantedBy=multi-user.target\n"
     )
 }
 
@@ -238,6 +229,41 @@ fn plist() -> String {
 "#
     )
 }
+
+/// Capabilities: the hosts file of root in its folder (`CAP_DAC_OVERRIDE` where that is another's), ports below 1024, the network.
+const SANDBOX: &str = "\
+    StateDirectory=devbox\n\
+    StateDirectoryMode=0755\n\
+    \n\
+    CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE\n\
+    AmbientCapabilities=\n\
+    NoNewPrivileges=yes\n\
+    # The hosts file is replaced by another one in its folder.\n\
+    ProtectSystem=strict\n\
+    ReadWritePaths=/etc\n\
+    ProtectHome=yes\n\
+    PrivateTmp=yes\n\
+    PrivateDevices=no\n\
+    DevicePolicy=closed\n\
+    DeviceAllow=/dev/net/tun rw\n\
+    ProtectProc=default\n\
+    ProtectKernelTunables=yes\n\
+    ProtectKernelModules=yes\n\
+    ProtectKernelLogs=yes\n\
+    ProtectControlGroups=yes\n\
+    ProtectClock=yes\n\
+    ProtectHostname=yes\n\
+    RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n\
+    RestrictNamespaces=yes\n\
+    RestrictRealtime=yes\n\
+    RestrictSUIDSGID=yes\n\
+    LockPersonality=yes\n\
+    MemoryDenyWriteExecute=yes\n\
+    SystemCallArchitectures=native\n\
+    SystemCallFilter=@system-service\n\
+    SystemCallFilter=~@resources @mount @swap @reboot @module @obsolete @cpu-emulation @debug @raw-io\n\
+    SystemCallErrorNumber=EPERM\n\
+    UMask=0022\n";
 
 const PLIST: &str = "/Library/LaunchDaemons/dev.devbox.helper.plist";
 

@@ -1,7 +1,9 @@
 //! Limits and rights of this process.
 
-use std::io;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::libc;
@@ -38,6 +40,23 @@ pub(crate) fn is_in_reserve(socket: &impl AsRawFd) -> bool {
     };
     let number = u64::try_from(socket.as_raw_fd()).unwrap_or(0);
     number >= limit - RESERVE.min(limit / 4)
+}
+
+/// Replaces a file by one that nobody but this user can read.
+pub(crate) fn write_privately(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    // A process that writes at the same time has a name of its own.
+    let new = path.with_extension(format!("{}.new", std::process::id()));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(bytes)?;
+    fs::rename(&new, path)
 }
 
 /// Whether this process may make files in a folder (access(2)).

@@ -53,9 +53,22 @@ pub(crate) fn credentials(socket: &Descriptor) -> io::Result<Credentials> {
 }
 
 fn groups(socket: &Descriptor) -> io::Result<Vec<u32>> {
-    // NGROUPS_MAX; the kernel says how many there are.
-    let mut groups = vec![0u32; 65_536];
-    let mut bytes = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
+    let mut groups = vec![0; USUAL_GROUPS];
+    let count = read_groups(socket, &mut groups).or_else(|error| {
+        if error.raw_os_error() != Some(libc::ERANGE) {
+            return Err(error);
+        }
+        groups.resize(NGROUPS_MAX, 0);
+        read_groups(socket, &mut groups)
+    })?;
+    groups.truncate(count);
+    groups.shrink_to_fit();
+    Ok(groups)
+}
+
+/// How many there are.
+fn read_groups(socket: &Descriptor, groups: &mut [u32]) -> io::Result<usize> {
+    let mut bytes = libc::socklen_t::try_from(size_of_val(groups)).map_err(io::Error::other)?;
     // SAFETY: the buffer is ours and of the length that is told.
     let told = unsafe {
         libc::getsockopt(
@@ -66,13 +79,16 @@ fn groups(socket: &Descriptor) -> io::Result<Vec<u32>> {
             &raw mut bytes,
         )
     };
-    if told != 0 {
-        return Err(io::Error::last_os_error());
+    match told {
+        0 => Ok(bytes as usize / size_of::<u32>()),
+        _ => Err(io::Error::last_os_error()),
     }
-    groups.truncate(bytes as usize / size_of::<u32>());
-    groups.shrink_to_fit();
-    Ok(groups)
 }
+
+/// More are asked for once the kernel says that there are more.
+const USUAL_GROUPS: usize = 64;
+/// linux/limits.h
+const NGROUPS_MAX: usize = 65_536;
 
 /// What `/proc` says of the pid, if the process that connected still has it afterwards.
 fn program(socket: &Descriptor, pid: u32) -> Option<String> {
