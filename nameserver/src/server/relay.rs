@@ -191,7 +191,7 @@ impl Task {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = self.forwarder.counts();
     }
 
-    /// Opens sockets while no question waits for them: that takes a third of what we add to its time.
+    /// Opens sockets while no question waits for them.
     fn open_spares(&mut self) {
         for (upstream, spares) in &mut self.spares {
             while spares.len() < SPARES {
