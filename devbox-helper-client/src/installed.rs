@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::sys;
+
 /// Where callers connect on Linux.
 pub const SOCKET: &str = "/run/devbox/helper.sock";
 /// Where callers connect on macOS, which has no `/run`.
@@ -13,7 +15,7 @@ pub const PIPE: &str = r"\\.\pipe\ProtectedPrefix\Administrators\devbox-helper";
 /// Where callers connect on this machine, whether or not a helper is installed.
 #[must_use]
 pub fn installed_socket() -> PathBuf {
-    if cfg!(windows) {
+    if sys::HAS_PIPES {
         PIPE.into()
     } else if Path::new("/run").is_dir() {
         SOCKET.into()

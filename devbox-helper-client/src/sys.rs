@@ -11,3 +11,6 @@ cfg_if::cfg_if! {
         pub(crate) use windows::{Reader, Writer, connect, datagrams, descriptor, inherited, of_descriptor, passed, spawn};
     }
 }
+
+/// Whether callers connect to a named pipe.
+pub(crate) const HAS_PIPES: bool = cfg!(windows);
