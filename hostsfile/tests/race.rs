@@ -153,7 +153,7 @@ fn eight_writers_of_own_lines_all_succeed() {
         for worker in 0..8_u8 {
             let path = &path;
             threads.spawn(move || {
-                let patient = FileOptions::new().first_lock_wait(Duration::from_secs(10));
+                let patient = FileOptions::new().first_lock_wait(Duration::from_secs(60));
                 let hosts = patient.open(path).unwrap();
                 for number in 0..25_u8 {
                     let entry = Entry::new(

@@ -7,11 +7,11 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::command::{output, program_in_root, succeed, target_dir};
+use crate::command::{output, program_in_root, shown, succeed, target_dir};
 use crate::programs::{self, FOR_CROSS};
 use crate::steps::{Done, Steps};
 use crate::sys::make_executable;
@@ -149,7 +149,7 @@ fn script(name: &str, text: &str) -> Result<PathBuf> {
 }
 
 fn tests_under_wine(skips: &mut Vec<String>) -> Result<Done> {
-    let runner = wine()?;
+    let wine = Wine::start()?;
     let mut tests = TestOutput::default();
     for (parts, packages) in [
         (&["--lib", "--tests"][..], TESTED_UNDER_WINE),
@@ -161,7 +161,7 @@ fn tests_under_wine(skips: &mut Vec<String>) -> Result<Done> {
             command.args(["--package", package]);
         }
         command
-            .env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER", &runner)
+            .env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER", &wine.runner)
             .env("PROPTEST_CASES", "32");
         command.arg("--");
         for (test, _) in NOT_UNDER_WINE {
@@ -179,19 +179,59 @@ fn tests_under_wine(skips: &mut Vec<String>) -> Result<Done> {
     Ok(Done::Passed(format!("{} tests passed under Wine", tests.passed)))
 }
 
-/// A script that runs a Windows program under Wine, with a prefix of its own.
-fn wine() -> Result<PathBuf> {
-    let library = process_prng()?;
-    let folder = folder();
-    // Single quotes are enough: the folders are ours, and their names contain no quotes.
-    let quoted = |path: &Path| format!("'{}'", path.display());
-    let text = format!(
-        "#!/bin/sh\nexport WINEPREFIX={} WINEDEBUG=-all WINEPATH={}\n\
-         export WINEDLLOVERRIDES='mscoree,mshtml=;bcryptprimitives=n,b'\nexec wine \"$@\"\n",
-        quoted(&folder.join("wine")),
-        quoted(library.parent().unwrap_or(&library)),
-    );
-    script("run-under-wine", &text)
+/// Wine's services, in a prefix of their own. The first program to need them starts them with its own standard output, and they would
+/// keep that open after the last test.
+struct Wine {
+    /// A script that runs a Windows program.
+    runner: PathBuf,
+    prefix: PathBuf,
+}
+
+impl Wine {
+    fn start() -> Result<Self> {
+        let library = process_prng()?;
+        let prefix = folder().join("wine");
+        fs::create_dir_all(&prefix)?;
+        // Single quotes are enough: the folders are ours, and their names contain no quotes.
+        let quoted = |path: &Path| format!("'{}'", path.display());
+        let text = format!(
+            "#!/bin/sh\nexport WINEPREFIX={} WINEDEBUG=-all WINEPATH={}\n\
+             export WINEDLLOVERRIDES='mscoree,mshtml=;bcryptprimitives=n,b'\nexec wine \"$@\"\n",
+            quoted(&prefix),
+            quoted(library.parent().unwrap_or(&library)),
+        );
+        let runner = script("run-under-wine", &text)?;
+        let wine = Self { runner, prefix };
+        wine.server("-p")?;
+        quiet(Command::new(&wine.runner).arg("wineboot"))?;
+        Ok(wine)
+    }
+
+    /// `-p` has it stay until `-k`.
+    fn server(&self, what: &str) -> Result<()> {
+        quiet(
+            Command::new("wineserver")
+                .arg(what)
+                .env("WINEPREFIX", &self.prefix),
+        )
+    }
+}
+
+impl Drop for Wine {
+    fn drop(&mut self) {
+        // If it has ended already, there is nothing to end.
+        self.server("-k").ok();
+    }
+}
+
+fn quiet(command: &mut Command) -> Result<()> {
+    let silent = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let status = silent.status().with_context(|| shown(silent))?;
+    ensure!(status.success(), "{} ended with {status}", shown(silent));
+    Ok(())
 }
 
 /// Rust's std takes its random numbers from `ProcessPrng`, which Wine 8 lacks: builds a DLL that implements it with the older
