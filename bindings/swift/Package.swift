@@ -21,5 +21,6 @@ let package = Package(
         native,
         .target(name: "Devbox", dependencies: ["DevboxFFI"], linkerSettings: linking + [.linkedLibrary("devbox_ffi", .when(platforms: [.linux]))]),
         .executableTarget(name: "devbox-scenario", dependencies: ["Devbox"], path: "Tests/Scenario"),
+        .executableTarget(name: "devbox-costs", dependencies: ["Devbox"], path: "Tests/Costs"),
     ]
 )

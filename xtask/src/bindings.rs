@@ -89,6 +89,9 @@ fn campaign() -> Result<Done> {
     install_python_package(Profile::Release)?;
     let mut command = in_folder(&python, "bindings/python/tests");
     say(&succeed(command.arg("campaign.py").env("DEVBOX_BIN", devbox()))?.trim_end());
+    if let Some(said) = swift::costs()? {
+        say(&said.trim_end());
+    }
     // Each class in a JVM of its own.
     let which = ["-Dgroups=campaign", "-DexcludedGroups=", "-DreuseForks=false"];
     jvm(false, Profile::Release, &which)

@@ -15,14 +15,20 @@ use crate::steps::Done;
 /// The first Debian that has Swift.
 const SUITE: &str = "trixie";
 
+const PACKAGES: [&str; 2] = ["bindings/swift", "examples/swift/fetch"];
+
 fn folder() -> PathBuf {
     target_dir().join("bindings").join("swift")
+}
+
+fn has_swift(folder: &Path) -> bool {
+    folder.join("usr/bin/swift-build").exists()
 }
 
 /// Makes a Debian with Swift below the target folder. It takes root, debootstrap and a gigabyte.
 pub(super) fn install() -> Result<Done> {
     let folder = folder();
-    if folder.join("usr/bin/swift-build").exists() {
+    if has_swift(&folder) {
         return Ok(Done::passed());
     }
     let Some(debootstrap) = find_program("debootstrap") else {
@@ -44,32 +50,14 @@ pub(super) fn install() -> Result<Done> {
 /// Builds the package, and runs the life of a session against a real gateway.
 pub(super) fn scenario() -> Result<Done> {
     let folder = folder();
-    if !folder.join("usr/bin/swift-build").exists() {
+    if !has_swift(&folder) {
         let how = "`cargo xtask bindings --test --swift` installs it";
         return Ok(Done::Skipped(format!("there is no Swift; {how}")));
     }
-    let place = folder.join("devbox");
-    // As they lie beside each other in the repository.
-    for part in ["bindings/swift", "examples/swift/fetch"] {
-        let package = place.join(part);
-        for sources in ["Sources", "Tests"].map(|name| package.join(name)) {
-            if sources.exists() {
-                fs::remove_dir_all(sources)?;
-            }
-        }
-        copy_folder(&root().join(part), &package)?;
-    }
+    let place = copied(super::Profile::Dev)?;
     let scratch = place.join("scratch");
-    if scratch.exists() {
-        fs::remove_dir_all(&scratch)?;
-    }
-    fs::create_dir(&scratch)?;
-    fs::copy(
-        super::library(super::Profile::Dev),
-        place.join("libdevbox_ffi.so"),
-    )?;
     fs::copy(super::devbox(), place.join("devbox"))?;
-    for part in ["bindings/swift", "examples/swift/fetch"] {
+    for part in PACKAGES {
         let build = format!("cd /devbox/{part} && HOME=/tmp DEVBOX_LIBRARY=/devbox swift build");
         succeed(&mut inside(&folder, &build))?;
     }
@@ -83,6 +71,40 @@ pub(super) fn scenario() -> Result<Done> {
     ))?;
     example(&folder, &scratch, service)?;
     Ok(Done::Passed(said.trim().to_owned()))
+}
+
+/// What calls and callbacks cost, with the library and the program as they are shipped; nothing where there is no Swift.
+pub(super) fn costs() -> Result<Option<String>> {
+    let folder = folder();
+    if !has_swift(&folder) {
+        return Ok(None);
+    }
+    copied(super::Profile::Release)?;
+    let build = "cd /devbox/bindings/swift && HOME=/tmp DEVBOX_LIBRARY=/devbox swift build -c release";
+    succeed(&mut inside(&folder, build))?;
+    let costs = "timeout 120 /devbox/bindings/swift/.build/release/devbox-costs /devbox/scratch";
+    succeed(&mut inside(&folder, costs)).map(Some)
+}
+
+/// Copies the packages, as they lie beside each other in the repository, and the library; beside them an empty folder `scratch`.
+fn copied(profile: super::Profile) -> Result<PathBuf> {
+    let place = folder().join("devbox");
+    for part in PACKAGES {
+        let package = place.join(part);
+        for sources in ["Sources", "Tests"].map(|name| package.join(name)) {
+            if sources.exists() {
+                fs::remove_dir_all(sources)?;
+            }
+        }
+        copy_folder(&root().join(part), &package)?;
+    }
+    let scratch = place.join("scratch");
+    if scratch.exists() {
+        fs::remove_dir_all(&scratch)?;
+    }
+    fs::create_dir(&scratch)?;
+    fs::copy(super::library(profile), place.join("libdevbox_ffi.so"))?;
+    Ok(place)
 }
 
 /// Runs the example app against a gateway.
