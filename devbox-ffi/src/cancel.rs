@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::app;
@@ -45,6 +46,20 @@ pub(crate) async fn unless_cancelled<T>(
             biased;
             () = cancellation.0.cancelled() => Err(DevboxError::Cancelled),
             done = work => done,
+        }
+    })
+    .await
+}
+
+/// Waits for the end that somebody tells, unless that is cancelled before.
+pub(crate) async fn end_of<T: Clone>(
+    mut ended: watch::Receiver<Option<Result<T, DevboxError>>>,
+    cancellation: Option<Arc<Cancellation>>,
+) -> Result<T, DevboxError> {
+    unless_cancelled(cancellation, async move {
+        match ended.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or(Err(DevboxError::Crashed)),
+            Err(_) => Err(DevboxError::Crashed),
         }
     })
     .await

@@ -9,7 +9,7 @@ use devbox_gateway::{GatewayConfig, TlsFiles, Token, TokenAdmission, TokenSource
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::cancel::{Cancellation, unless_cancelled};
+use crate::cancel::{Cancellation, end_of};
 use crate::config::{parse, wrong};
 use crate::error::DevboxError;
 use crate::runtime::{on_runtime, runtime};
@@ -135,14 +135,7 @@ impl Gateway {
     /// Waits until it has ended.
     #[uniffi::method(default(cancellation = None))]
     pub async fn wait(&self, cancellation: Option<Arc<Cancellation>>) -> Result<(), DevboxError> {
-        let mut ended = self.ended.clone();
-        unless_cancelled(cancellation, async move {
-            match ended.wait_for(Option::is_some).await {
-                Ok(end) => end.clone().unwrap_or(Err(DevboxError::Crashed)),
-                Err(_) => Err(DevboxError::Crashed),
-            }
-        })
-        .await
+        end_of(self.ended.clone(), cancellation).await
     }
 }
 

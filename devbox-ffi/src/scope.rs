@@ -8,7 +8,7 @@ use std::thread;
 use process_scope::{ExitOutcome, PrivateHosts, Scope, Signaller};
 use tokio::sync::watch;
 
-use crate::cancel::{Cancellation, unless_cancelled};
+use crate::cancel::{Cancellation, end_of};
 use crate::error::DevboxError;
 use crate::runtime::on_runtime;
 
@@ -90,14 +90,7 @@ impl ScopedCommand {
     /// Waits until it has ended.
     #[uniffi::method(default(cancellation = None))]
     pub async fn wait(&self, cancellation: Option<Arc<Cancellation>>) -> Result<CommandEnd, DevboxError> {
-        let mut ended = self.ended.clone();
-        unless_cancelled(cancellation, async move {
-            match ended.wait_for(Option::is_some).await {
-                Ok(end) => end.clone().unwrap_or(Err(DevboxError::Crashed)),
-                Err(_) => Err(DevboxError::Crashed),
-            }
-        })
-        .await
+        end_of(self.ended.clone(), cancellation).await
     }
 }
 
