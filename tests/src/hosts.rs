@@ -110,10 +110,16 @@ impl Watch {
     /// # Errors
     /// Those of inotify(7).
     pub fn changes(&self) -> crate::Result<usize> {
-        let changed = |(flags, name): &(ReadFlags, OsString)| {
-            *name == self.name && flags.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MOVED_TO)
-        };
-        Ok(self.events()?.iter().filter(|event| changed(event)).count())
+        let (mut changes, mut moved) = (0, false);
+        for (flags, _) in self.events()?.iter().filter(|(_, name)| *name == self.name) {
+            if flags.contains(ReadFlags::MOVED_TO) {
+                (changes, moved) = (changes + 1, true);
+            } else if flags.contains(ReadFlags::CLOSE_WRITE) {
+                // Whoever moved the file there closes it afterwards, when it has this name: that is no second change.
+                changes += usize::from(!std::mem::take(&mut moved));
+            }
+        }
+        Ok(changes)
     }
 
     /// The names of the files that were created beside it since the start or the last call.

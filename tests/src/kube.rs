@@ -208,7 +208,7 @@ impl Node {
     /// If it does not become ready.
     pub fn cluster_dns(&self) -> crate::Result {
         let [_, _, number, _] = self.address()?.octets();
-        let address = format!("10.96.{number}.10");
+        let address = format!("10.96.{}.10", 16 * number);
         let text = include_str!("../kube/cluster-dns.yaml").replace("ADDRESS", &address);
         self.apply(&text)?;
         let wanted = ["rollout", "status", "deployment/cluster-dns", "--timeout=120s"];

@@ -17,6 +17,9 @@ pub(crate) const REFUSED_SERVICE: &str = "refused";
 pub(crate) const PORT: u16 = 9000;
 pub(crate) const REFUSED_PORT: u16 = 9001;
 
+/// A thousand services have their endpoints after some seconds.
+const ENDPOINTS: Duration = Duration::from_secs(120);
+
 /// A gateway is gone some seconds after its last session.
 const GATEWAY_GONE: Duration = Duration::from_secs(60);
 
@@ -90,11 +93,28 @@ spec:
         Ok((address.parse::<std::net::Ipv4Addr>()?, PORT).into())
     }
 
-    /// Adds so many services; their names.
+    /// Adds so many ordinary services, which the two pods serve; their names.
     pub(crate) fn add_services(&self, count: usize) -> Result<Vec<String>> {
         let names: Vec<String> = (0..count).map(|number| format!("service-{number}")).collect();
-        let services: Vec<_> = names.iter().map(|name| (name.as_str(), PORT)).collect();
-        self.create(&services)?;
+        let mut text = String::new();
+        for name in &names {
+            writeln!(
+                text,
+                "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, \
+                 spec: {{selector: {{app: echo}}, ports: [{{name: tcp, port: {PORT}}}]}}}}"
+            )?;
+        }
+        self.namespace.apply(&text)?;
+        let with_endpoints = [
+            "get",
+            "endpointslices",
+            "--selector=endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io",
+            "--output=name",
+        ];
+        wait::until("the endpoints of all services", ENDPOINTS, || {
+            let slices = self.namespace.kubectl(&with_endpoints).ok()?;
+            (slices.lines().count() == count).then_some(())
+        })?;
         Ok(names)
     }
 
@@ -118,7 +138,7 @@ spec:
         })
     }
 
-    /// Services without an address in the cluster, of which a node has only a few hundred.
+    /// Services without an address in the cluster, with slices written by hand: the moment at which they are ready is known.
     fn create(&self, services: &[(&str, u16)]) -> Result<()> {
         let mut text = String::new();
         for (name, port) in services {
