@@ -179,7 +179,7 @@ impl Core {
         let Ok(mut state) = self.state.try_lock() else {
             return Err(client);
         };
-        if state.forwarder.in_flight() >= DIRECT || state.spares.values().any(Vec::is_empty) {
+        if state.forwarder.in_flight() >= DIRECT || state.spares.values().all(Vec::is_empty) {
             return Err(client);
         }
         state
@@ -240,13 +240,13 @@ impl Core {
         state.awaited
     }
 
-    /// A reader's packet, or that none will come; whether the reader is to go on.
-    fn handle(&self, port: PortId, upstream: SocketAddr, received: Result<&[u8], io::Error>) -> bool {
+    /// A reader's packet, or none if none will come; whether the reader is to go on.
+    fn handle(&self, port: PortId, upstream: SocketAddr, received: Option<&[u8]>) -> bool {
         let mut state = self.lock();
         let now = Instant::now();
         match received {
-            Ok(packet) => state.forwarder.handle_reply(port, upstream, packet, now),
-            Err(_) => state.forwarder.handle_failure(port, now),
+            Some(packet) => state.forwarder.handle_reply(port, upstream, packet, now),
+            None => state.forwarder.handle_failure(port, now),
         }
         state.act();
         state.tidy();
@@ -277,17 +277,19 @@ impl State {
     /// What nobody waits for: forgets readers that have ended, and opens sockets for questions to come.
     fn tidy(&mut self) {
         while self.readers.try_join_next().is_some() {}
-        let short: Vec<_> = self
-            .spares
-            .iter()
-            .flat_map(|(upstream, spares)| (spares.len()..SPARES).map(|_| *upstream))
-            .collect();
-        for upstream in short {
-            match self.open(upstream) {
-                Ok(socket) => self.spares.entry(upstream).or_default().push(socket),
-                Err(error) => tracing::debug!(%error, %upstream, "no spare socket"),
+        let mut all = std::mem::take(&mut self.spares);
+        for (upstream, spares) in &mut all {
+            while spares.len() < SPARES {
+                match self.open(*upstream) {
+                    Ok(socket) => spares.push(socket),
+                    Err(error) => {
+                        tracing::debug!(%error, %upstream, "no spare socket");
+                        break;
+                    }
+                }
             }
         }
+        self.spares = all;
     }
 
     fn transmit(&mut self, transmit: Transmit) -> io::Result<()> {
@@ -302,11 +304,7 @@ impl State {
             let ask = async move {
                 let reply = ask_by_tcp(upstream, &packet).await;
                 if let Some(core) = core.upgrade() {
-                    core.handle(
-                        port,
-                        upstream,
-                        reply.as_deref().map_err(|error| error.kind().into()),
-                    );
+                    core.handle(port, upstream, reply.ok().as_deref());
                 }
             };
             let socket = Socket {
@@ -373,7 +371,7 @@ async fn read(socket: Arc<UdpSocket>, port: Arc<OnceLock<PortId>>, upstream: Soc
     let mut buffer = vec![0; MAX_REPLY_LEN];
     loop {
         let received = socket.recv(&mut buffer).await;
-        let received = received.map(|len| buffer.get(..len).unwrap_or_default());
+        let received = received.ok().and_then(|len| buffer.get(..len));
         // What comes before anything was asked answers nothing.
         let Some(port) = port.get() else { continue };
         let Some(core) = core.upgrade() else { return };
