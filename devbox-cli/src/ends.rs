@@ -183,6 +183,7 @@ mod tests {
         let record = Record {
             names: vec!["orders.backend".to_owned(), "orders.backend.svc".to_owned()],
             addresses: vec!["127.77.45.67".parse().unwrap()],
+            behind: None,
         };
         StopReason::Names {
             sink: "/etc/hosts".to_owned(),

@@ -5,17 +5,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use devbox_session::sink::{NameSink, PublishError, Published, Record};
+use devbox_session::sink::{Behind, NameSink, PublishError, Published, Record};
 use ipnet::IpNet;
 use nameserver::{Answering, Data, Listening, Name, Responder, Server, ServerError, Zone};
+use service_catalog::Port;
 
 use crate::config::Dns;
 use crate::helper::Helper;
 use crate::notice::{Notice, Notices};
+use crate::sys;
 
 /// The names that a DNS server of this process answers.
 pub(crate) struct DnsSink {
     registry: nameserver::Registry,
+    suffix: Name,
     address: SocketAddr,
 }
 
@@ -53,13 +56,13 @@ pub(crate) async fn start(
         }
     }
     let place = rule.as_ref().map(|(_, place)| place.address());
-    let (sink, server) = listen(wanted, place).await?;
+    let (sink, server) = listen(wanted, place, pools).await?;
     let mut asked = false;
     if let Some((helper, place)) = rule {
         // The last one is the rule's, or answers on all of this machine's addresses.
         let port = server.addresses().last().map_or(0, SocketAddr::port);
         let server = SocketAddr::new(place.address(), port);
-        match helper.set_rule(place, wanted.suffix.to_string(), server).await {
+        match helper.set_rule(place, &wanted.suffix, pools, server).await {
             Ok(()) => asked = true,
             Err(error) => not_asked(error),
         }
@@ -69,29 +72,40 @@ pub(crate) async fn start(
 
 /// Listens where it is wanted, and at the address that a rule of the system names. Where another program has the port, the system chooses
 /// one, if that may be.
-async fn listen(wanted: &Dns, place: Option<std::net::IpAddr>) -> Result<(DnsSink, Server), ServerError> {
+async fn listen(
+    wanted: &Dns,
+    place: Option<std::net::IpAddr>,
+    pools: &[IpNet],
+) -> Result<(DnsSink, Server), ServerError> {
     let place = place.filter(|_| !wanted.listen.ip().is_unspecified());
     let at = |port: u16| {
         let mut addresses = vec![SocketAddr::new(wanted.listen.ip(), port)];
-        addresses.extend(place.map(|address| SocketAddr::new(address, port)));
+        let rule_port = sys::RULE_PORT.unwrap_or(port);
+        addresses.extend(place.map(|address| SocketAddr::new(address, rule_port)));
         addresses
     };
-    let started = DnsSink::start(wanted.suffix.clone(), at(wanted.listen.port())).await;
+    let started = DnsSink::start(&wanted.suffix, at(wanted.listen.port()), pools).await;
     match started {
         Err(ServerError::Bind { source, .. })
             if source.kind() == io::ErrorKind::AddrInUse && wanted.or_another_port =>
         {
-            DnsSink::start(wanted.suffix.clone(), at(0)).await
+            DnsSink::start(&wanted.suffix, at(0), pools).await
         }
         started => started,
     }
 }
 
 impl DnsSink {
-    async fn start(suffix: Name, listen: Vec<SocketAddr>) -> Result<(Self, Server), ServerError> {
+    async fn start(
+        suffix: &Name,
+        listen: Vec<SocketAddr>,
+        pools: &[IpNet],
+    ) -> Result<(Self, Server), ServerError> {
         let registry = nameserver::Registry::default();
         let settings = Answering {
-            zones: vec![Zone::new(suffix)],
+            zones: vec![Zone::new(suffix.clone())],
+            // An address of a pool without a name has none anywhere.
+            prefixes: pools.to_vec(),
             ..Answering::default()
         };
         let responder = Responder::new(registry.clone(), settings);
@@ -99,7 +113,83 @@ impl DnsSink {
         let server = Server::start(responder, Listening::on(listen)).await?;
         let address = server.addresses().first().copied().or(first);
         let address = address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
-        Ok((Self { registry, address }, server))
+        let sink = Self {
+            registry,
+            suffix: suffix.clone(),
+            address,
+        };
+        Ok((sink, server))
+    }
+}
+
+/// A publication in the making. Its names have the suffix: that is how a system finds what an address leads back to (PTR), and where a
+/// service is (SRV). The server answers them without it as well.
+struct Put<'a> {
+    suffix: &'a Name,
+    records: Vec<nameserver::Record>,
+    warnings: Vec<String>,
+}
+
+impl<'a> Put<'a> {
+    fn new(suffix: &'a Name) -> Self {
+        Self {
+            suffix,
+            records: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn name(&mut self, text: &str) -> Option<Name> {
+        match format!("{text}.{}", self.suffix).parse() {
+            Ok(name) => Some(name),
+            Err(error) => {
+                self.warnings
+                    .push(format!("the DNS server does not have it: {error}"));
+                None
+            }
+        }
+    }
+
+    fn add(&mut self, names: impl Iterator<Item = impl AsRef<str>>, data: Vec<Data>) {
+        let names = names.filter_map(|name| self.name(name.as_ref())).collect();
+        self.records.push(nameserver::Record { names, data });
+    }
+
+    /// Where the names are, and which service that is.
+    fn addresses(&mut self, record: &Record) {
+        let mut data: Vec<_> = record.addresses.iter().copied().map(Data::from).collect();
+        if let Some(behind) = &record.behind {
+            let about = [
+                format!("service={}", behind.service),
+                format!("environment={}", behind.environment),
+            ];
+            // Of labels: a name of the DNS is longer than their text.
+            data.extend(Data::txt(about).ok());
+        }
+        self.add(record.names.iter(), data);
+    }
+
+    /// On which ports: by its name those that have one, as Kubernetes has it, and all of them by the service's own.
+    fn services(&mut self, record: &Record, behind: &Behind) {
+        let canonical = record.names.get(..1).unwrap_or_default();
+        let members = if behind.members.is_empty() {
+            canonical
+        } else {
+            &behind.members
+        };
+        let targets: Vec<_> = members.iter().filter_map(|member| self.name(member)).collect();
+        let srv = |port: &Port| {
+            let port = port.port.get();
+            targets.iter().map(move |target| Data::srv(0, 0, port, target))
+        };
+        self.add(record.names.iter(), behind.ports.iter().flat_map(srv).collect());
+        for port in &behind.ports {
+            if let Some(name) = &port.name {
+                let names = record.names.iter();
+                let names = names.map(|service| format!("_{name}._{}.{service}", port.protocol));
+                self.add(names, srv(port).collect());
+            }
+        }
     }
 }
 
@@ -110,21 +200,16 @@ impl NameSink for DnsSink {
     }
 
     async fn publish(&self, records: Arc<[Record]>) -> Result<Published, PublishError> {
-        let mut warnings = Vec::new();
-        let mut name = |text: &String| match text.parse::<nameserver::Name>() {
-            Ok(name) => Some(name),
-            Err(error) => {
-                warnings.push(format!("the DNS server does not have it: {error}"));
-                None
+        let mut put = Put::new(&self.suffix);
+        for record in records.iter() {
+            put.addresses(record);
+            if let Some(behind) = &record.behind {
+                put.services(record, behind);
             }
-        };
-        let records: Vec<_> = records
-            .iter()
-            .map(|record| nameserver::Record {
-                names: record.names.iter().filter_map(&mut name).collect(),
-                data: record.addresses.iter().copied().map(Data::from).collect(),
-            })
-            .collect();
+        }
+        let Put {
+            records, warnings, ..
+        } = put;
         let changed = self.registry.publish(SESSION, &records) > 0;
         Ok(Published {
             changed,
@@ -148,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_dns_server_answers_what_was_published_last_and_nothing_in_the_end() {
-        let (sink, server) = listen(&wanted("127.0.0.1:0"), None).await.unwrap();
+        let (sink, server) = listen(&wanted("127.0.0.1:0"), None, &[]).await.unwrap();
         let rcode = async |name: &str| {
             let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
             let query = nameserver::query(7, &name.parse().unwrap(), "A").unwrap();
@@ -160,6 +245,7 @@ mod tests {
         let record = Record {
             names: vec!["orders.backend".to_owned()],
             addresses: vec!["127.77.0.2".parse().unwrap()],
+            behind: None,
         };
         assert!(sink.publish(Arc::from([record.clone()])).await.unwrap().changed);
         assert!(!sink.publish(Arc::from([record])).await.unwrap().changed);
@@ -172,16 +258,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_another_one_only_where_that_may_be() {
-        let (_, first) = listen(&wanted("127.0.0.1:0"), None).await.unwrap();
+        let (_, first) = listen(&wanted("127.0.0.1:0"), None, &[]).await.unwrap();
         let taken = first.addresses()[0];
         let strict = wanted(&taken.to_string());
-        let refused = listen(&strict, None).await;
+        let refused = listen(&strict, None, &[]).await;
         assert!(matches!(refused, Err(ServerError::Bind { address, .. }) if address == taken));
         let free = Dns {
             or_another_port: true,
             ..strict
         };
-        let (sink, second) = listen(&free, None).await.unwrap();
+        let (sink, second) = listen(&free, None, &[]).await.unwrap();
         assert_ne!(second.addresses()[0], taken);
         assert!(sink.describe().contains(&second.addresses()[0].to_string()));
         second.stop().await;

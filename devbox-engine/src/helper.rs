@@ -318,13 +318,14 @@ impl Helper {
     pub(crate) async fn set_rule(
         &self,
         place: RulePlace,
-        suffix: String,
+        suffix: &nameserver::Name,
+        pools: &[IpNet],
         server: SocketAddr,
     ) -> Result<(), ClientError> {
         let rule = self
             .ask(|client| {
-                let (place, suffix) = (place.clone(), suffix.clone());
-                async move { place.set(&client, suffix, server).await }
+                let place = place.clone();
+                async move { place.set(&client, suffix, pools, server).await }
             })
             .await?;
         *self.rule() = Some(rule);

@@ -8,6 +8,7 @@ use devbox_helper_client::{
     AsyncClient, Client, Error as ClientError, HelperError, InterfaceKind, NewInterface, NewResolver,
 };
 use ipnet::IpNet;
+use nameserver::{Name, reverse_zones};
 use sha2::{Digest, Sha256};
 
 use crate::sys;
@@ -76,18 +77,34 @@ impl RulePlace {
         Ok(place)
     }
 
-    /// Sets the rule there.
+    /// Sets the rule there. Without the names of addresses where the helper grants only the suffix, as where another session has the pool
+    /// as well.
     pub(crate) async fn set(
         self,
         client: &AsyncClient,
-        suffix: String,
+        suffix: &Name,
+        pools: &[IpNet],
         server: SocketAddr,
     ) -> Result<Rule, ClientError> {
         let resolver = NewResolver {
             interface: self.name.clone(),
-            suffixes: vec![suffix],
+            suffixes: vec![suffix.to_string()],
             servers: vec![server],
         };
+        let backwards = reverse_suffixes(pools);
+        if !backwards.is_empty() {
+            let mut whole = resolver.clone();
+            whole.suffixes.extend(backwards);
+            match client.set_resolver(whole.clone()).await {
+                Ok(_) => {
+                    return Ok(Rule {
+                        place: self,
+                        resolver: whole,
+                    });
+                }
+                Err(error) => tracing::debug!(%error, "no rule for the names of addresses"),
+            }
+        }
         match client.set_resolver(resolver.clone()).await {
             Ok(report) => {
                 tracing::debug!(changed = report.changed, notes = ?report.notes, %server, "resolver rule");
@@ -134,6 +151,18 @@ impl Rule {
     }
 }
 
+/// What the addresses of the pools are called back by, as far as a rule makes a system ask for it.
+fn reverse_suffixes(pools: &[IpNet]) -> Vec<String> {
+    // systemd-resolved asks nobody for names of 127.0.0.0/8: it says `localhost` by itself (resolved-dns-scope.c).
+    let asked = |pool: &&IpNet| sys::RESOLVED.is_none() || !pool.addr().is_loopback();
+    let zones = pools.iter().filter(asked).map(reverse_zones);
+    let zones = zones.filter(|zones| zones.len() <= MAX_ZONES);
+    zones.flatten().map(|zone| zone.to_string()).collect()
+}
+
+/// A pool that has more of them goes without: each is a rule of the system.
+const MAX_ZONES: usize = 16;
+
 fn unsupported(what: &str) -> ClientError {
     ClientError::Helper(HelperError::Unsupported {
         what: what.to_owned(),
@@ -176,6 +205,18 @@ mod tests {
         let first = address_of("dev-1a2b3c4d", &pools).unwrap();
         assert!(pools[1].contains(&IpAddr::from(first)));
         assert_ne!(Some(first), address_of("session-99aabbcc", &pools));
+    }
+
+    #[test]
+    fn a_rule_has_the_names_of_addresses_that_the_system_would_ask_for() {
+        let pools = ["127.77.0.0/16", "fd77::/64", "10.0.0.0/9"].map(|pool| pool.parse().unwrap());
+        let suffixes = reverse_suffixes(&pools);
+        let v6 = "0.0.0.0.0.0.0.0.0.0.0.0.7.7.d.f.ip6.arpa";
+        if sys::RESOLVED.is_some() {
+            assert_eq!(suffixes, [v6]);
+        } else {
+            assert_eq!(suffixes, ["77.127.in-addr.arpa", v6]);
+        }
     }
 
     #[test]

@@ -341,6 +341,7 @@ pub fn records(services: &[ServiceReport]) -> Vec<Record> {
         // The general ones first, as where nobody else has them.
         names: service.held.iter().chain(&service.names).cloned().collect(),
         addresses: service.addresses.clone(),
+        behind: None,
     });
     records
         .filter(|record| !record.names.is_empty() && !record.addresses.is_empty())

@@ -216,6 +216,7 @@ mod tests {
         let record = |name: &str, address: &str| Record {
             names: vec![name.to_owned()],
             addresses: vec![address.parse().unwrap()],
+            behind: None,
         };
         let records = [
             record("orders.backend", "127.77.0.2"),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use devbox_helper_client::{HelperError, HostsEntry};
 use serde::{Deserialize, Serialize};
+use service_catalog::{Label, Port, ServiceId};
 
 /// Addresses and the names that lead to them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,22 @@ pub struct Record {
     pub names: Vec<String>,
     /// At least one address, at most one per family.
     pub addresses: Vec<IpAddr>,
+    /// The service there, for places that can say more of a name than its addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<Behind>,
+}
+
+/// The service that a record's names lead to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behind {
+    /// Its full name.
+    pub service: ServiceId,
+    /// Where it runs.
+    pub environment: Label,
+    /// Its ports, as its catalog has them.
+    pub ports: Vec<Port>,
+    /// The canonical names of its members, as far as they have names of their own: the pods of a headless service.
+    pub members: Vec<String>,
 }
 
 /// Makes names resolvable: the system's hosts file, a private one, a DNS server's registry.
@@ -125,7 +142,7 @@ type Names = HashMap<String, Vec<IpAddr>>;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let registry = Registry::default();
-/// let orders = Record { names: vec!["orders.backend".into()], addresses: vec!["127.77.45.67".parse()?] };
+/// let orders = Record { names: vec!["orders.backend".into()], addresses: vec!["127.77.45.67".parse()?], behind: None };
 /// registry.publish(Arc::from([orders])).await?;
 /// assert_eq!(registry.resolve("Orders.Backend."), ["127.77.45.67".parse::<std::net::IpAddr>()?]);
 /// assert!(registry.resolve("web.shop").is_empty());

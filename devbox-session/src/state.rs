@@ -34,7 +34,7 @@ use crate::key::{ProviderId, ServiceKey};
 use crate::lease_keeper::LeaseChange;
 use crate::report::{Event, PortReport, Rejected, ServiceReport, StatusReport, UdpReport};
 use crate::settings::{Settings, StopReason};
-use crate::sink::{PublishError, Published, Record};
+use crate::sink::{Behind, PublishError, Published, Record};
 use crate::step::Step;
 use churn::Churn;
 use leases::Leases;
@@ -938,10 +938,17 @@ impl SessionState {
                 given.extend(policy.names(&id, &key.environment));
                 refused.extend(policy.refused(&id, &key.environment));
             }
+            let (target, service) = self.target(key, service)?;
             Some(Wish {
                 service: key.clone(),
                 shown: format!("{key} of {}", self.provider_name(key.provider)),
                 addresses,
+                behind: Behind {
+                    service: target.service,
+                    environment: target.environment,
+                    ports: service.ports.clone(),
+                    members: Vec::new(),
+                },
                 own: policy.names(&key.service, &key.environment),
                 given,
                 refused,
@@ -953,22 +960,25 @@ impl SessionState {
     /// The addresses that a service's names lead to: where something listens for it, or for the service that it is another
     /// name for. A service without ports has its address all the same.
     fn reachable(&self, key: &ServiceKey, service: &Service) -> Vec<IpAddr> {
+        match self.target(key, service) {
+            Some((target, _)) if self.listeners.is_portless(&target) => self.leases.addresses(&target),
+            Some((target, _)) => self.listeners.listening(&target),
+            None => Vec::new(),
+        }
+    }
+
+    /// A service itself, or the one that it is another name for.
+    fn target<'a>(&'a self, key: &ServiceKey, service: &'a Service) -> Option<(ServiceKey, &'a Service)> {
         let Some(target) = &service.alias_of else {
-            return if self.listeners.is_portless(key) {
-                self.leases.addresses(key)
-            } else {
-                self.listeners.listening(key)
-            };
+            return Some((key.clone(), service));
         };
         let target = ServiceKey {
             service: target.clone(),
             ..key.clone()
         };
-        match self.services.get(&target) {
-            // One step: another name for another name leads nowhere.
-            Some(found) if found.alias_of.is_none() => self.reachable(&target, found),
-            _ => Vec::new(),
-        }
+        let found = self.services.get(&target)?;
+        // One step: another name for another name leads nowhere.
+        found.alias_of.is_none().then_some((target, found))
     }
 
     /// Tells of what is up, once its names are published.

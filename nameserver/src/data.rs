@@ -3,6 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use domain::base::iana::Rtype;
+use domain::base::rdata::ComposeRecordData;
+use domain::rdata::ZoneRecordData;
+use domain::zonefile::inplace::{Entry, Zonefile};
 
 use crate::error::Error;
 use crate::name::Name;
@@ -17,7 +20,8 @@ pub(crate) const MAX_RDATA: usize = 60_000;
 /// let address = Data::from(std::net::IpAddr::from([127, 77, 0, 2]));
 /// let port = Data::srv(0, 0, 5432, &"orders.backend".parse()?);
 /// let text = Data::txt(["version=3"])?;
-/// # let _ = (address, port, text);
+/// let web = Data::https("1 . alpn=h2,http/1.1 port=8443")?;
+/// # let _ = (address, port, text, web);
 /// # Ok::<(), nameserver::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,12 +66,39 @@ impl Data {
         Self::raw(Rtype::TXT.to_int(), wire)
     }
 
+    /// Where a web service is and what it speaks (RFC 9460), as in a zone file: priority, target and parameters.
+    ///
+    /// # Errors
+    /// [`Error::InvalidHttps`], [`Error::LongData`].
+    pub fn https(text: &str) -> Result<Self, Error> {
+        let invalid = |reason: String| Error::InvalidHttps {
+            text: text.to_owned(),
+            reason,
+        };
+        let mut zone = Zonefile::new().allow_invalid();
+        zone.set_origin(domain::base::Name::root());
+        zone.extend_from_slice(format!(". 0 IN HTTPS {text}\n").as_bytes());
+        let entry = zone.next_entry().map_err(|error| invalid(error.to_string()))?;
+        let mut wire = Vec::new();
+        match entry {
+            Some(Entry::Record(record)) if matches!(record.data(), ZoneRecordData::Https(_)) => {
+                let Ok(()) = record.data().compose_rdata(&mut wire);
+            }
+            _ => return Err(invalid("it is something else".to_owned())),
+        }
+        // A second line would be another record.
+        if !matches!(zone.next_entry(), Ok(None)) {
+            return Err(invalid("it has several lines".to_owned()));
+        }
+        Self::raw(Rtype::HTTPS.to_int(), wire)
+    }
+
     /// The name of an address.
     pub fn ptr(target: &Name) -> Self {
         Self::other(Rtype::PTR, target.as_wire().to_vec())
     }
 
-    /// Data of any type, as on the wire and without compressed names: HTTPS (65), CAA, MX.
+    /// Data of any type, as on the wire and without compressed names: CAA, MX.
     ///
     /// # Errors
     /// [`Error::LongData`].
@@ -136,6 +167,35 @@ mod tests {
         assert_eq!(Data::txt(["x".repeat(256)]), Err(Error::LongText { len: 256 }));
         let empty = Data::txt(Vec::<&str>::new()).unwrap();
         empty.with_wire(|wire| assert_eq!(wire, [0]));
+    }
+
+    #[test]
+    fn an_https_record_is_read_as_in_a_zone_file() {
+        let wire = |text: &str| Data::https(text).unwrap().with_wire(<[u8]>::to_vec);
+        // The parameters of RFC 9460, appendix D.2: in the order of their keys, whatever the text's.
+        assert_eq!(
+            wire("16 foo.example.org. port=53"),
+            b"\x00\x10\x03foo\x07example\x03org\x00\x00\x03\x00\x02\x00\x35"
+        );
+        assert_eq!(
+            wire("1 . port=8443 alpn=\"h2\" ipv4hint=10.0.0.1"),
+            b"\x00\x01\x00\x00\x01\x00\x03\x02h2\x00\x03\x00\x02\x20\xFB\x00\x04\x00\x04\x0A\x00\x00\x01"
+        );
+        assert_eq!(wire("0 web.shop"), b"\x00\x00\x03web\x04shop\x00");
+        for text in [
+            "",
+            "1",
+            "x .",
+            "1 . port=http",
+            "1 . alpn=h2 alpn=h3",
+            "1 . colour=red",
+            "1 .\n$INCLUDE /etc/passwd",
+        ] {
+            assert!(
+                matches!(Data::https(text), Err(Error::InvalidHttps { .. })),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -16,6 +16,16 @@ pub enum Error {
         /// How long it is.
         len: usize,
     },
+    /// Text that is not the data of an HTTPS record (RFC 9460 §2.1).
+    #[error(
+        "{text:?} is not an HTTPS record: {reason}; expected PRIORITY TARGET PARAMETERS, as in `1 . alpn=h2,http/1.1 port=8443`"
+    )]
+    InvalidHttps {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Record data that does not fit into a message.
     #[error("the data of a record has {len} bytes; at most {max} fit", max = crate::data::MAX_RDATA)]
     LongData {

@@ -41,4 +41,4 @@ pub use text::{query, to_text};
 #[cfg(feature = "tls")]
 pub use tls::{TlsConfig, TlsError, ask_over_tls, tls_server};
 pub use wire::Transport;
-pub use zone::{DEFAULT_TTL, Zone};
+pub use zone::{DEFAULT_TTL, Zone, reverse_zones};

@@ -217,6 +217,9 @@ impl Server {
             tracing::error!("a thread that answered datagrams has panicked");
         }
         self.tasks.shutdown().await;
+        if let Some(relay) = &self.relay {
+            relay.stop().await;
+        }
     }
 
     fn close(&self) {

@@ -65,6 +65,55 @@ pub(crate) fn seconds(ttl: Duration) -> u32 {
     u32::try_from(ttl.as_secs()).map_or(MAX, |seconds| seconds.min(MAX))
 }
 
+/// The names below which the addresses of a prefix are called back (PTR), and no others: the suffixes of a rule for split DNS. A prefix
+/// that does not end at a label has several, 128 at most.
+///
+/// ```
+/// let zones = nameserver::reverse_zones(&"127.77.0.0/16".parse().unwrap());
+/// assert_eq!(zones, ["77.127.in-addr.arpa".parse()?]);
+/// assert_eq!(nameserver::reverse_zones(&"10.32.0.0/14".parse().unwrap()).len(), 4);
+/// # Ok::<(), nameserver::Error>(())
+/// ```
+pub fn reverse_zones(prefix: &IpNet) -> Vec<Name> {
+    match prefix.trunc() {
+        IpNet::V4(prefix) => {
+            let octets = prefix.prefix_len().div_ceil(8);
+            let parts = prefix.subnets(8 * octets).into_iter().flatten();
+            parts
+                .map(|part| {
+                    let octets = part.network().octets().into_iter().take(octets.into());
+                    reverse_name(octets.map(|octet| octet.to_string()), b"\x07in-addr\x04arpa\x00")
+                })
+                .collect()
+        }
+        IpNet::V6(prefix) => {
+            let nibbles = prefix.prefix_len().div_ceil(4);
+            let parts = prefix.subnets(4 * nibbles).into_iter().flatten();
+            parts
+                .map(|part| {
+                    let octets = part.network().octets().into_iter();
+                    let digits = octets
+                        .flat_map(|octet| [octet >> 4, octet & 0x0F])
+                        .take(nibbles.into());
+                    reverse_name(digits.map(|digit| format!("{digit:x}")), b"\x03ip6\x04arpa\x00")
+                })
+                .collect()
+        }
+    }
+}
+
+/// The labels from last to first, and what they lie below.
+fn reverse_name(labels: impl Iterator<Item = String>, apex: &[u8]) -> Name {
+    let mut wire = Vec::with_capacity(Name::MAX_LEN);
+    let labels: Vec<_> = labels.collect();
+    for label in labels.iter().rev() {
+        wire.extend(u8::try_from(label.len()));
+        wire.extend_from_slice(label.as_bytes());
+    }
+    wire.extend_from_slice(apex);
+    Name::from_lower_wire(&wire)
+}
+
 /// What a name under `in-addr.arpa` or `ip6.arpa` stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reverse {
@@ -171,6 +220,33 @@ mod tests {
             "example.com",
         ] {
             assert_eq!(reverse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_zones_of_a_prefix_hold_all_of_its_addresses_and_no_others() {
+        let zones = |prefix: &str| {
+            let zones = reverse_zones(&prefix.parse().unwrap());
+            zones.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(zones("127.77.0.0/16"), ["77.127.in-addr.arpa"]);
+        assert_eq!(zones("0.0.0.0/0"), ["in-addr.arpa"]);
+        assert_eq!(
+            zones("100.64.0.0/15"),
+            ["64.100.in-addr.arpa", "65.100.in-addr.arpa"]
+        );
+        assert_eq!(
+            zones("192.0.2.4/31"),
+            ["4.2.0.192.in-addr.arpa", "5.2.0.192.in-addr.arpa"]
+        );
+        assert_eq!(zones("fd77::/16"), ["7.7.d.f.ip6.arpa"]);
+        assert_eq!(zones("fd77:8000::/17").len(), 8);
+        assert_eq!(zones("fd77::2/128")[0].len(), "ip6.arpa".len() + 64);
+        for zone in zones("10.0.0.0/12") {
+            let Some(Reverse::Prefix(part)) = reverse(&zone) else {
+                panic!("{zone}")
+            };
+            assert!("10.0.0.0/12".parse::<IpNet>().unwrap().contains(&part));
         }
     }
 

@@ -66,6 +66,10 @@ fn responder() -> Responder {
                     Data::txt(["version=3"]).unwrap(),
                 ],
             },
+            Record {
+                names: vec!["web.devbox.test".parse().unwrap()],
+                data: vec![Data::https("1 . port=8443 alpn=h2,http/1.1").unwrap()],
+            },
         ],
     );
     let settings = Answering {
@@ -119,6 +123,10 @@ fn dig() {
     assert_eq!(
         ask(&["+short", "_pg._tcp.devbox.test", "SRV"]),
         "0 5 5432 api.devbox.test.\n"
+    );
+    assert_eq!(
+        ask(&["+short", "web.devbox.test", "HTTPS"]),
+        "1 . alpn=\"h2,http/1.1\" port=8443\n"
     );
     assert_eq!(ask(&["+short", "-x", "127.77.0.4"]), "v4.devbox.test.\n");
     let nodata = ask(&["v4.devbox.test", "HTTPS"]);

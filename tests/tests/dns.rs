@@ -73,6 +73,91 @@ fn a_session_answers_for_its_names_and_leaves_the_hosts_file_alone() -> Outcome 
     })
 }
 
+/// What dig(1) finds, a record a line.
+fn dig(scene: &Scene, at: &str, question: &[&str]) -> Result<Vec<String>> {
+    let (address, port) = at.rsplit_once(':').context("an address and a port")?;
+    let asked = scene.command([need_program("dig", "bind9-dnsutils")?]);
+    let asked = asked.args(["+short", "+norecurse", "-p", port, &format!("@{address}")]);
+    let found = asked.args(question).run(wait::SOON)?.expect_success()?.output();
+    let mut lines: Vec<_> = found.lines().map(str::to_owned).collect();
+    lines.sort();
+    Ok(lines)
+}
+
+#[test]
+fn a_session_says_where_its_services_are_and_whose_an_address_is() -> Outcome {
+    scenario(|scene| {
+        need_program("dig", "bind9-dnsutils")?;
+        let echo = Echo::start(scene)?;
+        let target = echo.address();
+        let catalog = scene.catalog(&[])?;
+        catalog.spoil(&format!(
+            "environment: {}
+services:
+- {{name: orders, namespace: backend, aliases: [db], ports: [
+    {{name: postgres, port: 7821, target: '{target}'}}, {{name: stats, port: 7822, protocol: udp, target: '{target}'}},
+    {{port: 7823, target: '{target}'}}]}}
+- {{name: old, namespace: backend, alias_of: orders.backend}}
+- {{name: queue, namespace: backend, ports: [{{name: amqp, port: 7824, target: '{target}'}}]}}
+- {{name: queue, namespace: backend, member: queue-0, ports: [{{name: amqp, port: 7824, target: '{target}'}}]}}
+- {{name: queue, namespace: backend, member: queue-1, ports: [{{name: amqp, port: 7824, target: '{target}'}}]}}
+",
+            catalog.environment()
+        ))?;
+        let gateway = Gateway::start(scene, &catalog)?;
+        let listen = scene.free_address()?.to_string();
+        let file = scene.hosts_file(Caller::Ordinary)?;
+        let options = UpOptions::new(Caller::Ordinary).hosts(&file);
+        let options = options.arguments(["--naming", "dns", "--dns-listen", &listen]);
+        let _up = Up::start_with(&gateway, &options)?;
+        let dig = |question: &[&str]| dig(scene, &listen, question);
+
+        let orders = "orders.backend.devbox.test.";
+        let postgres = [format!("0 0 7821 {orders}")];
+        for name in [
+            "orders.backend",
+            "orders.backend.devbox.test",
+            "db.backend",
+            "old.backend",
+        ] {
+            let found = dig(&[&format!("_postgres._tcp.{name}"), "SRV"])?;
+            ensure!(found == postgres, "{name}: {found:?}");
+        }
+        ensure!(dig(&["_stats._udp.orders.backend", "SRV"])? == [format!("0 0 7822 {orders}")]);
+        ensure!(dig(&["_stats._tcp.orders.backend", "SRV"])?.is_empty());
+        let all = dig(&["orders.backend", "SRV"])?;
+        ensure!(
+            all == ["7821", "7822", "7823"].map(|port| format!("0 0 {port} {orders}")),
+            "{all:?}"
+        );
+        let members =
+            ["queue-0", "queue-1"].map(|name| format!("0 0 7824 {name}.queue.backend.devbox.test."));
+        let found = dig(&["_amqp._tcp.queue.backend", "SRV"])?;
+        ensure!(found == members, "{found:?}");
+        let found = dig(&["_amqp._tcp.queue-1.queue.backend", "SRV"])?;
+        ensure!(found == members[1..], "{found:?}");
+        let text = dig(&["old.backend", "TXT"])?;
+        let environment = format!(
+            "\"service=orders.backend\" \"environment={}\"",
+            catalog.environment()
+        );
+        ensure!(text == [environment], "{text:?}");
+
+        // And back: the name that the whole system finds, of an address with several.
+        let address = dig(&["db.backend", "A"])?;
+        let found = dig(&["-x", &address[0]])?;
+        ensure!(found == [orders], "{address:?}: {found:?}");
+        let member = dig(&["queue-0.queue.backend", "A"])?;
+        let found = dig(&["-x", &member[0]])?;
+        ensure!(found == ["queue-0.queue.backend.devbox.test."], "{found:?}");
+        let nobody = query(scene, &listen, "254.255.77.127.in-addr.arpa", "PTR")?;
+        ensure!(nobody.contains("NXDOMAIN") && nobody.contains("SOA"), "{nobody}");
+        let others = query(scene, &listen, "1.2.0.192.in-addr.arpa", "PTR")?;
+        ensure!(others.contains("REFUSED"), "{others}");
+        Ok(())
+    })
+}
+
 #[test]
 fn a_server_follows_its_file_and_keeps_what_it_had_where_that_breaks() -> Outcome {
     scenario(|scene| {

@@ -14,6 +14,12 @@ use devbox_tests::{
 
 const PORT: u16 = 7820;
 
+/// The usual pool.
+const POOL: &str = "127.77.0.0/16";
+
+/// One that systemd-resolved asks others about: of 127.0.0.0/8 it knows that all of it is `localhost`.
+const OTHER_POOL: &str = "10.218.77.0/24";
+
 /// A machine with a network and a systemd-resolved of its own.
 struct System<'a> {
     scene: &'a Scene,
@@ -48,10 +54,14 @@ impl<'a> System<'a> {
 
     /// `devbox up` as root for one service of an environment, whose names go to its DNS server.
     fn up(&self, environment: &str, service: &str, echo: &Echo) -> Result<Process> {
+        self.up_in(POOL, environment, service, echo)
+    }
+
+    fn up_in(&self, pool: &str, environment: &str, service: &str, echo: &Echo) -> Result<Process> {
         let service = Service::new(service, "backend", PORT, echo.address());
         let catalog = CatalogFile::of_environment(self.scene, environment, &[service])?;
         let text = format!(
-            "naming: dns\nproviders:\n  - {{name: local, kind: direct, catalog: {}, environment: {environment}}}\n",
+            "naming: dns\npool: {pool}\nproviders:\n  - {{name: local, kind: direct, catalog: {}, environment: {environment}}}\n",
             catalog.path().display()
         );
         let config = self.scene.write(&format!("{environment}.yaml"), text)?;
@@ -126,6 +136,35 @@ fn the_system_asks_a_session_for_its_suffix_and_for_nothing_else() -> Outcome {
         system.is_as_before()?;
         ensure!(!system.getent(name)?.contains("127.77."));
         Ok(())
+    })
+}
+
+#[test]
+fn the_system_finds_the_name_of_an_address() -> Outcome {
+    scenario(|scene| {
+        let machine = Machine::start(scene)?;
+        let networks = Networks::start(scene)?;
+        let system = System::start(scene, &machine, &networks)?;
+        let echo = Echo::start(scene)?;
+        let up = system.up_in(OTHER_POOL, "dev", "orders", &echo)?;
+        server_of(&up)?;
+        let rules = system.rules()?;
+        ensure!(rules.contains("~77.218.10.in-addr.arpa"), "{rules}");
+        let name = "orders.backend.devbox.test";
+        let found = system.getent(name)?;
+        let address = found.split_whitespace().next().unwrap_or_default();
+        ensure!(address.starts_with("10.218.77."), "{found}");
+        let back = system.run(&["getent", "hosts", address])?.output();
+        ensure!(back.contains(name), "{address}: {back}");
+        let nobody = if address == "10.218.77.1" {
+            "10.218.77.2"
+        } else {
+            "10.218.77.1"
+        };
+        let none = system.run(&["resolvectl", "query", nobody])?;
+        ensure!(none.everything().contains("not found"), "{}", none.everything());
+        drop(up);
+        system.is_as_before()
     })
 }
 

@@ -45,6 +45,9 @@ struct Entry {
     /// Each string is a record.
     #[serde(default)]
     txt: Vec<String>,
+    /// As in a zone file.
+    #[serde(default)]
+    https: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -124,6 +127,9 @@ fn record(entry: Entry) -> Result<Record, String> {
     for text in &entry.txt {
         data.push(Data::txt([text]).map_err(|error| error.to_string())?);
     }
+    for text in &entry.https {
+        data.push(Data::https(text).map_err(|error| error.to_string())?);
+    }
     Ok(Record {
         names: entry.names.iter().map(name).collect::<Result<_, _>>()?,
         data,
@@ -137,12 +143,14 @@ mod tests {
     #[test]
     fn a_file_has_addresses_services_and_texts() {
         let text = "records:\n- names: [orders.backend, orders]\n  addresses: [127.77.0.2, 'fd00::2']\n\
-                    - names: [_pg._tcp.orders]\n  srv: [{port: 5432, target: orders.backend}]\n  txt: [version=3]\n";
+                    - names: [_pg._tcp.orders]\n  srv: [{port: 5432, target: orders.backend}]\n  txt: [version=3]\n\
+                    - names: [web]\n  https: ['1 . alpn=h2,http/1.1']\n";
         let records = parse(text).unwrap();
         assert_eq!(records[0].names.len(), 2);
         assert_eq!(records[0].data.len(), 2);
         let types: Vec<_> = records[1].data.iter().map(Data::rtype).collect();
         assert_eq!(types, [33, 16]);
+        assert_eq!(records[2].data[0].rtype(), 65);
         assert!(parse("").unwrap().is_empty());
     }
 
@@ -151,5 +159,10 @@ mod tests {
         assert!(parse("records: [{names: [a..b]}]").unwrap_err().contains("a..b"));
         assert!(parse("records: [{name: a}]").unwrap_err().contains("name"));
         assert!(parse("records: [{names: [a], addresses: [10.0.0]}]").is_err());
+        let https = parse("records: [{names: [a], https: ['1 . port=web']}]").unwrap_err();
+        assert!(
+            https.contains("1 . port=web") && https.contains("PRIORITY"),
+            "{https}"
+        );
     }
 }

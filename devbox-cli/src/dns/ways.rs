@@ -26,6 +26,10 @@ pub(crate) fn instructions(server: SocketAddr, suffix: &Name) -> String {
         &format!("nameserver {address}, and on a line of its own: port {port}"),
     );
     way(
+        "Windows, whose rules name no port: have it listen on port 53, then as administrator",
+        &format!("Add-DnsClientNrptRule -Namespace .{suffix} -NameServers {address}"),
+    );
+    way(
         "a plain /etc/resolv.conf, which can name no port and no suffix: listen on port 53 and forward the rest",
         "devbox dns serve --listen 127.0.0.1:53 --registry FILE --forward ADDR, then `nameserver 127.0.0.1` as its first line",
     );

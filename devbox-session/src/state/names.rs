@@ -13,7 +13,7 @@ use super::notices::Notices;
 use crate::key::ServiceKey;
 use crate::names_policy::RefusedName;
 use crate::report::{CONTESTED, Event, NameClash, PutBack, Refusals};
-use crate::sink::{HeldNames, PublishError, Published, Record, TakenName};
+use crate::sink::{Behind, HeldNames, PublishError, Published, Record, TakenName};
 use held::HeldByOthers;
 
 /// The names of a session.
@@ -59,6 +59,8 @@ pub(super) struct Wish {
     /// Whom to name in a clash.
     pub(super) shown: String,
     pub(super) addresses: Vec<IpAddr>,
+    /// What is at these addresses. Its members are named with the records.
+    pub(super) behind: Behind,
     /// Names that follow from its id.
     pub(super) own: Vec<String>,
     /// Names that its owner gave it: any service's own name is stronger.
@@ -130,6 +132,7 @@ impl Names {
         tell_refused(&wishes, notices);
         self.assigned.clear();
         self.refused.clear();
+        let mut members = members(&wishes, &names);
         // Services with the same addresses (a service and those that are other names for it) share a record.
         let mut records: Vec<Record> = Vec::with_capacity(wishes.len());
         let mut places: BTreeMap<Vec<IpAddr>, usize> = BTreeMap::new();
@@ -137,11 +140,26 @@ impl Names {
             if !names.is_empty() && !wish.addresses.is_empty() {
                 let place = *places.entry(wish.addresses.clone()).or_insert(records.len());
                 match records.get_mut(place) {
-                    Some(record) => record.names.extend(names.iter().cloned()),
-                    None => records.push(Record {
-                        names: names.clone(),
-                        addresses: wish.addresses,
-                    }),
+                    Some(record) => {
+                        // The service's own are the canonical ones, wherever it stands among its aliases.
+                        let own = wish.service.service == wish.behind.service;
+                        let at = if own { 0 } else { record.names.len() };
+                        record.names.splice(at..at, names.iter().cloned());
+                    }
+                    None => {
+                        let key = ServiceKey {
+                            service: wish.behind.service.clone(),
+                            ..wish.service.clone()
+                        };
+                        records.push(Record {
+                            names: names.clone(),
+                            addresses: wish.addresses,
+                            behind: Some(Behind {
+                                members: members.remove(&key).unwrap_or_default(),
+                                ..wish.behind
+                            }),
+                        });
+                    }
                 }
             }
             if !wish.refused.is_empty() {
@@ -381,6 +399,22 @@ impl Sink {
             times: self.put_back,
         }
     }
+}
+
+/// The canonical names of members, by their service.
+fn members(wishes: &[Wish], names: &[Vec<String>]) -> BTreeMap<ServiceKey, Vec<String>> {
+    let mut members: BTreeMap<_, Vec<String>> = BTreeMap::new();
+    for (wish, names) in wishes.iter().zip(names) {
+        if wish.service.service.member.is_some()
+            && !wish.addresses.is_empty()
+            && let Some(canonical) = names.first()
+        {
+            let mut service = wish.service.clone();
+            service.service.member = None;
+            members.entry(service).or_default().push(canonical.clone());
+        }
+    }
+    members
 }
 
 /// Tells which services go without names, once for each: however many they are, one event for each rule.

@@ -1,14 +1,17 @@
-//! The forwarder's sockets. One task owns its state; a reader for each port reports to it.
+//! The forwarder's sockets. Whoever has something for the forwarder gives it to it: the thread that read a question asks the upstream, and
+//! the task that reads the reply answers the client. A question that finds the forwarder at work, or with much to do, waits in a queue, so
+//! that what is answered from memory never waits for what is not.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep_until;
 
@@ -39,10 +42,10 @@ impl Client {
 }
 
 /// A way to the forwarder. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Relay {
+    core: Arc<Core>,
     questions: mpsc::Sender<Question>,
-    counts: Arc<Mutex<ForwardCounts>>,
 }
 
 struct Question {
@@ -51,42 +54,47 @@ struct Question {
     transport: Transport,
 }
 
-/// What a reader has to say about its port.
-enum Event {
-    Reply(PortId, SocketAddr, Vec<u8>),
-    Failed(PortId),
-}
-
-/// How many questions may wait for the task; more are dropped, and their clients ask again.
+/// How many questions may wait; more are dropped, and their clients ask again.
 const WAITING: usize = 8_192;
 
 /// How many of them are taken before anything else is looked at.
 const AT_ONCE: usize = 256;
 
+/// With fewer in flight a question is sent by the thread that read it: a few microseconds, which a flood must not take from others.
+const DIRECT: usize = 64;
+
 /// How many sockets are open to each upstream for questions to come.
 const SPARES: usize = 4;
-
-/// How many replies may wait; the sockets keep the others.
-const EVENTS: usize = 1_024;
 
 impl Relay {
     pub(super) fn start(forwarding: Forwarding, tasks: &mut JoinSet<()>) -> io::Result<Self> {
         let (questions, waiting) = mpsc::channel(WAITING);
-        let (events, reported) = mpsc::channel(EVENTS);
-        let counts = Arc::<Mutex<ForwardCounts>>::default();
-        let task = Task {
-            forwarder: Forwarder::new(forwarding, random_ids()?),
-            ports: HashMap::new(),
-            spares: HashMap::new(),
-            readers: JoinSet::new(),
-            events,
-            counts: Arc::clone(&counts),
-        };
-        tasks.spawn(task.run(waiting, reported));
-        Ok(Self { questions, counts })
+        let random = random_ids()?;
+        let spares: HashMap<_, _> = forwarding
+            .upstreams
+            .iter()
+            .map(|upstream| (*upstream, Vec::new()))
+            .collect();
+        let core = Arc::new_cyclic(|core| Core {
+            state: Mutex::new(State {
+                core: Weak::clone(core),
+                runtime: Handle::current(),
+                spares,
+                forwarder: Forwarder::new(forwarding, random),
+                ports: HashMap::new(),
+                readers: JoinSet::new(),
+                awaited: None,
+            }),
+            earlier: Notify::new(),
+        });
+        tasks.spawn(Arc::clone(&core).run(waiting));
+        Ok(Self { core, questions })
     }
 
     pub(super) fn forward(&self, client: Client, packet: &[u8], transport: Transport) {
+        let Err(client) = self.core.ask(client, packet, transport) else {
+            return;
+        };
         let question = Question {
             client,
             packet: packet.to_vec(),
@@ -98,7 +106,24 @@ impl Relay {
     }
 
     pub(super) fn counts(&self) -> ForwardCounts {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.lock().forwarder.counts()
+    }
+
+    /// Closes the sockets, and returns when they are closed.
+    pub(super) async fn stop(&self) {
+        let mut readers = {
+            let mut state = self.core.lock();
+            state.ports.clear();
+            state.spares.clear();
+            std::mem::take(&mut state.readers)
+        };
+        readers.shutdown().await;
+    }
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").finish_non_exhaustive()
     }
 }
 
@@ -117,29 +142,69 @@ fn random_ids() -> io::Result<impl FnMut() -> u16 + Send + 'static> {
     })
 }
 
-struct Task {
-    forwarder: Forwarder<Client>,
-    ports: HashMap<PortId, Port>,
-    /// Sockets for questions to come, by upstream.
-    spares: HashMap<SocketAddr, Vec<UdpSocket>>,
-    readers: JoinSet<()>,
-    events: mpsc::Sender<Event>,
-    counts: Arc<Mutex<ForwardCounts>>,
+/// The forwarder and its sockets. The lock is held for a step of the forwarder and what it wants sent, never while anything is awaited.
+struct Core {
+    state: Mutex<State>,
+    /// Something is to be done earlier than the task knows.
+    earlier: Notify,
 }
 
-struct Port {
+struct State {
+    forwarder: Forwarder<Client>,
+    ports: HashMap<PortId, Socket>,
+    /// Sockets for questions to come, by upstream.
+    spares: HashMap<SocketAddr, Vec<Socket>>,
+    readers: JoinSet<()>,
+    /// When the task looks at the time next.
+    awaited: Option<Instant>,
+    runtime: Handle,
+    core: Weak<Core>,
+}
+
+struct Socket {
     /// `None` for a connection, which its reader has alone.
-    socket: Option<Arc<UdpSocket>>,
+    udp: Option<Arc<UdpSocket>>,
+    /// Which port it is, as soon as it is one.
+    port: Arc<OnceLock<PortId>>,
     reader: AbortHandle,
 }
 
-impl Task {
-    async fn run(mut self, mut waiting: mpsc::Receiver<Question>, mut reported: mpsc::Receiver<Event>) {
+impl Core {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks at once, if that makes nobody wait; otherwise the client comes back.
+    fn ask(&self, client: Client, packet: &[u8], transport: Transport) -> Result<(), Client> {
+        let Ok(mut state) = self.state.try_lock() else {
+            return Err(client);
+        };
+        if state.forwarder.in_flight() >= DIRECT || state.spares.values().all(Vec::is_empty) {
+            return Err(client);
+        }
+        state
+            .forwarder
+            .handle_query(client, packet, transport, Instant::now());
+        state.act();
+        let wake = state.forwarder.poll_timeout();
+        let is_earlier = wake.is_some_and(|wake| state.awaited.is_none_or(|awaited| wake < awaited));
+        if is_earlier {
+            state.awaited = wake;
+        }
+        drop(state);
+        if is_earlier {
+            self.earlier.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Takes what waits, and looks at the time.
+    async fn run(self: Arc<Self>, mut waiting: mpsc::Receiver<Question>) {
         let mut questions = Vec::with_capacity(AT_ONCE);
         loop {
-            let wake = self.forwarder.poll_timeout();
+            let awaited = self.turn(&mut questions);
             let sleep = async move {
-                match wake {
+                match awaited {
                     Some(at) => sleep_until(at.into()).await,
                     None => std::future::pending().await,
                 }
@@ -149,27 +214,47 @@ impl Task {
                     if taken == 0 {
                         return;
                     }
-                    let now = Instant::now();
-                    for Question { client, packet, transport } in questions.drain(..) {
-                        self.forwarder.handle_query(client, &packet, transport, now);
-                    }
                 }
-                Some(event) = reported.recv() => self.handle(event),
-                () = sleep => self.forwarder.handle_timeout(Instant::now()),
-                Some(_) = self.readers.join_next(), if !self.readers.is_empty() => {}
+                () = sleep => {}
+                () = self.earlier.notified() => {}
             }
-            self.act();
         }
     }
 
-    fn handle(&mut self, event: Event) {
+    /// When the next one is due.
+    fn turn(&self, questions: &mut Vec<Question>) -> Option<Instant> {
+        let mut state = self.lock();
         let now = Instant::now();
-        match event {
-            Event::Reply(port, from, packet) => self.forwarder.handle_reply(port, from, &packet, now),
-            Event::Failed(port) => self.forwarder.handle_failure(port, now),
+        state.forwarder.handle_timeout(now);
+        for Question {
+            client,
+            packet,
+            transport,
+        } in questions.drain(..)
+        {
+            state.forwarder.handle_query(client, &packet, transport, now);
         }
+        state.act();
+        state.tidy();
+        state.awaited = state.forwarder.poll_timeout();
+        state.awaited
     }
 
+    /// A reader's packet, or none if none will come; whether the reader is to go on.
+    fn handle(&self, port: PortId, upstream: SocketAddr, received: Option<&[u8]>) -> bool {
+        let mut state = self.lock();
+        let now = Instant::now();
+        match received {
+            Some(packet) => state.forwarder.handle_reply(port, upstream, packet, now),
+            None => state.forwarder.handle_failure(port, now),
+        }
+        state.act();
+        state.tidy();
+        state.ports.contains_key(&port)
+    }
+}
+
+impl State {
     /// Does what the forwarder wants.
     fn act(&mut self) {
         while let Some(transmit) = self.forwarder.poll_transmit() {
@@ -183,19 +268,19 @@ impl Task {
             client.reply(reply);
         }
         while let Some(closed) = self.forwarder.poll_closed() {
-            if let Some(port) = self.ports.remove(&closed) {
-                port.reader.abort();
+            if let Some(socket) = self.ports.remove(&closed) {
+                socket.reader.abort();
             }
         }
-        self.open_spares();
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = self.forwarder.counts();
     }
 
-    /// Opens sockets while no question waits for them.
-    fn open_spares(&mut self) {
-        for (upstream, spares) in &mut self.spares {
+    /// What nobody waits for: forgets readers that have ended, and opens sockets for questions to come.
+    fn tidy(&mut self) {
+        while self.readers.try_join_next().is_some() {}
+        let mut all = std::mem::take(&mut self.spares);
+        for (upstream, spares) in &mut all {
             while spares.len() < SPARES {
-                match connected(*upstream) {
+                match self.open(*upstream) {
                     Ok(socket) => spares.push(socket),
                     Err(error) => {
                         tracing::debug!(%error, %upstream, "no spare socket");
@@ -204,6 +289,7 @@ impl Task {
                 }
             }
         }
+        self.spares = all;
     }
 
     fn transmit(&mut self, transmit: Transmit) -> io::Result<()> {
@@ -213,42 +299,59 @@ impl Task {
             transport,
             packet,
         } = transmit;
-        let events = self.events.clone();
         if transport == Transport::Tcp {
-            let reader = self.readers.spawn(async move {
-                let event = match ask_by_tcp(upstream, &packet).await {
-                    Ok(reply) => Event::Reply(port, upstream, reply),
-                    Err(_) => Event::Failed(port),
-                };
-                report(&events, event).await;
-            });
-            self.ports.insert(port, Port { socket: None, reader });
+            let core = Weak::clone(&self.core);
+            let ask = async move {
+                let reply = ask_by_tcp(upstream, &packet).await;
+                if let Some(core) = core.upgrade() {
+                    core.handle(port, upstream, reply.ok().as_deref());
+                }
+            };
+            let socket = Socket {
+                udp: None,
+                port: Arc::default(),
+                reader: self.readers.spawn_on(ask, &self.runtime),
+            };
+            self.ports.insert(port, socket);
             return Ok(());
         }
-        let socket = match self.ports.get(&port) {
-            Some(Port {
-                socket: Some(socket), ..
-            }) => Arc::clone(socket),
-            _ => {
-                let spare = self.spares.entry(upstream).or_default().pop();
-                let socket = Arc::new(spare.map_or_else(|| connected(upstream), Ok)?);
-                let reader = self
-                    .readers
-                    .spawn(read(Arc::clone(&socket), port, upstream, events));
-                let kept = Port {
-                    socket: Some(Arc::clone(&socket)),
-                    reader,
-                };
-                self.ports.insert(port, kept);
-                socket
+        let udp = match self.ports.get(&port) {
+            Some(socket) => socket.udp.clone(),
+            None => {
+                let spare = self.spares.get_mut(&upstream).and_then(Vec::pop);
+                let socket = spare.map_or_else(|| self.open(upstream), Ok)?;
+                socket.port.get_or_init(|| port);
+                let udp = socket.udp.clone();
+                self.ports.insert(port, socket);
+                udp
             }
         };
+        let Some(udp) = udp else { return Ok(()) };
         // Not by way of the runtime, which has not yet heard that a new socket can be written to.
-        match socket2::SockRef::from(&*socket).send(&packet) {
+        match socket2::SockRef::from(&*udp).send(&packet) {
             // As if it were lost on the way.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             sent => sent.map(|_| ()),
         }
+    }
+
+    /// Opens a socket to an upstream and has it read.
+    fn open(&mut self, upstream: SocketAddr) -> io::Result<Socket> {
+        let context = self.runtime.enter();
+        let udp = Arc::new(connected(upstream)?);
+        drop(context);
+        let port = Arc::<OnceLock<PortId>>::default();
+        let read = read(
+            Arc::clone(&udp),
+            Arc::clone(&port),
+            upstream,
+            Weak::clone(&self.core),
+        );
+        Ok(Socket {
+            udp: Some(udp),
+            port,
+            reader: self.readers.spawn_on(read, &self.runtime),
+        })
     }
 }
 
@@ -264,20 +367,17 @@ fn connected(upstream: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
-async fn read(socket: Arc<UdpSocket>, port: PortId, upstream: SocketAddr, events: mpsc::Sender<Event>) {
+async fn read(socket: Arc<UdpSocket>, port: Arc<OnceLock<PortId>>, upstream: SocketAddr, core: Weak<Core>) {
     let mut buffer = vec![0; MAX_REPLY_LEN];
     loop {
-        let event = match socket.recv(&mut buffer).await {
-            Ok(len) => Event::Reply(port, upstream, buffer.get(..len).unwrap_or_default().to_vec()),
-            Err(_) => Event::Failed(port),
-        };
-        report(&events, event).await;
-    }
-}
-
-async fn report(events: &mpsc::Sender<Event>, event: Event) {
-    if events.send(event).await.is_err() {
-        tracing::trace!("a reply came after the end");
+        let received = socket.recv(&mut buffer).await;
+        let received = received.ok().and_then(|len| buffer.get(..len));
+        // What comes before anything was asked answers nothing.
+        let Some(port) = port.get() else { continue };
+        let Some(core) = core.upgrade() else { return };
+        if !core.handle(*port, upstream, received) {
+            return;
+        }
     }
 }
 

@@ -4,12 +4,19 @@ use crate::key::ProviderId;
 fn wish(provider: usize, service: &str, own: &[&str], given: &[&str]) -> Wish {
     let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let octet = u8::try_from(provider).unwrap();
+    let key = ServiceKey {
+        provider: ProviderId(provider),
+        environment: "staging".parse().unwrap(),
+        service: service.parse().unwrap(),
+    };
     Wish {
-        service: ServiceKey {
-            provider: ProviderId(provider),
-            environment: "staging".parse().unwrap(),
-            service: service.parse().unwrap(),
+        behind: Behind {
+            service: key.service.clone(),
+            environment: key.environment.clone(),
+            ports: vec![service_catalog::Port::tcp(5432.try_into().unwrap())],
+            members: Vec::new(),
         },
+        service: key,
         shown: format!("{service} of p{provider}"),
         addresses: vec![IpAddr::from([
             127,
@@ -25,6 +32,45 @@ fn wish(provider: usize, service: &str, own: &[&str], given: &[&str]) -> Wish {
 
 fn events(notices: &mut Notices) -> Vec<Event> {
     std::iter::from_fn(|| notices.poll_event()).collect()
+}
+
+#[test]
+fn a_record_knows_its_service_and_the_names_of_the_members() {
+    let mut names = Names::new(Vec::new());
+    let mut notices = Notices::default();
+    let mut alias = wish(0, "database.backend", &["database.backend"], &[]);
+    let service = wish(0, "db.backend", &["db.backend", "db.backend.svc"], &[]);
+    alias.behind = service.behind.clone();
+    alias.addresses.clone_from(&service.addresses);
+    let member = |id: &str, names: &[&str], last: u8| Wish {
+        addresses: vec![IpAddr::from([127, 77, 9, last])],
+        ..wish(0, id, names, &[])
+    };
+    let wishes = vec![
+        alias,
+        service,
+        member("db-0.db.backend", &["db-0.db.backend", "db-0.db.backend.svc"], 1),
+        member("db-1.db.backend", &[], 2),
+        // Of the same name in another provider.
+        wish(1, "db-2.db.backend", &["db-2.db.backend"], &[]),
+    ];
+    names.refresh(wishes, &mut notices);
+    let of = |name: &str| {
+        let record = names
+            .wanted()
+            .iter()
+            .find(|record| record.names.contains(&name.to_owned()));
+        record.unwrap().behind.clone().unwrap()
+    };
+    assert_eq!(
+        names.wanted()[0].names,
+        ["db.backend", "db.backend.svc", "database.backend"]
+    );
+    let service = of("database.backend");
+    assert_eq!(service.service.to_string(), "db.backend");
+    assert_eq!(service.members, ["db-0.db.backend"]);
+    assert_eq!(of("db.backend.svc"), service);
+    assert!(of("db-0.db.backend.svc").members.is_empty());
 }
 
 #[test]
@@ -318,7 +364,12 @@ fn another_name_for_a_service_shares_its_record() {
     let mut alias = wish(0, "db.x", &["db.x"], &[]);
     let target = wish(0, "postgres.x", &["postgres.x"], &[]);
     alias.addresses.clone_from(&target.addresses);
+    alias.behind = target.behind.clone();
     names.refresh(vec![alias, target], &mut notices);
     assert_eq!(names.wanted().len(), 1);
-    assert_eq!(names.wanted()[0].names, ["db.x", "postgres.x"]);
+    assert_eq!(
+        names.wanted()[0].names,
+        ["postgres.x", "db.x"],
+        "the service's own name is the canonical one"
+    );
 }
