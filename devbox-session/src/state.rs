@@ -1099,6 +1099,7 @@ impl SessionState {
                 connections: self.rejected,
                 limit: self.settings.max_connections,
             }),
+            helper_awaited: None,
         }
     }
 
