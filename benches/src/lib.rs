@@ -24,6 +24,8 @@
 #![forbid(unsafe_code)]
 
 mod dns;
+#[cfg(target_os = "linux")]
+mod helper;
 mod hosts;
 mod ip;
 #[cfg(target_os = "linux")]
@@ -52,6 +54,8 @@ pub const FLOOR: &str = "floor";
 /// Every bench, in the order in which they are listed.
 pub const BENCHES: &[Bench] = &[
     dns::BENCH,
+    #[cfg(target_os = "linux")]
+    helper::BENCH,
     hosts::BENCH,
     ip::BENCH, //
     #[cfg(target_os = "linux")]

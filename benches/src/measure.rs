@@ -64,6 +64,11 @@ pub fn memory_kib(process: u32) -> Option<u64> {
     status_kib(process, "VmRSS:")
 }
 
+/// The memory that a process holds and no other one shares, in KiB (`RssAnon`); `None` if it cannot be read.
+pub fn own_memory_kib(process: u32) -> Option<u64> {
+    status_kib(process, "RssAnon:")
+}
+
 /// The memory that a process and all its living descendants hold, in KiB.
 pub fn memory_of_all_kib(process: u32) -> u64 {
     with_descendants(&[process])

@@ -412,6 +412,11 @@ fn notes(report: &StatusReport) -> String {
         lines.push(holder(&held.session, held.helper_pid, &names));
     }
     lines.extend(report.put_back.iter().map(put_back));
+    if let Some(reason) = &report.helper_awaited {
+        lines.push(format!(
+            "no helper serves this session at present; it is waited for, and names and ports stay as they are: {reason}"
+        ));
+    }
     if let Some(Rejected { connections, limit }) = report.rejected {
         lines.push(format!(
             "{connections} connections were refused because {limit} were open, which is the limit"
@@ -748,6 +753,10 @@ pub(crate) fn notice(notice: &Notice) -> String {
         Notice::HelperRestarted { pid } => {
             format!("warning: the helper process was killed; started another one (process {pid})")
         }
+        Notice::HelperAwaited { reason } => {
+            format!("warning: the installed helper has ended and does not serve; trying again: {reason}")
+        }
+        Notice::HelperGivenUp { reason } => format!("warning: no other helper took its place: {reason}"),
         other => format!("note: {other:?}"),
     }
 }
@@ -899,6 +908,7 @@ mod tests {
             held: Vec::new(),
             put_back: Vec::new(),
             rejected: None,
+            helper_awaited: None,
         }
     }
 
@@ -1323,6 +1333,12 @@ mod tests {
                 reason: "systemd-resolved is not running".to_owned(),
             },
             Notice::HelperRestarted { pid: 4244 },
+            Notice::HelperAwaited {
+                reason: "cannot reach a helper at /run/devbox/helper.sock: connection refused".to_owned(),
+            },
+            Notice::HelperGivenUp {
+                reason: "it has ended again and again for 1 minute".to_owned(),
+            },
             Notice::Lacking {
                 provider: "minikube".to_owned(),
                 what: "you may not watch services in orders: changes are looked for every few seconds"

@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -16,12 +16,11 @@ use tokio::task::JoinError;
 
 use crate::error::Error;
 use crate::installed::Installed;
+use crate::notice::{Notice, Notices};
 use crate::resolver_rule::{Rule, RulePlace};
+use crate::succession::Succession;
 use crate::sys;
 
-/// A helper that is killed more often than this within [`RESTARTS_WITHIN`] is not started again.
-const MAX_RESTARTS: usize = 3;
-const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
 /// How long a new helper tries to write the block of one that was killed, and how long it is awaited.
 pub(crate) const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -94,6 +93,8 @@ struct Shared {
     network: Option<Mutex<Network>>,
     /// By which the system asks the session's DNS server, if it does.
     rule: Mutex<Option<Rule>>,
+    /// Why no helper serves at present, while one is waited for.
+    awaited: Mutex<Option<String>>,
 }
 
 /// What a session holds of this machine's network.
@@ -213,6 +214,7 @@ impl Helper {
                 held: Mutex::default(),
                 network: network.map(Mutex::new),
                 rule: Mutex::default(),
+                awaited: Mutex::default(),
             }),
             privileged,
         })
@@ -347,21 +349,26 @@ impl Helper {
         Ok(report)
     }
 
-    /// Waits until the helper is gone for good. One that was killed is replaced meanwhile if that may be done, and `on_restart`
-    /// is told.
+    /// Waits until the helper is gone for good. One that was killed is replaced meanwhile if that may be done, and a notice says so.
     ///
     /// # Cancel safety
     /// Safe: another helper that was being started ends again.
-    pub(crate) async fn lost(&self, on_restart: impl Fn()) {
-        let mut restarts = VecDeque::new();
+    pub(crate) async fn lost(&self, notices: &Notices) {
+        let mut succession = match self.shared.source {
+            Source::Installed(_) => Succession::installed(Instant::now()),
+            Source::Nowhere | Source::Here(_) | Source::Keeper(_) => Succession::own(),
+        };
         loop {
             let client = self.shared.current.borrow().client.clone();
-            let Some(client) = self.replaced(client.closed().await, &mut restarts).await else {
+            let status = client.closed().await;
+            let replaced = self.replaced(status, &mut succession, notices).await;
+            self.await_nothing();
+            let Some(client) = replaced else {
                 self.shared.current.send_modify(|current| current.gone = true);
                 return;
             };
             self.shared.current.send_replace(Current { client, gone: false });
-            on_restart();
+            notices.add(Notice::HelperRestarted { pid: self.pid() });
         }
     }
 
@@ -370,29 +377,84 @@ impl Helper {
     async fn replaced(
         &self,
         mut status: Option<ExitStatus>,
-        restarts: &mut VecDeque<Instant>,
+        succession: &mut Succession,
+        notices: &Notices,
     ) -> Option<AsyncClient> {
-        loop {
-            let now = Instant::now();
-            restarts.retain(|at| now.duration_since(*at) < RESTARTS_WITHIN);
-            if !was_killed(status) || restarts.len() >= MAX_RESTARTS {
-                return None;
-            }
-            restarts.push_back(now);
-            let error = match self.start_another().await {
-                Ok(Ok(client)) => return client,
-                Ok(Err(
-                    ClientError::Ended { status: ended } | ClientError::NoWelcome { status: ended, .. },
-                )) if by_signal(ended) => {
-                    status = ended;
-                    continue;
+        // One that has ended by itself has undone its work, as somebody asked it to, and there is nothing to tell.
+        while !status.is_some_and(|status| status.success()) {
+            let pause = match succession.handle_end(Instant::now()) {
+                Ok(pause) => pause,
+                Err(given_up) => {
+                    let reason = self.awaited().unwrap_or_else(|| given_up.to_string());
+                    notices.add(Notice::HelperGivenUp { reason });
+                    return None;
                 }
-                Ok(Err(error)) => devbox_provider::with_causes(&error),
+            };
+            tokio::time::sleep(pause).await;
+            let error = match self.start_another().await {
+                Ok(Ok(client)) => {
+                    succession.handle_served(Instant::now());
+                    return client;
+                }
+                Ok(Err(error)) => match self.may_come_again(&error) {
+                    Some(ended) => {
+                        status = ended;
+                        self.await_another(&error, notices);
+                        continue;
+                    }
+                    None => devbox_provider::with_causes(&error),
+                },
                 Err(error) => error.to_string(),
             };
             tracing::warn!(%error, "no other helper could be started");
+            notices.add(Notice::HelperGivenUp { reason: error });
             return None;
         }
+        None
+    }
+
+    /// Whether another try may give a helper after this error, and how the last one ended: it was ended from outside, rather than by a
+    /// failure that the next one would meet as well, or the system has not started it again yet.
+    fn may_come_again(&self, error: &ClientError) -> Option<Option<ExitStatus>> {
+        let installed = matches!(self.shared.source, Source::Installed(_));
+        match error {
+            ClientError::Ended { status } | ClientError::NoWelcome { status, .. } => {
+                let by_signal = status.is_some_and(|status| status.code().is_none());
+                (installed || by_signal).then_some(*status)
+            }
+            ClientError::Connect { .. } | ClientError::Channel(_) | ClientError::TimedOut { .. } => {
+                installed.then_some(None)
+            }
+            _ => None,
+        }
+    }
+
+    /// Why no helper serves at present, while one is waited for.
+    pub(crate) fn awaited(&self) -> Option<String> {
+        self.shared
+            .awaited
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn await_another(&self, error: &ClientError, notices: &Notices) {
+        if !matches!(self.shared.source, Source::Installed(_)) {
+            // The next one is started at once.
+            return;
+        }
+        let reason = devbox_provider::with_causes(error);
+        let mut awaited = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        if awaited.is_none() {
+            notices.add(Notice::HelperAwaited {
+                reason: reason.clone(),
+            });
+        }
+        *awaited = Some(reason);
+    }
+
+    fn await_nothing(&self) {
+        *self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Starts a helper that makes the block of the one before it its own, in one write. Nobody is told of it before that, so
@@ -453,16 +515,6 @@ impl Helper {
     fn held(&self) -> std::sync::MutexGuard<'_, Option<HostsBlock>> {
         self.shared.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether a helper did not end by itself: one that did has undone its work, as somebody asked it to.
-fn was_killed(status: Option<ExitStatus>) -> bool {
-    !status.is_some_and(|status| status.success())
-}
-
-/// Whether a helper was ended from outside, rather than by a failure that the next one would meet as well.
-fn by_signal(status: Option<ExitStatus>) -> bool {
-    status.is_some_and(|status| status.code().is_none())
 }
 
 /// Makes the block of a helper that was killed the new one's own. Where that cannot be done, the block goes if it can: the session

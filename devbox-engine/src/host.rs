@@ -261,9 +261,7 @@ impl Host for MachineHost {
     async fn lost(&self) {
         match &self.helper {
             Some(helper) => {
-                helper
-                    .lost(|| self.notices.add(Notice::HelperRestarted { pid: helper.pid() }))
-                    .await;
+                helper.lost(&self.notices).await;
             }
             None => std::future::pending().await,
         }
@@ -271,6 +269,10 @@ impl Host for MachineHost {
 
     fn helper_pid(&self) -> Option<u32> {
         self.helper.as_ref().map(Helper::pid)
+    }
+
+    fn helper_awaited(&self) -> Option<String> {
+        self.helper.as_ref().and_then(Helper::awaited)
     }
 }
 

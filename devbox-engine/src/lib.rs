@@ -20,6 +20,7 @@ mod running;
 mod settle;
 mod shared;
 mod sinks;
+mod succession;
 mod surroundings;
 mod sys;
 

@@ -61,6 +61,16 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// The installed helper has ended, and no other one serves at once. It is tried again for a minute.
+    HelperAwaited {
+        /// Why not.
+        reason: String,
+    },
+    /// The helper was killed, and no other one took its place: the session ends.
+    HelperGivenUp {
+        /// Why not.
+        reason: String,
+    },
     /// The helper was killed. Another one has taken over what it did.
     HelperRestarted {
         /// The new one's process.

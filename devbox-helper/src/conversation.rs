@@ -50,20 +50,28 @@ pub(crate) fn converse(
                 return Err(error);
             }
         };
-        match answer {
+        let sent = match answer {
             Answer::Reply(reply) => sender.send(&Response {
                 id,
                 listener: false,
                 reply,
-            })?,
+            }),
             Answer::Passed(listener) => {
                 let response = Response {
                     id,
                     listener: true,
                     reply: Reply::Bound,
                 };
-                sender.send_with_listener(&response, &listener)?;
+                sender.send_with_listener(&response, &listener)
             }
+        };
+        if let Err(error) = sent {
+            if is_late(&error) {
+                desk.misunderstood(&HelperError::Malformed {
+                    message: "the caller does not read what it is answered".into(),
+                });
+            }
+            return Err(error);
         }
         if last {
             return Ok(());
@@ -108,6 +116,12 @@ fn greet(
             sender.send(&Handshake::Error(error)).map(|()| false)
         }
     }
+}
+
+/// A write that the system has given up, rather than one to somebody who is gone.
+fn is_late(error: &ChannelError) -> bool {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    matches!(error, ChannelError::Channel(error) if matches!(error.kind(), WouldBlock | TimedOut))
 }
 
 fn welcome(newest: u32, oldest: Option<u32>) -> Option<Handshake> {

@@ -166,7 +166,7 @@ pub(crate) fn legacies(dir: &Path) -> io::Result<Vec<Legacy>> {
 }
 
 /// What the bytes of a journal leave to be undone, and how many lines cannot be read.
-fn read(bytes: &[u8], written_in: &str, boot: &str) -> (Vec<Change>, usize) {
+pub(crate) fn read(bytes: &[u8], written_in: &str, boot: &str) -> (Vec<Change>, usize) {
     let mut open = BTreeMap::new();
     let mut torn = 0;
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -190,11 +190,27 @@ fn read(bytes: &[u8], written_in: &str, boot: &str) -> (Vec<Change>, usize) {
 
 fn line(record: &Record) -> io::Result<Vec<u8>> {
     let body = serde_json::to_vec(record).map_err(io::Error::other)?;
-    let mut line = checksum(&body).into_bytes();
+    Ok(with_checksum(&body))
+}
+
+/// The line of a record whose text is this.
+pub(crate) fn with_checksum(body: &[u8]) -> Vec<u8> {
+    let mut line = checksum(body).into_bytes();
     line.push(b' ');
     line.extend(body);
     line.push(b'\n');
-    Ok(line)
+    line
+}
+
+/// A journal of these changes.
+pub(crate) fn of_changes(boot: &str, changes: &[Change]) -> Vec<u8> {
+    let record = Record {
+        seq: 1,
+        boot: boot.to_owned(),
+        claim: 1,
+        changes: changes.to_vec(),
+    };
+    line(&record).unwrap_or_default()
 }
 
 fn parse(line: &[u8]) -> Option<Record> {

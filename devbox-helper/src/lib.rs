@@ -7,6 +7,8 @@ mod by_hand;
 mod claims;
 mod conversation;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hosts;
 mod journal;
 mod keep;

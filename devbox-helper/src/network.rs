@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use devbox_helper_client::{HelperError, NetworkReport};
+use ipnet::IpNet;
+use netif::conflict::{Conflict, Intent, conflicts};
 use netif::{
     Applied, Backend, Capabilities, Change, ChangeError, Found, InterfaceName, Owner, TunHandle, Undone,
 };
@@ -46,6 +48,21 @@ impl Network {
     pub(crate) fn capabilities(&mut self) -> &Capabilities {
         self.capabilities
             .get_or_insert_with(|| self.backend.capabilities())
+    }
+
+    /// What is in the way of a prefix that this change is to make the machine's own; nothing where that is so already. What cannot be
+    /// seen is in nobody's way: the change itself fails where it must.
+    pub(crate) fn in_the_way(&mut self, pool: IpNet, change: &Change) -> Vec<Conflict> {
+        let found = self.backend.find(std::slice::from_ref(change));
+        if !matches!(found.as_slice(), [Ok(Found::Absent)]) {
+            return Vec::new();
+        }
+        let intent = Intent {
+            prefixes: vec![pool],
+            ..Intent::default()
+        };
+        let observed = self.backend.observe();
+        observed.map_or_else(|_| Vec::new(), |observed| conflicts(&observed, &intent))
     }
 
     /// Makes all of these, or none.

@@ -254,7 +254,7 @@ impl Policy {
         } else if !self.pools.iter().any(|allowed| allowed.contains(&pool)) {
             "it lies outside the caller's pools"
         } else if !self.network && !is_loopback(&pool) {
-            "this caller may not change the network (`interfaces` in the policy)"
+            NO_INTERFACES
         } else {
             return Ok(());
         };
@@ -271,7 +271,7 @@ impl Policy {
             } else if !self.pools.iter().any(|pool| pool.contains(&address.trunc())) {
                 "its network lies outside the caller's pools"
             } else if !self.network && !is_loopback(&address) {
-                "this caller may not change the network (`interfaces` in the policy)"
+                NO_INTERFACES
             } else {
                 return Ok(());
             };
@@ -289,7 +289,7 @@ impl Policy {
     /// Whether this caller may say who is asked for names below the suffix.
     pub(crate) fn check_suffix(&self, suffix: &Suffix) -> Result<(), HelperError> {
         if !self.resolver {
-            let why = "this caller may not set resolver rules";
+            let why = "this caller may not set resolver rules: the policy would need `resolver = true`";
             return Err(not_allowed(format!("the suffix {suffix}"), why));
         }
         self.check_ending(suffix.as_str(), "the suffix")
@@ -372,6 +372,8 @@ fn everybodys_loopback() -> IpNet {
     IpNet::new_assert(IpAddr::from([127, 0, 0, 0]), 23)
 }
 
+pub(crate) const NO_INTERFACES: &str =
+    "this caller may not change the network: the policy would need `interfaces = true`";
 const HOSTS_FILE: &str = "--hosts-file";
 const POOL: &str = "--pool";
 const CALLER: &str = "--caller";

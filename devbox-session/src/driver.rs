@@ -774,6 +774,7 @@ impl Session {
         if let Some(pid) = self.host.helper_pid() {
             report.identity.helper_pid = Some(pid);
         }
+        report.helper_awaited = self.host.helper_awaited();
         report
     }
 

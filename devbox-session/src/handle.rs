@@ -230,6 +230,7 @@ mod tests {
             held: Vec::new(),
             put_back: Vec::new(),
             rejected: None,
+            helper_awaited: None,
         }
     }
 

@@ -69,6 +69,11 @@ pub trait Host: Send + Sync + 'static {
     fn helper_pid(&self) -> Option<u32> {
         None
     }
+
+    /// Why nobody can undo anything at present, while somebody is waited for who can. Default: `None`.
+    fn helper_awaited(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Who holds a port.

@@ -388,6 +388,9 @@ pub struct StatusReport {
     /// Connections that were reset because too many were open; missing where none was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Rejected>,
+    /// Why no helper serves the session at present, while another one is waited for; missing where one serves, or none is needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helper_awaited: Option<String>,
 }
 
 /// Connections that were reset because too many were open.

@@ -1109,6 +1109,7 @@ impl SessionState {
                 connections: self.rejected,
                 limit: self.settings.max_connections,
             }),
+            helper_awaited: None,
         }
     }
 

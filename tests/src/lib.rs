@@ -31,6 +31,7 @@
 mod caller;
 mod command;
 mod devbox;
+mod installed;
 mod machine;
 mod other_gateway;
 mod process;
@@ -55,6 +56,7 @@ pub mod wait;
 pub use caller::Caller;
 pub use command::{Finished, Invocation};
 pub use devbox::{CatalogFile, Exec, Gateway, Service, TOKEN, Up, UpOptions};
+pub use installed::Installed;
 pub use machine::Machine;
 pub use other_gateway::{OtherGateway, need_python};
 pub use process::{Exit, Process};

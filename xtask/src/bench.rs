@@ -11,9 +11,10 @@ use crate::say::complain;
 /// Builds and runs one bench; without a name, lists them.
 pub(crate) fn run(name: Option<&str>, json: bool) -> Result<ExitCode> {
     complain("building devbox and the benches in release mode");
-    // Two builds, as users build devbox: in one build, the crates that both use would get the features of both.
-    succeed(cargo().args(["build", "--release", "-p", "devbox-cli"]))?;
-    succeed(cargo().args(["build", "--release", "-p", "devbox-benches"]))?;
+    // Builds of their own, as users build devbox: in one build, the crates that they share would get the features of all.
+    for package in ["devbox-cli", "devbox-helper", "devbox-benches"] {
+        succeed(cargo().args(["build", "--release", "-p", package]))?;
+    }
     let built = target_dir().join("release");
     let file = |name: &str| built.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     let mut command = program_in_root(file("devbox-benches"));

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::arch;
 use crate::bindings;
+use crate::campaigns;
 use crate::command::{cargo, find_program, lines, output, root, succeed, target_dir};
 use crate::cross;
 use crate::kube;
@@ -18,8 +19,8 @@ use crate::steps::{Done, Steps};
 use crate::test_output::TestOutput;
 use crate::vm;
 
-/// Runs all checks; with filters, only the tests whose names contain one of them.
-pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
+/// Runs all checks; with filters, only the tests whose names contain one of them; with `all`, the campaigns as well.
+pub(crate) fn test(may_install: bool, filters: &[String], all: bool) -> Result<ExitCode> {
     let mut steps = Steps::default();
     steps.loud_step("programs", "that the end-to-end tests run", |skips| {
         provide(may_install, skips)
@@ -63,6 +64,9 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
         vm::steps(&mut steps, may_install, &[]);
         kube::steps(&mut steps, may_install, &[], kube::NoNode::Skips);
     }
+    if all {
+        campaigns::steps(&mut steps, may_install);
+    }
     Ok(steps.summary())
 }
 
@@ -80,8 +84,8 @@ pub(crate) fn cross_only(may_install: bool) -> Result<ExitCode> {
     Ok(steps.summary())
 }
 
-/// Runs the campaign of hostile peers; with names, only these attacks.
-pub(crate) fn attack(names: &[String]) -> Result<ExitCode> {
+/// Runs the campaign of hostile peers; with names, only these attacks. Whether all of them were withstood.
+pub(crate) fn attack(names: &[String]) -> Result<bool> {
     succeed(cargo().args(["build", "--release", "-p", "devbox-cli", "--locked"]))?;
     let mut command = cargo();
     command.args([
@@ -95,11 +99,7 @@ pub(crate) fn attack(names: &[String]) -> Result<ExitCode> {
         "--",
     ]);
     let status = command.args(names).env("DEVBOX_BIN", devbox()).status()?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(status.success())
 }
 
 fn done(command: &mut Command) -> Result<Done> {
@@ -174,7 +174,15 @@ pub(crate) fn systemd_tests(
     cache: &Path,
     skips: &mut Vec<String>,
 ) -> Result<Done> {
-    build()?;
+    succeed(cargo().args([
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "devbox-cli",
+        "-p",
+        "devbox-helper",
+    ]))?;
     let mut command = cargo();
     command.args(["test", "--locked", "-p", "devbox-helper", "--test", "systemd"]);
     let devbox = devbox();
@@ -186,8 +194,12 @@ pub(crate) fn systemd_tests(
     run_tests(command, &[], skips)
 }
 
-fn run_tests(mut command: Command, filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
-    command.args(["--", "--show-output"]).args(filters);
+/// Runs `cargo test`, whose own arguments may have ended with `--`.
+pub(crate) fn run_tests(mut command: Command, filters: &[String], skips: &mut Vec<String>) -> Result<Done> {
+    if command.get_args().all(|argument| argument != "--") {
+        command.arg("--");
+    }
+    command.arg("--show-output").args(filters);
     command.env("DEVBOX_BIN", devbox());
     // A snapshot that differs is a failure, here as in CI, and never updated.
     command.env("INSTA_UPDATE", "no");

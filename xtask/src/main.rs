@@ -7,6 +7,7 @@
 mod arch;
 mod bench;
 mod bindings;
+mod campaigns;
 mod check;
 mod command;
 mod cross;
@@ -41,6 +42,9 @@ struct Arguments {
 enum Verb {
     /// Run everything that CI runs; with FILTERs, only the tests whose names contain one of them
     Test {
+        /// Also the campaigns that look for the rare: an hour and more
+        #[arg(long, conflicts_with = "filters")]
+        all: bool,
         /// Install nothing; skip end-to-end tests whose programs are missing
         #[arg(long)]
         no_install: bool,
@@ -143,8 +147,12 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
-        Verb::Test { no_install, filters } => check::test(!no_install, &filters),
-        Verb::Ci => check::test(true, &[]),
+        Verb::Test {
+            no_install,
+            all,
+            filters,
+        } => check::test(!no_install, &filters, all),
+        Verb::Ci => check::test(true, &[], false),
         Verb::Arch => {
             let breaches = arch::check()?;
             for breach in &breaches {
@@ -178,7 +186,11 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Kube(KubeVerb::Up) => kube::up(),
         Verb::Kube(KubeVerb::Down) => kube::down(),
         Verb::Image { reference, to } => image::run(&reference, to.as_deref()),
-        Verb::Attack { names } => check::attack(&names),
+        Verb::Attack { names } => Ok(if check::attack(&names)? {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }),
         Verb::Bench { name, json } => bench::run(name.as_deref(), json),
     }
 }

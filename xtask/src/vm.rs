@@ -42,6 +42,12 @@ pub(crate) fn test(may_install: bool, filters: &[String]) -> Result<ExitCode> {
 /// Runs the story of the installed helper, on a machine with systemd.
 pub(crate) fn systemd(may_install: bool) -> Result<ExitCode> {
     let mut steps = Steps::default();
+    systemd_steps(&mut steps, may_install);
+    Ok(steps.summary())
+}
+
+/// The steps of it; skipped, with the reason, where no virtual machine can be had.
+pub(crate) fn systemd_steps(steps: &mut Steps, may_install: bool) {
     let mut lacking = None;
     let mut disk = PathBuf::new();
     steps.step("vm", |_| {
@@ -58,7 +64,6 @@ pub(crate) fn systemd(may_install: bool) -> Result<ExitCode> {
         Some(why) => Ok(Done::Skipped(why)),
         None => check::systemd_tests(&script("run"), &disk, &cache(), skips),
     });
-    Ok(steps.summary())
 }
 
 /// The file system of a machine with systemd, which is made once: minutes, most of them for packages to arrive.

@@ -9,12 +9,13 @@ use devbox_helper_client::{
     Protocol, Reply, Request,
 };
 use ipnet::IpNet;
+use netif::conflict::Verdict;
 use netif::{Change, Device, Interface, InterfaceName, Kind, ResolverRule, Route, RouteKind, Suffix};
 
 use super::{Answer, Machine, refused};
 use crate::claims::{ClaimId, Left, Resource};
 use crate::error::with_sources;
-use crate::policy::not_allowed;
+use crate::policy::{NO_INTERFACES, not_allowed};
 use crate::sys;
 
 impl Machine {
@@ -117,8 +118,21 @@ impl Machine {
             let note = format!("{pool} has no route of its own here: its addresses are added one by one");
             (None, Some(note))
         };
+        let mut notes: Vec<String> = note.into_iter().collect();
+        if let Some(change) = &change {
+            for conflict in self.network.in_the_way(pool, change) {
+                match conflict.verdict {
+                    Verdict::Blocks => {
+                        return Err(HelperError::Network {
+                            message: conflict.to_string(),
+                        });
+                    }
+                    Verdict::Warns => notes.push(conflict.to_string()),
+                }
+            }
+        }
         let mut report = self.make(id, vec![(Resource::Pool(pool), change)])?;
-        report.notes.extend(note);
+        report.notes.extend(notes);
         Ok(report)
     }
 
@@ -129,34 +143,33 @@ impl Machine {
         interface: Option<&str>,
     ) -> Result<NetworkReport, HelperError> {
         let device = self.device(id, interface)?;
+        let there = self.there(id, &device);
+        let many = addresses.len() > FEW && self.network.capabilities().local_routes.is_available();
         let mut wanted = Vec::with_capacity(addresses.len());
         for text in addresses {
             let address = address(text)?;
             self.member(id)?.hosts.policy().check_added(address)?;
-            let change = (!self.is_there(id, address, &device)).then(|| Change::Address {
-                device: device.clone(),
-                address,
-            });
+            let is_there = there.iter().any(|prefix| prefix.contains(&address));
+            let change = (!is_there).then(|| added(address, device.clone(), many));
             wanted.push((Resource::Address(address.addr()), change));
         }
         self.make(id, wanted)
     }
 
-    /// Whether listeners can be bound there without any change.
-    fn is_there(&mut self, id: ClaimId, address: IpNet, device: &Device) -> bool {
+    /// The prefixes at whose addresses listeners can be bound without any change.
+    fn there(&mut self, id: ClaimId, device: &Device) -> Vec<IpNet> {
         if *device != Device::Loopback {
-            return false;
+            return Vec::new();
         }
-        let mut pools = self.claims.resources(id).filter_map(|resource| match resource {
-            Resource::Pool(pool) => Some((pool, resource)),
+        let routed = self.claims.resources(id).filter_map(|resource| match resource {
+            Resource::Pool(pool) if self.made.contains_key(resource) => Some(*pool),
             _ => None,
         });
-        let in_route =
-            pools.any(|(pool, resource)| pool.contains(&address) && self.made.contains_key(resource));
-        in_route
-            || (address.addr().is_ipv4()
-                && address.addr().is_loopback()
-                && self.network.capabilities().whole_127)
+        let mut there: Vec<IpNet> = routed.collect();
+        if self.network.capabilities().whole_127 {
+            there.push(IpNet::new_assert([127, 0, 0, 0].into(), 8));
+        }
+        there
     }
 
     fn remove_addresses(
@@ -177,8 +190,7 @@ impl Machine {
     fn create_interface(&mut self, id: ClaimId, wanted: &NewInterface) -> Result<NetworkReport, HelperError> {
         let name = interface_name(&wanted.name)?;
         if !self.member(id)?.hosts.policy().network {
-            let why = "this caller may not change the network (`interfaces` in the policy)";
-            return Err(not_allowed(format!("the interface {name}"), why));
+            return Err(not_allowed(format!("the interface {name}"), NO_INTERFACES));
         }
         if let Some(mtu) = wanted.mtu.filter(|mtu| !(1280..=65_535).contains(mtu)) {
             return Err(not_allowed(
@@ -296,9 +308,11 @@ impl Machine {
         for resource in resources {
             // A resource that is named twice is given up once.
             if self.claims.give_up(id, resource) == Ok(true) {
-                left.resources.insert(0, resource.clone());
+                left.resources.push(resource.clone());
             }
         }
+        // What was named last goes first, as what was made last.
+        left.resources.reverse();
         let changed = self.settle(&left);
         Ok(NetworkReport {
             changed,
@@ -319,6 +333,21 @@ impl Machine {
         }
         Ok(Device::Interface(name))
     }
+}
+
+/// How an address is added. Linux searches all of an interface's IPv4 addresses for each new one, which takes minutes for tens of
+/// thousands; a local route for each takes a second, and listeners can be bound there as well. (IPv6 needs IPV6_FREEBIND for that.)
+fn added(address: IpNet, device: Device, many: bool) -> Change {
+    let is_whole = address.prefix_len() == address.max_prefix_len();
+    if many && is_whole && address.addr().is_ipv4() {
+        return Change::Route(Route {
+            destination: address,
+            device,
+            kind: RouteKind::Local,
+            metric: None,
+        });
+    }
+    Change::Address { device, address }
 }
 
 fn passed(answer: Result<TcpListener, HelperError>) -> Answer {
@@ -398,5 +427,7 @@ fn resolver(rule: &NewResolver) -> Result<ResolverRule, HelperError> {
     })
 }
 
+/// So many addresses of one request are addresses of the interface; more are [routes](added).
+const FEW: usize = 256;
 /// What interfaces of ours begin with.
 pub(crate) const OWNER: &str = "devbox";

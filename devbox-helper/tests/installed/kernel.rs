@@ -1,15 +1,11 @@
 //! The program itself on the real kernel, in a network namespace of its own: what it makes is there, and after its end or its death
 //! and the next start everything is as before.
-#![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
-
-#[path = "support/server.rs"]
-mod server;
 
 use std::process::{Child, Command, Stdio};
 
 use devbox_helper_client::{InterfaceKind, NewInterface};
-use server::{Place, Server, block, eventually, strings};
+
+use crate::stage::{Place, Process, block, eventually, strings};
 
 /// A network namespace, which lasts as long as a program in it.
 struct Network {
@@ -54,7 +50,7 @@ impl Network {
         state
     }
 
-    fn serve(&self, place: &Place) -> Server {
+    fn serve(&self, place: &Place) -> Process {
         place.await_serving(self.within(env!("CARGO_BIN_EXE_devbox-helper")))
     }
 }
@@ -117,7 +113,7 @@ fn what_was_made_is_undone_after_the_end_and_after_kill_9() {
             drop(client);
         }
         drop(listener);
-        eventually(|| network.state() == before && place.hosts_text().as_bytes() == server::ORIGINAL);
+        eventually(|| network.state() == before && place.hosts_text().as_bytes() == crate::stage::ORIGINAL);
         server.end();
     }
     assert_eq!(network.state(), before);

@@ -1,13 +1,4 @@
 //! The installed helper, as its callers see it: the real server in a directory of its own, on a machine that is only remembered.
-#![cfg(unix)]
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "also outside the functions marked as tests"
-)]
-
-#[path = "support/server.rs"]
-mod server;
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
@@ -15,21 +6,10 @@ use std::time::{Duration, Instant};
 use devbox_helper_client::{
     Client, Endpoint, Error, HelperError, InterfaceKind, NewInterface, NewResolver, Reply, Request,
 };
-use server::{Caller, ORIGINAL, Place, block, eventually, strings};
+
+use crate::stage::{Caller, ORIGINAL, Place, block, eventually, strings};
 
 const NOBODY: u32 = 65_534;
-
-#[test]
-#[ignore = "the server that other tests run as a process of its own"]
-fn server() {
-    server::serve();
-}
-
-#[test]
-#[ignore = "a caller of another user that other tests run as a process of its own"]
-fn caller() {
-    server::call();
-}
 
 fn interface() -> NewInterface {
     NewInterface {
@@ -137,6 +117,38 @@ fn removing_one_by_one_leaves_nothing() {
     assert_eq!(place.hosts_text().as_bytes(), ORIGINAL);
 }
 
+/// An interface with tens of thousands of addresses would take minutes.
+#[test]
+fn many_addresses_of_an_interface_are_routes_and_a_few_are_addresses() {
+    let place = Place::new();
+    let _server = place.start();
+    let mut client = place.client();
+    client.create_interface(interface()).unwrap();
+    let numbered = |third: u8| (1..=255u8).map(move |last| format!("10.107.{third}.{last}"));
+    let many: Vec<String> = numbered(1).chain(numbered(2)).collect();
+    let few = vec!["10.107.3.1/24".to_owned()];
+    let on = || Some("devbox0".to_owned());
+    assert_eq!(client.add_addresses(many.clone(), on()).unwrap().changed, 510);
+    assert_eq!(client.add_addresses(few, on()).unwrap().changed, 1);
+    let network = place.network();
+    let count = |what: &str| network.iter().filter(|change| change.contains(what)).count();
+    assert_eq!(
+        (count("local route 10.107."), count("address 10.107.3.1/24")),
+        (510, 1),
+        "{network:?}"
+    );
+    assert_eq!(
+        client
+            .remove_addresses(many[..300].to_vec(), on())
+            .unwrap()
+            .changed,
+        300
+    );
+    // The rest goes with the interface.
+    client.remove_interface("devbox0").unwrap();
+    assert_eq!(place.network(), [""; 0]);
+}
+
 #[test]
 fn addresses_of_an_open_pool_need_no_change_of_their_own() {
     let place = Place::new();
@@ -148,6 +160,34 @@ fn addresses_of_an_open_pool_need_no_change_of_their_own() {
         .unwrap();
     assert_eq!((report.changed, report.unchanged), (0, 2));
     assert_eq!(place.network().len(), 1);
+}
+
+#[test]
+fn prefix_that_belongs_to_somebody_else_is_refused_with_one_that_is_free() {
+    let place = Place::new();
+    let vpn = netif::Change::Route(netif::Route {
+        destination: "10.0.0.0/8".parse().unwrap(),
+        device: netif::InterfaceName::new("wg0").unwrap().into(),
+        kind: netif::RouteKind::Unicast,
+        metric: None,
+    });
+    place.machine().add_for(None, &vpn).unwrap();
+    let _server = place.start();
+    let mut client = place.client();
+    match client.open_pool("10.107.0.0/16") {
+        Err(Error::Helper(HelperError::Network { message })) => {
+            assert!(message.contains("10.0.0.0/8 leads to wg0 (a VPN)"), "{message}");
+            assert!(message.contains("172.16.0.0/16 is free"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    place.await_refusal(&["DEVBOX_VERB=open-pool", "wg0"]);
+    assert_eq!(place.network().len(), 1);
+    // Once it is gone, so is what was in the way.
+    place.machine().remove_for(&vpn).unwrap();
+    client.open_pool("10.107.0.0/16").unwrap();
+    // A second session shares the prefix.
+    place.client().open_pool("10.107.0.0/16").unwrap();
 }
 
 #[test]
@@ -204,6 +244,7 @@ fn second_user_of_an_address_learns_who_has_it_and_takes_the_next() {
         (what.as_str(), holder.uid, holder.pid),
         ("the address 127.77.0.2", 0, std::process::id())
     );
+    place.await_refusal(&["DEVBOX_UID=65534", "DEVBOX_VERB=add-addresses"]);
     // Neither a name nor a listener gets there in another way.
     let names = Request::SetHosts {
         block: block("devbox-b", &[("127.77.0.2", &["web"])]),
@@ -214,6 +255,7 @@ fn second_user_of_an_address_learns_who_has_it_and_takes_the_next() {
         nobody.ask(&Request::Bind { endpoint }),
         Err(HelperError::Held { .. })
     ));
+    place.await_refusal(&["DEVBOX_UID=65534", "DEVBOX_VERB=bind"]);
     nobody.ask(&add("127.77.0.3")).unwrap();
     // Of others' claims only the numbers are told.
     let Reply::Status(status) = nobody.ask(&Request::Status).unwrap() else {
@@ -308,6 +350,7 @@ fn stolen_token_gives_another_user_nothing() {
     let resume = Request::Resume { token: token.clone() };
     // While the claim is used, and while it waits.
     assert_eq!(nobody.ask(&resume), Err(HelperError::NoSuchClaim));
+    place.await_refusal(&["DEVBOX_UID=65534", "DEVBOX_VERB=resume"]);
     assert!(matches!(
         place.client().resume(token.clone()),
         Err(Error::Helper(HelperError::NoSuchClaim))
@@ -316,6 +359,7 @@ fn stolen_token_gives_another_user_nothing() {
     let mut mine = place.client();
     eventually(|| mine.status().unwrap().claims.iter().any(|claim| claim.waits));
     assert_eq!(nobody.ask(&resume), Err(HelperError::NoSuchClaim));
+    place.await_refusal(&["DEVBOX_UID=65534", "DEVBOX_VERB=resume"]);
     mine.resume(token).unwrap();
 }
 

@@ -1,12 +1,7 @@
 //! The real server in a directory of its own, on a machine that is only remembered, as a process that can be killed: a test runs its
 //! own program again with the test `server` as the only one, and a caller of another user with the test `caller`.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test's own process")]
-#![allow(
-    dead_code,
-    clippy::allow_attributes,
-    reason = "each test program uses some of this"
-)]
+#![expect(clippy::print_stdout, reason = "a test's own process")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -86,16 +81,16 @@ impl Place {
         String::from_utf8(fs::read(self.hosts()).unwrap()).unwrap()
     }
 
-    pub(crate) fn start(&self) -> Server {
+    pub(crate) fn start(&self) -> Process {
         self.start_with(&[])
     }
 
     /// Returns once it serves.
-    pub(crate) fn start_with(&self, environment: &[(&str, &str)]) -> Server {
+    pub(crate) fn start_with(&self, environment: &[(&str, &str)]) -> Process {
         self.await_accepting(self.spawn(environment))
     }
 
-    fn await_accepting(&self, mut server: Server) -> Server {
+    fn await_accepting(&self, mut server: Process) -> Process {
         let deadline = Instant::now() + Duration::from_secs(20);
         // The socket is there before what another one has left is undone; a welcome comes only then.
         while Client::connect(self.path("socket")).is_err() {
@@ -106,34 +101,28 @@ impl Place {
         server
     }
 
-    pub(crate) fn spawn(&self, environment: &[(&str, &str)]) -> Server {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            // One test at a time runs on the first thread, which is the one that the server wants.
-            .args([
-                "--exact",
-                "server",
-                "--ignored",
-                "--nocapture",
-                "--test-threads=1",
-            ])
-            .env("SERVER_PLACE", self.dir.path())
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        Server {
-            child: command.spawn().unwrap(),
+    pub(crate) fn spawn(&self, environment: &[(&str, &str)]) -> Process {
+        Process {
+            child: self.command(environment).spawn().unwrap(),
         }
     }
 
+    pub(crate) fn command(&self, environment: &[(&str, &str)]) -> Command {
+        let mut command = alone("server");
+        command
+            .env("SERVER_PLACE", self.dir.path())
+            .envs(environment.iter().copied())
+            .stderr(Stdio::piped());
+        command
+    }
+
     /// The program itself, which has no network that is only remembered.
-    pub(crate) fn start_program(&self) -> Server {
+    pub(crate) fn start_program(&self) -> Process {
         self.await_serving(Command::new(env!("CARGO_BIN_EXE_devbox-helper")))
     }
 
     /// The same, where the command is the program or becomes it.
-    pub(crate) fn await_serving(&self, mut command: Command) -> Server {
+    pub(crate) fn await_serving(&self, mut command: Command) -> Process {
         command.arg(devbox_helper::SERVE);
         for (option, name) in [
             ("--socket", "socket"),
@@ -149,7 +138,7 @@ impl Place {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        self.await_accepting(Server { child })
+        self.await_accepting(Process { child })
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -164,6 +153,16 @@ impl Place {
             entries.push(String::from_utf8_lossy(&bytes[..count]).into_owned());
         }
         entries
+    }
+
+    /// Waits for the entry of a refusal that has all these words.
+    pub(crate) fn await_refusal(&self, words: &[&str]) {
+        let has_all = |entry: &String| words.iter().all(|word| entry.contains(word));
+        eventually(|| {
+            self.logged()
+                .iter()
+                .any(|entry| entry.contains("DEVBOX_OUTCOME=refused") && has_all(entry))
+        });
     }
 
     pub(crate) fn journals(&self) -> usize {
@@ -185,10 +184,24 @@ impl Place {
         assert_eq!(self.journals(), 0, "{when}");
     }
 
+    pub(crate) fn is_untouched(&self) -> bool {
+        fs::read(self.hosts()).unwrap() == ORIGINAL && self.network().is_empty()
+    }
+
     /// Waits until everything is as before.
     pub(crate) fn await_untouched(&self) {
-        eventually(|| fs::read(self.hosts()).unwrap() == ORIGINAL && self.network().is_empty());
+        eventually(|| self.is_untouched());
     }
+}
+
+/// This program again, with this test as the only one, and nothing to read or to say.
+pub(crate) fn alone(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
 }
 
 pub(crate) fn eventually(mut holds: impl FnMut() -> bool) {
@@ -203,11 +216,13 @@ pub(crate) fn owner() -> Owner {
     Owner::new("devbox").unwrap()
 }
 
-pub(crate) struct Server {
+/// A process that does not outlive its test.
+pub(crate) struct Process {
     pub(crate) child: Child,
 }
 
-impl Server {
+impl Process {
+    /// It may have ended by itself.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -233,7 +248,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for Process {
     fn drop(&mut self) {
         // Fails only when it has ended.
         self.child.kill().ok();
@@ -247,6 +262,8 @@ pub(crate) fn serve() {
         return; // run by hand, with no test at the other end
     };
     let machine = Recording::at(owner(), &place.join("machine")).unwrap();
+    #[cfg(target_os = "linux")]
+    crate::victim::offer();
     let mut service = Service::default();
     service.socket = Some(place.join("socket"));
     service.policy_file = place.join("policy");

@@ -1,9 +1,4 @@
 //! What callers of the installed helper must not get: each is refused with a reason, is in the log, and changes nothing.
-#![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
-
-#[path = "support/server.rs"]
-mod server;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,13 +8,8 @@ use devbox_helper_client::{
     Client, Endpoint, Error, Handshake, HelperError, InterfaceKind, NewInterface, NewResolver, Request,
     Token, UserEdit, encode,
 };
-use server::{Place, block, eventually, strings};
 
-#[test]
-#[ignore = "the server that other tests run as a process of its own"]
-fn server() {
-    server::serve();
-}
+use crate::stage::{Place, block, strings};
 
 fn add(address: &str) -> Request {
     Request::AddAddresses {
@@ -301,23 +291,17 @@ fn slow_writer_is_let_go() {
     let place = Place::new();
     let _server = place.start();
     let hello = encode(&Handshake::hello()).unwrap();
+    let mut idle = place.client();
     // No hello, half of one, and half a request: the server's patience is 300 ms here.
     let begun = Instant::now();
     for sent in [Vec::new(), hello[..5].to_vec(), [&hello[..], &[0, 0, 1]].concat()] {
         let mut stream = raw(&place);
         stream.write_all(&sent).unwrap();
         rest(stream);
+        place.await_refusal(&["DEVBOX_VERB=?"]);
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    eventually(|| {
-        place
-            .logged()
-            .iter()
-            .any(|entry| entry.contains("DEVBOX_OUTCOME=refused"))
-    });
-    // Who is only idle stays.
-    let mut idle = place.client();
-    std::thread::sleep(Duration::from_millis(700));
+    // Who was only idle all the while stays.
     idle.status().unwrap();
 }
 
@@ -334,7 +318,12 @@ fn reader_that_does_not_read_is_let_go_and_others_are_served() {
     })
     .unwrap();
     // Until its replies fill what the kernel holds, and the server gives up on it.
-    while greedy.write_all(&frame).is_ok() {}
+    std::thread::scope(|scope| {
+        // A log that nobody reads is full soon.
+        let logged = scope.spawn(|| place.await_refusal(&["the caller does not read"]));
+        while greedy.write_all(&frame).is_ok() {}
+        logged.join().unwrap();
+    });
     assert_eq!(place.client().status().unwrap().claims.len(), 1);
 }
 
@@ -346,6 +335,7 @@ fn frame_beyond_the_limit_ends_the_connection() {
     stream.write_all(&encode(&Handshake::hello()).unwrap()).unwrap();
     stream.write_all(&u32::MAX.to_be_bytes()).unwrap();
     assert!(rest(stream).contains("longer than"));
+    place.await_refusal(&["longer than"]);
 }
 
 #[test]
@@ -361,6 +351,7 @@ fn versions_that_nobody_speaks_are_refused_with_both_ranges() {
             text.contains("version_mismatch") && text.contains("\"server_oldest\":3"),
             "{text}"
         );
+        place.await_refusal(&["version"]);
     }
 }
 
@@ -385,6 +376,7 @@ fn descriptors_that_are_sent_are_closed() {
         };
         sender.send_with_listener(&call, &listener).unwrap();
         receiver.receive_response().unwrap().unwrap();
+        place.await_refusal(&["DEVBOX_VERB=hold"]);
     }
     assert!(open() <= before + 2, "{} became {}", before, open());
 }
@@ -407,7 +399,8 @@ fn claim_that_is_too_large_is_refused_whole() {
         Err(Error::Helper(HelperError::Limit { most: 100_000, .. })) => {}
         other => panic!("{other:?}"),
     }
-    assert_eq!(place.hosts_text().as_bytes(), server::ORIGINAL);
+    place.await_refusal(&["DEVBOX_VERB=set-hosts", "100000"]);
+    assert_eq!(place.hosts_text().as_bytes(), crate::stage::ORIGINAL);
     Client::connect(place.path("socket")).unwrap().status().unwrap();
 }
 
