@@ -19,7 +19,7 @@ use crate::gateway::{AccountTokens, Client, In, NoGateway, Replica, Scope, find 
 use crate::objects::Reach;
 use crate::pod::{self, Feed, NotUp, PodOptions};
 use crate::road::Road;
-use crate::source::{KubeSource, NoCatalog};
+use crate::source::{Followed, KubeSource, NoCatalog};
 use crate::{Cluster, Error, KubeOptions, WayIn, environment_of};
 
 /// How long the API server may take for the first catalog.
@@ -143,7 +143,10 @@ impl KubeProvider {
         let mut source = KubeSource::new(
             &cluster,
             environment.clone(),
-            &namespaces,
+            Followed {
+                namespaces: &namespaces,
+                teams: &namespaces,
+            },
             &self.options,
             reach,
             endpoints.clone(),

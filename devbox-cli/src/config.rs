@@ -1143,7 +1143,8 @@ providers:
     #[test]
     fn services_have_options() {
         let text = "share: true\nservices:\n  orders.backend: {idle_timeout: 10m, max_connections: 50, \
-                    bandwidth: 10MiB/s, proxy_protocol: v2, share: false}\n  web.shop: {}\n";
+                    bandwidth: 10MiB/s, proxy_protocol: v2, share: false, \
+                    names: [db, store], pin: 127.77.3.4, order: 1}\n  web.shop: {}\n";
         let config = load(text, &ConnectArgs::default()).unwrap();
         assert!(config.share);
         let orders = ServiceOptions {
@@ -1152,6 +1153,9 @@ providers:
             max_connections: NonZeroUsize::new(50),
             bandwidth: std::num::NonZeroU64::new(10 << 20),
             proxy_protocol: true,
+            names: Some(vec!["db".parse().unwrap(), "store".parse().unwrap()]),
+            pin: Some("127.77.3.4".parse().unwrap()),
+            order: Some(1),
         };
         let services: Vec<_> = config.services.values().cloned().collect();
         assert_eq!(services, [orders, ServiceOptions::default()]);

@@ -214,6 +214,7 @@ impl Client<'_> {
                     return Err(error);
                 }
                 let forbidden = crate::Forbidden {
+                    who: crate::Who::You,
                     verb: "get".to_owned(),
                     resource: "pods/proxy".to_owned(),
                     namespace: Some(namespace.to_string()),
