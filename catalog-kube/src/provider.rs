@@ -271,6 +271,7 @@ impl KubeProvider {
             session: &self.session,
             scope,
             tokens,
+            trust: &self.options.gateway_trust,
         }
     }
 
