@@ -185,7 +185,10 @@ impl KubeProvider {
             environment: opened.environment.clone(),
         };
         let endpoints = opened.endpoints.clone();
-        let feed = Feed::new(move || endpoints.all(), opened.endpoints.changes());
+        let feed = Feed::new(
+            move |version| endpoints.changes_since(version),
+            opened.endpoints.changes(),
+        );
         let forward: Arc<dyn Road> = Arc::new(Forward::new(opened.cluster.clone()));
         let tell = |what: String| self.shown.send_modify(|shown| shown.waits_for = Some(what));
         let up = pod::connect(&opened.cluster, &options, &feed, &forward, wanted, &tell).await;
