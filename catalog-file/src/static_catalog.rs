@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::Path;
 
@@ -32,6 +33,8 @@ use crate::{DialAddress, Error};
 /// * `aliases`: further names in the service's own namespace.
 /// * `member`: this is one member of the service `name.namespace`, with a name and an address of its own.
 /// * `alias_of`: another name for a service of this file, which must not be an alias itself; in place of `ports`.
+/// * `pin`: the address that the service is to have on every machine, of the machine's own pool.
+/// * `order`: of services that would have the same name, the one with the lowest has it.
 ///
 /// Unknown keys are errors.
 ///
@@ -175,6 +178,8 @@ struct ServiceEntry {
     #[serde(default)]
     aliases: Vec<Label>,
     alias_of: Option<Spanned<ServiceId>>,
+    pin: Option<IpAddr>,
+    order: Option<u16>,
     ports: Option<Vec<Spanned<PortEntry>>>,
 }
 
@@ -208,6 +213,8 @@ impl CatalogFile {
             let service = Service {
                 aliases: entry.aliases,
                 alias_of: entry.alias_of.as_ref().map(|of| of.value.clone()),
+                pin: entry.pin,
+                order: entry.order,
                 ..Service::new(id.clone(), Vec::new()).map_err(|error| at(path, place, &error))?
             };
             service.check().map_err(|error| at(path, place, &error))?;

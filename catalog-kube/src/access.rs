@@ -194,6 +194,7 @@ async fn missing(
         };
         let lacks = |verb: &str, without| Missing {
             forbidden: Forbidden {
+                who: crate::Who::You,
                 verb: verb.to_owned(),
                 resource: right.resource.to_owned(),
                 namespace: Some(namespace.to_owned()),
@@ -358,6 +359,7 @@ mod tests {
     fn lacks(namespace: &str, verb: &str, resource: &str, without: &'static str) -> Missing {
         Missing {
             forbidden: Forbidden {
+                who: crate::Who::You,
                 verb: verb.to_owned(),
                 resource: resource.to_owned(),
                 namespace: Some(namespace.to_owned()),

@@ -14,7 +14,7 @@ use tunnel_bridge::tls::Prepared;
 use tunnel_bridge::ws::ConnectOptions;
 use url::Url;
 
-use crate::{Error, Forbidden, kubeconfig};
+use crate::{Error, Forbidden, Who, kubeconfig};
 
 /// Which cluster, and as whom.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,6 +46,7 @@ pub struct Cluster {
     /// Made once: it remembers the token that a plug-in gave until that expires.
     auth: Arc<Option<AuthLayer>>,
     extra: ExtraHeadersLayer,
+    who: Who,
 }
 
 impl fmt::Debug for Cluster {
@@ -105,6 +106,7 @@ impl Cluster {
         Ok(Self {
             auth: Arc::new(auth),
             extra,
+            who: Who::You,
             name: name.into(),
             config: Arc::new(config),
             client,
@@ -128,6 +130,15 @@ impl Cluster {
     #[must_use]
     pub fn default_namespace(&self) -> &str {
         &self.config.default_namespace
+    }
+
+    /// As a gateway in it, which users' messages do not call "you".
+    #[must_use]
+    pub(crate) fn as_gateway(self) -> Self {
+        Self {
+            who: Who::Gateway,
+            ..self
+        }
     }
 
     /// The client that sends requests as the user.
@@ -210,6 +221,7 @@ impl Cluster {
         let cluster = self.name.to_string();
         match error {
             kube::Error::Api(status) if status.code == 403 => Forbidden {
+                who: self.who,
                 verb: verb.to_owned(),
                 resource: resource.to_owned(),
                 namespace: namespace.map(str::to_owned),

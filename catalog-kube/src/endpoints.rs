@@ -1,11 +1,16 @@
 //! Which endpoint a new connection goes to.
 
-use std::collections::{BTreeSet, HashMap};
+mod served;
+
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use service_catalog::Target;
 use tokio::sync::watch;
+
+pub(crate) use served::Changes;
+use served::Served;
 
 use crate::objects::{Answers, Place};
 use crate::road::Endpoint;
@@ -41,12 +46,20 @@ impl Endpoints {
         self.0.choice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every endpoint that takes new connections.
-    pub(crate) fn all(&self) -> BTreeSet<Endpoint> {
-        self.choice().all().cloned().collect()
+    /// Where endpoints that take new connections are, as far as that has changed since a version of it.
+    pub(crate) fn changes_since(&self, version: Option<u64>) -> Changes {
+        self.choice().served.since(version)
     }
 
-    /// Hears of every change of [`all`](Self::all).
+    /// Every endpoint that takes new connections.
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> std::collections::BTreeSet<Endpoint> {
+        let choice = self.choice();
+        let places = choice.ports.values().flat_map(|port| &port.answers.places);
+        places.map(|place| (*place.endpoint).clone()).collect()
+    }
+
+    /// Hears of every change of what [`changes_since`](Self::changes_since) tells.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.0.changed.subscribe()
     }
@@ -136,6 +149,7 @@ struct Choice {
     ports: HashMap<Target, Port>,
     /// How many connections each endpoint has; absent without any. One that takes no new ones stays until its last has ended.
     open: HashMap<Arc<Endpoint>, usize>,
+    served: Served,
 }
 
 #[derive(Debug)]
@@ -149,6 +163,14 @@ struct Port {
 
 impl Choice {
     fn handle_answers(&mut self, target: Target, answers: Option<Arc<Answers>>) {
+        // What stays is added before it is removed, so that it does not count as a change.
+        for place in answers.iter().flat_map(|answers| &answers.places) {
+            self.served.add(&place.endpoint);
+        }
+        let before = self.ports.get(&target).map(|port| Arc::clone(&port.answers));
+        for place in before.iter().flat_map(|before| &before.places) {
+            self.served.remove(&place.endpoint);
+        }
         match answers {
             None => {
                 self.ports.remove(&target);
@@ -165,11 +187,6 @@ impl Choice {
                 }
             },
         }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Endpoint> {
-        let places = self.ports.values().flat_map(|port| &port.answers.places);
-        places.map(|place| &*place.endpoint)
     }
 
     /// Ready ones only; of them those of the client's zone where there are any, of them those with the fewest connections, of them

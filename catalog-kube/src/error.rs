@@ -90,9 +90,11 @@ pub enum Error {
     },
 }
 
-/// What a user may not do (RBAC), as far as the API server says.
+/// What somebody may not do (RBAC), as far as the API server says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub struct Forbidden {
+    /// Who.
+    pub who: Who,
     /// `get`, `list`, `watch`, `create`.
     pub verb: String,
     /// The resource in the plural, with its subresource: `pods/portforward`.
@@ -101,16 +103,36 @@ pub struct Forbidden {
     pub namespace: Option<String>,
 }
 
+/// Whose rights are in question.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// The user's, whom messages are for.
+    #[default]
+    You,
+    /// Those of a gateway that is installed in the cluster.
+    Gateway,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::You => "you",
+            Self::Gateway => "the gateway",
+        })
+    }
+}
+
 impl fmt::Display for Forbidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
+            who,
             verb,
             resource,
             namespace,
         } = self;
         match namespace {
-            Some(namespace) => write!(f, "you may not {verb} {resource} in the namespace {namespace}"),
-            None => write!(f, "you may not {verb} {resource} in the whole cluster"),
+            Some(namespace) => write!(f, "{who} may not {verb} {resource} in the namespace {namespace}"),
+            None => write!(f, "{who} may not {verb} {resource} in the whole cluster"),
         }
     }
 }

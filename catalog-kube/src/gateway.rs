@@ -19,8 +19,8 @@ mod sessions;
 pub(crate) use account::{AccountTokens, FOR_USERS};
 pub use inside::Inside;
 pub(crate) use installed::{Client, HOME, In, NoGateway, Replica, find, is_installed};
-pub(crate) use review::WANTED;
 pub use review::{Allowed, NotAllowed, NotAuthenticated, Reviews, User};
+pub(crate) use review::{TEAM, WANTED};
 pub use scope::{BadScope, Scope};
 pub use sessions::{NoReplicaPod, ReplicaPod, SessionClaim, SharedSessions};
 

@@ -19,7 +19,7 @@ mod source;
 mod watch;
 
 pub use cluster::{Cluster, ClusterOptions};
-pub use error::{Error, Forbidden};
+pub use error::{Error, Forbidden, Who};
 pub use kubeconfig::environment_of;
 pub use options::{BadWayIn, KubeOptions, WayIn};
 pub use provider::KubeProvider;

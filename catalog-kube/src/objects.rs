@@ -2,6 +2,7 @@
 
 mod globs;
 mod offer;
+mod team;
 pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,6 +17,7 @@ use service_catalog::{
 
 pub(crate) use globs::Globs;
 pub(crate) use offer::{Answers, Offered, Place, Reach};
+pub(crate) use team::{CONFIG_MAP, Team};
 
 use crate::Forbidden;
 use crate::road::PodRef;
@@ -92,6 +94,8 @@ pub(crate) struct Scope {
 pub(crate) enum Resource {
     Services,
     Slices,
+    /// The ConfigMap of a team. Nothing depends on it.
+    Team,
 }
 
 /// What keeps a scope from being watched as it should.
@@ -137,6 +141,7 @@ pub(crate) struct Objects {
     reach: Reach,
     services: BTreeMap<ServiceId, ServiceObject>,
     slices: BTreeMap<ServiceId, BTreeMap<Arc<str>, SliceObject>>,
+    teams: BTreeMap<Label, Team>,
     /// Which service a slice belonged to when it was seen last.
     owners: HashMap<(Label, Arc<str>), ServiceId>,
     /// Not heard of yet.
@@ -150,6 +155,8 @@ pub(crate) struct Objects {
     quiet: BTreeMap<ServiceId, Instant>,
     answers: BTreeMap<Target, Option<Arc<Answers>>>,
     started: bool,
+    /// What is told besides the services.
+    notes: Vec<String>,
     pending: PendingUpdates,
 }
 
@@ -169,6 +176,7 @@ impl Objects {
             awaited,
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
+            teams: BTreeMap::new(),
             owners: HashMap::new(),
             troubles: BTreeMap::new(),
             changed: BTreeSet::new(),
@@ -176,6 +184,7 @@ impl Objects {
             quiet: BTreeMap::new(),
             answers: BTreeMap::new(),
             started: false,
+            notes: Vec::new(),
             pending: PendingUpdates::default(),
         }
     }
@@ -263,9 +272,28 @@ impl Objects {
         self.changed.insert(owner);
     }
 
+    /// This is what a namespace's team wants for its services.
+    pub(crate) fn handle_team(&mut self, namespace: &Label, team: Option<Team>) {
+        let before = match team.clone() {
+            Some(team) => self.teams.insert(namespace.clone(), team),
+            None => self.teams.remove(namespace),
+        };
+        if before != team {
+            let either = [&before, &team].into_iter().flatten();
+            let named = either.flat_map(Team::services);
+            let ids = named.map(|name| ServiceId::new(namespace.clone(), name.clone()));
+            self.changed.extend(ids);
+        }
+        self.heard_of(namespace, Resource::Team);
+    }
+
     /// How well a scope can be watched.
     pub(crate) fn handle_trouble(&mut self, scope: Scope, trouble: Option<Trouble>) {
         let before = self.health();
+        if scope.resource == Resource::Team && trouble.is_some() {
+            // The catalog is not kept back for it.
+            self.awaited.remove(&scope);
+        }
         match trouble {
             Some(trouble) => self.troubles.insert(scope, trouble),
             None => self.troubles.remove(&scope),
@@ -287,12 +315,13 @@ impl Objects {
     }
 
     fn health(&self) -> Health {
-        let stale = |trouble: &Trouble| match trouble {
+        let stale = |(scope, trouble): (&Scope, &Trouble)| match trouble {
+            _ if scope.resource == Resource::Team => None,
             Trouble::Away { because } => Some(Health::stale(because)),
             Trouble::Unknown { forbidden } => Some(Health::stale(&forbidden.to_string())),
             Trouble::Polled { .. } | Trouble::Named { .. } => None,
         };
-        self.troubles.values().find_map(stale).unwrap_or_default()
+        self.troubles.iter().find_map(stale).unwrap_or_default()
     }
 
     /// What keeps scopes from being watched as they should.
@@ -312,18 +341,51 @@ impl Objects {
             return None;
         }
         self.settle(now);
+        let notes = self.notes();
         if !self.started {
             self.started = true;
-            let mut catalog = Catalog::empty(self.environment.clone());
             self.quiet.clear();
             for known in self.offered.values_mut().flat_map(BTreeMap::values_mut) {
                 known.told = true;
-                let service = known.offered.service.clone();
-                catalog.services.insert(service.id.clone(), service);
             }
-            self.pending.handle_update(Update::Snapshot(catalog));
+            self.tell_all(notes);
+        } else if notes != self.notes {
+            self.tell_all(notes);
         }
         self.pending.poll_update()
+    }
+
+    /// Tells everything anew, with these notes.
+    fn tell_all(&mut self, notes: Vec<String>) {
+        let mut catalog = Catalog::empty(self.environment.clone());
+        for note in &notes {
+            catalog.note(note);
+        }
+        let known = self.offered.values().flat_map(BTreeMap::values);
+        for known in known.filter(|known| known.told) {
+            let service = known.offered.service.clone();
+            catalog.services.insert(service.id.clone(), service);
+        }
+        self.notes = notes;
+        self.pending.handle_update(Update::Snapshot(catalog));
+    }
+
+    /// What of the teams' wishes is not known or not understood.
+    fn notes(&self) -> Vec<String> {
+        let troubles = self.troubles.iter();
+        let troubles = troubles.filter(|(scope, _)| scope.resource == Resource::Team);
+        let without = troubles.filter_map(|(_, trouble)| match trouble {
+            Trouble::Unknown { forbidden } => Some(format!(
+                "{forbidden}, so a team's names, pins and order are not known"
+            )),
+            Trouble::Polled { forbidden, every } | Trouble::Named { forbidden, every } => Some(format!(
+                "{forbidden}, so a team's names, pins and order are looked at every {} s",
+                every.as_secs()
+            )),
+            Trouble::Away { .. } => None,
+        });
+        let faults = self.teams.values().flat_map(Team::faults).cloned();
+        without.chain(faults).collect()
     }
 
     /// When to ask again although nothing was handled.
@@ -362,8 +424,16 @@ impl Objects {
             .services
             .get(id)
             .map(|service| offer::offer(service, &slices, self.reach));
+        let team = self.teams.get(&id.namespace);
+        let dressed = |mut offered: Offered| {
+            if let Some(team) = team {
+                team.dress(&mut offered.service);
+            }
+            offered
+        };
+        let offered: Vec<_> = offered.into_iter().flatten().map(dressed).collect();
         let mut after = BTreeMap::new();
-        for offered in offered.into_iter().flatten() {
+        for offered in offered {
             let id = offered.service.id.clone();
             let known = before.remove(&id);
             self.note_answers(&id, known.as_ref().map(|known| &known.offered), Some(&offered));

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use service_catalog::{Label, ServiceId};
+use tunnel_bridge::Trust;
 use url::Url;
 
 use crate::ClusterOptions;
@@ -34,6 +35,8 @@ pub struct KubeOptions {
     pub gateway_image: Option<String>,
     /// The file with the token for an installed gateway. Default: one of a service account, which the API server is asked for.
     pub gateway_token_file: Option<PathBuf>,
+    /// Whom to trust at [`WayIn::Url`], and which certificate to show there. What the kubeconfig says of the API server is apart from it.
+    pub gateway_trust: Trust,
 }
 
 /// A way into a cluster.

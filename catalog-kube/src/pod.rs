@@ -369,6 +369,7 @@ impl Attempt<'_> {
             && create::may_proxy(self.cluster, namespace).await == Some(false)
         {
             let forbidden = crate::Forbidden {
+                who: crate::Who::You,
                 verb: "get".to_owned(),
                 resource: "pods/proxy".to_owned(),
                 namespace: Some(namespace.clone()),

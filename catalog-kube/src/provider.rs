@@ -19,7 +19,7 @@ use crate::gateway::{AccountTokens, Client, In, NoGateway, Replica, Scope, find 
 use crate::objects::Reach;
 use crate::pod::{self, Feed, NotUp, PodOptions};
 use crate::road::Road;
-use crate::source::{KubeSource, NoCatalog};
+use crate::source::{Followed, KubeSource, NoCatalog};
 use crate::{Cluster, Error, KubeOptions, WayIn, environment_of};
 
 /// How long the API server may take for the first catalog.
@@ -143,7 +143,10 @@ impl KubeProvider {
         let mut source = KubeSource::new(
             &cluster,
             environment.clone(),
-            &namespaces,
+            Followed {
+                namespaces: &namespaces,
+                teams: &namespaces,
+            },
             &self.options,
             reach,
             endpoints.clone(),
@@ -182,7 +185,10 @@ impl KubeProvider {
             environment: opened.environment.clone(),
         };
         let endpoints = opened.endpoints.clone();
-        let feed = Feed::new(move || endpoints.all(), opened.endpoints.changes());
+        let feed = Feed::new(
+            move |version| endpoints.changes_since(version),
+            opened.endpoints.changes(),
+        );
         let forward: Arc<dyn Road> = Arc::new(Forward::new(opened.cluster.clone()));
         let tell = |what: String| self.shown.send_modify(|shown| shown.waits_for = Some(what));
         let up = pod::connect(&opened.cluster, &options, &feed, &forward, wanted, &tell).await;
@@ -268,6 +274,7 @@ impl KubeProvider {
             session: &self.session,
             scope,
             tokens,
+            trust: &self.options.gateway_trust,
         }
     }
 

@@ -5,6 +5,7 @@ mod gateway;
 use std::fmt::Write as _;
 
 use crate::WayIn;
+use crate::objects::CONFIG_MAP;
 
 /// A right in one namespace.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub(crate) struct Right {
     pub(crate) group: &'static str,
     /// The resource in the plural, with its subresource.
     pub(crate) resource: &'static str,
+    /// For this object only.
+    pub(crate) name: Option<&'static str>,
     pub(crate) verbs: Verbs,
 }
 
@@ -42,6 +45,7 @@ const CATALOG: &[Right] = &[
     Right {
         group: "",
         resource: "services",
+        name: None,
         verbs: Verbs::Each(&[
             (
                 "list",
@@ -53,6 +57,7 @@ const CATALOG: &[Right] = &[
     Right {
         group: "discovery.k8s.io",
         resource: "endpointslices",
+        name: None,
         verbs: Verbs::Each(&[
             (
                 "list",
@@ -63,10 +68,19 @@ const CATALOG: &[Right] = &[
     },
 ];
 
+/// A team's names, pins and order. Whoever lacks it lacks nothing else, so that nobody is warned of it before a session starts.
+const TEAM: Right = Right {
+    group: "",
+    resource: "configmaps",
+    name: Some(CONFIG_MAP),
+    verbs: Verbs::First(&["list", "watch"], "a team's names, pins and order are not known"),
+};
+
 /// Port-forwards.
 const FORWARD: &[Right] = &[Right {
     group: "",
     resource: "pods/portforward",
+    name: None,
     // Over WebSocket it is a GET, for which newer API servers want `create` as well.
     verbs: Verbs::First(&["get", "create"], "no connection to a pod can be made"),
 }];
@@ -76,6 +90,7 @@ const POD: &[Right] = &[
     Right {
         group: "batch",
         resource: "jobs",
+        name: None,
         verbs: Verbs::Each(&[
             ("create", NO_POD),
             ("get", NO_POD),
@@ -90,6 +105,7 @@ const POD: &[Right] = &[
     Right {
         group: "",
         resource: "events",
+        name: None,
         verbs: Verbs::Each(&[(
             "list",
             "what keeps a gateway pod from being created, as a quota, is found out only after two minutes",
@@ -98,16 +114,19 @@ const POD: &[Right] = &[
     Right {
         group: "",
         resource: "pods",
+        name: None,
         verbs: Verbs::Each(&[("list", NO_POD), ("watch", NO_POD)]),
     },
     Right {
         group: "",
         resource: "secrets",
+        name: None,
         verbs: Verbs::Each(&[("get", NO_POD), ("create", NO_POD)]),
     },
     Right {
         group: "",
         resource: "pods/proxy",
+        name: None,
         verbs: Verbs::Each(&[(
             "get",
             "the gateway pod is reached over one port-forward, which is slower",
@@ -163,7 +182,7 @@ pub fn roles(way: &WayIn, namespaces: &[impl AsRef<str>], subjects: &[Subject]) 
     } else {
         "devbox-forward"
     };
-    let rules: String = rights.map(rule).collect();
+    let rules: String = rights.chain([&TEAM]).map(rule).collect();
     let subjects: String = subjects.iter().map(subject).collect();
     let pairs: Vec<_> = namespaces
         .iter()
@@ -214,6 +233,9 @@ fn rule(right: &Right) -> String {
         debug_assert!(written.is_ok(), "a String takes everything");
     };
     line("resources", &[right.resource]);
+    if let Some(name) = right.name {
+        line("resourceNames", &[name]);
+    }
     line("verbs", &right.verbs.all());
     text
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use service_catalog::{Label, Source, SourceError, Update};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use crate::endpoints::Endpoints;
-use crate::objects::{Globs, Objects, Reach, Resource, Scope, Trouble, wire};
-use crate::watch::{Event, Follow, What};
-use crate::{Cluster, Error, Forbidden, KubeOptions};
+use crate::gateway::TEAM;
+use crate::objects::{CONFIG_MAP, Globs, Objects, Reach, Resource, Scope, Trouble, wire};
+use crate::watch::{Event, Follow, What, of_the_team};
+use crate::{Cluster, Error, Forbidden, KubeOptions, Who};
 
 /// Events that were seen and not handled yet; the watches wait while there are more.
 const EVENTS: usize = 256;
@@ -26,7 +27,17 @@ pub(crate) struct KubeSource {
     first: Option<Update>,
     /// Degraded modes, for [`KubeProvider::status`](crate::KubeProvider).
     shown: watch::Sender<Vec<String>>,
+    /// What follows the ConfigMaps of teams that may be told.
+    teams: BTreeMap<Label, AbortHandle>,
     _watches: JoinSet<()>,
+}
+
+/// What is followed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Followed<'a> {
+    pub(crate) namespaces: &'a BTreeSet<Label>,
+    /// Those of them whose team's ConfigMap is, too. Of the others whoever is told the catalog may not read it.
+    pub(crate) teams: &'a BTreeSet<Label>,
 }
 
 /// Why the first catalog did not come.
@@ -43,7 +54,7 @@ impl KubeSource {
     pub(crate) fn new(
         cluster: &Cluster,
         environment: Label,
-        namespaces: &BTreeSet<Label>,
+        followed: Followed<'_>,
         options: &KubeOptions,
         reach: Reach,
         endpoints: Endpoints,
@@ -52,7 +63,8 @@ impl KubeSource {
         let (sender, events) = mpsc::channel(EVENTS);
         let mut watches = JoinSet::new();
         let mut awaited = BTreeSet::new();
-        for namespace in namespaces {
+        let mut teams = BTreeMap::new();
+        for namespace in followed.namespaces {
             let named = options.services.iter().filter(|id| id.namespace == *namespace);
             let services = Follow {
                 cluster: cluster.clone(),
@@ -71,22 +83,71 @@ impl KubeSource {
                 named: services.named.clone(),
                 events: sender.clone(),
             };
+            let team = Follow {
+                cluster: cluster.clone(),
+                namespace: namespace.clone(),
+                label_selector: None,
+                field_selector: Some(of_the_team()),
+                named: CONFIG_MAP.parse().into_iter().collect(),
+                events: sender.clone(),
+            };
+            if followed.teams.contains(namespace) {
+                let following = watches.spawn(team.run::<wire::ConfigMap>());
+                teams.insert(namespace.clone(), following);
+            }
             watches.spawn(services.run::<wire::Service>());
             watches.spawn(slices.run::<wire::Slice>());
-            awaited.extend([Resource::Services, Resource::Slices].map(|resource| Scope {
-                namespace: namespace.clone(),
-                resource,
-            }));
+            awaited.extend(
+                [Resource::Services, Resource::Slices, Resource::Team].map(|resource| Scope {
+                    namespace: namespace.clone(),
+                    resource,
+                }),
+            );
         }
         let globs = Globs::new(options.include.clone(), options.exclude.clone());
-        Self {
+        let mut source = Self {
             cluster: cluster.name().into(),
             objects: Objects::new(environment, globs, reach, awaited),
             endpoints,
             events,
             first: None,
             shown,
+            teams,
             _watches: watches,
+        };
+        for namespace in followed.namespaces.difference(followed.teams) {
+            source.without_team(namespace);
+        }
+        source
+    }
+
+    /// Whoever is told the catalog may not read, or no longer, what this namespace's team wants.
+    fn without_team(&mut self, namespace: &Label) {
+        if let Some(following) = self.teams.remove(namespace) {
+            following.abort();
+        }
+        let (verb, resource, _) = TEAM;
+        let forbidden = Forbidden {
+            who: Who::You,
+            verb: verb.to_owned(),
+            resource: resource.to_owned(),
+            namespace: Some(namespace.to_string()),
+        };
+        let scope = Scope {
+            namespace: namespace.clone(),
+            resource: Resource::Team,
+        };
+        self.objects.handle_team(namespace, None);
+        self.objects
+            .handle_trouble(scope, Some(Trouble::Unknown { forbidden }));
+    }
+
+    /// Of the teams' ConfigMaps only these may be told from here on.
+    pub(crate) fn keep_teams(&mut self, namespaces: &BTreeSet<Label>) {
+        let lost = self.teams.keys().filter(|team| !namespaces.contains(*team));
+        let lost: Vec<_> = lost.cloned().collect();
+        for namespace in lost {
+            self.without_team(&namespace);
         }
     }
 
@@ -131,8 +192,8 @@ impl KubeSource {
                 }
                 Some(Event {
                     what: What::Trouble(Some(Trouble::Away { because })),
-                    ..
-                }) => return Err(NoCatalog::Away { because }),
+                    scope,
+                }) if scope.resource != Resource::Team => return Err(NoCatalog::Away { because }),
                 Some(event) => self.handle(event),
             }
         }
@@ -149,6 +210,10 @@ impl KubeSource {
     }
 
     fn handle(&mut self, Event { scope, what }: Event) {
+        if scope.resource == Resource::Team && !self.teams.contains_key(&scope.namespace) {
+            // It was seen before it was not to be followed any more.
+            return;
+        }
         match what {
             What::Services(services) => self.objects.handle_services(&scope.namespace, services),
             What::Service(service) => self.objects.handle_service(service),
@@ -156,12 +221,18 @@ impl KubeSource {
             What::Slices(slices) => self.objects.handle_slices(&scope.namespace, slices),
             What::Slice(slice) => self.objects.handle_slice(slice),
             What::SliceGone(name) => self.objects.handle_slice_gone(&scope.namespace, &name),
+            What::Team(team) => self.objects.handle_team(&scope.namespace, team),
             What::Trouble(trouble) => {
                 self.objects.handle_trouble(scope, trouble);
-                let away = self.objects.troubles().find_map(|(_, trouble)| match trouble {
-                    Trouble::Away { because } => Some(because.as_str()),
-                    _ => None,
-                });
+                let away = self
+                    .objects
+                    .troubles()
+                    .find_map(|(scope, trouble)| match trouble {
+                        Trouble::Away { because } if scope.resource != Resource::Team => {
+                            Some(because.as_str())
+                        }
+                        _ => None,
+                    });
                 self.endpoints.set_away(away);
                 self.show();
             }
@@ -176,6 +247,8 @@ impl KubeSource {
             let (what, seen) = match scope.resource {
                 Resource::Services => ("services", "looked at"),
                 Resource::Slices => ("endpoints", "looked at"),
+                // The catalog's notes say it.
+                Resource::Team => return None,
             };
             match trouble {
                 Trouble::Polled { forbidden, every } => {

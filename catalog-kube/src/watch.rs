@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use crate::objects::wire::{self, List};
-use crate::objects::{Resource, Scope, ServiceObject, SliceObject, Trouble};
+use crate::objects::{CONFIG_MAP, Resource, Scope, ServiceObject, SliceObject, Team, Trouble};
 use crate::{Cluster, Error, Forbidden};
 
 /// The API server is asked again so often about what may not be watched.
@@ -43,6 +43,8 @@ pub(crate) enum What {
     Slices(Vec<SliceObject>),
     Slice(SliceObject),
     SliceGone(Arc<str>),
+    /// What the namespace's team wants, if it wants anything.
+    Team(Option<Team>),
     /// How well it can be watched; `None` where nothing is amiss.
     Trouble(Option<Trouble>),
     /// The credential is not accepted.
@@ -55,6 +57,8 @@ pub(crate) trait Watched: DeserializeOwned + Clone + Send + 'static {
     /// The path before the namespaces.
     const API: &'static str;
     const PLURAL: &'static str;
+    /// What cannot be known is asked for again so often.
+    const AGAIN: Duration = POLL;
 
     fn resource_version(&self) -> &str;
     fn listed(items: Vec<Self>) -> What;
@@ -121,6 +125,39 @@ impl Watched for wire::Slice {
     }
 }
 
+/// Of the namespace's ConfigMaps only the one that is the team's: [`Follow::field_selector`] names it, so that a role may do so too.
+impl Watched for wire::ConfigMap {
+    const RESOURCE: Resource = Resource::Team;
+    const API: &'static str = "/api/v1";
+    const PLURAL: &'static str = "configmaps";
+    const AGAIN: Duration = Duration::from_secs(60);
+
+    fn resource_version(&self) -> &str {
+        &self.metadata.resource_version
+    }
+
+    fn listed(items: Vec<Self>) -> What {
+        What::Team(items.into_iter().find_map(Self::team))
+    }
+
+    fn applied(self) -> Option<What> {
+        self.team().map(|team| What::Team(Some(team)))
+    }
+
+    fn gone(self) -> Option<What> {
+        self.team().map(|_| What::Team(None))
+    }
+
+    async fn named(follow: &Follow, names: &[Label]) -> Result<What, Error> {
+        Ok(Self::listed(follow.each(Self::PLURAL, names).await?))
+    }
+}
+
+/// A selector of just the team's ConfigMap.
+pub(crate) fn of_the_team() -> String {
+    format!("metadata.name={CONFIG_MAP}")
+}
+
 /// Follows one kind of object of one namespace.
 pub(crate) struct Follow {
     pub(crate) cluster: Cluster,
@@ -154,8 +191,8 @@ impl Follow {
                     list.metadata.resource_version
                 }
                 Err(Error::Forbidden(forbidden)) => {
-                    self.look_at_named::<K>(forbidden).await?;
-                    sleep(POLL).await;
+                    let again = self.look_at_named::<K>(forbidden).await?;
+                    sleep(again).await;
                     continue;
                 }
                 Err(error) => {
@@ -234,7 +271,8 @@ impl Follow {
         })
     }
 
-    async fn look_at_named<K: Watched>(&self, forbidden: Forbidden) -> Result<(), Unheard> {
+    /// Says when to look again.
+    async fn look_at_named<K: Watched>(&self, forbidden: Forbidden) -> Result<Duration, Unheard> {
         let every = POLL;
         let (what, trouble) = match K::named(self, &self.named).await {
             Ok(what) if !self.named.is_empty() => (Some(what), Trouble::Named { forbidden, every }),
@@ -248,11 +286,15 @@ impl Follow {
                 },
             ),
         };
+        let again = match trouble {
+            Trouble::Unknown { .. } => K::AGAIN,
+            _ => every,
+        };
         self.tell::<K>(What::Trouble(Some(trouble))).await?;
-        match what {
-            Some(what) => self.tell::<K>(what).await,
-            None => Ok(()),
+        if let Some(what) = what {
+            self.tell::<K>(what).await?;
         }
+        Ok(again)
     }
 
     /// One object for each name that has one.

@@ -99,30 +99,16 @@ macro_rules! with_keys_of_a_gateway {
 
         impl $name {
             fn way(&self, place: &Place<'_>, args: &ConnectArgs) -> Result<Way, Failure> {
-                let path = |path: &Option<Spanned<PathBuf>>| path.as_ref().map(|path| place.path(&path.value));
                 let yes = |key: &Option<Spanned<bool>>| key.as_ref().is_some_and(|key| key.value);
-                let mut trust = Trust::default();
-                trust.ca = args.tls_ca.clone().or_else(|| path(&self.tls_ca));
-                trust.extra_ca = args.tls_extra_ca.clone().or_else(|| path(&self.tls_extra_ca));
-                trust.pins.clone_from(&args.tls_pin);
-                if let (Some(pins), true) = (&self.tls_pin, trust.pins.is_empty()) {
-                    for text in pins.value.iter() {
-                        let pin = text.parse::<Pin>();
-                        trust.pins.push(pin.map_err(|error| place.at(pins.referenced, &error.to_string()))?);
-                    }
-                }
-                trust.identity = identity_of(args);
-                match (&self.tls_cert, &self.tls_key) {
-                    (Some(certificate), Some(key)) if trust.identity.is_none() => {
-                        let (certificate, key) = (place.path(&certificate.value), place.path(&key.value));
-                        trust.identity = Some(Identity { certificate, key });
-                    }
-                    (Some(alone), None) => return Err(place.at(alone.referenced, "`tls_cert:` needs `tls_key:`")),
-                    (None, Some(alone)) => return Err(place.at(alone.referenced, "`tls_key:` needs `tls_cert:`")),
-                    _ => {}
-                }
-                trust.danger_accept_any_certificate =
-                    args.accept_any_certificate || yes(&self.accept_any_certificate);
+                let trust = TlsKeys {
+                    ca: &self.tls_ca,
+                    extra_ca: &self.tls_extra_ca,
+                    pin: &self.tls_pin,
+                    certificate: &self.tls_cert,
+                    key: &self.tls_key,
+                    accept_any_certificate: &self.accept_any_certificate,
+                };
+                let trust = trust.trust(place, args)?;
                 let proxies = match (&args.proxy, &self.proxy) {
                     (Some(text), _) => proxies(text, |why| Failure::new(code::FAILED, format!("--proxy: {why}")))?,
                     (None, Some(text)) => proxies(&text.value.0, |why| place.at(text.referenced, why))?,
@@ -243,6 +229,51 @@ struct Hidden(String);
 impl fmt::Debug for Hidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Hidden(..)")
+    }
+}
+
+/// The keys that say which certificates are taken and shown.
+struct TlsKeys<'a> {
+    ca: &'a Option<Spanned<PathBuf>>,
+    extra_ca: &'a Option<Spanned<PathBuf>>,
+    pin: &'a Option<Spanned<Texts>>,
+    certificate: &'a Option<Spanned<PathBuf>>,
+    key: &'a Option<Spanned<PathBuf>>,
+    accept_any_certificate: &'a Option<Spanned<bool>>,
+}
+
+impl TlsKeys<'_> {
+    /// What they come to, with what the command line says in place of them.
+    fn trust(&self, place: &Place<'_>, args: &ConnectArgs) -> Result<Trust, Failure> {
+        let path = |path: &Option<Spanned<PathBuf>>| path.as_ref().map(|path| place.path(&path.value));
+        let mut trust = Trust::default();
+        trust.ca = args.tls_ca.clone().or_else(|| path(self.ca));
+        trust.extra_ca = args.tls_extra_ca.clone().or_else(|| path(self.extra_ca));
+        trust.pins.clone_from(&args.tls_pin);
+        if let (Some(pins), true) = (self.pin, trust.pins.is_empty()) {
+            for text in pins.value.iter() {
+                let pin = text.parse::<Pin>();
+                let pin = pin.map_err(|error| place.at(pins.referenced, &error.to_string()))?;
+                trust.pins.push(pin);
+            }
+        }
+        trust.identity = identity_of(args);
+        match (self.certificate, self.key) {
+            (Some(certificate), Some(key)) if trust.identity.is_none() => {
+                let (certificate, key) = (place.path(&certificate.value), place.path(&key.value));
+                trust.identity = Some(Identity { certificate, key });
+            }
+            (Some(alone), None) => {
+                return Err(place.at(alone.referenced, "`tls_cert:` needs `tls_key:`"));
+            }
+            (None, Some(alone)) => {
+                return Err(place.at(alone.referenced, "`tls_key:` needs `tls_cert:`"));
+            }
+            _ => {}
+        }
+        trust.danger_accept_any_certificate =
+            args.accept_any_certificate || self.accept_any_certificate.as_ref().is_some_and(|key| key.value);
+        Ok(trust)
     }
 }
 
@@ -1085,6 +1116,31 @@ providers:
     }
 
     #[test]
+    fn the_url_of_a_gateway_in_a_cluster_has_the_tls_keys_of_any_gateway() {
+        let text = "kubernetes:\n  via: https://devbox.example\n  tls_ca: ca.pem\n  tls_cert: cert.pem\n  tls_key: ~/key.pem\n";
+        let trust = |args: &ConnectArgs| {
+            let config = load(text, args).unwrap();
+            let Kind::Kubernetes(options) = &config.providers[0].kind else {
+                panic!("{config:?}")
+            };
+            (
+                options.gateway_trust.clone(),
+                config.file.unwrap().parent().unwrap().to_owned(),
+            )
+        };
+        let (found, folder) = trust(&ConnectArgs::default());
+        assert_eq!(found.ca, Some(folder.join("ca.pem")));
+        let identity = found.identity.unwrap();
+        assert_eq!(identity.certificate, folder.join("cert.pem"));
+        assert_eq!(identity.key, Path::new("/home/ada/key.pem"));
+        let args = ConnectArgs {
+            tls_ca: Some("/etc/other.pem".into()),
+            ..ConnectArgs::default()
+        };
+        assert_eq!(trust(&args).0.ca, Some("/etc/other.pem".into()));
+    }
+
+    #[test]
     fn flags_about_clusters_win_over_the_file() {
         let mut args = namespaces(&["web"]);
         args.kube.via = Some(catalog_kube::WayIn::Forward);
@@ -1143,7 +1199,8 @@ providers:
     #[test]
     fn services_have_options() {
         let text = "share: true\nservices:\n  orders.backend: {idle_timeout: 10m, max_connections: 50, \
-                    bandwidth: 10MiB/s, proxy_protocol: v2, share: false}\n  web.shop: {}\n";
+                    bandwidth: 10MiB/s, proxy_protocol: v2, share: false, \
+                    names: [db, store], pin: 127.77.3.4, order: 1}\n  web.shop: {}\n";
         let config = load(text, &ConnectArgs::default()).unwrap();
         assert!(config.share);
         let orders = ServiceOptions {
@@ -1152,6 +1209,9 @@ providers:
             max_connections: NonZeroUsize::new(50),
             bandwidth: std::num::NonZeroU64::new(10 << 20),
             proxy_protocol: true,
+            names: Some(vec!["db".parse().unwrap(), "store".parse().unwrap()]),
+            pin: Some("127.77.3.4".parse().unwrap()),
+            order: Some(1),
         };
         let services: Vec<_> = config.services.values().cloned().collect();
         assert_eq!(services, [orders, ServiceOptions::default()]);

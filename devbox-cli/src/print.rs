@@ -398,8 +398,13 @@ fn notes(report: &StatusReport) -> String {
         if let Some(reason) = &provider.stale {
             lines.push(format!("{name}: the catalog is not fresh: {reason}"));
         }
+        lines.extend(provider.notes.iter().map(|note| format!("{name}: {note}")));
     }
     lines.extend(report.clashes.iter().map(clash));
+    for service in &report.services {
+        let unpinned = service.unpinned.iter();
+        lines.extend(unpinned.map(|why| format!("{}: {why}", service.service)));
+    }
     lines.extend(report.refusals().iter().map(refusals));
     for taken in &report.taken {
         lines.push(format!(
@@ -851,6 +856,7 @@ mod tests {
             names: vec![name.to_owned(), format!("{name}.svc")],
             readiness: Readiness::Ready,
             alias_of: None,
+            unpinned: None,
             ports,
             refused: Vec::new(),
             held: Vec::new(),
@@ -882,6 +888,7 @@ mod tests {
             environment: Some("dev".to_owned()),
             link,
             stale: None,
+            notes: Vec::new(),
             resumed: 0,
         }
     }

@@ -43,7 +43,16 @@ pub(crate) async fn build(
             }
             ProviderKind::Direct { catalog } => direct(catalog).await?,
             #[cfg(feature = "kube")]
-            ProviderKind::Kubernetes(options) => kubernetes(&config.name, options, session, notices).await?,
+            ProviderKind::Kubernetes(options) => {
+                if let catalog_kube::WayIn::Url(url) = &options.via
+                    && options.gateway_trust.danger_accept_any_certificate
+                {
+                    notices.add(Notice::AnyCertificate {
+                        far_side: url.to_string(),
+                    });
+                }
+                kubernetes(&config.name, options, session, notices).await?
+            }
             ProviderKind::Custom(provider) => Arc::clone(provider),
         });
     }

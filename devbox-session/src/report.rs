@@ -73,6 +73,9 @@ pub struct ProviderReport {
     pub link: LinkState,
     /// Why its catalog is not fresh, if it is not.
     pub stale: Option<String>,
+    /// What its catalog says of how it came about, such as a line that could not be understood.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// How often a link to it went on over another connection, with everything that it carried.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub resumed: u64,
@@ -215,6 +218,9 @@ pub struct ServiceReport {
     pub alias_of: Option<ServiceId>,
     /// Its ports in ascending order.
     pub ports: Vec<PortReport>,
+    /// Why it does not have the address that it is pinned to, where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpinned: Option<String>,
     /// The names that it would have but for a rule.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<RefusedName>,
@@ -233,7 +239,7 @@ impl ServiceReport {
     }
 }
 
-/// A name that two services would have; the earlier provider's service has it.
+/// A name that two services would have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NameClash {
     /// The name.

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use service_catalog::ServiceId;
+use service_catalog::{Label, MAX_ALIASES, Service, ServiceId};
 use tunnel_bridge::listener::{Access, Bandwidth, ConnectionLimit, Rules};
 
 use crate::key::ServiceKey;
 
 pub use text::BadServiceOption;
 
-/// What the user wants of one service's connections. The default holds them to nothing.
+/// What the user wants of one service. The default leaves all to its catalog, and holds its connections to nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceOptions {
     /// Whether everybody may connect who reaches its address; `None` leaves that to [`ListenerPolicy::share`].
@@ -29,6 +29,31 @@ pub struct ServiceOptions {
     pub bandwidth: Option<NonZeroU64>,
     /// Whether it is told the program's address by a PROXY protocol header (version 2), which it must expect.
     pub proxy_protocol: bool,
+    /// Further names in its own namespace, in place of those that its catalog gives it. Its own name and doubles are passed over, and so
+    /// is what is over [`MAX_ALIASES`].
+    pub names: Option<Vec<Label>>,
+    /// The address that it is to have, in place of the one that its catalog pins it to.
+    pub pin: Option<IpAddr>,
+    /// Its place among the services that would have the same name, whichever far side they are of: the lowest has it. Those without one
+    /// come after it.
+    pub order: Option<u16>,
+}
+
+impl ServiceOptions {
+    /// Puts what the user wants in place of what the catalog says.
+    pub(crate) fn prevail(&self, service: &mut Service) {
+        if let Some(names) = &self.names {
+            let own = |name: &&Label| service.id.member.is_none() && **name == service.id.name;
+            let mut aliases = Vec::new();
+            for name in names.iter().filter(|name| !own(name)) {
+                if aliases.len() < MAX_ALIASES && !aliases.contains(name) {
+                    aliases.push(name.clone());
+                }
+            }
+            service.aliases = aliases;
+        }
+        service.pin = self.pin.or(service.pin);
+    }
 }
 
 /// Who may connect to a session's listeners, and what the connections of each service are held to. The default lets everybody
@@ -154,6 +179,31 @@ mod tests {
             shared.access(&orders, "127.77.1.2".parse().unwrap()),
             Access::Everybody
         );
+    }
+
+    #[test]
+    fn what_the_user_says_comes_before_the_catalog_and_what_they_do_not_say_is_the_catalogs() {
+        let labels = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| text.parse().unwrap())
+                .collect::<Vec<Label>>()
+        };
+        let mut service = Service::new("orders.backend".parse().unwrap(), Vec::new()).unwrap();
+        service.aliases = labels(&["db"]);
+        service.pin = Some("127.77.0.1".parse().unwrap());
+        let as_told = service.clone();
+        ServiceOptions::default().prevail(&mut service);
+        assert_eq!(service, as_told);
+        let own = ServiceOptions {
+            names: Some(labels(&["store", "orders", "store"])),
+            pin: Some("127.77.0.2".parse().unwrap()),
+            ..ServiceOptions::default()
+        };
+        own.prevail(&mut service);
+        assert_eq!(service.aliases, labels(&["store"]));
+        assert_eq!(service.pin, own.pin);
+        service.check().unwrap();
     }
 
     #[test]

@@ -40,7 +40,7 @@ use churn::Churn;
 use leases::Leases;
 use link::{Arrival, Backoff, Failure, Link, Look};
 use listeners::{Bind, Bound, Listeners, Next, PortKey};
-use names::{Names, Wish};
+use names::{Names, Right, Wish};
 use notices::Notices;
 use refusals::Refusals;
 use relink::Relink;
@@ -473,7 +473,13 @@ impl SessionState {
             return;
         };
         let environment = catalog.environment;
-        match link.handle_catalog(&environment, now, &mut self.backoff, &mut self.notices) {
+        match link.handle_catalog(
+            &environment,
+            catalog.notes,
+            now,
+            &mut self.backoff,
+            &mut self.notices,
+        ) {
             Arrival::Unexpected => return,
             Arrival::Wrong => {
                 self.due.push_back(Step::Disconnect { provider });
@@ -551,7 +557,10 @@ impl SessionState {
     /// Takes services that are new or may have changed. A port that stays keeps its listener and its connections.
     fn take_services(&mut self, provider: ProviderId, environment: &Label, services: Vec<Service>) {
         let mut fresh = Vec::new();
-        for service in services {
+        for mut service in services {
+            if let Some(options) = self.settings.listening.services.get(&service.id) {
+                options.prevail(&mut service);
+            }
             let key = ServiceKey {
                 provider,
                 environment: environment.clone(),
@@ -563,6 +572,7 @@ impl SessionState {
             }
             let new = before.is_none();
             let was_alias = before.is_some_and(|before| before.alias_of.is_some());
+            let moves = before.is_some_and(|before| before.pin != service.pin) && !was_alias;
             self.names.mark_dirty();
             if service.alias_of.is_some() {
                 if !new && !was_alias {
@@ -570,6 +580,11 @@ impl SessionState {
                     self.leases.release(&key, self.today);
                 }
             } else {
+                if moves {
+                    // Another address: its listeners are opened there before those that it has are closed.
+                    self.listeners.remove(&key);
+                    self.leases.release(&key, self.today);
+                }
                 let ports = service
                     .ports
                     .iter()
@@ -577,8 +592,8 @@ impl SessionState {
                 if self.listeners.set_ports(&key, ports) || was_alias {
                     self.unannounced.entry(key.clone()).or_insert(News::Changed);
                 }
-                if new || was_alias {
-                    fresh.push(key.clone());
+                if new || was_alias || moves {
+                    fresh.push((key.clone(), service.pin));
                 }
             }
             if new {
@@ -586,8 +601,9 @@ impl SessionState {
             }
             self.services.insert(key, service);
         }
-        let faults = self.leases.place(&fresh, self.today);
-        for key in &fresh {
+        let pins = fresh.iter().map(|(key, pin)| (key, *pin));
+        let faults = self.leases.place(pins, self.today);
+        for (key, _) in &fresh {
             self.listeners.set_addresses(key, self.leases.addresses(key));
         }
         for (key, fault) in faults {
@@ -920,7 +936,7 @@ impl SessionState {
         }
     }
 
-    /// What each service would be called, in the order of their right to a name.
+    /// What each service would be called.
     fn wishes(&self) -> Vec<Wish> {
         let wishes = self.services.iter().filter_map(|(key, service)| {
             let addresses = self.reachable(key, service);
@@ -952,6 +968,15 @@ impl SessionState {
                 own: policy.names(&key.service, &key.environment),
                 given,
                 refused,
+                right: Right::new(
+                    self.settings
+                        .listening
+                        .services
+                        .get(&key.service)
+                        .and_then(|own| own.order),
+                    key.provider.0,
+                    service.order,
+                ),
             })
         });
         wishes.collect()
@@ -1162,6 +1187,7 @@ impl SessionState {
             readiness: service.readiness.clone(),
             alias_of: service.alias_of.clone(),
             ports,
+            unpinned: self.leases.unpinned(key).map(str::to_owned),
             refused: self.names.refused(key),
             held: self.names.held_of(key),
         }

@@ -29,7 +29,13 @@ pub struct Catalog {
     pub environment: Label,
     /// The services, each under its own id.
     pub services: BTreeMap<ServiceId, Service>,
+    /// What whoever uses the catalog should know of how it came about, such as a line of it that cannot be understood. One line each,
+    /// made by [`note`](Self::note); of a catalog that was read, at most [`MAX_NOTES`].
+    pub notes: Vec<String>,
 }
+
+/// The most notes of one catalog.
+pub const MAX_NOTES: usize = 32;
 
 impl Catalog {
     /// An environment without services.
@@ -38,6 +44,14 @@ impl Catalog {
         Self {
             environment,
             services: BTreeMap::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Adds a note, made fit for a terminal as [`Health::stale`] does. One beyond [`MAX_NOTES`] is left out.
+    pub fn note(&mut self, text: &str) {
+        if self.notes.len() < MAX_NOTES {
+            self.notes.push(line(text));
         }
     }
 
@@ -66,10 +80,10 @@ impl Catalog {
     /// What turns this catalog into `newer`; `None` where they are equal.
     ///
     /// The law: `a.apply(a.diff(b)) == b`. It is [`Update::Changed`] within one environment, and the whole
-    /// of `newer` as [`Update::Snapshot`] where the environment's name differs.
+    /// of `newer` as [`Update::Snapshot`] where the environment's name differs, or the notes do.
     #[must_use]
     pub fn diff(&self, newer: &Self) -> Option<Update> {
-        if self.environment != newer.environment {
+        if self.environment != newer.environment || self.notes != newer.notes {
             return Some(Update::Snapshot(newer.clone()));
         }
         let upserted: Vec<_> = newer
@@ -170,6 +184,8 @@ impl Health {
 struct CatalogForm {
     environment: Label,
     services: Vec<Service>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
 impl From<Catalog> for CatalogForm {
@@ -177,6 +193,7 @@ impl From<Catalog> for CatalogForm {
         Self {
             environment: catalog.environment,
             services: catalog.services.into_values().collect(),
+            notes: catalog.notes,
         }
     }
 }
@@ -185,7 +202,11 @@ impl TryFrom<CatalogForm> for Catalog {
     type Error = Error;
 
     fn try_from(form: CatalogForm) -> Result<Self, Error> {
-        Self::new(form.environment, form.services)
+        let mut catalog = Self::new(form.environment, form.services)?;
+        for text in &form.notes {
+            catalog.note(text);
+        }
+        Ok(catalog)
     }
 }
 

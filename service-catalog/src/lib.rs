@@ -11,7 +11,7 @@ mod source;
 mod target;
 pub mod wire;
 
-pub use catalog::{Catalog, Health, Update};
+pub use catalog::{Catalog, Health, MAX_NOTES, Update};
 pub use error::{Error, LabelFault};
 pub use label::{Label, MAX_LABEL_BYTES};
 pub use line::{MAX_REASON_BYTES, is_format, printable};

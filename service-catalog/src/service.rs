@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
@@ -221,6 +222,13 @@ pub struct Service {
     /// The service that this one is another name for. It has that one's address, and no ports of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias_of: Option<ServiceId>,
+    /// The address that its owner wants it to have on every machine. A machine whose pool does not have it, or has it for another
+    /// service, says so and chooses one as for any other service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<IpAddr>,
+    /// Its place among the services of this catalog that would have the same name: the lowest has it. Those without one come last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<u16>,
 }
 
 impl Service {
@@ -235,6 +243,8 @@ impl Service {
             readiness: Readiness::Ready,
             aliases: Vec::new(),
             alias_of: None,
+            pin: None,
+            order: None,
         };
         service.check()?;
         Ok(service)
@@ -249,6 +259,8 @@ impl Service {
             readiness: Readiness::Ready,
             aliases: Vec::new(),
             alias_of: Some(target),
+            pin: None,
+            order: None,
         }
     }
 
@@ -329,6 +341,10 @@ struct Unchecked {
     aliases: Vec<Label>,
     #[serde(default)]
     alias_of: Option<ServiceId>,
+    #[serde(default)]
+    pin: Option<IpAddr>,
+    #[serde(default)]
+    order: Option<u16>,
 }
 
 impl TryFrom<Unchecked> for Service {
@@ -341,6 +357,8 @@ impl TryFrom<Unchecked> for Service {
             readiness,
             aliases,
             alias_of,
+            pin,
+            order,
         } = unchecked;
         let service = Self {
             id,
@@ -348,6 +366,8 @@ impl TryFrom<Unchecked> for Service {
             readiness,
             aliases,
             alias_of,
+            pin,
+            order,
         };
         service.check()?;
         Ok(service)

@@ -47,6 +47,7 @@ impl Place {
             401 => RefusalKind::NotAllowed,
             403 => {
                 let forbidden = Forbidden {
+                    who: crate::Who::You,
                     verb: "get".to_owned(),
                     resource: "pods/portforward".to_owned(),
                     namespace: Some(self.pod.namespace.to_string()),

@@ -1,5 +1,6 @@
 //! What a client of an installed gateway is served.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::Forbidden;
 use crate::dialer::EndpointDialer;
 use crate::endpoints::Endpoints;
 use crate::objects::Reach;
-use crate::source::{KubeSource, NoCatalog};
+use crate::source::{Followed, KubeSource, NoCatalog};
 
 /// A gateway in the cluster reaches everything that pods reach. It does not follow names out of the cluster: whoever may write a Service
 /// would lead it, with what its own network reaches, to wherever they like.
@@ -85,7 +86,10 @@ impl Provider for Inside {
         let mut source = KubeSource::new(
             self.reviews.cluster(),
             environment,
-            &self.allowed.namespaces,
+            Followed {
+                namespaces: &self.allowed.namespaces,
+                teams: &self.allowed.teams,
+            },
             &options,
             REACH,
             endpoints.clone(),
@@ -102,8 +106,13 @@ impl Provider for Inside {
         let mut asking = JoinSet::new();
         let (reviews, user, scope) = (Arc::clone(&self.reviews), self.user.clone(), self.scope.clone());
         let allowed = self.allowed.clone();
-        asking.spawn(async move { until_changed(&reviews, &user, &scope, &allowed).await });
-        let source = AsAllowed { source, asking };
+        let (tell, teams) = watch::channel(allowed.teams.clone());
+        asking.spawn(async move { until_changed(&reviews, &user, &scope, &allowed, &tell).await });
+        let source = AsAllowed {
+            source,
+            teams,
+            asking,
+        };
         Ok(Connection::new(
             source,
             Arc::new(EndpointDialer::new(endpoints, Direct)),
@@ -118,6 +127,8 @@ impl Provider for Inside {
 /// A source that ends when its user may see something else.
 struct AsAllowed {
     source: KubeSource,
+    /// The namespaces whose team's ConfigMap the user may read.
+    teams: watch::Receiver<BTreeSet<Label>>,
     /// Ends with the reason. In a task of its own, so that a catalog which never rests does not keep it from being asked.
     asking: JoinSet<Changed>,
 }
@@ -134,23 +145,41 @@ enum Changed {
 #[async_trait]
 impl Source for AsAllowed {
     async fn next(&mut self) -> Result<Update, SourceError> {
-        tokio::select! {
-            update = self.source.next() => update,
-            Some(ended) = self.asking.join_next() => Err(match ended {
-                Ok(why) => SourceError::lost(why),
-                Err(crash) => SourceError::lost(crash),
-            }),
+        loop {
+            tokio::select! {
+                update = self.source.next() => return update,
+                Ok(()) = self.teams.changed() => {
+                    let teams = self.teams.borrow_and_update().clone();
+                    self.source.keep_teams(&teams);
+                }
+                Some(ended) = self.asking.join_next() => return Err(match ended {
+                    Ok(why) => SourceError::lost(why),
+                    Err(crash) => SourceError::lost(crash),
+                }),
+            }
         }
     }
 }
 
 /// Asks again and again, until the user may not see something that they are served or that has been unknown for too long. What they may
 /// see besides is not worth the end of their connections: the next link has it.
-async fn until_changed(reviews: &Reviews, user: &User, scope: &Scope, served: &Allowed) -> Changed {
+async fn until_changed(
+    reviews: &Reviews,
+    user: &User,
+    scope: &Scope,
+    served: &Allowed,
+    teams: &watch::Sender<BTreeSet<Label>>,
+) -> Changed {
     loop {
         sleep(ASK_AGAIN).await;
         let why = match reviews.check(user, &scope.namespaces).await {
             Ok(allowed) => {
+                // What teams want can be taken away without the end of a connection.
+                teams.send_if_modified(|before| {
+                    let known = before.len();
+                    before.retain(|namespace| allowed.teams.contains(namespace));
+                    before.len() != known
+                });
                 let mut lacking = allowed.lacking.into_iter();
                 match lacking.find(|(namespace, _)| served.namespaces.contains(namespace)) {
                     None => continue,

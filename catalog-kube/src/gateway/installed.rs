@@ -14,6 +14,7 @@ use kube::Api;
 use kube::api::ListParams;
 use service_catalog::{Protocol, Source, SourceError, Update};
 use tokio::task::JoinSet;
+use tunnel_bridge::Trust;
 use url::{Host, Url};
 
 use super::scope::Scope;
@@ -146,6 +147,8 @@ pub(crate) struct Client<'a> {
     pub(crate) session: &'a str,
     pub(crate) scope: &'a Scope,
     pub(crate) tokens: TokenSource,
+    /// Of a gateway at a URL. The API server is trusted as the kubeconfig says.
+    pub(crate) trust: &'a Trust,
 }
 
 /// A gateway that let the client in.
@@ -214,6 +217,7 @@ impl Client<'_> {
                     return Err(error);
                 }
                 let forbidden = crate::Forbidden {
+                    who: crate::Who::You,
                     verb: "get".to_owned(),
                     resource: "pods/proxy".to_owned(),
                     namespace: Some(namespace.to_string()),
@@ -266,7 +270,8 @@ impl Client<'_> {
     /// Goes to the gateway at a URL.
     pub(crate) async fn to_url(&self, url: &Url, wanted: &Wanted) -> Result<In, ConnectError> {
         check(url)?;
-        let gateway = self.provider(url.clone());
+        let mut gateway = self.provider(url.clone());
+        gateway.trust = self.trust.clone();
         let connection = gateway.connect(wanted.clone()).await?;
         Ok(In {
             connection,

@@ -157,6 +157,11 @@ rules:
   - apiGroups: [discovery.k8s.io]
     resources: [endpointslices]
     verbs: [list, watch]
+  # A team's names, pins and order, for clients who may read them themselves.
+  - apiGroups: ['']
+    resources: [configmaps]
+    resourceNames: [devbox]
+    verbs: [list, watch]
 ";
 
 const EVERYWHERE: &str = "

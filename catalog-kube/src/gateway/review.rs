@@ -16,13 +16,17 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use super::remembered::{FRESH, Remembered, WITHOUT_NEWS};
-use crate::{Cluster, Error, Forbidden};
+use crate::objects::CONFIG_MAP;
+use crate::{Cluster, Error, Forbidden, Who};
 
 /// What somebody must be allowed to do in a namespace to be served it: see its services, and connect to its pods.
 pub(crate) const WANTED: [(&str, &str, Option<&str>); 2] = [
     ("list", "services", None),
     ("create", "pods", Some("portforward")),
 ];
+
+/// What they must be allowed to do besides to be told what the namespace's team wants for its services.
+pub(crate) const TEAM: (&str, &str, &str) = ("get", "configmaps", CONFIG_MAP);
 
 /// Questions to the API server at a time. Whoever shows tokens without end must not keep it from its work.
 const AT_ONCE: usize = 16;
@@ -130,6 +134,16 @@ pub struct Allowed {
     pub namespaces: BTreeSet<Label>,
     /// The others, each with what they may not do there themselves.
     pub lacking: BTreeMap<Label, Forbidden>,
+    /// Those of the first whose team's ConfigMap they may read.
+    pub teams: BTreeSet<Label>,
+}
+
+/// What somebody may in a namespace.
+#[derive(Debug, Clone)]
+struct May {
+    /// What they may not do of what they must be allowed to be served it.
+    lacking: Option<Forbidden>,
+    team: bool,
 }
 
 /// Asks the API server about others, as a program in the cluster that may create TokenReviews and SubjectAccessReviews.
@@ -141,7 +155,7 @@ pub struct Reviews {
     at_once: Semaphore,
     /// By the token's digest. Locked for a look or a change, never across an await.
     users: Mutex<Remembered<[u8; 32], Result<User, String>>>,
-    rights: Mutex<Remembered<(User, Label), Option<Forbidden>>>,
+    rights: Mutex<Remembered<(User, Label), May>>,
 }
 
 impl std::fmt::Debug for Reviews {
@@ -158,7 +172,7 @@ impl Reviews {
     #[must_use]
     pub fn new(cluster: Cluster, audience: impl Into<String>) -> Self {
         Self {
-            cluster,
+            cluster: cluster.as_gateway(),
             audience: audience.into(),
             at_once: Semaphore::new(AT_ONCE),
             users: Mutex::new(Remembered::new(MAX_USERS)),
@@ -211,13 +225,16 @@ impl Reviews {
     /// Safe: nothing is changed.
     pub async fn check(&self, user: &User, namespaces: &BTreeSet<Label>) -> Result<Allowed, NotAllowed> {
         let checks = namespaces.iter().map(async |namespace| {
-            let lacking = self.lacking(user, namespace).await?;
-            Ok::<_, NotAllowed>((namespace.clone(), lacking))
+            let may = self.may(user, namespace).await?;
+            Ok::<_, NotAllowed>((namespace.clone(), may))
         });
         let mut allowed = Allowed::default();
-        for (namespace, lacking) in try_join_all(checks).await? {
+        for (namespace, May { lacking, team }) in try_join_all(checks).await? {
             match lacking {
                 None => {
+                    if team {
+                        allowed.teams.insert(namespace.clone());
+                    }
                     allowed.namespaces.insert(namespace);
                 }
                 Some(forbidden) => {
@@ -231,17 +248,21 @@ impl Reviews {
         }
     }
 
-    /// What a user may not do of what they must be allowed to in a namespace.
-    async fn lacking(&self, user: &User, namespace: &Label) -> Result<Option<Forbidden>, NotAllowed> {
+    async fn may(&self, user: &User, namespace: &Label) -> Result<May, NotAllowed> {
         let question = (user.clone(), namespace.clone());
         let known = |age| lock(&self.rights).answer(&question, age, Instant::now());
         if let Some(answer) = known(FRESH) {
             return Ok(answer);
         }
-        let [sees, connects] = WANTED.map(|right| self.lacks(user, namespace, right));
-        match futures_util::try_join!(sees, connects) {
-            Ok((sees, connects)) => {
-                let answer = sees.or(connects);
+        let [sees, connects] = WANTED.map(|right| self.lacks(user, namespace, right, None));
+        let (verb, resource, name) = TEAM;
+        let reads = self.lacks(user, namespace, (verb, resource, None), Some(name));
+        match futures_util::try_join!(sees, connects, reads) {
+            Ok((sees, connects, reads)) => {
+                let answer = May {
+                    lacking: sees.or(connects),
+                    team: reads.is_none(),
+                };
                 lock(&self.rights).handle_answer(question, answer.clone(), Instant::now());
                 Ok(answer)
             }
@@ -255,6 +276,7 @@ impl Reviews {
         user: &User,
         namespace: &Label,
         (verb, resource, subresource): (&str, &str, Option<&str>),
+        name: Option<&str>,
     ) -> Result<Option<Forbidden>, Error> {
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
@@ -267,6 +289,7 @@ impl Reviews {
                     verb: Some(verb.to_owned()),
                     resource: Some(resource.to_owned()),
                     subresource: subresource.map(str::to_owned),
+                    name: name.map(str::to_owned),
                     ..ResourceAttributes::default()
                 }),
                 ..SubjectAccessReviewSpec::default()
@@ -280,6 +303,7 @@ impl Reviews {
             None => resource.to_owned(),
         };
         Ok((!allowed).then(|| Forbidden {
+            who: Who::You,
             verb: verb.to_owned(),
             resource,
             namespace: Some(namespace.to_string()),

@@ -151,6 +151,8 @@ fn offer_one<'a>(
             readiness,
             aliases,
             alias_of: None,
+            pin: None,
+            order: None,
         },
         never,
         answers,

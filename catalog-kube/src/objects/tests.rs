@@ -101,6 +101,122 @@ fn reason(service: &Service) -> &str {
     }
 }
 
+fn team(data: &serde_json::Value) -> Option<Team> {
+    let json = serde_json::json!({"metadata": {"name": "devbox", "namespace": "shop"}, "data": data});
+    let map: wire::ConfigMap = serde_json::from_value(json).unwrap();
+    map.team()
+}
+
+#[test]
+fn a_teams_wishes_come_and_go_with_its_config_map() {
+    let now = Instant::now();
+    let spec = serde_json::json!({"selector": {"app": "x"}, "ports": [{"port": 80}]});
+    let names = ["web", "cache", "db"];
+    let services = || {
+        names
+            .iter()
+            .map(|name| service(&service_json(name, &spec)))
+            .collect()
+    };
+    let slices = names
+        .iter()
+        .map(|name| slice(&slice_json(name, 1, 8080, &[(1, true, false)])));
+    let mut awaited = awaited();
+    awaited.insert(Scope {
+        namespace: namespace(),
+        resource: Resource::Team,
+    });
+    let mut objects = Objects::new("dev".parse().unwrap(), Globs::default(), POD, awaited);
+    objects.handle_services(&namespace(), services());
+    objects.handle_slices(&namespace(), slices.collect());
+    assert_eq!(
+        objects.poll_update(now),
+        None,
+        "names would change as soon as they are there"
+    );
+    objects.handle_team(&namespace(), None);
+    let mut catalog = Catalog::empty("dev".parse().unwrap());
+    let mut told = |objects: &mut Objects| {
+        tell(objects, &mut catalog, &mut BTreeMap::new(), now);
+        catalog.clone()
+    };
+    let plain = told(&mut objects);
+    assert_eq!(plain.services.len(), 3);
+
+    let wishes = serde_json::json!({"names": "web: shop", "pins": "cache: 127.77.1.1", "order": "db\nweb"});
+    objects.handle_team(&namespace(), team(&wishes));
+    let dressed = told(&mut objects);
+    let of = |name: &str| &dressed.services[&ServiceId::new(namespace(), name.parse().unwrap())];
+    assert_eq!(of("web").aliases, ["shop".parse().unwrap()]);
+    assert_eq!(
+        (of("db").order, of("web").order, of("cache").order),
+        (Some(0), Some(1), None)
+    );
+    assert_eq!(of("cache").pin, "127.77.1.1".parse().ok());
+    assert_eq!(dressed.notes, [""; 0]);
+
+    // Listed again as they were, the services keep what the team wants for them.
+    objects.handle_services(&namespace(), services());
+    assert_eq!(told(&mut objects), dressed);
+
+    objects.handle_team(
+        &namespace(),
+        team(&serde_json::json!({"names": "web: shop\nweb"})),
+    );
+    let damaged = told(&mut objects);
+    assert_eq!(damaged.notes.len(), 1);
+    assert!(
+        damaged.notes[0].contains("`names`, line 2"),
+        "{:?}",
+        damaged.notes
+    );
+    assert_eq!(
+        damaged
+            .services
+            .values()
+            .filter(|service| !service.aliases.is_empty())
+            .count(),
+        1
+    );
+
+    objects.handle_team(&namespace(), None);
+    assert_eq!(told(&mut objects), plain);
+}
+
+#[test]
+fn a_config_map_that_may_not_be_read_is_a_note_and_keeps_nothing_back() {
+    let now = Instant::now();
+    let scope = Scope {
+        namespace: namespace(),
+        resource: Resource::Team,
+    };
+    let mut objects = Objects::new(
+        "dev".parse().unwrap(),
+        Globs::default(),
+        POD,
+        [scope.clone()].into(),
+    );
+    let forbidden = Forbidden {
+        who: crate::Who::You,
+        verb: "get".to_owned(),
+        resource: "configmaps".to_owned(),
+        namespace: Some("shop".to_owned()),
+    };
+    objects.handle_trouble(scope, Some(Trouble::Unknown { forbidden }));
+    let Some(Update::Snapshot(catalog)) = objects.poll_update(now) else {
+        panic!("no catalog");
+    };
+    assert_eq!(
+        catalog.notes,
+        ["you may not get configmaps in the namespace shop, so a team's names, pins and order are not known"]
+    );
+    assert_eq!(
+        objects.poll_update(now),
+        None,
+        "the catalog is not stale for that"
+    );
+}
+
 #[test]
 fn each_kind_of_service_says_what_it_is() {
     let ports = serde_json::json!([{"port": 80}]);

@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use service_catalog::{Label, MAX_ALIASES, Protocol, ServiceId};
 
-use super::{Kind, ServiceObject, ServicePort, SliceEndpoint, SliceObject, SlicePort};
+use super::team::CONFIG_MAP;
+use super::{Kind, ServiceObject, ServicePort, SliceEndpoint, SliceObject, SlicePort, Team};
 use crate::road::PodRef;
 
 /// An answer to a LIST.
@@ -339,12 +340,30 @@ impl Endpoints {
     }
 }
 
+/// `v1` `ConfigMap`.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct ConfigMap {
+    pub(crate) metadata: Meta,
+    data: Option<BTreeMap<String, String>>,
+}
+
+impl ConfigMap {
+    /// What it says; `None` where it is not the one that is looked for.
+    pub(crate) fn team(self) -> Option<Team> {
+        if self.metadata.name != CONFIG_MAP {
+            return None;
+        }
+        let namespace = self.metadata.namespace.parse().ok()?;
+        Some(Team::read(&namespace, &self.data.unwrap_or_default()))
+    }
+}
+
 fn id_of(namespace: &str, name: &str) -> Option<ServiceId> {
     Some(ServiceId::new(namespace.parse().ok()?, name.parse().ok()?))
 }
 
 /// Words between commas or spaces.
-fn words(text: &str) -> Vec<&str> {
+pub(super) fn words(text: &str) -> Vec<&str> {
     let between = |c: char| c == ',' || c.is_whitespace();
     text.split(between).filter(|word| !word.is_empty()).collect()
 }

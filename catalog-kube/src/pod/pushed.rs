@@ -1,34 +1,37 @@
 //! The catalog that the gateway is given: each endpoint of the watched services, so that the choice among them stays here.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use devbox_provider::{ConnectError, Connection, Provider, Status, Wanted};
-use service_catalog::{Catalog, Error, Label, Port, Service, ServiceId, Source, SourceError, Target, Update};
+use service_catalog::{
+    Catalog, Error, Label, Port, Protocol, Service, ServiceId, Source, SourceError, Target, Update,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tunnel_bridge::{ByteStream, Dialer, Refusal, RefusalKind};
 
+use crate::endpoints::Changes;
 use crate::road::{Endpoint, Host};
 
-/// The endpoints that take new connections, and their changes.
+/// Where the endpoints are that take new connections, and how that changes.
 #[derive(Clone)]
 pub(crate) struct Feed {
-    all: Arc<dyn Fn() -> BTreeSet<Endpoint> + Send + Sync>,
+    since: Arc<dyn Fn(Option<u64>) -> Changes + Send + Sync>,
     changes: watch::Receiver<()>,
 }
 
 impl Feed {
-    /// `all` is asked once more for each change.
+    /// `since` is asked for what is new at each change.
     pub(crate) fn new(
-        all: impl Fn() -> BTreeSet<Endpoint> + Send + Sync + 'static,
+        since: impl Fn(Option<u64>) -> Changes + Send + Sync + 'static,
         changes: watch::Receiver<()>,
     ) -> Self {
         Self {
-            all: Arc::new(all),
+            since: Arc::new(since),
             changes,
         }
     }
@@ -42,7 +45,15 @@ impl fmt::Debug for Feed {
 
 /// What an endpoint is called between us and the gateway: a service for each address or name.
 pub(crate) fn target(endpoint: &Endpoint) -> Result<Target, Error> {
-    let name = match &endpoint.host {
+    Ok(Target {
+        service: id(&endpoint.host)?,
+        port: endpoint.port,
+        protocol: endpoint.protocol,
+    })
+}
+
+fn id(host: &Host) -> Result<ServiceId, Error> {
+    let name = match host {
         Host::Address(IpAddr::V4(address)) => format!("ip-{}", address.to_string().replace('.', "-")),
         Host::Address(IpAddr::V6(address)) => format!("ip-{:032x}", address.to_bits()),
         // A label has at most 63 characters, which many a name outside is longer than.
@@ -52,33 +63,26 @@ pub(crate) fn target(endpoint: &Endpoint) -> Result<Target, Error> {
             half.fold("name-".to_owned(), |text, byte| text + &format!("{byte:02x}"))
         }
     };
-    Ok(Target {
-        service: ServiceId::new("endpoints".parse()?, name.parse()?),
-        port: endpoint.port,
-        protocol: endpoint.protocol,
-    })
+    Ok(ServiceId::new("endpoints".parse()?, name.parse()?))
 }
 
-fn catalog(environment: &Label, endpoints: &BTreeSet<Endpoint>) -> Result<Catalog, Error> {
-    let mut ports: BTreeMap<ServiceId, BTreeMap<_, Port>> = BTreeMap::new();
-    for endpoint in endpoints {
-        let Target {
-            service,
+/// A host as a service of the catalog.
+fn service(host: &Host, ports: &[(NonZeroU16, Protocol)]) -> Result<Service, Error> {
+    let port = |&(port, protocol)| {
+        let endpoint = Endpoint {
+            host: host.clone(),
             port,
             protocol,
-        } = target(endpoint)?;
-        let entry = Port {
+            pod: None,
+        };
+        Port {
             name: None,
             port,
             protocol,
             target: Some(endpoint.to_string()),
-        };
-        ports.entry(service).or_default().insert((port, protocol), entry);
-    }
-    let services = ports
-        .into_iter()
-        .map(|(id, ports)| Service::new(id, ports.into_values().collect()));
-    Catalog::new(environment.clone(), services.collect::<Result<Vec<_>, _>>()?)
+        }
+    };
+    Service::new(id(host)?, ports.iter().map(port).collect())
 }
 
 /// The endpoints as a provider, for whoever pushes them.
@@ -113,28 +117,65 @@ impl Provider for Pushed {
 struct PushedSource {
     environment: Label,
     feed: Feed,
-    told: Option<Catalog>,
+    told: Option<Told>,
+}
+
+/// What the other side knows.
+struct Told {
+    version: u64,
+    catalog: Catalog,
+}
+
+impl Told {
+    /// What is to be told next, if anything. What it costs depends on the changes, not on how much there is.
+    fn update(&mut self, changes: Changes) -> Result<Option<Update>, Error> {
+        self.version = changes.version;
+        if changes.is_everything {
+            let services = changes.hosts.iter().map(|(host, ports)| service(host, ports));
+            let newer = Catalog::new(
+                self.catalog.environment.clone(),
+                services.collect::<Result<Vec<_>, _>>()?,
+            )?;
+            let update = self.catalog.diff(&newer);
+            self.catalog = newer;
+            return Ok(update);
+        }
+        let known = &mut self.catalog.services;
+        let (mut upserted, mut removed) = (Vec::new(), Vec::new());
+        for (host, ports) in changes.hosts {
+            let service = service(&host, &ports)?;
+            if ports.is_empty() {
+                if known.remove(&service.id).is_some() {
+                    removed.push(service.id);
+                }
+            } else if known.get(&service.id) != Some(&service) {
+                known.insert(service.id.clone(), service.clone());
+                upserted.push(service);
+            }
+        }
+        Ok((!upserted.is_empty() || !removed.is_empty()).then_some(Update::Changed { upserted, removed }))
+    }
 }
 
 #[async_trait]
 impl Source for PushedSource {
     async fn next(&mut self) -> Result<Update, SourceError> {
-        loop {
-            if self.told.is_some() {
-                self.feed
-                    .changes
-                    .changed()
-                    .await
-                    .map_err(|_| SourceError::Ended)?;
-            }
+        let Some(told) = &mut self.told else {
             self.feed.changes.mark_unchanged();
-            let newer = catalog(&self.environment, &(self.feed.all)())?;
-            let update = match &self.told {
-                None => Some(Update::Snapshot(newer.clone())),
-                Some(told) => told.diff(&newer),
+            let mut told = Told {
+                version: 0,
+                catalog: Catalog::empty(self.environment.clone()),
             };
-            self.told = Some(newer);
-            if let Some(update) = update {
+            told.update((self.feed.since)(None))?;
+            let first = Update::Snapshot(told.catalog.clone());
+            self.told = Some(told);
+            return Ok(first);
+        };
+        loop {
+            let changed = self.feed.changes.changed().await;
+            changed.map_err(|_| SourceError::Ended)?;
+            let changes = (self.feed.since)(Some(told.version));
+            if let Some(update) = told.update(changes)? {
                 return Ok(update);
             }
         }
@@ -154,9 +195,14 @@ impl Dialer for Nowhere {
 
 #[cfg(test)]
 mod tests {
-    use service_catalog::Protocol;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use futures_util::FutureExt as _;
+    use proptest::prelude::*;
 
     use super::*;
+    use crate::endpoints::Endpoints;
+    use crate::objects::{Answers, Place};
 
     fn endpoint(address: &str, port: u16, protocol: Protocol) -> Endpoint {
         Endpoint {
@@ -178,7 +224,7 @@ mod tests {
             endpoint("2001:db8::7", 8080, Protocol::Tcp),
             endpoint("db.example", 5432, Protocol::Tcp),
         ];
-        let catalog = catalog(&"dev".parse().unwrap(), &endpoints.clone().into()).unwrap();
+        let catalog = whole(&endpoints.clone().into());
         let said: Vec<_> = catalog
             .targets()
             .map(|target| {
@@ -209,34 +255,140 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn changes_are_told_and_what_stays_the_same_is_not() {
-        let (told, changes) = watch::channel(());
-        let known = watch::Sender::new(BTreeSet::from([endpoint("10.0.0.1", 80, Protocol::Tcp)]));
-        let all = known.subscribe();
-        let pushed = Pushed::new(
-            "dev".parse().unwrap(),
-            Feed::new(move || all.borrow().clone(), changes),
-        );
-        let mut source = pushed.connect(Wanted::default()).await.unwrap().source;
-        let Update::Snapshot(mut catalog) = source.next().await.unwrap() else {
-            panic!("no snapshot");
+    /// The catalog of these endpoints, made from all of them at once.
+    fn whole(endpoints: &BTreeSet<Endpoint>) -> Catalog {
+        let mut ports: BTreeMap<ServiceId, BTreeMap<_, Port>> = BTreeMap::new();
+        for endpoint in endpoints {
+            let Target {
+                service,
+                port,
+                protocol,
+            } = target(endpoint).unwrap();
+            let entry = Port {
+                name: None,
+                port,
+                protocol,
+                target: Some(endpoint.to_string()),
+            };
+            ports.entry(service).or_default().insert((port, protocol), entry);
+        }
+        let services = ports
+            .into_iter()
+            .map(|(id, ports)| Service::new(id, ports.into_values().collect()).unwrap());
+        Catalog::new("dev".parse().unwrap(), services).unwrap()
+    }
+
+    fn answers(endpoints: impl IntoIterator<Item = Endpoint>) -> Option<Arc<Answers>> {
+        let place = |endpoint| Place {
+            endpoint: Arc::new(endpoint),
+            zone: None,
+            for_zones: Vec::new(),
         };
-        assert_eq!(catalog.targets().count(), 1);
-        let mut next = source.next();
-        told.send_replace(());
-        assert!(futures_util::poll!(&mut next).is_pending(), "nothing has changed");
-        known.send_replace(BTreeSet::from([endpoint("10.0.0.2", 80, Protocol::Tcp)]));
-        told.send_replace(());
-        let update = next.await.unwrap();
-        assert!(
-            matches!(&update, Update::Changed { upserted, removed } if upserted.len() == 1 && removed.len() == 1)
-        );
-        catalog.apply(&update);
-        assert!(
-            catalog
-                .port(&target(&endpoint("10.0.0.2", 80, Protocol::Tcp)).unwrap())
-                .is_some()
+        Some(Arc::new(Answers {
+            places: endpoints.into_iter().map(place).collect(),
+            because: String::new(),
+            affinity: None,
+        }))
+    }
+
+    fn asked_for(service: usize) -> Target {
+        format!("tcp/shop/s{service}/80").parse().unwrap()
+    }
+
+    async fn source_of(endpoints: &Endpoints) -> Box<dyn Source> {
+        let of = endpoints.clone();
+        let feed = Feed::new(move |version| of.changes_since(version), endpoints.changes());
+        let pushed = Pushed::new("dev".parse().unwrap(), feed);
+        pushed.connect(Wanted::default()).await.unwrap().source
+    }
+
+    /// Applies what the source has to tell, and answers how many services that were.
+    fn tell(source: &mut dyn Source, catalog: &mut Catalog) -> usize {
+        let mut told = 0;
+        while let Some(update) = tokio::task::unconstrained(source.next()).now_or_never() {
+            let update = update.unwrap();
+            told += match &update {
+                Update::Changed { upserted, removed } => upserted.len() + removed.len(),
+                Update::Snapshot(catalog) => catalog.services.len(),
+                Update::Health(_) => 0,
+            };
+            catalog.apply(&update);
+        }
+        told
+    }
+
+    proptest! {
+        #[test]
+        fn change_by_change_it_is_the_catalog_of_all_endpoints(
+            steps in prop::collection::vec(
+                (0..5_usize, prop::option::of(prop::collection::btree_set((0..5_u8, 1..3_u16), 0..4)), any::<bool>()), 0..40,
+            ),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let endpoints = Endpoints::new(None);
+                let mut source = source_of(&endpoints).await;
+                let mut catalog = Catalog::empty("other".parse().unwrap());
+                for (service, places, ask) in steps {
+                    let places = places.and_then(|places| {
+                        answers(places.into_iter().map(|(last, port)| endpoint(&format!("10.0.0.{last}"), port, Protocol::Tcp)))
+                    });
+                    endpoints.set([(asked_for(service), places)]);
+                    if ask {
+                        tell(&mut *source, &mut catalog);
+                        prop_assert_eq!(&catalog, &whole(&endpoints.all()));
+                    }
+                }
+                tell(&mut *source, &mut catalog);
+                prop_assert_eq!(&catalog, &whole(&endpoints.all()));
+                Ok(())
+            })?;
+        }
+    }
+
+    /// Prints what a change costs among 10,000 services, and what making the catalog anew would.
+    #[tokio::test]
+    async fn one_change_among_ten_thousand_services_is_told_alone() {
+        let at = |host: usize, port| {
+            let address = format!("10.{}.{}.{}", host >> 16, (host >> 8) & 255, host & 255);
+            endpoint(&address, port, Protocol::Tcp)
+        };
+        let endpoints = Endpoints::new(None);
+        endpoints.set((0..10_000).map(|number| (asked_for(number), answers([at(number, 80)]))));
+        let mut source = source_of(&endpoints).await;
+        let mut catalog = Catalog::empty("dev".parse().unwrap());
+        assert_eq!(tell(&mut *source, &mut catalog), 10_000);
+        let begun = std::time::Instant::now();
+        for number in 0..100 {
+            endpoints.set([(asked_for(number), answers([at(number, 81)]))]);
+            assert_eq!(tell(&mut *source, &mut catalog), 1);
+        }
+        let alone = begun.elapsed() / 100;
+        let begun = std::time::Instant::now();
+        let anew = whole(&endpoints.all());
+        println!("a change: {alone:?}; the whole catalog: {:?}", begun.elapsed());
+        assert_eq!(catalog, anew);
+    }
+
+    #[tokio::test]
+    async fn what_stays_the_same_is_not_told() {
+        let endpoints = Endpoints::new(None);
+        let one = || answers([endpoint("10.0.0.1", 80, Protocol::Tcp)]);
+        endpoints.set([(asked_for(0), one())]);
+        let mut source = source_of(&endpoints).await;
+        let mut catalog = Catalog::empty("dev".parse().unwrap());
+        assert_eq!(tell(&mut *source, &mut catalog), 1);
+        // Another service with the same endpoint, and then without it.
+        for other in [one(), answers([]), None] {
+            endpoints.set([(asked_for(1), other)]);
+            assert_eq!(tell(&mut *source, &mut catalog), 0);
+        }
+        endpoints.set([(asked_for(0), answers([]))]);
+        endpoints.set([(asked_for(0), one())]);
+        assert_eq!(
+            tell(&mut *source, &mut catalog),
+            0,
+            "it came back before anybody was told"
         );
     }
 }

@@ -1,7 +1,7 @@
 //! What users of an installed gateway need: rights that the gateway asks the API server about, a token to show to it, and a way to it.
 
 use super::{Subject, quoted, subject};
-use crate::gateway::{FOR_USERS, HOME, WANTED};
+use crate::gateway::{FOR_USERS, HOME, TEAM, WANTED};
 
 /// The objects, for users who come through the API server or, at a URL, `from_outside`.
 pub(super) fn objects(namespaces: &[&str], subjects: &[Subject], from_outside: bool) -> Vec<String> {
@@ -42,12 +42,15 @@ pub(super) fn objects(namespaces: &[&str], subjects: &[Subject], from_outside: b
             name: (*name).to_owned(),
         })
         .collect();
+    let (verb, resource, name) = TEAM;
+    let team = rule(resource, Some(name), &[verb]);
     let rules: Vec<_> = WANTED
         .iter()
         .map(|(verb, resource, subresource)| match subresource {
             Some(subresource) => rule(&format!("{resource}/{subresource}"), None, &[verb]),
             None => rule(resource, None, &[verb]),
         })
+        .chain([team])
         .collect();
     for namespace in namespaces {
         objects.extend(granted("devbox-gateway-user", namespace, &rules, &bearers));

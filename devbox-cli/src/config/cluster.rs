@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 use service_catalog::{Label, ServiceId};
 
-use super::{Kind, Place, Provider};
+use super::{Kind, Place, Provider, Texts, TlsKeys};
 use crate::args::{ConnectArgs, KubeArgs};
 use crate::failure::Failure;
 
@@ -30,6 +30,12 @@ pub(super) struct Entry {
     via: Option<Spanned<String>>,
     gateway_image: Option<String>,
     gateway_token_file: Option<PathBuf>,
+    tls_ca: Option<Spanned<PathBuf>>,
+    tls_extra_ca: Option<Spanned<PathBuf>>,
+    tls_pin: Option<Spanned<Texts>>,
+    tls_cert: Option<Spanned<PathBuf>>,
+    tls_key: Option<Spanned<PathBuf>>,
+    accept_any_certificate: Option<Spanned<bool>>,
     selector: Option<String>,
     field_selector: Option<String>,
     #[serde(default)]
@@ -113,6 +119,15 @@ impl Entry {
         };
         let kubeconfig = file(&flags.kubeconfig, &self.kubeconfig)?;
         let gateway_token_file = file(&flags.gateway_token_file, &self.gateway_token_file)?;
+        let keys = TlsKeys {
+            ca: &self.tls_ca,
+            extra_ca: &self.tls_extra_ca,
+            pin: &self.tls_pin,
+            certificate: &self.tls_cert,
+            key: &self.tls_key,
+            accept_any_certificate: &self.accept_any_certificate,
+        };
+        let gateway_trust = keys.trust(place, args)?;
         let via = match (&flags.via, &self.via) {
             (Some(via), _) => via.clone(),
             (None, Some(text)) => text
@@ -161,6 +176,7 @@ impl Entry {
                 via,
                 gateway_image: flags.gateway_image.clone().or_else(|| self.gateway_image.clone()),
                 gateway_token_file,
+                gateway_trust,
             })),
         })
     }

@@ -1,10 +1,12 @@
 //! What `devbox.yaml` says of single services.
 
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 
 use devbox_engine::{BadServiceOption, ServiceOptions};
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
+use service_catalog::Label;
 
 /// The options of one service.
 #[derive(Debug, Clone, Deserialize)]
@@ -15,6 +17,9 @@ pub(super) struct Entry {
     max_connections: Option<NonZeroUsize>,
     bandwidth: Option<Spanned<String>>,
     proxy_protocol: Option<Spanned<String>>,
+    names: Option<Vec<Label>>,
+    pin: Option<IpAddr>,
+    order: Option<u16>,
 }
 
 /// What is wrong with a value, and where it is.
@@ -40,6 +45,9 @@ impl Entry {
             max_connections: self.max_connections,
             bandwidth,
             proxy_protocol: proxy.transpose()?.unwrap_or(false),
+            names: self.names.clone(),
+            pin: self.pin,
+            order: self.order,
         })
     }
 }

@@ -280,6 +280,7 @@ impl TryFrom<KubernetesProvider> for ProviderConfig {
             via: via.transpose()?.unwrap_or_default(),
             gateway_image: cluster.gateway_image,
             gateway_token_file: cluster.gateway_token_file.map(PathBuf::from),
+            ..KubeOptions::default()
         };
         Ok(Self {
             environment: label("environment", cluster.environment)?,

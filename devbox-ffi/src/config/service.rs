@@ -61,6 +61,7 @@ impl ServiceSettings {
             max_connections: connections.transpose()?,
             bandwidth: bandwidth.transpose()?,
             proxy_protocol: self.proxy_protocol,
+            ..ServiceOptions::default()
         })
     }
 }

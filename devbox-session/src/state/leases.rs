@@ -1,6 +1,6 @@
 //! Which address each service has: its own, derived from its name, or another candidate for this session only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipalloc::{Allocator, Key, Timestamp};
@@ -21,6 +21,8 @@ pub(super) struct Leases {
     placements: BTreeMap<ServiceKey, Placement>,
     /// Whose address a key is: two providers may serve one environment, and then one of them has another key.
     owners: BTreeMap<Key, ServiceKey>,
+    /// Keys that are pinned for this session only.
+    pinned: BTreeSet<Key>,
     changes: Vec<LeaseChange>,
 }
 
@@ -35,6 +37,8 @@ struct Placement {
     /// Its own address is the one that its name gives it among the names of this session: worth remembering.
     usual: bool,
     kept: bool,
+    /// Why it does not have the address that it was to be pinned to.
+    unpinned: Option<String>,
 }
 
 impl Leases {
@@ -43,20 +47,25 @@ impl Leases {
             allocator,
             placements: BTreeMap::new(),
             owners: BTreeMap::new(),
+            pinned: BTreeSet::new(),
             changes: Vec::new(),
         }
     }
 
     /// Gives services their addresses, all of a batch together: the outcome is a function of the set of names and not
     /// of their order. Answers those that got none, and why.
+    ///
+    /// Each comes with the address that it is to have, if any. A pin of this machine and a line of the lock file come first; where
+    /// another service has the address, or the pool does not, it gets one as if nothing had been said.
     pub(super) fn place<'k>(
         &mut self,
-        services: impl IntoIterator<Item = &'k ServiceKey>,
+        services: impl IntoIterator<Item = (&'k ServiceKey, Option<IpAddr>)>,
         now: Timestamp,
     ) -> Vec<(ServiceKey, String)> {
         let mut faults = Vec::new();
         let mut fresh = Vec::new();
-        for service in services {
+        let mut pins = BTreeMap::new();
+        for (service, pin) in services {
             if self.placements.contains_key(service) {
                 continue;
             }
@@ -66,8 +75,12 @@ impl Leases {
                 continue;
             };
             self.owners.insert(own.clone(), service.clone());
+            if let Some(address) = pin {
+                pins.insert(own.clone(), address);
+            }
             fresh.push((service.clone(), own));
         }
+        let mut refused = self.pin(pins, now);
         let usual = self
             .allocator
             .assign(fresh.iter().map(|(_, own)| own))
@@ -84,16 +97,13 @@ impl Leases {
             };
             let wanted = usual.get(&own).copied();
             // A former session may have left it elsewhere, where its usual address was held then.
-            let moved = if address.is_some() && address != wanted {
-                let back = self
-                    .allocator
-                    .lease_where(&own, now, |offered| Some(offered) == wanted);
-                back.ok()
-            } else {
-                None
+            let address = match (address, wanted) {
+                (Some(address), Some(wanted)) if address != wanted => self.move_to(&own, wanted, now),
+                _ => address,
             };
-            let address = moved.or(address);
-            let usual = address.is_some() && wanted == address;
+            let pinned = self.pinned.contains(&own);
+            let usual = address.is_some() && wanted == address && !pinned;
+            let unpinned = refused.remove(&own);
             self.placements.insert(
                 service,
                 Placement {
@@ -103,10 +113,60 @@ impl Leases {
                     counted: 0,
                     usual,
                     kept: false,
+                    unpinned,
                 },
             );
         }
         faults
+    }
+
+    /// Moves a key that has an address to another one, if it may have that: one that is free, or that it had before itself. Answers the
+    /// address that it has then.
+    fn move_to(&mut self, own: &Key, wanted: IpAddr, now: Timestamp) -> Option<IpAddr> {
+        let free = self.allocator.lease_where(own, now, |offered| offered == wanted);
+        if let Ok(address) = free {
+            return Some(address);
+        }
+        self.allocator.release(own, now);
+        if self.allocator.lease_at(own, wanted, now).is_ok() {
+            return Some(wanted);
+        }
+        // What it had rests for nobody but itself.
+        self.allocator.lease(own, now).ok()
+    }
+
+    /// Pins keys for this session. Answers why not, for those where that cannot be.
+    fn pin(&mut self, pins: BTreeMap<Key, IpAddr>, now: Timestamp) -> BTreeMap<Key, String> {
+        let mut refused = BTreeMap::new();
+        for (key, address) in pins {
+            match self.allocator.fixed(&key) {
+                Some(has) if has == address => continue,
+                Some(has) => {
+                    let why = format!("a pin on this machine or a line of the lock file gives it {has}");
+                    refused.insert(key, format!("it is to be at {address}, and {why}"));
+                    continue;
+                }
+                None => {}
+            }
+            // What a former session left it with does not bind this one.
+            if self.allocator.get(&key).is_some_and(|held| held != address) {
+                self.allocator.release(&key, now);
+            }
+            match self.allocator.pin(&key, address, now) {
+                Ok(()) => {
+                    self.pinned.insert(key);
+                }
+                Err(error) => {
+                    refused.insert(key, format!("it is to be at {address}: {error}"));
+                }
+            }
+        }
+        refused
+    }
+
+    /// Why a service does not have the address that it was to be pinned to.
+    pub(super) fn unpinned(&self, service: &ServiceKey) -> Option<&str> {
+        self.placements.get(service)?.unpinned.as_deref()
     }
 
     /// The service is gone; its addresses rest.
@@ -119,6 +179,9 @@ impl Leases {
             && let Some(key) = candidate_key(&placement.own, placement.candidate)
         {
             self.allocator.release(&key, now);
+        }
+        if self.pinned.remove(&placement.own) {
+            self.allocator.unpin(&placement.own);
         }
         self.allocator.release(&placement.own, now);
         if placement.kept {
@@ -251,7 +314,97 @@ mod tests {
         }
     }
 
+    fn unpinned(services: &[ServiceKey]) -> impl DoubleEndedIterator<Item = (&ServiceKey, Option<IpAddr>)> {
+        services.iter().map(|service| (service, None))
+    }
+
     const NOW: Timestamp = Timestamp::from_secs(1);
+
+    #[test]
+    fn a_pin_comes_before_the_rule_in_any_order_of_the_batch_and_ends_with_the_service() {
+        let (orders, web) = (key(0, "orders.backend"), key(0, "web.backend"));
+        let mut by_rule = leases("127.78.0.0/16");
+        by_rule.place([(&orders, None), (&web, None)], NOW);
+        let [of_orders, of_web] = [&orders, &web].map(|key| by_rule.addresses(key)[0]);
+        for reversed in [false, true] {
+            let mut leases = leases("127.78.0.0/16");
+            // The one is pinned to the address that the other would have.
+            let mut batch = [(&orders, None), (&web, Some(of_orders))];
+            if reversed {
+                batch.reverse();
+            }
+            assert!(leases.place(batch, NOW).is_empty());
+            assert_eq!(leases.addresses(&web), [of_orders]);
+            assert_ne!(leases.addresses(&orders), [of_orders]);
+            assert_eq!(leases.unpinned(&web), None);
+            leases.keep(&web);
+            assert!(
+                leases.take_changes().is_empty(),
+                "it is this catalog's, and no other session's"
+            );
+            leases.release(&web, NOW);
+            leases.place([(&web, None)], NOW);
+            assert_eq!(leases.addresses(&web), [of_web], "as if it had never been pinned");
+        }
+    }
+
+    #[test]
+    fn a_service_that_was_pinned_for_a_while_comes_home() {
+        let web = key(0, "web.backend");
+        let mut leases = leases("127.78.0.0/16");
+        leases.place([(&web, None)], NOW);
+        let home = leases.addresses(&web);
+        for pin in [
+            Some("127.78.3.4".parse().unwrap()),
+            None,
+            Some("10.0.0.1".parse().unwrap()),
+        ] {
+            leases.release(&web, NOW);
+            leases.place([(&web, pin)], NOW);
+        }
+        assert_eq!(leases.addresses(&web), home);
+    }
+
+    #[test]
+    fn a_pin_that_cannot_be_had_is_told_and_the_service_has_its_own_address() {
+        let (orders, web, late) = (
+            key(0, "orders.backend"),
+            key(0, "web.backend"),
+            key(0, "late.backend"),
+        );
+        let mut by_rule = leases("127.78.0.0/16");
+        by_rule.place([(&orders, None), (&late, None)], NOW);
+        let [of_orders, of_late] = [&orders, &late].map(|key| by_rule.addresses(key));
+        let mut leases = leases("127.78.0.0/16");
+        let outside = "10.0.0.1".parse().unwrap();
+        let pin = Some("127.78.3.4".parse().unwrap());
+        leases.place([(&orders, Some(outside)), (&web, pin)], NOW);
+        assert_eq!(leases.addresses(&orders), of_orders);
+        assert!(leases.unpinned(&orders).unwrap().contains("10.0.0.1"));
+        leases.place([(&late, pin)], NOW);
+        assert_eq!(leases.addresses(&late), of_late);
+        assert!(leases.unpinned(&late).unwrap().contains("staging/backend/web"));
+    }
+
+    #[test]
+    fn a_pin_on_this_machine_is_stronger() {
+        let orders = key(0, "orders.backend");
+        let mut allocator = Allocator::new(Pool::new(["127.78.0.0/16".parse().unwrap()]).unwrap());
+        let (here, there) = ("127.78.1.1".parse().unwrap(), "127.78.2.2".parse().unwrap());
+        let own = Key::new("staging/backend/orders").unwrap();
+        allocator.pin(&own, here, NOW).unwrap();
+        let mut leases = Leases::new(allocator);
+        leases.place([(&orders, Some(there))], NOW);
+        assert_eq!(leases.addresses(&orders), [here]);
+        assert!(leases.unpinned(&orders).unwrap().contains("127.78.1.1"));
+        leases.release(&orders, NOW);
+        leases.place([(&orders, None)], NOW);
+        assert_eq!(
+            leases.addresses(&orders),
+            [here],
+            "a pin of this machine outlives the service"
+        );
+    }
 
     #[test]
     fn a_batch_is_placed_the_same_in_any_order() {
@@ -259,8 +412,8 @@ mod tests {
         let services: Vec<_> = (0..240).map(|n| key(0, &format!("s{n}.backend"))).collect();
         let mut one = leases("127.78.0.0/24");
         let mut other = leases("127.78.0.0/24");
-        assert!(one.place(&services, NOW).is_empty());
-        assert!(other.place(services.iter().rev(), NOW).is_empty());
+        assert!(one.place(unpinned(&services), NOW).is_empty());
+        assert!(other.place(unpinned(&services).rev(), NOW).is_empty());
         for service in &services {
             assert_eq!(one.addresses(service), other.addresses(service));
             assert_eq!(one.addresses(service).len(), 1);
@@ -271,7 +424,7 @@ mod tests {
     fn candidates_differ_and_the_last_leads_back_home() {
         let mut leases = leases("127.78.0.0/16");
         let orders = key(0, "orders.backend");
-        leases.place([&orders], NOW);
+        leases.place([(&orders, None)], NOW);
         let home = leases.addresses(&orders);
         let mut seen = vec![home.clone()];
         for _ in 1..CANDIDATES {
@@ -287,7 +440,7 @@ mod tests {
     fn addresses_that_the_users_own_sessions_hold_use_up_no_candidates() {
         let mut leases = leases("127.78.0.0/16");
         let orders = key(0, "orders.backend");
-        leases.place([&orders], NOW);
+        leases.place([(&orders, None)], NOW);
         let mut seen = vec![leases.addresses(&orders)];
         for _ in 0..20 {
             assert_eq!(leases.next_candidate(&orders, false, NOW), Ok(false));
@@ -305,7 +458,7 @@ mod tests {
     fn a_member_never_shares_the_key_of_a_candidate() {
         let mut leases = leases("127.78.0.0/16");
         let (service, member) = (key(0, "db.backend"), key(0, "1.db.backend"));
-        leases.place([&service, &member], NOW);
+        leases.place([(&service, None), (&member, None)], NOW);
         leases.next_candidate(&service, true, NOW).unwrap();
         assert_ne!(leases.addresses(&service), leases.addresses(&member));
     }
@@ -314,10 +467,10 @@ mod tests {
     fn one_name_of_two_providers_has_two_addresses() {
         let mut leases = leases("127.78.0.0/16");
         let (first, second) = (key(0, "orders.backend"), key(1, "orders.backend"));
-        leases.place([&first, &second], NOW);
+        leases.place([(&first, None), (&second, None)], NOW);
         assert_ne!(leases.addresses(&first), leases.addresses(&second));
         let mut alone = self::leases("127.78.0.0/16");
-        alone.place([&second], NOW);
+        alone.place([(&second, None)], NOW);
         assert_eq!(
             alone.addresses(&second),
             leases.addresses(&first),
@@ -329,7 +482,7 @@ mod tests {
     fn only_an_own_address_of_an_offered_service_is_kept_and_let_go() {
         let mut leases = leases("127.78.0.0/16");
         let (home, moved, silent) = (key(0, "a.b"), key(0, "c.d"), key(0, "e.f"));
-        leases.place([&home, &moved, &silent], NOW);
+        leases.place([&home, &moved, &silent].map(|key| (key, None)), NOW);
         leases.next_candidate(&moved, true, NOW).unwrap();
         leases.keep(&home);
         leases.keep(&home);
@@ -353,7 +506,7 @@ mod tests {
             .unwrap();
         let mut leases = Leases::new(Allocator::new(pool));
         let orders = key(0, "orders.backend");
-        leases.place([&orders], NOW);
+        leases.place([(&orders, None)], NOW);
         let addresses = leases.addresses(&orders);
         assert!(
             matches!(addresses[..], [IpAddr::V4(_), IpAddr::V6(_)]),
@@ -365,7 +518,7 @@ mod tests {
     fn a_full_pool_is_a_fault_of_the_service_alone() {
         let mut leases = leases("127.78.0.0/30");
         let services: Vec<_> = (0..5).map(|n| key(0, &format!("s{n}.backend"))).collect();
-        let faults = leases.place(&services, NOW);
+        let faults = leases.place(unpinned(&services), NOW);
         assert!(!faults.is_empty() && faults.len() < services.len(), "{faults:?}");
         assert!(faults.iter().all(|(_, why)| why.contains("no address is left")));
     }

@@ -73,6 +73,8 @@ pub(super) struct Link {
     /// Why the first connect was given up, how often it was tried, and for how long.
     given_up: Option<(ConnectError, u32, Duration)>,
     stale: Option<String>,
+    /// What its catalog says of how it came about.
+    notes: Vec<String>,
     /// Failures of this outage that were reported.
     reported: Vec<Discriminant<ConnectError>>,
     reported_wrong: Option<Label>,
@@ -134,6 +136,7 @@ impl Link {
             seen_catalog: false,
             given_up: None,
             stale: None,
+            notes: Vec::new(),
             reported: Vec::new(),
             reported_wrong: None,
             reported_slow: false,
@@ -286,6 +289,7 @@ impl Link {
     pub(super) fn handle_catalog(
         &mut self,
         found: &Label,
+        notes: Vec<String>,
         now: Instant,
         backoff: &mut Backoff,
         notices: &mut Notices,
@@ -310,6 +314,7 @@ impl Link {
             self.wait(attempt, reason, now, backoff);
             return Arrival::Wrong;
         }
+        self.notes = notes;
         // Whatever was said of the catalog of the link before: this one is live until it says otherwise.
         if fresh_link && self.stale.take().is_some() {
             notices.push(Event::CatalogFresh {
@@ -538,6 +543,7 @@ impl Link {
                 },
             },
             stale: self.stale.clone(),
+            notes: self.notes.clone(),
             resumed: self.interruption.resumed(),
         }
     }

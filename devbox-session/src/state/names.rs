@@ -67,6 +67,46 @@ pub(super) struct Wish {
     pub(super) given: Vec<String>,
     /// Names that it would have but for a rule.
     pub(super) refused: Vec<RefusedName>,
+    /// Its right to a name that others would have as well.
+    pub(super) right: Right,
+}
+
+/// Who comes first for a name: whom the user puts first, then the earlier far side's, then whom its catalog puts first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Right {
+    by_user: Place,
+    provider: usize,
+    by_catalog: Place,
+}
+
+impl Right {
+    pub(super) fn new(by_user: Option<u16>, provider: usize, by_catalog: Option<u16>) -> Self {
+        Self {
+            by_user: Place::from(by_user),
+            provider,
+            by_catalog: Place::from(by_catalog),
+        }
+    }
+
+    /// Whether somebody has said that this one comes first.
+    fn is_put_before(&self, other: &Self) -> bool {
+        let by_catalog = self.provider == other.provider && self.by_catalog < other.by_catalog;
+        self.by_user < other.by_user || (self.by_user == other.by_user && by_catalog)
+    }
+}
+
+/// A place in an order. Those without one come last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    At(u16),
+    #[default]
+    Last,
+}
+
+impl From<Option<u16>> for Place {
+    fn from(order: Option<u16>) -> Self {
+        order.map_or(Self::Last, Self::At)
+    }
 }
 
 impl Names {
@@ -102,30 +142,39 @@ impl Names {
         self.dirty
     }
 
-    /// Puts the names together anew. Wishes come in the order of their right to a name: own names of all first, then
-    /// given ones. A name that somebody has already is a clash.
+    /// Puts the names together anew: own names of all first, then given ones, each in the order of the wishes' right to them and, where
+    /// that is the same, of the wishes. A name that somebody has already is a clash.
     pub(super) fn refresh(&mut self, wishes: Vec<Wish>, notices: &mut Notices) {
         self.dirty = false;
         let mut owners: BTreeMap<String, usize> = BTreeMap::new();
         let mut names = vec![Vec::new(); wishes.len()];
         let mut clashes = BTreeSet::new();
+        // Those that somebody has decided are no surprise.
+        let mut meant = BTreeSet::new();
+        let mut by_right: Vec<_> = wishes.iter().enumerate().collect();
+        by_right.sort_by_key(|(_, wish)| wish.right);
         for given in [false, true] {
-            for (index, wish) in wishes.iter().enumerate() {
+            for &(index, wish) in &by_right {
                 for name in if given { &wish.given } else { &wish.own } {
                     let owner = *owners.entry(name.clone()).or_insert(index);
                     if owner != index {
-                        clashes.insert(NameClash {
+                        let clash = NameClash {
                             name: name.clone(),
                             owner: wishes[owner].shown.clone(),
                             other: wish.shown.clone(),
-                        });
+                        };
+                        if wishes[owner].right.is_put_before(&wish.right) {
+                            meant.insert(clash.clone());
+                        }
+                        clashes.insert(clash);
                     } else if !names[index].contains(name) {
                         names[index].push(name.clone());
                     }
                 }
             }
         }
-        for clash in clashes.difference(&self.clashes) {
+        let news = clashes.difference(&self.clashes);
+        for clash in news.filter(|clash| !meant.contains(*clash)) {
             notices.push(Event::NameClash(clash.clone()));
         }
         self.clashes = clashes;

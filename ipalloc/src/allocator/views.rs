@@ -83,6 +83,12 @@ impl Allocator {
         })
     }
 
+    /// The address that a key's pin gives it, or its line in the lock file, whether it is leased or not.
+    pub fn fixed(&self, key: &Key) -> Option<IpAddr> {
+        let number = self.fixed.of(key)?;
+        Some(self.pool.family().address(number))
+    }
+
     /// The pins, by key.
     pub fn pins(&self) -> impl Iterator<Item = (&Key, IpAddr)> {
         self.fixed

@@ -20,6 +20,7 @@ proptest! {
     #[test]
     fn a_difference_names_only_what_differs(a in generate::catalog(), mut b in generate::catalog()) {
         b.environment = a.environment.clone();
+        b.notes = a.notes.clone();
         prop_assert_eq!(a.diff(&a), None);
         let mut mine = a.clone();
         if let Some(update) = a.diff(&b) {

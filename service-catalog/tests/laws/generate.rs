@@ -46,12 +46,13 @@ fn readiness() -> impl Strategy<Value = Readiness> {
 }
 
 fn service_of(id: ServiceId) -> impl Strategy<Value = Service> {
-    let listed = (ports(), readiness(), btree_set(label(), 0..3));
+    let wanted = (option::of(any::<std::net::IpAddr>()), option::of(any::<u16>()));
+    let listed = (ports(), readiness(), btree_set(label(), 0..3), wanted);
     prop_oneof![
-        6 => (Just(id.clone()), listed).prop_map(|(id, (ports, readiness, mut aliases))| {
+        6 => (Just(id.clone()), listed).prop_map(|(id, (ports, readiness, mut aliases, (pin, order)))| {
             aliases.remove(&id.name);
             let aliases = aliases.into_iter().collect();
-            let service = Service { readiness, aliases, ..Service::new(id, ports).unwrap() };
+            let service = Service { readiness, aliases, pin, order, ..Service::new(id, ports).unwrap() };
             service.check().unwrap();
             service
         }),
@@ -66,7 +67,14 @@ fn service() -> impl Strategy<Value = Service> {
 pub(super) fn catalog() -> impl Strategy<Value = Catalog> {
     let services =
         btree_set(id(), 0..6).prop_flat_map(|ids| ids.into_iter().map(service_of).collect::<Vec<_>>());
-    (label(), services).prop_map(|(environment, services)| Catalog::new(environment, services).unwrap())
+    let notes = vec(any::<String>(), 0..3);
+    (label(), services, notes).prop_map(|(environment, services, notes)| {
+        let mut catalog = Catalog::new(environment, services).unwrap();
+        for text in &notes {
+            catalog.note(text);
+        }
+        catalog
+    })
 }
 
 pub(super) fn update() -> impl Strategy<Value = Update> {

@@ -11,4 +11,5 @@ mod node;
 mod pod;
 mod rights;
 mod services;
+mod team;
 mod user;

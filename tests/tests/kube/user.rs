@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use devbox_tests::kube::{Namespace, Node};
+use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node};
 use devbox_tests::{Caller, Invocation, Outcome, Result, Scene, Signal, hosts, need_program, scenario, wait};
 use serde_json::Value;
 
@@ -137,23 +137,41 @@ fn up_follows_the_namespace_and_leaves_nothing_when_it_is_killed() -> Outcome {
     })
 }
 
+/// The ways into a cluster that need nothing installed.
+const FORWARD: [&str; 2] = ["--via", "forward"];
+const POD: [&str; 4] = ["--via", "pod", "--gateway-image", GATEWAY_IMAGE];
+
 #[test]
 fn no_request_fails_while_a_deployment_is_restarted() -> Outcome {
+    no_request_fails_through_a_restart(&FORWARD)
+}
+
+#[test]
+fn through_a_gateway_pod_no_request_fails_while_a_deployment_is_restarted() -> Outcome {
+    no_request_fails_through_a_restart(&POD)
+}
+
+fn no_request_fails_through_a_restart(way: &[&str]) -> Outcome {
     scenario(|scene| {
         let namespace = Node::find()?.services()?;
         let caller = Caller::Ordinary;
-        let kubeconfig = user(scene, &namespace, caller, &[])?;
+        let kubeconfig = user(scene, &namespace, caller, &way[..2])?;
         let stop = scene.folder().join("stop");
         let script = format!(
             "echo begun; while ! [ -e {} ]; do \
              curl --silent --show-error --fail --max-time 10 --output /dev/null http://web/ && echo answered; sleep .02; done",
             stop.display()
         );
-        let words = ["exec", "-n", namespace.name(), "--", "sh", "-c", &script];
+        let words = [
+            &["exec", "-n", namespace.name()],
+            way,
+            &["--", "sh", "-c", &script],
+        ]
+        .concat();
         let mut asking = devbox(scene, &namespace, &kubeconfig, &words)?
             .by(caller)
             .start()?;
-        asking.wait_for_line("the first answer", 2 * wait::SOON, |line| line == "answered")?;
+        asking.wait_for_line("the first answer", 4 * wait::SOON, |line| line == "answered")?;
         namespace.restart("deployment/web")?;
         // The old pods may go after the rollout is over.
         let before = asking.output().matches("answered").count();
@@ -165,6 +183,47 @@ fn no_request_fails_while_a_deployment_is_restarted() -> Outcome {
         asking.wait(2 * wait::SOON)?;
         let failed = asking.errors().matches("curl:").count();
         ensure!(failed == 0, "{failed} failed: {}", asking.errors());
+        Ok(())
+    })
+}
+
+#[test]
+fn with_a_killed_pod_its_streams_are_reset_and_the_next_connection_is_its_replacements() -> Outcome {
+    streams_end_with_their_pod(&FORWARD)
+}
+
+#[test]
+fn through_a_gateway_pod_streams_end_with_their_pod_as_well() -> Outcome {
+    streams_end_with_their_pod(&POD)
+}
+
+fn streams_end_with_their_pod(way: &[&str]) -> Outcome {
+    scenario(|scene| {
+        let namespace = Node::find()?.services()?;
+        let caller = Caller::Ordinary;
+        let kubeconfig = user(scene, &namespace, caller, &way[..2])?;
+        let script = format!(
+            "(redis-cli -h cache blpop nothing 0; echo reset) & \
+             until redis-cli -h cache client list | grep --quiet cmd=blpop; do sleep .05; done; echo held; wait; \
+             while ! [ -e {} ]; do sleep .05; done; timeout 10 redis-cli -h cache ping",
+            scene.folder().join("replaced").display()
+        );
+        let words = [
+            &["exec", "-n", namespace.name()],
+            way,
+            &["--", "sh", "-c", &script],
+        ]
+        .concat();
+        let mut exec = devbox(scene, &namespace, &kubeconfig, &words)?
+            .by(caller)
+            .start()?;
+        exec.wait_for_line("a connection that is held", 4 * wait::SOON, |line| line == "held")?;
+        namespace.kill_pods("app=cache")?;
+        exec.wait_for_line("its end", wait::SOON, |line| line == "reset")?;
+        namespace.rollout("deployment/cache")?;
+        scene.write("replaced", "")?;
+        exec.wait_for_line("the replacement's answer", wait::SOON, |line| line == "PONG")?;
+        exec.wait(2 * wait::SOON)?;
         Ok(())
     })
 }

@@ -40,7 +40,7 @@ impl World {
         self.link.handle_connected(self.now);
         let label = environment.parse().unwrap();
         self.link
-            .handle_catalog(&label, self.now, &mut self.backoff, &mut self.notices)
+            .handle_catalog(&label, Vec::new(), self.now, &mut self.backoff, &mut self.notices)
     }
 
     fn lose(&mut self) {
@@ -106,9 +106,13 @@ fn a_catalog_of_another_environment_on_a_live_link_ends_the_link() {
     let mut world = World::new(None);
     world.up("staging");
     let other = "dev".parse().unwrap();
-    let arrival = world
-        .link
-        .handle_catalog(&other, world.now, &mut world.backoff, &mut world.notices);
+    let arrival = world.link.handle_catalog(
+        &other,
+        Vec::new(),
+        world.now,
+        &mut world.backoff,
+        &mut world.notices,
+    );
     assert_eq!(arrival, Arrival::Wrong);
     assert!(!world.link.is_up());
 }
@@ -339,9 +343,13 @@ fn a_switch_asks_for_the_other_environment_and_takes_no_other() {
     assert_eq!(world.connect(), Some(Some("dev".parse().unwrap())));
     world.link.handle_connected(world.now);
     let staging = "staging".parse().unwrap();
-    let late = world
-        .link
-        .handle_catalog(&staging, world.now, &mut world.backoff, &mut world.notices);
+    let late = world.link.handle_catalog(
+        &staging,
+        Vec::new(),
+        world.now,
+        &mut world.backoff,
+        &mut world.notices,
+    );
     assert_eq!(late, Arrival::Wrong);
     assert_eq!(world.up("dev"), Arrival::Accepted { switched: true });
 }

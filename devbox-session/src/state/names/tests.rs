@@ -27,7 +27,59 @@ fn wish(provider: usize, service: &str, own: &[&str], given: &[&str]) -> Wish {
         own: texts(own),
         given: texts(given),
         refused: Vec::new(),
+        right: Right::new(None, provider, None),
     }
+}
+
+#[test]
+fn a_clash_that_somebody_has_decided_is_shown_and_no_news() {
+    let of = |service: &str, order: Option<u16>| Wish {
+        right: Right::new(None, 0, order),
+        ..wish(0, service, &[], &["db"])
+    };
+    for (order, told) in [(None, 1), (Some(0), 0)] {
+        let (mut names, mut notices) = (Names::new(vec!["file".to_owned()]), Notices::default());
+        names.refresh(vec![of("a.x", order), of("bb.x", None)], &mut notices);
+        assert_eq!(names.clashes().len(), 1);
+        assert_eq!(events(&mut notices).len(), told, "{order:?}");
+    }
+}
+
+fn owner_of(name: &str, wishes: Vec<Wish>) -> String {
+    let mut names = Names::new(vec!["file".to_owned()]);
+    let keys: Vec<_> = wishes.iter().map(|wish| wish.service.clone()).collect();
+    names.refresh(wishes, &mut Notices::default());
+    let owner = keys.iter().find(|key| names.of(key).iter().any(|of| of == name));
+    owner.unwrap().to_string()
+}
+
+#[test]
+fn for_a_name_whom_the_user_puts_first_comes_before_the_earlier_far_side_and_that_before_whom_a_catalog_puts_first()
+ {
+    let of = |provider: usize, service: &str, by_user: Option<u16>, by_catalog: Option<u16>| Wish {
+        right: Right::new(by_user, provider, by_catalog),
+        ..wish(provider, service, &[], &["db"])
+    };
+    let owner = |wishes: Vec<Wish>| owner_of("db", wishes);
+    let nobody = || vec![of(0, "a.x", None, None), of(0, "bb.x", None, None)];
+    assert_eq!(owner(nobody()), "a.x");
+    let by_catalog = || vec![of(0, "a.x", None, Some(7)), of(0, "bb.x", None, Some(2))];
+    assert_eq!(owner(by_catalog()), "bb.x");
+    let mut two = by_catalog();
+    two.push(of(1, "ccc.x", None, Some(0)));
+    assert_eq!(
+        owner(two),
+        "bb.x",
+        "a far side does not put itself before another"
+    );
+    let mut three = by_catalog();
+    three.push(of(1, "ccc.x", Some(9), None));
+    assert_eq!(owner(three), "ccc.x", "the user does");
+    // However strongly it is wanted: a name that a service has by itself stays its own.
+    let own = wish(1, "db.x", &["db"], &[]);
+    let mut four = by_catalog();
+    four.push(own);
+    assert_eq!(owner(four), "db.x");
 }
 
 fn events(notices: &mut Notices) -> Vec<Event> {

@@ -1,0 +1,258 @@
+//! The ConfigMap `devbox` of a namespace: a team's names, pins and order.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node};
+use devbox_tests::{Caller, Outcome, Process, Result, Scene, Signal, hosts, scenario, wait};
+use serde_json::{Value, json};
+
+use crate::user;
+
+const CALLER: Caller = Caller::Ordinary;
+
+/// A namespace with services that have no pods and need none: their names and addresses are what matters.
+fn services(node: &Node, names: &[&str]) -> Result<Namespace> {
+    let namespace = node.namespace()?;
+    for name in names {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"clusterIP": "None", "ports": [{"port": 7001}]},
+        });
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+            "ports": [{"name": "", "port": 7001, "protocol": "TCP"}],
+            "endpoints": [{"addresses": ["10.1.2.3"], "conditions": {"ready": true}}],
+        });
+        namespace.apply(&format!("{service}\n---\n{slice}\n"))?;
+    }
+    Ok(namespace)
+}
+
+fn wish(namespace: &Namespace, data: &Value) -> Result {
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "devbox"}, "data": data,
+    });
+    namespace.apply(&map.to_string())
+}
+
+struct Session<'a> {
+    scene: &'a Scene,
+    namespace: &'a Namespace,
+    kubeconfig: &'a Path,
+    hosts: PathBuf,
+    up: Process,
+}
+
+impl<'a> Session<'a> {
+    fn start(
+        scene: &'a Scene,
+        namespace: &'a Namespace,
+        kubeconfig: &'a Path,
+        more: &[&str],
+    ) -> Result<Self> {
+        let hosts = scene.hosts_file(CALLER)?;
+        let shown = hosts.display().to_string();
+        let words = [&["up", "--hosts-file", &shown, "-n", namespace.name()], more].concat();
+        let up = user::devbox(scene, namespace, kubeconfig, &words)?
+            .by(CALLER)
+            .start()?;
+        up.wait_for_line("a session that is ready", 6 * wait::SOON, |line| line == "ready")?;
+        Ok(Self {
+            scene,
+            namespace,
+            kubeconfig,
+            hosts,
+            up,
+        })
+    }
+
+    fn of(&self, name: &str) -> Option<IpAddr> {
+        hosts::lookup(&self.hosts, name)
+    }
+
+    /// Waits until these two names lead to the same address.
+    fn same(&self, one: &str, other: &str) -> Result {
+        wait::until(
+            &format!("{one} at the address of {other}"),
+            2 * wait::SOON,
+            || (self.of(one)? == self.of(other)?).then_some(()),
+        )?;
+        Ok(())
+    }
+
+    fn at(&self, name: &str, address: IpAddr) -> Result {
+        wait::until(&format!("{name} at {address}"), 2 * wait::SOON, || {
+            (self.of(name)? == address).then_some(())
+        })?;
+        Ok(())
+    }
+
+    fn gone(&self, name: &str) -> Result {
+        wait::until(&format!("the end of {name}"), 2 * wait::SOON, || {
+            self.of(name).is_none().then_some(())
+        })?;
+        Ok(())
+    }
+
+    fn status(&self) -> Result<Value> {
+        let words = ["status", "--context", "test", "--json"];
+        let status = user::devbox(self.scene, self.namespace, self.kubeconfig, &words)?.by(CALLER);
+        let status = status.run(wait::SOON)?.expect_success()?;
+        Ok(serde_json::from_str(&status.output())?)
+    }
+
+    /// Waits until the notes about the catalog are these, and no others.
+    fn notes(&self, wanted: &[String]) -> Result {
+        let found = || {
+            let status = self.status().ok()?;
+            let notes = status["providers"][0]["notes"].as_array().cloned();
+            Some(notes.unwrap_or_default())
+        };
+        let as_wanted = wait::until("the notes", 2 * wait::SOON, || {
+            (found()? == *wanted).then_some(())
+        });
+        as_wanted.with_context(|| format!("{:?} instead of {wanted:?}", found()))?;
+        Ok(())
+    }
+
+    fn end(mut self) -> Result {
+        self.up.signal(Signal::TERM)?;
+        self.up.wait(2 * wait::SOON)?;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_teams_names_pins_and_order_are_followed_while_they_change() -> Outcome {
+    scenario(|scene| {
+        let namespace = services(&Node::find()?, &["cache", "store", "web"])?;
+        let kubeconfig = user::user(scene, &namespace, CALLER, &[])?;
+        let session = Session::start(scene, &namespace, &kubeconfig, &[])?;
+        let own = session.of("web").context("no web")?;
+        ensure!(session.of("redis").is_none());
+
+        let pinned: IpAddr = "127.77.200.7".parse()?;
+        let both = "cache: redis, shared\nstore: shared";
+        wish(
+            &namespace,
+            &json!({"names": both, "pins": format!("web: {pinned}"), "order": "store"}),
+        )?;
+        session.at("web", pinned)?;
+        session.same("redis", "cache")?;
+        session.same("shared", "store")?;
+        session.notes(&[])?;
+
+        // The order alone changes, and nobody but the name.
+        wish(
+            &namespace,
+            &json!({"names": both, "pins": format!("web: {pinned}"), "order": "cache\nstore"}),
+        )?;
+        session.same("shared", "cache")?;
+        session.at("web", pinned)?;
+
+        // A damaged line is told; what can be understood is in force.
+        wish(
+            &namespace,
+            &json!({"names": "cache: redis\nstore the_store", "pins": "web: 10.0.0.1"}),
+        )?;
+        session.gone("shared")?;
+        session.same("redis", "cache")?;
+        session.at("web", own)?;
+        let name = namespace.name();
+        session.notes(&[format!(
+            "ConfigMap devbox in {name}: `names`, line 2: expected a service and what is wanted for it, as in `orders-postgres: db`"
+        )])?;
+        let services = session.status()?["services"].take();
+        let web = services.as_array().into_iter().flatten().find(|service| {
+            service["service"]
+                .as_str()
+                .is_some_and(|id| id.starts_with("web."))
+        });
+        let unpinned = web.map(|web| web["unpinned"].clone()).unwrap_or_default();
+        ensure!(
+            unpinned.as_str().is_some_and(|why| why.contains("10.0.0.1")),
+            "{services}"
+        );
+
+        namespace.kubectl(&["delete", "configmap/devbox"])?;
+        session.gone("redis")?;
+        session.notes(&[])?;
+        session.at("web", own)?;
+        session.end()
+    })
+}
+
+#[test]
+fn of_two_namespaces_the_first_has_the_short_name_and_the_users_own_file_comes_before_both_teams() -> Outcome
+{
+    scenario(|scene| {
+        let node = Node::find()?;
+        let (first, second) = (services(&node, &["cache"])?, services(&node, &["cache"])?);
+        wish(&first, &json!({"names": "cache: redis"}))?;
+        wish(&second, &json!({"names": "cache: redis", "order": "cache"}))?;
+        let admin = scene.write_secret("admin", std::fs::read(node.admin())?, CALLER)?;
+        let of_second = second.name();
+        let session = Session::start(scene, &first, &admin, &["-n", of_second])?;
+        session.same("redis", &format!("cache.{}", first.name()))?;
+        session.same(&format!("redis.{of_second}"), &format!("cache.{of_second}"))?;
+        ensure!(session.of("redis") != session.of(&format!("redis.{of_second}")));
+        session.end()?;
+
+        let config = format!(
+            "services:\n  cache.{}: {{names: [mine], pin: 127.77.200.9}}\n",
+            first.name()
+        );
+        let config = scene.write("devbox.yaml", config)?.display().to_string();
+        let session = Session::start(scene, &first, &admin, &["--config", &config])?;
+        session.at("mine", "127.77.200.9".parse()?)?;
+        ensure!(session.of("redis").is_none(), "the user has said which names");
+        session.end()
+    })
+}
+
+#[test]
+fn who_may_not_read_it_is_told_in_the_status_and_has_everything_else() -> Outcome {
+    scenario(|scene| {
+        let namespace = services(&Node::find()?, &["cache"])?;
+        wish(&namespace, &json!({"names": "cache: redis"}))?;
+        let rules = json!([
+            {"apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"]},
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+            {"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["get", "create"]},
+        ]);
+        let kubeconfig = namespace.service_account(scene, &rules.to_string(), CALLER)?;
+        let session = Session::start(scene, &namespace, &kubeconfig, &[])?;
+        ensure!(session.of("cache").is_some() && session.of("redis").is_none());
+        session.notes(&[format!(
+            "you may not get configmaps in the namespace {}, so a team's names, pins and order are not known",
+            namespace.name()
+        )])?;
+        ensure!(
+            !session.up.errors().contains("you may not"),
+            "it is no warning: {}",
+            session.up.errors()
+        );
+        session.end()
+    })
+}
+
+#[test]
+fn through_a_gateway_pod_it_is_the_same() -> Outcome {
+    scenario(|scene| {
+        let namespace = services(&Node::find()?, &["cache"])?;
+        let kubeconfig = user::user(scene, &namespace, CALLER, &["--via", "pod"])?;
+        let way = ["--via", "pod", "--gateway-image", GATEWAY_IMAGE];
+        let session = Session::start(scene, &namespace, &kubeconfig, &way)?;
+        wish(
+            &namespace,
+            &json!({"names": "cache: redis", "pins": "cache: 127.77.200.11"}),
+        )?;
+        session.at("redis", "127.77.200.11".parse()?)?;
+        namespace.kubectl(&["delete", "configmap/devbox"])?;
+        session.gone("redis")?;
+        session.end()
+    })
+}
