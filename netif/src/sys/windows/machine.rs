@@ -1,4 +1,4 @@
-//! Addresses of the loopback interface, by the IP helper.
+//! Addresses of the loopback interface and of Wintun adapters, routes and settings of those, by the IP helper.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,19 +7,24 @@ use std::ptr;
 use ipnet::IpNet;
 use windows_sys::Win32::Foundation::{ERROR_NOT_FOUND, NO_ERROR};
 use windows_sys::Win32::NetworkManagement::IpHelper::{
-    CreateUnicastIpAddressEntry, DeleteUnicastIpAddressEntry, FreeMibTable, GetUnicastIpAddressTable,
-    InitializeUnicastIpAddressEntry, MIB_UNICASTIPADDRESS_ROW, MIB_UNICASTIPADDRESS_TABLE,
+    CreateIpForwardEntry2, CreateUnicastIpAddressEntry, DeleteIpForwardEntry2, DeleteUnicastIpAddressEntry,
+    FreeMibTable, GetIpInterfaceEntry, GetUnicastIpAddressTable, InitializeIpForwardEntry,
+    InitializeIpInterfaceEntry, InitializeUnicastIpAddressEntry, MIB_IPFORWARD_ROW2, MIB_IPINTERFACE_ROW,
+    MIB_UNICASTIPADDRESS_ROW, MIB_UNICASTIPADDRESS_TABLE, SetIpInterfaceEntry,
 };
+use windows_sys::Win32::NetworkManagement::Ndis::NET_LUID_LH;
 use windows_sys::Win32::Networking::WinSock::{
     AF_INET, AF_INET6, AF_UNSPEC, IpDadStatePreferred, SOCKADDR_INET,
 };
 
 use super::policies::Policies;
-use crate::aliases::{Aliases, Rules, System};
+use super::wintun::{self, Tunnel};
+use crate::aliases::{Aliases, OnTunnel, Rules, System, Tunnels};
+use crate::backend::TunHandle;
 use crate::observed::{Observed, SeenAddress};
-use crate::{Error, Owner};
+use crate::render::ip_helper::{self, AddressRow, InterfaceRow, Place, RouteRow};
+use crate::{Error, Interface, Owner};
 
-/// The number of the loopback interface, on every Windows since 2000.
 const LOOPBACK_INDEX: u32 = 1;
 
 /// A Windows machine's network.
@@ -27,22 +32,24 @@ pub(crate) type Machine = Aliases<Windows>;
 
 #[derive(Debug)]
 pub(crate) struct Windows {
+    owner: Owner,
     policies: Policies,
 }
 
 impl Machine {
     #[expect(clippy::unnecessary_wraps, reason = "elsewhere it is a call that may fail")]
     pub(crate) fn open(owner: Owner) -> Result<Self, Error> {
-        Ok(Aliases::new(
-            owner,
-            Windows {
-                policies: Policies::new(),
-            },
-        ))
+        let system = Windows {
+            owner: owner.clone(),
+            policies: Policies::new(),
+        };
+        Ok(Aliases::new(owner, system))
     }
 }
 
 impl System for Windows {
+    type Tunnel = Tunnel;
+
     fn observe(&mut self) -> io::Result<Observed> {
         let seen = |(interface, address): (u32, IpNet)| SeenAddress {
             interface: if interface == LOOPBACK_INDEX {
@@ -67,18 +74,11 @@ impl System for Windows {
     }
 
     fn add(&mut self, address: IpNet) -> io::Result<()> {
-        let row = row(address);
-        // SAFETY: the row is initialized and lives through the call, which only reads it.
-        succeeded(unsafe { CreateUnicastIpAddressEntry(&raw const row) })
+        add_address(ip_helper::address(Place::Loopback, address))
     }
 
     fn remove(&mut self, address: IpNet) -> io::Result<()> {
-        let row = row(address);
-        // SAFETY: as above.
-        match unsafe { DeleteUnicastIpAddressEntry(&raw const row) } {
-            ERROR_NOT_FOUND => Ok(()),
-            code => succeeded(code),
-        }
+        remove_address(ip_helper::address(Place::Loopback, address))
     }
 
     fn rules(&mut self) -> Result<&mut dyn Rules, &'static str> {
@@ -91,18 +91,139 @@ impl System for Windows {
     fn whole_127(&self) -> bool {
         true
     }
+
+    fn tunnels(&mut self) -> Result<&mut dyn Tunnels<Tunnel = Tunnel>, String> {
+        wintun::found()?;
+        Ok(self)
+    }
 }
 
-fn row(address: IpNet) -> MIB_UNICASTIPADDRESS_ROW {
+impl Tunnels for Windows {
+    type Tunnel = Tunnel;
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn metrics(&self) -> bool {
+        true
+    }
+
+    fn create(&mut self, interface: &Interface) -> io::Result<Tunnel> {
+        // One whose settings cannot be had is gone again.
+        let tunnel = Tunnel::create(&ip_helper::adapter(&self.owner, interface))?;
+        for settings in ip_helper::settings(interface) {
+            set(tunnel.luid, settings)?;
+        }
+        Ok(tunnel)
+    }
+
+    fn name(&self, tunnel: &Tunnel) -> String {
+        tunnel.name.clone()
+    }
+
+    fn add(&mut self, tunnel: &Tunnel, what: &OnTunnel) -> io::Result<()> {
+        match what {
+            OnTunnel::Address(address) => add_address(ip_helper::address(Place::Luid(tunnel.luid), *address)),
+            OnTunnel::Route { destination, metric } => {
+                let row = forward_row(ip_helper::route(tunnel.luid, *destination, *metric));
+                // SAFETY: the row is initialized and lives through the call, which only reads it.
+                succeeded(unsafe { CreateIpForwardEntry2(&raw const row) })
+            }
+        }
+    }
+
+    fn remove(&mut self, tunnel: &Tunnel, what: &OnTunnel) -> io::Result<()> {
+        match what {
+            OnTunnel::Address(address) => {
+                remove_address(ip_helper::address(Place::Luid(tunnel.luid), *address))
+            }
+            OnTunnel::Route { destination, metric } => {
+                let row = forward_row(ip_helper::route(tunnel.luid, *destination, *metric));
+                // SAFETY: as above.
+                gone(unsafe { DeleteIpForwardEntry2(&raw const row) })
+            }
+        }
+    }
+
+    /// The adapter is removed when nobody holds it.
+    fn close(&mut self, tunnel: Tunnel) -> io::Result<()> {
+        drop(tunnel);
+        Ok(())
+    }
+
+    /// Packets are read by calls of the library, in the process that made the adapter.
+    fn handle(&mut self, _: &Tunnel) -> io::Result<TunHandle> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+fn add_address(wanted: AddressRow) -> io::Result<()> {
+    let row = address_row(wanted);
+    // SAFETY: the row is initialized and lives through the call, which only reads it.
+    succeeded(unsafe { CreateUnicastIpAddressEntry(&raw const row) })
+}
+
+fn remove_address(wanted: AddressRow) -> io::Result<()> {
+    let row = address_row(wanted);
+    // SAFETY: as above.
+    gone(unsafe { DeleteUnicastIpAddressEntry(&raw const row) })
+}
+
+fn address_row(wanted: AddressRow) -> MIB_UNICASTIPADDRESS_ROW {
     let mut row = MIB_UNICASTIPADDRESS_ROW::default();
     // SAFETY: the row is writable and has the type that the call fills in.
     unsafe { InitializeUnicastIpAddressEntry(&raw mut row) };
-    row.InterfaceIndex = LOOPBACK_INDEX;
-    row.OnLinkPrefixLength = address.prefix_len();
-    // It can be used at once: nobody else on loopback can have it.
+    match wanted.place {
+        Place::Loopback => row.InterfaceIndex = LOOPBACK_INDEX,
+        Place::Luid(value) => row.InterfaceLuid = NET_LUID_LH { Value: value },
+    }
+    row.OnLinkPrefixLength = wanted.on_link_prefix_length;
     row.DadState = IpDadStatePreferred;
+    row.Address = socket(wanted.address);
+    row
+}
+
+fn forward_row(wanted: RouteRow) -> MIB_IPFORWARD_ROW2 {
+    let mut row = MIB_IPFORWARD_ROW2::default();
+    // SAFETY: the row is writable and has the type that the call fills in.
+    unsafe { InitializeIpForwardEntry(&raw mut row) };
+    row.InterfaceLuid = NET_LUID_LH { Value: wanted.luid };
+    row.DestinationPrefix.Prefix = socket(wanted.destination.addr());
+    row.DestinationPrefix.PrefixLength = wanted.destination.prefix_len();
+    row.NextHop = socket(wanted.next_hop);
+    row.Metric = wanted.metric;
+    row
+}
+
+/// A machine without one of the families has no such row, and nothing to set.
+fn set(luid: u64, wanted: InterfaceRow) -> io::Result<()> {
+    let mut row = MIB_IPINTERFACE_ROW::default();
+    // SAFETY: the row is writable and has the type that the call fills in.
+    unsafe { InitializeIpInterfaceEntry(&raw mut row) };
+    row.Family = if wanted.is_ipv6 { AF_INET6 } else { AF_INET };
+    row.InterfaceLuid = NET_LUID_LH { Value: luid };
+    // SAFETY: the row names its family and interface, and is writable.
+    match unsafe { GetIpInterfaceEntry(&raw mut row) } {
+        ERROR_NOT_FOUND => return Ok(()),
+        code => succeeded(code)?,
+    }
+    if let Some(mtu) = wanted.mtu {
+        row.NlMtu = mtu;
+    }
+    if let Some(metric) = wanted.metric {
+        row.UseAutomaticMetric = false;
+        row.Metric = metric;
+    }
+    // What IPv4's has there when it is read cannot be set (SetIpInterfaceEntry's documentation).
+    row.SitePrefixLength = 0;
+    // SAFETY: the row is the system's own but for the values above, and lives through the call.
+    succeeded(unsafe { SetIpInterfaceEntry(&raw mut row) })
+}
+
+fn socket(address: IpAddr) -> SOCKADDR_INET {
     let mut socket = SOCKADDR_INET::default();
-    match address.addr() {
+    match address {
         IpAddr::V4(address) => {
             socket.Ipv4.sin_family = AF_INET;
             socket.Ipv4.sin_addr.S_un.S_addr = u32::from_ne_bytes(address.octets());
@@ -112,8 +233,7 @@ fn row(address: IpNet) -> MIB_UNICASTIPADDRESS_ROW {
             socket.Ipv6.sin6_addr.u.Byte = address.octets();
         }
     }
-    row.Address = socket;
-    row
+    socket
 }
 
 /// All addresses, each with the number of its interface.
@@ -161,5 +281,13 @@ fn succeeded(code: u32) -> io::Result<()> {
     match code {
         NO_ERROR => Ok(()),
         code => Err(io::Error::from_raw_os_error(code.cast_signed())),
+    }
+}
+
+/// What is not there needs not be removed.
+fn gone(code: u32) -> io::Result<()> {
+    match code {
+        ERROR_NOT_FOUND => Ok(()),
+        code => succeeded(code),
     }
 }
