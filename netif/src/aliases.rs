@@ -441,6 +441,11 @@ impl<S: System> Backend for Aliases<S> {
                     .iter_mut()
                     .filter(|address| address.interface == called);
                 on_it.for_each(|address| address.ours = true);
+                let by_it = observed
+                    .routes
+                    .iter_mut()
+                    .filter(|route| route.interface == called);
+                by_it.for_each(|route| route.ours = true);
             }
         }
         if let Ok(rules) = self.system.rules() {

@@ -137,3 +137,26 @@ fn without_wintun_there_is_no_interface_and_a_plan_takes_loopback_and_says_why()
     );
     assert_eq!(plan.changes[0].to_string(), "address 10.107.3.4/32 on loopback");
 }
+
+#[test]
+fn what_is_there_is_seen_with_the_names_of_its_interfaces() {
+    let seen = machine().observe().unwrap();
+    let loopback = seen
+        .interfaces
+        .iter()
+        .find(|interface| interface.kind == "loopback");
+    let loopback = loopback.unwrap_or_else(|| panic!("{:?}", seen.interfaces));
+    assert!(loopback.up && !loopback.name.is_empty(), "{loopback:?}");
+    let is_local = |address: &&netif::observed::SeenAddress| address.address.addr().is_loopback();
+    let local: Vec<_> = seen.addresses.iter().filter(is_local).collect();
+    assert!(
+        !local.is_empty() && local.iter().all(|address| address.interface == loopback.name),
+        "{local:?}"
+    );
+    for route in &seen.routes {
+        assert!(
+            seen.interface(&route.interface).is_some() && !route.ours,
+            "{route:?}"
+        );
+    }
+}

@@ -8,11 +8,12 @@ use ipnet::IpNet;
 use windows_sys::Win32::Foundation::{ERROR_NOT_FOUND, NO_ERROR};
 use windows_sys::Win32::NetworkManagement::IpHelper::{
     CreateIpForwardEntry2, CreateUnicastIpAddressEntry, DeleteIpForwardEntry2, DeleteUnicastIpAddressEntry,
-    FreeMibTable, GetIpInterfaceEntry, GetUnicastIpAddressTable, InitializeIpForwardEntry,
-    InitializeIpInterfaceEntry, InitializeUnicastIpAddressEntry, MIB_IPFORWARD_ROW2, MIB_IPINTERFACE_ROW,
-    MIB_UNICASTIPADDRESS_ROW, MIB_UNICASTIPADDRESS_TABLE, SetIpInterfaceEntry,
+    FreeMibTable, GetIfTable2, GetIpForwardTable2, GetIpInterfaceEntry, GetUnicastIpAddressTable,
+    InitializeIpForwardEntry, InitializeIpInterfaceEntry, InitializeUnicastIpAddressEntry, MIB_IF_ROW2,
+    MIB_IF_TABLE2, MIB_IPFORWARD_ROW2, MIB_IPFORWARD_TABLE2, MIB_IPINTERFACE_ROW, MIB_UNICASTIPADDRESS_ROW,
+    MIB_UNICASTIPADDRESS_TABLE, SetIpInterfaceEntry,
 };
-use windows_sys::Win32::NetworkManagement::Ndis::NET_LUID_LH;
+use windows_sys::Win32::NetworkManagement::Ndis::{IfOperStatusUp, NET_LUID_LH};
 use windows_sys::Win32::Networking::WinSock::{
     AF_INET, AF_INET6, AF_UNSPEC, IpDadStatePreferred, SOCKADDR_INET,
 };
@@ -21,9 +22,9 @@ use super::policies::Policies;
 use super::wintun::{self, Tunnel};
 use crate::aliases::{Aliases, OnTunnel, Rules, System, Tunnels};
 use crate::backend::TunHandle;
-use crate::observed::{Observed, SeenAddress};
+use crate::observed::{Observed, Seen, SeenAddress, SeenRoute, Statistics};
 use crate::render::ip_helper::{self, AddressRow, InterfaceRow, Place, RouteRow};
-use crate::{Error, Interface, Owner};
+use crate::{Error, Interface, Owner, RouteKind};
 
 const LOOPBACK_INDEX: u32 = 1;
 
@@ -51,23 +52,27 @@ impl System for Windows {
     type Tunnel = Tunnel;
 
     fn observe(&mut self) -> io::Result<Observed> {
-        let seen = |(interface, address): (u32, IpNet)| SeenAddress {
-            interface: if interface == LOOPBACK_INDEX {
-                "loopback".to_owned()
-            } else {
-                interface.to_string()
-            },
+        let interfaces = interfaces()?;
+        // One that came meanwhile has only a number yet.
+        let name = |index: u32| {
+            let named = interfaces.iter().find(|seen| seen.index == index);
+            named.map_or_else(|| index.to_string(), |seen| seen.name.clone())
+        };
+        let address = |(index, address): (u32, IpNet)| SeenAddress {
+            interface: name(index),
             address,
             ours: false,
         };
         Ok(Observed {
-            addresses: table()?.into_iter().map(seen).collect(),
+            addresses: addresses()?.into_iter().map(address).collect(),
+            routes: routes(name)?,
+            interfaces,
             ..Observed::default()
         })
     }
 
     fn addresses(&mut self) -> io::Result<Vec<IpNet>> {
-        let here = table()?
+        let here = addresses()?
             .into_iter()
             .filter(|(interface, _)| *interface == LOOPBACK_INDEX);
         Ok(here.map(|(_, address)| address).collect())
@@ -236,45 +241,134 @@ fn socket(address: IpAddr) -> SOCKADDR_INET {
     socket
 }
 
-/// All addresses, each with the number of its interface.
-fn table() -> io::Result<Vec<(u32, IpNet)>> {
-    let mut table: *mut MIB_UNICASTIPADDRESS_TABLE = ptr::null_mut();
-    // SAFETY: the call puts a table of its own into `table`, which is freed below.
-    succeeded(unsafe { GetUnicastIpAddressTable(AF_UNSPEC, &raw mut table) })?;
-    // SAFETY: the call succeeded, so that `table` is a table, which stays until it is freed.
-    let count = unsafe { (*table).NumEntries };
-    // SAFETY: as above; its rows begin at this field, of which the type names only the first.
-    let first = unsafe { (&raw const (*table).Table).cast::<MIB_UNICASTIPADDRESS_ROW>() };
-    // SAFETY: the table has `count` rows from there on.
-    let rows = unsafe { std::slice::from_raw_parts(first, usize::try_from(count).unwrap_or_default()) };
-    let all = rows
-        .iter()
-        .filter_map(|row| Some((row.InterfaceIndex, network(row)?)))
-        .collect();
-    // SAFETY: the table is the system's, is freed once, and nothing of it is used afterwards.
-    unsafe { FreeMibTable(table.cast()) };
+/// IF_TYPE_PROP_VIRTUAL of ipifcons.h, which the adapters of Wintun and of other tunnels have.
+const VIRTUAL: u32 = 53;
+
+/// All interfaces, by their numbers.
+fn interfaces() -> io::Result<Vec<Seen>> {
+    let mut all = table(
+        // SAFETY: the call puts a table of its own at the place that it is given.
+        |place| unsafe { GetIfTable2(place) },
+        |table: *const MIB_IF_TABLE2| {
+            // SAFETY: `table` is one.
+            let count = unsafe { (*table).NumEntries };
+            // SAFETY: as above.
+            (count, unsafe { &raw const (*table).Table }.cast())
+        },
+        |row: &MIB_IF_ROW2| {
+            let end = row.Alias.iter().position(|unit| *unit == 0);
+            let name = row.Alias.get(..end.unwrap_or(row.Alias.len()));
+            Some(Seen {
+                name: String::from_utf16_lossy(name.unwrap_or_default()),
+                index: row.InterfaceIndex,
+                kind: match row.Type {
+                    kind if u64::from(kind) == super::LOOPBACK => "loopback",
+                    VIRTUAL => "tun",
+                    _ => "",
+                }
+                .to_owned(),
+                ours: false,
+                up: row.OperStatus == IfOperStatusUp,
+                mtu: row.Mtu,
+                alias: None,
+                statistics: Statistics {
+                    received_packets: row.InUcastPkts.saturating_add(row.InNUcastPkts),
+                    received_bytes: row.InOctets,
+                    sent_packets: row.OutUcastPkts.saturating_add(row.OutNUcastPkts),
+                    sent_bytes: row.OutOctets,
+                    errors: row.InErrors.saturating_add(row.OutErrors),
+                    dropped: row.InDiscards.saturating_add(row.OutDiscards),
+                },
+            })
+        },
+    )?;
+    all.sort_by_key(|seen| seen.index);
     Ok(all)
 }
 
-fn network(row: &MIB_UNICASTIPADDRESS_ROW) -> Option<IpNet> {
+/// All routes but those of single addresses, broadcasts and groups.
+fn routes(name: impl Fn(u32) -> String) -> io::Result<Vec<SeenRoute>> {
+    table(
+        // SAFETY: the call puts a table of its own at the place that it is given.
+        |place| unsafe { GetIpForwardTable2(AF_UNSPEC, place) },
+        |table: *const MIB_IPFORWARD_TABLE2| {
+            // SAFETY: `table` is one.
+            let count = unsafe { (*table).NumEntries };
+            // SAFETY: as above.
+            (count, unsafe { &raw const (*table).Table }.cast())
+        },
+        |row: &MIB_IPFORWARD_ROW2| {
+            let to = &row.DestinationPrefix;
+            let destination = IpNet::new(ip(&to.Prefix)?, to.PrefixLength).ok()?;
+            let gateway = ip(&row.NextHop).filter(|gateway| !gateway.is_unspecified());
+            let is_host = destination.prefix_len() == destination.max_prefix_len();
+            if destination.addr().is_multicast() || (is_host && gateway.is_none()) {
+                return None;
+            }
+            Some(SeenRoute {
+                destination,
+                interface: name(row.InterfaceIndex),
+                gateway,
+                kind: RouteKind::Unicast,
+                metric: row.Metric,
+                ours: false,
+            })
+        },
+    )
+}
+
+/// All addresses, each with the number of its interface.
+fn addresses() -> io::Result<Vec<(u32, IpNet)>> {
+    table(
+        // SAFETY: the call puts a table of its own at the place that it is given.
+        |place| unsafe { GetUnicastIpAddressTable(AF_UNSPEC, place) },
+        |table: *const MIB_UNICASTIPADDRESS_TABLE| {
+            // SAFETY: `table` is one.
+            let count = unsafe { (*table).NumEntries };
+            // SAFETY: as above.
+            (count, unsafe { &raw const (*table).Table }.cast())
+        },
+        |row: &MIB_UNICASTIPADDRESS_ROW| {
+            let address = IpNet::new(ip(&row.Address)?, row.OnLinkPrefixLength).ok()?;
+            Some((row.InterfaceIndex, address))
+        },
+    )
+}
+
+/// What is seen in the rows of a table: `fetch` has the system make it, and `rows` says how many there are, and where.
+fn table<Table, Row, T>(
+    fetch: impl FnOnce(*mut *mut Table) -> u32,
+    rows: impl FnOnce(*const Table) -> (u32, *const Row),
+    see: impl Fn(&Row) -> Option<T>,
+) -> io::Result<Vec<T>> {
+    let mut table: *mut Table = ptr::null_mut();
+    succeeded(fetch(&raw mut table))?;
+    let (count, first) = rows(table);
+    // SAFETY: the call succeeded, so that this is a table with so many rows from there on, which stays until it is freed.
+    let rows = unsafe { std::slice::from_raw_parts(first, usize::try_from(count).unwrap_or_default()) };
+    let seen = rows.iter().filter_map(see).collect();
+    // SAFETY: the table is the system's, is freed once, and nothing of it is used afterwards.
+    unsafe { FreeMibTable(table.cast()) };
+    Ok(seen)
+}
+
+fn ip(socket: &SOCKADDR_INET) -> Option<IpAddr> {
     // SAFETY: every member of the union begins with the family.
-    let family = unsafe { row.Address.si_family };
-    let address = match family {
+    match unsafe { socket.si_family } {
         AF_INET => {
             // SAFETY: the family says that it is this member.
-            let v4 = unsafe { row.Address.Ipv4 };
+            let v4 = unsafe { socket.Ipv4 };
             // SAFETY: every member of this union is four bytes.
-            IpAddr::from(Ipv4Addr::from(unsafe { v4.sin_addr.S_un.S_addr }.to_ne_bytes()))
+            Some(Ipv4Addr::from(unsafe { v4.sin_addr.S_un.S_addr }.to_ne_bytes()).into())
         }
         AF_INET6 => {
             // SAFETY: the family says that it is this member.
-            let v6 = unsafe { row.Address.Ipv6 };
+            let v6 = unsafe { socket.Ipv6 };
             // SAFETY: every member of this union is sixteen bytes.
-            IpAddr::from(Ipv6Addr::from(unsafe { v6.sin6_addr.u.Byte }))
+            Some(Ipv6Addr::from(unsafe { v6.sin6_addr.u.Byte }).into())
         }
-        _ => return None,
-    };
-    IpNet::new(address, row.OnLinkPrefixLength).ok()
+        _ => None,
+    }
 }
 
 fn succeeded(code: u32) -> io::Result<()> {
