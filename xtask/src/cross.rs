@@ -1,4 +1,5 @@
-//! `cargo xtask cross`: checks the workspace for Windows and macOS, and runs the tests of its portable crates under Wine.
+//! `cargo xtask cross`: checks the workspace for Windows and macOS, and for FreeBSD the crates that know it, and runs the tests of the
+//! portable crates under Wine.
 //!
 //! A toolchain from rustup has only the standard library of the system it runs on. Debian's newer Rust (`rustc-web`) comes with
 //! the library's source, so that it can be built for another target. All the tools are Debian packages; where they cannot be
@@ -19,6 +20,20 @@ use crate::test_output::TestOutput;
 
 const WINDOWS: &str = "x86_64-pc-windows-gnu";
 const MACOS: &str = "aarch64-apple-darwin";
+const FREEBSD: &str = "x86_64-unknown-freebsd";
+
+/// Everything but the end-to-end tests, which are only for Linux.
+const WORKSPACE: &[&str] = &["--workspace", "--exclude", "devbox-tests"];
+
+/// What knows FreeBSD as a system of its own.
+const KNOW_FREEBSD: &[&str] = &[
+    "--package",
+    "netif",
+    "--package",
+    "devbox-helper-client",
+    "--package",
+    "devbox-helper",
+];
 
 /// Crates whose tests behave the same on every system, or are for Windows. The tests of the others are about another system, or about
 /// sockets, which behave differently under Wine.
@@ -60,8 +75,9 @@ pub(crate) fn steps(steps: &mut Steps, may_install: bool) {
                 .map_or_else(|| work(skips), |why| Ok(Done::Skipped(why.clone())))
         });
     };
-    step("windows", |_| check(WINDOWS));
-    step("macos", |_| check(MACOS));
+    step("windows", |_| check(WINDOWS, WORKSPACE));
+    step("macos", |_| check(MACOS, WORKSPACE));
+    step("freebsd", |_| check(FREEBSD, KNOW_FREEBSD));
     step("wine", tests_under_wine);
 }
 
@@ -99,14 +115,10 @@ fn cargo(target: &str, std_parts: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Checks everything but the end-to-end tests, which are only for Linux.
-fn check(target: &str) -> Result<Done> {
+fn check(target: &str, packages: &[&str]) -> Result<Done> {
     fs::create_dir_all(folder())?;
-    let mut command = cargo(
-        target,
-        "std,panic_abort",
-        &["check", "--workspace", "--exclude", "devbox-tests", "--quiet"],
-    );
+    let mut command = cargo(target, "std,panic_abort", &["check", "--quiet"]);
+    command.args(packages);
     if target == MACOS {
         let (compiler, archiver) = compiler_of_nothing()?;
         command
