@@ -73,8 +73,8 @@ impl Caller {
 
 /// Whether addresses of the prefix are this machine's own only once a helper has made them so.
 pub(crate) fn must_be_opened(pool: &ipnet::IpNet) -> bool {
-    // Only Linux has the whole of 127.0.0.0/8 (lo(4) of the others has 127.0.0.1).
-    !cfg!(target_os = "linux") || !pool.addr().is_loopback()
+    // Linux and Windows have the whole of 127.0.0.0/8; lo0 of the others has 127.0.0.1.
+    !cfg!(any(target_os = "linux", windows)) || !pool.addr().is_loopback()
 }
 
 /// Makes a file a program that everybody may run and only its owner may write.

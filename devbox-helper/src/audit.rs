@@ -9,7 +9,7 @@ use crate::sys;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogTo {
-    /// The event log of Windows, the journal of systemd where there is one, otherwise the syslog.
+    /// The event log of Windows, the unified log of macOS, the journal of systemd where there is one, otherwise the syslog.
     System,
     /// A datagram socket that speaks the journal's native protocol.
     Journal(PathBuf),
@@ -33,7 +33,7 @@ impl LogTo {
     pub(crate) fn write(&self, entry: &Entry<'_>) {
         match self {
             Self::System => {
-                if sys::log(&message(entry), entry.refused.is_some()) {
+                if sys::log(&one_line(&message(entry)), entry.refused.is_some()) {
                     return;
                 }
                 if !sys::send_datagram(JOURNAL.as_ref(), &journal(entry)) {
@@ -92,12 +92,16 @@ fn journal(entry: &Entry<'_>) -> Vec<u8> {
 /// As syslogd reads it on its local socket (RFC 3164): the time and the host are its own to add.
 fn syslog(entry: &Entry<'_>) -> Vec<u8> {
     let severity = if entry.refused.is_some() { WARNING } else { INFO };
-    let text: String = message(entry)
-        .chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect();
+    let text = one_line(&message(entry));
     let pid = std::process::id();
     format!("<{}>{IDENTIFIER}[{pid}]: {text}", AUTHPRIV * 8 + severity).into_bytes()
+}
+
+/// A log of lines takes a message for as many entries as it has.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
 }
 
 fn message(entry: &Entry<'_>) -> String {

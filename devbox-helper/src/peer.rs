@@ -21,6 +21,10 @@ cfg_if::cfg_if! {
     }
 }
 
+// What macOS tells in a token is read as numbers, which is tested everywhere.
+#[cfg(any(target_vendor = "apple", test))]
+mod audit_token;
+
 /// What is known of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Started {

@@ -1,4 +1,5 @@
-//! The real program behind a real pipe, on Windows or under Wine: with a hosts file of its own, and the registry of the machine.
+//! The real program behind a real pipe and as a real service, on Windows or under Wine: with a hosts file of its own, and the registry
+//! and the service control manager of the machine.
 #![cfg(windows)]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -18,6 +19,8 @@ use windows_registry::LOCAL_MACHINE;
 const ORIGINAL: &[u8] = b"127.0.0.1 localhost\r\n10.1.2.3 mine.example";
 const FILE_FLAG_OVERLAPPED: u32 = 0x4000_0000;
 const RULES: &str = r"SYSTEM\CurrentControlSet\Services\Dnscache\Parameters\DnsPolicyConfig";
+
+const HELPER: &str = env!("CARGO_BIN_EXE_devbox-helper");
 
 /// A folder with all that a helper needs, and a pipe that no other test has.
 struct Place {
@@ -47,26 +50,35 @@ impl Place {
 
     /// Starts the program, and waits until it has a pipe.
     fn serve(&self) -> Server {
-        let path = |name: &str| self.dir.path().join(name);
-        let child = Command::new(env!("CARGO_BIN_EXE_devbox-helper"))
+        let child = Command::new(HELPER)
             .arg("serve")
-            .arg("--socket")
-            .arg(&self.pipe)
-            .arg("--policy")
-            .arg(path("policy.toml"))
-            .arg("--hosts-file")
-            .arg(path("hosts"))
-            .arg("--state")
-            .arg(path("state"))
+            .args(self.arguments())
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
         let mut server = Server(child);
+        self.await_pipe(|| assert_eq!(server.0.try_wait().unwrap(), None, "the helper has ended"));
+        server
+    }
+
+    fn arguments(&self) -> Vec<PathBuf> {
+        let mut arguments = vec!["--socket".into(), self.pipe.clone()];
+        for (option, name) in [
+            ("--policy", "policy.toml"),
+            ("--hosts-file", "hosts"),
+            ("--state", "state"),
+        ] {
+            arguments.extend([option.into(), self.dir.path().join(name)]);
+        }
+        arguments
+    }
+
+    fn await_pipe(&self, mut meanwhile: impl FnMut()) {
         let start = Instant::now();
         loop {
             match Client::connect(&self.pipe) {
                 Err(Error::Connect { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                    assert_eq!(server.0.try_wait().unwrap(), None, "the helper has ended");
+                    meanwhile();
                     assert!(
                         start.elapsed() < Duration::from_secs(60),
                         "the helper has no pipe"
@@ -74,7 +86,7 @@ impl Place {
                     thread::yield_now();
                 }
                 // Whatever it says, it is there.
-                _ => return server,
+                _ => return,
             }
         }
     }
@@ -264,4 +276,83 @@ fn a_listener_cannot_be_passed_and_that_is_said() {
         matches!(refused, Err(Error::Helper(HelperError::Unsupported { .. }))),
         "{refused:?}"
     );
+}
+
+/// A service as `devbox helper install` makes it, under a name of its own.
+struct Installed(String);
+
+impl Installed {
+    fn of(place: &Place, test: &str) -> Self {
+        let service = Self(format!("devbox-{}-{test}", std::process::id()));
+        let mut command = format!("\"{HELPER}\" service");
+        for argument in place.arguments() {
+            command += &format!(" \"{}\"", argument.display());
+        }
+        let made = service.sc("create", &["binPath=", &command, "start=", "demand"]);
+        assert!(made.0, "{}", made.1);
+        service
+    }
+
+    /// Whether it was done, and what was said.
+    fn sc(&self, verb: &str, words: &[&str]) -> (bool, String) {
+        let said = Command::new("sc.exe")
+            .args([verb, &self.0])
+            .args(words)
+            .output()
+            .unwrap();
+        (
+            said.status.success(),
+            String::from_utf8_lossy(&said.stdout).into_owned(),
+        )
+    }
+
+    /// Waits until it has stopped, and gives its two exit codes.
+    fn stopped(&self) -> (String, String) {
+        let start = Instant::now();
+        loop {
+            let (_, told) = self.sc("query", &[]);
+            let number = |name: &str| {
+                let line = told.lines().find(|line| line.trim_start().starts_with(name));
+                let number = line.and_then(|line| line.split(':').nth(1)?.split_whitespace().next());
+                number.unwrap_or_default().to_owned()
+            };
+            if number("STATE") == "1" {
+                return (number("WIN32_EXIT_CODE"), number("SERVICE_EXIT_CODE"));
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "{told}");
+        }
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        self.sc("stop", &[]);
+        self.sc("delete", &[]);
+    }
+}
+
+#[test]
+fn a_service_is_started_by_its_manager_and_undoes_everything_when_it_is_stopped() {
+    let place = Place::own("service");
+    let service = Installed::of(&place, "service");
+    let started = service.sc("start", &[]);
+    assert!(started.0, "{}", started.1);
+    place.await_pipe(|| {});
+    let mut client = place.connect();
+    client.set_hosts(block("devbox-one", "orders.backend")).unwrap();
+    assert_ne!(place.hosts(), ORIGINAL);
+    let told = service.sc("stop", &[]);
+    assert!(told.0, "{}", told.1);
+    assert_eq!(service.stopped(), ("0".to_owned(), "0".to_owned()));
+    assert_eq!(place.hosts(), ORIGINAL);
+}
+
+#[test]
+fn a_service_that_cannot_serve_tells_its_manager_that_it_failed() {
+    let place = Place::own("failure");
+    fs::remove_file(place.dir.path().join("policy.toml")).unwrap();
+    let service = Installed::of(&place, "failure");
+    service.sc("start", &[]);
+    // ERROR_SERVICE_SPECIFIC_ERROR, and ours.
+    assert_eq!(service.stopped(), ("1066".to_owned(), "1".to_owned()));
 }

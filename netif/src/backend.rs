@@ -40,7 +40,7 @@ pub trait Backend: Send {
     fn undo(&mut self, changes: &[Change]) -> Vec<Result<Undone, ChangeError>>;
 
     /// A descriptor of a [`Kind::Tun`](crate::Kind::Tun) interface that this backend made: packets without a header before them (on macOS
-    /// with the four bytes of their family). The interface stays for as long as anybody has one.
+    /// with the four bytes of their family). On Windows they are read by Wintun's own calls, and there is no descriptor. The interface stays for as long as anybody has one.
     ///
     /// # Errors
     /// [`ChangeError::Missing`] where this backend made none of that name, [`ChangeError::Unsupported`].
@@ -149,6 +149,9 @@ pub struct Capabilities {
     pub dummy: Support,
     /// [`Kind::Tun`](crate::Kind::Tun) interfaces.
     pub tun: Support,
+    /// Whether packets to the addresses of a TUN interface stay on this machine, so that it can stand in for a dummy interface. On macOS
+    /// they go to the program that reads its packets.
+    pub tun_is_local: bool,
     /// Addresses on [`Device::Loopback`](crate::Device::Loopback).
     pub loopback: Support,
     /// [`RouteKind::Local`](crate::RouteKind::Local) routes, which make a whole prefix this machine's own.
@@ -173,6 +176,7 @@ impl Capabilities {
         Self {
             dummy: missing(),
             tun: missing(),
+            tun_is_local: false,
             loopback: missing(),
             local_routes: missing(),
             unicast_routes: missing(),

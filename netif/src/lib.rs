@@ -13,6 +13,8 @@
 #[doc(hidden)]
 pub mod aliases;
 mod backend;
+#[doc(hidden)]
+pub mod bsd;
 mod change;
 pub mod conflict;
 mod error;

@@ -45,7 +45,7 @@ pub struct Seen {
     pub up: bool,
     /// Its longest packet in bytes.
     pub mtu: u32,
-    /// What anybody wrote beside it (Linux).
+    /// What anybody wrote beside it (Linux), or the name by which this process asked for it where the system has one of its own.
     pub alias: Option<String>,
     /// What it has carried.
     pub statistics: Statistics,

@@ -163,14 +163,15 @@ fn choose(can: &Capabilities, wanted: Place, reasons: &mut Vec<Reason>) -> Place
             Place::Tun => (&can.tun, Place::Loopback),
             Place::Loopback => return place,
         };
-        let Support::Missing(why) = support else {
-            return place;
+        let why = match support {
+            Support::Missing(why) => why.clone(),
+            // Nobody who wanted a dummy interface reads packets.
+            Support::Available if place == Place::Tun && wanted == Place::Dummy && !can.tun_is_local => {
+                "packets to its addresses go to the program that reads it".to_owned()
+            }
+            Support::Available => return place,
         };
-        reasons.push(Reason::Fallback {
-            from: place,
-            to,
-            why: why.clone(),
-        });
+        reasons.push(Reason::Fallback { from: place, to, why });
         place = to;
     }
 }
@@ -285,6 +286,7 @@ mod tests {
         Capabilities {
             dummy: available(),
             tun: available(),
+            tun_is_local: true,
             loopback: available(),
             local_routes: available(),
             unicast_routes: available(),
@@ -391,6 +393,32 @@ mod tests {
                 "no resolver rule: this system asks servers only at port 53, not 127.77.0.1:5353",
             ]
         );
+    }
+
+    #[test]
+    fn a_tun_interface_whose_addresses_are_not_local_is_taken_only_by_who_reads_it() {
+        let mut can = Capabilities {
+            tun: Support::Available,
+            loopback: Support::Available,
+            ..Capabilities::none("macOS has none")
+        };
+        let mut wanted = wanted();
+        wanted.subnets.truncate(0);
+        wanted.resolver = None;
+        assert_eq!(plan(&can, &wanted).place, Place::Loopback);
+        let (_, reasons) = texts(&plan(&can, &wanted));
+        assert_eq!(
+            reasons,
+            [
+                "a TUN interface rather than a dummy interface: macOS has none",
+                "the loopback interface rather than a TUN interface: packets to its addresses go to the program that reads it",
+            ]
+        );
+        wanted.place = Place::Tun;
+        assert_eq!(plan(&can, &wanted).place, Place::Tun);
+        can.tun_is_local = true;
+        wanted.place = Place::Dummy;
+        assert_eq!(plan(&can, &wanted).place, Place::Tun);
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod machine;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,7 @@ impl Recording {
             capabilities: Capabilities {
                 dummy: Support::Available,
                 tun: Support::Available,
+                tun_is_local: true,
                 loopback: Support::Available,
                 local_routes: Support::Available,
                 unicast_routes: Support::Available,
@@ -71,16 +72,15 @@ impl Recording {
     /// [`Error::System`] where the file cannot be read or made, or has other lines than those of this type.
     pub fn at(owner: Owner, path: &Path) -> Result<Self, Error> {
         let open = || {
-            let file = OpenOptions::new()
-                .read(true)
-                .append(true)
-                .create(true)
-                .open(path)?;
+            let log = Log {
+                path: path.to_owned(),
+                read_bytes: 0,
+            };
             let mut recording = Self {
-                log: Some(Log { file, read_bytes: 0 }),
+                log: Some(log),
                 ..Self::new(owner)
             };
-            recording.catch_up()?;
+            recording.with(|_, _| Ok(()))?;
             Ok(recording)
         };
         open().map_err(|source| Error::System {
@@ -145,31 +145,21 @@ impl Recording {
         &mut self,
         work: impl FnOnce(&mut Machine, &mut dyn FnMut(&mut Machine, Line) -> io::Result<()>) -> io::Result<T>,
     ) -> io::Result<T> {
-        if let Some(log) = &self.log {
-            log.file.lock()?;
-        }
-        let done = self.catch_up().and_then(|()| {
-            let log = &mut self.log;
-            work(&mut self.machine, &mut |machine, line| {
-                if let Some(log) = log {
-                    log.write(&line)?;
-                }
+        let Some(log) = &mut self.log else {
+            return work(&mut self.machine, &mut |machine, line| {
                 machine.replay(line);
                 Ok(())
-            })
-        });
-        if let Some(log) = &self.log {
-            log.file.unlock()?;
-        }
-        done
-    }
-
-    fn catch_up(&mut self) -> io::Result<()> {
-        let Some(log) = &mut self.log else { return Ok(()) };
-        for line in log.read()? {
+            });
+        };
+        let mut file = log.open()?;
+        for line in log.read(&mut file)? {
             self.machine.replay(line);
         }
-        Ok(())
+        work(&mut self.machine, &mut |machine, line| {
+            log.write(&mut file, &line)?;
+            machine.replay(line);
+            Ok(())
+        })
     }
 
     /// Handles each change, whatever happened to the others.
@@ -300,27 +290,42 @@ enum Line {
 /// The machine's history in a file, a line for each thing that happened.
 #[derive(Debug)]
 struct Log {
-    file: File,
+    path: PathBuf,
     read_bytes: u64,
 }
 
 impl Log {
-    fn write(&mut self, line: &Line) -> io::Result<()> {
+    /// The file, which nobody else reads or writes until it is closed. (Wine refuses to unlock one that stays open.)
+    fn open(&self) -> io::Result<File> {
+        // Not to append only: on Windows such a file cannot be cut short.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&self.path)?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    /// Behind everything that is there, which has been read before.
+    fn write(&mut self, file: &mut File, line: &Line) -> io::Result<()> {
         let mut text = serde_json::to_string(line)?;
         text.push('\n');
-        self.file.write_all(text.as_bytes())?;
+        file.seek(SeekFrom::Start(self.read_bytes))?;
+        file.write_all(text.as_bytes())?;
         self.read_bytes += text.len() as u64;
         Ok(())
     }
 
     /// What others wrote since the last time. Whoever was killed in the middle of a line did not do what it says.
-    fn read(&mut self) -> io::Result<Vec<Line>> {
-        self.file.seek(SeekFrom::Start(self.read_bytes))?;
+    fn read(&mut self, file: &mut File) -> io::Result<Vec<Line>> {
+        file.seek(SeekFrom::Start(self.read_bytes))?;
         let mut text = String::new();
-        self.file.read_to_string(&mut text)?;
+        file.read_to_string(&mut text)?;
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         if whole < text.len() {
-            self.file.set_len(self.read_bytes + whole as u64)?;
+            file.set_len(self.read_bytes + whole as u64)?;
         }
         self.read_bytes += whole as u64;
         let lines = text.get(..whole).unwrap_or_default().lines();

@@ -27,6 +27,7 @@ cfg_if::cfg_if! {
         mod bsd;
         mod macos;
         mod unix;
+        mod utun;
         pub(crate) use bsd::Machine;
         pub(crate) use macos::Source;
         pub(crate) use unix::Interrupter;
@@ -36,6 +37,8 @@ cfg_if::cfg_if! {
     } else if #[cfg(target_os = "freebsd")] {
         mod bsd;
         mod other;
+        #[path = "sys/no_utun.rs"]
+        mod utun;
         pub(crate) use bsd::Machine;
         pub(crate) use other::{Interrupter, Source};
     } else {

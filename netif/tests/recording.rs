@@ -138,18 +138,15 @@ fn a_machine_in_a_file_outlives_its_process_and_is_shared() {
     ];
     let mut first = Recording::at(owner(), &file).unwrap();
     let mut other = Recording::at(owner(), &file).unwrap();
-    assert!(
-        first
-            .apply(&changes)
-            .iter()
-            .all(|applied| matches!(applied, Ok(Applied::Added)))
-    );
-    assert!(
-        other
-            .apply(&changes)
-            .iter()
-            .all(|applied| matches!(applied, Ok(Applied::Present)))
-    );
+    for (machine, becomes) in [(&mut first, Applied::Added), (&mut other, Applied::Present)] {
+        let applied = machine.apply(&changes);
+        assert!(
+            applied
+                .iter()
+                .all(|applied| matches!(applied, Ok(applied) if *applied == becomes)),
+            "{applied:?}"
+        );
+    }
     drop(first);
     // Whoever was killed in the middle of a line did not do what it says.
     std::io::Write::write_all(

@@ -1,9 +1,10 @@
 //! The real registry of a Windows machine, or of Wine, as an administrator.
 #![cfg(windows)]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use netif::{
-    Applied, Backend, Change, ChangeError, Found, InterfaceName, Owner, ResolverRule, Suffix, Undone,
+    Applied, Backend, Change, ChangeError, Found, Interface, InterfaceName, Kind, Owner, Place, Reason,
+    ResolverRule, Subnet, Suffix, Support, Undone, Wanted, plan,
 };
 use windows_registry::LOCAL_MACHINE;
 
@@ -86,4 +87,76 @@ fn a_server_at_another_port_is_refused() {
         matches!(refused, Err(ChangeError::Unsupported { .. })),
         "{refused:?}"
     );
+}
+
+/// `wintun.dll` comes with whoever wants interfaces, beside their program; there is none beside this one.
+#[test]
+fn without_wintun_there_is_no_interface_and_a_plan_takes_loopback_and_says_why() {
+    let mut machine = machine();
+    let can = machine.capabilities();
+    let Support::Missing(why) = &can.tun else {
+        panic!("there is a wintun.dll beside this test")
+    };
+    assert!(
+        why.starts_with("there is no ") && why.ends_with(r"\wintun.dll"),
+        "{why}"
+    );
+    let name = InterfaceName::new("devbox0").unwrap();
+    let wanted = Change::Interface(Interface::new(name.clone(), Kind::Tun));
+    let refused = only(machine.apply(std::slice::from_ref(&wanted)));
+    assert!(
+        matches!(&refused, Err(ChangeError::Unsupported { what }) if what.contains(why)),
+        "{refused:?}"
+    );
+    assert_eq!(only(machine.undo(&[wanted])).unwrap(), Undone::Gone);
+    assert!(matches!(
+        machine.open_tun(&name),
+        Err(ChangeError::Missing { .. })
+    ));
+    let plan = plan(
+        &can,
+        &Wanted {
+            place: Place::Tun,
+            interface: name,
+            mtu: None,
+            metric: None,
+            subnets: vec![Subnet {
+                prefix: "10.107.0.0/16".parse().unwrap(),
+                addresses: vec!["10.107.3.4".parse().unwrap()],
+            }],
+            resolver: None,
+        },
+    );
+    assert_eq!(
+        plan.reasons,
+        [Reason::Fallback {
+            from: Place::Tun,
+            to: Place::Loopback,
+            why: why.clone()
+        }]
+    );
+    assert_eq!(plan.changes[0].to_string(), "address 10.107.3.4/32 on loopback");
+}
+
+#[test]
+fn what_is_there_is_seen_with_the_names_of_its_interfaces() {
+    let seen = machine().observe().unwrap();
+    let loopback = seen
+        .interfaces
+        .iter()
+        .find(|interface| interface.kind == "loopback");
+    let loopback = loopback.unwrap_or_else(|| panic!("{:?}", seen.interfaces));
+    assert!(loopback.up && !loopback.name.is_empty(), "{loopback:?}");
+    let is_local = |address: &&netif::observed::SeenAddress| address.address.addr().is_loopback();
+    let local: Vec<_> = seen.addresses.iter().filter(is_local).collect();
+    assert!(
+        !local.is_empty() && local.iter().all(|address| address.interface == loopback.name),
+        "{local:?}"
+    );
+    for route in &seen.routes {
+        assert!(
+            seen.interface(&route.interface).is_some() && !route.ours,
+            "{route:?}"
+        );
+    }
 }

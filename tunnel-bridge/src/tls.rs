@@ -3,6 +3,9 @@
 //! Whom a client trusts and what it shows is in [`Trust`]; [`Acceptor`] is the server's side, which may ask for a client's
 //! certificate ([`ServerOptions::client_ca`]) and then knows who it is ([`peer_identity`]).
 
+#[cfg(feature = "websocket")]
+mod prepared;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,6 +30,8 @@ use tokio_rustls::{TlsConnector, client, server};
 
 use crate::dial::{self, Progress, Proxies, ReachError, Reached, Road};
 use crate::{Error, Link, Pin, Refusal, RefusalKind, Role, StreamCarrier, Trust};
+#[cfg(feature = "websocket")]
+pub use prepared::Prepared;
 
 /// The protocol's name in the handshake (RFC 7301) of a link that runs over TLS with nothing in between.
 pub const LINK_ALPN: &[u8] = b"devbox-tunnel/1";
@@ -234,40 +239,6 @@ pub(crate) fn fault_of(error: &io::Error) -> Option<Fault> {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct TlsFailure(String);
-
-/// A client's TLS configuration that was made elsewhere, from settings that [`Trust`] does not know: those of a kubeconfig.
-#[derive(Clone)]
-pub struct Prepared {
-    config: Arc<ClientConfig>,
-    server_name: Option<String>,
-}
-
-impl Prepared {
-    /// Uses `config`, and checks the server's certificate for `server_name` instead of the host that is connected to, if there is one.
-    #[must_use]
-    pub fn new(config: impl Into<Arc<ClientConfig>>, server_name: Option<String>) -> Prepared {
-        Prepared {
-            config: config.into(),
-            server_name,
-        }
-    }
-
-    pub(crate) fn config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.config)
-    }
-
-    pub(crate) fn server_name(&self) -> Option<&str> {
-        self.server_name.as_deref()
-    }
-}
-
-impl fmt::Debug for Prepared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Prepared")
-            .field("server_name", &self.server_name)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Makes TLS connections to one server. Their sessions are resumed, so one value serves many connections. Cloning is cheap.
 ///

@@ -41,6 +41,7 @@ pub(crate) fn test(may_install: bool, filters: &[String], all: bool) -> Result<E
                 "warnings",
             ]))
         });
+        steps.step("features", |_| features());
     }
     // In release mode, as the README's first command builds it: the tests run the program that is shipped.
     steps.step("build", |_| build());
@@ -104,6 +105,26 @@ pub(crate) fn attack(names: &[String]) -> Result<bool> {
 
 fn done(command: &mut Command) -> Result<Done> {
     succeed(command)?;
+    Ok(Done::passed())
+}
+
+/// Libraries that are built with less than their default features, and with what: nothing, or these.
+const FEATURES: &[(&str, &[&str])] = &[
+    ("devbox-engine", &["", "direct", "gateway"]),
+    ("ipalloc", &[""]),
+    ("nameserver", &["", "server"]),
+    ("tunnel-bridge", &["", "tls", "websocket", "tls,websocket"]),
+];
+
+/// What is used only with a feature is no dead code without it.
+fn features() -> Result<Done> {
+    for (package, combinations) in FEATURES {
+        for combination in *combinations {
+            let features = format!("--features={combination}");
+            let check = ["clippy", "--package", package, "--no-default-features", &features];
+            succeed(cargo().args(check).args(["--locked", "--", "-D", "warnings"]))?;
+        }
+    }
     Ok(Done::passed())
 }
 

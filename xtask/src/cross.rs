@@ -1,4 +1,5 @@
-//! `cargo xtask cross`: checks the workspace for Windows and macOS, and runs the tests of its portable crates under Wine.
+//! `cargo xtask cross`: checks the workspace for Windows and macOS, and for FreeBSD the crates that know it, and runs the tests of the
+//! portable crates under Wine.
 //!
 //! A toolchain from rustup has only the standard library of the system it runs on. Debian's newer Rust (`rustc-web`) comes with
 //! the library's source, so that it can be built for another target. All the tools are Debian packages; where they cannot be
@@ -6,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,13 +20,30 @@ use crate::test_output::TestOutput;
 
 const WINDOWS: &str = "x86_64-pc-windows-gnu";
 const MACOS: &str = "aarch64-apple-darwin";
+const FREEBSD: &str = "x86_64-unknown-freebsd";
 
-/// Crates whose tests behave the same on every system. The tests of the others are about one system, or about sockets, which
-/// behave differently under Wine.
-const TESTED_UNDER_WINE: &[&str] = &["hostsfile", "ipalloc", "service-catalog", "tunnel-proto"];
+/// Everything but the end-to-end tests, which are only for Linux.
+const WORKSPACE: &[&str] = &["--workspace", "--exclude", "devbox-tests"];
 
-/// Crates with tests in `tests/windows.rs`: of a real registry and real pipes.
-const TESTED_ON_WINDOWS: &[&str] = &["devbox-helper", "netif"];
+/// What knows FreeBSD as a system of its own.
+const KNOW_FREEBSD: &[&str] = &[
+    "--package",
+    "netif",
+    "--package",
+    "devbox-helper-client",
+    "--package",
+    "devbox-helper",
+];
+
+/// Crates whose tests behave the same on every system, or are for Windows. The tests of the others are about another system, or about
+/// sockets, which behave differently under Wine.
+const TESTED_UNDER_WINE: &[&str] = &["hostsfile", "ipalloc", "netif", "service-catalog", "tunnel-proto"];
+
+/// The library that Rust's std takes random numbers from.
+const PROCESS_PRNG: &str = "bcryptprimitives.dll";
+
+/// Crates with tests in `tests/windows.rs`: of a real registry, real pipes and a real service.
+const TESTED_ON_WINDOWS: &[&str] = &["devbox-helper"];
 
 /// Tests of those crates that cannot pass under Wine, and why.
 const NOT_UNDER_WINE: &[(&str, &str)] = &[
@@ -57,8 +75,9 @@ pub(crate) fn steps(steps: &mut Steps, may_install: bool) {
                 .map_or_else(|| work(skips), |why| Ok(Done::Skipped(why.clone())))
         });
     };
-    step("windows", |_| check(WINDOWS));
-    step("macos", |_| check(MACOS));
+    step("windows", |_| check(WINDOWS, WORKSPACE));
+    step("macos", |_| check(MACOS, WORKSPACE));
+    step("freebsd", |_| check(FREEBSD, KNOW_FREEBSD));
     step("wine", tests_under_wine);
 }
 
@@ -96,14 +115,10 @@ fn cargo(target: &str, std_parts: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Checks everything but the end-to-end tests, which are only for Linux.
-fn check(target: &str) -> Result<Done> {
+fn check(target: &str, packages: &[&str]) -> Result<Done> {
     fs::create_dir_all(folder())?;
-    let mut command = cargo(
-        target,
-        "std,panic_abort",
-        &["check", "--workspace", "--exclude", "devbox-tests", "--quiet"],
-    );
+    let mut command = cargo(target, "std,panic_abort", &["check", "--quiet"]);
+    command.args(packages);
     if target == MACOS {
         let (compiler, archiver) = compiler_of_nothing()?;
         command
@@ -192,18 +207,28 @@ impl Wine {
         let library = process_prng()?;
         let prefix = folder().join("wine");
         fs::create_dir_all(&prefix)?;
-        // Single quotes are enough: the folders are ours, and their names contain no quotes.
-        let quoted = |path: &Path| format!("'{}'", path.display());
+        // Single quotes are enough: the folder is ours, and its name contains no quotes.
         let text = format!(
-            "#!/bin/sh\nexport WINEPREFIX={} WINEDEBUG=-all WINEPATH={}\n\
-             export WINEDLLOVERRIDES='mscoree,mshtml=;bcryptprimitives=n,b'\nexec wine \"$@\"\n",
-            quoted(&prefix),
-            quoted(library.parent().unwrap_or(&library)),
+            "#!/bin/sh\nexport WINEPREFIX='{}' WINEDEBUG=-all WINEDLLOVERRIDES='mscoree,mshtml='\nexec wine \"$@\"\n",
+            prefix.display(),
         );
         let runner = script("run-under-wine", &text)?;
         let wine = Self { runner, prefix };
         wine.server("-p")?;
         quiet(Command::new(&wine.runner).arg("wineboot"))?;
+        // Where every program finds it: a service has an environment of its own, without these variables.
+        let system = wine.prefix.join("drive_c/windows/system32").join(PROCESS_PRNG);
+        fs::copy(&library, &system).with_context(|| system.display().to_string())?;
+        quiet(Command::new(&wine.runner).args([
+            "reg.exe",
+            "add",
+            r"HKCU\Software\Wine\DllOverrides",
+            "/v",
+            "bcryptprimitives",
+            "/d",
+            "native,builtin",
+            "/f",
+        ]))?;
         Ok(wine)
     }
 
@@ -243,10 +268,7 @@ fn process_prng() -> Result<PathBuf> {
             return SystemFunction036(data, (ULONG)length);\n}\n";
     let folder = folder().join("dll");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let (source, library) = (
-        folder.join("bcryptprimitives.c"),
-        folder.join("bcryptprimitives.dll"),
-    );
+    let (source, library) = (folder.join("bcryptprimitives.c"), folder.join(PROCESS_PRNG));
     fs::write(&source, SOURCE)?;
     let mut compiler = program_in_root("x86_64-w64-mingw32-gcc");
     compiler.args([

@@ -6,7 +6,7 @@ use std::mem::{MaybeUninit, size_of};
 use devbox_helper_client::Descriptor;
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::{Credentials, Started};
+use super::{Credentials, Started, audit_token};
 
 /// Microseconds since 1970. A zombie counts as ended.
 pub(crate) fn started(pid: u32) -> io::Result<Started> {
@@ -41,16 +41,17 @@ pub(crate) fn boot() -> &'static str {
     "0"
 }
 
-/// LOCAL_PEERCRED and LOCAL_PEERPID (unix(4)).
+/// LOCAL_PEERCRED (unix(4)), which is who connected, and LOCAL_PEERTOKEN (sys/un.h), which is the process at the other end.
 pub(crate) fn credentials(socket: &Descriptor) -> io::Result<Credentials> {
     let peer = getsockopt(socket, sockopt::LocalPeerCred)?;
-    let pid = getsockopt(socket, sockopt::LocalPeerPid)?;
+    let token = getsockopt(socket, sockopt::LocalPeerToken)?;
+    let pid = audit_token::pid_of(token.val, peer.uid())?;
     let groups = peer.groups();
     Ok(Credentials {
         uid: peer.uid(),
         gid: groups.first().copied().unwrap_or(u32::MAX),
         groups: groups.to_vec(),
-        pid: u32::try_from(pid).map_err(io::Error::other)?,
+        pid,
         program: None,
     })
 }

@@ -9,6 +9,8 @@ struct Loopback {
 }
 
 impl System for Loopback {
+    type Tunnel = std::convert::Infallible;
+
     fn observe(&mut self) -> io::Result<Observed> {
         Ok(Observed::default())
     }
@@ -36,6 +38,10 @@ impl System for Loopback {
 
     fn whole_127(&self) -> bool {
         false
+    }
+
+    fn tunnels(&mut self) -> Result<&mut dyn Tunnels<Tunnel = Self::Tunnel>, String> {
+        Err("it reads no packets".to_owned())
     }
 }
 
@@ -154,6 +160,10 @@ fn what_such_a_system_lacks_is_told_before_and_when_it_is_tried() {
     let capabilities = machine.capabilities();
     assert!(
         capabilities.loopback.is_available() && !capabilities.dummy.is_available() && !capabilities.whole_127
+    );
+    assert_eq!(
+        capabilities.tun,
+        Support::Missing("it reads no packets".to_owned())
     );
     let interface = Change::Interface(crate::Interface::new(
         InterfaceName::new("devbox0").unwrap(),

@@ -1,32 +1,130 @@
-//! Aliases of `lo0` by ifconfig(8), which takes the same words on macOS and FreeBSD.
+//! Command lines of ifconfig(8) and route(8): aliases of `lo0` on macOS and FreeBSD, which take the same words, and macOS's utun
+//! interfaces.
+
+use std::fmt;
 
 use ipnet::IpNet;
 
-/// The words that add an alias.
-pub fn add(address: IpNet) -> Vec<String> {
-    let words = match address {
-        IpNet::V4(v4) => vec![
-            "lo0".to_owned(),
-            "inet".to_owned(),
-            v4.addr().to_string(),
-            "netmask".to_owned(),
-            v4.netmask().to_string(),
-        ],
-        IpNet::V6(v6) => vec![
-            "lo0".to_owned(),
-            "inet6".to_owned(),
-            v6.addr().to_string(),
-            "prefixlen".to_owned(),
-            v6.prefix_len().to_string(),
-        ],
-    };
-    words.into_iter().chain(["alias".to_owned()]).collect()
+use crate::Interface;
+
+/// The loopback interface.
+pub const LOOPBACK: &str = "lo0";
+
+// Root's programs are not looked for in a `PATH`.
+const IFCONFIG: &str = "/sbin/ifconfig";
+const ROUTE: &str = "/sbin/route";
+
+/// A program and its arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine {
+    pub program: &'static str,
+    pub words: Vec<String>,
 }
 
-/// The words that remove an alias.
-pub fn remove(address: IpNet) -> Vec<String> {
+impl CommandLine {
+    fn new(program: &'static str, words: &[&str]) -> Self {
+        Self {
+            program,
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
+        }
+    }
+
+    /// Whether the program failed: route(8) may say that only on its standard error.
+    pub fn has_failed(&self, succeeded: bool, stderr: &str) -> bool {
+        !succeeded || (self.program == ROUTE && !stderr.trim().is_empty())
+    }
+}
+
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.program, self.words.join(" "))
+    }
+}
+
+/// Adds an alias of the loopback interface.
+pub fn add(address: IpNet) -> CommandLine {
+    match address {
+        IpNet::V4(v4) => CommandLine::new(
+            IFCONFIG,
+            &[
+                LOOPBACK,
+                "inet",
+                &v4.addr().to_string(),
+                "netmask",
+                &v4.netmask().to_string(),
+                "alias",
+            ],
+        ),
+        IpNet::V6(v6) => add_v6(LOOPBACK, v6),
+    }
+}
+
+/// Removes an alias of an interface.
+pub fn remove(interface: &str, address: IpNet) -> CommandLine {
     let family = if address.addr().is_ipv4() { "inet" } else { "inet6" };
-    ["lo0", family, &address.addr().to_string(), "-alias"]
-        .map(str::to_owned)
-        .into()
+    CommandLine::new(
+        IFCONFIG,
+        &[interface, family, &address.addr().to_string(), "-alias"],
+    )
+}
+
+fn add_v6(interface: &str, v6: ipnet::Ipv6Net) -> CommandLine {
+    CommandLine::new(
+        IFCONFIG,
+        &[
+            interface,
+            "inet6",
+            &v6.addr().to_string(),
+            "prefixlen",
+            &v6.prefix_len().to_string(),
+            "alias",
+        ],
+    )
+}
+
+/// Brings a utun up.
+pub fn up(utun: &str, interface: &Interface) -> CommandLine {
+    match interface.mtu {
+        Some(mtu) => CommandLine::new(IFCONFIG, &[utun, "mtu", &mtu.to_string(), "up"]),
+        None => CommandLine::new(IFCONFIG, &[utun, "up"]),
+    }
+}
+
+/// Takes a utun down, so that nothing is sent to whoever has its descriptor still.
+pub fn down(utun: &str) -> CommandLine {
+    CommandLine::new(IFCONFIG, &[utun, "down"])
+}
+
+/// Adds an address of a utun. It is a point-to-point interface, whose IPv4 addresses name the other end too, and make no route of
+/// their prefix.
+pub fn add_to_utun(utun: &str, address: IpNet) -> CommandLine {
+    match address {
+        IpNet::V4(v4) => {
+            let (text, mask) = (v4.addr().to_string(), v4.netmask().to_string());
+            CommandLine::new(IFCONFIG, &[utun, "inet", &text, &text, "netmask", &mask, "alias"])
+        }
+        IpNet::V6(v6) => add_v6(utun, v6),
+    }
+}
+
+/// Adds a route that leaves by a utun.
+pub fn add_route(utun: &str, destination: IpNet) -> CommandLine {
+    route("add", utun, destination)
+}
+
+/// Removes it.
+pub fn remove_route(utun: &str, destination: IpNet) -> CommandLine {
+    route("delete", utun, destination)
+}
+
+fn route(verb: &str, utun: &str, destination: IpNet) -> CommandLine {
+    let family = if destination.addr().is_ipv4() {
+        "-inet"
+    } else {
+        "-inet6"
+    };
+    CommandLine::new(
+        ROUTE,
+        &["-n", verb, family, &destination.to_string(), "-interface", utun],
+    )
 }

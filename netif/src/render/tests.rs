@@ -1,7 +1,7 @@
 use std::fmt::Write as _;
 
 use super::netlink::{Everything, Request, alias, read_alias};
-use super::{ifconfig, nrpt, resolvectl, resolver_file};
+use super::{ifconfig, ip_helper, nrpt, resolvectl, resolver_file};
 use crate::{Device, Interface, InterfaceName, Kind, Owner, ResolverRule, Route, RouteKind, Suffix};
 
 fn owner() -> Owner {
@@ -111,8 +111,8 @@ fn snapshot_of_command_lines_and_files() {
         writeln!(text, "resolvectl {}", line.join(" ")).unwrap();
     }
     for address in ["127.77.3.4/32", "10.107.3.4/16", "fd77::4/128"].map(|address| address.parse().unwrap()) {
-        writeln!(text, "ifconfig {}", ifconfig::add(address).join(" ")).unwrap();
-        writeln!(text, "ifconfig {}", ifconfig::remove(address).join(" ")).unwrap();
+        writeln!(text, "{}", ifconfig::add(address)).unwrap();
+        writeln!(text, "{}", ifconfig::remove(ifconfig::LOOPBACK, address)).unwrap();
     }
     writeln!(
         text,
@@ -121,6 +121,56 @@ fn snapshot_of_command_lines_and_files() {
     )
     .unwrap();
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn route_tells_failures_on_its_standard_error_and_ifconfig_by_its_status() {
+    let address = "10.107.0.0/16".parse().unwrap();
+    let (route, alias) = (ifconfig::add_route("utun7", address), ifconfig::add(address));
+    assert!(route.has_failed(true, "route: writing to routing socket: File exists\n"));
+    assert!(route.has_failed(false, "") && alias.has_failed(false, ""));
+    assert!(!route.has_failed(true, "\n") && !alias.has_failed(true, "ifconfig: a warning\n"));
+}
+
+#[test]
+fn snapshot_of_the_ip_helper() {
+    let mut text = String::new();
+    let luid = 0x0035_0000_0700_0000;
+    for address in ["10.107.3.4/16", "fd77::4/128"].map(|address| address.parse().unwrap()) {
+        for place in [ip_helper::Place::Loopback, ip_helper::Place::Luid(luid)] {
+            writeln!(text, "{:?}", ip_helper::address(place, address)).unwrap();
+        }
+    }
+    for (destination, metric) in [("10.107.0.0/16", None), ("fd77::/64", Some(77))] {
+        let row = ip_helper::route(luid, destination.parse().unwrap(), metric);
+        writeln!(text, "{row:?}").unwrap();
+    }
+    for wanted in [
+        interface(Some(77)),
+        interface(None),
+        Interface::new(interface(None).name, Kind::Tun),
+    ] {
+        writeln!(text, "{:?}", ip_helper::adapter(&owner(), &wanted)).unwrap();
+        for row in ip_helper::settings(&wanted) {
+            writeln!(text, "  {row:?}").unwrap();
+        }
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn an_adapter_has_an_identifier_of_its_own_which_is_always_the_same() {
+    let guid = |name: &str| {
+        let name = InterfaceName::new(name).unwrap();
+        ip_helper::adapter(&owner(), &Interface::new(name, Kind::Tun)).guid
+    };
+    assert_eq!(guid("devbox0"), guid("devbox0"));
+    assert_ne!(guid("devbox0"), guid("devbox1"));
+    // Version 8, variant 10 (RFC 9562 §4).
+    assert_eq!(
+        (guid("devbox0") >> 76 & 0xf, guid("devbox0") >> 62 & 0b11),
+        (8, 0b10)
+    );
 }
 
 #[test]

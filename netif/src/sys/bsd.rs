@@ -1,4 +1,4 @@
-//! macOS and FreeBSD: aliases of `lo0` by ifconfig(8), and on macOS resolver rules in `/etc/resolver`.
+//! What macOS and FreeBSD do for us: getifaddrs(3), programs, and on macOS the sockets that utun interfaces are.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,35 +9,34 @@ use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
 
-use crate::aliases::{Aliases, Rules, System};
+use super::utun::{self, Utun};
+use crate::aliases::Aliases;
+use crate::backend::TunHandle;
+use crate::bsd::{Bsd, Os};
 use crate::observed::{Observed, Seen, SeenAddress, Statistics};
-use crate::render::ifconfig;
-use crate::resolver_files::ResolverFiles;
+use crate::render::ifconfig::CommandLine;
 use crate::{Error, Owner};
 
-/// Root's programs are not looked for in a `PATH`.
-const IFCONFIG: &str = "/sbin/ifconfig";
-
-const LOOPBACK: &str = "lo0";
-
 /// Such a machine's network.
-pub(crate) type Machine = Aliases<Bsd>;
+pub(crate) type Machine = Aliases<Bsd<System>>;
 
 #[derive(Debug)]
-pub(crate) struct Bsd {
-    rules: Option<ResolverFiles>,
-}
+pub(crate) struct System;
 
 impl Machine {
     #[expect(clippy::unnecessary_wraps, reason = "elsewhere it is a call that may fail")]
     pub(crate) fn open(owner: Owner) -> Result<Self, Error> {
-        let folder = std::path::Path::new("/etc/resolver");
-        let rules = cfg!(target_os = "macos").then(|| ResolverFiles::in_folder(folder));
-        Ok(Aliases::new(owner, Bsd { rules }))
+        Ok(if cfg!(target_os = "macos") {
+            crate::bsd::macos(owner, System, "/etc/resolver".as_ref())
+        } else {
+            crate::bsd::freebsd(owner, System)
+        })
     }
 }
 
-impl System for Bsd {
+impl Os for System {
+    type Utun = Utun;
+
     fn observe(&mut self) -> io::Result<Observed> {
         let mut interfaces = BTreeMap::new();
         let mut addresses = Vec::new();
@@ -75,28 +74,30 @@ impl System for Bsd {
         })
     }
 
-    fn addresses(&mut self) -> io::Result<Vec<IpNet>> {
-        let all = getifaddrs()?.filter(|seen| seen.interface_name == LOOPBACK);
-        Ok(all
-            .filter_map(|seen| network(seen.address.as_ref(), seen.netmask.as_ref()))
-            .collect())
+    fn run(&mut self, line: &CommandLine) -> io::Result<()> {
+        let output = Command::new(line.program)
+            .args(&line.words)
+            .env_clear()
+            .stdin(Stdio::null())
+            .output()?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        if line.has_failed(output.status.success(), &told) {
+            let told = told.lines().next().unwrap_or_default();
+            return Err(io::Error::other(format!("{line}: {told}")));
+        }
+        Ok(())
     }
 
-    fn add(&mut self, address: IpNet) -> io::Result<()> {
-        run(&ifconfig::add(address))
+    fn utun(&mut self) -> io::Result<Utun> {
+        utun::create()
     }
 
-    fn remove(&mut self, address: IpNet) -> io::Result<()> {
-        run(&ifconfig::remove(address))
+    fn name<'a>(&self, utun: &'a Utun) -> &'a str {
+        utun.name()
     }
 
-    fn rules(&mut self) -> Result<&mut dyn Rules, &'static str> {
-        let rules = self.rules.as_mut().map(|rules| rules as &mut dyn Rules);
-        rules.ok_or("this system keeps no servers for single suffixes")
-    }
-
-    fn whole_127(&self) -> bool {
-        false
+    fn handle(&mut self, utun: &Utun) -> io::Result<TunHandle> {
+        utun.handle()
     }
 }
 
@@ -117,21 +118,4 @@ fn ip(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
         (_, Some(v6)) => Some(v6.ip().into()),
         _ => None,
     }
-}
-
-fn run(words: &[String]) -> io::Result<()> {
-    let output = Command::new(IFCONFIG)
-        .args(words)
-        .env_clear()
-        .stdin(Stdio::null())
-        .output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let told = String::from_utf8_lossy(&output.stderr);
-    let told = told.lines().next().unwrap_or_default();
-    Err(io::Error::other(format!(
-        "{IFCONFIG} {}: {told}",
-        words.join(" ")
-    )))
 }

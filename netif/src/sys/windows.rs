@@ -6,6 +6,7 @@
 
 mod machine;
 mod policies;
+mod wintun;
 
 use std::ffi::c_void;
 use std::io;

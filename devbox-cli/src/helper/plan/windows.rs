@@ -86,12 +86,12 @@ pub(super) fn plan(user: &str) -> Plan {
                 "actions=",
                 "restart/100/restart/1000/restart/5000",
             ],
-            // Of all that the system may do: to learn who has opened the pipe.
+            // Of all that the system may do: to learn who has opened the pipe, and to load Wintun's driver.
             vec![
                 "sc.exe",
                 "privs",
                 "devbox-helper",
-                "SeChangeNotifyPrivilege/SeImpersonatePrivilege",
+                "SeChangeNotifyPrivilege/SeImpersonatePrivilege/SeLoadDriverPrivilege",
             ],
             vec!["sc.exe", "start", "devbox-helper"],
         ],

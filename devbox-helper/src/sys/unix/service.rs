@@ -136,21 +136,18 @@ pub(crate) fn log(_: &str, _: bool) -> bool {
     false
 }
 
-/// The unified log takes what syslog(3) is told; a message at `LOG_INFO` would be kept in memory only.
+/// The unified log takes what syslog(3) is told, under the program's name; a message at `LOG_INFO` would be kept in memory only. The
+/// crates for os_log(3) itself need Apple's C headers, or Swift, where they are built.
 #[cfg(target_vendor = "apple")]
-#[expect(unsafe_code, reason = "syslog(3) has no safe wrapper")]
 pub(crate) fn log(text: &str, is_refusal: bool) -> bool {
-    let Ok(text) = std::ffi::CString::new(text) else {
-        return false;
-    };
-    let level = if is_refusal {
-        libc::LOG_WARNING
+    use nix::syslog::{Facility, Priority, Severity, syslog};
+
+    let severity = if is_refusal {
+        Severity::LOG_WARNING
     } else {
-        libc::LOG_NOTICE
+        Severity::LOG_NOTICE
     };
-    // SAFETY: the format takes one text, and both end with a NUL and live through the call.
-    unsafe { libc::syslog(libc::LOG_AUTHPRIV | level, c"%s".as_ptr(), text.as_ptr()) };
-    true
+    syslog(Priority::new(severity, Facility::LOG_AUTH), text).is_ok()
 }
 
 /// A user, for the log.

@@ -236,6 +236,7 @@ impl Backend for Machine {
                 Ok(_) => rights.clone(),
                 Err(error) => Support::Missing(format!("/dev/net/tun: {error}")),
             },
+            tun_is_local: true,
             loopback: rights.clone(),
             local_routes: rights.clone(),
             unicast_routes: rights,
