@@ -134,7 +134,7 @@ impl Cluster {
 
     /// As a gateway in it, which users' messages do not call "you".
     #[must_use]
-    pub(crate) fn as_gateway(self) -> Self {
+    pub(crate) fn acting_as_gateway(self) -> Self {
         Self {
             who: Who::Gateway,
             ..self

@@ -274,15 +274,15 @@ impl Objects {
 
     /// This is what a namespace's team wants for its services.
     pub(crate) fn handle_team(&mut self, namespace: &Label, team: Option<Team>) {
-        let before = match team.clone() {
-            Some(team) => self.teams.insert(namespace.clone(), team),
-            None => self.teams.remove(namespace),
-        };
+        let before = self.teams.remove(namespace);
         if before != team {
             let either = [&before, &team].into_iter().flatten();
             let named = either.flat_map(Team::services);
             let ids = named.map(|name| ServiceId::new(namespace.clone(), name.clone()));
             self.changed.extend(ids);
+        }
+        if let Some(team) = team {
+            self.teams.insert(namespace.clone(), team);
         }
         self.heard_of(namespace, Resource::Team);
     }

@@ -172,7 +172,7 @@ impl Reviews {
     #[must_use]
     pub fn new(cluster: Cluster, audience: impl Into<String>) -> Self {
         Self {
-            cluster: cluster.as_gateway(),
+            cluster: cluster.acting_as_gateway(),
             audience: audience.into(),
             at_once: Semaphore::new(AT_ONCE),
             users: Mutex::new(Remembered::new(MAX_USERS)),
