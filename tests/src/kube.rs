@@ -207,8 +207,8 @@ impl Node {
     /// # Errors
     /// If it does not become ready.
     pub fn cluster_dns(&self) -> crate::Result {
-        let [_, _, number, _] = self.address()?.octets();
-        let address = format!("10.96.{}.10", 16 * number);
+        let services = fs::read_to_string(self.folder.join("services"))?;
+        let address = format!("{}.10", services.trim());
         let text = include_str!("../kube/cluster-dns.yaml").replace("ADDRESS", &address);
         self.apply(&text)?;
         let wanted = ["rollout", "status", "deployment/cluster-dns", "--timeout=120s"];
