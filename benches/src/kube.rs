@@ -32,8 +32,8 @@ const DIRECT: &str = "direct";
 /// How often each way is measured, in turns.
 const ROUNDS: usize = 3;
 
-/// Long enough for connections that are kept ready to be closed again.
-const IDLE: Duration = Duration::from_secs(25);
+/// Long enough for connections that are kept ready, or for another request, to be closed again.
+const IDLE: Duration = Duration::from_secs(100);
 
 fn run(report: &mut Report) -> Result<()> {
     let node = Node::find().context("use `cargo xtask bench kube`")?;
