@@ -1,10 +1,13 @@
 //! The API server is away for 20 s, and sessions go on when it is back.
 
+use std::io::Read as _;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use devbox_tests::kube::{GATEWAY_IMAGE, Node};
 use devbox_tests::{Caller, Exit, Outcome, Result, hosts, need_program, scenario, wait};
+use serde_json::Value;
 
 use crate::node::Started;
 use crate::user;
@@ -12,6 +15,8 @@ use crate::user;
 /// How long it is away, and how long a new connection waits for it.
 const AWAY: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(10);
+
+const REDIS: u16 = 6379;
 
 /// A new connection is held for as long as is said, and no longer. What asks begins up to a second after the clock does.
 fn ensure_patient(waited: Duration) -> Result {
@@ -127,7 +132,7 @@ fn streams_through_a_gateway_pod_wait_and_go_on() -> Outcome {
 }
 
 #[test]
-fn what_changed_while_it_was_away_is_seen_when_it_is_back() -> Outcome {
+fn the_status_says_why_a_connection_failed_and_what_changed_meanwhile_is_seen_when_it_is_back() -> Outcome {
     scenario(|scene| {
         let started = Started::beside(&Node::find()?, "catalog-away")?;
         let node = started.node();
@@ -144,6 +149,29 @@ fn what_changed_while_it_was_away_is_seen_when_it_is_back() -> Outcome {
         up.wait_for_line("a session that is ready", 4 * wait::SOON, |line| line == "ready")?;
         ensure!(hosts::lookup(&hosts_file, "later").is_none());
         node.stop("kube-apiserver")?;
+        let cache = hosts::lookup(&hosts_file, "cache").context("cache has no address")?;
+        let asked = Instant::now();
+        let answer = node.inside(|| {
+            let mut connection = TcpStream::connect((cache, REDIS))?;
+            connection.set_read_timeout(Some(PATIENCE + wait::SOON))?;
+            Ok(connection.read(&mut [0]))
+        })?;
+        ensure!(
+            answer.is_err() && asked.elapsed() < PATIENCE + wait::SOON,
+            "{answer:?}"
+        );
+        ensure_patient(asked.elapsed())?;
+        let words = ["status", "--context", "test", "--json"];
+        let status = user::devbox(scene, &namespace, &kubeconfig, &words)?.by(caller);
+        let status: Value = serde_json::from_str(&status.run(wait::SOON)?.expect_success()?.output())?;
+        let services = status["services"].as_array().into_iter().flatten();
+        let failures = services.filter_map(|service| service["ports"][0]["last_failure"].as_str());
+        ensure!(failures.eq(["link lost"]), "{status}");
+        let stale = status["providers"][0]["stale"].as_str();
+        ensure!(
+            stale.is_some_and(|why| why.starts_with("test is not reachable")),
+            "{status}"
+        );
         node.start("kube-apiserver")?;
         node.wait_until_served()?;
         namespace.kubectl(&["expose", "deployment/web", "--name=later", "--port=8080"])?;
