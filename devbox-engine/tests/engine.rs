@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::{IpAddr, SocketAddr};
+mod support;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +12,10 @@ use async_trait::async_trait;
 use devbox_engine::{Config, EngineEvent, Error, Event, ProviderConfig, Publish, StopReason};
 use devbox_provider::{ConnectError, Connection, Provider, Status, Wanted};
 use service_catalog::{Catalog, Port, Service, Source, SourceError, Update};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tunnel_bridge::direct::TcpDialer;
 use tunnel_bridge::{ByteStream, Dialer, Refusal, Target};
+
+use support::ask;
 
 /// One service, which every target of the catalog leads to.
 struct Fixed {
@@ -80,15 +83,6 @@ fn config(pool: &str, far_side: Fixed) -> Config {
         pools: vec![pool.parse().unwrap()],
         ..Config::new([ProviderConfig::custom("mine", far_side)])
     }
-}
-
-async fn ask(address: IpAddr, port: u16) -> String {
-    let mut stream = tokio::net::TcpStream::connect((address, port)).await.unwrap();
-    stream.write_all(b"hello").await.unwrap();
-    stream.shutdown().await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -12,7 +14,8 @@ use std::time::{Duration, Instant};
 use devbox_engine::{Config, Engine, Helper, ProviderConfig, Publish};
 use devbox_helper::Service;
 use netif::bsd::Rehearsal;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use support::ask;
 
 const ORIGINAL: &[u8] = b"127.0.0.1 localhost\n10.1.2.3 mine.example";
 /// Addresses that no other test has.
@@ -148,15 +151,6 @@ fn helper_of_a_mac() {
     let owner = netif::Owner::new("devbox").unwrap();
     service.backend = Box::new(netif::bsd::macos(owner, system, &dir.join("resolver")));
     service.run().unwrap();
-}
-
-async fn ask(address: std::net::IpAddr, port: u16) -> String {
-    let mut stream = tokio::net::TcpStream::connect((address, port)).await.unwrap();
-    stream.write_all(b"hello").await.unwrap();
-    stream.shutdown().await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
 }
 
 #[tokio::test]
