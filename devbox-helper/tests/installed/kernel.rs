@@ -5,7 +5,8 @@ use std::process::{Child, Command, Stdio};
 
 use devbox_helper_client::{InterfaceKind, NewInterface};
 
-use crate::stage::{Place, Process, block, eventually, strings};
+use crate::blocks::block;
+use crate::stage::{Place, Process, eventually, strings};
 
 /// A network namespace, which lasts as long as a program in it.
 struct Network {

@@ -7,7 +7,8 @@ use devbox_helper_client::{
     Client, Endpoint, Error, HelperError, InterfaceKind, NewInterface, NewResolver, Reply, Request,
 };
 
-use crate::stage::{Caller, ORIGINAL, Place, block, eventually, strings};
+use crate::blocks::block;
+use crate::stage::{Caller, ORIGINAL, Place, eventually, strings};
 
 const NOBODY: u32 = 65_534;
 

@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use devbox_helper::{LogTo, Service};
-use devbox_helper_client::{Client, Error, HelperError, HostsBlock, HostsEntry, Reply, Request};
+use devbox_helper_client::{Client, Error, HelperError, Reply, Request};
 use netif::{
     Applied, Backend, Capabilities, Change, ChangeError, Found, InterfaceName, Observed, Owner, Recording,
     TunHandle, Undone,
@@ -432,17 +432,6 @@ pub(crate) fn call() {
             Err(Error::Helper(error)) => say(&Reply::Error(error)),
             Err(error) => return println!("{error:?}"),
         }
-    }
-}
-
-pub(crate) fn block(tag: &str, entries: &[(&str, &[&str])]) -> HostsBlock {
-    let entry = |(address, names): &(&str, &[&str])| HostsEntry {
-        address: address.parse().unwrap(),
-        names: names.iter().map(ToString::to_string).collect(),
-    };
-    HostsBlock {
-        tag: tag.into(),
-        entries: entries.iter().map(entry).collect(),
     }
 }
 
