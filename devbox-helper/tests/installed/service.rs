@@ -433,6 +433,24 @@ fn policy_that_others_can_write_serves_nobody() {
     place.start();
 }
 
+/// As systemd starts it. One that ended would be started again and again for as long as somebody is waiting to be served.
+#[test]
+fn helper_that_a_socket_started_tells_what_is_wrong_with_the_policy_and_stays() {
+    let place = Place::new();
+    place.set_policy("pools = [");
+    let _server = place.start_activated();
+    for _ in 0..2 {
+        match Client::connect(place.path("socket")) {
+            Err(Error::Helper(HelperError::NotAllowed { why, .. })) => {
+                assert!(why.contains(place.path("policy").to_str().unwrap()), "{why}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    place.set_policy("pools = ['127.77.0.0/16']\nusers = [0,]");
+    place.client().status().unwrap();
+}
+
 #[test]
 fn too_many_callers_of_one_user_are_refused_and_those_that_are_there_are_served() {
     let place = Place::new();
