@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use devbox_engine::{Clash, Config, Conflict, Plan};
+use devbox_engine::{Config, Conflict, Plan};
 use serde::Serialize;
 
 use crate::args::Output;
@@ -47,11 +47,10 @@ pub(crate) async fn run(config: &Config, root: bool, output: Output) -> Result<E
             conflicts: &conflicts,
         }),
         Output::Text => {
-            // A port that is held shows beside its service, with its holder.
-            let others = conflicts
+            conflicts
                 .iter()
-                .filter(|conflict| !matches!(conflict.clash, Clash::Listener { .. }));
-            others.map(print::conflict).for_each(|line| print::note(&line));
+                .map(print::conflict)
+                .for_each(|line| print::note(&line));
             print::out(&print::services(&status));
             if !diff.is_empty() {
                 print::out(&format!("\n{diff}"));

@@ -100,7 +100,7 @@ fn about_policy(path: &Path, user: &str) -> Option<String> {
         Ok(Ok(_)) => {
             format!("does not list user {user}: add them to `users`, or a group of theirs to `groups`")
         }
-        Ok(Err(why)) => format!("serves nobody: {why}"),
+        Ok(Err(why)) => format!("serves nobody: {}", why.lines().next().unwrap_or_default()),
         Err(why) => format!("serves nobody: {why}"),
     };
     Some(format!(
