@@ -260,10 +260,12 @@ impl Backend for Machine {
                 .unwrap_or_default()
         };
         let ownership = &self.ownership;
+        // What the kernel puts on an interface for the sake of what is there bears the kernel's mark.
+        let is_on_ours = |index: u32| links.numbered(index).is_some_and(|link| ownership.has_link(link));
         let address = |seen: &Address| SeenAddress {
             interface: name(seen.index),
             address: seen.address,
-            ours: ownership.has_address(seen.mark),
+            ours: ownership.has_address(seen.mark) || is_on_ours(seen.index),
         };
         let route = |seen: &KernelRoute| {
             let kind = route_kind(seen)?;
@@ -276,7 +278,7 @@ impl Backend for Machine {
                 gateway: seen.gateway,
                 kind,
                 metric: seen.metric,
-                ours: seen.mark == ownership.owner.mark(),
+                ours: seen.mark == ownership.owner.mark() || seen.index.is_some_and(is_on_ours),
             })
         };
         let resolver = |seen: SeenResolver| {
