@@ -124,8 +124,7 @@ impl Latest {
     }
 }
 
-// Where the system tells.
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use std::net::{SocketAddr, TcpListener, UdpSocket};
 

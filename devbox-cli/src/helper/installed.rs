@@ -357,13 +357,13 @@ mod tests {
             })
             .unwrap()
         };
-        if !cfg!(windows) {
+        if !sys::HAS_MANAGER {
             removal();
             assert_eq!(files(&root).len(), 2);
         }
         fs::write(state.join("1.2.boot.journal"), "").unwrap();
         removal();
-        if cfg!(windows) {
+        if sys::HAS_MANAGER {
             fs::remove_dir_all(state).unwrap();
         }
         let left = files(&root);
@@ -382,7 +382,7 @@ mod tests {
         let told = about(&one, "1001").unwrap();
         assert!(told.contains("does not list user 1001"), "{told}");
         assert_eq!(about(&one, "0"), None);
-        if !cfg!(windows) {
+        if !sys::HAS_MANAGER {
             assert_eq!(about(&one, "1000"), None);
         }
         let told = about("pools = [", "1000").unwrap();

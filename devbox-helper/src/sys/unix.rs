@@ -247,3 +247,27 @@ mod groups {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_locked_until_its_lock_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("journals");
+        assert!(lock_folder(&folder).unwrap().is_none());
+        make_private_folder(&folder).unwrap();
+        make_private_folder(&folder).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&folder).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o700);
+        let lock = lock_folder(&folder).unwrap();
+        assert!(lock.is_some());
+        assert_eq!(
+            lock_folder(&folder).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+        drop(lock);
+        assert!(lock_folder(&folder).unwrap().is_some());
+    }
+}
