@@ -56,7 +56,8 @@ fn measure(scene: &Scene, program: &Path, report: &mut Report) -> Result<()> {
         network: Path::new("/run/netns").join(networks.near()),
     };
     let installed = Installed::new(scene, &machine, POLICY)?;
-    let helper = installed.in_network(&place.network).program(program).start()?;
+    let installed = installed.in_network(&place.network).program(program);
+    let helper = installed.environment_of_the_unit()?.start()?;
     let socket = Installed::socket(&helper);
     wait::until_ok("the helper", wait::SOON, || {
         Ok(Client::connect(&socket).map(drop)?)

@@ -6,7 +6,7 @@ use devbox_engine::{Error, system_hosts_file};
 use devbox_helper_client::{HelperError, SweepReport};
 
 use crate::args::{CleanupArgs, Output};
-use crate::failure::Failure;
+use crate::failure::{Failure, code};
 use crate::{helper, print, runtime, sys, ways_out};
 
 /// Removes the blocks whose owner is dead: by the helper, within its policy.
@@ -26,6 +26,14 @@ pub(crate) fn run(args: &CleanupArgs) -> Result<ExitCode, Failure> {
         match args.output.form() {
             Output::Json => print::json(&report),
             Output::Text => print::out(&told(&report)),
+        }
+        if report.network.failed > 0 {
+            let failed = format!(
+                "{} changes of the network could not be undone",
+                report.network.failed
+            );
+            return Err(Failure::new(code::FAILED, failed)
+                .help("they are tried again by every helper that root starts"));
         }
         if report.left.is_empty() {
             return Ok(ExitCode::SUCCESS);
@@ -52,6 +60,14 @@ fn told(report: &SweepReport) -> String {
         lines => text.push_str(&format!(
             "{file}: removed {lines} lines of sessions whose markers were missing\n"
         )),
+    }
+    match report.network.removed {
+        0 => {}
+        1 => text.push_str("network: undid 1 change of a session\n"),
+        changes => text.push_str(&format!("network: undid {changes} changes of sessions\n")),
+    }
+    for left in &report.network.left {
+        text.push_str(&format!("network: left {left}\n"));
     }
     if text.is_empty() && report.left.is_empty() {
         text = format!("{file}: nothing to clean up\n");

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use devbox_engine::{Config, Plan};
+use devbox_engine::{Config, Conflict, Plan};
 use serde::Serialize;
 
 use crate::args::Output;
@@ -16,6 +16,7 @@ struct Shown<'a> {
     services: &'a [devbox_session::ServiceReport],
     hosts_file: Option<&'a Path>,
     diff: &'a str,
+    conflicts: &'a [Conflict],
 }
 
 /// Prints what a session with this configuration would do. `root` says whether its helper would be root.
@@ -26,6 +27,7 @@ pub(crate) async fn run(config: &Config, root: bool, output: Output) -> Result<E
         diff,
         events,
         notices,
+        conflicts,
         ..
     } = devbox_engine::plan(config, root, devbox_helper::owner::is_alive).await?;
     notices
@@ -42,8 +44,13 @@ pub(crate) async fn run(config: &Config, root: bool, output: Output) -> Result<E
             services: &status.services,
             hosts_file: hosts_file.as_deref(),
             diff: &diff,
+            conflicts: &conflicts,
         }),
         Output::Text => {
+            conflicts
+                .iter()
+                .map(print::conflict)
+                .for_each(|line| print::note(&line));
             print::out(&print::services(&status));
             if !diff.is_empty() {
                 print::out(&format!("\n{diff}"));

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _};
 
-use devbox_engine::{Event, Notice, StatusReport};
+use devbox_engine::{Conflict, Event, Notice, StatusReport, Verdict};
 use devbox_helper_client::Protocol;
 use devbox_session::{
     Held, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, PutBack, Refusals,
@@ -737,6 +737,7 @@ pub(crate) fn notice(notice: &Notice) -> String {
         Notice::Lacking { provider, what } => {
             format!("warning: {provider}: {what} (`devbox rbac` prints the role that is needed)")
         }
+        Notice::Conflict(found) => conflict(found),
         Notice::Swept { file, tag } => {
             format!(
                 "note: removed what the killed session {tag} had left in {}",
@@ -763,6 +764,32 @@ pub(crate) fn notice(notice: &Notice) -> String {
         }
         Notice::HelperGivenUp { reason } => format!("warning: no other helper took its place: {reason}"),
         other => format!("note: {other:?}"),
+    }
+}
+
+/// Something that is in a session's way, in one line.
+pub(crate) fn conflict(conflict: &Conflict) -> String {
+    let weight = match conflict.verdict {
+        Verdict::Blocks => "warning",
+        Verdict::Warns => "note",
+    };
+    format!("{weight}: {conflict}")
+}
+
+/// Prints a notice: what is data, in the form that was asked for.
+pub(crate) fn tell_notice(notice_: &Notice, output: Output) {
+    #[derive(Serialize)]
+    struct Told<'a> {
+        event: &'static str,
+        #[serde(flatten)]
+        conflict: &'a Conflict,
+    }
+    match (output, notice_) {
+        (Output::Json, Notice::Conflict(conflict)) => json(&Told {
+            event: "conflict",
+            conflict,
+        }),
+        _ => note(&notice(notice_)),
     }
 }
 
@@ -817,6 +844,7 @@ mod tests {
     use devbox_session::sink::{HeldNames, TakenName};
     use devbox_session::{Identity, RefusedName, ServicePort};
 
+    use devbox_engine::{Clash, Fix, Suffix};
     use devbox_session::DroppedReport;
 
     use super::*;
@@ -1314,6 +1342,18 @@ mod tests {
         insta::assert_snapshot!(lines.join("\n"));
     }
 
+    fn in_the_way() -> Conflict {
+        Conflict {
+            clash: Clash::Resolver {
+                suffix: Suffix::new("test").unwrap(),
+                theirs: "shop.test".to_owned(),
+                place: "corp0".to_owned(),
+            },
+            verdict: Verdict::Blocks,
+            fix: Fix::OtherSuffix,
+        }
+    }
+
     #[test]
     fn every_notice() {
         let environment = || "dev".parse().unwrap();
@@ -1339,6 +1379,7 @@ mod tests {
                 suffix: "devbox.test".to_owned(),
                 reason: "systemd-resolved is not running".to_owned(),
             },
+            Notice::Conflict(in_the_way()),
             Notice::HelperRestarted { pid: 4244 },
             Notice::HelperAwaited {
                 reason: "cannot reach a helper at /run/devbox/helper.sock: connection refused".to_owned(),

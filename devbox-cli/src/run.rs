@@ -63,7 +63,7 @@ pub(crate) async fn until_end(
                         failed = Some(failure);
                     }
                 }
-                Some(EngineEvent::Notice(notice)) => print::note(&print::notice(&notice)),
+                Some(EngineEvent::Notice(notice)) => print::tell_notice(&notice, output),
                 None => break,
             },
             _ = &mut gone, if !ready && !abandoned => {

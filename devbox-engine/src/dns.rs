@@ -8,11 +8,13 @@ use async_trait::async_trait;
 use devbox_session::sink::{Behind, NameSink, PublishError, Published, Record};
 use ipnet::IpNet;
 use nameserver::{Answering, Data, Listening, Name, Responder, Server, ServerError, Zone};
+use netif::conflict::Verdict;
 use service_catalog::Port;
 
 use crate::config::Dns;
 use crate::helper::Helper;
 use crate::notice::{Notice, Notices};
+use crate::obstacles;
 use crate::sys;
 
 /// The names that a DNS server of this process answers.
@@ -50,9 +52,23 @@ pub(crate) async fn start(
     };
     let mut rule = None;
     if let Some(helper) = helper.filter(|helper| helper.privileged) {
-        match helper.prepare_rule(session, pools).await {
-            Ok(place) => rule = Some((helper, place)),
-            Err(error) => not_asked(error),
+        // Two rules for the same names would answer by turns.
+        let mut in_the_way = obstacles::find(obstacles::intent(&[], Some(&wanted.suffix))).await;
+        in_the_way.retain(|conflict| conflict.verdict == Verdict::Blocks);
+        if let Some(conflict) = in_the_way.first() {
+            notices.add(Notice::NotAsked {
+                suffix: wanted.suffix.to_string(),
+                reason: conflict.to_string(),
+            });
+            in_the_way
+                .into_iter()
+                .map(Notice::Conflict)
+                .for_each(|notice| notices.add(notice));
+        } else {
+            match helper.prepare_rule(session, pools).await {
+                Ok(place) => rule = Some((helper, place)),
+                Err(error) => not_asked(error),
+            }
         }
     }
     let place = rule.as_ref().map(|(_, place)| place.address());

@@ -24,6 +24,7 @@ use crate::holders::Holders;
 use crate::host::{Claims, Control, MachineHost};
 use crate::leases::{Addresses, Writing};
 use crate::notice::{Events, Notice, Notices};
+use crate::obstacles;
 use crate::providers;
 use crate::settle::settle;
 use crate::shared::Place;
@@ -67,11 +68,19 @@ pub async fn start(config: Config) -> Result<Engine, Error> {
 pub async fn start_shared(mut config: Config, place: Option<Place>) -> Result<Engine, Error> {
     settle(&mut config)?;
     let notices = Notices::new();
+    let (prepared, in_the_way) = tokio::join!(
+        prepare(&config, &notices),
+        obstacles::find(obstacles::intent(&config.pools, None)),
+    );
     let Prepared {
         settings,
         addresses,
         providers,
-    } = prepare(&config, &notices).await?;
+    } = prepared?;
+    in_the_way
+        .into_iter()
+        .map(Notice::Conflict)
+        .for_each(|notice| notices.add(notice));
     let identity = settings.identity.clone();
     let names = settings.providers.iter().map(|provider| provider.name.clone());
     let names: Vec<_> = names.collect();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devbox_session::Event;
+use netif::conflict::Conflict;
 use service_catalog::Label;
 use tokio::sync::watch;
 
@@ -35,6 +36,8 @@ pub enum Notice {
         /// What they lack, and what is so without it: a few clauses.
         what: String,
     },
+    /// Something on this machine is in the session's way, or may be.
+    Conflict(Conflict),
     /// What a session that was killed had left was removed.
     Swept {
         /// The hosts file.

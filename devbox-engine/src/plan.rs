@@ -10,6 +10,7 @@ use devbox_provider::{ConnectError, Connection, Wanted};
 use devbox_session::sink::{NameSink, PublishError, Published, Registry, hosts_entries};
 use devbox_session::{BindFault, Event, ProviderId, SessionState, StatusReport, Step};
 use ipalloc::Timestamp;
+use netif::conflict::{Clash, Conflict};
 use service_catalog::{Label, Update};
 
 use crate::config::{Config, Publish};
@@ -17,6 +18,7 @@ use crate::engine::{Prepared, TAG_PREFIX, prepare};
 use crate::error::Error;
 use crate::host::fault;
 use crate::notice::{Notice, Notices};
+use crate::obstacles;
 use crate::settle::settle;
 use crate::sinks::published;
 use crate::{hosts, running};
@@ -34,6 +36,8 @@ pub struct Plan {
     pub events: Vec<Event>,
     /// What the engine would have said.
     pub notices: Vec<Notice>,
+    /// What on this machine would be in the session's way: prefixes, ports, the suffix of its DNS server.
+    pub conflicts: Vec<Conflict>,
 }
 
 /// Where the hosts file, if there is one, is in the list of sinks.
@@ -157,7 +161,13 @@ pub async fn plan(
                 for (_, connection) in connections {
                     connection.close().await;
                 }
+                let suffix = config.dns.as_ref().map(|dns| &dns.suffix);
+                let mut intent = obstacles::intent(&config.pools, suffix);
+                intent.ports = obstacles::ports_of(&status);
+                let mut conflicts = obstacles::find(intent).await;
+                conflicts.retain(|conflict| !displaced.holds(conflict));
                 return Ok(Plan {
+                    conflicts,
                     status: *status,
                     hosts_file,
                     diff,
@@ -218,6 +228,11 @@ impl Displaced {
             }
         }
         self.tag = Some(format!("{TAG_PREFIX}{}", found.report.identity.session));
+    }
+
+    /// Whether it is in the way only for as long as it runs.
+    fn holds(&self, conflict: &Conflict) -> bool {
+        matches!(&conflict.clash, Clash::Listener { listener } if self.listening.contains(&listener.address))
     }
 
     /// Whether an endpoint could be listened on: found out by trying, for a moment.

@@ -36,4 +36,4 @@ cfg_if! {
 /// The port that a resolver rule means on this system, where it cannot name one.
 pub(crate) const RULE_PORT: Option<u16> = if cfg!(windows) { Some(53) } else { None };
 
-pub(crate) use ports::{PortHolders, first_free_port, network};
+pub(crate) use ports::{first_free_port, network};

@@ -78,6 +78,9 @@ impl From<engine::Notice> for Notice {
                 reason,
             },
             engine::Notice::HelperRestarted { pid } => Self::HelperRestarted { pid },
+            engine::Notice::Conflict(conflict) => Self::Other {
+                text: conflict.to_string(),
+            },
             other => Self::Other {
                 text: format!("{other:?}"),
             },

@@ -25,9 +25,10 @@ pub use installed::{PIPE, SOCKET, SOCKET_APPLE, installed_socket};
 pub use keeper::Keeper;
 pub use message::{
     BindFailure, Call, ClaimReport, Conflict, Diagnostic, Handshake, HeldNames, HelperError, Holder,
-    HostsBlock, HostsEntry, HostsReport, InterfaceKind, MAX_GRACE, NetworkReport, NewInterface, NewResolver,
-    OLDEST_VERSION, ReleaseReport, Reply, Request, Response, StatusReport, SweepReport, SweptBlock, Token,
-    UserBlock, UserEdit, UserEntry, UserLine, UserWhich, VERSION, common_version,
+    HostsBlock, HostsEntry, HostsReport, InterfaceKind, MAX_GRACE, NetworkReport, NetworkUndone,
+    NewInterface, NewResolver, OLDEST_VERSION, ReleaseReport, Reply, Request, Response, StatusReport,
+    SweepReport, SweptBlock, Token, UserBlock, UserEdit, UserEntry, UserLine, UserWhich, VERSION,
+    common_version,
 };
 pub use name_rule::name_refusal;
 pub use sys::Descriptor;

@@ -323,6 +323,20 @@ pub struct SweepReport {
     /// The lines, counted from 1, that were a dead session's and stay, since somebody has edited them.
     #[serde(default)]
     pub left: Vec<usize>,
+    /// What the helper undid on the machine's network when it started: changes of helpers that were killed. With root's rights only.
+    #[serde(default)]
+    pub network: NetworkUndone,
+}
+
+/// What was undone on the machine's network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkUndone {
+    /// How many changes were taken back.
+    pub removed: usize,
+    /// What stays, and why.
+    pub left: Vec<String>,
+    /// How many of those the system refused to undo; they are tried again.
+    pub failed: usize,
 }
 
 /// A block whose owner was dead.

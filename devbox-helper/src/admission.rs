@@ -93,6 +93,16 @@ impl PolicyFile {
         Err("the policy lists neither this user nor a group of theirs".to_owned())
     }
 
+    /// Whether a user is listed whom [`own_account`](crate::own_account) names so. They may be admitted as a member of a group as well.
+    #[must_use]
+    pub fn lists(&self, account: &str) -> bool {
+        let uid = account.parse().ok();
+        self.users.iter().any(|who| match who {
+            Who::Number(number) => sys::USERS_ARE_NUMBERS && Some(*number) == uid,
+            Who::Name(name) => name == account || (uid.is_some() && sys::uid_of(name) == uid),
+        })
+    }
+
     /// The users and groups that are listed by name.
     pub(crate) fn names(&self) -> Vec<String> {
         let name = |who: &Who| match who {
@@ -183,6 +193,8 @@ mod tests {
         assert!(admitted(&peer(1001, &[5, 77])).is_ok());
         assert!(admitted(&peer(77, &[])).is_ok(), "the primary group counts");
         assert!(admitted(&peer(1001, &[5])).is_err());
+        assert!(file.lists("nobody-of-that-name") && !file.lists("1001"));
+        assert_eq!(file.lists("1000"), sys::USERS_ARE_NUMBERS);
     }
 
     #[test]

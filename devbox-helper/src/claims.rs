@@ -136,6 +136,12 @@ impl Claims {
         }
     }
 
+    /// Gives up room that is not used.
+    pub(crate) fn shrink(&mut self) {
+        self.names.shrink_to_fit();
+        self.holders.shrink_to_fit();
+    }
+
     /// A new claim that holds nothing.
     pub(crate) fn enter(&mut self, uid: u32, pid: u32) -> Result<ClaimId, Refusal> {
         let limit = |what, most| Err(Refusal::Limit { what, most });

@@ -14,8 +14,8 @@ use hostsfile::{
 };
 
 use devbox_helper_client::{
-    Conflict, Diagnostic, HelperError, HostsBlock, HostsReport, ReleaseReport, SweepReport, SweptBlock,
-    UserEdit,
+    Conflict, Diagnostic, HelperError, HostsBlock, HostsReport, NetworkUndone, ReleaseReport, SweepReport,
+    SweptBlock, UserEdit,
 };
 
 use crate::error::{Error, with_sources};
@@ -338,6 +338,7 @@ fn remove_owned(file: &HostsFile, gone: impl Fn(&Owner) -> bool) -> Result<Sweep
         removed: swept.removed.into_iter().map(block).collect(),
         stray_lines: 0,
         left: Vec::new(),
+        network: NetworkUndone::default(),
     })
 }
 

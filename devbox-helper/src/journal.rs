@@ -6,17 +6,19 @@
 //! One line is one record, behind its checksum. A line that does not fit its checksum was not yet on the disk when the process
 //! ended, so what it says was not begun.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::hash::Hasher;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use netif::Change;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
-use crate::owner;
+use crate::{owner, sys};
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +59,20 @@ impl Journal {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Waits until no other helper changes the network.
+    pub(crate) fn turn(&self) -> Option<Turn> {
+        let dir = self.path.parent()?;
+        // What is wrong with it shows when something is written.
+        sys::make_private_folder(dir).ok();
+        Turn::take(dir)
+    }
+
+    /// What other helpers that live have written down.
+    pub(crate) fn held_by_others(&self) -> BTreeSet<Change> {
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        held_by_others(dir, Some(&self.path))
     }
 
     /// Writes down what is about to be done. Once this returns, it is on the disk.
@@ -128,6 +144,62 @@ impl Journal {
     }
 }
 
+/// Whoever has it is the only helper that changes the network: until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _folder: File,
+}
+
+impl Turn {
+    /// Waits for the other helpers of this directory. Without it where that takes long, as where one of them is stopped, or where it cannot
+    /// be had: what is journalled is right either way.
+    pub(crate) fn take(dir: &Path) -> Option<Self> {
+        let until = Instant::now() + LONGEST_TURN;
+        loop {
+            match sys::lock_folder(dir) {
+                Ok(folder) => return folder.map(|folder| Self { _folder: folder }),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                    thread::sleep(LOOK_AGAIN);
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// What the journals of processes that live say is there, `own` left out: it is theirs as well.
+pub(crate) fn held_by_others(dir: &Path, own: Option<&Path>) -> BTreeSet<Change> {
+    let mut held = BTreeSet::new();
+    for (path, owner) in journals(dir).unwrap_or_default() {
+        if Some(path.as_path()) == own || !owner::is_alive(&owner) {
+            continue;
+        }
+        // One that is gone by now has undone it all.
+        let bytes = fs::read(&path).unwrap_or_default();
+        held.extend(read(&bytes, owner::boot(), owner::boot()).0);
+    }
+    held
+}
+
+/// The files in the directory that are named as journals are, each with its owner.
+fn journals(dir: &Path) -> io::Result<Vec<(PathBuf, String)>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let owner = path
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_suffix(EXTENSION)?.strip_suffix('.'))
+            .map(str::to_owned);
+        found.extend(owner.map(|owner| (path, owner)));
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// The journal of a process that has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Legacy {
@@ -140,28 +212,20 @@ pub(crate) struct Legacy {
 
 /// The journals in the directory whose processes have ended.
 pub(crate) fn legacies(dir: &Path) -> io::Result<Vec<Legacy>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
     let mut found = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        let owner = name
-            .strip_suffix(EXTENSION)
-            .and_then(|name| name.strip_suffix('.'));
-        if let Some(owner) = owner.filter(|owner| !owner::is_alive(owner)) {
-            let boot = owner::boot_of(owner).unwrap_or_default().to_owned();
-            let bytes = fs::read(&path)?;
-            let (changes, torn) = read(&bytes, &boot, owner::boot());
-            found.push(Legacy { path, changes, torn });
+    for (path, owner) in journals(dir)? {
+        if owner::is_alive(&owner) {
+            continue;
         }
+        let bytes = match fs::read(&path) {
+            // Another helper has undone it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            bytes => bytes?,
+        };
+        let boot = owner::boot_of(&owner).unwrap_or_default();
+        let (changes, torn) = read(&bytes, boot, owner::boot());
+        found.push(Legacy { path, changes, torn });
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
 
@@ -231,7 +295,7 @@ fn checksum(body: &[u8]) -> String {
 
 fn create(path: &Path) -> io::Result<File> {
     if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
+        sys::make_private_folder(dir)?;
     }
     OpenOptions::new().write(true).create_new(true).open(path)
 }
@@ -245,6 +309,9 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 const EXTENSION: &str = "journal";
+/// For longer no helper has a turn.
+const LONGEST_TURN: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 #[cfg(test)]
 mod tests {
@@ -310,6 +377,43 @@ mod tests {
         let mut journal = Journal::new(dir.path(), &owner::current().unwrap());
         journal.write(1, &[change(1)]).unwrap();
         assert_eq!(legacies(dir.path()).unwrap(), []);
+    }
+
+    #[test]
+    fn what_others_hold_is_in_the_journals_of_the_living() {
+        let dir = tempfile::tempdir().unwrap();
+        dead(dir.path()).write(1, &[change(1)]).unwrap();
+        let me = owner::current().unwrap();
+        let mut mine = Journal::new(dir.path(), &me);
+        mine.write(1, &[change(2)]).unwrap();
+        // As a helper's whose process is this one as well.
+        let mut other = Journal::new(dir.path(), &format!("{me}.1"));
+        let first = other.write(1, &[change(3)]).unwrap();
+        other.write(1, &[resolver()]).unwrap();
+        assert_eq!(mine.held_by_others(), [change(3), resolver()].into());
+        other.forget(first).unwrap();
+        assert_eq!(mine.held_by_others(), [resolver()].into());
+        assert_eq!(held_by_others(&dir.path().join("none"), None), BTreeSet::new());
+    }
+
+    #[test]
+    fn one_helper_at_a_time_has_its_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        // Where there are several helpers.
+        let Some(first) = Turn::take(dir.path()) else {
+            return;
+        };
+        let dir_of_other = dir.path().to_owned();
+        let (said, has_it) = std::sync::mpsc::sync_channel(1);
+        let other = thread::spawn(move || {
+            let turn = Turn::take(&dir_of_other);
+            said.send(()).unwrap();
+            turn.is_some()
+        });
+        assert!(has_it.recv_timeout(Duration::from_millis(50)).is_err());
+        drop(first);
+        has_it.recv().unwrap();
+        assert!(other.join().unwrap());
     }
 
     #[test]

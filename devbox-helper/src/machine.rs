@@ -10,8 +10,8 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use devbox_helper_client::{
-    ClaimReport, HeldNames, HelperError, HostsBlock, HostsReport, OLDEST_VERSION, ReleaseReport, Reply,
-    StatusReport, Token, VERSION,
+    ClaimReport, HeldNames, HelperError, HostsBlock, HostsReport, NetworkUndone, OLDEST_VERSION,
+    ReleaseReport, Reply, StatusReport, SweepReport, Token, VERSION,
 };
 use hostsfile::{HostName, Owner};
 use netif::Change;
@@ -47,6 +47,8 @@ pub(crate) struct Machine {
     network: Network,
     /// What was changed for the sake of what is held. Nothing where the machine had it already.
     made: HashMap<Resource, Vec<Change>>,
+    /// What helpers had left on the network that were killed, for the first who asks.
+    undone: NetworkUndone,
     /// The blocks of claims that have ended, where they could not be removed yet.
     behind: Vec<Hosts>,
 }
@@ -74,8 +76,29 @@ impl Machine {
             members: BTreeMap::new(),
             network,
             made: HashMap::new(),
+            undone: NetworkUndone::default(),
             behind: Vec::new(),
         }
+    }
+
+    /// What helpers had left on the network that were killed was undone before anybody is served.
+    pub(crate) fn has_undone(&mut self, undo: Undo) {
+        let Undo {
+            removed,
+            left,
+            failed,
+        } = undo;
+        self.undone = NetworkUndone {
+            removed,
+            left,
+            failed,
+        };
+    }
+
+    fn clean_up(&mut self, id: ClaimId) -> Result<SweepReport, HelperError> {
+        let mut report = self.member(id)?.hosts.clean_up()?;
+        report.network = std::mem::take(&mut self.undone);
+        Ok(report)
     }
 
     /// The only caller of this process, whose block names the process and no claim.
@@ -121,6 +144,17 @@ impl Machine {
             Some(grace) => member.ends_at = Some(now + grace.lasts),
             None => self.leave(id),
         }
+    }
+
+    /// Gives up the room that claims took which have ended, where there are none now.
+    pub(crate) fn rest(&mut self) -> bool {
+        let is_idle = self.members.is_empty();
+        if is_idle {
+            self.claims.shrink();
+            self.network.shrink();
+            self.made.shrink_to_fit();
+        }
+        is_idle
     }
 
     /// When [`tick`](Self::tick) is to be called.

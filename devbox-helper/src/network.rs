@@ -12,7 +12,7 @@ use netif::{
 };
 
 use crate::error::{Error, with_sources};
-use crate::journal::{self, Journal};
+use crate::journal::{self, Journal, Turn};
 use crate::machine::OWNER;
 
 /// What undoing came to.
@@ -20,8 +20,10 @@ use crate::machine::OWNER;
 pub struct Undo {
     /// How many changes were taken back.
     pub removed: usize,
-    /// What stays, and why. What could not be undone is in the journal still.
+    /// What stays, and why.
     pub left: Vec<String>,
+    /// How many of those the system refused to undo: they are in the journal still.
+    pub failed: usize,
 }
 
 pub(crate) struct Network {
@@ -65,13 +67,23 @@ impl Network {
         observed.map_or_else(|_| Vec::new(), |observed| conflicts(&observed, &intent))
     }
 
-    /// Makes all of these, or none.
+    /// Makes all of these, or none. What another helper has made is this one's as well: the last of them undoes it.
     pub(crate) fn add(&mut self, claim: u64, changes: &[Change]) -> Result<NetworkReport, HelperError> {
+        if changes.is_empty() {
+            return Ok(NetworkReport::default());
+        }
+        let _turn = self.journal.turn();
+        let held = self.journal.held_by_others();
         let mut absent = Vec::new();
+        let mut shared = Vec::new();
         for (change, found) in changes.iter().zip(self.backend.find(changes)) {
             match found {
                 Ok(Found::Absent) => absent.push(change.clone()),
-                Ok(Found::Ours | Found::Theirs) => {}
+                Ok(Found::Ours | Found::Theirs) => {
+                    if held.contains(change) && !self.made.contains_key(change) {
+                        shared.push(change.clone());
+                    }
+                }
                 // An interface that this request makes is not there yet.
                 Err(ChangeError::Missing { .. }) => absent.push(change.clone()),
                 Err(error) => return Err(refused(error)),
@@ -82,12 +94,13 @@ impl Network {
             unchanged: changes.len() - absent.len(),
             notes: Vec::new(),
         };
-        if absent.is_empty() {
+        let written = [absent.as_slice(), &shared].concat();
+        if written.is_empty() {
             return Ok(report);
         }
         let seq = self
             .journal
-            .write(claim, &absent)
+            .write(claim, &written)
             .map_err(|error| HelperError::Journal {
                 file: self.journal.path().to_owned(),
                 message: error.to_string(),
@@ -102,6 +115,7 @@ impl Network {
             }
         }
         report.changed = added.len();
+        added.extend(shared);
         self.records.insert(seq, added.len());
         self.made.extend(added.iter().map(|change| (change.clone(), seq)));
         if added.is_empty() {
@@ -111,7 +125,7 @@ impl Network {
             None => Ok(report),
             Some(error) => {
                 // What cannot be taken back either is in the journal, and is tried again at the end.
-                self.remove(&added);
+                self.take_back(&added);
                 Err(refused(error))
             }
         }
@@ -119,11 +133,23 @@ impl Network {
 
     /// Takes back those of the changes that this process made, the last one first.
     pub(crate) fn remove(&mut self, changes: &[Change]) -> Undo {
-        let mine: Vec<Change> = changes
-            .iter()
-            .filter(|change| self.made.contains_key(change))
-            .cloned()
-            .collect();
+        if !changes.iter().any(|change| self.made.contains_key(change)) {
+            return Undo::default();
+        }
+        let _turn = self.journal.turn();
+        self.take_back(changes)
+    }
+
+    /// The same, in this process's turn.
+    fn take_back(&mut self, changes: &[Change]) -> Undo {
+        let held = self.journal.held_by_others();
+        let mine = changes.iter().filter(|change| self.made.contains_key(change));
+        let (others, mine): (Vec<Change>, Vec<Change>) =
+            mine.cloned().partition(|change| held.contains(change));
+        // Another helper needs it still, and undoes it.
+        for change in &others {
+            self.settle(change);
+        }
         let mut undo = Undo::default();
         if mine.is_empty() {
             return undo;
@@ -134,7 +160,7 @@ impl Network {
                     undo.count(change, &undone);
                     self.settle(change);
                 }
-                Err(error) => undo.left.push(format!("{change}: {}", with_sources(&error))),
+                Err(error) => undo.fail(change, &error),
             }
         }
         undo
@@ -154,6 +180,11 @@ impl Network {
         // A journal that stays is empty, which says the same.
         self.journal.close().ok();
         undo
+    }
+
+    pub(crate) fn shrink(&mut self) {
+        self.made.shrink_to_fit();
+        self.records.shrink_to_fit();
     }
 
     pub(crate) fn open_tun(&mut self, name: &InterfaceName) -> Result<TunHandle, HelperError> {
@@ -192,19 +223,24 @@ pub fn undo_journals(backend: &mut dyn Backend, dir: &Path) -> Result<Undo, Erro
 }
 
 fn replay(backend: &mut dyn Backend, dir: &Path) -> std::io::Result<Undo> {
+    let _turn = Turn::take(dir);
     let mut undo = Undo::default();
-    for legacy in journal::legacies(dir)? {
-        let mut failed = false;
+    let legacies = journal::legacies(dir)?;
+    if legacies.is_empty() {
+        return Ok(undo);
+    }
+    let held = journal::held_by_others(dir, None);
+    for mut legacy in legacies {
+        // A helper that lives needs it as well, and undoes it.
+        legacy.changes.retain(|change| !held.contains(change));
+        let failed = undo.failed;
         for (change, outcome) in legacy.changes.iter().zip(backend.undo(&legacy.changes)) {
             match outcome {
                 Ok(undone) => undo.count(change, &undone),
-                Err(error) => {
-                    failed = true;
-                    undo.left.push(format!("{change}: {}", with_sources(&error)));
-                }
+                Err(error) => undo.fail(change, &error),
             }
         }
-        if !failed {
+        if undo.failed == failed {
             match std::fs::remove_file(&legacy.path) {
                 // Another helper has done the same.
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -216,6 +252,11 @@ fn replay(backend: &mut dyn Backend, dir: &Path) -> std::io::Result<Undo> {
 }
 
 impl Undo {
+    fn fail(&mut self, change: &Change, error: &ChangeError) {
+        self.failed += 1;
+        self.left.push(format!("{change}: {}", with_sources(error)));
+    }
+
     fn count(&mut self, change: &Change, undone: &Undone) {
         match undone {
             Undone::Removed => self.removed += 1,

@@ -306,7 +306,9 @@ impl Policy {
         };
         if suffixes.iter().any(is_below)
             || (!tld::exist(last) && last != "local")
-            || name.ends_with("cluster.local")
+            || name
+                .strip_suffix("cluster.local")
+                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         {
             return Ok(());
         }
@@ -493,6 +495,7 @@ mod tests {
             "example.com",
             "webdev.example.com",
             "printer.local",
+            "notcluster.local",
         ] {
             assert!(policy.check_name(bad).is_err(), "{bad} was taken");
         }

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::journal::Journal;
 use crate::keep::{self, Role};
 use crate::machine::{Answer, Caller, Machine};
-use crate::network::{self, Network};
+use crate::network::{self, Network, Undo};
 use crate::policy::Policy;
 use crate::service::{self, Service};
 use crate::sys;
@@ -43,12 +43,14 @@ pub fn run(policy: Policy) -> Result<(), Error> {
     let owner = crate::owner::current().map_err(Error::Owner)?;
     let mut backend = network::system();
     let dir = PathBuf::from(service::STATE_DIR);
+    let mut undo = Undo::default();
     if sys::is_root() {
         // What a helper left that was killed. Nobody else can undo it, and `devbox cleanup` asks for nothing more.
-        network::undo_journals(backend.as_mut(), &dir)?;
+        undo = network::undo_journals(backend.as_mut(), &dir)?;
     }
     let network = Network::new(backend, Journal::new(&dir, &owner));
     let mut machine = Machine::new(owner, Claims::new(Limits::default()), network);
+    machine.has_undone(undo);
     let caller = Caller {
         uid: policy.caller.as_ref().map_or(0, |caller| caller.uid),
         pid: 0,

@@ -76,11 +76,13 @@ impl Service {
     /// [`Error::PolicyFile`], [`Error::Listen`], [`Error::Replay`], [`Error::Owner`], [`Error::Detach`] when nothing was served;
     /// [`Error::Undo`] and [`Error::Network`] when something stays behind.
     pub fn run(mut self) -> Result<(), Error> {
-        // A policy that is none is said at the start, too; afterwards it is read for each connection.
-        let admitted = PolicyFile::load(&self.policy_file)?.names();
+        let policy = PolicyFile::load(&self.policy_file);
         let listener = match &self.socket {
-            Some(path) => sys::Listener::at(path, &admitted),
-            None => sys::Listener::activated(&admitted),
+            // A policy that is none is said at the start, too; afterwards it is read for each connection.
+            Some(path) => sys::Listener::at(path, &policy?.names()),
+            // Whoever connects is told. A helper that ended would be started anew, again and again, for as long as somebody waits there.
+            None if !sys::LETS_IN_BY_NAME => sys::Listener::activated(&[]),
+            None => sys::Listener::activated(&policy?.names()),
         };
         let listener = listener.map_err(Error::Listen)?;
         // A session of its own is for whoever starts it to give: systemd does, and somebody on a terminal wants Ctrl-C.
@@ -154,6 +156,7 @@ enum Event {
 
 /// The one thread that changes the machine.
 fn own(mut machine: Machine, asked: &mpsc::Receiver<Event>) -> Result<(), Error> {
+    let mut busy = false;
     loop {
         let now = Instant::now();
         let event = match machine.next_tick(now) {
@@ -164,6 +167,7 @@ fn own(mut machine: Machine, asked: &mpsc::Receiver<Event>) -> Result<(), Error>
             // Whoever asks and is gone when the answer comes has left, and is told so by its own thread.
             Ok(Event::Enter(caller, reply)) => drop(reply.send(machine.enter(caller))),
             Ok(Event::Ask(mut id, request, reply)) => {
+                busy = true;
                 let answer = machine.handle(&mut id, request);
                 drop(reply.send((id, answer)));
             }
@@ -172,6 +176,10 @@ fn own(mut machine: Machine, asked: &mpsc::Receiver<Event>) -> Result<(), Error>
             Err(RecvTimeoutError::Timeout) => {}
         }
         machine.tick(Instant::now());
+        if busy && machine.rest() {
+            busy = false;
+            sys::give_memory_back();
+        }
     }
 }
 

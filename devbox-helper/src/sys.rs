@@ -15,10 +15,11 @@ cfg_if::cfg_if! {
 mod sddl;
 
 pub(crate) use system::service::{
-    Listener, POLICY_FILE, STATE_DIR, SYSLOG, USERS_ARE_NUMBERS, gid_of, log, own_account, passable,
-    read_trusted, send_datagram, uid_of, user_text,
+    LETS_IN_BY_NAME, Listener, POLICY_FILE, STATE_DIR, SYSLOG, USERS_ARE_NUMBERS, gid_of, log, own_account,
+    passable, read_trusted, send_datagram, uid_of, user_text,
 };
 pub(crate) use system::{
-    Fork, PASSES_LISTENERS, as_service, bind_datagrams, detach, fork, hold_signals, is_root, listen,
-    on_terminate, on_terminate_or_interrupt, shut_input, was_killed, with_rights_of,
+    Fork, PASSES_LISTENERS, as_service, bind_datagrams, detach, fork, give_memory_back, hold_signals,
+    is_root, listen, lock_folder, make_private_folder, on_terminate, on_terminate_or_interrupt, shut_input,
+    was_killed, with_rights_of,
 };

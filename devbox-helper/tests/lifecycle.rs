@@ -2,6 +2,8 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "also outside the functions marked as tests")]
 
+#[path = "support/blocks.rs"]
+mod blocks;
 #[path = "support/holder.rs"]
 mod support;
 
@@ -10,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use blocks::block;
 use devbox_helper_client::{Client, Error, HelperError, Keeper};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Holder, block, helper, until};
+use support::{Holder, helper, until};
 use tempfile::TempDir;
 
 /// Everything that an editor could spoil: both line ends, a byte that is no UTF-8, blank lines, no final newline.

@@ -6,13 +6,17 @@
     reason = "also outside the functions marked as tests"
 )]
 
+#[path = "support/blocks.rs"]
+mod blocks;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use devbox_helper_client::{Client, Error, HelperError, HostsBlock, HostsEntry, HostsReport, StartOptions};
+use blocks::block;
+use devbox_helper_client::{Client, Error, HelperError, HostsBlock, HostsReport, StartOptions};
 use tempfile::TempDir;
 
 const BEFORE: &str = "127.0.0.1 localhost\n10.0.0.1 mine\n";
@@ -33,17 +37,6 @@ fn started(file: &Path, more: &[&str]) -> Client {
     let args = [&args, more].concat();
     let options = StartOptions::new(env!("CARGO_BIN_EXE_devbox-helper"));
     Client::start_with(&options.verbose(true).args(args)).unwrap()
-}
-
-fn block(tag: &str, entries: &[(&str, &[&str])]) -> HostsBlock {
-    let entries = entries.iter().map(|(address, names)| HostsEntry {
-        address: address.parse().unwrap(),
-        names: names.iter().map(ToString::to_string).collect(),
-    });
-    HostsBlock {
-        tag: tag.to_owned(),
-        entries: entries.collect(),
-    }
 }
 
 fn dev() -> HostsBlock {

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use netif::observed::Transport;
-use netif::parse::{netlink, proc_net, resolvectl};
+use netif::parse::{lsof, netlink, netstat, proc_net, resolvectl, scutil};
 
 fuzz_target!(|input: (u8, Vec<u8>)| {
     let (cut, bytes) = input;
@@ -18,6 +18,12 @@ fuzz_target!(|input: (u8, Vec<u8>)| {
     let text = String::from_utf8_lossy(&bytes);
     for transport in [Transport::Tcp, Transport::Udp] {
         assert!(proc_net::listeners(transport, &text).count() <= text.lines().count());
+    }
+    let lines = text.lines().count();
+    assert!(lsof::listeners(&text).len() <= lines);
+    assert!(scutil::rules(&text).len() <= lines);
+    for route in netstat::routes(&text) {
+        assert!(!route.ours && route.destination == route.destination.trunc());
     }
     let (dns, domains) = text.split_once('\0').unwrap_or((&text, &text));
     for rule in resolvectl::rules(dns, domains) {

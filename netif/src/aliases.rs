@@ -449,9 +449,15 @@ impl<S: System> Backend for Aliases<S> {
             }
         }
         if let Ok(rules) = self.system.rules() {
-            observed.resolvers = rules
+            let mut listed = rules
                 .list(&self.owner)
                 .map_err(failed("list the resolver rules"))?;
+            // The system tells of them once more, without whose they are.
+            observed
+                .resolvers
+                .retain(|seen| listed.iter().all(|rule| rule.suffix != seen.suffix));
+            listed.append(&mut observed.resolvers);
+            observed.resolvers = listed;
         }
         Ok(observed)
     }

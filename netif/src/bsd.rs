@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::aliases::{Aliases, OnTunnel, Rules, System, Tunnels};
 use crate::backend::TunHandle;
 use crate::observed::Observed;
+use crate::parse::{netstat, scutil};
 use crate::render::ifconfig::{self, CommandLine, LOOPBACK};
 use crate::resolver_files::ResolverFiles;
 use crate::{Interface, Owner};
@@ -23,6 +24,8 @@ pub trait Os: Send {
 
     /// Its interfaces with their addresses.
     fn observe(&mut self) -> io::Result<Observed>;
+    /// What a program prints that only asks.
+    fn answer(&mut self, line: &CommandLine) -> io::Result<String>;
     /// Runs a program to its end.
     fn run(&mut self, line: &CommandLine) -> io::Result<()>;
     /// Makes a utun, whose number the system chooses.
@@ -68,8 +71,15 @@ pub fn freebsd<O: Os>(owner: Owner, os: O) -> Aliases<Bsd<O>> {
 impl<O: Os> System for Bsd<O> {
     type Tunnel = O::Utun;
 
+    /// What a program cannot tell is not seen.
     fn observe(&mut self) -> io::Result<Observed> {
-        self.os.observe()
+        let mut observed = self.os.observe()?;
+        let mut ask = |line| self.os.answer(&line).unwrap_or_default();
+        observed.routes = netstat::routes(&ask(ifconfig::routes()));
+        if self.rules.is_some() {
+            observed.resolvers = scutil::rules(&ask(ifconfig::resolvers()));
+        }
+        Ok(observed)
     }
 
     fn addresses(&mut self) -> io::Result<Vec<IpNet>> {

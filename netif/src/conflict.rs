@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
+use serde::Serialize;
 
 use crate::observed::{Listener, Observed, Seen, Transport};
 use crate::{RouteKind, Suffix};
@@ -20,7 +21,7 @@ pub struct Intent {
 }
 
 /// Something in the way, with a way out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Conflict {
     /// What it is.
     pub clash: Clash,
@@ -31,7 +32,8 @@ pub struct Conflict {
 }
 
 /// How bad a conflict is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It may be fine: another tool uses the range when it runs.
     Warns,
@@ -40,7 +42,8 @@ pub enum Verdict {
 }
 
 /// What is in the way.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
 #[non_exhaustive]
 pub enum Clash {
     /// An interface has an address of the prefix.
@@ -91,7 +94,8 @@ pub enum Clash {
 }
 
 /// What kind of network an interface leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Network {
     /// Containers or virtual machines of this machine.
@@ -105,7 +109,8 @@ pub enum Network {
 }
 
 /// A way out of a conflict.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Fix {
     /// This prefix of the same length is free here.
@@ -114,6 +119,8 @@ pub enum Fix {
     OtherPrefix,
     /// End the program, have it listen at another address, or leave the port to it.
     FreePort,
+    /// Nothing: there are other addresses in the prefix.
+    OtherAddress,
     /// Take another suffix, or remove the other rule.
     OtherSuffix,
 }
@@ -153,7 +160,7 @@ const ELSEWHERE_V6: (u128, u8) = (0xfd77_6465_7600 << 80, 40);
 /// Candidates that are looked at in each of those.
 const TRIES: usize = 256;
 
-/// What is in the way of an intent, and how to get around it. What is the owner's own is in nobody's way. A pure function of what was observed.
+/// What is in the way of an intent, and how to get around it: data, which also has a form for programs (`serde`). What is the owner's own is in nobody's way. A pure function of what was observed.
 ///
 /// ```
 /// use netif::conflict::{Fix, Intent, conflicts};
@@ -183,11 +190,19 @@ pub fn conflicts(observed: &Observed, intent: &Intent) -> Vec<Conflict> {
         let wanted = intent
             .ports
             .contains(&(listener.transport, listener.address.port()));
-        if wanted && intent.prefixes.iter().any(|prefix| hears(listener, prefix)) {
+        let mut heard = intent.prefixes.iter().filter(|prefix| hears(listener, prefix));
+        if wanted && heard.next().is_some() {
+            let everywhere = listener.address.ip().is_unspecified();
+            let (verdict, fix) = if everywhere || intent.prefixes.iter().all(is_one_address) {
+                (Verdict::Blocks, Fix::FreePort)
+            } else {
+                (Verdict::Warns, Fix::OtherAddress)
+            };
+            let listener = listener.clone();
             found.push(Conflict {
-                clash: Clash::Listener { listener: *listener },
-                verdict: Verdict::Blocks,
-                fix: Fix::FreePort,
+                clash: Clash::Listener { listener },
+                verdict,
+                fix,
             });
         }
     }
@@ -211,7 +226,18 @@ fn in_the_way_of(observed: &Observed, prefix: IpNet, found: &mut Vec<Conflict>) 
         verdict,
         fix: fix.clone(),
     };
-    found.extend(clashes.into_iter().map(|clash| conflict(clash, Verdict::Blocks)));
+    found.extend(clashes.into_iter().map(|clash| match &clash {
+        // There are others, and on most systems it may as well be another session's.
+        Clash::Address {
+            network: Network::Loopback,
+            ..
+        } if prefix.addr().is_loopback() && !is_one_address(&prefix) => Conflict {
+            clash,
+            verdict: Verdict::Warns,
+            fix: Fix::OtherAddress,
+        },
+        _ => conflict(clash, Verdict::Blocks),
+    }));
     found.extend(tools.into_iter().map(|clash| conflict(clash, Verdict::Warns)));
 }
 
@@ -230,9 +256,9 @@ fn addresses(observed: &Observed, prefix: IpNet) -> impl Iterator<Item = Clash> 
 
 fn routes(observed: &Observed, prefix: IpNet) -> impl Iterator<Item = Clash> + '_ {
     let elsewhere = observed.routes.iter().filter(move |seen| {
-        // The default route is for what nobody else has. Loopback's own prefix is on every machine.
+        // Loopback's own prefix is on every machine.
         let own = seen.kind == RouteKind::Local && seen.destination.addr().is_loopback();
-        !seen.ours && !own && seen.destination.prefix_len() > 0 && overlap(&seen.destination, &prefix)
+        !seen.ours && !own && !is_default(seen.destination) && overlap(&seen.destination, &prefix)
     });
     elsewhere.map(move |seen| Clash::Route {
         prefix,
@@ -240,6 +266,11 @@ fn routes(observed: &Observed, prefix: IpNet) -> impl Iterator<Item = Clash> + '
         interface: seen.interface.clone(),
         network: network(observed, &seen.interface),
     })
+}
+
+/// The default route is for what nobody else has. A VPN that is to have everything makes two of one half each.
+fn is_default(destination: IpNet) -> bool {
+    destination.prefix_len() <= 1
 }
 
 fn tools(prefix: IpNet) -> impl Iterator<Item = Clash> {
@@ -302,6 +333,10 @@ fn elsewhere(observed: &Observed, prefix: IpNet) -> Option<IpNet> {
     };
     let mut candidates = candidates;
     candidates.find(free)
+}
+
+fn is_one_address(prefix: &IpNet) -> bool {
+    prefix.prefix_len() == prefix.max_prefix_len()
 }
 
 fn overlap(a: &IpNet, b: &IpNet) -> bool {
@@ -371,7 +406,14 @@ impl fmt::Display for Clash {
                     Transport::Tcp => "TCP",
                     Transport::Udp => "UDP",
                 };
-                write!(f, "a program listens on {} ({transport})", listener.address)
+                let address = listener.address;
+                match (&listener.program, listener.uid) {
+                    (Some(program), _) => write!(f, "{program} listens on {address} ({transport})"),
+                    (None, Some(uid)) => {
+                        write!(f, "a program of user {uid} listens on {address} ({transport})")
+                    }
+                    (None, None) => write!(f, "a program listens on {address} ({transport})"),
+                }
             }
             Clash::Resolver {
                 suffix,
@@ -407,6 +449,7 @@ impl fmt::Display for Fix {
             Fix::UsePrefix(prefix) => write!(f, "{prefix} is free"),
             Fix::OtherPrefix => f.write_str("take another prefix"),
             Fix::FreePort => f.write_str("end it, or have it listen at another address"),
+            Fix::OtherAddress => f.write_str("another address is taken"),
             Fix::OtherSuffix => f.write_str("take another suffix, or remove that rule"),
         }
     }

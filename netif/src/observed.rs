@@ -1,10 +1,12 @@
 //! What there is on a machine's network, whoever made it.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use serde::Serialize;
 
-use crate::RouteKind;
+use crate::{RouteKind, sys};
 
 /// What there is on a machine's network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -110,7 +112,8 @@ pub struct SeenResolver {
 }
 
 /// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Transport {
     /// TCP
     Tcp,
@@ -119,7 +122,7 @@ pub enum Transport {
 }
 
 /// A socket that waits for connections or datagrams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Listener {
     /// Its protocol.
     pub transport: Transport,
@@ -127,4 +130,36 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Who runs the program, where the system tells.
     pub uid: Option<u32>,
+    /// The program, where it was looked for and the system tells.
+    pub program: Option<Program>,
+}
+
+/// A program that runs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Program {
+    /// What the system calls it.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+}
+
+impl Listener {
+    /// All of this machine, on Linux those of the calling thread's network namespace, without their programs: that takes milliseconds.
+    /// Empty where the system does not tell.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        sys::listeners(false)
+    }
+
+    /// The same with their programs, as far as this user may know them: that looks at every process, and can take a second.
+    #[must_use]
+    pub fn all_with_programs() -> Vec<Self> {
+        sys::listeners(true)
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.name, self.pid)
+    }
 }

@@ -21,14 +21,14 @@ cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         mod linux;
         mod unix;
-        pub(crate) use linux::{Machine, Source};
+        pub(crate) use linux::{Machine, Source, listeners};
         pub(crate) use unix::Interrupter;
     } else if #[cfg(target_os = "macos")] {
         mod bsd;
         mod macos;
         mod unix;
         mod utun;
-        pub(crate) use bsd::Machine;
+        pub(crate) use bsd::{Machine, listeners};
         pub(crate) use macos::Source;
         pub(crate) use unix::Interrupter;
     } else if #[cfg(windows)] {
@@ -39,7 +39,7 @@ cfg_if::cfg_if! {
         mod other;
         #[path = "sys/no_utun.rs"]
         mod utun;
-        pub(crate) use bsd::Machine;
+        pub(crate) use bsd::{Machine, listeners};
         pub(crate) use other::{Interrupter, Source};
     } else {
         mod other;
@@ -47,6 +47,12 @@ cfg_if::cfg_if! {
         pub(crate) use other::{Interrupter, Source};
         pub(crate) use unknown::Machine;
     }
+}
+
+/// Systems that are not asked for their sockets.
+#[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd")))]
+pub(crate) fn listeners(_with_programs: bool) -> Vec<crate::observed::Listener> {
+    Vec::new()
 }
 
 // What macOS says is read as bytes, which is tested everywhere.

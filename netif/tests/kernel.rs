@@ -496,6 +496,7 @@ fn sockets_that_listen_are_seen() {
             transport,
             address,
             uid: Some(nix::unistd::getuid().as_raw()),
+            program: None,
         };
         let listeners = machine().observe().unwrap().listeners;
         assert!(

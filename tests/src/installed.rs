@@ -14,6 +14,8 @@ pub struct Installed<'a> {
     scene: &'a Scene,
     machine: &'a Machine,
     network: Option<PathBuf>,
+    state: PathBuf,
+    environment: Vec<(String, String)>,
     program: Vec<OsString>,
 }
 
@@ -30,6 +32,8 @@ impl<'a> Installed<'a> {
             scene,
             machine,
             network: None,
+            state: "/run/devbox-state".into(),
+            environment: Vec::new(),
             program: vec![scene.devbox_program()?.into(), "__helper".into()],
         })
     }
@@ -39,6 +43,31 @@ impl<'a> Installed<'a> {
     pub fn in_network(mut self, network: impl Into<PathBuf>) -> Self {
         self.network = Some(network.into());
         self
+    }
+
+    /// With its journals in this folder of the machine.
+    #[must_use]
+    pub fn state(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.state = folder.into();
+        self
+    }
+
+    /// With the environment that the unit of an installation has.
+    ///
+    /// # Errors
+    /// If `devbox` does not show it.
+    pub fn environment_of_the_unit(mut self) -> crate::Result<Self> {
+        let shown = self
+            .scene
+            .devbox(["helper", "install", "--user", "0", "--dry-run"])?;
+        let shown = shown.run(wait::SOON)?.expect_success()?.output();
+        let lines = shown
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Environment=")?.split_once('='));
+        self.environment = lines
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        Ok(self)
     }
 
     /// The program `devbox-helper` itself, in place of the one that `devbox` can be.
@@ -53,13 +82,17 @@ impl<'a> Installed<'a> {
     /// # Errors
     /// If it does not start.
     pub fn start(&self) -> crate::Result<Process> {
-        let script =
-            "install -d -m 755 /run/devbox && exec \"$@\" serve --socket \"$0\" --state /run/devbox-state";
-        let words = ["sh", "-c", script, SOCKET].map(OsString::from);
+        let script = "install -d -m 755 /run/devbox && exec \"$@\"";
+        let words = ["sh", "-c", script, "sh"].map(OsString::from);
         let words = words.into_iter().chain(self.program.iter().cloned());
+        let words = words.chain(["serve", "--socket", SOCKET, "--state"].map(OsString::from));
+        let words = words.chain([self.state.clone().into()]);
         let mut command = self.scene.command(words).inside(self.machine);
         if let Some(network) = &self.network {
             command = command.in_network(network);
+        }
+        for (key, value) in &self.environment {
+            command = command.env(key, value);
         }
         let helper = command.start()?;
         let socket = Self::socket(&helper);

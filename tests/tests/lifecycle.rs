@@ -70,6 +70,49 @@ fn a_dry_run_prints_the_change_and_makes_none() -> Outcome {
     })
 }
 
+/// As data: who listens on a wanted port, and which other tool takes addresses of the pool, each with a way out.
+#[test]
+fn a_dry_run_tells_what_is_in_the_way_before_anything_changes() -> Outcome {
+    scenario(|scene| {
+        let echo = Echo::start(scene)?;
+        let held = std::net::TcpListener::bind("0.0.0.0:0")?;
+        let port = held.local_addr()?.port();
+        let catalog = scene.catalog(&[Service::new("db", "demo", port, echo.address())])?;
+        let file = scene.hosts_file(Caller::own())?;
+        let up = scene.devbox(["up", "--dry-run", "--output", "json", "--pool", "127.1.27.0/24"])?;
+        let up = up.args(["--catalog"]).args([catalog.path()]);
+        let up = up.args(["--hosts-file"]).args([&file]);
+        let plan = up.run(2 * wait::SOON)?.expect_success()?.json()?;
+        let conflicts = plan["conflicts"].as_array().context("no conflicts")?;
+        let with = |kind: &str| conflicts.iter().find(|found| found["clash"]["kind"] == kind);
+
+        let listener = with("listener").with_context(|| plan.to_string())?;
+        let clash = &listener["clash"]["listener"];
+        ensure!(clash["address"] == format!("0.0.0.0:{port}"), "{listener}");
+        ensure!(clash["program"]["pid"] == std::process::id(), "{listener}");
+        ensure!(
+            listener["verdict"] == "blocks" && listener["fix"] == "free_port",
+            "{listener}"
+        );
+        let tool = with("tool").with_context(|| plan.to_string())?;
+        ensure!(
+            tool["clash"]["tool"] == "kubefwd" && tool["verdict"] == "warns",
+            "{tool}"
+        );
+        ensure!(tool["fix"]["use_prefix"].is_string(), "{tool}");
+        hosts::expect_original(&file)?;
+
+        // A port that nobody has, and a pool that nobody else takes.
+        drop(held);
+        let free = scene.devbox(["up", "--dry-run", "--output", "json"])?;
+        let free = free.args(["--catalog"]).args([catalog.path()]);
+        let free = free.args(["--hosts-file"]).args([&file]);
+        let plan = free.run(2 * wait::SOON)?.expect_success()?.json()?;
+        ensure!(plan["conflicts"].as_array().is_some_and(Vec::is_empty), "{plan}");
+        Ok(())
+    })
+}
+
 #[test]
 fn without_hosts_the_services_are_there_by_address() -> Outcome {
     scenario(|scene| {

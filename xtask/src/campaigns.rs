@@ -1,7 +1,9 @@
-//! `cargo xtask test --all`: what looks for the rare, and takes minutes each. The tests of these campaigns are `#[ignore]`d; `cargo xtask
+//! `cargo xtask test --all`, and `cargo xtask campaign NAME` for one: what looks for the rare, and takes minutes each. The tests of these campaigns are `#[ignore]`d; `cargo xtask
 //! test` runs a short form of each.
 
-use anyhow::bail;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
 
 use crate::bindings;
 use crate::check;
@@ -46,21 +48,49 @@ const TESTS: &[Campaign] = &[
     ),
 ];
 
-/// Runs all of them.
-pub(crate) fn steps(steps: &mut Steps, may_install: bool) {
-    for (name, what, arguments) in TESTS {
+/// The others, by name.
+const SYSTEMD: &str = "systemd";
+const BINDINGS: &str = "bindings";
+const ATTACK: &str = "attack";
+
+/// Runs some of them alone; without a name, all.
+pub(crate) fn run(may_install: bool, names: &[String]) -> Result<ExitCode> {
+    let known: Vec<&str> = known().collect();
+    if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        bail!("there is no campaign {unknown:?}; there are {}", known.join(", "));
+    }
+    let mut all = Steps::default();
+    steps(&mut all, may_install, names);
+    Ok(all.summary())
+}
+
+fn known() -> impl Iterator<Item = &'static str> {
+    let tests = TESTS.iter().map(|(name, ..)| *name);
+    tests.chain([SYSTEMD, BINDINGS, ATTACK])
+}
+
+/// Runs those of these names; all of them where there are none.
+pub(crate) fn steps(steps: &mut Steps, may_install: bool, names: &[String]) {
+    let is_wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| wanted == name);
+    for (name, what, arguments) in TESTS.iter().filter(|(name, ..)| is_wanted(name)) {
         steps.loud_step(name, what, |skips| {
             let mut command = cargo();
             command.args(["test", "--locked"]).args(*arguments);
             check::run_tests(command, &["--ignored".to_owned()], skips)
         });
     }
-    vm::systemd_steps(steps, may_install);
-    bindings::campaign_step(steps);
-    steps.step("attack", |_| {
-        if check::attack(&[])? {
-            return Ok(Done::passed());
-        }
-        bail!("the attacks that got through are marked above")
-    });
+    if is_wanted(SYSTEMD) {
+        vm::systemd_steps(steps, may_install);
+    }
+    if is_wanted(BINDINGS) {
+        bindings::campaign_step(steps);
+    }
+    if is_wanted(ATTACK) {
+        steps.step(ATTACK, |_| {
+            if check::attack(&[])? {
+                return Ok(Done::passed());
+            }
+            bail!("the attacks that got through are marked above")
+        });
+    }
 }

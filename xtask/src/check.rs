@@ -66,7 +66,7 @@ pub(crate) fn test(may_install: bool, filters: &[String], all: bool) -> Result<E
         kube::steps(&mut steps, may_install, &[], kube::NoNode::Skips);
     }
     if all {
-        campaigns::steps(&mut steps, may_install);
+        campaigns::steps(&mut steps, may_install, &[]);
     }
     Ok(steps.summary())
 }

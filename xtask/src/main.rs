@@ -52,6 +52,15 @@ enum Verb {
         #[arg(value_name = "FILTER")]
         filters: Vec<String>,
     },
+    /// Run the campaigns of `test --all` alone, or those of these names: links, resolvers, kills, systemd, bindings, attack
+    Campaign {
+        /// Install nothing
+        #[arg(long)]
+        no_install: bool,
+        /// A campaign
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
     /// The same as `test`, for CI
     Ci,
     /// Check Cargo's graph and the sources against the rules of ARCHITECTURE.md
@@ -152,6 +161,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             all,
             filters,
         } => check::test(!no_install, &filters, all),
+        Verb::Campaign { no_install, names } => campaigns::run(!no_install, &names),
         Verb::Ci => check::test(true, &[], false),
         Verb::Arch => {
             let breaches = arch::check()?;

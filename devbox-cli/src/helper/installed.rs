@@ -80,6 +80,8 @@ fn install(args: &InstallArgs) -> Result<ExitCode, Failure> {
         let path = below(root, &file.path);
         if !(file.keep && path.exists()) {
             write(&path, file.text.as_bytes()).map_err(|error| Failure::because(error).about(&path))?;
+        } else if let Some(note) = about_policy(&path, &user) {
+            print::note(&note);
         }
     }
     if root.is_none() {
@@ -89,6 +91,22 @@ fn install(args: &InstallArgs) -> Result<ExitCode, Failure> {
     }
     print::out(&format!("installed {}\n", plan.program));
     Ok(ExitCode::SUCCESS)
+}
+
+/// What somebody would want to know of a policy that was there before: it stays, and may not admit whom the helper was installed for.
+fn about_policy(path: &Path, user: &str) -> Option<String> {
+    let told = match fs::read_to_string(path).map(|text| devbox_helper::PolicyFile::parse(&text)) {
+        Ok(Ok(policy)) if user == "0" || policy.lists(user) => return None,
+        Ok(Ok(_)) => {
+            format!("does not list user {user}: add them to `users`, or a group of theirs to `groups`")
+        }
+        Ok(Err(why)) => format!("serves nobody: {}", why.lines().next().unwrap_or_default()),
+        Err(why) => format!("serves nobody: {why}"),
+    };
+    Some(format!(
+        "warning: {} was there before, stays, and {told}",
+        path.display()
+    ))
 }
 
 fn uninstall(args: &UninstallArgs) -> Result<ExitCode, Failure> {
@@ -103,7 +121,12 @@ fn uninstall(args: &UninstallArgs) -> Result<ExitCode, Failure> {
             run_command(command).ok();
         }
     }
-    remove(&plan, root).map_err(Failure::because)?;
+    for folder in remove(&plan, root).map_err(Failure::because)? {
+        print::note(&format!(
+            "note: {} stays: a session that runs, or a change that could not be undone, is written down there (`sudo devbox cleanup`)",
+            folder.display()
+        ));
+    }
     if root.is_none() {
         for command in &plan.forget {
             run_command(command)?;
@@ -113,15 +136,35 @@ fn uninstall(args: &UninstallArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn remove(plan: &Plan, root: Option<&Path>) -> io::Result<()> {
+/// Removes all files, and gives the folders that are needed still: those with a journal.
+fn remove(plan: &Plan, root: Option<&Path>) -> io::Result<Vec<PathBuf>> {
     let files = plan.files.iter().map(|file| file.path.as_path());
     for file in files.chain([Path::new(plan.program)]) {
         gone(fs::remove_file(below(root, file)))?;
     }
+    let mut left = Vec::new();
     for folder in &plan.folders {
-        gone(fs::remove_dir_all(below(root, folder)))?;
+        let folder = below(root, folder);
+        if has_journal(&folder) {
+            left.push(folder);
+        } else {
+            gone(fs::remove_dir_all(folder))?;
+        }
     }
-    Ok(())
+    Ok(left)
+}
+
+/// Whether a helper's journal is in this folder or right below it, as long as it has something to say.
+fn has_journal(folder: &Path) -> bool {
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+    let below = entries(folder).flat_map(|entry| entries(&entry.path()));
+    entries(folder).chain(below).any(|entry| {
+        let is_journal = entry
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "journal");
+        is_journal && entry.metadata().is_ok_and(|found| found.len() > 0)
+    })
 }
 
 fn gone(removed: io::Result<()>) -> io::Result<()> {
@@ -303,12 +346,47 @@ mod tests {
         install(&args).unwrap();
         assert_eq!(fs::read_to_string(&policy).unwrap(), text);
         assert!(below(Some(&root), Path::new(plan.program)).is_file());
-        uninstall(&UninstallArgs {
-            root: Some(root.clone()),
-        })
-        .unwrap();
+        // What a helper writes that lives stays for whoever undoes it.
+        let state = below(Some(&root), Path::new("/var/lib/devbox"));
+        fs::create_dir_all(&state).unwrap();
+        fs::write(state.join("1.2.boot.journal"), "left").unwrap();
+        fs::write(state.join("2.2.boot.journal"), "").unwrap();
+        let removal = || {
+            uninstall(&UninstallArgs {
+                root: Some(root.clone()),
+            })
+            .unwrap()
+        };
+        if !sys::HAS_MANAGER {
+            removal();
+            assert_eq!(files(&root).len(), 2);
+        }
+        fs::write(state.join("1.2.boot.journal"), "").unwrap();
+        removal();
+        if sys::HAS_MANAGER {
+            fs::remove_dir_all(state).unwrap();
+        }
         let left = files(&root);
         assert_eq!(left, [""; 0]);
+    }
+
+    #[test]
+    fn a_policy_that_stays_is_told_where_it_does_not_admit_the_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.toml");
+        let about = |text: &str, user: &str| {
+            fs::write(&path, text).unwrap();
+            about_policy(&path, user)
+        };
+        let one = devbox_helper::default_policy("1000");
+        let told = about(&one, "1001").unwrap();
+        assert!(told.contains("does not list user 1001"), "{told}");
+        assert_eq!(about(&one, "0"), None);
+        if !sys::HAS_MANAGER {
+            assert_eq!(about(&one, "1000"), None);
+        }
+        let told = about("pools = [", "1000").unwrap();
+        assert!(told.contains("serves nobody"), "{told}");
     }
 
     fn files(folder: &Path) -> Vec<String> {

@@ -39,7 +39,8 @@ pub(super) struct Plan {
     pub(super) files: Vec<File>,
     /// Run once the files are there; a failure is told.
     pub(super) start: Vec<Vec<&'static str>>,
-    /// Run before the files go; what is not running cannot be stopped, so that is not told.
+    /// Run before the files go, the last one undoes what a helper left that was killed; what is not running cannot be stopped, so that is not
+    /// told.
     pub(super) stop: Vec<Vec<&'static str>>,
     /// Run after the files have gone.
     pub(super) forget: Vec<Vec<&'static str>>,
@@ -79,14 +80,17 @@ pub(super) fn plan(starter: Starter, user: &str) -> Plan {
                     // One of another version that runs makes way; its callers connect to the next.
                     vec!["systemctl", "try-restart", "devbox-helper.service"],
                 ],
-                stop: vec![vec![
-                    "systemctl",
-                    "disable",
-                    "--now",
-                    "devbox-helper.socket",
-                    "devbox-helper.service",
-                    "devbox-helper-sweep.service",
-                ]],
+                stop: vec![
+                    vec![
+                        "systemctl",
+                        "disable",
+                        "--now",
+                        "devbox-helper.socket",
+                        "devbox-helper.service",
+                        "devbox-helper-sweep.service",
+                    ],
+                    vec![PROGRAM, "sweep"],
+                ],
                 forget: vec![vec!["systemctl", "daemon-reload"]],
                 folders,
             }
@@ -98,7 +102,7 @@ pub(super) fn plan(starter: Starter, user: &str) -> Plan {
                 before: Vec::new(),
                 files: vec![policy, file(PLIST, plist())],
                 start: vec![vec!["launchctl", "bootstrap", "system", PLIST]],
-                stop: vec![bootout],
+                stop: vec![bootout, vec![PROGRAM, "sweep"]],
                 // launchd leaves it.
                 forget: vec![vec!["rm", "-f", SOCKET_APPLE]],
                 folders,
@@ -171,6 +175,8 @@ fn service_unit() -> String {
          Restart=on-failure\n\
          RestartSec=100ms\n\
          TimeoutStopSec=30s\n\
+         # It waits most of the time: one arena, and neither blocks nor stacks are kept for later (glibc's tunables).\n\
+         Environment=GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0:glibc.pthread.stack_cache_size=0\n\
          LimitNOFILE=4096\n\
          MemoryMax=256M\n\
          TasksMax=128\n\
@@ -233,7 +239,7 @@ fn plist() -> String {
 /// Capabilities: the hosts file of root in its folder (`CAP_DAC_OVERRIDE` where that is another's), ports below 1024, the network.
 const SANDBOX: &str = "\
     StateDirectory=devbox\n\
-    StateDirectoryMode=0755\n\
+    StateDirectoryMode=0700\n\
     \n\
     CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE\n\
     AmbientCapabilities=\n\

@@ -14,8 +14,8 @@
 use std::net::TcpListener;
 
 use devbox_helper_client::{
-    Call, Channel, Handshake, HelperError, Receiver, ReleaseReport, Reply, Request, Response, Sender,
-    StartOptions, SweepReport,
+    Call, Channel, Handshake, HelperError, NetworkUndone, Receiver, ReleaseReport, Reply, Request, Response,
+    Sender, StartOptions, SweepReport,
 };
 use rustix::process::{Pid, Signal};
 
@@ -46,6 +46,7 @@ fn swept(count: u64) -> Reply {
     Reply::Swept(SweepReport {
         stray_lines: 0,
         left: Vec::new(),
+        network: NetworkUndone::default(),
         file: format!("/{count}").into(),
         removed: Vec::new(),
     })

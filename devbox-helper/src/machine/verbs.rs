@@ -40,7 +40,7 @@ impl Machine {
                 self.member(id)?.hosts.restore_by_hand(&content).map(Reply::Hosts)
             }
             Request::Sweep => self.member(id)?.hosts.sweep().map(Reply::Swept),
-            Request::CleanUp => self.member(id)?.hosts.clean_up().map(Reply::Swept),
+            Request::CleanUp => self.clean_up(id).map(Reply::Swept),
             Request::Release => self.release(id).map(Reply::Released),
             Request::OpenPool { pool } => self.open_pool(id, &pool).map(Reply::Network),
             Request::AddAddresses { addresses, interface } => self

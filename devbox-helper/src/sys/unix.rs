@@ -2,10 +2,13 @@
 
 pub(super) mod service;
 
+use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -61,6 +64,35 @@ pub(crate) fn as_service(
 /// Whether this process can change the machine's network.
 pub(crate) fn is_root() -> bool {
     geteuid().is_root()
+}
+
+/// Makes a folder into which only this user may look, and keep others waiting for [its lock](lock_folder). One that is there stays as it is.
+pub(crate) fn make_private_folder(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Locks a folder until the descriptor is closed; [`io::ErrorKind::WouldBlock`] where another process has it locked, `None` where there is
+/// no such folder.
+pub(crate) fn lock_folder(folder: &Path) -> io::Result<Option<File>> {
+    let opened = match File::open(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    rustix::fs::flock(&opened, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+    Ok(Some(opened))
+}
+
+/// Gives back what was freed.
+#[cfg_attr(
+    all(target_os = "linux", target_env = "gnu"),
+    expect(unsafe_code, reason = "malloc_trim(3) has no safe form")
+)]
+pub(crate) fn give_memory_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: only what is free is given back, and other threads may allocate meanwhile.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// What came of a [`fork`].
@@ -213,5 +245,29 @@ mod groups {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_locked_until_its_lock_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("journals");
+        assert!(lock_folder(&folder).unwrap().is_none());
+        make_private_folder(&folder).unwrap();
+        make_private_folder(&folder).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&folder).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o700);
+        let lock = lock_folder(&folder).unwrap();
+        assert!(lock.is_some());
+        assert_eq!(
+            lock_folder(&folder).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+        drop(lock);
+        assert!(lock_folder(&folder).unwrap().is_some());
     }
 }

@@ -4,8 +4,10 @@
     reason = "pipes, security descriptors and the event log have no safe wrapper"
 )]
 
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 
 use crate::policy::Caller;
 
@@ -50,6 +52,18 @@ pub(crate) fn with_rights_of<T>(_: &Caller, _: impl FnOnce() -> T) -> io::Result
 /// There is no journal on this system.
 pub(crate) fn is_root() -> bool {
     false
+}
+
+pub(crate) fn give_memory_back() {}
+
+pub(crate) fn make_private_folder(folder: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(folder)
+}
+
+/// One service is all that changes the network here.
+#[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]
+pub(crate) fn lock_folder(_: &Path) -> io::Result<Option<File>> {
+    Ok(None)
 }
 
 /// What comes of a [`fork`] elsewhere.

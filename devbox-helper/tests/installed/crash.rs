@@ -3,7 +3,8 @@
 
 use devbox_helper_client::{Client, Error, InterfaceKind, NewInterface, NewResolver};
 
-use crate::stage::{Place, block, eventually, strings};
+use crate::blocks::block;
+use crate::stage::{Place, eventually, strings};
 
 /// A session with everything, up to where its server is killed. `true` if it came to its end.
 fn session(client: &mut Client, number: u8) -> Result<(), Error> {

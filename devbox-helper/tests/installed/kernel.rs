@@ -5,7 +5,8 @@ use std::process::{Child, Command, Stdio};
 
 use devbox_helper_client::{InterfaceKind, NewInterface};
 
-use crate::stage::{Place, Process, block, eventually, strings};
+use crate::blocks::block;
+use crate::stage::{Place, Process, eventually, strings};
 
 /// A network namespace, which lasts as long as a program in it.
 struct Network {
@@ -117,4 +118,34 @@ fn what_was_made_is_undone_after_the_end_and_after_kill_9() {
         server.end();
     }
     assert_eq!(network.state(), before);
+}
+
+/// The kernel makes a route for the prefix of an interface's address, with a mark of its own.
+#[test]
+fn an_interface_of_ours_is_not_in_the_way_of_a_pool() {
+    let Some(network) = Network::new() else {
+        eprintln!(
+            "SKIP an_interface_of_ours_is_not_in_the_way_of_a_pool: no network namespace can be made here"
+        );
+        return;
+    };
+    let place = Place::new();
+    let before = network.state();
+    let server = network.serve(&place);
+    let mut first = place.client();
+    let interface = NewInterface {
+        name: "devbox0".into(),
+        kind: InterfaceKind::Tun,
+        mtu: None,
+    };
+    first.create_interface(interface).unwrap();
+    first
+        .add_addresses(strings(&["10.107.9.1/24"]), Some("devbox0".into()))
+        .unwrap();
+    assert!(network.state().contains("10.107.9.0/24 dev devbox0 proto kernel"));
+    let mut second = place.client();
+    assert_eq!(second.open_pool("10.107.0.0/16").unwrap().changed, 1);
+    drop((first, second));
+    eventually(|| network.state() == before);
+    server.end();
 }

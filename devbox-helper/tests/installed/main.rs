@@ -7,6 +7,8 @@
     reason = "also outside the functions marked as tests"
 )]
 
+#[path = "../support/blocks.rs"]
+mod blocks;
 mod crash;
 #[cfg(target_os = "linux")]
 mod kernel;

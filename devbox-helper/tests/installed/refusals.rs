@@ -9,7 +9,8 @@ use devbox_helper_client::{
     Token, UserEdit, encode,
 };
 
-use crate::stage::{Place, block, strings};
+use crate::blocks::block;
+use crate::stage::{Place, strings};
 
 fn add(address: &str) -> Request {
     Request::AddAddresses {

@@ -7,7 +7,8 @@ use devbox_helper_client::{
     Client, Endpoint, Error, HelperError, InterfaceKind, NewInterface, NewResolver, Reply, Request,
 };
 
-use crate::stage::{Caller, ORIGINAL, Place, block, eventually, strings};
+use crate::blocks::block;
+use crate::stage::{Caller, ORIGINAL, Place, eventually, strings};
 
 const NOBODY: u32 = 65_534;
 
@@ -430,6 +431,24 @@ fn policy_that_others_can_write_serves_nobody() {
     assert!(second.last_words().contains("others can write it"));
     open(0o644);
     place.start();
+}
+
+/// As systemd starts it. One that ended would be started again and again for as long as somebody is waiting to be served.
+#[test]
+fn helper_that_a_socket_started_tells_what_is_wrong_with_the_policy_and_stays() {
+    let place = Place::new();
+    place.set_policy("pools = [");
+    let _server = place.start_activated();
+    for _ in 0..2 {
+        match Client::connect(place.path("socket")) {
+            Err(Error::Helper(HelperError::NotAllowed { why, .. })) => {
+                assert!(why.contains(place.path("policy").to_str().unwrap()), "{why}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    place.set_policy("pools = ['127.77.0.0/16']\nusers = [0,]");
+    place.client().status().unwrap();
 }
 
 #[test]

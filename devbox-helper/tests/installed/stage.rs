@@ -5,15 +5,16 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use devbox_helper::{LogTo, Service};
-use devbox_helper_client::{Client, Error, HelperError, HostsBlock, HostsEntry, Reply, Request};
+use devbox_helper_client::{Client, Error, HelperError, Reply, Request};
 use netif::{
     Applied, Backend, Capabilities, Change, ChangeError, Found, InterfaceName, Observed, Owner, Recording,
     TunHandle, Undone,
@@ -139,6 +140,33 @@ impl Place {
             .spawn()
             .unwrap();
         self.await_accepting(Process { child })
+    }
+
+    /// The program itself, with a socket that was made for it: sd_listen_fds(3).
+    pub(crate) fn start_activated(&self) -> Process {
+        let listener = UnixListener::bind(self.path("socket")).unwrap();
+        // A shell puts it where the program looks for it, and becomes the program, whose process is then the one that is meant.
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "export LISTEN_PID=$$ LISTEN_FDS=1; exec 3<&0 </dev/null; exec \"$@\"",
+            "sh",
+        ]);
+        command.args([env!("CARGO_BIN_EXE_devbox-helper"), devbox_helper::SERVE]);
+        for (option, name) in [
+            ("--policy", "policy"),
+            ("--hosts-file", "hosts"),
+            ("--state", "state"),
+            ("--log-journal", "log"),
+        ] {
+            command.arg(option).arg(self.path(name));
+        }
+        let child = command
+            .stdin(OwnedFd::from(listener))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Process { child }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -432,17 +460,6 @@ pub(crate) fn call() {
             Err(Error::Helper(error)) => say(&Reply::Error(error)),
             Err(error) => return println!("{error:?}"),
         }
-    }
-}
-
-pub(crate) fn block(tag: &str, entries: &[(&str, &[&str])]) -> HostsBlock {
-    let entry = |(address, names): &(&str, &[&str])| HostsEntry {
-        address: address.parse().unwrap(),
-        names: names.iter().map(ToString::to_string).collect(),
-    };
-    HostsBlock {
-        tag: tag.into(),
-        entries: entries.iter().map(entry).collect(),
     }
 }
 

@@ -14,8 +14,10 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use devbox_helper_client::{Client, HostsBlock, HostsEntry, StartOptions};
+use devbox_helper_client::{Client, StartOptions};
 use rustix::process::{Pid, Signal};
+
+use crate::blocks::block;
 
 pub(crate) const HELPER: &str = env!("CARGO_BIN_EXE_devbox-helper");
 
@@ -27,17 +29,6 @@ pub(crate) fn helper(file: &Path) -> StartOptions {
         "--pool",
         "127.77.0.0/16",
     ])
-}
-
-pub(crate) fn block(tag: &str, entries: &[(&str, &[&str])]) -> HostsBlock {
-    let entry = |(address, names): &(&str, &[&str])| HostsEntry {
-        address: address.parse().unwrap(),
-        names: names.iter().map(ToString::to_string).collect(),
-    };
-    HostsBlock {
-        tag: tag.into(),
-        entries: entries.iter().map(entry).collect(),
-    }
 }
 
 /// The body of the test `holder`: sets a block, says so, and stays until its standard input ends. With `HOLDER_CHURN`

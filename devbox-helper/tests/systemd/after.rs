@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use crate::Scene;
+use crate::before::make_interface;
 use crate::stage::{
-    DEVBOX, LOW_PORT, SERVICE, SOCKET, Session, Stage, assert_as_before, assert_echoes,
-    assert_files_as_before, resolve, state, told,
+    DEVBOX, HELPER, LOW_PORT, SERVICE, SOCKET, Session, Stage, assert_as_before, assert_echoes,
+    assert_files_as_before, client, kill_for_good, resolve, state, told,
 };
 
 pub(crate) const SCENES: [Scene; 3] = [
@@ -31,6 +32,23 @@ fn serves(stage: &mut Stage) {
 }
 
 fn uninstall(stage: &mut Stage) {
+    let mut client = client();
+    make_interface(&mut client);
+    let session = Session::start(&stage.ana, &["--pool", "10.107.0.0/16"]);
+    kill_for_good(|| {
+        session.kill();
+        drop(client);
+    });
+    assert!(told("ip", &["-br", "link"]).contains("devbox7"));
+    // What a killed helper left goes as well.
+    told(DEVBOX, &["helper", "uninstall"]);
+    assert_as_before();
+
+    let uid = stage.ana.uid.to_string();
+    told(
+        DEVBOX,
+        &["helper", "install", "--program", HELPER, "--user", &uid],
+    );
     let session = Session::start(&stage.ana, &["--pool", "10.107.0.0/16"]);
     told(DEVBOX, &["helper", "uninstall"]);
     assert_as_before();

@@ -2,17 +2,17 @@
 
 use std::fs;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use devbox_helper_client::{HostsBlock, HostsEntry, InterfaceKind, NewInterface, NewResolver};
 
 use crate::stage::{
     DEVBOX, HELPER, LOW_PORT, SERVICE, SOCKET, Session, Stage, assert_as_before, assert_echoes, client,
-    eventually, helper_pid, kill, resolve, state, told,
+    eventually, helper_pid, kill, kill_for_good, resolve, state, told,
 };
 use crate::{Scene, sandbox};
 
-pub(crate) const SCENES: [Scene; 10] = [
+pub(crate) const SCENES: [Scene; 13] = [
     ("installation_starts_only_the_socket", install),
     (
         "first_session_starts_the_helper_and_has_a_low_port",
@@ -27,7 +27,16 @@ pub(crate) const SCENES: [Scene; 10] = [
         "helper_and_callers_killed_together_leave_nothing",
         killed_together,
     ),
+    (
+        "cleanup_undoes_everything_where_no_helper_runs",
+        cleanup_without_a_helper,
+    ),
+    ("a_whole_pool_is_there_soon_on_a_dummy_interface", whole_pool),
     ("sandbox_refuses_what_the_helper_never_does", sandbox::refuses),
+    (
+        "policy_that_is_none_is_told_by_a_helper_that_stays",
+        policy_that_is_none,
+    ),
     ("refusals_are_in_the_journal", journal),
 ];
 
@@ -189,6 +198,93 @@ fn killed_together(stage: &mut Stage) {
     assert_as_before();
 }
 
+/// One of everything is left, and nothing is there that would undo it: neither a helper, nor a socket that would start one.
+fn cleanup_without_a_helper(stage: &mut Stage) {
+    let mut client = client();
+    make_interface(&mut client);
+    client.set_resolver(rule()).unwrap();
+    let session = Session::start(&stage.ana, &["--pool", "10.107.0.0/16"]);
+    kill_for_good(|| {
+        session.kill();
+        drop(client);
+    });
+    assert!(told("ip", &["-br", "link"]).contains("devbox7"));
+    assert!(told("resolvectl", &["domain"]).contains("shop.internal"));
+    assert!(
+        fs::read_to_string("/etc/hosts")
+            .unwrap()
+            .contains("# BEGIN devbox-")
+    );
+
+    // As sudo runs it for her.
+    let uid = stage.ana.uid.to_string();
+    let cleanup = Command::new(DEVBOX)
+        .arg("cleanup")
+        .env("SUDO_UID", &uid)
+        .env("SUDO_GID", &uid)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&cleanup.stdout);
+    assert!(
+        cleanup.status.success() && text.contains("network: undid"),
+        "{cleanup:?}"
+    );
+    assert_as_before();
+    let journals: Vec<_> = fs::read_dir("/var/lib/devbox").unwrap().flatten().collect();
+    assert!(journals.is_empty(), "{journals:?}");
+
+    told("systemctl", &["reset-failed", SERVICE]);
+    told("systemctl", &["start", SOCKET]);
+}
+
+/// Who connects is told what is wrong, by a helper that stays: systemd would start another one for as long as somebody waits.
+fn policy_that_is_none(_: &mut Stage) {
+    let path = "/etc/devbox/policy.toml";
+    let policy = fs::read_to_string(path).unwrap();
+    told("systemctl", &["stop", SERVICE]);
+    fs::write(path, "users = [").unwrap();
+    for _ in 0..2 {
+        let status = Command::new(DEVBOX).args(["helper", "status"]).output().unwrap();
+        let said = String::from_utf8_lossy(&status.stderr).into_owned();
+        assert!(!status.status.success() && said.contains(path), "{said}");
+    }
+    let restarts = told("systemctl", &["show", "-p", "NRestarts", "--value", SERVICE]);
+    assert_eq!((restarts.trim(), &*state(SERVICE)), ("0", "active"));
+    fs::write(path, policy).unwrap();
+    told(DEVBOX, &["helper", "status"]);
+}
+
+/// What takes seconds where addresses are added to an interface one by one: 65,534 of them on a dummy, by one request.
+fn whole_pool(_: &mut Stage) {
+    let mut client = client();
+    let interface = NewInterface {
+        name: "devbox8".to_owned(),
+        kind: InterfaceKind::Dummy,
+        mtu: None,
+    };
+    client.create_interface(interface).unwrap();
+    let addresses = |host: u32| format!("10.107.{}.{}", host / 256, host % 256);
+    let all: Vec<String> = (1..65_535).map(addresses).collect();
+    let count = all.len();
+    let begun = Instant::now();
+    client
+        .add_addresses(all.clone(), Some("devbox8".to_owned()))
+        .unwrap();
+    let added = begun.elapsed();
+    std::net::TcpListener::bind("10.107.200.201:0").unwrap();
+    let begun = Instant::now();
+    client.remove_addresses(all, Some("devbox8".to_owned())).unwrap();
+    println!(
+        "  {count} single addresses on a dummy interface: {:.2} s, and {:.2} s until they are gone (wanted: 10 s; this machine is emulated)",
+        added.as_secs_f32(),
+        begun.elapsed().as_secs_f32()
+    );
+    // The machine is emulated: how much slower that is depends on the one beneath it.
+    assert!(added < Duration::from_secs(60), "{added:?}");
+    drop(client);
+    assert_as_before();
+}
+
 fn journal(_: &mut Stage) {
     let refused = Command::new("setpriv")
         .args(["--reuid=65534", "--clear-groups", DEVBOX, "helper", "status"])
@@ -240,7 +336,7 @@ pub(crate) fn leave_everything_and_start_anew(stage: &Stage) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn make_interface(client: &mut devbox_helper_client::Client) {
+pub(crate) fn make_interface(client: &mut devbox_helper_client::Client) {
     let interface = NewInterface {
         name: "devbox7".to_owned(),
         kind: InterfaceKind::Dummy,

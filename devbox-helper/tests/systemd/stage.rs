@@ -179,6 +179,24 @@ pub(crate) fn kill(pid: u32) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
+/// Kills the helper, which cannot undo anything before, and neither systemd nor its socket starts another one. `meanwhile` is done while the
+/// helper can see nothing; nobody may be left who would connect again.
+pub(crate) fn kill_for_good(meanwhile: impl FnOnce()) {
+    let folder = "/run/systemd/system/devbox-helper.service.d";
+    fs::create_dir_all(folder).unwrap();
+    fs::write(format!("{folder}/once.conf"), "[Service]\nRestart=no\n").unwrap();
+    told("systemctl", &["daemon-reload"]);
+    let pid = helper_pid().unwrap();
+    let stopped = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(stopped, rustix::process::Signal::STOP).unwrap();
+    meanwhile();
+    kill(pid);
+    eventually("the end of the helper", || helper_pid().is_none().then_some(()));
+    told("systemctl", &["stop", SOCKET]);
+    fs::remove_dir_all(folder).unwrap();
+    told("systemctl", &["daemon-reload"]);
+}
+
 pub(crate) fn client() -> Client {
     Client::connect("/run/devbox/helper.sock").unwrap()
 }

@@ -1,5 +1,6 @@
 //! A Mac on which nothing is run: what would be is written down, and remembered.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
@@ -19,6 +20,8 @@ pub struct Rehearsal {
     script: File,
     utuns: usize,
     addresses: Vec<SeenAddress>,
+    /// By the program that is asked.
+    answers: BTreeMap<&'static str, String>,
 }
 
 /// A utun that nobody made.
@@ -48,6 +51,7 @@ impl Rehearsal {
         let mut machine = Self {
             script,
             utuns: 0,
+            answers: BTreeMap::new(),
             addresses: addresses.collect(),
         };
         let mut before = String::new();
@@ -59,6 +63,13 @@ impl Rehearsal {
             }
         }
         Ok(machine)
+    }
+
+    /// Has it answer this question with a text of a real machine's.
+    #[must_use]
+    pub fn answering(mut self, question: &CommandLine, text: &str) -> Self {
+        self.answers.insert(question.program, text.to_owned());
+        self
     }
 
     fn do_as_told(&mut self, words: &[&str]) -> io::Result<()> {
@@ -87,6 +98,11 @@ impl Os for Rehearsal {
             addresses: self.addresses.clone(),
             ..Observed::default()
         })
+    }
+
+    fn answer(&mut self, line: &CommandLine) -> io::Result<String> {
+        let answer = self.answers.get(line.program);
+        answer.cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn run(&mut self, line: &CommandLine) -> io::Result<()> {

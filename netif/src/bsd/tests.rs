@@ -198,3 +198,53 @@ fn snapshot_of_a_freebsd_machines_commands() {
     }
     insta::assert_snapshot!(fs::read_to_string(&script).unwrap());
 }
+
+/// What stands in the way on a Mac with a VPN, before anything is changed.
+#[test]
+fn conflicts_on_a_mac_are_found_in_what_its_programs_tell() {
+    use crate::conflict::{Clash, Intent, Verdict, conflicts};
+
+    let stage = Stage::new();
+    let rules = stage.folder.path().join("resolver");
+    let os = Rehearsal::to(&stage.folder.path().join("script"))
+        .unwrap()
+        .answering(
+            &ifconfig::routes(),
+            include_str!("../parse/recorded/netstat-macos-13.txt"),
+        )
+        .answering(
+            &ifconfig::resolvers(),
+            include_str!("../parse/recorded/scutil-dns.txt"),
+        );
+    let mut machine = macos(owner(), os, &rules);
+    // The system tells of it as of everybody's.
+    let ours = Change::Resolver(ResolverRule {
+        interface: name(),
+        suffixes: vec![Suffix::new("shop.test").unwrap()],
+        servers: vec!["127.0.0.1:5353".parse().unwrap()],
+    });
+    all_are(machine.apply(&[ours]), &Applied::Added);
+    let observed = machine.observe().unwrap();
+    let told = |prefix: &str, suffix: &str| {
+        let intent = Intent {
+            prefixes: vec![prefix.parse().unwrap()],
+            ports: Vec::new(),
+            suffixes: vec![Suffix::new(suffix).unwrap()],
+        };
+        let found = conflicts(&observed, &intent);
+        let blocks = found.iter().filter(|conflict| {
+            conflict.verdict == Verdict::Blocks || matches!(conflict.clash, Clash::Tool { .. })
+        });
+        blocks.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told("10.107.0.0/16", "test"), [""; 0]);
+    assert_eq!(
+        told("10.33.4.0/24", "corp.example"),
+        [
+            "a route for 10.33.0.0/16 leads to utun4 (a VPN), which 10.33.4.0/24 overlaps; 10.107.0.0/24 is free",
+            "names with corp.example are asked elsewhere (utun4), and corp.example covers them; take another suffix, or \
+             remove that rule",
+        ]
+    );
+    assert_eq!(told("127.77.0.0/16", "local").len(), 1);
+}

@@ -38,6 +38,7 @@ fn listener(transport: Transport, address: &str) -> Listener {
         transport,
         address: address.parse().unwrap(),
         uid: None,
+        program: None,
     }
 }
 
@@ -159,21 +160,97 @@ fn ranges_of_other_tools_are_a_warning() {
 }
 
 #[test]
+fn a_vpn_that_has_everything_is_in_nobodys_way() {
+    let mut observed = usual();
+    for half in ["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"] {
+        observed.routes.push(route(half, "tun0"));
+    }
+    for prefix in ["10.107.0.0/16", "fd77:6465:76::/64"] {
+        assert_eq!(texts(&observed, &intent(prefix)), [""; 0], "{prefix}");
+    }
+}
+
+#[test]
 fn listeners_on_wanted_ports_block_where_they_take_our_connections() {
-    let hears = |transport, address| {
+    let verdict = |transport, address| {
         let observed = Observed {
             listeners: vec![listener(transport, address)],
             ..Observed::default()
         };
-        !conflicts(&observed, &intent("127.77.0.0/16")).is_empty()
+        let found = conflicts(&observed, &intent("127.77.0.0/16"));
+        found
+            .first()
+            .map(|conflict| (conflict.verdict, conflict.fix.clone()))
     };
-    assert!(hears(Transport::Tcp, "0.0.0.0:5432"));
-    assert!(hears(Transport::Tcp, "[::]:5432"));
-    assert!(hears(Transport::Tcp, "127.77.3.4:5432"));
-    assert!(!hears(Transport::Tcp, "127.0.0.1:5432"));
-    assert!(!hears(Transport::Tcp, "[::1]:5432"));
-    assert!(!hears(Transport::Tcp, "0.0.0.0:5433"));
-    assert!(!hears(Transport::Udp, "0.0.0.0:5432"));
+    let blocks = Some((Verdict::Blocks, Fix::FreePort));
+    assert_eq!(verdict(Transport::Tcp, "0.0.0.0:5432"), blocks);
+    assert_eq!(verdict(Transport::Tcp, "[::]:5432"), blocks);
+    // The prefix has others.
+    assert_eq!(
+        verdict(Transport::Tcp, "127.77.3.4:5432"),
+        Some((Verdict::Warns, Fix::OtherAddress))
+    );
+    assert_eq!(verdict(Transport::Tcp, "127.0.0.1:5432"), None);
+    assert_eq!(verdict(Transport::Tcp, "[::1]:5432"), None);
+    assert_eq!(verdict(Transport::Tcp, "0.0.0.0:5433"), None);
+    assert_eq!(verdict(Transport::Udp, "0.0.0.0:5432"), None);
+    let observed = Observed {
+        listeners: vec![listener(Transport::Tcp, "127.77.3.4:5432")],
+        ..Observed::default()
+    };
+    assert_eq!(
+        conflicts(&observed, &intent("127.77.3.4/32"))[0].verdict,
+        Verdict::Blocks
+    );
+}
+
+#[test]
+fn addresses_of_the_loopback_interface_are_passed_over_by_a_pool_there() {
+    let mut observed = usual();
+    observed.addresses.push(address("127.77.3.4/32", "lo"));
+    let found = conflicts(&observed, &intent("127.77.0.0/16"));
+    assert_eq!(
+        (found.len(), found[0].verdict, &found[0].fix),
+        (1, Verdict::Warns, &Fix::OtherAddress)
+    );
+}
+
+/// All that a program may read: each kind of clash, verdict and fix.
+#[test]
+fn snapshot_of_conflicts_as_data() {
+    let mut observed = usual();
+    observed.interfaces.push(interface("corp0", "wireguard"));
+    observed.routes.push(route("10.0.0.0/8", "corp0"));
+    observed.addresses.push(address("10.107.0.1/16", "br-0a1b"));
+    observed.listeners = vec![
+        Listener {
+            uid: Some(501),
+            program: Some(crate::observed::Program {
+                name: "postgres".to_owned(),
+                pid: 4242,
+            }),
+            ..listener(Transport::Tcp, "0.0.0.0:5432")
+        },
+        Listener {
+            uid: Some(105),
+            ..listener(Transport::Tcp, "10.107.3.4:5432")
+        },
+        listener(Transport::Tcp, "[::]:5432"),
+    ];
+    observed.resolvers.push(SeenResolver {
+        suffix: "shop.test".to_owned(),
+        servers: vec!["10.0.0.53:53".parse().unwrap()],
+        place: "corp0".to_owned(),
+        ours: false,
+    });
+    let mut intent = intent("10.107.0.0/16");
+    intent.prefixes.push("127.1.0.0/16".parse().unwrap());
+    let found = conflicts(&observed, &intent);
+    let lines: Vec<String> = found
+        .iter()
+        .map(|conflict| format!("{conflict}\n  {}", serde_json::to_string(conflict).unwrap()))
+        .collect();
+    insta::assert_snapshot!(lines.join("\n"));
 }
 
 #[test]

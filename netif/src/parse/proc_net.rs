@@ -8,24 +8,28 @@ use crate::observed::{Listener, Transport};
 const TCP_LISTEN: &str = "0A";
 const UDP_UNCONNECTED: &str = "07";
 
-/// The sockets of a file that wait for connections or datagrams.
-pub fn listeners(transport: Transport, text: &str) -> impl Iterator<Item = Listener> + '_ {
+/// The sockets of a file that wait for connections or datagrams, each with its inode.
+pub fn listeners(transport: Transport, text: &str) -> impl Iterator<Item = (Listener, Option<u64>)> + '_ {
     let waiting = match transport {
         Transport::Tcp => TCP_LISTEN,
         Transport::Udp => UDP_UNCONNECTED,
     };
-    // The first line names the columns: number, local address, remote address, state, queues, timer, retransmissions, user.
+    // The first line names the columns: number, local address, remote address, state, queues, timer, retransmissions, user, timeout,
+    // inode.
     text.lines().skip(1).filter_map(move |line| {
         let mut columns = line.split_ascii_whitespace();
         let local = columns.nth(1)?;
         let state = columns.nth(1)?;
         let uid = columns.nth(3)?;
         (state == waiting).then_some(())?;
-        Some(Listener {
+        let inode = columns.nth(1).and_then(|inode| inode.parse().ok());
+        let listener = Listener {
             transport,
             address: address(local)?,
             uid: uid.parse().ok(),
-        })
+            program: None,
+        };
+        Some((listener, inode))
     })
 }
 
@@ -62,11 +66,15 @@ mod tests {
         if cfg!(target_endian = "little") {
             assert_eq!(
                 found,
-                [Listener {
-                    transport: Transport::Tcp,
-                    address: "127.0.0.1:5432".parse().unwrap(),
-                    uid: Some(105)
-                }]
+                [(
+                    Listener {
+                        transport: Transport::Tcp,
+                        address: "127.0.0.1:5432".parse().unwrap(),
+                        uid: Some(105),
+                        program: None,
+                    },
+                    Some(15211)
+                )]
             );
         }
     }

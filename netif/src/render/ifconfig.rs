@@ -13,6 +13,9 @@ pub const LOOPBACK: &str = "lo0";
 // Root's programs are not looked for in a `PATH`.
 const IFCONFIG: &str = "/sbin/ifconfig";
 const ROUTE: &str = "/sbin/route";
+const NETSTAT: &str = "/usr/sbin/netstat";
+const LSOF: &str = "/usr/sbin/lsof";
+const SCUTIL: &str = "/usr/sbin/scutil";
 
 /// A program and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +42,21 @@ impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.program, self.words.join(" "))
     }
+}
+
+/// Asks for the routes of both families.
+pub fn routes() -> CommandLine {
+    CommandLine::new(NETSTAT, &["-rn"])
+}
+
+/// Asks for the sockets that wait, with their programs: no names for numbers, nothing that may block, fields for programs.
+pub fn sockets() -> CommandLine {
+    CommandLine::new(LSOF, &["-nPbw", "-iTCP", "-sTCP:LISTEN", "-iUDP", "-FpcutPn"])
+}
+
+/// Asks macOS which servers it asks for which names.
+pub fn resolvers() -> CommandLine {
+    CommandLine::new(SCUTIL, &["--dns"])
 }
 
 /// Adds an alias of the loopback interface.

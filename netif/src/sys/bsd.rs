@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
@@ -13,8 +13,9 @@ use super::utun::{self, Utun};
 use crate::aliases::Aliases;
 use crate::backend::TunHandle;
 use crate::bsd::{Bsd, Os};
-use crate::observed::{Observed, Seen, SeenAddress, Statistics};
-use crate::render::ifconfig::CommandLine;
+use crate::observed::{Listener, Observed, Seen, SeenAddress, Statistics};
+use crate::parse::lsof;
+use crate::render::ifconfig::{self, CommandLine};
 use crate::{Error, Owner};
 
 /// Such a machine's network.
@@ -74,12 +75,13 @@ impl Os for System {
         })
     }
 
+    fn answer(&mut self, line: &CommandLine) -> io::Result<String> {
+        // lsof(8) fails where it found less than all that it was asked for, and says what it found.
+        Ok(String::from_utf8_lossy(&output(line)?.stdout).into_owned())
+    }
+
     fn run(&mut self, line: &CommandLine) -> io::Result<()> {
-        let output = Command::new(line.program)
-            .args(&line.words)
-            .env_clear()
-            .stdin(Stdio::null())
-            .output()?;
+        let output = output(line)?;
         let told = String::from_utf8_lossy(&output.stderr);
         if line.has_failed(output.status.success(), &told) {
             let told = told.lines().next().unwrap_or_default();
@@ -99,6 +101,23 @@ impl Os for System {
     fn handle(&mut self, utun: &Utun) -> io::Result<TunHandle> {
         utun.handle()
     }
+}
+
+/// Sockets and their programs come together; FreeBSD is not asked for them.
+pub(crate) fn listeners(_with_programs: bool) -> Vec<Listener> {
+    if !cfg!(target_os = "macos") {
+        return Vec::new();
+    }
+    let answer = System.answer(&ifconfig::sockets());
+    lsof::listeners(&answer.unwrap_or_default())
+}
+
+fn output(line: &CommandLine) -> io::Result<Output> {
+    Command::new(line.program)
+        .args(&line.words)
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
 }
 
 fn network(

@@ -5,6 +5,7 @@ mod machine;
 mod news;
 mod resolved;
 mod sight;
+mod sockets;
 mod tun;
 
 use std::io;
@@ -24,6 +25,7 @@ use crate::Error;
 use crate::watch::Change;
 pub(crate) use machine::Machine;
 use news::News;
+pub(crate) use sockets::listeners;
 
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR and RTMGRP_IPV6_ROUTE of linux/rtnetlink.h.
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;

@@ -375,7 +375,7 @@ pub(crate) const CHANGES_THE_MACHINE: &[Reserved] = &[
         "hostsfile",
         &["devbox-helper", "devbox-engine", "devbox-cli", "devbox-ffi"],
     ),
-    // The engine hears from it when the network changes.
+    // The engine hears from it when the network changes, and looks what is in a session's way.
     reserved("netif", &["devbox-helper", "devbox-engine", "devbox-cli"]),
     reserved("devbox-helper", &["devbox-cli"]),
 ];

@@ -98,6 +98,7 @@ pub(super) fn plan(user: &str) -> Plan {
         stop: vec![
             vec!["net.exe", "stop", "devbox-helper"],
             vec!["sc.exe", "delete", "devbox-helper"],
+            vec![PROGRAM, "sweep"],
         ],
         forget: vec![vec!["reg.exe", "delete", EVENTS, "/f"]],
         folders: vec![FOLDER.into(), r"C:\Program Files\devbox".into()],

@@ -166,6 +166,8 @@ pub(crate) fn passable(descriptor: netif::TunHandle) -> Result<TcpListener, Help
     Ok(TcpListener::from(descriptor))
 }
 
+/// Whether the socket itself is open to those alone whom the policy names.
+pub(crate) const LETS_IN_BY_NAME: bool = false;
 /// Whether a number in a policy names a user.
 pub(crate) const USERS_ARE_NUMBERS: bool = true;
 pub(crate) const POLICY_FILE: &str = "/etc/devbox/policy.toml";

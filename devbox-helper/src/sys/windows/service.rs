@@ -302,6 +302,8 @@ fn wide(text: &OsStr) -> Vec<u16> {
 
 /// There is none.
 pub(crate) const SYSLOG: &str = "";
+/// The pipe's access list has their identifiers.
+pub(crate) const LETS_IN_BY_NAME: bool = true;
 /// Accounts have identifiers: a number in a policy names nobody.
 pub(crate) const USERS_ARE_NUMBERS: bool = false;
 pub(crate) const POLICY_FILE: &str = r"C:\ProgramData\devbox\policy.toml";

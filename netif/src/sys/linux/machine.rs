@@ -9,11 +9,10 @@ use rustix::io::Errno;
 
 use super::conversation::Conversation;
 use super::sight::{Links, Ownership, Sight, Step, route_kind};
-use super::{resolved, tun};
+use super::{resolved, sockets, tun};
 use crate::backend::{Applied, Backend, Capabilities, ChangeError, Found, Support, TunHandle, Undone};
-use crate::observed::{Listener, Observed, Seen, SeenAddress, SeenResolver, SeenRoute, Transport};
+use crate::observed::{Observed, Seen, SeenAddress, SeenResolver, SeenRoute};
 use crate::parse::netlink::{Address, Answer, Route as KernelRoute};
-use crate::parse::proc_net::listeners;
 use crate::render::netlink::{Everything, RTPROT_KERNEL, Request};
 use crate::{Change, Device, Error, Interface, InterfaceName, Kind, Owner, ResolverRule, Route, RouteKind};
 
@@ -261,10 +260,12 @@ impl Backend for Machine {
                 .unwrap_or_default()
         };
         let ownership = &self.ownership;
+        // What the kernel puts on an interface for the sake of what is there bears the kernel's mark.
+        let is_on_ours = |index: u32| links.numbered(index).is_some_and(|link| ownership.has_link(link));
         let address = |seen: &Address| SeenAddress {
             interface: name(seen.index),
             address: seen.address,
-            ours: ownership.has_address(seen.mark),
+            ours: ownership.has_address(seen.mark) || is_on_ours(seen.index),
         };
         let route = |seen: &KernelRoute| {
             let kind = route_kind(seen)?;
@@ -277,7 +278,7 @@ impl Backend for Machine {
                 gateway: seen.gateway,
                 kind,
                 metric: seen.metric,
-                ours: seen.mark == ownership.owner.mark(),
+                ours: seen.mark == ownership.owner.mark() || seen.index.is_some_and(is_on_ours),
             })
         };
         let resolver = |seen: SeenResolver| {
@@ -301,7 +302,7 @@ impl Backend for Machine {
             addresses: addresses.iter().map(address).collect(),
             routes: routes.iter().filter_map(route).collect(),
             resolvers: resolvers.into_iter().map(resolver).collect(),
-            listeners: listening(),
+            listeners: sockets::listeners(false),
         })
     }
 
@@ -434,23 +435,6 @@ impl<T> Outcomes<T> {
             .map(|(outcome, change)| outcome.unwrap_or_else(|| none(change)))
             .collect()
     }
-}
-
-/// All sockets that wait; none where /proc does not tell. Those of the thread's own network namespace.
-fn listening() -> Vec<Listener> {
-    let files = [
-        (Transport::Tcp, "tcp"),
-        (Transport::Tcp, "tcp6"),
-        (Transport::Udp, "udp"),
-        (Transport::Udp, "udp6"),
-    ];
-    let mut all = Vec::new();
-    for (transport, file) in files {
-        if let Ok(text) = fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
-            all.extend(listeners(transport, &text));
-        }
-    }
-    all
 }
 
 /// `6.1.0-40-cloud-amd64` is 6.1.
