@@ -230,15 +230,6 @@ pub(crate) fn each_connection_goes_where_it_can(
         let (_, pod) = connect(&session, "pair").ok()?;
         (pod == "c").then_some(())
     })?;
-    // With the pod go its connections, at once.
-    namespace.kill_pods("app=pair")?;
-    for (connection, pod) in &mut held {
-        wait::until(
-            &format!("the end of a connection to {pod}"),
-            2 * wait::SOON,
-            || connection.pod().is_err().then_some(()),
-        )?;
-    }
     session.end()
 }
 

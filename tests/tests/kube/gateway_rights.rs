@@ -253,7 +253,7 @@ fn of_the_gateway(case: &Case<'_>) -> Result {
     let lease = wait::until("its Lease", wait::SOON, || case.leases().ok()?.pop())?;
     without(SESSIONS, "leases", "update", &|forbidden| {
         // It is not what this replica has written.
-        let older = ["annotate", "--overwrite", &lease, "devbox.dev/generation=1", HOME];
+        let older = ["annotate", "--overwrite", &lease, "devbox.dev/generation=0", HOME];
         case.node.kubectl(older)?;
         case.serves(&session, &format!("{forbidden}, so {not_said}"))
     })?;
@@ -315,7 +315,7 @@ fn of_a_user(scene: &Scene, node: &Node, namespace: &Namespace) -> Result {
             HOME,
             "pods/proxy",
             "get",
-            Some("you may not get pods/proxy in the namespace devbox".to_owned()),
+            Some("you may not get pods/portforward in the namespace devbox".to_owned()),
         ),
     ];
     let way = [&["--via", "gateway"], &NOT_OUTSIDE[..]].concat();
