@@ -1,6 +1,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -14,6 +15,7 @@ use tunnel_bridge::tls::Prepared;
 use tunnel_bridge::ws::ConnectOptions;
 use url::Url;
 
+use crate::gateway::own::Lacking;
 use crate::{Error, Forbidden, Who, kubeconfig};
 
 /// Which cluster, and as whom.
@@ -47,6 +49,8 @@ pub struct Cluster {
     auth: Arc<Option<AuthLayer>>,
     extra: ExtraHeadersLayer,
     who: Who,
+    /// What it was refused as a gateway.
+    lacking: Lacking,
 }
 
 impl fmt::Debug for Cluster {
@@ -107,6 +111,7 @@ impl Cluster {
             auth: Arc::new(auth),
             extra,
             who: Who::You,
+            lacking: Lacking::default(),
             name: name.into(),
             config: Arc::new(config),
             client,
@@ -139,6 +144,11 @@ impl Cluster {
             who: Who::Gateway,
             ..self
         }
+    }
+
+    /// What it is refused as a gateway.
+    pub(crate) fn lacking(&self) -> &Lacking {
+        &self.lacking
     }
 
     /// The client that sends requests as the user.
@@ -220,13 +230,18 @@ impl Cluster {
     ) -> Error {
         let cluster = self.name.to_string();
         match error {
-            kube::Error::Api(status) if status.code == 403 => Forbidden {
-                who: self.who,
-                verb: verb.to_owned(),
-                resource: resource.to_owned(),
-                namespace: namespace.map(str::to_owned),
+            kube::Error::Api(status) if status.code == 403 => {
+                let forbidden = Forbidden {
+                    who: self.who,
+                    verb: verb.to_owned(),
+                    resource: resource.to_owned(),
+                    namespace: namespace.map(str::to_owned),
+                };
+                if self.who == Who::Gateway {
+                    self.lacking.handle_refused(&forbidden, Instant::now());
+                }
+                forbidden.into()
             }
-            .into(),
             kube::Error::Api(status) if status.code == 401 => Error::Unauthorized {
                 cluster,
                 message: status.message.clone(),

@@ -11,6 +11,7 @@ mod direct;
 mod inside;
 mod installed;
 pub mod manifests;
+pub(crate) mod own;
 mod remembered;
 mod review;
 mod scope;

@@ -19,8 +19,8 @@ pub(crate) use globs::Globs;
 pub(crate) use offer::{Answers, Offered, Place, Reach};
 pub(crate) use team::{CONFIG_MAP, Team};
 
-use crate::Forbidden;
 use crate::road::PodRef;
+use crate::{Forbidden, Who};
 
 /// What is kept of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,6 +155,8 @@ pub(crate) struct Objects {
     quiet: BTreeMap<ServiceId, Instant>,
     answers: BTreeMap<Target, Option<Arc<Answers>>>,
     started: bool,
+    /// What whoever serves the catalog has to say of itself.
+    of_the_server: Vec<String>,
     /// What is told besides the services.
     notes: Vec<String>,
     pending: PendingUpdates,
@@ -184,6 +186,7 @@ impl Objects {
             quiet: BTreeMap::new(),
             answers: BTreeMap::new(),
             started: false,
+            of_the_server: Vec::new(),
             notes: Vec::new(),
             pending: PendingUpdates::default(),
         }
@@ -304,6 +307,11 @@ impl Objects {
         }
     }
 
+    /// Whoever serves the catalog says this of itself.
+    pub(crate) fn handle_notes(&mut self, notes: Vec<String>) {
+        self.of_the_server = notes;
+    }
+
     /// Whether no service is known.
     pub(crate) fn is_empty(&self) -> bool {
         self.services.is_empty()
@@ -370,22 +378,32 @@ impl Objects {
         self.pending.handle_update(Update::Snapshot(catalog));
     }
 
-    /// What of the teams' wishes is not known or not understood.
+    /// What of the teams' wishes is not known or not understood; and of a gateway, which has no other way to tell its clients, what it
+    /// cannot watch as it should.
     fn notes(&self) -> Vec<String> {
-        let troubles = self.troubles.iter();
-        let troubles = troubles.filter(|(scope, _)| scope.resource == Resource::Team);
-        let without = troubles.filter_map(|(_, trouble)| match trouble {
-            Trouble::Unknown { forbidden } => Some(format!(
-                "{forbidden}, so a team's names, pins and order are not known"
-            )),
-            Trouble::Polled { forbidden, every } | Trouble::Named { forbidden, every } => Some(format!(
-                "{forbidden}, so a team's names, pins and order are looked at every {} s",
-                every.as_secs()
-            )),
-            Trouble::Away { .. } => None,
+        let without = self.troubles.iter().filter_map(|(scope, trouble)| {
+            let of_a_team = scope.resource == Resource::Team;
+            match trouble {
+                Trouble::Unknown { forbidden } if of_a_team => Some(format!(
+                    "{forbidden}, so a team's names, pins and order are not known"
+                )),
+                Trouble::Polled { forbidden, every } | Trouble::Named { forbidden, every } if of_a_team => {
+                    Some(format!(
+                        "{forbidden}, so a team's names, pins and order are looked at every {} s",
+                        every.as_secs()
+                    ))
+                }
+                Trouble::Polled { forbidden, every } if forbidden.who == Who::Gateway => Some(format!(
+                    "{forbidden}, so they are listed every {} s",
+                    every.as_secs()
+                )),
+                // The catalog's health says it, or it is the status of this process.
+                _ => None,
+            }
         });
         let faults = self.teams.values().flat_map(Team::faults).cloned();
-        without.chain(faults).collect()
+        let of_the_server = self.of_the_server.iter().cloned();
+        without.chain(faults).chain(of_the_server).collect()
     }
 
     /// When to ask again although nothing was handled.

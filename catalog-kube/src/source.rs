@@ -156,6 +156,22 @@ impl KubeSource {
         self.objects.handle_reach(reach);
     }
 
+    /// Whoever serves the catalog says this of itself.
+    pub(crate) fn set_notes(&mut self, notes: Vec<String>) {
+        self.objects.handle_notes(notes);
+    }
+
+    /// Namespaces of which the services, or who answers for them, cannot be known.
+    pub(crate) fn unknown(&self) -> BTreeMap<Label, Forbidden> {
+        let unknown = |(scope, trouble): (&Scope, &Trouble)| match trouble {
+            Trouble::Unknown { forbidden } if scope.resource != Resource::Team => {
+                Some((scope.namespace.clone(), forbidden.clone()))
+            }
+            _ => None,
+        };
+        self.objects.troubles().filter_map(unknown).collect()
+    }
+
     /// There are namespaces that whoever is told the catalog may not see, and that are not followed.
     pub(crate) fn set_forbidden(&mut self, namespaces: &BTreeMap<Label, Forbidden>) {
         for (namespace, forbidden) in namespaces {

@@ -258,9 +258,18 @@ impl Follow {
         let failed = |error| self.failed(error, "list", K::PLURAL);
         let request = Request::new(self.path::<K>()).list(&params);
         let request = request.map_err(|error| failed(kube::Error::BuildRequest(error)))?;
-        self.in_time(self.cluster.client().request(request))
+        let list = self
+            .in_time(self.cluster.client().request(request))
             .await?
-            .map_err(failed)
+            .map_err(failed)?;
+        self.done::<K>("list");
+        Ok(list)
+    }
+
+    /// Where it was refused before, it is no more.
+    fn done<K: Watched>(&self, verb: &str) {
+        let namespace = Some(self.namespace.as_str());
+        self.cluster.lacking().handle_done(verb, K::PLURAL, namespace);
     }
 
     /// Lets the API server answer for a while.
@@ -337,6 +346,7 @@ impl Follow {
             Err(error) => return Ok(Watch::Failed(error)),
         };
         *failures = 0;
+        self.done::<K>("watch");
         self.tell::<K>(What::Trouble(None)).await?;
         let limit = Duration::from_secs(WATCH_SECONDS.into()) + SILENCE;
         loop {

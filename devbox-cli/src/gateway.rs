@@ -111,11 +111,12 @@ async fn kubernetes(args: &ServeArgs) -> Result<GatewayConfig, Failure> {
     } else {
         None
     };
+    let reviews = Reviews::new(cluster, &args.audience);
     let sessions = args
         .replica
         .as_ref()
-        .map(|replica| SharedSessions::start(&cluster, replica));
-    let admission = KubeAdmission::new(Reviews::new(cluster, &args.audience), tokens);
+        .map(|replica| SharedSessions::start(&reviews, replica));
+    let admission = KubeAdmission::new(reviews, tokens);
     let mut config = GatewayConfig::new(admission, args.listen);
     config.replicas = sessions.map(|sessions| Arc::new(sessions) as Arc<dyn Replicas>);
     Ok(config)

@@ -81,7 +81,7 @@ fn unanswered(error: &dyn std::error::Error) -> Rejection {
     let reason = with_causes(error);
     warn!(
         reason,
-        "a client is turned away, as the API server does not answer"
+        "a client is turned away: who it is, or what it may, is not known"
     );
     Rejection::unavailable(reason)
 }

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use tracing::info;
 
 use super::direct::Direct;
+use super::own::{self, Refused};
 use super::remembered::FRESH;
 use super::review::{Allowed, NotAllowed, Reviews, User};
 use super::scope::Scope;
@@ -95,13 +96,20 @@ impl Provider for Inside {
             endpoints.clone(),
             watch::Sender::default(),
         );
-        source.first().await.map_err(|error| ConnectError::Unavailable {
-            far_side,
-            message: match error {
+        let unavailable = |message| ConnectError::Unavailable { far_side, message };
+        if let Err(error) = source.first().await {
+            return Err(unavailable(match error {
                 NoCatalog::Failed(error) => with_causes(&error),
                 NoCatalog::Away { because } => format!("the API server does not answer: {because}"),
-            },
-        })?;
+            }));
+        }
+        // Services that nobody answers for are worth nothing: the client does better elsewhere.
+        let unknown = source.unknown();
+        if let Some(forbidden) = unknown.values().next()
+            && unknown.len() == self.allowed.namespaces.len()
+        {
+            return Err(unavailable(forbidden.to_string()));
+        }
         source.set_forbidden(&self.allowed.lacking);
         let mut asking = JoinSet::new();
         let (reviews, user, scope) = (Arc::clone(&self.reviews), self.user.clone(), self.scope.clone());
@@ -111,6 +119,7 @@ impl Provider for Inside {
         let source = AsAllowed {
             source,
             teams,
+            lacking: self.reviews.cluster().lacking().changes(),
             asking,
         };
         Ok(Connection::new(
@@ -129,6 +138,8 @@ struct AsAllowed {
     source: KubeSource,
     /// The namespaces whose team's ConfigMap the user may read.
     teams: watch::Receiver<BTreeSet<Label>>,
+    /// What the gateway is refused.
+    lacking: watch::Receiver<Refused>,
     /// Ends with the reason. In a task of its own, so that a catalog which never rests does not keep it from being asked.
     asking: JoinSet<Changed>,
 }
@@ -151,6 +162,10 @@ impl Source for AsAllowed {
                 Ok(()) = self.teams.changed() => {
                     let teams = self.teams.borrow_and_update().clone();
                     self.source.keep_teams(&teams);
+                }
+                Ok(()) = self.lacking.changed() => {
+                    let notes = own::notes(&self.lacking.borrow_and_update());
+                    self.source.set_notes(notes);
                 }
                 Some(ended) = self.asking.join_next() => return Err(match ended {
                     Ok(why) => SourceError::lost(why),

@@ -353,11 +353,14 @@ spec:
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use k8s_openapi::api::{apps, core, networking, policy, rbac};
     use serde::{Serialize, de::DeserializeOwned};
     use serde_json::Value;
 
     use super::*;
+    use crate::gateway::own::{OWN, OwnRight};
 
     fn installation(ingress: Option<&str>, serves: &[&str]) -> Installation {
         Installation {
@@ -405,6 +408,36 @@ mod tests {
         assert_eq!(kinds.iter().filter(|kind| **kind == "RoleBinding").count(), 3);
         assert!(!yaml.contains('@'), "a place that was not filled in");
         assert!(!installation(None, &[]).to_yaml().contains("Ingress\n"));
+    }
+
+    #[test]
+    fn the_roles_grant_what_the_table_of_the_gateways_rights_has_and_nothing_else() {
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&installation(None, &[]).to_yaml()).unwrap();
+        let strings = |value: &Value| -> Vec<String> {
+            let items = value.as_array().into_iter().flatten();
+            items.map(|item| item.as_str().unwrap().to_owned()).collect()
+        };
+        let rules = documents
+            .iter()
+            .filter_map(|document| document["rules"].as_array());
+        let granted: BTreeSet<_> = rules
+            .flatten()
+            .flat_map(|rule| {
+                let verbs = strings(&rule["verbs"]);
+                let all = strings(&rule["resources"]).into_iter();
+                all.flat_map(move |resource| {
+                    verbs
+                        .clone()
+                        .into_iter()
+                        .map(move |verb| (resource.clone(), verb))
+                })
+            })
+            .collect();
+        let of_right = |right: &'static OwnRight| {
+            let verbs = right.verbs.iter();
+            verbs.map(|(verb, _)| (right.resource.to_owned(), (*verb).to_owned()))
+        };
+        assert_eq!(granted, OWN.iter().flat_map(of_right).collect());
     }
 
     #[test]

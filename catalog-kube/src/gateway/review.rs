@@ -321,14 +321,17 @@ impl Reviews {
         // Never closed.
         let _turn = self.at_once.acquire().await;
         let reviews = Api::<T>::all(self.cluster.client().clone());
-        reviews
-            .create(&PostParams::default(), review)
-            .await
-            .map_err(|error| {
+        match reviews.create(&PostParams::default(), review).await {
+            Ok(reviewed) => {
+                self.cluster.lacking().handle_done("create", resource, None);
+                Ok(reviewed)
+            }
+            Err(error) => {
                 let error = self.cluster.failed(error, "create", resource, None);
                 tracing::debug!(error = %with_causes(&error), "the API server is asked in vain");
-                error
-            })
+                Err(error)
+            }
+        }
     }
 }
 

@@ -22,7 +22,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::claims::{ClaimId, Claims, Done, Held, Name, Step};
-use crate::Cluster;
+use super::own::LEASES;
+use super::review::Reviews;
+use crate::watch::POLL;
+use crate::{Cluster, Error};
 
 /// The label of the Leases, by which they are found.
 const LABEL: &str = "devbox.dev/session";
@@ -106,9 +109,9 @@ pub struct SessionClaim {
 }
 
 impl SharedSessions {
-    /// Follows the Leases of the cluster's own namespace until it is dropped.
+    /// Follows the Leases of the namespace that a gateway with these reviews runs in, until it is dropped.
     #[must_use]
-    pub fn start(cluster: &Cluster, replica: &ReplicaPod) -> Self {
+    pub fn start(reviews: &Reviews, replica: &ReplicaPod) -> Self {
         let shared = Arc::new(Shared {
             sessions: Mutex::new(Sessions {
                 claims: Claims::new(replica.name.as_str()),
@@ -116,8 +119,7 @@ impl SharedSessions {
             }),
             changed: Notify::new(),
         });
-        let namespace = cluster.default_namespace();
-        let leases: Api<Lease> = Api::namespaced(cluster.client().clone(), namespace);
+        let leases = Leases::new(reviews.cluster().clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(Arc::clone(&shared), leases.clone()));
         tasks.spawn(act(Arc::clone(&shared), leases, replica.clone()));
@@ -225,12 +227,40 @@ fn name_of(session: &str) -> Name {
     format!("devbox-session-{}", hex.collect::<String>()).into()
 }
 
+/// The Leases, as this gateway may use them. What it may not do is told by the [`Cluster`].
+#[derive(Clone)]
+struct Leases {
+    cluster: Cluster,
+    api: Api<Lease>,
+}
+
+impl Leases {
+    fn new(cluster: Cluster) -> Self {
+        let api = Api::namespaced(cluster.client().clone(), cluster.default_namespace());
+        Self { cluster, api }
+    }
+
+    /// What came of a request.
+    fn answered<T>(&self, verb: &str, answer: kube::Result<T>) -> Result<T, Error> {
+        let namespace = Some(self.cluster.default_namespace());
+        match answer {
+            Ok(done) => {
+                self.cluster.lacking().handle_done(verb, LEASES, namespace);
+                Ok(done)
+            }
+            Err(error) => Err(self.cluster.failed(error, verb, LEASES, namespace)),
+        }
+    }
+}
+
 /// Tells what Leases there are and what becomes of them.
-async fn follow(shared: Arc<Shared>, leases: Api<Lease>) {
+async fn follow(shared: Arc<Shared>, leases: Leases) {
     let mut failures = 0_u32;
     loop {
         let of_sessions = ListParams::default().labels(LABEL);
-        let mut version = match timeout(SILENCE, leases.list(&of_sessions)).await {
+        let listed = timeout(SILENCE, leases.api.list(&of_sessions)).await;
+        let listed = listed.map(|answer| leases.answered("list", answer));
+        let mut version = match listed {
             Ok(Ok(list)) => {
                 let version = list.metadata.resource_version.unwrap_or_default();
                 let held = list.items.iter().filter_map(held).collect();
@@ -238,6 +268,10 @@ async fn follow(shared: Arc<Shared>, leases: Api<Lease>) {
                 shared.changed.notify_one();
                 failures = 0;
                 version
+            }
+            Ok(Err(Error::Forbidden(_))) => {
+                sleep(POLL).await;
+                continue;
             }
             failed => {
                 let because = match &failed {
@@ -254,28 +288,38 @@ async fn follow(shared: Arc<Shared>, leases: Api<Lease>) {
                 continue;
             }
         };
-        while watch_on(&shared, &leases, &mut version).await {}
-        sleep(AGAIN / 4).await;
+        let again = loop {
+            if let Some(again) = watch_on(&shared, &leases, &mut version).await {
+                break again;
+            }
+        };
+        sleep(again).await;
     }
 }
 
-/// Watches for a while. Whether it can go on from `version`.
-async fn watch_on(shared: &Shared, leases: &Api<Lease>, version: &mut String) -> bool {
+/// Watches for a while. Where it cannot go on from `version`, when to list again.
+async fn watch_on(shared: &Shared, leases: &Leases, version: &mut String) -> Option<Duration> {
+    let lost = Some(AGAIN / 4);
     let params = WatchParams {
         label_selector: Some(LABEL.to_owned()),
         timeout: Some(WATCH_SECONDS),
         bookmarks: true,
         ..WatchParams::default()
     };
-    let Ok(Ok(stream)) = timeout(SILENCE, leases.watch(&params, version)).await else {
-        return false;
+    let Ok(watched) = timeout(SILENCE, leases.api.watch(&params, version)).await else {
+        return lost;
+    };
+    let stream = match leases.answered("watch", watched) {
+        Ok(stream) => stream,
+        Err(Error::Forbidden(_)) => return Some(POLL),
+        Err(_) => return lost,
     };
     let mut events = stream.boxed();
     let limit = Duration::from_secs(WATCH_SECONDS.into()) + SILENCE;
     loop {
         match timeout(limit, events.next()).await {
-            Err(_) | Ok(None) => return true,
-            Ok(Some(Err(_) | Ok(WatchEvent::Error(_)))) => return false,
+            Err(_) | Ok(None) => return None,
+            Ok(Some(Err(_) | Ok(WatchEvent::Error(_)))) => return lost,
             Ok(Some(Ok(WatchEvent::Bookmark(mark)))) => *version = mark.metadata.resource_version,
             Ok(Some(Ok(WatchEvent::Added(lease) | WatchEvent::Modified(lease)))) => {
                 move_on(version, &lease);
@@ -300,7 +344,7 @@ fn move_on(version: &mut String, lease: &Lease) {
 }
 
 /// Does what is to be done.
-async fn act(shared: Arc<Shared>, leases: Api<Lease>, replica: ReplicaPod) {
+async fn act(shared: Arc<Shared>, leases: Leases, replica: ReplicaPod) {
     let mut requests = JoinSet::new();
     loop {
         while requests.len() < AT_ONCE {
@@ -330,7 +374,7 @@ async fn act(shared: Arc<Shared>, leases: Api<Lease>, replica: ReplicaPod) {
     }
 }
 
-async fn request(leases: Api<Lease>, replica: ReplicaPod, step: Step) -> (Name, Done) {
+async fn request(leases: Leases, replica: ReplicaPod, step: Step) -> (Name, Done) {
     match step {
         Step::Write {
             name,
@@ -339,11 +383,17 @@ async fn request(leases: Api<Lease>, replica: ReplicaPod, step: Step) -> (Name, 
         } => {
             let lease = lease(&name, &replica, generation, over);
             let params = PostParams::default();
-            let written = match over {
-                None => timeout(SILENCE, leases.create(&params, &lease)).await,
-                Some(_) => timeout(SILENCE, leases.replace(&name, &params, &lease)).await,
+            let (verb, written) = match over {
+                None => (
+                    "create",
+                    timeout(SILENCE, leases.api.create(&params, &lease)).await,
+                ),
+                Some(_) => {
+                    let replaced = leases.api.replace(&name, &params, &lease);
+                    ("update", timeout(SILENCE, replaced).await)
+                }
             };
-            let done = match written {
+            let done = match written.map(|answer| leases.answered(verb, answer)) {
                 Ok(Ok(lease)) => held(&lease).map_or(Done::Conflict, |(_, held)| Done::Written(held)),
                 Ok(Err(error)) => not_done(&error),
                 Err(_) => Done::Failed,
@@ -359,7 +409,8 @@ async fn request(leases: Api<Lease>, replica: ReplicaPod, step: Step) -> (Name, 
                 }),
                 ..DeleteParams::default()
             };
-            let done = match timeout(SILENCE, leases.delete(&name, &params)).await {
+            let deleted = timeout(SILENCE, leases.api.delete(&name, &params)).await;
+            let done = match deleted.map(|answer| leases.answered("delete", answer)) {
                 Ok(Ok(_)) => Done::Deleted,
                 Ok(Err(error)) => not_done(&error),
                 Err(_) => Done::Failed,
@@ -369,10 +420,10 @@ async fn request(leases: Api<Lease>, replica: ReplicaPod, step: Step) -> (Name, 
     }
 }
 
-fn not_done(error: &kube::Error) -> Done {
+fn not_done(error: &Error) -> Done {
     match error {
         // It is there already, it is gone already, or it is another one than was seen.
-        kube::Error::Api(status) if matches!(status.code, 404 | 409) => Done::Conflict,
+        Error::Api { code: 404 | 409, .. } => Done::Conflict,
         error => {
             tracing::debug!(error = %devbox_provider::with_causes(error), "a lease is not written");
             Done::Failed

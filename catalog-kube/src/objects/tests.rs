@@ -218,6 +218,52 @@ fn a_config_map_that_may_not_be_read_is_a_note_and_keeps_nothing_back() {
 }
 
 #[test]
+fn what_a_gateway_may_not_watch_is_told_to_its_clients_and_a_users_own_lack_is_in_their_status() {
+    for (who, wanted) in [
+        (
+            Who::Gateway,
+            vec![
+                "the gateway may not watch services in the namespace shop, so they are listed every 5 s"
+                    .to_owned(),
+            ],
+        ),
+        (Who::You, Vec::new()),
+    ] {
+        let (mut objects, now) = (objects(POD), Instant::now());
+        objects.handle_services(&namespace(), Vec::new());
+        objects.handle_slices(&namespace(), Vec::new());
+        let notes = |objects: &mut Objects| match objects.poll_update(now) {
+            Some(Update::Snapshot(catalog)) => catalog.notes,
+            other => panic!("no catalog: {other:?}"),
+        };
+        assert_eq!(notes(&mut objects), Vec::<String>::new());
+        let scope = Scope {
+            namespace: namespace(),
+            resource: Resource::Services,
+        };
+        let forbidden = Forbidden {
+            who,
+            verb: "watch".to_owned(),
+            resource: "services".to_owned(),
+            namespace: Some("shop".to_owned()),
+        };
+        let every = Duration::from_secs(5);
+        objects.handle_trouble(scope.clone(), Some(Trouble::Polled { forbidden, every }));
+        if wanted.is_empty() {
+            assert_eq!(objects.poll_update(now), None);
+            continue;
+        }
+        assert_eq!(notes(&mut objects), wanted);
+        // Together with what the gateway says of its sessions, until neither is so any more.
+        objects.handle_notes(vec!["the gateway may not list leases".to_owned()]);
+        assert_eq!(notes(&mut objects).len(), 2);
+        objects.handle_trouble(scope, None);
+        objects.handle_notes(Vec::new());
+        assert_eq!(notes(&mut objects), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn each_kind_of_service_says_what_it_is() {
     let ports = serde_json::json!([{"port": 80}]);
     let selector = serde_json::json!({"app": "x"});

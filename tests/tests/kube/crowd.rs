@@ -62,7 +62,7 @@ fn lists(node: &Node, resource: &str) -> Result<u64> {
     counted
         .map(|line| {
             let count = line.rsplit(' ').next().context("a line without a value")?;
-            Ok(count.parse::<f64>()? as u64)
+            Ok(count.parse::<u64>()?)
         })
         .sum()
 }

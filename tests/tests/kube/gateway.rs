@@ -2,7 +2,7 @@
 //!
 //! Each test has a node of its own: the gateway is in the namespace where sessions look for one.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -10,13 +10,14 @@ use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node, ROLLOUT};
 use devbox_tests::{Caller, Exit, Finished, Outcome, Process, Result, Scene, need_program, scenario, wait};
 use serde_json::Value;
 
+use crate::endpoints;
 use crate::node::Started;
-use crate::user;
+use crate::user::{self, answers, asking, none_failed, wait_for_more_answers};
 
 const CALLER: Caller = Caller::Ordinary;
-const HOME: &str = "--namespace=devbox";
+pub(crate) const HOME: &str = "--namespace=devbox";
 /// The service `outside` is left out: its port is the API server's, which shares the network of these tests.
-const NOT_OUTSIDE: [&str; 2] = ["--exclude", "outside"];
+pub(crate) const NOT_OUTSIDE: [&str; 2] = ["--exclude", "outside"];
 
 /// A node with an installed gateway.
 pub(crate) struct Cluster<'a> {
@@ -284,33 +285,6 @@ fn with_a_replica_go_its_connections_and_no_others() -> Outcome {
     })
 }
 
-/// Asks a service again and again, until the file is there. Each failure is an error line.
-fn asking(stop: &Path) -> String {
-    format!(
-        "while ! [ -e {} ]; do \
-         curl --silent --show-error --fail --max-time 15 --output /dev/null http://web/ && echo answered; sleep .02; done",
-        stop.display()
-    )
-}
-
-fn answers(of: &Process) -> usize {
-    of.output().matches("answered").count()
-}
-
-fn wait_for_more_answers(of: &Process) -> Result {
-    let before = answers(of);
-    wait::until("twenty more answers", 4 * wait::SOON, || {
-        (answers(of) >= before + 20).then_some(())
-    })
-}
-
-fn none_failed(scene: &Scene, mut asking: Process) -> Result {
-    scene.write("stop", "")?;
-    asking.wait(4 * wait::SOON)?;
-    ensure!(!asking.errors().contains("curl:"), "{}", asking.errors());
-    Ok(())
-}
-
 #[test]
 fn no_new_connection_fails_while_the_gateway_is_restarted() -> Outcome {
     scenario(|scene| {
@@ -335,6 +309,23 @@ fn no_new_connection_fails_while_the_gateway_is_restarted() -> Outcome {
         })?;
         wait_for_more_answers(&asking)?;
         none_failed(scene, asking)?;
+        drop(team);
+        cluster.started.down()
+    })
+}
+
+#[test]
+fn through_an_installed_gateway_connections_follow_their_pods() -> Outcome {
+    scenario(|scene| {
+        let cluster = Cluster::with_gateway(scene, "gateway-pods")?;
+        let team = cluster.team()?;
+        let way = [&["--via", "gateway"][..], &NOT_OUTSIDE].concat();
+        user::no_request_fails_through_a_restart(scene, &team.namespace, &team.kubeconfig, &way)?;
+        user::streams_end_with_their_pod(scene, &team.namespace, &team.kubeconfig, &way)?;
+        let namespace = cluster.node().namespace()?;
+        let kubeconfig = user::user(scene, &namespace, CALLER, &way[..2])?;
+        endpoints::each_connection_goes_where_it_can(scene, &namespace, &kubeconfig, &way)?;
+        drop(namespace);
         drop(team);
         cluster.started.down()
     })
@@ -385,9 +376,16 @@ fn over_an_ingress_everything_goes_on_while_the_api_server_is_away() -> Outcome 
         let cluster = Cluster::with_gateway(scene, "gateway-away")?;
         let team = cluster.team()?;
         let url = ingress(&team.namespace, &cluster.replicas()?)?;
-        let held = "psql --host=db --username=postgres --no-align --tuples-only --command=\"select 'begun'\" \
-                    --command='select 6 * 7 from pg_sleep(22)' & ";
-        let script = format!("{held}{}; wait", asking(&scene.folder().join("stop")));
+        let held = |seconds| {
+            format!(
+                "psql --host=db --username=postgres --no-align --tuples-only --command=\"select 'begun'\" \
+                 --command='select 6 * 7 from pg_sleep({seconds})'"
+            )
+        };
+        // A session through the API server is interrupted, and its stream waits.
+        let mut proxied = team.start(&["--via", "gateway", "--env", "proxied"], &held(15))?;
+        proxied.wait_for_line("a query that has begun", 4 * wait::SOON, |line| line == "begun")?;
+        let script = format!("{} & {}", held(22), asking(&scene.folder().join("stop")));
         let asking = team.start(&["--via", url], &script)?;
         for line in ["begun", "answered"] {
             asking.wait_for_line("the first answers", 4 * wait::SOON, |found| found == line)?;
@@ -397,12 +395,20 @@ fn over_an_ingress_everything_goes_on_while_the_api_server_is_away() -> Outcome 
         let before = answers(&asking);
         std::thread::sleep(Duration::from_secs(20));
         let during = answers(&asking) - before;
+        ensure!(!proxied.output().contains("42"), "{}", proxied.everything());
         node.start("kube-apiserver")?;
         node.wait_until_served()?;
         ensure!(during > 100, "{during} answers in 20 s");
         asking.wait_for_line("the answer that was long in coming", 4 * wait::SOON, |line| {
             line == "42"
         })?;
+        let exit = proxied.wait(4 * wait::SOON)?;
+        ensure!(
+            exit == Exit::code(0) && proxied.output() == "begun\n42\n",
+            "{exit}: {}",
+            proxied.everything()
+        );
+        drop(proxied);
         wait_for_more_answers(&asking)?;
         none_failed(scene, asking)?;
         drop(team);

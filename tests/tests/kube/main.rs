@@ -2,14 +2,19 @@
 #![cfg(target_os = "linux")]
 
 mod away;
+mod catalog;
 mod clusters;
 mod crowd;
 mod displaced;
+mod endpoints;
 mod gateway;
 mod gateway_image;
+mod gateway_rights;
 mod node;
 mod pod;
 mod rights;
 mod services;
+mod session;
 mod team;
 mod user;
+mod watch;

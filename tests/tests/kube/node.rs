@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 use devbox_tests::kube::{Namespace, Node};
-use devbox_tests::{Caller, Outcome, Result, Scene, scenario, wait};
+use devbox_tests::{Caller, Outcome, Result, Scene, Skip, scenario, wait};
 
 /// kubectl as the user of a kubeconfig.
 fn as_user(
@@ -84,8 +84,21 @@ impl Started {
         Self::numbered(node, name, number)
     }
 
+    /// The same, whose pods and services have addresses of both families.
+    pub(crate) fn of_both_families(node: &Node, name: &str) -> Result<Self> {
+        if !Path::new("/proc/net/if_inet6").exists() {
+            return Err(Skip::new("this kernel has no IPv6").into());
+        }
+        let [_, _, number, _] = node.address()?.octets();
+        Self::with(node, name, number, "ipv6")
+    }
+
     /// The same, with networks of that number: two nodes whose numbers differ can be joined by a cable.
     pub(crate) fn numbered(node: &Node, name: &str, number: u8) -> Result<Self> {
+        Self::with(node, name, number, "ipv4")
+    }
+
+    fn with(node: &Node, name: &str, number: u8, families: &str) -> Result<Self> {
         let name = format!("{name}-{:08x}", fastrand::u32(..));
         let started = Self {
             folder: node.folder().with_file_name(name),
@@ -94,6 +107,7 @@ impl Started {
             .arg("up")
             .arg(&started.folder)
             .env("DEVBOX_KUBE_NUMBER", number.to_string())
+            .env("DEVBOX_KUBE_FAMILIES", families)
             .output()?;
         ensure!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
         Ok(started)

@@ -3,6 +3,7 @@
 use anyhow::ensure;
 use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node};
 use devbox_tests::{Caller, Outcome, Result, Scene, scenario, wait};
+use serde_json::Value;
 
 use crate::user;
 
@@ -77,6 +78,36 @@ fn check(
     Ok(())
 }
 
+/// What `devbox rbac` prints for a way in is these rights, all of which are taken away in turn; and a ConfigMap, of which the team's tests are.
+fn ensure_whole(namespace: &Namespace, scene: &Scene, via: &str, rights: &[&Rights]) -> Result {
+    user::user(scene, namespace, CALLER, &["--via", via])?;
+    let role = format!("role/devbox-{via}");
+    let role = namespace.kubectl(&["get", &role, "--output=json"])?;
+    let role: Value = serde_json::from_str(&role)?;
+    let sorted = |rules: &Value| {
+        let mut rules: Vec<_> = rules
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(Value::to_string)
+            .collect();
+        rules.sort();
+        rules
+    };
+    let mut known: Value = serde_json::from_str(&rules(rights, "", &[]))?;
+    if let Some(known) = known.as_array_mut() {
+        known.push(serde_json::json!(
+            {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["devbox"], "verbs": ["list", "watch"]}
+        ));
+    }
+    ensure!(
+        sorted(&role["rules"]) == sorted(&known),
+        "{} instead of {known}",
+        role["rules"]
+    );
+    Ok(())
+}
+
 #[test]
 fn each_right_of_a_port_forward_taken_away_leaves_what_is_stated() -> Outcome {
     let cases: [(&str, &[&str], &str, Then); 7] = [
@@ -121,6 +152,7 @@ fn each_right_of_a_port_forward_taken_away_leaves_what_is_stated() -> Outcome {
     ];
     scenario(|scene| {
         let namespace = Node::find()?.services()?;
+        ensure_whole(&namespace, scene, "forward", &[FORWARD])?;
         for (resource, verbs, said, then) in cases {
             let rules = rules(&[FORWARD], resource, verbs);
             let what = format!("{verbs:?} of {resource}");
@@ -140,6 +172,7 @@ fn without_any_right_of_a_gateway_pod_services_answer_all_the_same() -> Outcome 
     };
     scenario(|scene| {
         let namespace = Node::find()?.services()?;
+        ensure_whole(&namespace, scene, "pod", &[FORWARD, POD])?;
         for (_, resource, verbs) in POD {
             for verb in *verbs {
                 let rules = rules(&[FORWARD, POD], resource, &[verb]);

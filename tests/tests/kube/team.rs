@@ -1,16 +1,14 @@
 //! The ConfigMap `devbox` of a namespace: a team's names, pins and order.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node};
-use devbox_tests::{Caller, Outcome, Process, Result, Scene, Signal, hosts, scenario, wait};
+use devbox_tests::{Outcome, Result, scenario};
 use serde_json::{Value, json};
 
+use crate::session::{CALLER, Session};
 use crate::user;
-
-const CALLER: Caller = Caller::Ordinary;
 
 /// A namespace with services that have no pods and need none: their names and addresses are what matters.
 fn services(node: &Node, names: &[&str]) -> Result<Namespace> {
@@ -36,93 +34,6 @@ fn wish(namespace: &Namespace, data: &Value) -> Result {
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "devbox"}, "data": data,
     });
     namespace.apply(&map.to_string())
-}
-
-struct Session<'a> {
-    scene: &'a Scene,
-    namespace: &'a Namespace,
-    kubeconfig: &'a Path,
-    hosts: PathBuf,
-    up: Process,
-}
-
-impl<'a> Session<'a> {
-    fn start(
-        scene: &'a Scene,
-        namespace: &'a Namespace,
-        kubeconfig: &'a Path,
-        more: &[&str],
-    ) -> Result<Self> {
-        let hosts = scene.hosts_file(CALLER)?;
-        let shown = hosts.display().to_string();
-        let words = [&["up", "--hosts-file", &shown, "-n", namespace.name()], more].concat();
-        let up = user::devbox(scene, namespace, kubeconfig, &words)?
-            .by(CALLER)
-            .start()?;
-        up.wait_for_line("a session that is ready", 6 * wait::SOON, |line| line == "ready")?;
-        Ok(Self {
-            scene,
-            namespace,
-            kubeconfig,
-            hosts,
-            up,
-        })
-    }
-
-    fn of(&self, name: &str) -> Option<IpAddr> {
-        hosts::lookup(&self.hosts, name)
-    }
-
-    /// Waits until these two names lead to the same address.
-    fn same(&self, one: &str, other: &str) -> Result {
-        wait::until(
-            &format!("{one} at the address of {other}"),
-            2 * wait::SOON,
-            || (self.of(one)? == self.of(other)?).then_some(()),
-        )?;
-        Ok(())
-    }
-
-    fn at(&self, name: &str, address: IpAddr) -> Result {
-        wait::until(&format!("{name} at {address}"), 2 * wait::SOON, || {
-            (self.of(name)? == address).then_some(())
-        })?;
-        Ok(())
-    }
-
-    fn gone(&self, name: &str) -> Result {
-        wait::until(&format!("the end of {name}"), 2 * wait::SOON, || {
-            self.of(name).is_none().then_some(())
-        })?;
-        Ok(())
-    }
-
-    fn status(&self) -> Result<Value> {
-        let words = ["status", "--context", "test", "--json"];
-        let status = user::devbox(self.scene, self.namespace, self.kubeconfig, &words)?.by(CALLER);
-        let status = status.run(wait::SOON)?.expect_success()?;
-        Ok(serde_json::from_str(&status.output())?)
-    }
-
-    /// Waits until the notes about the catalog are these, and no others.
-    fn notes(&self, wanted: &[String]) -> Result {
-        let found = || {
-            let status = self.status().ok()?;
-            let notes = status["providers"][0]["notes"].as_array().cloned();
-            Some(notes.unwrap_or_default())
-        };
-        let as_wanted = wait::until("the notes", 2 * wait::SOON, || {
-            (found()? == *wanted).then_some(())
-        });
-        as_wanted.with_context(|| format!("{:?} instead of {wanted:?}", found()))?;
-        Ok(())
-    }
-
-    fn end(mut self) -> Result {
-        self.up.signal(Signal::TERM)?;
-        self.up.wait(2 * wait::SOON)?;
-        Ok(())
-    }
 }
 
 #[test]

@@ -1,11 +1,16 @@
 //! `devbox up -n` and `devbox exec -n`, as a user who may do what `devbox rbac` prints and nothing else.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node};
-use devbox_tests::{Caller, Invocation, Outcome, Result, Scene, Signal, hosts, need_program, scenario, wait};
+use devbox_tests::{
+    Caller, Invocation, Outcome, Process, Result, Scene, Signal, hosts, need_program, scenario, wait,
+};
 use serde_json::Value;
+
+use crate::session::figure;
 
 /// The kubeconfig of a service account that has exactly the role which `devbox rbac` prints, for port-forwards unless `more` says otherwise.
 pub(crate) fn user(scene: &Scene, namespace: &Namespace, caller: Caller, more: &[&str]) -> Result<PathBuf> {
@@ -141,91 +146,128 @@ fn up_follows_the_namespace_and_leaves_nothing_when_it_is_killed() -> Outcome {
 const FORWARD: [&str; 2] = ["--via", "forward"];
 const POD: [&str; 4] = ["--via", "pod", "--gateway-image", GATEWAY_IMAGE];
 
+/// Asks a service again and again, 50 times a second where the machine can, until the file is there. Each failure is an error line.
+pub(crate) fn asking(stop: &Path) -> String {
+    let stop = stop.display();
+    format!(
+        "for client in 1 2 3 4; do (while ! [ -e {stop} ]; do \
+         curl --silent --show-error --fail --max-time 15 --output /dev/null http://web/ && echo answered; sleep .05; done) & done; wait"
+    )
+}
+
+pub(crate) fn answers(of: &Process) -> usize {
+    of.output().matches("answered").count()
+}
+
+pub(crate) fn wait_for_more_answers(of: &Process) -> Result {
+    let before = answers(of);
+    wait::until("twenty more answers", 4 * wait::SOON, || {
+        (answers(of) >= before + 20).then_some(())
+    })
+}
+
+/// Ends what is [`asking`].
+pub(crate) fn none_failed(scene: &Scene, mut asking: Process) -> Result {
+    scene.write("stop", "")?;
+    asking.wait(4 * wait::SOON)?;
+    let failed = asking.errors().matches("curl:").count();
+    ensure!(failed == 0, "{failed} failed: {}", asking.errors());
+    Ok(())
+}
+
 #[test]
 fn no_request_fails_while_a_deployment_is_restarted() -> Outcome {
-    no_request_fails_through_a_restart(&FORWARD)
+    with_services(&FORWARD, no_request_fails_through_a_restart)
 }
 
 #[test]
 fn through_a_gateway_pod_no_request_fails_while_a_deployment_is_restarted() -> Outcome {
-    no_request_fails_through_a_restart(&POD)
+    with_services(&POD, no_request_fails_through_a_restart)
 }
 
-fn no_request_fails_through_a_restart(way: &[&str]) -> Outcome {
+fn with_services(way: &[&str], test: impl FnOnce(&Scene, &Namespace, &Path, &[&str]) -> Result) -> Outcome {
     scenario(|scene| {
         let namespace = Node::find()?.services()?;
-        let caller = Caller::Ordinary;
-        let kubeconfig = user(scene, &namespace, caller, &way[..2])?;
-        let stop = scene.folder().join("stop");
-        let script = format!(
-            "echo begun; while ! [ -e {} ]; do \
-             curl --silent --show-error --fail --max-time 10 --output /dev/null http://web/ && echo answered; sleep .02; done",
-            stop.display()
-        );
-        let words = [
-            &["exec", "-n", namespace.name()],
-            way,
-            &["--", "sh", "-c", &script],
-        ]
-        .concat();
-        let mut asking = devbox(scene, &namespace, &kubeconfig, &words)?
-            .by(caller)
-            .start()?;
-        asking.wait_for_line("the first answer", 4 * wait::SOON, |line| line == "answered")?;
-        namespace.restart("deployment/web")?;
-        // The old pods may go after the rollout is over.
-        let before = asking.output().matches("answered").count();
-        wait::until("twenty more answers", 4 * wait::SOON, || {
-            let after = asking.output().matches("answered").count();
-            (after >= before + 20).then_some(())
-        })?;
-        scene.write("stop", "")?;
-        asking.wait(2 * wait::SOON)?;
-        let failed = asking.errors().matches("curl:").count();
-        ensure!(failed == 0, "{failed} failed: {}", asking.errors());
-        Ok(())
+        let kubeconfig = user(scene, &namespace, Caller::Ordinary, &way[..2])?;
+        test(scene, &namespace, &kubeconfig, way)
     })
+}
+
+/// Starts a shell script beside the services of the namespace.
+fn script(
+    scene: &Scene,
+    namespace: &Namespace,
+    kubeconfig: &Path,
+    way: &[&str],
+    script: &str,
+) -> Result<Process> {
+    let words = [
+        &["exec", "-n", namespace.name()],
+        way,
+        &["--", "sh", "-c", script],
+    ]
+    .concat();
+    devbox(scene, namespace, kubeconfig, &words)?
+        .by(Caller::Ordinary)
+        .start()
+}
+
+pub(crate) fn no_request_fails_through_a_restart(
+    scene: &Scene,
+    namespace: &Namespace,
+    kubeconfig: &Path,
+    way: &[&str],
+) -> Result {
+    let asking = script(
+        scene,
+        namespace,
+        kubeconfig,
+        way,
+        &asking(&scene.folder().join("stop")),
+    )?;
+    asking.wait_for_line("the first answer", 4 * wait::SOON, |line| line == "answered")?;
+    let (before, began) = (answers(&asking), Instant::now());
+    namespace.restart("deployment/web")?;
+    // The old pods may go after the rollout is over.
+    wait_for_more_answers(&asking)?;
+    let count = answers(&asking) - before;
+    let rate = count as f64 / began.elapsed().as_secs_f64();
+    figure(&format!("{count} new connections, {rate:.0} a second"));
+    ensure!(count > 30, "{count} while it was restarted");
+    none_failed(scene, asking)
 }
 
 #[test]
 fn with_a_killed_pod_its_streams_are_reset_and_the_next_connection_is_its_replacements() -> Outcome {
-    streams_end_with_their_pod(&FORWARD)
+    with_services(&FORWARD, streams_end_with_their_pod)
 }
 
 #[test]
 fn through_a_gateway_pod_streams_end_with_their_pod_as_well() -> Outcome {
-    streams_end_with_their_pod(&POD)
+    with_services(&POD, streams_end_with_their_pod)
 }
 
-fn streams_end_with_their_pod(way: &[&str]) -> Outcome {
-    scenario(|scene| {
-        let namespace = Node::find()?.services()?;
-        let caller = Caller::Ordinary;
-        let kubeconfig = user(scene, &namespace, caller, &way[..2])?;
-        let script = format!(
-            "(redis-cli -h cache blpop nothing 0; echo reset) & \
-             until redis-cli -h cache client list | grep --quiet cmd=blpop; do sleep .05; done; echo held; wait; \
-             while ! [ -e {} ]; do sleep .05; done; timeout 10 redis-cli -h cache ping",
-            scene.folder().join("replaced").display()
-        );
-        let words = [
-            &["exec", "-n", namespace.name()],
-            way,
-            &["--", "sh", "-c", &script],
-        ]
-        .concat();
-        let mut exec = devbox(scene, &namespace, &kubeconfig, &words)?
-            .by(caller)
-            .start()?;
-        exec.wait_for_line("a connection that is held", 4 * wait::SOON, |line| line == "held")?;
-        namespace.kill_pods("app=cache")?;
-        exec.wait_for_line("its end", wait::SOON, |line| line == "reset")?;
-        namespace.rollout("deployment/cache")?;
-        scene.write("replaced", "")?;
-        exec.wait_for_line("the replacement's answer", wait::SOON, |line| line == "PONG")?;
-        exec.wait(2 * wait::SOON)?;
-        Ok(())
-    })
+pub(crate) fn streams_end_with_their_pod(
+    scene: &Scene,
+    namespace: &Namespace,
+    kubeconfig: &Path,
+    way: &[&str],
+) -> Result {
+    let ask = format!(
+        "(redis-cli -h cache blpop nothing 0; echo reset) & \
+         until redis-cli -h cache client list | grep --quiet cmd=blpop; do sleep .05; done; echo held; wait; \
+         while ! [ -e {} ]; do sleep .05; done; timeout 10 redis-cli -h cache ping",
+        scene.folder().join("replaced").display()
+    );
+    let mut exec = script(scene, namespace, kubeconfig, way, &ask)?;
+    exec.wait_for_line("a connection that is held", 4 * wait::SOON, |line| line == "held")?;
+    namespace.kill_pods("app=cache")?;
+    exec.wait_for_line("its end", wait::SOON, |line| line == "reset")?;
+    namespace.rollout("deployment/cache")?;
+    scene.write("replaced", "")?;
+    exec.wait_for_line("the replacement's answer", wait::SOON, |line| line == "PONG")?;
+    exec.wait(2 * wait::SOON)?;
+    Ok(())
 }
 
 #[test]
