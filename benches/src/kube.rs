@@ -3,6 +3,7 @@
 //! `cargo xtask bench kube` starts the node of the tests; the programs, names and loads are in its network. The service is ours, in a
 //! pod. CPU is that of the client alone: all processes of `devbox up`, or kubectl.
 
+mod awake;
 mod load;
 mod objects;
 mod ways;
@@ -61,6 +62,10 @@ fn measure(scene: &Scene, node: &Node, report: &mut Report) -> Result<()> {
             report.note(format!("{part}: left out: {error:#}"));
         }
     }
+    report.note(
+        "\"no core sleeps\": beside processes that run only when nothing else does; otherwise the time for which a sleeping core is \
+         woken, once for each process on the way, is part of the figure",
+    );
     report.note(format!(
         "medians of {ROUNDS} rounds, in turns; the 100 and 1,000 services lead to the same two pods"
     ));
