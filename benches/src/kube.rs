@@ -3,6 +3,7 @@
 //! `cargo xtask bench kube` starts the node of the tests; the programs, names and loads are in its network. The service is ours, in a
 //! pod. CPU is that of the client alone: all processes of `devbox up`, or kubectl.
 
+mod awake;
 mod load;
 mod objects;
 mod ways;
@@ -61,6 +62,10 @@ fn measure(scene: &Scene, node: &Node, report: &mut Report) -> Result<()> {
             report.note(format!("{part}: left out: {error:#}"));
         }
     }
+    report.note(
+        "\"no core sleeps\": beside processes that run only when nothing else does; otherwise the time for which a sleeping core is \
+         woken, once for each process on the way, is part of the figure",
+    );
     report.note(format!(
         "medians of {ROUNDS} rounds, in turns; the 100 and 1,000 services lead to the same two pods"
     ));
@@ -138,14 +143,21 @@ fn roads(scene: &Scene, cluster: &Cluster, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// What a port-forward costs whom: the programs that work for each new one.
+const SERVERS: [&str; 4] = ["kube-apiserver", "kubelet", "containerd", "etcd"];
+
 /// Many services at once.
 fn many(scene: &Scene, node: &Node, report: &mut Report, services: usize) -> Result<()> {
     let cluster = Cluster::new(scene, node)?;
     let names = cluster.add_services(services)?;
+    let servers = SERVERS.map(|server| node.pid_of(server));
+    let servers = servers.into_iter().collect::<devbox_tests::Result<Vec<_>>>()?;
     for way in [FORWARD, POD] {
         let up = Up::start(scene, &cluster, way)?;
         let published = up.published(&names)?;
+        let before = cpu_seconds(&servers);
         let answered = up.all_answered(&names)?;
+        let of_servers = cpu_seconds(&servers) - before;
         let (cpu, writes) = (cpu_seconds(&[up.pid()]), up.hosts_writes()? as f64);
         if services == 100 {
             for (row, value) in HUNDRED.iter().zip([published, answered]) {
@@ -155,13 +167,22 @@ fn many(scene: &Scene, node: &Node, report: &mut Report, services: usize) -> Res
             std::thread::sleep(IDLE);
             let memory = memory_of_all_kib(up.pid()) as f64 / 1024.0;
             let connections = up.api_connections()? as f64;
-            let values = [published, answered, cpu, memory, connections, writes];
+            let values = [published, answered, of_servers, cpu, memory, connections, writes];
             for (row, value) in THOUSAND.iter().zip(values) {
                 figures(report, row, way, value);
             }
         }
         drop(up);
         cluster.wait_until_no_gateway()?;
+        if services == 1000 && way == FORWARD {
+            let cores = std::thread::available_parallelism()?;
+            report.note(format!(
+                "every connection over port-forwards is one of its own: {} worked {of_servers:.1} s for the first 1,000, \
+                 so that {cores} cores need {:.1} s whatever the client does",
+                SERVERS.join(", "),
+                of_servers / cores.get() as f64
+            ));
+        }
     }
     Ok(())
 }
@@ -201,9 +222,14 @@ const HUNDRED: [Row; 2] = [
     row("100 services: published", Unit::SECONDS, ""),
     row("100 services: all answered", Unit::SECONDS, ".6"),
 ];
-const THOUSAND: [Row; 6] = [
+const THOUSAND: [Row; 7] = [
     row("1,000 services: published", Unit::SECONDS, "1"),
     row("1,000 services: all answered", Unit::SECONDS, "forward 3.5"),
+    row(
+        "1,000 services: CPU of the node's servers meanwhile",
+        Unit::SECONDS,
+        "",
+    ),
     row("1,000 services: CPU", Unit::SECONDS, "2"),
     row("1,000 services: memory", MIB, "50"),
     row("1,000 services: API connections once idle", Unit::COUNT, "4"),

@@ -45,6 +45,7 @@ where
     F: Future<Output = Result<T, Failure>>,
 {
     log(verbose);
+    sys::keep_memory();
     // Each connection costs a descriptor.
     let open_files = devbox_engine::raise_open_files().unwrap_or_else(|error| {
         tracing::debug!(%error, "the limit of open files stays as it is");

@@ -33,10 +33,13 @@ cfg_if! {
 cfg_if! {
     if #[cfg(all(target_os = "linux", target_env = "gnu"))] {
         mod memory;
-        pub(crate) use memory::give_memory_back;
+        pub(crate) use memory::{give_memory_back, keep_memory};
     } else {
         /// Nothing to do: this system's allocator does it by itself.
         pub(crate) fn give_memory_back() {}
+
+        /// Nothing to do, as above.
+        pub(crate) fn keep_memory() {}
     }
 }
 

@@ -62,7 +62,7 @@ use tokio_rustls::{TlsStream, server};
 use crate::dial::Proxies;
 use crate::direct::DIAL_TIMEOUT;
 use crate::stream::Broken;
-use crate::tls::{Secured, TlsClient};
+use crate::tls::{ClientStream, ReadAhead, Secured, TlsClient};
 use crate::{ByteStream, Dialer, Error, MAX_TARGET_BYTES, Refusal, RefusalKind, Target, Trust, sys, tls};
 
 /// The protocol's name in the handshake (RFC 7301).
@@ -250,9 +250,15 @@ impl Connected for TcpStream {
     }
 }
 
-impl Connected for tokio_rustls::client::TlsStream<TcpStream> {
+impl<S: Connected> Connected for ReadAhead<S> {
     fn connection(&self) -> &TcpStream {
-        self.get_ref().0
+        self.stream().connection()
+    }
+}
+
+impl<S: Connected> Connected for ClientStream<S> {
+    fn connection(&self) -> &TcpStream {
+        self.get_ref().0.connection()
     }
 }
 

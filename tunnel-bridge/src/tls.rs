@@ -5,6 +5,7 @@
 
 #[cfg(feature = "websocket")]
 mod prepared;
+mod read_ahead;
 
 use std::fmt;
 use std::io;
@@ -32,6 +33,7 @@ use crate::dial::{self, Progress, Proxies, ReachError, Reached, Road};
 use crate::{Error, Link, Pin, Refusal, RefusalKind, Role, StreamCarrier, Trust};
 #[cfg(feature = "websocket")]
 pub use prepared::Prepared;
+pub(crate) use read_ahead::ReadAhead;
 
 /// The protocol's name in the handshake (RFC 7301) of a link that runs over TLS with nothing in between.
 pub const LINK_ALPN: &[u8] = b"devbox-tunnel/1";
@@ -186,18 +188,23 @@ fn pin_of(certificate: &CertificateDer<'_>) -> Result<Pin, webpki::Error> {
     Ok(Pin::new(Sha256::digest(parsed.subject_public_key_info()).into()))
 }
 
+/// A client's connection.
+pub(crate) type ClientStream<S> = client::TlsStream<ReadAhead<S>>;
+
 /// The client's handshake. [`fault_of`] tells what kind of error came of it.
 pub(crate) async fn connect<S>(
     config: Arc<ClientConfig>,
     host: &str,
     stream: S,
-) -> io::Result<client::TlsStream<S>>
+) -> io::Result<ClientStream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let name = ServerName::try_from(host.to_owned())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, TlsFailure(error.to_string())))?;
-    TlsConnector::from(config).connect(name, stream).await
+    TlsConnector::from(config)
+        .connect(name, ReadAhead::new(stream))
+        .await
 }
 
 /// What kind of TLS error a connection failed with.
@@ -283,9 +290,9 @@ pub struct TlsClient {
 
 /// A connection to the server, and what is under it.
 pub(crate) enum Secured {
-    Direct(Box<client::TlsStream<TcpStream>>),
+    Direct(Box<ClientStream<TcpStream>>),
     /// Through an `https://` proxy.
-    Proxied(Box<client::TlsStream<client::TlsStream<TcpStream>>>),
+    Proxied(Box<ClientStream<ClientStream<TcpStream>>>),
 }
 
 impl TlsClient {
@@ -347,7 +354,7 @@ impl TlsClient {
         }
     }
 
-    async fn secure<S>(&self, stream: S) -> Result<Box<client::TlsStream<S>>, Refusal>
+    async fn secure<S>(&self, stream: S) -> Result<Box<ClientStream<S>>, Refusal>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {

@@ -281,6 +281,9 @@ impl Connection {
         stream.phase = Phase::Open;
         self.unanswered_by_us -= 1;
         frame::put_accept(&mut self.control, stream.wire);
+        if !stream.peer_finished {
+            grant_resting(&mut self.control, stream);
+        }
         Ok(())
     }
 

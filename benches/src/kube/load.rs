@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::awake::Awake;
 use super::{Row, row};
 use crate::Unit;
 use crate::measure::percentile;
@@ -21,6 +22,8 @@ const AT_ONCE: usize = 4;
 pub(crate) struct Round {
     one_byte_us: f64,
     sixteen_kib_us: f64,
+    one_byte_awake_us: f64,
+    sixteen_kib_awake_us: f64,
     one_by_one: f64,
     four_at_once: f64,
     down: Bulk,
@@ -37,20 +40,28 @@ type Value = fn(&Round) -> f64;
 
 pub(crate) const ROWS: &[(Row, Value)] = &[
     (
-        row(
-            "1 byte there and back, p50",
-            Unit::MICROSECONDS,
-            "pod: .45 x kubectl",
-        ),
+        row("1 byte there and back, p50", Unit::MICROSECONDS, ""),
         |round| round.one_byte_us,
     ),
     (
+        row("16 KiB there and back, p50", Unit::MICROSECONDS, ""),
+        |round| round.sixteen_kib_us,
+    ),
+    (
         row(
-            "16 KiB there and back, p50",
+            "1 byte, p50, no core sleeps",
             Unit::MICROSECONDS,
             "pod: .45 x kubectl",
         ),
-        |round| round.sixteen_kib_us,
+        |round| round.one_byte_awake_us,
+    ),
+    (
+        row(
+            "16 KiB, p50, no core sleeps",
+            Unit::MICROSECONDS,
+            "pod: .45 x kubectl",
+        ),
+        |round| round.sixteen_kib_awake_us,
     ),
     (
         row(
@@ -92,9 +103,15 @@ pub(crate) const ROWS: &[(Row, Value)] = &[
 
 /// `cpu` is how much of it the way has used so far, in seconds.
 pub(crate) fn round(address: SocketAddr, cpu: &(dyn Fn() -> f64 + Sync)) -> Result<Round> {
+    let (one_byte_awake_us, sixteen_kib_awake_us) = {
+        let _awake = Awake::start()?;
+        (p50_us(address, 1)?, p50_us(address, 16 << 10)?)
+    };
     Ok(Round {
         one_byte_us: p50_us(address, 1)?,
         sixteen_kib_us: p50_us(address, 16 << 10)?,
+        one_byte_awake_us,
+        sixteen_kib_awake_us,
         one_by_one: connections_per_second(address, 1, TIME_EACH, usize::MAX)?,
         four_at_once: connections_per_second(address, AT_ONCE, TIME_EACH, usize::MAX)?,
         down: bulk(cpu, || down(address))?,

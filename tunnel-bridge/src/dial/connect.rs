@@ -15,7 +15,7 @@ pub(crate) enum Road {
     Tcp(TcpStream),
     /// TLS to the proxy; the target is behind it.
     #[cfg(feature = "tls")]
-    ProxyTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    ProxyTls(Box<crate::tls::ClientStream<TcpStream>>),
 }
 
 pub(crate) struct Reached {

@@ -212,9 +212,9 @@ impl Connection {
     }
 }
 
-/// Grants a stream that has just opened what its window has above the initial one, which the peer may use from the start.
+/// Grants a stream what its window has above what the peer may send and what waits to be read.
 pub(super) fn grant_resting(control: &mut BytesMut, stream: &mut Stream) {
-    let grant = stream.window - stream.granted;
+    let grant = stream.window.saturating_sub(stream.granted + stream.unread);
     if grant > 0 {
         stream.granted += grant;
         frame::put_credit(control, frame::CREDIT, stream.wire, grant);

@@ -161,7 +161,6 @@ impl Connection {
             let initial = self.config.initial_window;
             let windows = (initial, self.resting_window());
             let mut stream = Stream::new(Phase::AwaitOwner, id, credit, windows, now);
-            grant_resting(&mut self.control, &mut stream);
             self.memory.settle(id, &mut stream, initial, now);
             self.unanswered_by_us += 1;
             // A target is short: it must not keep the buffer that it came in.
@@ -289,6 +288,10 @@ impl Connection {
         let finished = kind == frame::FIN && whole;
         stream.peer_finished = finished;
         self.memory.receive(stream, len, pins as u64);
+        // Most requests fit into the initial window, and the rest of it goes with ACCEPT. One that is long does not wait for that.
+        if stream.phase == Phase::AwaitOwner && !finished && stream.granted < self.config.initial_window / 2 {
+            grant_resting(&mut self.control, stream);
+        }
         if !bytes.is_empty() {
             self.events.add_data(StreamId(id), &mut stream.place, |waiting| {
                 if copy && waiting.is_empty() {

@@ -272,6 +272,44 @@ fn one_stream_grows_to_half_of_the_budget_beside_any_number_of_idle_ones() {
     assert!(held <= limit, "{held} bytes are held, {limit} at most may be");
 }
 
+/// What its window has above the initial one goes with the answer, in one piece. A long request has it before.
+#[test]
+fn a_request_gets_the_rest_of_its_window_with_its_answer_unless_it_is_long() {
+    const ACCEPT_AND_CREDIT: usize = 8 + 8 + 4;
+    let mut pair = pair(sixteenth());
+    pair.accept_at_once = false;
+    let short = pair.open(NEAR);
+    pair.write(NEAR, short, 1000).unwrap();
+    pair.settle();
+    assert_eq!(pair.seen[FAR][&short].unread, 1000);
+    pair.ends[FAR].accept(short).unwrap();
+    pair.transmit(FAR, 64 * 1024);
+    assert_eq!(pair.wires[NEAR].len(), ACCEPT_AND_CREDIT);
+    pair.write(NEAR, short, 400_000).unwrap();
+    pair.settle();
+    assert_eq!(pair.seen[FAR][&short].unread, 16 * 1024);
+
+    let long = pair.open(NEAR);
+    pair.write(NEAR, long, 400_000).unwrap();
+    pair.settle();
+    assert_eq!(pair.seen[FAR][&long].unread, 16 * 1024);
+    pair.ends[FAR].accept(long).unwrap();
+    pair.settle_reading();
+    assert_eq!(pair.seen[FAR][&long].received, 400_000);
+}
+
+/// A request that is waited for sends nothing back.
+#[test]
+fn nothing_is_sent_back_before_a_short_request_is_answered() {
+    let mut pair = pair(sixteenth());
+    pair.accept_at_once = false;
+    let id = pair.open(NEAR);
+    pair.write(NEAR, id, 1000).unwrap();
+    pair.transmit(NEAR, 64 * 1024);
+    pair.deliver(FAR, usize::MAX).unwrap();
+    assert!(!pair.transmit(FAR, 64 * 1024));
+}
+
 /// What an owner is told of a stream's credit is what it can send.
 #[test]
 fn credit_is_told_to_the_owner_byte_for_byte() {

@@ -4,9 +4,6 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mask([u8; 4]);
 
-/// What is masked at a time: a few vector registers of any processor.
-const BLOCK_BYTES: usize = 64;
-
 impl Mask {
     /// The key at the start of a payload.
     pub(super) const fn new(key: [u8; 4]) -> Mask {
@@ -18,14 +15,13 @@ impl Mask {
         let len = bytes.len();
         // A key of zeros changes nothing.
         if self.0 != [0; 4] {
-            let pattern = self.pattern();
-            let (blocks, rest) = bytes.as_chunks_mut::<BLOCK_BYTES>();
-            for block in blocks {
-                for (byte, key) in block.iter_mut().zip(pattern) {
-                    *byte ^= key;
-                }
+            // By words, which every compiler makes vectors of.
+            let key = self.word();
+            let (words, rest) = bytes.as_chunks_mut::<8>();
+            for word in words {
+                *word = (u64::from_ne_bytes(*word) ^ key).to_ne_bytes();
             }
-            for (byte, key) in rest.iter_mut().zip(pattern) {
+            for (byte, key) in rest.iter_mut().zip(key.to_ne_bytes()) {
                 *byte ^= key;
             }
         }
@@ -40,15 +36,13 @@ impl Mask {
         if self.0 == [0; 4] {
             to.copy_from_slice(from);
         } else {
-            let pattern = self.pattern();
-            let (from_blocks, from_rest) = from.as_chunks::<BLOCK_BYTES>();
-            let (to_blocks, to_rest) = to.as_chunks_mut::<BLOCK_BYTES>();
-            for (from, to) in from_blocks.iter().zip(to_blocks) {
-                for ((to, from), key) in to.iter_mut().zip(from).zip(pattern) {
-                    *to = from ^ key;
-                }
+            let key = self.word();
+            let (from_words, from_rest) = from.as_chunks::<8>();
+            let (to_words, to_rest) = to.as_chunks_mut::<8>();
+            for (from, to) in from_words.iter().zip(to_words) {
+                *to = (u64::from_ne_bytes(*from) ^ key).to_ne_bytes();
             }
-            for ((to, from), key) in to_rest.iter_mut().zip(from_rest).zip(pattern) {
+            for ((to, from), key) in to_rest.iter_mut().zip(from_rest).zip(key.to_ne_bytes()) {
                 *to = from ^ key;
             }
         }
@@ -56,12 +50,10 @@ impl Mask {
         len
     }
 
-    fn pattern(self) -> [u8; BLOCK_BYTES] {
-        let mut pattern = [0; BLOCK_BYTES];
-        for (place, key) in pattern.iter_mut().zip(self.0.iter().cycle()) {
-            *place = *key;
-        }
-        pattern
+    /// The key, twice.
+    const fn word(self) -> u64 {
+        let [a, b, c, d] = self.0;
+        u64::from_ne_bytes([a, b, c, d, a, b, c, d])
     }
 
     fn turn(&mut self, len: usize) {
