@@ -19,6 +19,6 @@ pub(crate) use system::service::{
     read_trusted, send_datagram, uid_of, user_text,
 };
 pub(crate) use system::{
-    Fork, PASSES_LISTENERS, as_service, bind_datagrams, detach, fork, hold_signals, is_root, listen,
-    on_terminate, on_terminate_or_interrupt, shut_input, was_killed, with_rights_of,
+    Fork, PASSES_LISTENERS, as_service, bind_datagrams, detach, fork, give_memory_back, hold_signals,
+    is_root, listen, on_terminate, on_terminate_or_interrupt, shut_input, was_killed, with_rights_of,
 };

@@ -63,6 +63,19 @@ pub(crate) fn is_root() -> bool {
     geteuid().is_root()
 }
 
+/// Gives back what was freed.
+#[cfg_attr(
+    all(target_os = "linux", target_env = "gnu"),
+    expect(unsafe_code, reason = "malloc_trim(3) has no safe form")
+)]
+pub(crate) fn give_memory_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: only what is free is given back, and other threads may allocate meanwhile.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// What came of a [`fork`].
 pub(crate) enum Fork {
     /// In the new process: its standard input is its end of a new channel.
