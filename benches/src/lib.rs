@@ -33,6 +33,7 @@ mod kube;
 pub mod measure;
 mod report;
 mod road;
+mod session;
 
 pub use report::{Figure, Report, Unit};
 pub use road::load;
@@ -61,6 +62,7 @@ pub const BENCHES: &[Bench] = &[
     #[cfg(target_os = "linux")]
     kube::BENCH,
     road::BENCH,
+    session::BENCH,
 ];
 
 /// A set of figures that belong in one table.

@@ -83,20 +83,51 @@ impl StaticCatalog {
     /// # Errors
     /// [`Error::Port`] for a port without a target or with one that is not `host:port`.
     pub fn from_targets(catalog: Catalog) -> Result<Self, Error> {
-        let mut addresses = BTreeMap::new();
-        for target in catalog.targets() {
-            let wrong = |fault: &dyn fmt::Display| Error::Port {
-                service: target.service.clone(),
-                port: target.port,
-                protocol: target.protocol,
-                fault: fault.to_string(),
-            };
-            let text = catalog.port(&target).and_then(|port| port.target.as_deref());
-            let text = text.ok_or_else(|| wrong(&"it does not say what to dial"))?;
-            let address = text.parse().map_err(|error: Error| wrong(&error))?;
-            addresses.insert(target, address);
+        let addresses = catalog.services.values().map(addresses_of);
+        let addresses = addresses.collect::<Result<Vec<_>, Error>>()?;
+        Ok(Self {
+            catalog,
+            addresses: addresses.into_iter().flatten().collect(),
+        })
+    }
+
+    /// Puts these services, whose ports say what is dialed as in [`from_targets`](Self::from_targets), in place of those of their names,
+    /// and takes others away. Answers those that are other than they were, each with whether it was there before.
+    ///
+    /// # Errors
+    /// As [`from_targets`](Self::from_targets); then nothing changes.
+    pub fn change(
+        &mut self,
+        upserted: Vec<Service>,
+        removed: &[ServiceId],
+    ) -> Result<BTreeMap<ServiceId, bool>, Error> {
+        let addresses = upserted.iter().map(addresses_of);
+        let addresses = addresses.collect::<Result<Vec<_>, Error>>()?;
+        let mut changed = BTreeMap::new();
+        for id in removed {
+            if self.take(id).is_some() {
+                changed.insert(id.clone(), true);
+            }
         }
-        Ok(Self { catalog, addresses })
+        for (service, addresses) in upserted.into_iter().zip(addresses) {
+            let id = service.id.clone();
+            let former = self.take(&id);
+            if former.as_ref() != Some(&service) {
+                changed.entry(id.clone()).or_insert(former.is_some());
+            }
+            self.addresses.extend(addresses);
+            self.catalog.services.insert(id, service);
+        }
+        Ok(changed)
+    }
+
+    /// Takes a service away, and what is dialed for it.
+    fn take(&mut self, id: &ServiceId) -> Option<Service> {
+        let service = self.catalog.services.remove(id)?;
+        for port in &service.ports {
+            self.addresses.remove(&target_of(&service, port));
+        }
+        Some(service)
     }
 
     /// Adds a TCP port to a service, which need not be there yet.
@@ -160,6 +191,32 @@ impl StaticCatalog {
     pub fn dial_address(&self, target: &Target) -> Option<&DialAddress> {
         self.addresses.get(target)
     }
+}
+
+fn target_of(service: &Service, port: &Port) -> Target {
+    Target {
+        service: service.id.clone(),
+        port: port.port,
+        protocol: port.protocol,
+    }
+}
+
+/// What is dialed for a service's ports, as they say it.
+fn addresses_of(service: &Service) -> Result<Vec<(Target, DialAddress)>, Error> {
+    let address = |port: &Port| -> Result<(Target, DialAddress), Error> {
+        let target = target_of(service, port);
+        let wrong = |fault: &dyn fmt::Display| Error::Port {
+            service: target.service.clone(),
+            port: target.port,
+            protocol: target.protocol,
+            fault: fault.to_string(),
+        };
+        let text = port.target.as_deref();
+        let text = text.ok_or_else(|| wrong(&"it does not say what to dial"))?;
+        let address = text.parse().map_err(|error: Error| wrong(&error))?;
+        Ok((target, address))
+    };
+    service.ports.iter().map(address).collect()
 }
 
 #[derive(Deserialize)]

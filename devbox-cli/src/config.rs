@@ -4,6 +4,7 @@ mod cluster;
 mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -74,6 +75,21 @@ struct DnsEntry {
     suffix: Option<String>,
 }
 
+/// The keys of an entry that say which certificates are taken and shown.
+macro_rules! tls_keys {
+    ($entry:expr) => {
+        TlsKeys {
+            ca: &$entry.tls_ca,
+            extra_ca: &$entry.tls_extra_ca,
+            pin: &$entry.tls_pin,
+            certificate: &$entry.tls_cert,
+            key: &$entry.tls_key,
+            accept_any_certificate: &$entry.accept_any_certificate,
+        }
+    };
+}
+use tls_keys;
+
 /// A struct with the keys of a gateway and some more. serde cannot both flatten one into the other and deny unknown fields.
 macro_rules! with_keys_of_a_gateway {
     ($(#[$attribute:meta])* struct $name:ident { $($field:ident: $kind:ty,)* }) => {
@@ -100,15 +116,7 @@ macro_rules! with_keys_of_a_gateway {
         impl $name {
             fn way(&self, place: &Place<'_>, args: &ConnectArgs) -> Result<Way, Failure> {
                 let yes = |key: &Option<Spanned<bool>>| key.as_ref().is_some_and(|key| key.value);
-                let trust = TlsKeys {
-                    ca: &self.tls_ca,
-                    extra_ca: &self.tls_extra_ca,
-                    pin: &self.tls_pin,
-                    certificate: &self.tls_cert,
-                    key: &self.tls_key,
-                    accept_any_certificate: &self.accept_any_certificate,
-                };
-                let trust = trust.trust(place, args)?;
+                let trust = tls_keys!(self).trust(place, args)?;
                 let proxies = match (&args.proxy, &self.proxy) {
                     (Some(text), _) => proxies(text, |why| Failure::new(code::FAILED, format!("--proxy: {why}")))?,
                     (None, Some(text)) => proxies(&text.value.0, |why| place.at(text.referenced, why))?,
@@ -781,8 +789,11 @@ fn read(path: &Path) -> Result<File, Failure> {
     if text.trim().is_empty() {
         return Ok(File::default());
     }
-    serde_saphyr::from_str(&text)
-        .map_err(|error| Failure::new(code::FAILED, format!("{}: {error}", path.display())))
+    serde_saphyr::from_str(&text).map_err(|error| {
+        let name = path.file_name().map(OsStr::to_string_lossy);
+        let shown = error.render_with_options(serde_saphyr::render_options! { source_name: name.as_deref() });
+        Failure::new(code::FAILED, format!("{}: {shown}", path.display()))
+    })
 }
 
 #[cfg(test)]

@@ -168,10 +168,10 @@ impl From<catalog_kube::Error> for Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use devbox_session::sink::Record;
+    use devbox_session::{ProviderId, ServiceKey};
 
     use super::*;
 
@@ -180,15 +180,20 @@ mod tests {
     }
 
     fn names(error: PublishError) -> StopReason {
+        let of = ServiceKey {
+            provider: ProviderId(0),
+            environment: "dev".parse().unwrap(),
+            service: "orders.backend".parse().unwrap(),
+        };
         let record = Record {
-            names: vec!["orders.backend".to_owned(), "orders.backend.svc".to_owned()],
+            names: vec!["orders.backend".into(), "orders.backend.svc".into()],
             addresses: vec!["127.77.45.67".parse().unwrap()],
             behind: None,
         };
         StopReason::Names {
             sink: "/etc/hosts".to_owned(),
             error,
-            records: Arc::from([record]),
+            records: [(of, record)].into_iter().collect(),
         }
     }
 

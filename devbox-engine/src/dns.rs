@@ -1,11 +1,12 @@
 //! The session's DNS server, and whether the system asks it.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
-use devbox_session::sink::{Behind, NameSink, PublishError, Published, Record};
+use devbox_session::sink::{Behind, NameSink, PublishError, Published, Record, Records};
 use ipnet::IpNet;
 use nameserver::{Answering, Data, Listening, Name, Responder, Server, ServerError, Zone};
 use netif::conflict::Verdict;
@@ -20,6 +21,8 @@ use crate::sys;
 /// The names that a DNS server of this process answers.
 pub(crate) struct DnsSink {
     registry: nameserver::Registry,
+    /// What the registry has.
+    published: Mutex<Records>,
     suffix: Name,
     address: SocketAddr,
 }
@@ -131,6 +134,7 @@ impl DnsSink {
         let address = address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
         let sink = Self {
             registry,
+            published: Mutex::default(),
             suffix: suffix.clone(),
             address,
         };
@@ -169,6 +173,17 @@ impl<'a> Put<'a> {
     fn add(&mut self, names: impl Iterator<Item = impl AsRef<str>>, data: Vec<Data>) {
         let names = names.filter_map(|name| self.name(name.as_ref())).collect();
         self.records.push(nameserver::Record { names, data });
+    }
+
+    fn record(&mut self, record: &Record) {
+        self.addresses(record);
+        if let Some(behind) = &record.behind {
+            self.services(record, behind);
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &Name> {
+        self.records.iter().flat_map(|record| &record.names)
     }
 
     /// Where the names are, and which service that is.
@@ -215,21 +230,20 @@ impl NameSink for DnsSink {
         format!("the DNS server on {}", self.address)
     }
 
-    async fn publish(&self, records: Arc<[Record]>) -> Result<Published, PublishError> {
-        let mut put = Put::new(&self.suffix);
-        for record in records.iter() {
-            put.addresses(record);
-            if let Some(behind) = &record.behind {
-                put.services(record, behind);
-            }
+    async fn publish(&self, records: Records) -> Result<Published, PublishError> {
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut gone, mut put) = (Put::new(&self.suffix), Put::new(&self.suffix));
+        for change in records.changes_since(&published) {
+            change.before.into_iter().for_each(|record| gone.record(record));
+            change.after.into_iter().for_each(|record| put.record(record));
         }
-        let Put {
-            records, warnings, ..
-        } = put;
-        let changed = self.registry.publish(SESSION, &records) > 0;
+        let set: HashSet<&Name> = put.names().collect();
+        let gone: Vec<Name> = gone.names().filter(|name| !set.contains(name)).cloned().collect();
+        let changed = self.registry.update(SESSION, &put.records, &gone) > 0;
+        *published = records;
         Ok(Published {
             changed,
-            warnings,
+            warnings: put.warnings,
             ..Published::default()
         })
     }
@@ -237,6 +251,8 @@ impl NameSink for DnsSink {
 
 #[cfg(test)]
 mod tests {
+    use devbox_session::{ProviderId, ServiceKey};
+
     use super::*;
 
     fn wanted(listen: &str) -> Dns {
@@ -258,16 +274,33 @@ mod tests {
             socket.recv(&mut reply).await.unwrap();
             reply[3] & 0x0F
         };
-        let record = Record {
-            names: vec!["orders.backend".to_owned()],
+        let of = |name: &str| ServiceKey {
+            provider: ProviderId(0),
+            environment: "dev".parse().unwrap(),
+            service: name.parse().unwrap(),
+        };
+        let record = |name: &str| Record {
+            names: vec![name.into()],
             addresses: vec!["127.77.0.2".parse().unwrap()],
             behind: None,
         };
-        assert!(sink.publish(Arc::from([record.clone()])).await.unwrap().changed);
-        assert!(!sink.publish(Arc::from([record])).await.unwrap().changed);
+        let records = |name: &str, of: ServiceKey| Records::from_iter([(of, record(name))]);
+        let orders = || records("orders.backend", of("orders.backend"));
+        assert!(sink.publish(orders()).await.unwrap().changed);
+        assert!(!sink.publish(orders()).await.unwrap().changed);
+        // A name that another service has from here on, with the same address.
+        let moved = records("orders.backend", of("a.backend"));
+        sink.publish(moved).await.unwrap();
+        assert_eq!(rcode("orders.backend").await, 0);
+        sink.publish(records("web.shop", of("orders.backend")))
+            .await
+            .unwrap();
+        assert_eq!(rcode("orders.backend.devbox.test").await, 3);
+        assert_eq!(rcode("web.shop.devbox.test").await, 0);
+        sink.publish(orders()).await.unwrap();
         assert_eq!(rcode("orders.backend.devbox.test").await, 0);
         assert_eq!(rcode("orders.backend").await, 0);
-        sink.publish(Arc::from([])).await.unwrap();
+        sink.publish(Records::default()).await.unwrap();
         assert_eq!(rcode("orders.backend.devbox.test").await, 3);
         server.stop().await;
     }

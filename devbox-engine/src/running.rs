@@ -339,7 +339,12 @@ fn private(base: &[u8], records: &[Record]) -> Result<Vec<u8>, Error> {
 pub fn records(services: &[ServiceReport]) -> Vec<Record> {
     let records = services.iter().map(|service| Record {
         // The general ones first, as where nobody else has them.
-        names: service.held.iter().chain(&service.names).cloned().collect(),
+        names: service
+            .held
+            .iter()
+            .chain(&service.names)
+            .map(|name| name.as_str().into())
+            .collect(),
         addresses: service.addresses.clone(),
         behind: None,
     });

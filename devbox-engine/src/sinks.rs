@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use devbox_helper_client::{HostsBlock, HostsReport};
-use devbox_session::sink::{HeldNames, NameSink, PublishError, Published, Record, TakenName, hosts_entries};
+use devbox_session::sink::{HeldNames, NameSink, PublishError, Published, Records, TakenName, hosts_entries};
 use tokio::sync::watch;
 
 use crate::engine::TAG_PREFIX;
@@ -50,7 +50,7 @@ impl NameSink for HelperHosts {
         self.file.display().to_string()
     }
 
-    async fn publish(&self, records: Arc<[Record]>) -> Result<Published, PublishError> {
+    async fn publish(&self, records: Records) -> Result<Published, PublishError> {
         let entries = hosts_entries(&records);
         let helper = &self.helper;
         let tag = self.tag.clone();
@@ -131,7 +131,7 @@ impl NameSink for PrivateSink {
         "the private hosts file".to_owned()
     }
 
-    async fn publish(&self, records: Arc<[Record]>) -> Result<Published, PublishError> {
+    async fn publish(&self, records: Records) -> Result<Published, PublishError> {
         let base = Arc::clone(&self.base);
         // Milliseconds for 10,000 services: too long for the session's thread.
         let rendered =
@@ -173,6 +173,8 @@ impl PrivateHosts {
 #[cfg(test)]
 mod tests {
     use devbox_helper_client::{Conflict, Diagnostic};
+    use devbox_session::sink::Record;
+    use devbox_session::{ProviderId, ServiceKey};
 
     use super::*;
 
@@ -213,21 +215,29 @@ mod tests {
         let base = b"127.0.0.1 localhost\n10.0.0.1 taken.backend\n".to_vec();
         let (sink, mut hosts) = PrivateSink::new(base.clone());
         assert_eq!(hosts.content(), base);
-        let record = |name: &str, address: &str| Record {
-            names: vec![name.to_owned()],
-            addresses: vec![address.parse().unwrap()],
-            behind: None,
+        let record = |name: &str, address: &str| {
+            let of = ServiceKey {
+                provider: ProviderId(0),
+                environment: "dev".parse().unwrap(),
+                service: name.parse().unwrap(),
+            };
+            let record = Record {
+                names: vec![name.into()],
+                addresses: vec![address.parse().unwrap()],
+                behind: None,
+            };
+            (of, record)
         };
         let records = [
             record("orders.backend", "127.77.0.2"),
             record("taken.backend", "127.77.0.3"),
         ];
-        let published = sink.publish(Arc::from(records)).await.unwrap();
+        let published = sink.publish(records.into_iter().collect()).await.unwrap();
         assert_eq!(published.taken[0].name, "taken.backend");
         let text = String::from_utf8(hosts.changed().await.unwrap()).unwrap();
         assert!(text.contains("127.77.0.2 orders.backend"), "{text}");
         assert!(!text.contains("127.77.0.3"), "{text}");
-        sink.publish(Arc::from([])).await.unwrap();
+        sink.publish(Records::default()).await.unwrap();
         assert_eq!(hosts.changed().await.unwrap(), base);
         drop(sink);
         assert_eq!(hosts.changed().await, None);

@@ -63,7 +63,7 @@ pub struct SessionConfig {
     #[serde(default)]
     #[uniffi(default)]
     pub limits: Limits,
-    /// What the connections of single services are held to, by service: `orders.backend`.
+    /// What is wanted of single services, by service: `orders.backend`.
     #[serde(default)]
     #[uniffi(default)]
     pub services: HashMap<String, ServiceSettings>,

@@ -32,6 +32,12 @@ providers:
     via: pod
     gateway_image: registry.example/devbox-gateway:1
     gateway_token_file: gateway-token
+    tls_ca: gateway-ca.pem
+    tls_extra_ca: proxy.pem
+    tls_pin: sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
+    tls_cert: me.pem
+    tls_key: me.key
+    accept_any_certificate: true
     selector: tier=front
     field_selector: metadata.name!=old
     include: ["web*"]
@@ -50,7 +56,7 @@ state_dir: state
 share: true
 limits: {connections: 9}
 services:
-  orders.backend: {idle_timeout: 10m, max_connections: 3, bandwidth: 10MiB/s, proxy_protocol: v2, share: false}
+  orders.backend: {idle_timeout: 10m, max_connections: 3, bandwidth: 10MiB/s, proxy_protocol: v2, share: false, names: [db], pin: 127.78.0.9, order: 1}
   web.shop: {}
 "#;
 
@@ -71,11 +77,20 @@ fn every_key_is_read() {
     assert_eq!(direct.catalog, "catalog.yaml");
     assert_eq!(cluster.namespaces, ["orders", "shop"]);
     assert_eq!(cluster.via.as_deref(), Some("pod"));
+    assert_eq!(cluster.tls_ca.as_deref(), Some("gateway-ca.pem"));
+    assert_eq!(cluster.tls_pin, gateway.tls_pin);
+    assert!(cluster.accept_any_certificate);
     assert_eq!(config.pool, ["127.78.0.0/16"]);
     let orders = &config.services["orders.backend"];
     assert_eq!(orders.idle_timeout, Some(Duration::from_secs(600)));
     assert_eq!((orders.bandwidth, orders.proxy_protocol), (Some(10 << 20), true));
-    assert!(!config.services["web.shop"].proxy_protocol);
+    assert_eq!(orders.names.as_deref(), Some(["db".to_owned()].as_slice()));
+    assert_eq!(
+        (orders.pin.as_deref(), orders.order),
+        (Some("127.78.0.9"), Some(1))
+    );
+    let web = &config.services["web.shop"];
+    assert!(!web.proxy_protocol && web.names.is_none());
     assert!(!format!("{config:?}").contains("blue\"}"), "headers are shown");
 }
 
@@ -122,6 +137,19 @@ fn what_means_nothing_is_named() {
         (
             "providers: [{kind: kubernetes, name: k, via: magic}]".to_owned(),
             "via",
+        ),
+        (
+            "providers: [{kind: kubernetes, name: k, via: 'https://gateway.example', tls_key: me.key}]"
+                .to_owned(),
+            "tls_cert",
+        ),
+        (
+            "providers: []\nservices: {orders.backend: {names: [Not_A_Label]}}".to_owned(),
+            "services.orders.backend.names",
+        ),
+        (
+            "providers: []\nservices: {orders.backend: {pin: nowhere}}".to_owned(),
+            "services.orders.backend.pin",
         ),
         ("providers: []\nservices: {orders: {}}".to_owned(), "services"),
         (

@@ -101,6 +101,11 @@ impl Decoder {
             source,
         });
         self.start += PREFIX_BYTES + length;
+        if !self.is_mid_frame() && self.buffer.capacity() > KEPT_BYTES {
+            self.before += self.start as u64;
+            self.start = 0;
+            self.buffer = Vec::new();
+        }
         message.map(Some)
     }
 
@@ -120,6 +125,9 @@ impl Decoder {
         self.before + self.buffer.len() as u64
     }
 }
+
+/// What a buffer may keep for the next message. A block of names is longer, and the next one may be hours away.
+const KEPT_BYTES: usize = 64 * 1024;
 
 /// The request id in JSON that is otherwise not understood, so that the reply can still be matched to its request.
 fn id_of(body: &[u8]) -> Option<u64> {

@@ -15,6 +15,9 @@ pub(crate) trait Desk {
     /// Carries a request out.
     fn answer(&mut self, request: Request) -> Answer;
 
+    /// Is told that the answer to the last request was sent.
+    fn answered(&mut self) {}
+
     /// Is told of what was no request.
     fn misunderstood(&mut self, _: &HelperError) {}
 }
@@ -76,6 +79,7 @@ pub(crate) fn converse(
         if last {
             return Ok(());
         }
+        desk.answered();
     }
 }
 

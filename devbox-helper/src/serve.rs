@@ -60,7 +60,11 @@ pub fn run(policy: Policy) -> Result<(), Error> {
         .enter_alone(caller)
         .map_err(|error| Error::Owner(std::io::Error::other(error)))?;
     let (mut sender, mut receiver) = channel.split();
-    let mut desk = Alone { machine, id };
+    let mut desk = Alone {
+        machine,
+        id,
+        large: false,
+    };
     // A channel that fails has ended: its caller is gone, and what it asked for is undone either way.
     converse(&mut receiver, &mut sender, None, &mut desk).ok();
     // The stream stays open until this process ends, so that a caller who sees its end knows that everything is undone.
@@ -91,11 +95,26 @@ pub fn enter<I: IntoIterator<Item: Into<OsString>>>(args: I) -> Result<(), Error
 struct Alone {
     machine: Machine,
     id: ClaimId,
+    /// Whether the last request was a large one.
+    large: bool,
 }
+
+/// So many lines of a hosts file take memory to read and to write that is worth giving back: the next change may be hours away.
+const LARGE: usize = 256;
 
 impl Desk for Alone {
     fn answer(&mut self, request: Request) -> Answer {
+        self.large = match &request {
+            Request::SetHosts { block } | Request::TakeHosts { block } => block.entries.len() >= LARGE,
+            _ => false,
+        };
         self.machine.tick(Instant::now());
         self.machine.handle(&mut self.id, request)
+    }
+
+    fn answered(&mut self) {
+        if std::mem::take(&mut self.large) {
+            sys::give_memory_back();
+        }
     }
 }

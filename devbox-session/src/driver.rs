@@ -32,7 +32,7 @@ use crate::report::{DroppedReport, Event, StatusReport, UdpReport};
 use crate::route::{Aim, Route};
 use crate::service_options::ListenerRules;
 use crate::settings::{Settings, StopReason};
-use crate::sink::{NameSink, PublishError, Published, Record};
+use crate::sink::{NameSink, PublishError, Published, Records};
 use crate::state::{SessionState, Traffic};
 use crate::step::Step;
 
@@ -249,7 +249,7 @@ enum Outcome {
     },
     Published {
         sink: usize,
-        records: Arc<[Record]>,
+        records: Records,
         result: Result<Published, PublishError>,
     },
     Closed {
@@ -559,14 +559,14 @@ impl Session {
         });
     }
 
-    fn publish_names(&self, index: usize, records: Arc<[Record]>) {
+    fn publish_names(&self, index: usize, records: Records) {
         let Some(sink) = self.sinks.get(index).map(Arc::clone) else {
             return;
         };
         let hurry = self.hurry.clone();
         let after = self.state.effect_timeout();
         self.effect(async move {
-            let published = in_time(after, &hurry, sink.publish(Arc::clone(&records))).await;
+            let published = in_time(after, &hurry, sink.publish(records.clone())).await;
             let result = published.unwrap_or_else(|| {
                 Err(PublishError::TimedOut {
                     what: format!("whoever publishes to {}", sink.describe()),

@@ -22,6 +22,16 @@ pub struct ServiceKey {
     pub service: ServiceId,
 }
 
+impl ServiceKey {
+    /// The service that this is a member of, if it is one.
+    pub(crate) fn whole(&self) -> Option<Self> {
+        self.service.member.as_ref()?;
+        let mut whole = self.clone();
+        whole.service.member = None;
+        Some(whole)
+    }
+}
+
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.service.fmt(f)

@@ -40,9 +40,7 @@ impl NamesPolicy {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn names(&self, service: &ServiceId, environment: &Label) -> Vec<String> {
-        self.judged(service, environment)
-            .filter_map(|(name, why)| why.is_none().then_some(name))
-            .collect()
+        self.judge(service, environment).0
     }
 
     /// The names that a service would have if no rule kept it from them, in the same order.
@@ -55,9 +53,19 @@ impl NamesPolicy {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn refused(&self, service: &ServiceId, environment: &Label) -> Vec<RefusedName> {
-        self.judged(service, environment)
-            .filter_map(|(name, why)| why.map(|why| RefusedName { name, why }))
-            .collect()
+        self.judge(service, environment).1
+    }
+
+    /// Both at once: its names, and those that a rule keeps it from having.
+    pub(crate) fn judge(&self, service: &ServiceId, environment: &Label) -> (Vec<String>, Vec<RefusedName>) {
+        let (mut names, mut refused) = (Vec::new(), Vec::new());
+        for (name, why) in self.judged(service, environment) {
+            match why {
+                None => names.push(name),
+                Some(why) => refused.push(RefusedName { name, why }),
+            }
+        }
+        (names, refused)
     }
 
     /// All names that a service might have, without doubles, each with what speaks against it.

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use devbox_provider::ConnectError;
@@ -11,7 +10,7 @@ use service_catalog::Label;
 use crate::names_policy::NamesPolicy;
 use crate::report::Identity;
 use crate::service_options::ListenerPolicy;
-use crate::sink::{PublishError, Record};
+use crate::sink::{PublishError, Records};
 
 /// What a session is told before it starts.
 #[derive(Debug, Clone)]
@@ -109,7 +108,7 @@ pub enum StopReason {
         /// Why.
         error: PublishError,
         /// What would have been published.
-        records: Arc<[Record]>,
+        records: Records,
     },
     /// The helper, which alone can undo, is gone.
     HelperLost {

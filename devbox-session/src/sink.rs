@@ -1,5 +1,7 @@
 //! Where names go: whatever makes a session's names resolvable implements [`NameSink`].
 
+mod records;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,20 +12,21 @@ use devbox_helper_client::{HelperError, HostsEntry};
 use serde::{Deserialize, Serialize};
 use service_catalog::{Label, Port, ServiceId};
 
+pub use records::{Change, Changes, Iter, Records};
+
 /// Addresses and the names that lead to them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// At least one name, the canonical one first. No name is in two records of one publication.
-    pub names: Vec<String>,
+    pub names: Vec<Arc<str>>,
     /// At least one address, at most one per family.
     pub addresses: Vec<IpAddr>,
     /// The service there, for places that can say more of a name than its addresses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind: Option<Behind>,
 }
 
 /// The service that a record's names lead to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Behind {
     /// Its full name.
     pub service: ServiceId,
@@ -32,12 +35,13 @@ pub struct Behind {
     /// Its ports, as its catalog has them.
     pub ports: Vec<Port>,
     /// The canonical names of its members, as far as they have names of their own: the pods of a headless service.
-    pub members: Vec<String>,
+    pub members: Vec<Arc<str>>,
 }
 
 /// Makes names resolvable: the system's hosts file, a private one, a DNS server's registry.
 ///
-/// A session publishes the whole set each time, never a change, and one call at a time.
+/// A session publishes the whole set each time, never a change, and one call at a time. A place that can change single names keeps the
+/// set that it was given last, and asks for what differs: [`Records::changes_since`].
 #[async_trait]
 pub trait NameSink: Send + Sync + 'static {
     /// What it is, for messages: `/etc/hosts`.
@@ -50,7 +54,7 @@ pub trait NameSink: Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// Not safe: the publication may take effect after the future was dropped.
-    async fn publish(&self, records: Arc<[Record]>) -> Result<Published, PublishError>;
+    async fn publish(&self, records: Records) -> Result<Published, PublishError>;
 
     /// Resolves when somebody else may have changed what was published; the session then publishes the same again. Default:
     /// never, for places that are this process's own.
@@ -119,53 +123,65 @@ pub enum PublishError {
 }
 
 /// The lines of a hosts file that say the same as these records: one for each address.
-pub fn hosts_entries(records: &[Record]) -> Vec<HostsEntry> {
-    let lines = records.iter().flat_map(|record| {
+pub fn hosts_entries<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<HostsEntry> {
+    let lines = records.into_iter().flat_map(|record| {
         record.addresses.iter().map(|address| HostsEntry {
             address: *address,
-            names: record.names.clone(),
+            names: record.names.iter().map(ToString::to_string).collect(),
         })
     });
     lines.collect()
 }
 
-type Names = HashMap<String, Vec<IpAddr>>;
-
 /// Names in memory, for whoever answers from this process: a DNS server, or an app that asks by itself.
 ///
-/// Cheap to clone; all clones are the same registry. Asking never waits for a publication.
+/// Cheap to clone; all clones are the same registry. A publication changes what differs from the one before, and whoever asks meanwhile
+/// waits for no more than that.
 ///
 /// ```
-/// use std::sync::Arc;
 /// use devbox_session::sink::{NameSink, Record, Registry};
+/// use devbox_session::{ProviderId, ServiceKey};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let registry = Registry::default();
 /// let orders = Record { names: vec!["orders.backend".into()], addresses: vec!["127.77.45.67".parse()?], behind: None };
-/// registry.publish(Arc::from([orders])).await?;
+/// let of = ServiceKey {
+///     provider: ProviderId(0),
+///     environment: "dev".parse()?,
+///     service: "orders.backend".parse()?,
+/// };
+/// registry.publish([(of, orders)].into_iter().collect()).await?;
 /// assert_eq!(registry.resolve("Orders.Backend."), ["127.77.45.67".parse::<std::net::IpAddr>()?]);
 /// assert!(registry.resolve("web.shop").is_empty());
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct Registry {
-    /// Replaced as a whole; the lock is held for as long as a pointer takes to copy.
-    names: Arc<RwLock<Arc<Names>>>,
+pub struct Registry(Arc<RwLock<Names>>);
+
+#[derive(Debug, Default)]
+struct Names {
+    published: Records,
+    by_name: HashMap<Arc<str>, Arc<Record>>,
 }
 
 impl Registry {
     /// The addresses of a name; none where it is not known. Case and a final dot do not matter (RFC 1034 §3.1).
     pub fn resolve(&self, name: &str) -> Vec<IpAddr> {
-        let names = Arc::clone(&self.names.read().unwrap_or_else(PoisonError::into_inner));
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-        names.get(&name).cloned().unwrap_or_default()
+        let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let record = names.by_name.get(name.as_str());
+        record.map_or_else(Vec::new, |record| record.addresses.clone())
     }
 
     /// How many names there are.
     pub fn len(&self) -> usize {
-        self.names.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_name
+            .len()
     }
 
     /// Whether there are none.
@@ -180,15 +196,23 @@ impl NameSink for Registry {
         "the registry in memory".to_owned()
     }
 
-    async fn publish(&self, records: Arc<[Record]>) -> Result<Published, PublishError> {
-        let names = records
-            .iter()
-            .flat_map(|record| {
-                let addresses = &record.addresses;
-                record.names.iter().map(|name| (name.clone(), addresses.clone()))
-            })
-            .collect();
-        *self.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(names);
+    async fn publish(&self, records: Records) -> Result<Published, PublishError> {
+        let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let Names { published, by_name } = &mut *names;
+        // All that go first: a name may have moved from one record to another.
+        for record in records
+            .changes_since(published)
+            .filter_map(|change| change.before)
+        {
+            for name in &record.names {
+                by_name.remove(name);
+            }
+        }
+        for record in records.changes_since(published).filter_map(|change| change.after) {
+            let record_of = |name: &Arc<str>| (Arc::clone(name), Arc::clone(record));
+            by_name.extend(record.names.iter().map(record_of));
+        }
+        *published = records;
         Ok(Published::default())
     }
 }

@@ -13,6 +13,7 @@ mod link;
 mod listeners;
 mod names;
 mod notices;
+mod other_names;
 mod refusals;
 mod relink;
 mod strangers;
@@ -34,7 +35,7 @@ use crate::key::{ProviderId, ServiceKey};
 use crate::lease_keeper::LeaseChange;
 use crate::report::{Event, PortReport, Rejected, ServiceReport, StatusReport, UdpReport};
 use crate::settings::{Settings, StopReason};
-use crate::sink::{Behind, PublishError, Published, Record};
+use crate::sink::{Behind, PublishError, Published, Records};
 use crate::step::Step;
 use churn::Churn;
 use leases::Leases;
@@ -42,6 +43,7 @@ use link::{Arrival, Backoff, Failure, Link, Look};
 use listeners::{Bind, Bound, Listeners, Next, PortKey};
 use names::{Names, Right, Wish};
 use notices::Notices;
+use other_names::OtherNames;
 use refusals::Refusals;
 use relink::Relink;
 use strangers::Strangers;
@@ -57,6 +59,7 @@ pub struct SessionState {
     relink: Relink,
     churns: Vec<Churn>,
     services: BTreeMap<ServiceKey, Service>,
+    other_names: OtherNames,
     leases: Leases,
     listeners: Listeners,
     names: Names,
@@ -69,6 +72,7 @@ pub struct SessionState {
     /// A step that changes listeners is under way; there is never more than one.
     busy: bool,
     unannounced: BTreeMap<ServiceKey, News>,
+    round: Round,
     /// Connections that were reset because too many were open.
     rejected: u64,
     told_rejected: bool,
@@ -94,6 +98,14 @@ enum News {
     New,
     /// It is not what was told.
     Changed,
+}
+
+/// What the names that are on their way to the sinks are the last hindrance to. Whatever comes up meanwhile waits for the next ones, and
+/// does not hold this up.
+#[derive(Debug, Default)]
+struct Round {
+    unannounced: BTreeMap<ServiceKey, News>,
+    to_close: BTreeSet<Endpoint>,
 }
 
 #[derive(Debug)]
@@ -154,6 +166,7 @@ impl SessionState {
             churns: churns.collect(),
             settings,
             services: BTreeMap::new(),
+            other_names: OtherNames::default(),
             leases: Leases::new(addresses),
             listeners: Listeners::default(),
             names: Names::new(sinks),
@@ -164,6 +177,7 @@ impl SessionState {
             due: VecDeque::new(),
             busy: false,
             unannounced: BTreeMap::new(),
+            round: Round::default(),
             rejected: 0,
             told_rejected: false,
             ready: false,
@@ -573,7 +587,15 @@ impl SessionState {
             let new = before.is_none();
             let was_alias = before.is_some_and(|before| before.alias_of.is_some());
             let moves = before.is_some_and(|before| before.pin != service.pin) && !was_alias;
-            self.names.mark_dirty();
+            let target = |service: &Service| {
+                let target = service.alias_of.clone();
+                target.map(|target| ServiceKey {
+                    service: target,
+                    ..key.clone()
+                })
+            };
+            let (former, target) = (before.and_then(target), target(&service));
+            self.other_names.set(&key, former, target);
             if service.alias_of.is_some() {
                 if !new && !was_alias {
                     self.listeners.remove(&key);
@@ -599,6 +621,7 @@ impl SessionState {
             if new {
                 self.unannounced.insert(key.clone(), News::New);
             }
+            self.mark(&key);
             self.services.insert(key, service);
         }
         let pins = fresh.iter().map(|(key, pin)| (key, *pin));
@@ -630,11 +653,19 @@ impl SessionState {
     }
 
     fn remove(&mut self, key: &ServiceKey) {
-        self.services.remove(key);
-        let untold = self.unannounced.remove(key) == Some(News::New) || !self.ready;
+        let service = self.services.remove(key);
+        if let Some(target) = service.and_then(|service| service.alias_of) {
+            let target = ServiceKey {
+                service: target,
+                ..key.clone()
+            };
+            self.other_names.set(key, Some(target), None);
+        }
+        let news = [&mut self.unannounced, &mut self.round.unannounced].map(|news| news.remove(key));
+        let untold = news.contains(&Some(News::New)) || !self.ready;
         self.listeners.remove(key);
         self.leases.release(key, self.today);
-        self.names.mark_dirty();
+        self.mark(key);
         if !untold {
             let service = key.service.clone();
             self.notices
@@ -645,8 +676,19 @@ impl SessionState {
     /// Whether a provider's link carries datagrams, as far as is known from its far side. Comes with each catalog.
     pub fn handle_datagrams(&mut self, provider: ProviderId, carried: bool) {
         if self.listeners.set_carries_udp(provider, carried) {
-            self.names.mark_dirty();
+            let of_provider = self.services.keys().filter(|key| key.provider == provider);
+            for key in of_provider.cloned().collect::<Vec<_>>() {
+                self.mark(&key);
+            }
         }
+    }
+
+    /// The names of a service, or where they lead, may be other than they were; and so may those that are other names for it.
+    fn mark(&mut self, service: &ServiceKey) {
+        for other in self.other_names.of(service) {
+            self.names.mark(other.clone());
+        }
+        self.names.mark(service.clone());
     }
 
     /// The outcome of [`Step::Claim`].
@@ -680,7 +722,7 @@ impl SessionState {
         {
             Bound::Done => {
                 if listened {
-                    self.names.mark_dirty();
+                    self.mark(service);
                 }
                 if repaired {
                     // It was reported as not offered: that it is offered is news.
@@ -710,6 +752,7 @@ impl SessionState {
                 }
                 self.listeners
                     .set_addresses(service, self.leases.addresses(service));
+                self.mark(service);
             }
             Err(fault) => self.listeners.degrade(service, &fault, &mut self.notices),
         }
@@ -719,7 +762,7 @@ impl SessionState {
     pub fn handle_published(
         &mut self,
         sink: usize,
-        records: Arc<[Record]>,
+        records: Records,
         result: Result<Published, PublishError>,
         now: Instant,
     ) {
@@ -869,9 +912,11 @@ impl SessionState {
             for service in self.listeners.retry(now, claimed(&self.claims)) {
                 // Its own address may be free again, or there may be one at last.
                 match self.leases.go_home(&service, self.today) {
-                    Ok(()) => self
-                        .listeners
-                        .set_addresses(&service, self.leases.addresses(&service)),
+                    Ok(()) => {
+                        self.listeners
+                            .set_addresses(&service, self.leases.addresses(&service));
+                        self.mark(&service);
+                    }
                     Err(fault) => self.listeners.degrade(&service, &fault, &mut self.notices),
                 }
             }
@@ -882,7 +927,7 @@ impl SessionState {
                     service,
                     target,
                 }) => {
-                    self.names.mark_dirty();
+                    self.mark(&service);
                     return Some(Step::Retarget {
                         endpoint,
                         service,
@@ -899,9 +944,11 @@ impl SessionState {
         if self.is_opening() {
             return None;
         }
-        if self.names.is_dirty() {
-            let wishes = self.wishes();
+        if let Some(services) = self.names.take_dirty(now) {
+            let wishes = services.into_iter().map(|key| (self.wish(&key), key));
+            let wishes: Vec<_> = wishes.map(|(wish, key)| (key, wish)).collect();
             self.names.refresh(wishes, &mut self.notices);
+            self.begin_round();
         }
         if let Some((sink, records)) = self.names.poll_publish(now) {
             return Some(Step::Publish { sink, records });
@@ -909,8 +956,14 @@ impl SessionState {
         if !self.names.is_settled() {
             return None;
         }
+        if !self.names.is_dirty() {
+            // Nothing else is waited for.
+            self.begin_round();
+        }
         self.announce();
-        let endpoints = self.listeners.take_to_close();
+        let endpoints = self
+            .listeners
+            .take_to_close(std::mem::take(&mut self.round.to_close));
         (!endpoints.is_empty()).then(|| {
             self.busy = true;
             Step::Close {
@@ -918,6 +971,12 @@ impl SessionState {
                 drain: self.settings.drain,
             }
         })
+    }
+
+    /// What was waiting for names waits for those that are wanted now.
+    fn begin_round(&mut self) {
+        self.round.unannounced.append(&mut self.unannounced);
+        self.round.to_close.extend(self.listeners.to_close());
     }
 
     fn bind(&mut self, bind: Bind) -> Step {
@@ -936,50 +995,43 @@ impl SessionState {
         }
     }
 
-    /// What each service would be called.
-    fn wishes(&self) -> Vec<Wish> {
-        let wishes = self.services.iter().filter_map(|(key, service)| {
-            let addresses = self.reachable(key, service);
-            if addresses.is_empty() {
-                return None;
-            }
-            let policy = &self.settings.names;
-            let aliases = service.aliases.iter().map(|alias| ServiceId {
+    /// What a service would be called; nothing where that would lead nowhere.
+    fn wish(&self, key: &ServiceKey) -> Option<Wish> {
+        let service = self.services.get(key)?;
+        let addresses = self.reachable(key, service);
+        if addresses.is_empty() {
+            return None;
+        }
+        let policy = &self.settings.names;
+        let (own, mut refused) = policy.judge(&key.service, &key.environment);
+        let mut given = Vec::new();
+        for alias in &service.aliases {
+            let id = ServiceId {
                 name: alias.clone(),
                 ..key.service.clone()
-            });
-            let mut refused = policy.refused(&key.service, &key.environment);
-            let mut given = Vec::new();
-            for id in aliases {
-                given.extend(policy.names(&id, &key.environment));
-                refused.extend(policy.refused(&id, &key.environment));
-            }
-            let (target, service) = self.target(key, service)?;
-            Some(Wish {
-                service: key.clone(),
-                shown: format!("{key} of {}", self.provider_name(key.provider)),
-                addresses,
-                behind: Behind {
-                    service: target.service,
-                    environment: target.environment,
-                    ports: service.ports.clone(),
-                    members: Vec::new(),
-                },
-                own: policy.names(&key.service, &key.environment),
-                given,
-                refused,
-                right: Right::new(
-                    self.settings
-                        .listening
-                        .services
-                        .get(&key.service)
-                        .and_then(|own| own.order),
-                    key.provider.0,
-                    service.order,
-                ),
-            })
-        });
-        wishes.collect()
+            };
+            let (names, kept) = policy.judge(&id, &key.environment);
+            given.extend(names);
+            refused.extend(kept);
+        }
+        let options = self.settings.listening.services.get(&key.service);
+        let right = Right::new(options.and_then(|own| own.order), key.provider.0, service.order);
+        let (target, service) = self.target(key, service)?;
+        Some(Wish {
+            service: key.clone(),
+            shown: format!("{key} of {}", self.provider_name(key.provider)),
+            addresses,
+            behind: Behind {
+                service: target.service,
+                environment: target.environment,
+                ports: service.ports.clone(),
+                members: Vec::new(),
+            },
+            own: own.into_iter().map(Arc::from).collect(),
+            given: given.into_iter().map(Arc::from).collect(),
+            refused,
+            right,
+        })
     }
 
     /// The addresses that a service's names lead to: where something listens for it, or for the service that it is another
@@ -1017,7 +1069,7 @@ impl SessionState {
         {
             return;
         }
-        for key in std::mem::take(&mut self.unannounced).into_keys() {
+        for key in std::mem::take(&mut self.round.unannounced).into_keys() {
             self.leases.keep(&key);
             if self.ready
                 && !self.notices.is_muted(key.provider)
@@ -1194,8 +1246,8 @@ impl SessionState {
     }
 
     /// The records that the session wants published, sorted by service.
-    pub fn records(&self) -> Arc<[Record]> {
-        Arc::clone(self.names.wanted())
+    pub fn records(&self) -> Records {
+        self.names.wanted().clone()
     }
 
     /// How long one change of the machine may take now.

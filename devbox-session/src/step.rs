@@ -1,7 +1,6 @@
 //! What a session asks for. Each step's outcome comes back by the `handle_*` named with it.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use devbox_helper_client::Endpoint;
@@ -11,7 +10,7 @@ use tunnel_bridge::Target;
 #[cfg(doc)]
 use crate::SessionState;
 use crate::key::{ProviderId, ServiceKey};
-use crate::sink::Record;
+use crate::sink::Records;
 
 /// Something to do. Steps run beside each other and beside whatever else happens; the state machine asks for a step
 /// only when nothing that it depends on is still under way.
@@ -77,7 +76,7 @@ pub enum Step {
         /// Where, as a place in the session's list of sinks.
         sink: usize,
         /// The whole set.
-        records: Arc<[Record]>,
+        records: Records,
     },
     /// Stop listening, and let connections end within the time given: [`SessionState::handle_closed`].
     Close {

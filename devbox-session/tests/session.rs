@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use devbox_helper_client::Endpoint;
 use devbox_provider::{ConnectError, Connection, Provider, Status, Wanted};
 use devbox_session::control::{self, AskError, Asking};
-use devbox_session::sink::{NameSink, PublishError, Published, Record, Registry};
+use devbox_session::sink::{NameSink, PublishError, Published, Records, Registry};
 use devbox_session::{
     BindFault, Event, Events, Forget, Handle, Host, Identity, LeaseChange, LeaseKeeper, LinkState, Parts,
     PortState, ProviderId, ProviderSettings, ServiceReport, Session, Settings, StatusReport, StopReason,
@@ -139,7 +139,7 @@ impl NameSink for Stuck {
         "a file that nobody writes".to_owned()
     }
 
-    async fn publish(&self, _records: Arc<[Record]>) -> Result<Published, PublishError> {
+    async fn publish(&self, _records: Records) -> Result<Published, PublishError> {
         std::future::pending().await
     }
 }

@@ -20,10 +20,12 @@ from devbox import (
     HostsDocument,
     HostsEdit,
     HostsEntry,
+    KubernetesProvider,
     Provider,
     Publish,
     ScopedCommand,
     ScopedCommandConfig,
+    ServiceSettings,
     SessionConfig,
     running,
 )
@@ -53,6 +55,20 @@ class ApartTest(unittest.IsolatedAsyncioTestCase):
         with self.assertRaises(DevboxError.Token) as refused:
             await Gateway.serve(GatewaySettings(catalog=str(self.scene.catalog), token_file="/nowhere"))
         self.assertEqual(refused.exception.file, "/nowhere")
+
+    async def test_names_and_an_address_of_a_service_are_the_apps_to_choose(self) -> None:
+        config = direct(self.scene, "127.79.58.0/24")
+        config.services = {"web.backend": ServiceSettings(names=["site"], pin="127.79.58.7", order=1)}
+        async with running(config) as session:
+            self.assertEqual(session.resolve("site.backend"), ["127.79.58.7"])
+            self.assertEqual(session.resolve("web.backend"), ["127.79.58.7"])
+
+    async def test_a_gateway_at_a_url_in_a_cluster_has_keys_of_its_own(self) -> None:
+        cluster = KubernetesProvider(name="cluster", via="https://gateway.example", tls_cert="me.pem")
+        with self.assertRaises(DevboxError.Config) as wrong:
+            async with running(SessionConfig(providers=[Provider.KUBERNETES(cluster)])):
+                pass
+        self.assertEqual(wrong.exception.key, "tls_key")
 
     @unittest.skipIf(sys.platform != "linux", "only Linux gives a command a hosts file of its own")
     async def test_a_command_sees_names_of_its_own(self) -> None:

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 use service_catalog::{Label, ServiceId};
 
-use super::{Kind, Place, Provider, Texts, TlsKeys};
+use super::{Kind, Place, Provider, Texts, TlsKeys, tls_keys};
 use crate::args::{ConnectArgs, KubeArgs};
 use crate::failure::Failure;
 
@@ -119,15 +119,7 @@ impl Entry {
         };
         let kubeconfig = file(&flags.kubeconfig, &self.kubeconfig)?;
         let gateway_token_file = file(&flags.gateway_token_file, &self.gateway_token_file)?;
-        let keys = TlsKeys {
-            ca: &self.tls_ca,
-            extra_ca: &self.tls_extra_ca,
-            pin: &self.tls_pin,
-            certificate: &self.tls_cert,
-            key: &self.tls_key,
-            accept_any_certificate: &self.accept_any_certificate,
-        };
-        let gateway_trust = keys.trust(place, args)?;
+        let gateway_trust = tls_keys!(self).trust(place, args)?;
         let via = match (&flags.via, &self.via) {
             (Some(via), _) => via.clone(),
             (None, Some(text)) => text

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use catalog_kube::{ClusterOptions, KubeOptions, WayIn};
 use devbox_engine::{
-    Carriage, GatewayConfig, Identity, Pin, ProviderConfig, ProviderKind, Proxies, Proxy, Secret, TokenConfig,
+    Carriage, GatewayConfig, Identity, Pin, ProviderConfig, ProviderKind, Proxies, Proxy, Secret,
+    TokenConfig, Trust,
 };
 use serde::Deserialize;
 use service_catalog::ServiceId;
@@ -148,6 +149,28 @@ pub struct KubernetesProvider {
     /// The file with the token for an installed gateway. Default: one of a service account, which the API server is asked for.
     #[uniffi(default = None)]
     pub gateway_token_file: Option<String>,
+    /// A PEM file of certificate authorities to trust in place of the system's, for a gateway at a URL (`via`). For the API server the
+    /// kubeconfig says it.
+    #[uniffi(default = None)]
+    pub tls_ca: Option<String>,
+    /// A PEM file of certificate authorities to trust beside these.
+    #[uniffi(default = None)]
+    pub tls_extra_ca: Option<String>,
+    /// The keys that the gateway may have, `sha256/…` each; empty allows any.
+    #[serde(default, deserialize_with = "one_or_more")]
+    #[uniffi(default = [])]
+    pub tls_pin: Vec<String>,
+    /// The PEM file of the certificate that is shown to a gateway that asks for one, with `tls_key`.
+    #[uniffi(default = None)]
+    pub tls_cert: Option<String>,
+    /// The PEM file of its private key.
+    #[uniffi(default = None)]
+    pub tls_key: Option<String>,
+    /// Whether any certificate of a gateway at a URL is taken, so that anyone on the way can read and change what is carried. What
+    /// `tls_pin` demands is still checked.
+    #[serde(default)]
+    #[uniffi(default = false)]
+    pub accept_any_certificate: bool,
     /// Only services whose labels this selects: `app in (web,api),tier!=batch`.
     #[uniffi(default = None)]
     pub selector: Option<String>,
@@ -210,15 +233,38 @@ impl TryFrom<GatewayProvider> for ProviderConfig {
     }
 }
 
-impl GatewayProvider {
-    /// How to get in.
-    fn fill(self, gateway: &mut GatewayConfig) -> Result<(), DevboxError> {
-        let trust = &mut gateway.trust;
-        trust.ca = self.tls_ca.map(PathBuf::from);
-        trust.extra_ca = self.tls_extra_ca.map(PathBuf::from);
-        let pins = self.tls_pin.iter().map(|pin| parse::<Pin>("tls_pin", pin));
+/// The keys that say which certificates are taken and shown.
+struct TlsKeys {
+    ca: Option<String>,
+    extra_ca: Option<String>,
+    pin: Vec<String>,
+    certificate: Option<String>,
+    key: Option<String>,
+    accept_any_certificate: bool,
+}
+
+/// Those of a record, moved out of it. Records of foreign languages have no records in them that show as their own fields.
+macro_rules! tls_keys {
+    ($of:ident) => {
+        TlsKeys {
+            ca: $of.tls_ca,
+            extra_ca: $of.tls_extra_ca,
+            pin: $of.tls_pin,
+            certificate: $of.tls_cert,
+            key: $of.tls_key,
+            accept_any_certificate: $of.accept_any_certificate,
+        }
+    };
+}
+
+impl TlsKeys {
+    fn trust(self) -> Result<Trust, DevboxError> {
+        let mut trust = Trust::default();
+        trust.ca = self.ca.map(PathBuf::from);
+        trust.extra_ca = self.extra_ca.map(PathBuf::from);
+        let pins = self.pin.iter().map(|pin| parse::<Pin>("tls_pin", pin));
         trust.pins = pins.collect::<Result<_, _>>()?;
-        trust.identity = match (self.tls_cert, self.tls_key) {
+        trust.identity = match (self.certificate, self.key) {
             (Some(certificate), Some(key)) => Some(Identity {
                 certificate: certificate.into(),
                 key: key.into(),
@@ -228,6 +274,14 @@ impl GatewayProvider {
             (None, None) => None,
         };
         trust.danger_accept_any_certificate = self.accept_any_certificate;
+        Ok(trust)
+    }
+}
+
+impl GatewayProvider {
+    /// How to get in.
+    fn fill(self, gateway: &mut GatewayConfig) -> Result<(), DevboxError> {
+        gateway.trust = tls_keys!(self).trust()?;
         gateway.proxies = match self.proxy.as_deref() {
             None | Some("none") => Proxies::none(),
             Some("environment") => Proxies::from_env(|name| std::env::var(name).ok()),
@@ -280,7 +334,7 @@ impl TryFrom<KubernetesProvider> for ProviderConfig {
             via: via.transpose()?.unwrap_or_default(),
             gateway_image: cluster.gateway_image,
             gateway_token_file: cluster.gateway_token_file.map(PathBuf::from),
-            ..KubeOptions::default()
+            gateway_trust: tls_keys!(cluster).trust()?,
         };
         Ok(Self {
             environment: label("environment", cluster.environment)?,

@@ -1,17 +1,18 @@
-//! What the connections of single services are held to.
+//! What is wanted of single services.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use devbox_engine::{BadServiceOption, ServiceOptions};
 use serde::{Deserialize, Deserializer};
-use service_catalog::ServiceId;
+use service_catalog::{Label, ServiceId};
 
 use super::{parse, wrong};
 use crate::error::DevboxError;
 
-/// What the connections of one service are held to.
+/// What is wanted of one service: what its connections are held to, and its names and address.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, uniffi::Record)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSettings {
@@ -33,6 +34,16 @@ pub struct ServiceSettings {
     #[serde(default, deserialize_with = "proxy_protocol")]
     #[uniffi(default = false)]
     pub proxy_protocol: bool,
+    /// Further names in its own namespace, in place of those that its far side gives it. Default: those.
+    #[uniffi(default = None)]
+    pub names: Option<Vec<String>>,
+    /// The address that it is to have, of the session's pool, in place of the one that its far side pins it to.
+    #[uniffi(default = None)]
+    pub pin: Option<String>,
+    /// Its place among the services that would have the same name, whichever far side they are of: the lowest has it. Those without one
+    /// come after it.
+    #[uniffi(default = None)]
+    pub order: Option<u16>,
 }
 
 /// By service, as the engine takes them.
@@ -55,13 +66,21 @@ impl ServiceSettings {
         let bandwidth = self
             .bandwidth
             .map(|rate| NonZeroU64::new(rate).ok_or_else(|| zero("bandwidth")));
+        let key = |option: &str| format!("services.{service}.{option}");
+        let names = self.names.map(|names| {
+            let names = names.iter().map(|name| parse::<Label>(&key("names"), name));
+            names.collect::<Result<Vec<_>, _>>()
+        });
+        let pin = self.pin.map(|pin| parse::<IpAddr>(&key("pin"), &pin));
         Ok(ServiceOptions {
             share: self.share,
             idle_timeout: self.idle_timeout,
             max_connections: connections.transpose()?,
             bandwidth: bandwidth.transpose()?,
             proxy_protocol: self.proxy_protocol,
-            ..ServiceOptions::default()
+            names: names.transpose()?,
+            pin: pin.transpose()?,
+            order: self.order,
         })
     }
 }

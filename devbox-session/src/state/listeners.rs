@@ -58,7 +58,8 @@ struct Group {
     addresses: Vec<IpAddr>,
     /// All candidates were in use: it stays on its own address, with whichever ports bind there.
     all_in_use: bool,
-    ports: BTreeMap<PortKey, Port>,
+    /// Boxed: most services have one port, and a map has room for eleven at once.
+    ports: BTreeMap<PortKey, Box<Port>>,
 }
 
 #[derive(Debug)]
@@ -69,7 +70,7 @@ struct Port {
     /// The fault that was told last.
     told: Option<String>,
     /// Addresses on which it is listened for or was tried.
-    tried: BTreeSet<IpAddr>,
+    tried: Vec<IpAddr>,
 }
 
 /// Endpoints of one service to listen on.
@@ -137,7 +138,7 @@ impl Listeners {
         for key in wanted {
             group.ports.entry(key).or_insert_with(|| {
                 changed = true;
-                Port::new(key.1 == Protocol::Tcp || carries_udp)
+                Box::new(Port::new(key.1 == Protocol::Tcp || carries_udp))
             });
         }
         if group.ports.values().any(|port| port.state == PortState::Opening) {
@@ -159,9 +160,9 @@ impl Listeners {
         }
         let of_provider = |(service, _): &(&ServiceKey, &mut Group)| service.provider == provider;
         for (service, group) in self.groups.iter_mut().filter(of_provider) {
-            let udp = |(key, _): &(&PortKey, &mut Port)| key.1 == Protocol::Udp;
+            let udp = |(key, _): &(&PortKey, &mut Box<Port>)| key.1 == Protocol::Udp;
             for (key, port) in group.ports.iter_mut().filter(udp) {
-                *port = Port::new(carries);
+                **port = Port::new(carries);
                 if carries {
                     self.to_open.insert(service.clone());
                     continue;
@@ -256,7 +257,7 @@ impl Listeners {
                 };
                 // It is open still: its former owner left, or it left and came back before it was closed.
                 if self.to_close.remove(&endpoint) {
-                    port.tried.insert(address);
+                    port.tried.push(address);
                     if primary {
                         port.state = PortState::Listening;
                         port.told = None;
@@ -273,7 +274,7 @@ impl Listeners {
             if !endpoints.is_empty() {
                 for (endpoint, _) in &endpoints {
                     if let Some(port) = group.ports.get_mut(&key_of(endpoint)) {
-                        port.tried.insert(address);
+                        port.tried.push(address);
                     }
                 }
                 let all_or_none = primary && group.may_move();
@@ -331,7 +332,7 @@ impl Listeners {
             });
             for (endpoint, _) in results {
                 if let Some(port) = group.ports.get_mut(&key_of(&endpoint)) {
-                    port.tried.remove(&address);
+                    port.tried.retain(|tried| *tried != address);
                 }
             }
             return Bound::AddressInUse { counts };
@@ -359,7 +360,7 @@ impl Listeners {
                         port.state = PortState::Degraded(BindFault::OutOfDescriptors.to_string());
                         port.told.get_or_insert_default();
                     } else {
-                        port.tried.remove(&address);
+                        port.tried.retain(|tried| *tried != address);
                     }
                 }
                 // Told in the log alone: the service has its own address.
@@ -498,9 +499,15 @@ impl Listeners {
         self.degraded_until
     }
 
-    /// The listeners to close now.
-    pub(super) fn take_to_close(&mut self) -> Vec<Endpoint> {
-        std::mem::take(&mut self.to_close).into_iter().collect()
+    /// The listeners that are to be closed.
+    pub(super) fn to_close(&self) -> &BTreeSet<Endpoint> {
+        &self.to_close
+    }
+
+    /// Those of them that are to be closed now.
+    pub(super) fn take_to_close(&mut self, mut endpoints: BTreeSet<Endpoint>) -> Vec<Endpoint> {
+        endpoints.retain(|endpoint| self.to_close.remove(endpoint));
+        endpoints.into_iter().collect()
     }
 
     /// Every listener there is, to be closed for good.
@@ -596,7 +603,7 @@ impl Port {
             },
             carried,
             told: None,
-            tried: BTreeSet::new(),
+            tried: Vec::new(),
         }
     }
 

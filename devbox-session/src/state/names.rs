@@ -1,11 +1,15 @@
 //! Which names lead where, and what each sink has published of that.
 
+mod claims;
 mod held;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,27 +17,39 @@ use super::notices::Notices;
 use crate::key::ServiceKey;
 use crate::names_policy::RefusedName;
 use crate::report::{CONTESTED, Event, NameClash, PutBack, Refusals};
-use crate::sink::{Behind, HeldNames, PublishError, Published, Record, TakenName};
+use crate::sink::{Behind, HeldNames, PublishError, Published, Record, Records, TakenName};
+use claims::{Claims, Touched};
 use held::HeldByOthers;
 
 /// The names of a session.
 #[derive(Debug)]
 pub(super) struct Names {
     sinks: Vec<Sink>,
-    wanted: Arc<[Record]>,
-    /// What changed since `wanted` was put together may change it.
-    dirty: bool,
-    assigned: BTreeMap<ServiceKey, Vec<String>>,
-    /// Only of services that have any.
-    refused: BTreeMap<ServiceKey, Vec<RefusedName>>,
-    clashes: BTreeSet<NameClash>,
+    wanted: Records,
+    /// Services whose names, or where they lead, may be other than in `wanted`.
+    dirty: BTreeSet<ServiceKey>,
+    /// Services that lead somewhere.
+    named: BTreeMap<ServiceKey, Named>,
+    claims: Claims,
+    /// Services whose names are in the record of another one, which they are other names for, by that one.
+    sharing: BTreeMap<ServiceKey, BTreeSet<ServiceKey>>,
+    /// When the last publication has had its pause.
+    rest_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Named {
+    wish: Arc<Wish>,
+    names: Vec<Arc<str>>,
 }
 
 #[derive(Debug)]
 struct Sink {
     name: String,
-    published: Arc<[Record]>,
+    published: Records,
     under_way: bool,
+    /// When the publication that is under way began.
+    since: Option<Instant>,
     retry_at: Option<Instant>,
     failing: bool,
     taken: BTreeMap<String, usize>,
@@ -52,23 +68,40 @@ const HELD_CHECK: Duration = Duration::from_secs(10);
 /// Where another program removed the names of all sessions, whoever holds a name puts it back before others ask for it.
 const HOLDERS_FIRST: Duration = Duration::from_millis(400);
 
+/// How much longer than a publication the pause after it is: a burst of changes costs a quarter of a processor, however many names there
+/// are. It is at most [`LONG`].
+const REST: u32 = 3;
+/// A publication that takes longer does not keep new names from the other sinks, nor does a pause.
+const LONG: Duration = Duration::from_millis(500);
+
 /// What one service would like to be called.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wish {
     pub(super) service: ServiceKey,
     /// Whom to name in a clash.
     pub(super) shown: String,
+    /// At least one.
     pub(super) addresses: Vec<IpAddr>,
     /// What is at these addresses. Its members are named with the records.
     pub(super) behind: Behind,
     /// Names that follow from its id.
-    pub(super) own: Vec<String>,
+    pub(super) own: Vec<Arc<str>>,
     /// Names that its owner gave it: any service's own name is stronger.
-    pub(super) given: Vec<String>,
+    pub(super) given: Vec<Arc<str>>,
     /// Names that it would have but for a rule.
     pub(super) refused: Vec<RefusedName>,
     /// Its right to a name that others would have as well.
     pub(super) right: Right,
+}
+
+impl Wish {
+    /// The service whose record has its names.
+    fn record(&self) -> ServiceKey {
+        ServiceKey {
+            service: self.behind.service.clone(),
+            ..self.service.clone()
+        }
+    }
 }
 
 /// Who comes first for a name: whom the user puts first, then the earlier far side's, then whom its catalog puts first.
@@ -111,11 +144,11 @@ impl From<Option<u16>> for Place {
 
 impl Names {
     pub(super) fn new(sinks: Vec<String>) -> Self {
-        let nothing: Arc<[Record]> = Arc::from([]);
         let sinks = sinks.into_iter().map(|name| Sink {
             name,
-            published: Arc::clone(&nothing),
+            published: Records::default(),
             under_way: false,
+            since: None,
             retry_at: None,
             failing: false,
             taken: BTreeMap::new(),
@@ -126,105 +159,141 @@ impl Names {
         });
         Self {
             sinks: sinks.collect(),
-            wanted: nothing,
-            dirty: false,
-            assigned: BTreeMap::new(),
-            refused: BTreeMap::new(),
-            clashes: BTreeSet::new(),
+            wanted: Records::default(),
+            dirty: BTreeSet::new(),
+            named: BTreeMap::new(),
+            claims: Claims::default(),
+            sharing: BTreeMap::new(),
+            rest_until: None,
         }
     }
 
-    pub(super) fn mark_dirty(&mut self) {
-        self.dirty = true;
+    /// What a service would be called, or where that leads, may be other than it was.
+    pub(super) fn mark(&mut self, service: ServiceKey) {
+        self.dirty.insert(service);
     }
 
+    /// The services whose names are to be looked at, if that is due: after a publication there is a pause, and what changes meanwhile
+    /// is one publication.
+    pub(super) fn take_dirty(&mut self, now: Instant) -> Option<BTreeSet<ServiceKey>> {
+        let waits = self.dirty.is_empty() || self.busy_until().is_some_and(|until| until > now);
+        (!waits).then(|| std::mem::take(&mut self.dirty))
+    }
+
+    /// Until when services that were marked are not looked at: a sink is at work, and not for long, or has its pause.
+    fn busy_until(&self) -> Option<Instant> {
+        let at_work = self.sinks.iter().filter_map(|sink| Some(sink.since? + LONG));
+        at_work.chain(self.rest_until).max()
+    }
+
+    /// Whether services wait to be looked at.
     pub(super) fn is_dirty(&self) -> bool {
-        self.dirty
+        !self.dirty.is_empty()
     }
 
-    /// Puts the names together anew: own names of all first, then given ones, each in the order of the wishes' right to them and, where
-    /// that is the same, of the wishes. A name that somebody has already is a clash.
-    pub(super) fn refresh(&mut self, wishes: Vec<Wish>, notices: &mut Notices) {
-        self.dirty = false;
-        let mut owners: BTreeMap<String, usize> = BTreeMap::new();
-        let mut names = vec![Vec::new(); wishes.len()];
-        let mut clashes = BTreeSet::new();
-        // Those that somebody has decided are no surprise.
-        let mut meant = BTreeSet::new();
-        let mut by_right: Vec<_> = wishes.iter().enumerate().collect();
-        by_right.sort_by_key(|(_, wish)| wish.right);
-        for given in [false, true] {
-            for &(index, wish) in &by_right {
-                for name in if given { &wish.given } else { &wish.own } {
-                    let owner = *owners.entry(name.clone()).or_insert(index);
-                    if owner != index {
-                        let clash = NameClash {
-                            name: name.clone(),
-                            owner: wishes[owner].shown.clone(),
-                            other: wish.shown.clone(),
-                        };
-                        if wishes[owner].right.is_put_before(&wish.right) {
-                            meant.insert(clash.clone());
-                        }
-                        clashes.insert(clash);
-                    } else if !names[index].contains(name) {
-                        names[index].push(name.clone());
+    /// Takes what services would be called now; `None` of one that leads nowhere. Own names of all come first, then given ones, each in
+    /// the order of the wishes' right to them and, where that is the same, of the services. A name that somebody has already is a clash.
+    ///
+    /// What it costs depends on these services and those that have to do with them, and not on how many there are.
+    pub(super) fn refresh(
+        &mut self,
+        wishes: impl IntoIterator<Item = (ServiceKey, Option<Wish>)>,
+        notices: &mut Notices,
+    ) {
+        let mut touched = Touched::default();
+        let mut renamed = BTreeSet::new();
+        let mut records = BTreeSet::new();
+        let mut newly_refused = Vec::new();
+        for (service, wish) in wishes {
+            let former = self.named.get(&service).map(|named| &*named.wish);
+            if former == wish.as_ref() {
+                continue;
+            }
+            if let Some(former) = self.named.remove(&service) {
+                self.claims.withdraw(&former.wish, &mut touched);
+                let record = former.wish.record();
+                if let Some(sharing) = self.sharing.get_mut(&record) {
+                    sharing.remove(&service);
+                    if sharing.is_empty() {
+                        self.sharing.remove(&record);
                     }
                 }
+                records.insert(record);
             }
-        }
-        let news = clashes.difference(&self.clashes);
-        for clash in news.filter(|clash| !meant.contains(*clash)) {
-            notices.push(Event::NameClash(clash.clone()));
-        }
-        self.clashes = clashes;
-        tell_refused(&wishes, notices);
-        self.assigned.clear();
-        self.refused.clear();
-        let mut members = members(&wishes, &names);
-        // Services with the same addresses (a service and those that are other names for it) share a record.
-        let mut records: Vec<Record> = Vec::with_capacity(wishes.len());
-        let mut places: BTreeMap<Vec<IpAddr>, usize> = BTreeMap::new();
-        for (wish, names) in wishes.into_iter().zip(names) {
-            if !names.is_empty() && !wish.addresses.is_empty() {
-                let place = *places.entry(wish.addresses.clone()).or_insert(records.len());
-                match records.get_mut(place) {
-                    Some(record) => {
-                        // The service's own are the canonical ones, wherever it stands among its aliases.
-                        let own = wish.service.service == wish.behind.service;
-                        let at = if own { 0 } else { record.names.len() };
-                        record.names.splice(at..at, names.iter().cloned());
-                    }
-                    None => {
-                        let key = ServiceKey {
-                            service: wish.behind.service.clone(),
-                            ..wish.service.clone()
-                        };
-                        records.push(Record {
-                            names: names.clone(),
-                            addresses: wish.addresses,
-                            behind: Some(Behind {
-                                members: members.remove(&key).unwrap_or_default(),
-                                ..wish.behind
-                            }),
-                        });
-                    }
+            records.extend(service.whole());
+            if let Some(wish) = wish {
+                let wish = Arc::new(wish);
+                self.claims.make(&wish, &mut touched);
+                let record = wish.record();
+                if record != service {
+                    let sharing = self.sharing.entry(record.clone()).or_default();
+                    sharing.insert(service.clone());
                 }
+                records.insert(record);
+                if !wish.refused.is_empty() {
+                    newly_refused.push(Arc::clone(&wish));
+                }
+                renamed.insert(service.clone());
+                let names = Vec::new();
+                self.named.insert(service, Named { wish, names });
             }
-            if !wish.refused.is_empty() {
-                self.refused.insert(wish.service.clone(), wish.refused);
+        }
+        renamed.extend(touched.settle(&self.claims, notices));
+        tell_refused(&newly_refused, notices);
+        for service in renamed {
+            let Some(named) = self.named.get_mut(&service) else {
+                continue;
+            };
+            let names = self.claims.names_of(&named.wish);
+            if names != named.names {
+                named.names = names;
+                records.insert(named.wish.record());
+                records.extend(service.whole());
             }
-            self.assigned.insert(wish.service, names);
         }
-        if *records != *self.wanted {
-            self.wanted = records.into();
+        for service in records {
+            match self.record(&service) {
+                Some(record) => self.wanted.put(service, record),
+                None => self.wanted.remove(&service),
+            }
         }
+    }
+
+    /// The record of a service, with the names of those that are other names for it.
+    fn record(&self, service: &ServiceKey) -> Option<Record> {
+        // Its own names are the canonical ones, wherever it stands among its aliases.
+        let own = self.named.get(service);
+        let own = own.filter(|named| named.wish.behind.service == service.service);
+        let others = self.sharing.get(service).into_iter().flatten();
+        let others = others.filter_map(|key| self.named.get(key));
+        let mut named = own.into_iter().chain(others).peekable();
+        let wish = Arc::clone(&named.peek()?.wish);
+        let names: Vec<_> = named.flat_map(|named| &named.names).cloned().collect();
+        (!names.is_empty()).then(|| Record {
+            names,
+            addresses: wish.addresses.clone(),
+            behind: Some(Behind {
+                members: self.members(service),
+                ..wish.behind.clone()
+            }),
+        })
+    }
+
+    /// The canonical names of a service's members.
+    fn members(&self, service: &ServiceKey) -> Vec<Arc<str>> {
+        // They come right after it.
+        let after = (Bound::Excluded(service), Bound::Unbounded);
+        let members = self.named.range(after);
+        let members = members.take_while(|(key, _)| key.whole().as_ref() == Some(service));
+        members
+            .filter_map(|(_, named)| named.names.first().cloned())
+            .collect()
     }
 
     /// Nothing is wanted any more.
     pub(super) fn withdraw(&mut self) {
-        self.dirty = false;
-        self.wanted = Arc::from([]);
+        self.dirty.clear();
+        self.wanted = Records::default();
         for sink in &mut self.sinks {
             sink.retry_at = None;
             sink.check_at = None;
@@ -232,7 +301,7 @@ impl Names {
     }
 
     /// The next sink to publish to, with what it is to have.
-    pub(super) fn poll_publish(&mut self, now: Instant) -> Option<(usize, Arc<[Record]>)> {
+    pub(super) fn poll_publish(&mut self, now: Instant) -> Option<(usize, Records)> {
         let wanted = &self.wanted;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let (index, sink) = self.sinks.iter_mut().enumerate().find(|(_, sink)| {
@@ -240,16 +309,19 @@ impl Names {
             !sink.under_way && (sink.published != *wanted && retry || due(sink.check_at))
         })?;
         sink.under_way = true;
+        sink.since = Some(now);
         sink.retry_at = None;
         sink.check_at = None;
-        Some((index, Arc::clone(wanted)))
+        Some((index, wanted.clone()))
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let retries = self.sinks.iter().filter(|sink| sink.published != self.wanted);
         let checks = self.sinks.iter().filter(|sink| !sink.under_way);
         let retries = retries.filter_map(|sink| sink.retry_at);
-        retries.chain(checks.filter_map(|sink| sink.check_at)).min()
+        let checks = checks.filter_map(|sink| sink.check_at);
+        let looks = self.busy_until().filter(|_| self.is_dirty());
+        retries.chain(checks).chain(looks).min()
     }
 
     /// Somebody else may have changed what a sink published: it is published again, at once unless that was done a moment
@@ -272,11 +344,12 @@ impl Names {
     pub(super) fn handle_published(
         &mut self,
         sink: usize,
-        records: Arc<[Record]>,
+        records: Records,
         published: Published,
         now: Instant,
         notices: &mut Notices,
     ) {
+        self.rest(sink, now);
         let Some(sink) = self.sinks.get_mut(sink) else {
             return;
         };
@@ -321,6 +394,15 @@ impl Names {
         }
     }
 
+    /// The pause after a publication begins.
+    fn rest(&mut self, sink: usize, now: Instant) {
+        if let Some(since) = self.sinks.get_mut(sink).and_then(|sink| sink.since.take()) {
+            let took = now.saturating_duration_since(since);
+            let until = now + LONG.min(took * REST);
+            self.rest_until = self.rest_until.max(Some(until));
+        }
+    }
+
     /// A publication failed; it is tried again after `pause`.
     pub(super) fn handle_failed(
         &mut self,
@@ -330,6 +412,7 @@ impl Names {
         pause: Duration,
         notices: &mut Notices,
     ) {
+        self.rest(sink, now);
         let Some(sink) = self.sinks.get_mut(sink) else {
             return;
         };
@@ -349,7 +432,8 @@ impl Names {
     pub(super) fn give_up(&mut self, sink: usize) {
         if let Some(sink) = self.sinks.get_mut(sink) {
             sink.under_way = false;
-            sink.published = Arc::from([]);
+            sink.since = None;
+            sink.published = Records::default();
         }
     }
 
@@ -364,18 +448,18 @@ impl Names {
 
     /// Whether every sink has published what is wanted.
     pub(super) fn is_published(&self) -> bool {
-        !self.dirty
+        self.dirty.is_empty()
             && self
                 .sinks
                 .iter()
                 .all(|sink| !sink.under_way && sink.published == self.wanted)
     }
 
-    /// Whether every sink has published what is wanted, or has failed to and waits.
+    /// Whether every sink has published what is wanted, or has failed to and waits. Services that are marked may want something else.
     pub(super) fn is_settled(&self) -> bool {
         let settled =
             |sink: &Sink| !sink.under_way && (sink.published == self.wanted || sink.retry_at.is_some());
-        !self.dirty && self.sinks.iter().all(settled)
+        self.sinks.iter().all(settled)
     }
 
     /// Whether something may still be resolvable.
@@ -386,7 +470,7 @@ impl Names {
     }
 
     /// What is wanted.
-    pub(super) fn wanted(&self) -> &Arc<[Record]> {
+    pub(super) fn wanted(&self) -> &Records {
         &self.wanted
     }
 
@@ -394,21 +478,22 @@ impl Names {
     /// has.
     pub(super) fn of(&self, service: &ServiceKey) -> Vec<String> {
         let is_elsewhere =
-            |sink: &Sink, name: &String| sink.taken.contains_key(name) || sink.held.contains(name);
-        let assigned = self.assigned.get(service).into_iter().flatten();
-        assigned
-            .filter(|name| !self.sinks.iter().any(|sink| is_elsewhere(sink, name)))
-            .cloned()
-            .collect()
+            |sink: &Sink, name: &str| sink.taken.contains_key(name) || sink.held.contains(name);
+        let names = self.assigned(service);
+        let names = names.filter(|name| !self.sinks.iter().any(|sink| is_elsewhere(sink, name)));
+        names.map(str::to_owned).collect()
     }
 
     /// The names of a service that other sessions hold.
     pub(super) fn held_of(&self, service: &ServiceKey) -> Vec<String> {
-        let assigned = self.assigned.get(service).into_iter().flatten();
-        assigned
-            .filter(|name| self.sinks.iter().any(|sink| sink.held.contains(name)))
-            .cloned()
-            .collect()
+        let names = self.assigned(service);
+        let names = names.filter(|name| self.sinks.iter().any(|sink| sink.held.contains(name)));
+        names.map(str::to_owned).collect()
+    }
+
+    fn assigned(&self, service: &ServiceKey) -> impl Iterator<Item = &str> {
+        let named = self.named.get(service).into_iter();
+        named.flat_map(|named| &named.names).map(Arc::as_ref)
     }
 
     pub(super) fn held(&self) -> Vec<HeldNames> {
@@ -418,7 +503,8 @@ impl Names {
 
     /// The names that a service would have but for a rule.
     pub(super) fn refused(&self, service: &ServiceKey) -> Vec<RefusedName> {
-        self.refused.get(service).cloned().unwrap_or_default()
+        let named = self.named.get(service);
+        named.map_or_else(Vec::new, |named| named.wish.refused.clone())
     }
 
     pub(super) fn taken(&self) -> Vec<TakenName> {
@@ -437,7 +523,7 @@ impl Names {
     }
 
     pub(super) fn clashes(&self) -> Vec<NameClash> {
-        self.clashes.iter().cloned().collect()
+        self.claims.clashes()
     }
 }
 
@@ -450,24 +536,8 @@ impl Sink {
     }
 }
 
-/// The canonical names of members, by their service.
-fn members(wishes: &[Wish], names: &[Vec<String>]) -> BTreeMap<ServiceKey, Vec<String>> {
-    let mut members: BTreeMap<_, Vec<String>> = BTreeMap::new();
-    for (wish, names) in wishes.iter().zip(names) {
-        if wish.service.service.member.is_some()
-            && !wish.addresses.is_empty()
-            && let Some(canonical) = names.first()
-        {
-            let mut service = wish.service.clone();
-            service.service.member = None;
-            members.entry(service).or_default().push(canonical.clone());
-        }
-    }
-    members
-}
-
 /// Tells which services go without names, once for each: however many they are, one event for each rule.
-fn tell_refused(wishes: &[Wish], notices: &mut Notices) {
+fn tell_refused(wishes: &[Arc<Wish>], notices: &mut Notices) {
     let news: Vec<_> = wishes
         .iter()
         .filter(|wish| !wish.refused.is_empty() && notices.is_news(format!("refused {}", wish.shown)))

@@ -3746,6 +3746,32 @@ public struct KubernetesProvider: Equatable, Hashable {
      */
     public var gatewayTokenFile: String?
     /**
+     * A PEM file of certificate authorities to trust in place of the system's, for a gateway at a URL (`via`). For the API server the
+     * kubeconfig says it.
+     */
+    public var tlsCa: String?
+    /**
+     * A PEM file of certificate authorities to trust beside these.
+     */
+    public var tlsExtraCa: String?
+    /**
+     * The keys that the gateway may have, `sha256/…` each; empty allows any.
+     */
+    public var tlsPin: [String]
+    /**
+     * The PEM file of the certificate that is shown to a gateway that asks for one, with `tls_key`.
+     */
+    public var tlsCert: String?
+    /**
+     * The PEM file of its private key.
+     */
+    public var tlsKey: String?
+    /**
+     * Whether any certificate of a gateway at a URL is taken, so that anyone on the way can read and change what is carried. What
+     * `tls_pin` demands is still checked.
+     */
+    public var acceptAnyCertificate: Bool
+    /**
      * Only services whose labels this selects: `app in (web,api),tier!=batch`.
      */
     public var selector: String?
@@ -3800,6 +3826,26 @@ public struct KubernetesProvider: Equatable, Hashable {
          * The file with the token for an installed gateway. Default: one of a service account, which the API server is asked for.
          */gatewayTokenFile: String? = nil, 
         /**
+         * A PEM file of certificate authorities to trust in place of the system's, for a gateway at a URL (`via`). For the API server the
+         * kubeconfig says it.
+         */tlsCa: String? = nil, 
+        /**
+         * A PEM file of certificate authorities to trust beside these.
+         */tlsExtraCa: String? = nil, 
+        /**
+         * The keys that the gateway may have, `sha256/…` each; empty allows any.
+         */tlsPin: [String] = [], 
+        /**
+         * The PEM file of the certificate that is shown to a gateway that asks for one, with `tls_key`.
+         */tlsCert: String? = nil, 
+        /**
+         * The PEM file of its private key.
+         */tlsKey: String? = nil, 
+        /**
+         * Whether any certificate of a gateway at a URL is taken, so that anyone on the way can read and change what is carried. What
+         * `tls_pin` demands is still checked.
+         */acceptAnyCertificate: Bool = false, 
+        /**
          * Only services whose labels this selects: `app in (web,api),tier!=batch`.
          */selector: String? = nil, 
         /**
@@ -3825,6 +3871,12 @@ public struct KubernetesProvider: Equatable, Hashable {
         self.via = via
         self.gatewayImage = gatewayImage
         self.gatewayTokenFile = gatewayTokenFile
+        self.tlsCa = tlsCa
+        self.tlsExtraCa = tlsExtraCa
+        self.tlsPin = tlsPin
+        self.tlsCert = tlsCert
+        self.tlsKey = tlsKey
+        self.acceptAnyCertificate = acceptAnyCertificate
         self.selector = selector
         self.fieldSelector = fieldSelector
         self.include = include
@@ -3857,6 +3909,12 @@ public struct FfiConverterTypeKubernetesProvider: FfiConverterRustBuffer {
                 via: FfiConverterOptionString.read(from: &buf), 
                 gatewayImage: FfiConverterOptionString.read(from: &buf), 
                 gatewayTokenFile: FfiConverterOptionString.read(from: &buf), 
+                tlsCa: FfiConverterOptionString.read(from: &buf), 
+                tlsExtraCa: FfiConverterOptionString.read(from: &buf), 
+                tlsPin: FfiConverterSequenceString.read(from: &buf), 
+                tlsCert: FfiConverterOptionString.read(from: &buf), 
+                tlsKey: FfiConverterOptionString.read(from: &buf), 
+                acceptAnyCertificate: FfiConverterBool.read(from: &buf), 
                 selector: FfiConverterOptionString.read(from: &buf), 
                 fieldSelector: FfiConverterOptionString.read(from: &buf), 
                 include: FfiConverterSequenceString.read(from: &buf), 
@@ -3875,6 +3933,12 @@ public struct FfiConverterTypeKubernetesProvider: FfiConverterRustBuffer {
         FfiConverterOptionString.write(value.via, into: &buf)
         FfiConverterOptionString.write(value.gatewayImage, into: &buf)
         FfiConverterOptionString.write(value.gatewayTokenFile, into: &buf)
+        FfiConverterOptionString.write(value.tlsCa, into: &buf)
+        FfiConverterOptionString.write(value.tlsExtraCa, into: &buf)
+        FfiConverterSequenceString.write(value.tlsPin, into: &buf)
+        FfiConverterOptionString.write(value.tlsCert, into: &buf)
+        FfiConverterOptionString.write(value.tlsKey, into: &buf)
+        FfiConverterBool.write(value.acceptAnyCertificate, into: &buf)
         FfiConverterOptionString.write(value.selector, into: &buf)
         FfiConverterOptionString.write(value.fieldSelector, into: &buf)
         FfiConverterSequenceString.write(value.include, into: &buf)
@@ -4593,7 +4657,7 @@ public func FfiConverterTypeScopedCommandConfig_lower(_ value: ScopedCommandConf
 
 
 /**
- * What the connections of one service are held to.
+ * What is wanted of one service: what its connections are held to, and its names and address.
  */
 public struct ServiceSettings: Equatable, Hashable {
     /**
@@ -4616,6 +4680,19 @@ public struct ServiceSettings: Equatable, Hashable {
      * Whether it is told the program's address by a PROXY protocol header of version 2, which it must expect. In YAML `v2`.
      */
     public var proxyProtocol: Bool
+    /**
+     * Further names in its own namespace, in place of those that its far side gives it. Default: those.
+     */
+    public var names: [String]?
+    /**
+     * The address that it is to have, of the session's pool, in place of the one that its far side pins it to.
+     */
+    public var pin: String?
+    /**
+     * Its place among the services that would have the same name, whichever far side they are of: the lowest has it. Those without one
+     * come after it.
+     */
+    public var order: UInt16?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -4634,12 +4711,25 @@ public struct ServiceSettings: Equatable, Hashable {
          */bandwidth: UInt64? = nil, 
         /**
          * Whether it is told the program's address by a PROXY protocol header of version 2, which it must expect. In YAML `v2`.
-         */proxyProtocol: Bool = false) {
+         */proxyProtocol: Bool = false, 
+        /**
+         * Further names in its own namespace, in place of those that its far side gives it. Default: those.
+         */names: [String]? = nil, 
+        /**
+         * The address that it is to have, of the session's pool, in place of the one that its far side pins it to.
+         */pin: String? = nil, 
+        /**
+         * Its place among the services that would have the same name, whichever far side they are of: the lowest has it. Those without one
+         * come after it.
+         */order: UInt16? = nil) {
         self.share = share
         self.idleTimeout = idleTimeout
         self.maxConnections = maxConnections
         self.bandwidth = bandwidth
         self.proxyProtocol = proxyProtocol
+        self.names = names
+        self.pin = pin
+        self.order = order
     }
 
     
@@ -4662,7 +4752,10 @@ public struct FfiConverterTypeServiceSettings: FfiConverterRustBuffer {
                 idleTimeout: FfiConverterOptionDuration.read(from: &buf), 
                 maxConnections: FfiConverterOptionUInt32.read(from: &buf), 
                 bandwidth: FfiConverterOptionUInt64.read(from: &buf), 
-                proxyProtocol: FfiConverterBool.read(from: &buf)
+                proxyProtocol: FfiConverterBool.read(from: &buf), 
+                names: FfiConverterOptionSequenceString.read(from: &buf), 
+                pin: FfiConverterOptionString.read(from: &buf), 
+                order: FfiConverterOptionUInt16.read(from: &buf)
         )
     }
 
@@ -4672,6 +4765,9 @@ public struct FfiConverterTypeServiceSettings: FfiConverterRustBuffer {
         FfiConverterOptionUInt32.write(value.maxConnections, into: &buf)
         FfiConverterOptionUInt64.write(value.bandwidth, into: &buf)
         FfiConverterBool.write(value.proxyProtocol, into: &buf)
+        FfiConverterOptionSequenceString.write(value.names, into: &buf)
+        FfiConverterOptionString.write(value.pin, into: &buf)
+        FfiConverterOptionUInt16.write(value.order, into: &buf)
     }
 }
 
@@ -4854,7 +4950,7 @@ public struct SessionConfig: Equatable, Hashable {
      */
     public var limits: Limits
     /**
-     * What the connections of single services are held to, by service: `orders.backend`.
+     * What is wanted of single services, by service: `orders.backend`.
      */
     public var services: [String: ServiceSettings]
 
@@ -4896,7 +4992,7 @@ public struct SessionConfig: Equatable, Hashable {
          * Bounds of the session.
          */limits: Limits = Limits(), 
         /**
-         * What the connections of single services are held to, by service: `orders.backend`.
+         * What is wanted of single services, by service: `orders.backend`.
          */services: [String: ServiceSettings] = [:]) {
         self.providers = providers
         self.names = names
@@ -9510,6 +9606,30 @@ public func FfiConverterTypeStopReason_lower(_ value: StopReason) -> RustBuffer 
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterOptionUInt16: FfiConverterRustBuffer {
+    typealias SwiftType = UInt16?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterUInt16.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterUInt16.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterOptionUInt32: FfiConverterRustBuffer {
     typealias SwiftType = UInt32?
 
@@ -9814,6 +9934,30 @@ fileprivate struct FfiConverterOptionTypePublish: FfiConverterRustBuffer {
         switch try readInt(&buf) as Int8 {
         case 0: return nil
         case 1: return try FfiConverterTypePublish.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionSequenceString: FfiConverterRustBuffer {
+    typealias SwiftType = [String]?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterSequenceString.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterSequenceString.read(from: &buf)
         default: throw UniffiInternalError.unexpectedOptionalTag
         }
     }

@@ -64,13 +64,15 @@ var gateway = try Running(devbox, serve)
 let helper = HelperProgram(program: devbox, args: ["__helper", "--hosts-file", hosts, "--pool", pool])
 let provider = GatewayProvider(name: "gateway", url: "ws://127.0.0.1:\(gatewayPort)", tokenFile: token)
 let config = SessionConfig(
-    providers: [.gateway(provider)], pool: [pool], publish: .hostsFile(file: hosts, helper: helper))
+    providers: [.gateway(provider)], pool: [pool], publish: .hostsFile(file: hosts, helper: helper),
+    services: ["web.backend": ServiceSettings(names: ["site"], order: 1)])
 
 let session = try await Session.starting(config)
 var events = session.eventStream().makeAsyncIterator()
 _ = try await until(&events) { if case .ready = $0 { true } else { false } }
 let address = session.resolve(name: "web.backend")[0]
 try check(try String(contentsOfFile: hosts, encoding: .utf8).contains("\(address) web.backend"), "the name is not published")
+try check(session.resolve(name: "site.backend") == [address], "the name that the app gave is not its own")
 func fetch() async throws -> String {
     let (body, _) = try await URLSession.shared.data(from: URL(string: "http://\(address):\(port)/")!)
     return String(decoding: body, as: UTF8.self)

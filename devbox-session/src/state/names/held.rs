@@ -1,9 +1,10 @@
 //! Names that other sessions of this machine hold, as one sink told it last.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::report::{Event, Held, NameSample};
-use crate::sink::{HeldNames, Record};
+use crate::sink::{HeldNames, Records};
 use crate::state::notices::Notices;
 
 #[derive(Debug, Default)]
@@ -30,8 +31,8 @@ impl HeldByOthers {
     pub(super) fn update(
         &mut self,
         sessions: Vec<HeldNames>,
-        before: &[Record],
-        records: &[Record],
+        before: &Records,
+        records: &Records,
         taken: usize,
         notices: &mut Notices,
     ) -> bool {
@@ -42,16 +43,16 @@ impl HeldByOthers {
             return false;
         }
         let published = all(records).count().saturating_sub(names.len() + taken);
-        let own: HashSet<&String> = all(before).filter(|name| !self.contains(name)).collect();
+        let own: HashSet<&str> = all(before).filter(|name| !self.contains(name)).collect();
         for held in &sessions {
             let new = held.names.iter().filter(|name| !self.contains(name));
-            let (lost, missed): (Vec<_>, Vec<_>) = new.partition(|name| own.contains(name));
+            let (lost, missed): (Vec<_>, Vec<_>) = new.partition(|name| own.contains(name.as_str()));
             for (names, lost) in [(lost, true), (missed, false)] {
                 if !names.is_empty() {
                     notices.push(Event::NamesHeld(Held {
                         session: held.session.clone(),
                         helper_pid: held.helper_pid,
-                        names: sample(names),
+                        names: sample(names.into_iter().map(String::as_str)),
                         lost,
                         published,
                     }));
@@ -71,12 +72,13 @@ impl HeldByOthers {
     }
 }
 
-fn all(records: &[Record]) -> impl Iterator<Item = &String> {
-    records.iter().flat_map(|record| &record.names)
+fn all(records: &Records) -> impl Iterator<Item = &str> {
+    records.iter().flat_map(|record| &record.names).map(Arc::as_ref)
 }
 
 /// The short ones first: they are what people type.
-fn sample(mut names: Vec<&String>) -> NameSample {
+fn sample<'a>(names: impl IntoIterator<Item = &'a str>) -> NameSample {
+    let mut names: Vec<_> = names.into_iter().collect();
     names.sort_unstable_by_key(|name| (name.len(), *name));
     names.into_iter().collect()
 }

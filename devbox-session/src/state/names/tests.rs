@@ -2,7 +2,7 @@ use super::*;
 use crate::key::ProviderId;
 
 fn wish(provider: usize, service: &str, own: &[&str], given: &[&str]) -> Wish {
-    let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let texts = |names: &[&str]| names.iter().copied().map(Arc::from).collect();
     let octet = u8::try_from(provider).unwrap();
     let key = ServiceKey {
         provider: ProviderId(provider),
@@ -39,16 +39,23 @@ fn a_clash_that_somebody_has_decided_is_shown_and_no_news() {
     };
     for (order, told) in [(None, 1), (Some(0), 0)] {
         let (mut names, mut notices) = (Names::new(vec!["file".to_owned()]), Notices::default());
-        names.refresh(vec![of("a.x", order), of("bb.x", None)], &mut notices);
+        refresh(&mut names, vec![of("a.x", order), of("bb.x", None)], &mut notices);
         assert_eq!(names.clashes().len(), 1);
         assert_eq!(events(&mut notices).len(), told, "{order:?}");
     }
 }
 
+/// What is wanted as a whole, as what changes: the services that are no more are taken away.
+fn refresh(names: &mut Names, wishes: Vec<Wish>, notices: &mut Notices) {
+    let mut changes: BTreeMap<_, _> = names.named.keys().cloned().map(|key| (key, None)).collect();
+    changes.extend(wishes.into_iter().map(|wish| (wish.service.clone(), Some(wish))));
+    names.refresh(changes, notices);
+}
+
 fn owner_of(name: &str, wishes: Vec<Wish>) -> String {
     let mut names = Names::new(vec!["file".to_owned()]);
     let keys: Vec<_> = wishes.iter().map(|wish| wish.service.clone()).collect();
-    names.refresh(wishes, &mut Notices::default());
+    refresh(&mut names, wishes, &mut Notices::default());
     let owner = keys.iter().find(|key| names.of(key).iter().any(|of| of == name));
     owner.unwrap().to_string()
 }
@@ -106,21 +113,21 @@ fn a_record_knows_its_service_and_the_names_of_the_members() {
         // Of the same name in another provider.
         wish(1, "db-2.db.backend", &["db-2.db.backend"], &[]),
     ];
-    names.refresh(wishes, &mut notices);
+    refresh(&mut names, wishes, &mut notices);
     let of = |name: &str| {
         let record = names
             .wanted()
             .iter()
-            .find(|record| record.names.contains(&name.to_owned()));
+            .find(|record| record.names.iter().any(|of| **of == *name));
         record.unwrap().behind.clone().unwrap()
     };
     assert_eq!(
-        names.wanted()[0].names,
-        ["db.backend", "db.backend.svc", "database.backend"]
+        names.wanted().iter().next().unwrap().names,
+        ["db.backend", "db.backend.svc", "database.backend"].map(Arc::from)
     );
     let service = of("database.backend");
     assert_eq!(service.service.to_string(), "db.backend");
-    assert_eq!(service.members, ["db-0.db.backend"]);
+    assert_eq!(service.members, ["db-0.db.backend"].map(Arc::from));
     assert_eq!(of("db.backend.svc"), service);
     assert!(of("db-0.db.backend.svc").members.is_empty());
 }
@@ -141,8 +148,8 @@ fn a_clash_goes_by_configured_order_and_is_told_once() {
             wish(1, "shop.x", &["shop"], &[]),
         ]
     };
-    names.refresh(wishes(), &mut notices);
-    names.refresh(wishes(), &mut notices);
+    refresh(&mut names, wishes(), &mut notices);
+    refresh(&mut names, wishes(), &mut notices);
     let of = |index: usize| names.of(&wishes()[index].service);
     assert_eq!(of(0), ["orders.backend"]);
     assert_eq!(of(1), ["orders.backend.local"]);
@@ -182,8 +189,8 @@ fn names_that_a_rule_refuses_are_told_once_and_counted() {
         wishes.push(wish(0, "web.shop", &["web.shop"], &[]));
         wishes
     };
-    names.refresh(wishes(), &mut notices);
-    names.refresh(wishes(), &mut notices);
+    refresh(&mut names, wishes(), &mut notices);
+    refresh(&mut names, wishes(), &mut notices);
     let told: Vec<_> = events(&mut notices)
         .into_iter()
         .map(|event| match event {
@@ -204,16 +211,16 @@ fn every_sink_gets_the_newest_set_and_one_at_a_time() {
     let mut names = Names::new(vec!["hosts".to_owned(), "registry".to_owned()]);
     let mut notices = Notices::default();
     let now = Instant::now();
-    names.refresh(vec![wish(0, "a.b", &["a.b"], &[])], &mut notices);
+    refresh(&mut names, vec![wish(0, "a.b", &["a.b"], &[])], &mut notices);
     let (first, records) = names.poll_publish(now).unwrap();
     let (second, _) = names.poll_publish(now).unwrap();
     assert_eq!((first, second), (0, 1));
     assert!(names.poll_publish(now).is_none());
-    names.refresh(vec![wish(0, "c.d", &["c.d"], &[])], &mut notices);
+    refresh(&mut names, vec![wish(0, "c.d", &["c.d"], &[])], &mut notices);
     names.handle_published(0, records, Published::default(), now, &mut notices);
     assert!(!names.is_published());
     let (again, newest) = names.poll_publish(now).unwrap();
-    assert_eq!((again, newest[0].names[0].as_str()), (0, "c.d"));
+    assert_eq!((again, &*newest.iter().next().unwrap().names[0]), (0, "c.d"));
 }
 
 #[test]
@@ -222,7 +229,7 @@ fn a_sink_that_fails_is_tried_later_and_told_of_once() {
     let mut notices = Notices::default();
     let mut now = Instant::now();
     let pause = Duration::from_secs(5);
-    names.refresh(vec![wish(0, "a.b", &["a.b"], &[])], &mut notices);
+    refresh(&mut names, vec![wish(0, "a.b", &["a.b"], &[])], &mut notices);
     let error = PublishError::Other {
         message: "disk full".to_owned(),
     };
@@ -255,7 +262,7 @@ fn published() -> (Names, Notices, Instant) {
     let mut names = Names::new(vec!["/etc/hosts".to_owned()]);
     let mut notices = Notices::default();
     let now = Instant::now();
-    names.refresh(vec![wish(0, "a.b", &["a.b"], &[])], &mut notices);
+    refresh(&mut names, vec![wish(0, "a.b", &["a.b"], &[])], &mut notices);
     answer(&mut names, &mut notices, now, true);
     (names, notices, now)
 }
@@ -353,7 +360,7 @@ fn names_that_change_hands_are_told_once_each_way() {
     let mut notices = Notices::default();
     let mut now = Instant::now();
     let wanted = || wish(0, "a.b", &["a.b", "a.b.svc", "a.b.staging"], &[]);
-    names.refresh(vec![wanted()], &mut notices);
+    refresh(&mut names, vec![wanted()], &mut notices);
     leave(&mut names, &mut notices, now, held(&["a.b", "a.b.svc"]));
     assert_eq!(names.of(&wanted().service), ["a.b.staging"]);
     assert_eq!(names.held_of(&wanted().service), ["a.b", "a.b.svc"]);
@@ -417,11 +424,43 @@ fn another_name_for_a_service_shares_its_record() {
     let target = wish(0, "postgres.x", &["postgres.x"], &[]);
     alias.addresses.clone_from(&target.addresses);
     alias.behind = target.behind.clone();
-    names.refresh(vec![alias, target], &mut notices);
+    refresh(&mut names, vec![alias, target], &mut notices);
     assert_eq!(names.wanted().len(), 1);
     assert_eq!(
-        names.wanted()[0].names,
-        ["postgres.x", "db.x"],
+        names.wanted().iter().next().unwrap().names,
+        ["postgres.x", "db.x"].map(Arc::from),
         "the service's own name is the canonical one"
     );
+}
+
+#[test]
+fn after_a_publication_there_is_a_pause_and_one_that_hangs_holds_up_no_other_sink() {
+    let mut names = Names::new(vec!["hosts".to_owned(), "registry".to_owned()]);
+    let mut notices = Notices::default();
+    let mut now = Instant::now();
+    let key = || wish(0, "a.b", &[], &[]).service;
+    names.mark(key());
+    assert!(names.take_dirty(now).is_some(), "at first at once");
+    assert!(names.take_dirty(now).is_none());
+    refresh(&mut names, vec![wish(0, "a.b", &["a.b"], &[])], &mut notices);
+    let begun = now;
+    let (hangs, _) = names.poll_publish(now).unwrap();
+    let (sink, records) = names.poll_publish(now).unwrap();
+    now += Duration::from_millis(20);
+    names.handle_published(sink, records, Published::default(), now, &mut notices);
+    names.mark(key());
+    assert!(names.take_dirty(now).is_none());
+    assert_eq!(names.poll_timeout(), Some(begun + LONG));
+    now = begun + LONG;
+    assert!(names.take_dirty(now).is_some());
+    refresh(&mut names, vec![wish(0, "a.b", &["c.d"], &[])], &mut notices);
+    let (sink, records) = names.poll_publish(now).unwrap();
+    assert_ne!(sink, hangs);
+    now += Duration::from_millis(20);
+    names.handle_published(sink, records, Published::default(), now, &mut notices);
+    let records = names.wanted().clone();
+    names.handle_published(hangs, records, Published::default(), now, &mut notices);
+    assert!(names.is_published());
+    names.mark(key());
+    assert_eq!(names.poll_timeout(), Some(now + LONG), "a pause has an end");
 }

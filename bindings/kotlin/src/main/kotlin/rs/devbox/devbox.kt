@@ -6339,6 +6339,38 @@ data class KubernetesProvider (
     val `gatewayTokenFile`: kotlin.String? = null 
     , 
     /**
+     * A PEM file of certificate authorities to trust in place of the system's, for a gateway at a URL (`via`). For the API server the
+     * kubeconfig says it.
+     */
+    val `tlsCa`: kotlin.String? = null 
+    , 
+    /**
+     * A PEM file of certificate authorities to trust beside these.
+     */
+    val `tlsExtraCa`: kotlin.String? = null 
+    , 
+    /**
+     * The keys that the gateway may have, `sha256/…` each; empty allows any.
+     */
+    val `tlsPin`: List<kotlin.String> = listOf() 
+    , 
+    /**
+     * The PEM file of the certificate that is shown to a gateway that asks for one, with `tls_key`.
+     */
+    val `tlsCert`: kotlin.String? = null 
+    , 
+    /**
+     * The PEM file of its private key.
+     */
+    val `tlsKey`: kotlin.String? = null 
+    , 
+    /**
+     * Whether any certificate of a gateway at a URL is taken, so that anyone on the way can read and change what is carried. What
+     * `tls_pin` demands is still checked.
+     */
+    val `acceptAnyCertificate`: kotlin.Boolean = false 
+    , 
+    /**
      * Only services whose labels this selects: `app in (web,api),tier!=batch`.
      */
     val `selector`: kotlin.String? = null 
@@ -6394,6 +6426,12 @@ public object FfiConverterTypeKubernetesProvider: FfiConverterRustBuffer<Kuberne
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterSequenceString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterSequenceString.read(buf),
             FfiConverterSequenceString.read(buf),
             FfiConverterSequenceString.read(buf),
             FfiConverterOptionalString.read(buf),
@@ -6409,6 +6447,12 @@ public object FfiConverterTypeKubernetesProvider: FfiConverterRustBuffer<Kuberne
             FfiConverterOptionalString.allocationSize(value.`via`) +
             FfiConverterOptionalString.allocationSize(value.`gatewayImage`) +
             FfiConverterOptionalString.allocationSize(value.`gatewayTokenFile`) +
+            FfiConverterOptionalString.allocationSize(value.`tlsCa`) +
+            FfiConverterOptionalString.allocationSize(value.`tlsExtraCa`) +
+            FfiConverterSequenceString.allocationSize(value.`tlsPin`) +
+            FfiConverterOptionalString.allocationSize(value.`tlsCert`) +
+            FfiConverterOptionalString.allocationSize(value.`tlsKey`) +
+            FfiConverterBoolean.allocationSize(value.`acceptAnyCertificate`) +
             FfiConverterOptionalString.allocationSize(value.`selector`) +
             FfiConverterOptionalString.allocationSize(value.`fieldSelector`) +
             FfiConverterSequenceString.allocationSize(value.`include`) +
@@ -6426,6 +6470,12 @@ public object FfiConverterTypeKubernetesProvider: FfiConverterRustBuffer<Kuberne
             FfiConverterOptionalString.write(value.`via`, buf)
             FfiConverterOptionalString.write(value.`gatewayImage`, buf)
             FfiConverterOptionalString.write(value.`gatewayTokenFile`, buf)
+            FfiConverterOptionalString.write(value.`tlsCa`, buf)
+            FfiConverterOptionalString.write(value.`tlsExtraCa`, buf)
+            FfiConverterSequenceString.write(value.`tlsPin`, buf)
+            FfiConverterOptionalString.write(value.`tlsCert`, buf)
+            FfiConverterOptionalString.write(value.`tlsKey`, buf)
+            FfiConverterBoolean.write(value.`acceptAnyCertificate`, buf)
             FfiConverterOptionalString.write(value.`selector`, buf)
             FfiConverterOptionalString.write(value.`fieldSelector`, buf)
             FfiConverterSequenceString.write(value.`include`, buf)
@@ -6926,7 +6976,7 @@ public object FfiConverterTypeScopedCommandConfig: FfiConverterRustBuffer<Scoped
 
 
 /**
- * What the connections of one service are held to.
+ * What is wanted of one service: what its connections are held to, and its names and address.
  */
 data class ServiceSettings (
     /**
@@ -6953,6 +7003,22 @@ data class ServiceSettings (
      * Whether it is told the program's address by a PROXY protocol header of version 2, which it must expect. In YAML `v2`.
      */
     val `proxyProtocol`: kotlin.Boolean = false 
+    , 
+    /**
+     * Further names in its own namespace, in place of those that its far side gives it. Default: those.
+     */
+    val `names`: List<kotlin.String>? = null 
+    , 
+    /**
+     * The address that it is to have, of the session's pool, in place of the one that its far side pins it to.
+     */
+    val `pin`: kotlin.String? = null 
+    , 
+    /**
+     * Its place among the services that would have the same name, whichever far side they are of: the lowest has it. Those without one
+     * come after it.
+     */
+    val `order`: kotlin.UShort? = null 
     
 ){
     
@@ -6974,6 +7040,9 @@ public object FfiConverterTypeServiceSettings: FfiConverterRustBuffer<ServiceSet
             FfiConverterOptionalUInt.read(buf),
             FfiConverterOptionalULong.read(buf),
             FfiConverterBoolean.read(buf),
+            FfiConverterOptionalSequenceString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalUShort.read(buf),
         )
     }
 
@@ -6982,7 +7051,10 @@ public object FfiConverterTypeServiceSettings: FfiConverterRustBuffer<ServiceSet
             FfiConverterOptionalDuration.allocationSize(value.`idleTimeout`) +
             FfiConverterOptionalUInt.allocationSize(value.`maxConnections`) +
             FfiConverterOptionalULong.allocationSize(value.`bandwidth`) +
-            FfiConverterBoolean.allocationSize(value.`proxyProtocol`)
+            FfiConverterBoolean.allocationSize(value.`proxyProtocol`) +
+            FfiConverterOptionalSequenceString.allocationSize(value.`names`) +
+            FfiConverterOptionalString.allocationSize(value.`pin`) +
+            FfiConverterOptionalUShort.allocationSize(value.`order`)
     )
 
     override fun write(value: ServiceSettings, buf: ByteBuffer) {
@@ -6991,6 +7063,9 @@ public object FfiConverterTypeServiceSettings: FfiConverterRustBuffer<ServiceSet
             FfiConverterOptionalUInt.write(value.`maxConnections`, buf)
             FfiConverterOptionalULong.write(value.`bandwidth`, buf)
             FfiConverterBoolean.write(value.`proxyProtocol`, buf)
+            FfiConverterOptionalSequenceString.write(value.`names`, buf)
+            FfiConverterOptionalString.write(value.`pin`, buf)
+            FfiConverterOptionalUShort.write(value.`order`, buf)
     }
 }
 
@@ -7140,7 +7215,7 @@ data class SessionConfig (
     val `limits`: Limits = Limits() 
     , 
     /**
-     * What the connections of single services are held to, by service: `orders.backend`.
+     * What is wanted of single services, by service: `orders.backend`.
      */
     val `services`: Map<kotlin.String, ServiceSettings> = mapOf() 
     
@@ -14010,6 +14085,38 @@ public object FfiConverterTypeStopReason : FfiConverterRustBuffer<StopReason>{
 /**
  * @suppress
  */
+public object FfiConverterOptionalUShort: FfiConverterRustBuffer<kotlin.UShort?> {
+    override fun read(buf: ByteBuffer): kotlin.UShort? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterUShort.read(buf)
+    }
+
+    override fun allocationSize(value: kotlin.UShort?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterUShort.allocationSize(value)
+        }
+    }
+
+    override fun write(value: kotlin.UShort?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterUShort.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterOptionalUInt: FfiConverterRustBuffer<kotlin.UInt?> {
     override fun read(buf: ByteBuffer): kotlin.UInt? {
         if (buf.get().toInt() == 0) {
@@ -14416,6 +14523,38 @@ public object FfiConverterOptionalTypePublish: FfiConverterRustBuffer<Publish?> 
         } else {
             buf.put(1)
             FfiConverterTypePublish.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalSequenceString: FfiConverterRustBuffer<List<kotlin.String>?> {
+    override fun read(buf: ByteBuffer): List<kotlin.String>? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterSequenceString.read(buf)
+    }
+
+    override fun allocationSize(value: List<kotlin.String>?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterSequenceString.allocationSize(value)
+        }
+    }
+
+    override fun write(value: List<kotlin.String>?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterSequenceString.write(value, buf)
         }
     }
 }

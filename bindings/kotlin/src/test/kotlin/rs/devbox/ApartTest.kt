@@ -16,14 +16,21 @@ class ApartTest {
         val scene = Scene()
         val settings = GatewaySettings(catalog = "${scene.catalog}", token = TOKEN)
         Gateway.serve(settings).use { gateway ->
-            val options = ServiceSettings(idleTimeout = 10.minutes.toJavaDuration(), maxConnections = 3u)
+            val options = ServiceSettings(
+                idleTimeout = 10.minutes.toJavaDuration(),
+                maxConnections = 3u,
+                names = listOf("site"),
+                pin = "127.79.55.7",
+                order = 1u,
+            )
             val config = SessionConfig(
                 providers = listOf(Provider.Gateway(GatewayProvider(name = "own", url = gateway.url(), token = TOKEN))),
                 pool = listOf("127.79.55.0/24"),
                 services = mapOf("web.backend" to options),
             )
             withSession(config) { session ->
-                val address = session.resolve("web.backend").single()
+                val address = session.resolve("site.backend").single()
+                assertEquals("127.79.55.7", address)
                 assertEquals("hello from web", withContext(Dispatchers.IO) { scene.fetch(address) })
             }
             gateway.stop()
@@ -39,6 +46,11 @@ class ApartTest {
             runBlocking { Session.start(SessionConfig(providers = listOf(Provider.Kubernetes(cluster)))) }
         }
         assertEquals(ClusterFailure.Kubeconfig(file = "/nowhere/kubeconfig"), failed.failure)
+        val keyless = cluster.copy(via = "https://gateway.example", tlsCert = "me.pem")
+        val wrong = assertThrows<DevboxException.Config> {
+            runBlocking { Session.start(SessionConfig(providers = listOf(Provider.Kubernetes(keyless)))) }
+        }
+        assertEquals("tls_key", wrong.key)
     }
 
     private companion object {
