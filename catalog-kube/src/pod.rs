@@ -36,7 +36,7 @@ use crate::road::{Endpoint, Host, PodRef, Road};
 
 use approach::{ApiProxy, OneForward};
 use create::Ours;
-pub(crate) use create::may_proxy;
+pub(crate) use create::may_get;
 pub(crate) use manifest::{PORT, released_image};
 pub(crate) use pushed::Feed;
 use pushed::Pushed;
@@ -366,7 +366,7 @@ impl Attempt<'_> {
     async fn why_not_proxied(&self, error: &ConnectError) -> String {
         let namespace = &self.options.namespace;
         if matches!(error, ConnectError::CredentialRefused { .. })
-            && create::may_proxy(self.cluster, namespace).await == Some(false)
+            && create::may_get(self.cluster, namespace, "proxy").await == Some(false)
         {
             let forbidden = crate::Forbidden {
                 who: crate::Who::You,

@@ -20,7 +20,7 @@ use url::{Host, Url};
 use super::scope::Scope;
 use crate::pod::approach::{ApiProxy, OneForward};
 use crate::pod::standing::{Standing, standing};
-use crate::pod::{PORT, Watched, may_proxy, watch_over};
+use crate::pod::{PORT, Watched, may_get, watch_over};
 use crate::road::{self, Endpoint, PodRef, Road};
 use crate::{Cluster, KubeOptions};
 
@@ -213,7 +213,7 @@ impl Client<'_> {
             Ok(connection) => (connection, None),
             Err(error @ ConnectError::CredentialRefused { .. }) => {
                 // It may be the API server's answer, and not the gateway's.
-                if may_proxy(self.cluster, namespace).await != Some(false) {
+                if may_get(self.cluster, namespace, "proxy").await != Some(false) {
                     return Err(error);
                 }
                 let forbidden = crate::Forbidden {
@@ -222,6 +222,13 @@ impl Client<'_> {
                     resource: "pods/proxy".to_owned(),
                     namespace: Some(namespace.to_string()),
                 };
+                if may_get(self.cluster, namespace, "portforward").await == Some(false) {
+                    let message = format!(
+                        "{forbidden}, nor pods/portforward there: there is no way to the gateway; \
+                         `devbox rbac --via gateway` prints what is needed"
+                    );
+                    return Err(ConnectError::Setup { message });
+                }
                 let forwarded = OneForward::new(Arc::clone(forward), replica.endpoint.clone());
                 gateway.approach = Some(Arc::new(forwarded));
                 (gateway.connect(wanted.clone()).await?, Some(forbidden))

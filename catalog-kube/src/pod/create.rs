@@ -202,8 +202,9 @@ pub(crate) async fn why_no_pod(cluster: &Cluster, options: &PodOptions, ours: &O
     Some(format!("the gateway pod cannot be created: {}", last.message?))
 }
 
-/// Whether the user may reach pods through the API server's proxy. `None` where it does not say.
-pub(crate) async fn may_proxy(cluster: &Cluster, namespace: &str) -> Option<bool> {
+/// Whether the user may `get` this subresource of pods, such as `proxy`, with which they are reached through the API server. `None` where it
+/// does not say.
+pub(crate) async fn may_get(cluster: &Cluster, namespace: &str, subresource: &str) -> Option<bool> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(cluster.client().clone());
     let review = SelfSubjectAccessReview {
         spec: SelfSubjectAccessReviewSpec {
@@ -211,7 +212,7 @@ pub(crate) async fn may_proxy(cluster: &Cluster, namespace: &str) -> Option<bool
                 namespace: Some(namespace.to_owned()),
                 verb: Some("get".to_owned()),
                 resource: Some("pods".to_owned()),
-                subresource: Some("proxy".to_owned()),
+                subresource: Some(subresource.to_owned()),
                 ..ResourceAttributes::default()
             }),
             ..SelfSubjectAccessReviewSpec::default()

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::endpoints;
 use crate::node::Started;
+use crate::session::{Redis, Session};
 use crate::user::{self, answers, asking, none_failed, wait_for_more_answers};
 
 const CALLER: Caller = Caller::Ordinary;
@@ -246,6 +247,15 @@ fn with_a_replica_go_its_connections_and_no_others() -> Outcome {
         let team = cluster.team()?;
         let replicas = cluster.replicas()?;
         ensure!(replicas.len() == 2, "{replicas:?}");
+        // It goes to one of them, which is the one that is killed.
+        let way = [&["--via", "gateway"][..], &NOT_OUTSIDE].concat();
+        let session = Session::start(scene, &team.namespace, &team.kubeconfig, &way)?;
+        let via = session.provider()?["via"].take();
+        let shown = via["way"].as_str().unwrap_or_default();
+        let victim = replicas.iter().position(|(name, _)| shown.contains(name));
+        let victim = victim.with_context(|| format!("none of {replicas:?}: {via}"))?;
+        let mut held = Redis(session.connect("cache", 6379)?);
+        ensure!(held.ask("PING")? == "+PONG");
         let script = "curl --silent --show-error --limit-rate 30M --output /dev/null http://web/big; echo ended $?; \
                       curl --silent --show-error --max-time 30 --output /dev/null http://web/ && echo again";
         // Sessions are spread by their names.
@@ -263,12 +273,17 @@ fn with_a_replica_go_its_connections_and_no_others() -> Outcome {
             })?;
             downloads.push((at, download));
         }
-        cluster.kill(&replicas[0].0)?;
+        cluster.kill(&replicas[victim].0)?;
+        ensure!(held.ask("PING").is_err(), "a connection outlived its replica");
+        wait::until("the loss, told", 2 * wait::SOON, || {
+            session.up.everything().contains("link lost").then_some(())
+        })?;
+        session.end()?;
         for (at, download) in &mut downloads {
             let exit = download.wait(ROLLOUT)?;
             ensure!(exit == Exit::code(0), "{exit}: {}", download.everything());
             // curl: 56 is a reset, 0 the whole download.
-            let ended = if *at == 0 {
+            let ended = if *at == victim {
                 "ended 56\nagain\n"
             } else {
                 "ended 0\nagain\n"

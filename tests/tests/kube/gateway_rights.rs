@@ -315,7 +315,7 @@ fn of_a_user(scene: &Scene, node: &Node, namespace: &Namespace) -> Result {
             HOME,
             "pods/proxy",
             "get",
-            Some("you may not get pods/portforward in the namespace devbox".to_owned()),
+            Some("you may not get pods/proxy in the namespace devbox".to_owned()),
         ),
     ];
     let way = [&["--via", "gateway"], &NOT_OUTSIDE[..]].concat();

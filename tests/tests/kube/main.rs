@@ -4,6 +4,7 @@
 mod away;
 mod catalog;
 mod clusters;
+mod credentials;
 mod crowd;
 mod displaced;
 mod endpoints;
