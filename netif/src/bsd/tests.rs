@@ -210,11 +210,11 @@ fn conflicts_on_a_mac_are_found_in_what_its_programs_tell() {
         .unwrap()
         .answering(
             &ifconfig::routes(),
-            include_str!("../parse/recorded/netstat-macos-13.txt"),
+            include_str!("../parse/samples/netstat-macos-13.txt"),
         )
         .answering(
             &ifconfig::resolvers(),
-            include_str!("../parse/recorded/scutil-dns.txt"),
+            include_str!("../parse/samples/scutil-dns.txt"),
         );
     let mut machine = macos(owner(), os, &rules);
     // The system tells of it as of everybody's.

@@ -1,4 +1,4 @@
-//! What real machines have said: the texts in `recorded/`.
+//! What such programs print: the texts in `samples/`, put together after published examples and the format lsof(8) describes.
 
 use std::fmt::Write as _;
 
@@ -47,10 +47,10 @@ fn sockets(found: &[Listener]) -> String {
 #[test]
 fn snapshot_of_what_a_mac_tells() {
     let texts = [
-        routes(&netstat::routes(include_str!("recorded/netstat-macos-13.txt"))),
-        routes(&netstat::routes(include_str!("recorded/netstat-macos-10.txt"))),
-        resolvers(&scutil::rules(include_str!("recorded/scutil-dns.txt"))),
-        sockets(&lsof::listeners(include_str!("recorded/lsof.txt"))),
+        routes(&netstat::routes(include_str!("samples/netstat-macos-13.txt"))),
+        routes(&netstat::routes(include_str!("samples/netstat-macos-10.txt"))),
+        resolvers(&scutil::rules(include_str!("samples/scutil-dns.txt"))),
+        sockets(&lsof::listeners(include_str!("samples/lsof.txt"))),
     ];
     insta::assert_snapshot!(texts.join("\n"));
 }
