@@ -175,7 +175,7 @@ fn a_certificate_is_shown_and_a_proxy_is_gone_through() -> Outcome {
         let node = namespace.node();
         let proxy = node.command(scene, argv)?.by(CALLER).start()?;
         let proxy = proxy.stop_with(Signal::TERM);
-        let mut config = account.config.clone();
+        let mut config = account.config;
         config["clusters"][0]["cluster"]["proxy-url"] = json!(format!("http://{address}"));
         let kubeconfig = scene.write_secret("by-proxy", config.to_string(), CALLER)?;
         wait::until_ok("the proxy", wait::SOON, || {
