@@ -69,9 +69,10 @@ const HELD_CHECK: Duration = Duration::from_secs(10);
 const HOLDERS_FIRST: Duration = Duration::from_millis(400);
 
 /// How much longer than a publication the pause after it is: a burst of changes costs a quarter of a processor, however many names there
-/// are. It is at most [`LONG`].
+/// are. It is at most [`LONG`]. The first of a burst has none: a catalog often comes in two parts.
 const REST: u32 = 3;
-/// A publication that takes longer does not keep new names from the other sinks, nor does a pause.
+/// A publication that takes longer does not keep new names from the other sinks, nor does a pause. Without one for so long, a burst is
+/// over.
 const LONG: Duration = Duration::from_millis(500);
 
 /// What one service would like to be called.
@@ -397,9 +398,14 @@ impl Names {
     /// The pause after a publication begins.
     fn rest(&mut self, sink: usize, now: Instant) {
         if let Some(since) = self.sinks.get_mut(sink).and_then(|sink| sink.since.take()) {
+            let in_burst = self.rest_until.is_some_and(|rested| since < rested + LONG);
             let took = now.saturating_duration_since(since);
-            let until = now + LONG.min(took * REST);
-            self.rest_until = self.rest_until.max(Some(until));
+            let pause = if in_burst {
+                LONG.min(took * REST)
+            } else {
+                Duration::ZERO
+            };
+            self.rest_until = self.rest_until.max(Some(now + pause));
         }
     }
 

@@ -464,3 +464,29 @@ fn after_a_publication_there_is_a_pause_and_one_that_hangs_holds_up_no_other_sin
     names.mark(key());
     assert_eq!(names.poll_timeout(), Some(now + LONG), "a pause has an end");
 }
+
+#[test]
+fn the_first_publication_of_a_burst_has_no_pause() {
+    let mut names = Names::new(vec!["hosts".to_owned()]);
+    let mut notices = Notices::default();
+    let mut now = Instant::now();
+    let took = Duration::from_millis(20);
+    for (number, pause) in [(0, 0), (1, 3), (2, 3)] {
+        names.mark(wish(0, "a.b", &[], &[]).service);
+        assert!(names.take_dirty(now).is_some(), "{number}");
+        refresh(
+            &mut names,
+            vec![wish(0, "a.b", &[&format!("n{number}.b")], &[])],
+            &mut notices,
+        );
+        let (sink, records) = names.poll_publish(now).unwrap();
+        now += took;
+        names.handle_published(sink, records, Published::default(), now, &mut notices);
+        names.mark(wish(0, "a.b", &[], &[]).service);
+        if pause > 0 {
+            assert!(names.take_dirty(now).is_none(), "{number}");
+            now += pause * took;
+        }
+    }
+    assert!(names.take_dirty(now).is_some());
+}
