@@ -306,7 +306,7 @@ fn no_new_connection_fails_while_the_gateway_is_restarted() -> Outcome {
         let cluster = Cluster::with_gateway(scene, "gateway-restarted")?;
         let team = cluster.team()?;
         let asking = team.start(&["--via", "gateway"], &asking(&scene.folder().join("stop")))?;
-        asking.wait_for_line("the first answer", 4 * wait::SOON, |line| line == "answered")?;
+        asking.wait_for_line("the first answer", 4 * wait::SOON, |line| line == "status 200")?;
         let node = cluster.node();
         let before = cluster.replicas()?;
         node.kubectl(["rollout", "restart", "deployment/devbox-gateway", HOME])?;
@@ -402,7 +402,7 @@ fn over_an_ingress_everything_goes_on_while_the_api_server_is_away() -> Outcome 
         proxied.wait_for_line("a query that has begun", 4 * wait::SOON, |line| line == "begun")?;
         let script = format!("{} & {}", held(22), asking(&scene.folder().join("stop")));
         let asking = team.start(&["--via", url], &script)?;
-        for line in ["begun", "answered"] {
+        for line in ["begun", "status 200"] {
             asking.wait_for_line("the first answers", 4 * wait::SOON, |found| found == line)?;
         }
         let node = cluster.node();

@@ -146,17 +146,19 @@ fn up_follows_the_namespace_and_leaves_nothing_when_it_is_killed() -> Outcome {
 const FORWARD: [&str; 2] = ["--via", "forward"];
 const POD: [&str; 4] = ["--via", "pod", "--gateway-image", GATEWAY_IMAGE];
 
-/// Asks a service again and again, 50 times a second where the machine can, until the file is there. Each failure is an error line.
+/// Asks a service again and again, 50 times a second where the machine can, until the file is there: each time over a connection of its own.
+/// Each failure is an error line.
 pub(crate) fn asking(stop: &Path) -> String {
     let stop = stop.display();
     format!(
-        "for client in 1 2 3 4; do (while ! [ -e {stop} ]; do \
-         curl --silent --show-error --fail --max-time 15 --output /dev/null http://web/ && echo answered; sleep .05; done) & done; wait"
+        "for client in 1 2 3 4 5; do (while ! [ -e {stop} ]; do \
+         curl --silent --show-error --fail --max-time 15 --header 'Connection: close' --rate 10/s --output /dev/null \
+         --write-out 'status %{{http_code}}\\n' 'http://web/?[1-10]'; done) & done; wait"
     )
 }
 
 pub(crate) fn answers(of: &Process) -> usize {
-    of.output().matches("answered").count()
+    of.output().matches("status 200").count()
 }
 
 pub(crate) fn wait_for_more_answers(of: &Process) -> Result {
@@ -225,7 +227,7 @@ pub(crate) fn no_request_fails_through_a_restart(
         way,
         &asking(&scene.folder().join("stop")),
     )?;
-    asking.wait_for_line("the first answer", 4 * wait::SOON, |line| line == "answered")?;
+    asking.wait_for_line("the first answer", 4 * wait::SOON, |line| line == "status 200")?;
     let (before, began) = (answers(&asking), Instant::now());
     namespace.restart("deployment/web")?;
     // The old pods may go after the rollout is over.
