@@ -33,10 +33,15 @@ pub(crate) fn run_on_threads<T>(
     verbose: u8,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    let mut builder = Builder::new_multi_thread();
-    if let Some(threads) = threads {
-        builder.worker_threads(threads.get());
-    }
+    let builder = match threads.map(NonZeroUsize::get) {
+        Some(1) => Builder::new_current_thread(),
+        Some(threads) => {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        }
+        None => Builder::new_multi_thread(),
+    };
     run_on(builder, verbose, |_| work)
 }
 

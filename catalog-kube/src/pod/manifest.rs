@@ -141,7 +141,7 @@ fn pod(secret: &str, image: &str) -> PodSpec {
             }]),
             resources: Some(ResourceRequirements {
                 requests: Some(quantities([("cpu", "20m"), ("memory", "32Mi")])),
-                limits: Some(quantities([("cpu", "2"), ("memory", "256Mi")])),
+                limits: Some(quantities([("cpu", "1"), ("memory", "256Mi")])),
                 claims: None,
             }),
             security_context: Some(SecurityContext {
@@ -174,6 +174,9 @@ fn arguments() -> Vec<String> {
         "--catalog-from-clients",
         "--exit-when-idle",
         IDLE,
+        // One user's sessions do not fill a core, and nothing that one stream needs then waits until another core wakes.
+        "--threads",
+        "1",
     ];
     arguments.map(str::to_owned).into()
 }
