@@ -261,7 +261,7 @@ impl Driver {
                 self.open(&target, flow, now);
                 Ok(())
             }
-            Command::Accept { id } => self.connection.accept(id),
+            Command::Accept { id } => self.connection.accept(id, now),
             Command::Refuse { id, refusal } => {
                 self.streams.remove(&id);
                 self.connection.refuse(id, &refusal)

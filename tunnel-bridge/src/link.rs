@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -63,6 +64,9 @@ pub(crate) enum Command {
     /// Of a flow of datagrams.
     Flow(udp::Request),
 }
+
+/// An ACCEPT goes with what the target answers at once, where it does so at once.
+const ACCEPT_DELAY: Duration = Duration::from_millis(1);
 
 /// How many requests may be unanswered while the next one is sent at once, to whichever target.
 #[derive(Debug, Default)]
@@ -125,6 +129,7 @@ impl LinkOptions {
     pub(crate) fn apply(&self, mut config: Config) -> Config {
         config.max_streams = self.streams();
         config.max_pending_opens = config.max_pending_opens.min(config.max_streams);
+        config.accept_delay = ACCEPT_DELAY;
         config
     }
 }

@@ -1,5 +1,6 @@
 //! The state machine of one side of a link.
 
+mod accepts;
 mod credit;
 mod events;
 mod flows;
@@ -21,6 +22,7 @@ use bytes::{Bytes, BytesMut};
 use crate::config::Config;
 use crate::frame::{self, Hello, MAX_SUCCESSOR_BYTES, MAX_TARGET_BYTES, Reader};
 use crate::{Error, Event, Features, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
+use accepts::{Accepts, LITTLE};
 use credit::{Memory, grant_resting};
 use events::Events;
 use flows::Flows;
@@ -120,6 +122,7 @@ pub struct Connection {
 
     /// Frames that go before all data, encoded.
     control: BytesMut,
+    accepts: Accepts,
     /// The answer to the latest PING.
     pong: Option<u64>,
     opens: Opens,
@@ -180,6 +183,7 @@ impl Connection {
             streams: Streams::new(role),
             events: Events::default(),
             control,
+            accepts: Accepts::default(),
             pong: None,
             opens: Opens::default(),
             unanswered_by_us: 0,
@@ -269,7 +273,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::NotOpen`] when it is over, [`Error::WrongState`] when it has been answered.
-    pub fn accept(&mut self, id: StreamId) -> Result<(), Error> {
+    pub fn accept(&mut self, id: StreamId, now: Instant) -> Result<(), Error> {
         self.check_alive()?;
         let stream = self.streams.of_owner(id)?;
         if stream.phase != Phase::AwaitOwner {
@@ -280,9 +284,19 @@ impl Connection {
         }
         stream.phase = Phase::Open;
         self.unanswered_by_us -= 1;
-        frame::put_accept(&mut self.control, stream.wire);
+        // A peer that has sent more than a little may soon need the credit.
+        let waits = stream.granted.saturating_add(LITTLE) >= self.config.initial_window;
+        let out = if waits && !self.config.accept_delay.is_zero() {
+            self.accepts.wait(now, self.config.accept_delay)
+        } else {
+            &mut self.control
+        };
+        frame::put_accept(out, stream.wire);
         if !stream.peer_finished {
-            grant_resting(&mut self.control, stream);
+            grant_resting(out, stream);
+        }
+        if self.accepts.are_enough() {
+            self.release_accepts();
         }
         Ok(())
     }
@@ -417,13 +431,13 @@ impl Connection {
             self.resume.until()
         } else {
             let ping = self.ping.due()?;
-            let others = [self.memory.due(), self.resume.ack_due()];
+            let others = [self.memory.due(), self.resume.ack_due(), self.accepts.due()];
             Some(others.into_iter().flatten().fold(ping, Instant::min))
         }
     }
 
-    /// Lets time pass: asks whether the peer is there and reports when it is not ([`Event::Dead`]), acknowledges what has come, and
-    /// shrinks the windows of streams that have been quiet.
+    /// Lets time pass: asks whether the peer is there and reports when it is not ([`Event::Dead`]), acknowledges what has come, sends
+    /// ACCEPTs that have waited, and shrinks the windows of streams that have been quiet.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_none_or(|due| now < due) {
             return;
@@ -433,6 +447,9 @@ impl Connection {
         }
         if self.is_detached() {
             return;
+        }
+        if self.accepts.due().is_some_and(|due| now >= due) {
+            self.release_accepts();
         }
         if self.memory.due().is_some_and(|due| now >= due) {
             self.shrink_quiet(now);

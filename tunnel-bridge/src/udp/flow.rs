@@ -312,7 +312,7 @@ impl Flows {
                 flow.dropped.fetch_add(dropped.into(), Ordering::Relaxed);
                 Ok(())
             }
-            Request::Accept { id } => connection.accept(id),
+            Request::Accept { id } => connection.accept(id, now),
             Request::Refuse { id, refusal } => {
                 self.table.remove(&id);
                 connection.refuse(id, &refusal)

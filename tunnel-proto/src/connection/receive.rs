@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::accepts::LITTLE;
 use super::credit::grant_resting;
 use super::stream::{Phase, Stream};
 use super::{Connection, Leaving, StreamId};
@@ -306,6 +307,9 @@ impl Connection {
         if finished {
             self.events.push(Event::Finished { id: StreamId(id) });
             self.close_if_over(id);
+        }
+        if len > LITTLE {
+            self.release_accepts();
         }
         Ok(())
     }

@@ -24,6 +24,9 @@ impl Connection {
     /// Puts new frames into `out`: control, and DATA until `data_limit` bytes are there. How many bytes that took.
     pub(super) fn put_frames<S: TransmitSink>(&mut self, out: &mut S, data_limit: usize) -> usize {
         let mut put = 0;
+        if self.wants_transmit() {
+            self.release_accepts();
+        }
         if let Some(token) = self.pong.take() {
             frame::put_ping(&mut self.control, frame::PONG, token);
         }

@@ -37,7 +37,7 @@ fn server(streams: u32) -> Connection {
         server.handle_bytes(open.freeze(), now).unwrap();
         while let Some(event) = server.poll_event() {
             if let Event::Opened { id, .. } = event {
-                server.accept(id).unwrap();
+                server.accept(id, now).unwrap();
             }
         }
         server.poll_transmit(&mut BytesMut::new(), 1000);

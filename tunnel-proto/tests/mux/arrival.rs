@@ -1,6 +1,7 @@
 //! Every stream arrives whole, or its end says that it does not.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tunnel_proto::{Config, Refusal, RefusalKind, ResetReason, StreamId};
@@ -38,8 +39,10 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
 }
 
 pub(crate) fn config() -> impl Strategy<Value = Config> {
-    (1u32..=32, 0u32..3, 1u32..5, 64u64..2048).prop_map(|(frame_kib, doublings, pending, budget_kib)| {
+    let limits = (1u32..=32, 0u32..3, 1u32..5, 64u64..2048, 0..3u64);
+    limits.prop_map(|(frame_kib, doublings, pending, budget_kib, accept_ms)| {
         Config {
+            accept_delay: Duration::from_millis(accept_ms),
             initial_window: 64 * 1024,
             resting_window: 64 * 1024,
             max_window: (64 * 1024) << doublings,
@@ -48,7 +51,7 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
             max_pending_opens: pending,
             max_streams: 20,
             // Time passes here without the other end's answers.
-            ping_interval: std::time::Duration::from_secs(3600),
+            ping_interval: Duration::from_secs(3600),
             ..Config::default()
         }
     })
@@ -90,7 +93,7 @@ pub(crate) fn run(pair: &mut Pair, steps: Vec<Step>) -> BTreeSet<(usize, StreamI
                 if let Some(id) = pick(pair, end, which) {
                     let refusal = Refusal::new(RefusalKind::NotFound, "none");
                     if yes {
-                        drop(pair.ends[end].accept(id));
+                        drop(pair.ends[end].accept(id, pair.now));
                     } else if pair.ends[end].refuse(id, &refusal).is_ok() {
                         pair.seen[end].get_mut(&id).unwrap().refused = Some(refusal);
                         refused.insert((end, id));
@@ -145,7 +148,7 @@ pub(crate) fn conclude(pair: &mut Pair) {
     pair.accept_at_once = true;
     for end in [NEAR, FAR] {
         for id in pair.seen[end].keys().copied().collect::<Vec<_>>() {
-            drop(pair.ends[end].accept(id));
+            drop(pair.ends[end].accept(id, pair.now));
             drop(pair.ends[end].finish(id));
         }
     }
@@ -189,6 +192,7 @@ proptest! {
         let mut pair = if hello_first { Pair::up(near, far) } else { Pair::new(near, far) };
         pair.accept_at_once = false;
         pair.read_at_once = false;
+        pair.wait_for_acks = true;
         let refused = run(&mut pair, steps);
         conclude(&mut pair);
         refusals_were_heard(&pair, &refused);

@@ -64,7 +64,7 @@ impl Ledger {
         for end in [NEAR, FAR] {
             for event in std::mem::take(&mut pair.others[end]) {
                 match event {
-                    Event::FlowOpened { id, .. } => match pair.ends[end].accept(id) {
+                    Event::FlowOpened { id, .. } => match pair.ends[end].accept(id, pair.now) {
                         Ok(()) | Err(Error::NotOpen { .. }) => {}
                         Err(error) => panic!("{error}"),
                     },

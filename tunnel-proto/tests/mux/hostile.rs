@@ -244,7 +244,7 @@ fn act(connection: &mut Connection, verb: u8, id: StreamId, out: &mut BytesMut) 
     // Each may be refused; none may panic.
     match verb % 11 {
         0 => drop(connection.open(b"t", now)),
-        1 => drop(connection.accept(id)),
+        1 => drop(connection.accept(id, now)),
         2 => drop(connection.refuse(
             id,
             &tunnel_proto::Refusal::new(RefusalKind::Internal, "x".repeat(2000)),

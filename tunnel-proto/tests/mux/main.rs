@@ -1,6 +1,8 @@
 //! The multiplexer through its public face: two connections and the bytes between them.
 
 #[cfg(test)]
+mod accepts;
+#[cfg(test)]
 mod arrival;
 #[cfg(test)]
 mod flows;

@@ -119,7 +119,7 @@ fn opens_beyond_the_limit_wait_and_more_streams_than_allowed_are_an_error() {
     assert_eq!(opened(&pair), 3);
     // One that is reset while it waits is never heard of.
     pair.ends[NEAR].reset(ids[3], ResetReason::Cancelled).unwrap();
-    pair.ends[FAR].accept(ids[0]).unwrap();
+    pair.ends[FAR].accept(ids[0], pair.now).unwrap();
     pair.ends[FAR]
         .refuse(ids[1], &Refusal::new(RefusalKind::NotFound, "gone\nnow"))
         .unwrap();
@@ -133,9 +133,9 @@ fn opens_beyond_the_limit_wait_and_more_streams_than_allowed_are_an_error() {
         (RefusalKind::NotFound, "gone now")
     );
     pair.accept_at_once = true;
-    pair.ends[FAR].accept(ids[2]).unwrap();
+    pair.ends[FAR].accept(ids[2], pair.now).unwrap();
     for id in [ids[4], ids[5]] {
-        pair.ends[FAR].accept(id).unwrap();
+        pair.ends[FAR].accept(id, pair.now).unwrap();
     }
     pair.settle();
     assert_eq!(opened(&pair), 63);
@@ -202,7 +202,7 @@ fn streams_that_were_overtaken_keep_their_bytes_and_their_ends() {
                 0 => far.refuse(id, &Refusal::new(RefusalKind::NotFound, "")).unwrap(),
                 1 => far.reset(id, ResetReason::TimedOut).unwrap(),
                 _ => {
-                    far.accept(id).unwrap();
+                    far.accept(id, now).unwrap();
                     far.send(id, bytes).unwrap();
                     far.finish(id).unwrap();
                 }
@@ -343,7 +343,7 @@ fn a_draining_end_serves_what_crossed_with_its_word_and_refuses_what_came_later(
     };
     assert!(pair.others[NEAR].contains(&gone));
     for id in &ids[..3] {
-        pair.ends[FAR].accept(*id).unwrap();
+        pair.ends[FAR].accept(*id, pair.now).unwrap();
     }
     for id in &ids[3..] {
         let refusal = pair.seen[NEAR][id].refused.clone().unwrap();
@@ -493,7 +493,7 @@ fn the_example_of_the_protocol_text_is_what_is_sent() {
     );
     let server = &mut pair.ends[FAR];
     server.handle_bytes(wire.split().freeze(), now).unwrap();
-    server.accept(id).unwrap();
+    server.accept(id, now).unwrap();
     server.send(id, "hi".into()).unwrap();
     server.finish(id).unwrap();
     server.poll_transmit(&mut wire, 1000);

@@ -278,7 +278,7 @@ fn act(end: &mut End, what: u8, id: u32, length: u8, now: Instant) -> Result<(),
     let done = match what % 14 {
         0 => connection.open(b"target", now).map(drop),
         1 => connection.open_flow(b"target", now).map(drop),
-        2 => connection.accept(stream),
+        2 => connection.accept(stream, now),
         3 => connection.refuse(stream, &Refusal::new(RefusalKind::Refused, "no")),
         4 | 5 => connection.send(stream, bytes),
         6 => connection.send_datagram(stream, bytes).map(drop),

@@ -123,7 +123,7 @@ fn conclude(pair: &mut Pair) {
     pair.accept_at_once = true;
     for end in [NEAR, FAR] {
         for id in pair.seen[end].keys().copied().collect::<Vec<_>>() {
-            drop(pair.ends[end].accept(id));
+            drop(pair.ends[end].accept(id, pair.now));
             // Fails for those that are over, or have ended in this direction.
             drop(pair.write(end, id, 700_000));
         }

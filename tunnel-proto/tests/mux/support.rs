@@ -60,7 +60,7 @@ pub(crate) struct Pair {
     pub(crate) now: Instant,
     pub(crate) accept_at_once: bool,
     pub(crate) read_at_once: bool,
-    /// Where nothing moves any more, wait for acknowledgements.
+    /// Where nothing moves any more, wait for acknowledgements, and for ACCEPTs that are delayed.
     pub(crate) wait_for_acks: bool,
 }
 
@@ -162,7 +162,7 @@ impl Pair {
             Event::Opened { target, .. } => {
                 seen.target = Some(target);
                 if self.accept_at_once {
-                    match self.ends[end].accept(id) {
+                    match self.ends[end].accept(id, self.now) {
                         // Its reset came with it.
                         Ok(()) | Err(Error::NotOpen { .. }) => {}
                         Err(error) => panic!("{error}"),

@@ -282,7 +282,7 @@ fn a_request_gets_the_rest_of_its_window_with_its_answer_unless_it_is_long() {
     pair.write(NEAR, short, 1000).unwrap();
     pair.settle();
     assert_eq!(pair.seen[FAR][&short].unread, 1000);
-    pair.ends[FAR].accept(short).unwrap();
+    pair.ends[FAR].accept(short, pair.now).unwrap();
     pair.transmit(FAR, 64 * 1024);
     assert_eq!(pair.wires[NEAR].len(), ACCEPT_AND_CREDIT);
     pair.write(NEAR, short, 400_000).unwrap();
@@ -293,7 +293,7 @@ fn a_request_gets_the_rest_of_its_window_with_its_answer_unless_it_is_long() {
     pair.write(NEAR, long, 400_000).unwrap();
     pair.settle();
     assert_eq!(pair.seen[FAR][&long].unread, 16 * 1024);
-    pair.ends[FAR].accept(long).unwrap();
+    pair.ends[FAR].accept(long, pair.now).unwrap();
     pair.settle_reading();
     assert_eq!(pair.seen[FAR][&long].received, 400_000);
 }
