@@ -181,6 +181,7 @@ impl Case<'_> {
     }
 
     fn roll(&self) -> Result {
+        let before = self.cluster.replicas()?;
         self.node.kubectl([
             "delete",
             "pods",
@@ -189,9 +190,15 @@ impl Case<'_> {
             "--grace-period=0",
             HOME,
         ])?;
+        // A rollout's status may be that from before.
+        let another = wait::until("another replica", ROLLOUT, || {
+            let mut replicas = self.cluster.replicas().ok()?;
+            replicas.retain(|replica| !before.iter().any(|(gone, _)| *gone == replica.0));
+            Some(format!("pod/{}", replicas.pop()?.0))
+        })?;
         let limit = format!("--timeout={}s", ROLLOUT.as_secs());
-        self.node
-            .kubectl(["rollout", "status", "deployment/devbox-gateway", &limit, HOME])?;
+        let ready = ["wait", "--for=condition=Ready", &another, &limit, HOME];
+        self.node.kubectl(ready)?;
         Ok(())
     }
 
