@@ -10,6 +10,7 @@ mod account;
 mod direct;
 mod inside;
 mod installed;
+mod lookout;
 pub mod manifests;
 pub(crate) mod own;
 mod remembered;
@@ -19,7 +20,8 @@ mod sessions;
 
 pub(crate) use account::{AccountTokens, FOR_USERS};
 pub use inside::Inside;
-pub(crate) use installed::{Client, HOME, In, NoGateway, Replica, find, is_installed};
+pub(crate) use installed::{Client, HOME, In, is_installed};
+pub(crate) use lookout::{Lookout, NotUsed};
 pub use review::{Allowed, NotAllowed, NotAuthenticated, Reviews, User};
 pub(crate) use review::{TEAM, WANTED};
 pub use scope::{BadScope, Scope};

@@ -8,14 +8,14 @@ use async_trait::async_trait;
 use devbox_gateway_client::TokenSource;
 use devbox_provider::{ConnectError, Connection, Provider, Status, Via, Wanted, with_causes};
 use service_catalog::Label;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use url::Url;
 
 use crate::dialer::EndpointDialer;
 use crate::endpoints::Endpoints;
 use crate::forward::Forward;
-use crate::gateway::{AccountTokens, Client, In, NoGateway, Replica, Scope, find as find_gateway};
+use crate::gateway::{AccountTokens, Client, In, Lookout, NotUsed, Scope};
 use crate::objects::Reach;
 use crate::pod::{self, Feed, NotUp, PodOptions};
 use crate::road::Road;
@@ -56,10 +56,9 @@ pub struct KubeProvider {
     tokens: Mutex<Option<Arc<AccountTokens>>>,
     /// What the user's rights do not allow, and what is done instead.
     degraded: watch::Sender<Vec<String>>,
+    /// Where the session goes over port-forwards until a gateway can be used: the environment, and the gateway that let it in.
+    moving: Mutex<Option<(Label, oneshot::Receiver<In>)>>,
 }
-
-/// How long an installed gateway is looked for where none has to be there.
-const LOOKING: Duration = Duration::from_secs(3);
 
 /// What the connects have found out, for the status.
 #[derive(Debug, Clone, Default)]
@@ -96,6 +95,7 @@ impl KubeProvider {
             tokens: Mutex::default(),
             shown: watch::Sender::new(shown),
             degraded: watch::Sender::default(),
+            moving: Mutex::default(),
         }
     }
 
@@ -170,7 +170,7 @@ impl KubeProvider {
     /// The services through port-forwards.
     fn forwarded(&self, mut opened: Opened, because: String) -> Connection {
         opened.source.set_reach(FORWARD_REACH);
-        self.show("port-forward".to_owned(), because, None);
+        self.show(FORWARDED.to_owned(), because, None);
         let dialer = EndpointDialer::new(opened.endpoints, Forward::new(opened.cluster));
         Connection::new(opened.source, Arc::new(dialer))
     }
@@ -211,24 +211,9 @@ impl KubeProvider {
             .on_close(move || async move { link.shutdown().await }))
     }
 
-    /// The services through an installed gateway that was found.
-    async fn through_replicas(
-        &self,
-        cluster: &Cluster,
-        replicas: Vec<Replica>,
-        scope: &Scope,
-        wanted: &Wanted,
-    ) -> Result<In, ConnectError> {
-        let forward: Arc<dyn Road> = Arc::new(Forward::new(cluster.clone()));
-        let client = self.gateway_client(cluster, scope).await;
-        let wanted = self.of_this_environment(cluster, wanted)?;
-        client.to_replicas(replicas, &forward, &wanted).await
-    }
-
     async fn through_url(&self, url: &Url, wanted: &Wanted) -> Result<Connection, ConnectError> {
         let cluster = self.cluster().await.map_err(connect_error)?;
-        let scope = Scope::new(self.namespaces(&cluster)?, &self.options);
-        let client = self.gateway_client(&cluster, &scope).await;
+        let client = self.gateway_client(&cluster).await?;
         let wanted = self.of_this_environment(&cluster, wanted)?;
         let entered = client.to_url(url, &wanted).await?;
         Ok(self.entered(entered, ASKED_FOR))
@@ -236,46 +221,70 @@ impl KubeProvider {
 
     async fn through_installed(&self, wanted: &Wanted) -> Result<Connection, ConnectError> {
         let cluster = self.cluster().await.map_err(connect_error)?;
-        let scope = Scope::new(self.namespaces(&cluster)?, &self.options);
-        let replicas = find_gateway(&cluster, &scope, &self.session)
-            .await
-            .map_err(|error| error.into_connect_error(&cluster))?;
-        let entered = self.through_replicas(&cluster, replicas, &scope, wanted).await?;
+        let client = self.gateway_client(&cluster).await?;
+        let replicas = client.replicas().await;
+        let replicas = replicas.map_err(|error| error.into_connect_error(&cluster))?;
+        let wanted = self.of_this_environment(&cluster, wanted)?;
+        let entered = client.to_replicas(replicas, &wanted).await?;
         Ok(self.entered(entered, ASKED_FOR))
     }
 
-    /// An installed gateway where there is one that lets the session in, otherwise port-forwards.
+    /// An installed gateway where there is one that lets the session in, otherwise port-forwards until there is one.
     async fn by_what_there_is(&self, wanted: &Wanted) -> Result<Connection, ConnectError> {
+        if let Some(entered) = self.moved(wanted) {
+            return Ok(self.entered(entered, INSTALLED));
+        }
         let cluster = self.cluster().await.map_err(connect_error)?;
-        let scope = Scope::new(self.namespaces(&cluster)?, &self.options);
-        let found = timeout(LOOKING, find_gateway(&cluster, &scope, &self.session)).await;
-        let because = match found {
-            Ok(Ok(replicas)) => match self.through_replicas(&cluster, replicas, &scope, wanted).await {
-                Ok(entered) => return Ok(self.entered(entered, INSTALLED)),
-                Err(error @ ConnectError::Superseded { .. }) => return Err(error),
-                Err(error) => format!("the installed gateway cannot be used: {error}"),
-            },
-            Ok(Err(error @ NoGateway::NotInstalled { .. })) => format!("{error}; {WHAT_IS_MORE}"),
-            Ok(Err(error @ NoGateway::NotReady { .. })) => error.to_string(),
-            Err(_) => "the API server did not say in time whether a gateway is installed".to_owned(),
+        let client = self.gateway_client(&cluster).await?;
+        let wanted = self.of_this_environment(&cluster, wanted)?;
+        let not_used = match client.enter(&wanted).await {
+            Ok(entered) => return Ok(self.entered(entered, INSTALLED)),
+            Err(NotUsed::TurnedAway(error @ ConnectError::Superseded { .. })) => return Err(error),
+            Err(not_used) => not_used,
         };
         *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
-        let opened = self.open(wanted, FORWARD_REACH).await?;
-        Ok(self.forwarded(opened, because))
+        let opened = self.open(&wanted, FORWARD_REACH).await?;
+        let (moving, moved) = oneshot::channel();
+        *self.moving.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((opened.environment.clone(), moved));
+        let forwarded = self.forwarded(opened, not_used.to_string());
+        let shown = self.shown.clone();
+        let tell = move |not_used: &NotUsed| {
+            let via = Via {
+                way: FORWARDED.to_owned(),
+                because: not_used.to_string(),
+            };
+            shown.send_modify(|shown| shown.via = Some(via));
+        };
+        let source = Lookout::new(forwarded.source, client, wanted, not_used, tell, moving);
+        Ok(Connection::new(source, forwarded.dialer))
     }
 
-    async fn gateway_client<'a>(&'a self, cluster: &'a Cluster, scope: &'a Scope) -> Client<'a> {
+    /// The gateway that let the session in while it went over port-forwards.
+    fn moved(&self, wanted: &Wanted) -> Option<In> {
+        let moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (environment, mut moved) = moving?;
+        let is_wanted = |other: &Label| *other == environment;
+        let entered = moved.try_recv().ok()?;
+        wanted
+            .environment
+            .as_ref()
+            .is_none_or(is_wanted)
+            .then_some(entered)
+    }
+
+    async fn gateway_client(&self, cluster: &Cluster) -> Result<Client, ConnectError> {
         let tokens = match &self.options.gateway_token_file {
             Some(file) => TokenSource::File(file.clone()),
             None => TokenSource::Issued(self.account_tokens(cluster).await),
         };
-        Client {
-            cluster,
-            session: &self.session,
-            scope,
+        Ok(Client {
+            cluster: cluster.clone(),
+            session: self.session.clone(),
+            scope: Scope::new(self.namespaces(cluster)?, &self.options),
             tokens,
-            trust: &self.options.gateway_trust,
-        }
+            trust: self.options.gateway_trust.clone(),
+        })
     }
 
     async fn account_tokens(&self, cluster: &Cluster) -> Arc<AccountTokens> {
@@ -383,8 +392,7 @@ const ASKED_FOR: &str = "it was asked for";
 
 const INSTALLED: &str = "it is installed";
 
-const WHAT_IS_MORE: &str =
-    "`--via pod` and an installed gateway also carry UDP and reach what is no pod, and are faster";
+const FORWARDED: &str = "port-forward";
 
 #[async_trait]
 impl Provider for KubeProvider {

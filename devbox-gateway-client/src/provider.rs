@@ -515,10 +515,12 @@ impl GatewayProvider {
                 far_side,
                 message: message.clone(),
             },
-            SourceError::Leaving { .. } | SourceError::Ended => ConnectError::Unavailable {
-                far_side,
-                message: error.to_string(),
-            },
+            SourceError::Leaving { .. } | SourceError::Moving { .. } | SourceError::Ended => {
+                ConnectError::Unavailable {
+                    far_side,
+                    message: error.to_string(),
+                }
+            }
             SourceError::Malformed { .. } => ConnectError::NotAGateway {
                 far_side,
                 message: with_causes(error),

@@ -457,7 +457,7 @@ impl Session {
             Happened::Lost(SourceError::Lost { source }) => {
                 self.state.handle_link_lost(provider, source.to_string(), now());
             }
-            Happened::Lost(error @ SourceError::Leaving { .. }) => {
+            Happened::Lost(error @ (SourceError::Leaving { .. } | SourceError::Moving { .. })) => {
                 self.state.handle_link_left(provider, with_causes(&error), now());
             }
             Happened::Lost(error) => self.state.handle_link_lost(provider, with_causes(&error), now()),

@@ -49,6 +49,12 @@ pub enum SourceError {
         /// What it said; may be empty.
         message: String,
     },
+    /// There is a better way to the far side, which the next connect takes: connections that are open may finish.
+    #[error("moving to {to}")]
+    Moving {
+        /// The better way.
+        to: String,
+    },
     /// Another connection of the same session has taken over. Whoever sees this must not connect again.
     #[error("another connection of this session has taken over{}", colon(.message))]
     Superseded {

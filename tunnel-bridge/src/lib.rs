@@ -47,7 +47,7 @@ pub mod per_stream;
 mod program;
 #[cfg(feature = "quic")]
 pub mod quic;
-#[cfg(feature = "websocket")]
+#[cfg(any(feature = "tls", feature = "websocket"))]
 mod rest;
 pub mod resume;
 mod splice;

@@ -61,8 +61,9 @@ use tokio_rustls::{TlsStream, server};
 
 use crate::dial::Proxies;
 use crate::direct::DIAL_TIMEOUT;
+use crate::rest::WithRest;
 use crate::stream::Broken;
-use crate::tls::{ClientStream, ReadAhead, Secured, TlsClient};
+use crate::tls::{ClientStream, Secured, TlsClient};
 use crate::{ByteStream, Dialer, Error, MAX_TARGET_BYTES, Refusal, RefusalKind, Target, Trust, sys, tls};
 
 /// The protocol's name in the handshake (RFC 7301).
@@ -250,7 +251,7 @@ impl Connected for TcpStream {
     }
 }
 
-impl<S: Connected> Connected for ReadAhead<S> {
+impl<S: Connected> Connected for WithRest<S> {
     fn connection(&self) -> &TcpStream {
         self.stream().connection()
     }

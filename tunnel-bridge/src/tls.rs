@@ -5,7 +5,6 @@
 
 #[cfg(feature = "websocket")]
 mod prepared;
-mod read_ahead;
 
 use std::fmt;
 use std::io;
@@ -30,10 +29,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client, server};
 
 use crate::dial::{self, Progress, Proxies, ReachError, Reached, Road};
+use crate::rest::WithRest;
 use crate::{Error, Link, Pin, Refusal, RefusalKind, Role, StreamCarrier, Trust};
 #[cfg(feature = "websocket")]
 pub use prepared::Prepared;
-pub(crate) use read_ahead::ReadAhead;
 
 /// The protocol's name in the handshake (RFC 7301) of a link that runs over TLS with nothing in between.
 pub const LINK_ALPN: &[u8] = b"devbox-tunnel/1";
@@ -189,7 +188,7 @@ fn pin_of(certificate: &CertificateDer<'_>) -> Result<Pin, webpki::Error> {
 }
 
 /// A client's connection.
-pub(crate) type ClientStream<S> = client::TlsStream<ReadAhead<S>>;
+pub(crate) type ClientStream<S> = client::TlsStream<WithRest<S>>;
 
 /// The client's handshake. [`fault_of`] tells what kind of error came of it.
 pub(crate) async fn connect<S>(
@@ -203,7 +202,7 @@ where
     let name = ServerName::try_from(host.to_owned())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, TlsFailure(error.to_string())))?;
     TlsConnector::from(config)
-        .connect(name, ReadAhead::new(stream))
+        .connect(name, WithRest::read_ahead(stream))
         .await
 }
 

@@ -7,8 +7,9 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -38,6 +39,9 @@ const KNOW_FREEBSD: &[&str] = &[
 /// Crates whose tests behave the same on every system, or are for Windows. The tests of the others are about another system, or about
 /// sockets, which behave differently under Wine.
 const TESTED_UNDER_WINE: &[&str] = &["hostsfile", "ipalloc", "netif", "service-catalog", "tunnel-proto"];
+
+/// How long the tests of one program may take under Wine, all together. They take seconds.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// The library that Rust's std takes random numbers from.
 const PROCESS_PRNG: &str = "bcryptprimitives.dll";
@@ -194,6 +198,28 @@ fn tests_under_wine(skips: &mut Vec<String>) -> Result<Done> {
     Ok(Done::Passed(format!("{} tests passed under Wine", tests.passed)))
 }
 
+/// A script that runs a Windows program in a prefix, for so long. Then Wine's services are ended, and with them whatever it has started,
+/// and they are started again for the next program.
+fn runner(prefix: &Path, limit: Duration) -> String {
+    let limit = limit.as_secs_f32();
+    // Single quotes are enough: the folder is ours, and its name contains no quotes.
+    format!(
+        r#"#!/bin/sh
+export WINEPREFIX='{}' WINEDEBUG=-all WINEDLLOVERRIDES='mscoree,mshtml='
+timeout --foreground --kill-after=10 {limit} wine "$@"
+status=$?
+case $status in 124 | 137)
+    echo "$1 was ended: it may run for {limit} s"
+    wineserver -k
+    wineserver -p < /dev/null > /dev/null 2>&1
+    timeout 60 wine wineboot < /dev/null > /dev/null 2>&1
+esac
+exit $status
+"#,
+        prefix.display()
+    )
+}
+
 /// Wine's services, in a prefix of their own. The first program to need them starts them with its own standard output, and they would
 /// keep that open after the last test.
 struct Wine {
@@ -207,12 +233,7 @@ impl Wine {
         let library = process_prng()?;
         let prefix = folder().join("wine");
         fs::create_dir_all(&prefix)?;
-        // Single quotes are enough: the folder is ours, and its name contains no quotes.
-        let text = format!(
-            "#!/bin/sh\nexport WINEPREFIX='{}' WINEDEBUG=-all WINEDLLOVERRIDES='mscoree,mshtml='\nexec wine \"$@\"\n",
-            prefix.display(),
-        );
-        let runner = script("run-under-wine", &text)?;
+        let runner = script("run-under-wine", &runner(&prefix, LIMIT))?;
         let wine = Self { runner, prefix };
         wine.server("-p")?;
         quiet(Command::new(&wine.runner).arg("wineboot"))?;
@@ -279,4 +300,38 @@ fn process_prng() -> Result<PathBuf> {
     ]);
     succeed(compiler.arg("-ladvapi32"))?;
     Ok(library)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_windows_program_that_does_not_end_is_ended_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        // Wine runs what it is given; so does a shell.
+        symlink("/bin/sh", folder.path().join("wine")).unwrap();
+        symlink("/bin/true", folder.path().join("wineserver")).unwrap();
+        let run = |limit, program: &str| {
+            let text = runner(folder.path(), limit);
+            let path = format!("{}:/usr/bin:/bin", folder.path().display());
+            let mut command = Command::new("sh");
+            command
+                .args(["-c", &text, "run-under-wine", "-c", program])
+                .env("PATH", path);
+            let (status, told) = output(&mut command).unwrap();
+            (status.code(), told)
+        };
+        let (code, told) = run(Duration::from_millis(100), "exec sleep 3600");
+        assert_eq!(
+            (code, &*told),
+            (Some(124), "-c was ended: it may run for 0.1 s\n")
+        );
+        assert_eq!(
+            run(LIMIT, "echo as usual; exit 3"),
+            (Some(3), "as usual\n".to_owned())
+        );
+    }
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use devbox_gateway_client::handshake::SCOPE;
 use devbox_gateway_client::{Approach, GatewayProvider, TokenSource};
 use devbox_provider::{ConnectError, Connection, Provider as _, Wanted, with_causes};
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
@@ -18,6 +18,7 @@ use tunnel_bridge::Trust;
 use url::{Host, Url};
 
 use super::scope::Scope;
+use crate::forward::Forward;
 use crate::pod::approach::{ApiProxy, OneForward};
 use crate::pod::standing::{Standing, standing};
 use crate::pod::{PORT, Watched, may_get, watch_over};
@@ -33,6 +34,9 @@ pub(crate) const HOME: &str = "devbox";
 /// How long one of several replicas may take to let the client in.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
+/// As many namespaces are asked at once as there are, where somebody waits for it.
+const ALL: usize = usize::MAX;
+
 /// A replica of an installed gateway.
 #[derive(Debug, Clone)]
 pub(crate) struct Replica {
@@ -41,7 +45,7 @@ pub(crate) struct Replica {
 }
 
 /// Why there is no gateway to go to.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoGateway {
     #[error("no gateway is installed in {}{}", places.join(" or "), colon(unknown))]
     NotInstalled {
@@ -62,25 +66,31 @@ fn colon(reasons: &[String]) -> String {
 }
 
 /// The replicas of an installed gateway that are ready: those in a namespace of the session's own come before those in [`HOME`]. The first
-/// one is the same for a session as long as it is there.
-pub(crate) async fn find(cluster: &Cluster, scope: &Scope, session: &str) -> Result<Vec<Replica>, NoGateway> {
+/// one is the same for a session as long as it is there. So many namespaces are `asked_at_once`.
+async fn find(
+    cluster: &Cluster,
+    scope: &Scope,
+    session: &str,
+    asked_at_once: usize,
+) -> Result<Vec<Replica>, NoGateway> {
     let own = scope.namespaces.iter().map(ToString::to_string);
     let mut places: Vec<String> = own.collect();
     if !places.iter().any(|place| place == HOME) {
         places.push(HOME.to_owned());
     }
     let labelled = ListParams::default().labels(SELECTOR);
-    let lists = places.iter().map(|namespace| {
-        let pods: Api<Pod> = Api::namespaced(cluster.client().clone(), namespace);
+    let lists = places.clone().into_iter().map(|namespace| {
+        let pods: Api<Pod> = Api::namespaced(cluster.client().clone(), &namespace);
         let labelled = &labelled;
-        async move { pods.list(labelled).await }
+        async move { (namespace, pods.list(labelled).await) }
     });
+    let mut lists = stream::iter(lists).buffered(asked_at_once);
     let mut unknown = Vec::new();
-    for (namespace, found) in places.iter().zip(join_all(lists).await) {
+    while let Some((namespace, found)) = lists.next().await {
         let pods = match found {
             Ok(found) => found.items,
             Err(error) => {
-                let error = cluster.failed(error, "list", "pods", Some(namespace));
+                let error = cluster.failed(error, "list", "pods", Some(&namespace));
                 unknown.push(with_causes(&error));
                 continue;
             }
@@ -95,7 +105,6 @@ pub(crate) async fn find(cluster: &Cluster, scope: &Scope, session: &str) -> Res
             .collect();
         ready.sort_by_cached_key(|replica| rank(session, &replica.pod));
         if ready.is_empty() {
-            let namespace = namespace.clone();
             return Err(NoGateway::NotReady { namespace });
         }
         return Ok(ready);
@@ -107,7 +116,7 @@ pub(crate) async fn find(cluster: &Cluster, scope: &Scope, session: &str) -> Res
 pub(crate) async fn is_installed(cluster: &Cluster, options: &KubeOptions) -> bool {
     let namespaces = options.namespaces.iter().filter_map(|name| name.parse().ok());
     let scope = Scope::new(namespaces.collect(), options);
-    find(cluster, &scope, "").await.is_ok()
+    find(cluster, &scope, "", ALL).await.is_ok()
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -142,13 +151,13 @@ fn rank(session: &str, pod: &PodRef) -> u64 {
 }
 
 /// What every way to a gateway needs.
-pub(crate) struct Client<'a> {
-    pub(crate) cluster: &'a Cluster,
-    pub(crate) session: &'a str,
-    pub(crate) scope: &'a Scope,
+pub(crate) struct Client {
+    pub(crate) cluster: Cluster,
+    pub(crate) session: String,
+    pub(crate) scope: Scope,
     pub(crate) tokens: TokenSource,
     /// Of a gateway at a URL. The API server is trusted as the kubeconfig says.
-    pub(crate) trust: &'a Trust,
+    pub(crate) trust: Trust,
 }
 
 /// A gateway that let the client in.
@@ -158,23 +167,33 @@ pub(crate) struct In {
     pub(crate) over: Option<String>,
 }
 
-impl Client<'_> {
+impl Client {
     fn provider(&self, gateway: Url) -> GatewayProvider {
-        let mut provider = GatewayProvider::new(gateway, self.tokens.clone(), self.session);
+        let mut provider = GatewayProvider::new(gateway, self.tokens.clone(), self.session.as_str());
         provider.headers = vec![(SCOPE.to_owned(), self.scope.to_string())];
         provider
+    }
+
+    /// The replicas of an installed gateway; see [`find`].
+    pub(crate) async fn replicas(&self) -> Result<Vec<Replica>, NoGateway> {
+        find(&self.cluster, &self.scope, &self.session, ALL).await
+    }
+
+    /// The same without haste: over the connection to the API server that is there.
+    pub(super) async fn replicas_in_turn(&self) -> Result<Vec<Replica>, NoGateway> {
+        find(&self.cluster, &self.scope, &self.session, 1).await
     }
 
     /// Goes to the first of these replicas that lets the client in: through the API server, or over one port-forward.
     pub(crate) async fn to_replicas(
         &self,
         replicas: Vec<Replica>,
-        forward: &Arc<dyn Road>,
         wanted: &Wanted,
     ) -> Result<In, ConnectError> {
+        let forward: Arc<dyn Road> = Arc::new(Forward::new(self.cluster.clone()));
         let mut last = None;
         for replica in replicas {
-            match self.to_replica(&replica, forward, wanted).await {
+            match self.to_replica(&replica, &forward, wanted).await {
                 Ok(up) => return Ok(up),
                 Err(
                     error @ (ConnectError::Unreachable { .. }
@@ -213,7 +232,7 @@ impl Client<'_> {
             Ok(connection) => (connection, None),
             Err(error @ ConnectError::CredentialRefused { .. }) => {
                 // It may be the API server's answer, and not the gateway's.
-                if may_get(self.cluster, namespace, "proxy").await != Some(false) {
+                if may_get(&self.cluster, namespace, "proxy").await != Some(false) {
                     return Err(error);
                 }
                 let forbidden = crate::Forbidden {
@@ -222,7 +241,7 @@ impl Client<'_> {
                     resource: "pods/proxy".to_owned(),
                     namespace: Some(namespace.to_string()),
                 };
-                if may_get(self.cluster, namespace, "portforward").await == Some(false) {
+                if may_get(&self.cluster, namespace, "portforward").await == Some(false) {
                     let message = format!(
                         "{forbidden}, nor pods/portforward there: there is no way to the gateway; \
                          `devbox rbac --via gateway` prints what is needed"

@@ -119,7 +119,7 @@ impl<'a> Cluster<'a> {
     }
 
     /// A figure of a replica's metrics.
-    fn metric(&self, address: &str, name: &str) -> Result<u64> {
+    pub(crate) fn metric(&self, address: &str, name: &str) -> Result<u64> {
         let url = format!("http://{address}:7071/metrics");
         let told = self
             .node()

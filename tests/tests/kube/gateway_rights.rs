@@ -39,7 +39,7 @@ impl Role<'_> {
     }
 
     /// Does something without a right of the role: the resource and the verb.
-    fn without(&self, resource: &str, verb: &str, work: impl FnOnce() -> Result) -> Result {
+    fn without<T>(&self, resource: &str, verb: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let rules = self.rules()?;
         let of = |rule: &Value| {
             rule["resources"]
@@ -116,6 +116,45 @@ impl Case<'_> {
         })
     }
 
+    /// A connection of the session's, which answers.
+    fn hold(&self, session: &Session<'_>) -> Result<Redis> {
+        self.ask(session)?;
+        let mut held = Redis(session.connect("cache", REDIS)?);
+        ensure!(held.ask("PING")? == "+PONG");
+        Ok(held)
+    }
+
+    /// Waits until the session's status says that it goes this way because of that. A gateway is looked for within minutes.
+    fn goes(&self, session: &Session<'_>, way: &str, because: &str) -> Result {
+        wait::until_ok(way, 2 * ROLLOUT, || {
+            let via = session.provider()?["via"].take();
+            let has = |key: &str, text: &str| via[key].as_str().is_some_and(|told| told.contains(text));
+            ensure!(has("way", way) && has("because", because), "{via}");
+            Ok(())
+        })
+    }
+
+    /// The session, which goes over port-forwards, moves to the gateway; what was opened before stays where it is.
+    fn moves(&self, session: &Session<'_>, forwarded: &mut Redis) -> Result {
+        self.goes(session, "gateway devbox-gateway-", "it is installed")?;
+        ensure!(forwarded.ask("PING")? == "+PONG");
+        let replicas = self.cluster.replicas()?;
+        let [(_, address)] = &replicas[..] else {
+            bail!("{replicas:?}");
+        };
+        let open = || self.cluster.metric(address, "devbox_gateway_streams");
+        let before = open()?;
+        let held = self.hold(session)?;
+        wait::until_ok("the connection at the gateway", wait::SOON, || {
+            let now = open()?;
+            ensure!(now == before + 1, "{before}, and then {now}");
+            Ok(())
+        })?;
+        drop(held);
+        ensure!(forwarded.ask("PING")? == "+PONG");
+        Ok(())
+    }
+
     /// The session goes over port-forwards, and its status says why.
     fn turns_away(&self, forbidden: &str) -> Result {
         let session = self.session()?;
@@ -142,6 +181,7 @@ impl Case<'_> {
     }
 
     fn roll(&self) -> Result {
+        let before = self.cluster.replicas()?;
         self.node.kubectl([
             "delete",
             "pods",
@@ -150,9 +190,15 @@ impl Case<'_> {
             "--grace-period=0",
             HOME,
         ])?;
+        // A rollout's status may be that from before.
+        let another = wait::until("another replica", ROLLOUT, || {
+            let mut replicas = self.cluster.replicas().ok()?;
+            replicas.retain(|replica| !before.iter().any(|(gone, _)| *gone == replica.0));
+            Some(format!("pod/{}", replicas.pop()?.0))
+        })?;
         let limit = format!("--timeout={}s", ROLLOUT.as_secs());
-        self.node
-            .kubectl(["rollout", "status", "deployment/devbox-gateway", &limit, HOME])?;
+        let ready = ["wait", "--for=condition=Ready", &another, &limit, HOME];
+        self.node.kubectl(ready)?;
         Ok(())
     }
 
@@ -389,38 +435,81 @@ fn account(kubeconfig: &Path) -> Result<String> {
     Ok(parsed["users"][0]["name"].as_str().context("no user")?.to_owned())
 }
 
+/// An installed gateway of one replica, so that its log and its clients are everybody's, and a user who may open port-forwards too.
+fn with_case(scene: &Scene, name: &str, work: impl FnOnce(&Case<'_>) -> Result) -> Result {
+    let cluster = Cluster::with_gateway(scene, name)?;
+    let node = cluster.node();
+    node.kubectl(["scale", "deployment/devbox-gateway", "--replicas=1", HOME])?;
+    let namespace = with_redis(&node)?;
+    wait::until("one replica", ROLLOUT, || {
+        (cluster.replicas().ok()?.len() == 1).then_some(())
+    })?;
+    let kubeconfig = user::user(scene, &namespace, CALLER, &["--via", "gateway"])?;
+    // Without the gateway the services are reached all the same.
+    let forward = scene
+        .devbox(["rbac", "-n", namespace.name(), "--service-account"])?
+        .args([format!("{}:{}", namespace.name(), account(&kubeconfig)?)])
+        .run(wait::SOON)?
+        .expect_success()?;
+    node.apply(&forward.output())?;
+    work(&Case {
+        scene,
+        cluster: &cluster,
+        node,
+        namespace: &namespace,
+        kubeconfig,
+    })?;
+    drop(namespace);
+    cluster.finish()
+}
+
 #[test]
 fn each_right_of_a_gateway_and_of_its_users_taken_away_leaves_what_is_stated() -> Outcome {
     scenario(|scene| {
-        let cluster = Cluster::with_gateway(scene, "gateway-rights")?;
-        let node = cluster.node();
-        // One, so that its log and its clients are everybody's.
-        node.kubectl(["scale", "deployment/devbox-gateway", "--replicas=1", HOME])?;
-        let namespace = with_redis(&node)?;
-        wait::until("one replica", ROLLOUT, || {
-            (cluster.replicas().ok()?.len() == 1).then_some(())
-        })?;
-        let kubeconfig = user::user(scene, &namespace, CALLER, &["--via", "gateway"])?;
-        // Without the gateway the services are reached all the same.
-        let forward = scene
-            .devbox(["rbac", "-n", namespace.name(), "--service-account"])?
-            .args([format!("{}:{}", namespace.name(), account(&kubeconfig)?)])
-            .run(wait::SOON)?
-            .expect_success()?;
-        node.apply(&forward.output())?;
-        let case = Case {
-            scene,
-            cluster: &cluster,
-            node: node.clone(),
-            namespace: &namespace,
-            kubeconfig,
-        };
-        of_the_gateway(&case)?;
+        with_case(scene, "gateway-rights", |case| {
+            of_the_gateway(case)?;
+            let others = with_redis(&case.node)?;
+            of_a_user(scene, &case.node, &others)?;
+            whoever_loses_a_right_is_let_go_of(scene, &case.node, &others)
+        })
+    })
+}
 
-        let others = with_redis(&node)?;
-        of_a_user(scene, &node, &others)?;
-        whoever_loses_a_right_is_let_go_of(scene, &node, &others)?;
-        drop((namespace, others));
-        cluster.finish()
+#[test]
+fn a_session_over_port_forwards_moves_to_the_gateway_once_it_can() -> Outcome {
+    scenario(|scene| {
+        with_case(scene, "gateway-later", |case| {
+            let reviews = Role {
+                node: case.node.clone(),
+                name: REVIEWS,
+            };
+            let (verb, resource) = ("create", "tokenreviews");
+            let (session, mut forwarded) = reviews.without(resource, verb, || {
+                case.wait_until_it_may(false, resource, verb)?;
+                let session = case.session()?;
+                case.goes(
+                    &session,
+                    "port-forward",
+                    "the gateway may not create tokenreviews",
+                )?;
+                let forwarded = case.hold(&session)?;
+                Ok((session, forwarded))
+            })?;
+            case.moves(&session, &mut forwarded)?;
+
+            // And again after it was away.
+            let scale = |replicas: &str| {
+                let replicas = format!("--replicas={replicas}");
+                case.node
+                    .kubectl(["scale", "deployment/devbox-gateway", &replicas, HOME])
+            };
+            scale("0")?;
+            case.goes(&session, "port-forward", "")?;
+            let mut again = case.hold(&session)?;
+            scale("1")?;
+            case.moves(&session, &mut again)?;
+            ensure!(forwarded.ask("PING")? == "+PONG");
+            session.end()
+        })
     })
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use devbox_tests::kube::Namespace;
 use devbox_tests::{Caller, Process, Result, Scene, Signal, hosts, wait};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::user;
 
@@ -194,6 +194,25 @@ impl Redis {
         ensure!(!name.starts_with('-'), "{name}");
         Ok(name)
     }
+}
+
+/// Services whose pods nobody needs: their names and addresses are what matters.
+pub(crate) fn podless(namespace: &Namespace, names: &[&str]) -> Result {
+    for name in names {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"clusterIP": "None", "ports": [{"port": 7001}]},
+        });
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+            "ports": [{"name": "", "port": 7001, "protocol": "TCP"}],
+            "endpoints": [{"addresses": ["10.1.2.3"], "conditions": {"ready": true},
+                           "targetRef": {"kind": "Pod", "name": "one"}}],
+        });
+        namespace.apply(&format!("{slice}\n---\n{service}\n"))?;
+    }
+    Ok(())
 }
 
 /// A pod with Redis that tells its name, and keeps what is open for a while after it began to end.

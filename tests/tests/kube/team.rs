@@ -7,25 +7,12 @@ use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node};
 use devbox_tests::{Outcome, Result, scenario};
 use serde_json::{Value, json};
 
-use crate::session::{CALLER, Session};
+use crate::session::{CALLER, Session, podless};
 use crate::user;
 
-/// A namespace with services that have no pods and need none: their names and addresses are what matters.
-fn services(node: &Node, names: &[&str]) -> Result<Namespace> {
+fn with_services(node: &Node, names: &[&str]) -> Result<Namespace> {
     let namespace = node.namespace()?;
-    for name in names {
-        let service = json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-            "spec": {"clusterIP": "None", "ports": [{"port": 7001}]},
-        });
-        let slice = json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
-            "ports": [{"name": "", "port": 7001, "protocol": "TCP"}],
-            "endpoints": [{"addresses": ["10.1.2.3"], "conditions": {"ready": true}}],
-        });
-        namespace.apply(&format!("{service}\n---\n{slice}\n"))?;
-    }
+    podless(&namespace, names)?;
     Ok(namespace)
 }
 
@@ -39,7 +26,7 @@ fn wish(namespace: &Namespace, data: &Value) -> Result {
 #[test]
 fn a_teams_names_pins_and_order_are_followed_while_they_change() -> Outcome {
     scenario(|scene| {
-        let namespace = services(&Node::find()?, &["cache", "store", "web"])?;
+        let namespace = with_services(&Node::find()?, &["cache", "store", "web"])?;
         let kubeconfig = user::user(scene, &namespace, CALLER, &[])?;
         let session = Session::start(scene, &namespace, &kubeconfig, &[])?;
         let own = session.of("web").context("no web")?;
@@ -101,7 +88,10 @@ fn of_two_namespaces_the_first_has_the_short_name_and_the_users_own_file_comes_b
 {
     scenario(|scene| {
         let node = Node::find()?;
-        let (first, second) = (services(&node, &["cache"])?, services(&node, &["cache"])?);
+        let (first, second) = (
+            with_services(&node, &["cache"])?,
+            with_services(&node, &["cache"])?,
+        );
         wish(&first, &json!({"names": "cache: redis"}))?;
         wish(&second, &json!({"names": "cache: redis", "order": "cache"}))?;
         let admin = scene.write_secret("admin", std::fs::read(node.admin())?, CALLER)?;
@@ -127,7 +117,7 @@ fn of_two_namespaces_the_first_has_the_short_name_and_the_users_own_file_comes_b
 #[test]
 fn who_may_not_read_it_is_told_in_the_status_and_has_everything_else() -> Outcome {
     scenario(|scene| {
-        let namespace = services(&Node::find()?, &["cache"])?;
+        let namespace = with_services(&Node::find()?, &["cache"])?;
         wish(&namespace, &json!({"names": "cache: redis"}))?;
         let rules = json!([
             {"apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"]},
@@ -153,7 +143,7 @@ fn who_may_not_read_it_is_told_in_the_status_and_has_everything_else() -> Outcom
 #[test]
 fn through_a_gateway_pod_it_is_the_same() -> Outcome {
     scenario(|scene| {
-        let namespace = services(&Node::find()?, &["cache"])?;
+        let namespace = with_services(&Node::find()?, &["cache"])?;
         let kubeconfig = user::user(scene, &namespace, CALLER, &["--via", "pod"])?;
         let way = ["--via", "pod", "--gateway-image", GATEWAY_IMAGE];
         let session = Session::start(scene, &namespace, &kubeconfig, &way)?;

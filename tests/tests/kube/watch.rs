@@ -8,27 +8,8 @@ use devbox_tests::{Outcome, Result, Scene, scenario, wait};
 use serde_json::{Value, json};
 
 use crate::node::Started;
-use crate::session::{CALLER, Session};
+use crate::session::{CALLER, Session, podless};
 use crate::user;
-
-/// Services that nobody has to answer for.
-fn services(namespace: &Namespace, names: &[&str]) -> Result {
-    for name in names {
-        let service = json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-            "spec": {"clusterIP": "None", "ports": [{"port": 7001}]},
-        });
-        let slice = json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
-            "ports": [{"name": "", "port": 7001, "protocol": "TCP"}],
-            "endpoints": [{"addresses": ["10.1.2.3"], "conditions": {"ready": true},
-                           "targetRef": {"kind": "Pod", "name": "one"}}],
-        });
-        namespace.apply(&format!("{slice}\n---\n{service}\n"))?;
-    }
-    Ok(())
-}
 
 /// What the API server wrote down of requests for a kind of object in a namespace: of each, the version that it is from, where it names one.
 fn asked(namespace: &Namespace, verb: &str, kind: &str) -> Result<Vec<Option<u64>>> {
@@ -94,7 +75,7 @@ fn what_a_watch_can_no_longer_tell_is_listed_once_and_the_watch_goes_on_from_the
         let started = Started::beside(&Node::find()?, "outdated")?;
         let node = started.node();
         let namespace = node.namespace()?;
-        services(&namespace, &["stays", "goes"])?;
+        podless(&namespace, &["stays", "goes"])?;
         let kubeconfig = user::user(scene, &namespace, CALLER, &[])?;
         let session = Session::start(scene, &namespace, &kubeconfig, &[])?;
         ensure!(session.of("stays").is_some() && session.of("goes").is_some());
@@ -117,7 +98,7 @@ fn what_a_watch_can_no_longer_tell_is_listed_once_and_the_watch_goes_on_from_the
         node.wait_until_served()?;
         session.gone("goes")?;
         ensure!(session.of("stays").is_some());
-        services(&namespace, &["later"])?;
+        podless(&namespace, &["later"])?;
         session.there("later")?;
         let after = lists(&namespace)?;
         ensure!(after == [2, 2], "{before:?}, then {after:?}");
@@ -132,11 +113,11 @@ fn a_watch_whose_time_is_up_goes_on_from_its_last_bookmark() -> Outcome {
     scenario(|scene| {
         let node = Node::find()?;
         let (namespace, elsewhere) = (node.namespace()?, node.namespace()?);
-        services(&namespace, &["stays"])?;
+        podless(&namespace, &["stays"])?;
         let kubeconfig = user::user(scene, &namespace, CALLER, &[])?;
         let session = Session::start(scene, &namespace, &kubeconfig, &[])?;
         // Nothing of it concerns the session, and the version of what it watches moves on.
-        services(&elsewhere, &["other"])?;
+        podless(&elsewhere, &["other"])?;
         let version = elsewhere.kubectl(&[
             "get",
             "service/other",
@@ -154,7 +135,7 @@ fn a_watch_whose_time_is_up_goes_on_from_its_last_bookmark() -> Outcome {
         );
         let listed = lists(&namespace)?;
         ensure!(listed == [1, 1], "{listed:?}");
-        services(&namespace, &["later"])?;
+        podless(&namespace, &["later"])?;
         session.there("later")?;
         session.end()
     })

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use wait_timeout::ChildExt as _;
 use windows_registry::{Key, LOCAL_MACHINE, Type};
 
 use crate::aliases::{Place, Rules};
@@ -12,6 +14,9 @@ use crate::{Owner, ResolverRule, Suffix};
 
 /// `ERROR_FILE_NOT_FOUND`, as the registry's calls tell it.
 const NOT_FOUND: u32 = 0x8007_0002;
+
+/// How long the DNS client may take to hear that its rules have changed. The helper serves nobody else meanwhile.
+const HEARING: Duration = Duration::from_secs(10);
 
 /// The rules that are this machine's own.
 #[derive(Debug)]
@@ -89,8 +94,7 @@ impl Rules for Policies {
                 }
             }
         }
-        read_again();
-        Ok(())
+        read_again()
     }
 
     fn remove(&mut self, owner: &Owner, suffix: &Suffix) -> io::Result<()> {
@@ -98,8 +102,7 @@ impl Rules for Policies {
             return Ok(());
         };
         found(root.remove_tree(nrpt::key(owner, suffix)))?;
-        read_again();
-        Ok(())
+        read_again()
     }
 
     fn list(&mut self, owner: &Owner) -> io::Result<Vec<SeenResolver>> {
@@ -160,12 +163,27 @@ fn found<T>(result: windows_registry::Result<T>) -> io::Result<Option<T>> {
 
 /// The DNS client reads its rules when it starts and when it is told to. One that does not run needs not be told, and is the only
 /// one that cannot be.
-fn read_again() {
-    let told = Command::new(r"C:\Windows\System32\sc.exe")
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] where it does not take notice.
+fn read_again() -> io::Result<()> {
+    let telling = Command::new(r"C:\Windows\System32\sc.exe")
         .args(nrpt::READ_AGAIN)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status();
-    told.ok();
+        .spawn();
+    let Ok(mut telling) = telling else {
+        return Ok(());
+    };
+    if telling.wait_timeout(HEARING)?.is_some() {
+        return Ok(());
+    }
+    telling.kill()?;
+    let message = format!(
+        "the DNS client does not take notice of its rules: sc.exe {} took more than {} s",
+        nrpt::READ_AGAIN.join(" "),
+        HEARING.as_secs()
+    );
+    Err(io::Error::new(io::ErrorKind::TimedOut, message))
 }
