@@ -19,7 +19,7 @@ mod sessions;
 
 pub(crate) use account::{AccountTokens, FOR_USERS};
 pub use inside::Inside;
-pub(crate) use installed::{Client, HOME, In, NoGateway, Replica, find, is_installed};
+pub(crate) use installed::{Client, HOME, In, Replica, find, is_installed};
 pub use review::{Allowed, NotAllowed, NotAuthenticated, Reviews, User};
 pub(crate) use review::{TEAM, WANTED};
 pub use scope::{BadScope, Scope};

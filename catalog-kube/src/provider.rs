@@ -15,7 +15,7 @@ use url::Url;
 use crate::dialer::EndpointDialer;
 use crate::endpoints::Endpoints;
 use crate::forward::Forward;
-use crate::gateway::{AccountTokens, Client, In, NoGateway, Replica, Scope, find as find_gateway};
+use crate::gateway::{AccountTokens, Client, In, Replica, Scope, find as find_gateway};
 use crate::objects::Reach;
 use crate::pod::{self, Feed, NotUp, PodOptions};
 use crate::road::Road;
@@ -67,6 +67,8 @@ struct Shown {
     cluster: Option<String>,
     namespaces: Vec<String>,
     via: Option<Via>,
+    /// What another way in would give.
+    more: Option<&'static str>,
     over: Option<String>,
     waits_for: Option<String>,
 }
@@ -170,7 +172,7 @@ impl KubeProvider {
     /// The services through port-forwards.
     fn forwarded(&self, mut opened: Opened, because: String) -> Connection {
         opened.source.set_reach(FORWARD_REACH);
-        self.show("port-forward".to_owned(), because, None);
+        self.show("port-forward".to_owned(), because, None, Some(MORE_THAN_FORWARD));
         let dialer = EndpointDialer::new(opened.endpoints, Forward::new(opened.cluster));
         Connection::new(opened.source, Arc::new(dialer))
     }
@@ -202,7 +204,8 @@ impl KubeProvider {
                 return Ok(self.forwarded(opened, error.to_string()));
             }
         };
-        self.show(up.way.clone(), ASKED_FOR.to_owned(), Some(up.over.clone()));
+        let over = Some(up.over.clone());
+        self.show(up.way.clone(), ASKED_FOR.to_owned(), over, Some(MORE_THAN_POD));
         let source = up.tie(opened.source);
         let link = up.link.clone();
         let dialer = EndpointDialer::new(opened.endpoints, up.road);
@@ -255,8 +258,7 @@ impl KubeProvider {
                 Err(error @ ConnectError::Superseded { .. }) => return Err(error),
                 Err(error) => format!("the installed gateway cannot be used: {error}"),
             },
-            Ok(Err(error @ NoGateway::NotInstalled { .. })) => format!("{error}; {WHAT_IS_MORE}"),
-            Ok(Err(error @ NoGateway::NotReady { .. })) => error.to_string(),
+            Ok(Err(error)) => error.to_string(),
             Err(_) => "the API server did not say in time whether a gateway is installed".to_owned(),
         };
         *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
@@ -303,15 +305,16 @@ impl KubeProvider {
     }
 
     fn entered(&self, entered: In, because: &str) -> Connection {
-        self.show(entered.way, because.to_owned(), entered.over);
+        self.show(entered.way, because.to_owned(), entered.over, None);
         // They are about watches of one's own.
         self.degraded.send_replace(Vec::new());
         entered.connection
     }
 
-    fn show(&self, way: String, because: String, over: Option<String>) {
+    fn show(&self, way: String, because: String, over: Option<String>, more: Option<&'static str>) {
         self.shown.send_modify(|shown| {
             shown.via = Some(Via { way, because });
+            shown.more = more;
             shown.over = over;
         });
     }
@@ -383,8 +386,10 @@ const ASKED_FOR: &str = "it was asked for";
 
 const INSTALLED: &str = "it is installed";
 
-const WHAT_IS_MORE: &str =
+/// What the ways further up give, as the status says it.
+const MORE_THAN_FORWARD: &str =
     "`--via pod` and an installed gateway also carry UDP and reach what is no pod, and are faster";
+const MORE_THAN_POD: &str = "an installed gateway takes no right to create anything, and at a URL it goes on while the API server is away";
 
 #[async_trait]
 impl Provider for KubeProvider {
@@ -411,8 +416,10 @@ impl Provider for KubeProvider {
             .over(shown.over);
         if let Some(via) = shown.via {
             let degraded = self.degraded.borrow().clone();
-            let because: Vec<_> = std::iter::once(via.because).chain(degraded).collect();
-            status = status.via(via.way, because.join("; "));
+            status = status
+                .via(via.way, via.because)
+                .remarks(degraded)
+                .remarks(shown.more.map(str::to_owned));
         }
         status
     }
