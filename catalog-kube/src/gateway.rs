@@ -18,6 +18,7 @@ mod scope;
 mod sessions;
 
 pub(crate) use account::{AccountTokens, FOR_USERS};
+pub use direct::ExternalNames;
 pub use inside::Inside;
 pub(crate) use installed::{Client, HOME, In, Replica, find, is_installed};
 pub use review::{Allowed, NotAllowed, NotAuthenticated, Reviews, User};
