@@ -169,10 +169,10 @@ impl KubeProvider {
         })
     }
 
-    /// The services through port-forwards.
-    fn forwarded(&self, mut opened: Opened, because: String) -> Connection {
+    /// The services through port-forwards. `more` is what another way would give.
+    fn forwarded(&self, mut opened: Opened, because: String, more: &'static str) -> Connection {
         opened.source.set_reach(FORWARD_REACH);
-        self.show("port-forward".to_owned(), because, None, Some(MORE_THAN_FORWARD));
+        self.show("port-forward".to_owned(), because, None, Some(more));
         let dialer = EndpointDialer::new(opened.endpoints, Forward::new(opened.cluster));
         Connection::new(opened.source, Arc::new(dialer))
     }
@@ -201,7 +201,7 @@ impl KubeProvider {
             Err(error @ (NotUp::StepDown { .. } | NotUp::Gone)) => {
                 // Whoever asked for a pod, and does not look at the status, is told as well.
                 tracing::warn!(because = %error, "there is no gateway pod: connections go over port-forwards");
-                return Ok(self.forwarded(opened, error.to_string()));
+                return Ok(self.forwarded(opened, error.to_string(), MORE_WITHOUT_POD));
             }
         };
         let over = Some(up.over.clone());
@@ -263,7 +263,7 @@ impl KubeProvider {
         };
         *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
         let opened = self.open(wanted, FORWARD_REACH).await?;
-        Ok(self.forwarded(opened, because))
+        Ok(self.forwarded(opened, because, MORE_THAN_FORWARD))
     }
 
     async fn gateway_client<'a>(&'a self, cluster: &'a Cluster, scope: &'a Scope) -> Client<'a> {
@@ -389,6 +389,8 @@ const INSTALLED: &str = "it is installed";
 /// What the ways further up give, as the status says it.
 const MORE_THAN_FORWARD: &str =
     "`--via pod` and an installed gateway also carry UDP and reach what is no pod, and are faster";
+const MORE_WITHOUT_POD: &str =
+    "an installed gateway also carries UDP and reaches what is no pod, and is faster";
 const MORE_THAN_POD: &str = "an installed gateway takes no right to create anything, and at a URL it goes on while the API server is away";
 
 #[async_trait]
@@ -398,7 +400,7 @@ impl Provider for KubeProvider {
             WayIn::Auto => self.by_what_there_is(&wanted).await,
             WayIn::Forward => {
                 let opened = self.open(&wanted, FORWARD_REACH).await?;
-                Ok(self.forwarded(opened, ASKED_FOR.to_owned()))
+                Ok(self.forwarded(opened, ASKED_FOR.to_owned(), MORE_THAN_FORWARD))
             }
             WayIn::Pod => {
                 let opened = self.open(&wanted, POD_REACH).await?;
