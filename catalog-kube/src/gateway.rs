@@ -19,6 +19,7 @@ mod scope;
 mod sessions;
 
 pub(crate) use account::{AccountTokens, FOR_USERS};
+pub use direct::ExternalNames;
 pub use inside::Inside;
 pub(crate) use installed::{Client, HOME, In, is_installed};
 pub(crate) use lookout::{Lookout, NotUsed};

@@ -1,4 +1,10 @@
 //! What a namespace has, as the API server tells it, and what a catalog makes of it. Neither a socket nor a clock.
+//!
+//! Pods are not watched, not even those of headless services: an EndpointSlice has all that a name and a connection take of a pod (its name,
+//! hostname, addresses and zone, whether it is ready or terminating), and the cluster keeps it up to date. So nobody needs the right to list
+//! pods, whose specifications hold what is none of a client's business, and a pod that reports its state each second costs a session
+//! nothing. `serving` is not looked at: it says more than `ready` of terminating pods, which get no new connections, and where a Service
+//! publishes addresses that are not ready, which are to be used all the same.
 
 mod globs;
 mod offer;

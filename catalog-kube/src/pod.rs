@@ -193,7 +193,7 @@ impl Attempt<'_> {
         let mut seen: Option<Seen> = None;
         let mut way = Way::Proxy;
         let mut connecting: Option<BoxFuture<'_, Result<(Connection, String), ConnectError>>> = None;
-        let mut waits_for = "the Job's pod".to_owned();
+        let mut waits_for = "its Job to create it".to_owned();
         let mut exists = false;
         (self.tell)(format!("gateway pod of {}", self.ours.job));
         loop {
@@ -218,7 +218,7 @@ impl Attempt<'_> {
                     exists = true;
                     match standing(&pod) {
                         Standing::Waits { what } => {
-                            (self.tell)(format!("gateway pod: {what}"));
+                            (self.tell)(format!("gateway pod, which waits for {what}"));
                             waits_for = what;
                         }
                         Standing::Broken { because } => return Err(NotUp::StepDown { because }),
@@ -237,7 +237,7 @@ impl Attempt<'_> {
                                 since: now,
                                 running_since: None,
                             });
-                            waits_for = "its gateway".to_owned();
+                            waits_for = "an answer of its gateway".to_owned();
                             if begun {
                                 seen.running_since = Some(now);
                             }
@@ -287,7 +287,7 @@ impl Attempt<'_> {
                 }
                 () = sleep_until(deadline) => {
                     return Err(NotUp::step_down(format!(
-                        "the gateway pod did not answer within {} s, and waits for {waits_for}",
+                        "the gateway pod was not ready within {} s: it was waiting for {waits_for}",
                         PATIENCE.as_secs()
                     )));
                 }

@@ -66,6 +66,8 @@ struct Shown {
     cluster: Option<String>,
     namespaces: Vec<String>,
     via: Option<Via>,
+    /// What another way in would give.
+    more: Option<&'static str>,
     over: Option<String>,
     waits_for: Option<String>,
 }
@@ -167,10 +169,10 @@ impl KubeProvider {
         })
     }
 
-    /// The services through port-forwards.
-    fn forwarded(&self, mut opened: Opened, because: String) -> Connection {
+    /// The services through port-forwards. `more` is what another way would give.
+    fn forwarded(&self, mut opened: Opened, because: String, more: &'static str) -> Connection {
         opened.source.set_reach(FORWARD_REACH);
-        self.show(FORWARDED.to_owned(), because, None);
+        self.show(FORWARDED.to_owned(), because, None, Some(more));
         let dialer = EndpointDialer::new(opened.endpoints, Forward::new(opened.cluster));
         Connection::new(opened.source, Arc::new(dialer))
     }
@@ -199,10 +201,11 @@ impl KubeProvider {
             Err(error @ (NotUp::StepDown { .. } | NotUp::Gone)) => {
                 // Whoever asked for a pod, and does not look at the status, is told as well.
                 tracing::warn!(because = %error, "there is no gateway pod: connections go over port-forwards");
-                return Ok(self.forwarded(opened, error.to_string()));
+                return Ok(self.forwarded(opened, error.to_string(), MORE_WITHOUT_POD));
             }
         };
-        self.show(up.way.clone(), ASKED_FOR.to_owned(), Some(up.over.clone()));
+        let over = Some(up.over.clone());
+        self.show(up.way.clone(), ASKED_FOR.to_owned(), over, Some(MORE_THAN_POD));
         let source = up.tie(opened.source);
         let link = up.link.clone();
         let dialer = EndpointDialer::new(opened.endpoints, up.road);
@@ -247,7 +250,7 @@ impl KubeProvider {
         let (moving, moved) = oneshot::channel();
         *self.moving.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((opened.environment.clone(), moved));
-        let forwarded = self.forwarded(opened, not_used.to_string());
+        let forwarded = self.forwarded(opened, not_used.to_string(), MORE_THAN_FORWARD);
         let shown = self.shown.clone();
         let tell = move |not_used: &NotUsed| {
             let via = Via {
@@ -312,15 +315,16 @@ impl KubeProvider {
     }
 
     fn entered(&self, entered: In, because: &str) -> Connection {
-        self.show(entered.way, because.to_owned(), entered.over);
+        self.show(entered.way, because.to_owned(), entered.over, None);
         // They are about watches of one's own.
         self.degraded.send_replace(Vec::new());
         entered.connection
     }
 
-    fn show(&self, way: String, because: String, over: Option<String>) {
+    fn show(&self, way: String, because: String, over: Option<String>, more: Option<&'static str>) {
         self.shown.send_modify(|shown| {
             shown.via = Some(Via { way, because });
+            shown.more = more;
             shown.over = over;
         });
     }
@@ -393,6 +397,12 @@ const ASKED_FOR: &str = "it was asked for";
 const INSTALLED: &str = "it is installed";
 
 const FORWARDED: &str = "port-forward";
+/// What the ways further up give, as the status says it.
+const MORE_THAN_FORWARD: &str =
+    "`--via pod` and an installed gateway also carry UDP and reach what is no pod, and are faster";
+const MORE_WITHOUT_POD: &str =
+    "an installed gateway also carries UDP and reaches what is no pod, and is faster";
+const MORE_THAN_POD: &str = "an installed gateway takes no right to create anything, and at a URL it goes on while the API server is away";
 
 #[async_trait]
 impl Provider for KubeProvider {
@@ -401,7 +411,7 @@ impl Provider for KubeProvider {
             WayIn::Auto => self.by_what_there_is(&wanted).await,
             WayIn::Forward => {
                 let opened = self.open(&wanted, FORWARD_REACH).await?;
-                Ok(self.forwarded(opened, ASKED_FOR.to_owned()))
+                Ok(self.forwarded(opened, ASKED_FOR.to_owned(), MORE_THAN_FORWARD))
             }
             WayIn::Pod => {
                 let opened = self.open(&wanted, POD_REACH).await?;
@@ -419,8 +429,10 @@ impl Provider for KubeProvider {
             .over(shown.over);
         if let Some(via) = shown.via {
             let degraded = self.degraded.borrow().clone();
-            let because: Vec<_> = std::iter::once(via.because).chain(degraded).collect();
-            status = status.via(via.way, because.join("; "));
+            status = status
+                .via(via.way, via.because)
+                .remarks(degraded)
+                .remarks(shown.more.map(str::to_owned));
         }
         status
     }

@@ -398,3 +398,50 @@ fn delay(error: &Error, failures: u32) -> Duration {
         _ => doubled(500, 15_000),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delays(error: &Error, failures: impl IntoIterator<Item = u32>) -> Vec<u128> {
+        let delays = failures.into_iter().map(|failures| delay(error, failures));
+        delays.map(|delay| delay.as_millis()).collect()
+    }
+
+    fn unreachable() -> Error {
+        Error::Unreachable {
+            cluster: "staging".to_owned(),
+            source: Box::new(kube::Error::LinesCodecMaxLineLengthExceeded),
+        }
+    }
+
+    #[test]
+    fn an_api_server_that_restarts_is_found_soon_and_one_that_stays_away_is_asked_less_often() {
+        let error = unreachable();
+        assert_eq!(delays(&error, 0..6), [100, 200, 400, 800, 1_000, 1_000]);
+        assert_eq!(delays(&error, [59, 60, u32::MAX]), [1_000, 5_000, 5_000]);
+    }
+
+    #[test]
+    fn an_api_server_that_has_too_much_to_do_is_left_alone_for_longer_each_time() {
+        let busy = Error::Api {
+            cluster: "staging".to_owned(),
+            code: 429,
+            message: "too many requests".to_owned(),
+        };
+        assert_eq!(
+            delays(&busy, 0..7),
+            [500, 1_000, 2_000, 4_000, 8_000, 15_000, 15_000]
+        );
+        assert_eq!(delays(&busy, [u32::MAX]), [15_000]);
+    }
+
+    #[test]
+    fn one_that_was_silent_was_waited_for_already() {
+        let silent = Error::Silent {
+            cluster: "staging".to_owned(),
+            after: Duration::from_secs(15),
+        };
+        assert_eq!(delays(&silent, [0, 1, 1_000]), [5_000; 3]);
+    }
+}

@@ -416,6 +416,9 @@ pub(crate) struct ManifestsArgs {
     /// A namespace that it may serve; repeat for more [default: every one]
     #[arg(long, value_name = "NAME")]
     pub(crate) serve: Vec<Label>,
+    /// Follow ExternalName services: whoever may write Services in a namespace that they use leads the gateway to whatever it reaches
+    #[arg(long)]
+    pub(crate) external_names: bool,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -436,6 +439,9 @@ pub(crate) struct ServeArgs {
     /// The pod that this gateway runs in, NAME/UID: it shares its sessions with other replicas through Leases in its namespace
     #[arg(long, value_name = "POD", requires = "kubernetes")]
     pub(crate) replica: Option<catalog_kube::gateway::ReplicaPod>,
+    /// Follow ExternalName services: whoever may write Services in a namespace that they use leads the gateway to whatever it reaches
+    #[arg(long, requires = "kubernetes")]
+    pub(crate) external_names: bool,
     /// A network that clients' own services may be in; may be given several times [default: all]
     #[arg(long, value_name = "NETWORK", requires = "catalog_from_clients")]
     pub(crate) dial: Vec<ipnet::IpNet>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use catalog_file::{CatalogFile, DialPolicy};
 use catalog_kube::gateway::manifests::Installation;
-use catalog_kube::gateway::{Reviews, SharedSessions};
+use catalog_kube::gateway::{ExternalNames, Reviews, SharedSessions};
 use catalog_kube::{Cluster, ClusterOptions};
 use devbox_gateway::{
     Admission, DeskOptions, Gateway, GatewayConfig, KubeAdmission, PushAdmission, Replicas, TlsFiles, Token,
@@ -95,6 +95,7 @@ pub(crate) fn manifests(args: &ManifestsArgs) -> ExitCode {
         image: args.image.clone(),
         ingress: args.ingress.clone(),
         serves: args.serve.clone(),
+        external_names: followed(args.external_names),
     };
     print::out(&installation.to_yaml());
     ExitCode::SUCCESS
@@ -116,10 +117,18 @@ async fn kubernetes(args: &ServeArgs) -> Result<GatewayConfig, Failure> {
         .replica
         .as_ref()
         .map(|replica| SharedSessions::start(&reviews, replica));
-    let admission = KubeAdmission::new(reviews, tokens);
+    let admission = KubeAdmission::new(reviews, tokens).external_names(followed(args.external_names));
     let mut config = GatewayConfig::new(admission, args.listen);
     config.replicas = sessions.map(|sessions| Arc::new(sessions) as Arc<dyn Replicas>);
     Ok(config)
+}
+
+fn followed(external_names: bool) -> ExternalNames {
+    if external_names {
+        ExternalNames::Followed
+    } else {
+        ExternalNames::Refused
+    }
 }
 
 fn config(

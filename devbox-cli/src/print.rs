@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal as _};
 
 use devbox_engine::{Conflict, Event, Notice, StatusReport, Verdict};
 use devbox_helper_client::Protocol;
+use devbox_provider::{Status, Via};
 use devbox_session::{
     Held, LinkState, NameClash, NameSample, PortReport, PortState, ProviderReport, PutBack, Refusals,
     Rejected, ServiceReport, UdpReport,
@@ -298,10 +299,26 @@ fn providers(providers: &[ProviderReport]) -> String {
             provider.name.clone(),
             provider.environment.clone().unwrap_or_else(|| "-".to_owned()),
             link,
-            provider.status.to_string(),
+            place(&provider.status),
         ]);
     }
     table.render()
+}
+
+/// Where a far side is. What leads there fits in beside it, except where there are several ways: they have a line of their own.
+fn place(status: &Status) -> String {
+    match (&status.via, &status.over) {
+        (None, Some(over)) => format!("{} over {over}", status.far_side),
+        _ => status.far_side.clone(),
+    }
+}
+
+/// `via gateway pod P in orders, because it was asked for; over one port-forward`
+fn way_in(status: &Status) -> Option<String> {
+    let Via { way, because } = status.via.as_ref()?;
+    let over = status.over.as_ref();
+    let over = over.map_or_else(String::new, |over| format!("; over {over}"));
+    Some(format!("via {way}, because {because}{over}"))
 }
 
 fn tries(count: u32) -> String {
@@ -375,11 +392,16 @@ fn ports(report: &StatusReport) -> String {
     table.render()
 }
 
-/// What is not as it should be, one line each.
+/// How far sides with several ways in are reached, and what is not as it should be: one line each.
 fn notes(report: &StatusReport) -> String {
     let mut lines = Vec::new();
     for provider in &report.providers {
         let name = &provider.name;
+        if let LinkState::Up | LinkState::Interrupted { .. } = provider.link {
+            let status = &provider.status;
+            let lines_of_way = way_in(status).into_iter().chain(status.remarks.iter().cloned());
+            lines.extend(lines_of_way.map(|line| format!("{name}: {line}")));
+        }
         match &provider.link {
             LinkState::Waiting { reason, .. } | LinkState::Failed { reason } => {
                 lines.push(format!("{name}: {reason}"));
@@ -840,7 +862,6 @@ pub(crate) fn time(seconds: u64) -> String {
 mod tests {
     use std::time::Duration;
 
-    use devbox_provider::Status;
     use devbox_session::sink::{HeldNames, TakenName};
     use devbox_session::{Identity, RefusedName, ServicePort};
 
@@ -954,7 +975,7 @@ mod tests {
         let far_side = Status::new("kubernetes", "backend in minikube");
         let mut cluster = provider(
             "cluster",
-            far_side.via("port-forward", "the cluster has no gateway"),
+            far_side.via("port-forward", "it was asked for"),
             LinkState::Waiting {
                 attempt: 3,
                 reason: "minikube is not reachable: connection refused".to_owned(),
@@ -1087,6 +1108,46 @@ mod tests {
     #[test]
     fn status_of_one_provider() {
         insta::assert_snapshot!(status(&report()));
+    }
+
+    /// The texts are those of `catalog-kube`.
+    #[test]
+    fn status_of_clusters() {
+        let mut report = report();
+        let by_forward = Status::new("kubernetes", "orders in staging")
+            .via("port-forward", "no gateway is installed in orders or devbox")
+            .remarks([
+                "you may not watch services in the namespace orders, so they are listed every 5 s".to_owned(),
+                "`--via pod` and an installed gateway also carry UDP and reach what is no pod, and are faster"
+                    .to_owned(),
+            ]);
+        let pod = Status::new("kubernetes", "billing, shop in legacy")
+            .via(
+                "gateway pod devbox-gateway-5d41402a-x7k2p in billing",
+                "it was asked for",
+            )
+            .over(Some("one raw upgrade through the API server"))
+            .remarks([
+                "an installed gateway takes no right to create anything, and at a URL it goes on while the API \
+                 server is away"
+                    .to_owned(),
+            ]);
+        let url = Status::new("kubernetes", "web in production")
+            .via("gateway at wss://devbox.example.com/", "it was asked for")
+            .over(Some("WebSocket through http://proxy.example:3128"));
+        let gone = Status::new("kubernetes", "old in gone").via("port-forward", "it was asked for");
+        let waits = LinkState::Waiting {
+            attempt: 3,
+            reason: "gone is not reachable: connection refused".to_owned(),
+        };
+        report.providers = vec![
+            provider("staging", by_forward, LinkState::Up),
+            provider("legacy", pod, LinkState::Interrupted { window_ms: 60_000 }),
+            provider("production", url, LinkState::Up),
+            provider("gone", gone, waits),
+        ];
+        report.services.clear();
+        insta::assert_snapshot!(status(&report));
     }
 
     #[test]

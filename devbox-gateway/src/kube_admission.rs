@@ -2,7 +2,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use catalog_kube::gateway::{BadScope, Inside, NotAllowed, NotAuthenticated, Reviews, Scope, User};
+use catalog_kube::gateway::{
+    BadScope, ExternalNames, Inside, NotAllowed, NotAuthenticated, Reviews, Scope, User,
+};
 use devbox_provider::with_causes;
 use tracing::warn;
 
@@ -17,6 +19,7 @@ use crate::{Admission, Grant, Offer, Rejection, TokenCheck, View};
 pub struct KubeAdmission {
     reviews: Arc<Reviews>,
     tokens: Option<TokenCheck>,
+    names: ExternalNames,
 }
 
 impl KubeAdmission {
@@ -26,7 +29,14 @@ impl KubeAdmission {
         Self {
             reviews: Arc::new(reviews),
             tokens,
+            names: ExternalNames::default(),
         }
+    }
+
+    /// Says whether what an `ExternalName` stands for is dialed. Default: it is not.
+    #[must_use]
+    pub fn external_names(self, names: ExternalNames) -> Self {
+        Self { names, ..self }
     }
 
     /// Who shows this token, and what a static one is good for.
@@ -68,7 +78,7 @@ impl Admission for KubeAdmission {
             Err(error) => return Err(unanswered(&error)),
         };
         let name = user.name.clone();
-        let inside = Inside::new(Arc::clone(&self.reviews), user, scope, allowed);
+        let inside = Inside::new(Arc::clone(&self.reviews), user, scope, allowed).external_names(self.names);
         let view = View::of(Arc::new(inside)).for_user(name);
         Ok(match grant {
             Some(grant) => view.granted_by(grant),
@@ -91,6 +101,7 @@ impl fmt::Debug for KubeAdmission {
         f.debug_struct("KubeAdmission")
             .field("reviews", &self.reviews)
             .field("tokens", &self.tokens)
+            .field("names", &self.names)
             .finish()
     }
 }

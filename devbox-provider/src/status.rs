@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 /// ```
 /// use devbox_provider::Status;
 /// let status = Status::new("kubernetes", "orders in minikube")
-///     .via("port-forward", "the cluster has no gateway");
+///     .via("port-forward", "it was asked for");
 /// assert_eq!(
 ///     status.to_string(),
-///     "orders in minikube via port-forward, because the cluster has no gateway"
+///     "orders in minikube via port-forward, because it was asked for"
 /// );
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct Status {
     /// What a connect that is under way waits for: `TCP connection to 10.1.2.3:443`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<String>,
+    /// What this way in does without, and what another one would give: a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 /// One of several ways into a far side, and why it was taken.
@@ -49,6 +52,7 @@ impl Status {
             via: None,
             over: None,
             waits_for: None,
+            remarks: Vec::new(),
         }
     }
 
@@ -75,8 +79,16 @@ impl Status {
         });
         self
     }
+
+    /// Adds what this way in does without, and what another one would give.
+    #[must_use]
+    pub fn remarks(mut self, remarks: impl IntoIterator<Item = String>) -> Self {
+        self.remarks.extend(remarks);
+        self
+    }
 }
 
+/// Where it is, and the way there; without the remarks.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.far_side)?;

@@ -35,12 +35,21 @@ pub(crate) enum NoNode {
     Skips,
 }
 
-/// The steps of `kube-test`; skipped, with the reason, where a node cannot run.
+/// What becomes of the steps where a node is lacking something.
+fn without_node(lacking: String, no_node: NoNode) -> Result<Done> {
+    match no_node {
+        NoNode::Fails => bail!("{lacking}"),
+        NoNode::Skips => Ok(Done::Skipped(lacking)),
+    }
+}
+
+/// The steps of `kube-test`. Where a node cannot run, they fail or are skipped, with the reason.
 pub(crate) fn steps(steps: &mut Steps, may_install: bool, filters: &[String], no_node: NoNode) {
-    let mut why = match lacking(may_install) {
-        Ok(why) => why,
+    let lacking = match lacking(may_install) {
+        Ok(lacking) => lacking,
         Err(error) => Some(format!("{error:#}")),
     };
+    let mut why: Option<String> = None;
     let mut step = |steps: &mut Steps, name: &str, work: &mut dyn FnMut(&mut Vec<String>) -> Result<Done>| {
         steps.step(name, |skips| {
             if let Some(why) = &why {
@@ -59,7 +68,10 @@ pub(crate) fn steps(steps: &mut Steps, may_install: bool, filters: &[String], no
         Err(error) if no_node == NoNode::Skips => Ok(Done::Skipped(format!("no node can be had: {error:#}"))),
         had => had.map(Done::Passed),
     };
-    step(steps, "kube", &mut |_| had(programs()));
+    step(steps, "kube", &mut |_| match &lacking {
+        Some(lacking) => without_node(lacking.clone(), no_node),
+        None => had(programs()),
+    });
     step(steps, "kube images", &mut |_| {
         had(images().map(|()| String::new()))
     });
@@ -257,7 +269,9 @@ fn programs() -> Result<String> {
     Ok(format!("Kubernetes {RELEASE}"))
 }
 
-/// Makes the images of the tests' pods, unless they are newer than what they are made from.
+/// Makes the images of the tests' pods, unless they are newer than what they are made from. Of the services' that is the script alone: the
+/// programs are this machine's packages, and another version of one says nothing that the tests would want to know. Whoever wants the new
+/// ones removes `target/kube/images`.
 fn images() -> Result<()> {
     let folder = kube().join("images");
     fs::create_dir_all(&folder)?;
@@ -307,6 +321,19 @@ fn gateway_image() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_was_asked_for_and_cannot_be_had_is_a_failure() {
+        let why = || "Go: not installed".to_owned();
+        assert_eq!(
+            without_node(why(), NoNode::Fails)
+                .err()
+                .map(|error| error.to_string()),
+            Some(why())
+        );
+        let skipped = without_node(why(), NoNode::Skips);
+        assert!(matches!(skipped, Ok(Done::Skipped(reason)) if reason == why()));
+    }
 
     #[test]
     fn a_version_of_go_is_compared_by_its_numbers() {

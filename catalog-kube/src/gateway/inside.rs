@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::info;
 
-use super::direct::Direct;
+use super::direct::{Direct, ExternalNames};
 use super::own::{self, Refused};
 use super::remembered::FRESH;
 use super::review::{Allowed, NotAllowed, Reviews, User};
@@ -23,13 +23,15 @@ use crate::endpoints::Endpoints;
 use crate::objects::Reach;
 use crate::source::{Followed, KubeSource, NoCatalog};
 
-/// A gateway in the cluster reaches everything that pods reach. It does not follow names out of the cluster: whoever may write a Service
-/// would lead it, with what its own network reaches, to wherever they like.
-const REACH: Reach = Reach {
-    addresses: true,
-    names: false,
-    datagrams: true,
-};
+/// A gateway in the cluster reaches everything that pods reach. It follows an `ExternalName` only where its installation says so: whoever
+/// may write a Service leads it, with what its own network reaches, to wherever they like.
+fn reach(names: ExternalNames) -> Reach {
+    Reach {
+        addresses: true,
+        names: names == ExternalNames::Followed,
+        datagrams: true,
+    }
+}
 
 /// How often a client's rights are asked for. With the age that an answer may have, what was taken away ends within a minute.
 const ASK_AGAIN: Duration = FRESH;
@@ -42,6 +44,7 @@ pub struct Inside {
     user: User,
     scope: Scope,
     allowed: Allowed,
+    names: ExternalNames,
 }
 
 impl Inside {
@@ -53,7 +56,14 @@ impl Inside {
             user,
             scope,
             allowed,
+            names: ExternalNames::default(),
         }
+    }
+
+    /// Says whether what an `ExternalName` stands for is dialed. Default: it is not.
+    #[must_use]
+    pub fn external_names(self, names: ExternalNames) -> Self {
+        Self { names, ..self }
     }
 
     fn far_side(&self) -> String {
@@ -92,7 +102,7 @@ impl Provider for Inside {
                 teams: &self.allowed.teams,
             },
             &options,
-            REACH,
+            reach(self.names),
             endpoints.clone(),
             watch::Sender::default(),
         );
@@ -124,7 +134,7 @@ impl Provider for Inside {
         };
         Ok(Connection::new(
             source,
-            Arc::new(EndpointDialer::new(endpoints, Direct)),
+            Arc::new(EndpointDialer::new(endpoints, Direct { names: self.names })),
         ))
     }
 

@@ -22,25 +22,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Why a session does not go through an installed gateway.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotUsed {
-    #[error(
-        "{0}; `--via pod` and an installed gateway also carry UDP and reach what is no pod, and are faster"
-    )]
-    NotInstalled(NoGateway),
     #[error(transparent)]
-    NotReady(NoGateway),
+    None(#[from] NoGateway),
     #[error("the API server did not say in time whether a gateway is installed")]
     Unknown,
     #[error("the installed gateway cannot be used: {0}")]
     TurnedAway(ConnectError),
-}
-
-impl From<NoGateway> for NotUsed {
-    fn from(none: NoGateway) -> Self {
-        match none {
-            NoGateway::NotInstalled { .. } => Self::NotInstalled(none),
-            NoGateway::NotReady { .. } => Self::NotReady(none),
-        }
-    }
 }
 
 impl Client {

@@ -2,6 +2,7 @@
 
 use service_catalog::Label;
 
+use super::direct::ExternalNames;
 use crate::pod::{PORT, released_image};
 
 /// Where a gateway is looked for that serves more than one namespace.
@@ -18,6 +19,8 @@ pub struct Installation {
     pub ingress: Option<Host>,
     /// The namespaces that it may watch. Default: all.
     pub serves: Vec<Label>,
+    /// Whether it follows what an `ExternalName` stands for.
+    pub external_names: ExternalNames,
 }
 
 /// A host's name.
@@ -63,7 +66,12 @@ impl Installation {
             documents.push(INGRESS.replace("@HOST@", host));
         }
         let yaml: Vec<_> = documents.iter().map(|document| document.trim_start()).collect();
+        let external_names = match self.external_names {
+            ExternalNames::Refused => "",
+            ExternalNames::Followed => "\n            - --external-names",
+        };
         yaml.join("---\n")
+            .replace("@EXTERNAL_NAMES@", external_names)
             .replace("@NAMESPACE@", self.namespace.as_str())
             .replace("@PORT@", &PORT.to_string())
             .replace("@STATUS_PORT@", &STATUS_PORT.to_string())
@@ -244,7 +252,7 @@ spec:
             - --status-listen=0.0.0.0:@STATUS_PORT@
             # All clients have the address of whoever passes them on.
             - --max-half-open-per-address=2048
-            - --drain=30s
+            - --drain=30s@EXTERNAL_NAMES@
           env:
             - name: POD_NAME
               valueFrom: {fieldRef: {fieldPath: metadata.name}}
@@ -368,6 +376,7 @@ mod tests {
             image: Some("example/gateway:1".to_owned()),
             ingress: ingress.map(|host| host.parse().unwrap()),
             serves: serves.iter().map(|name| name.parse().unwrap()).collect(),
+            external_names: ExternalNames::Refused,
         }
     }
 
@@ -438,6 +447,24 @@ mod tests {
             verbs.map(|(verb, _)| (right.resource.to_owned(), (*verb).to_owned()))
         };
         assert_eq!(granted, OWN.iter().flat_map(of_right).collect());
+    }
+
+    #[test]
+    fn external_names_are_followed_where_that_is_asked_for() {
+        let arguments = |external_names| {
+            let mut installation = installation(None, &[]);
+            installation.external_names = external_names;
+            let documents: Vec<Value> = serde_saphyr::from_multiple(&installation.to_yaml()).unwrap();
+            let deployment = documents.iter().find(|document| document["kind"] == "Deployment");
+            let container = &deployment.unwrap()["spec"]["template"]["spec"]["containers"][0];
+            container["args"].as_array().unwrap().clone()
+        };
+        let (without, with) = (
+            arguments(ExternalNames::Refused),
+            arguments(ExternalNames::Followed),
+        );
+        assert_eq!(with[..without.len()], without);
+        assert_eq!(with[without.len()..], ["--external-names"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::road::{Endpoint, Host};
 pub(crate) struct Reach {
     /// Addresses that are no pod's, too.
     pub(crate) addresses: bool,
-    /// Names outside the cluster, too.
+    /// What an `ExternalName` stands for, too.
     pub(crate) names: bool,
     /// UDP, too.
     pub(crate) datagrams: bool,
@@ -93,7 +93,7 @@ fn offer_one<'a>(
     // Why nothing answers, of the first port; and whether that can change.
     let mut why = match &object.kind {
         Kind::Outside(name) if object.ports.is_empty() => {
-            Some((format!("{}; it names no port", outside(name)), true))
+            Some((format!("it stands for {name}, and names no port"), true))
         }
         _ => None,
     };
@@ -101,7 +101,7 @@ fn offer_one<'a>(
         let found = match port.protocol {
             None => Err(Never("SCTP is not carried".to_owned())),
             Some(Protocol::Udp) if !reach.datagrams => Err(Never(
-                "UDP is not carried by a port-forward; `--via pod` carries it".to_owned(),
+                "a port-forward carries no UDP; `--via pod` and an installed gateway do".to_owned(),
             )),
             Some(protocol) => find(object, port, protocol, slices.clone(), reach, &its),
         };
@@ -159,8 +159,30 @@ fn offer_one<'a>(
     }
 }
 
-fn outside(name: &str) -> String {
-    format!("it stands for {name}, which is outside the cluster")
+/// What an `ExternalName` is on a way that does not follow it, and how to get there nevertheless.
+fn not_followed(name: &str, reach: Reach) -> String {
+    let by = if reach.addresses {
+        "this gateway follows no ExternalName"
+    } else {
+        "a port-forward follows no ExternalName"
+    };
+    match service_of(name) {
+        Some((service, namespace)) => format!(
+            "it stands for the service {service} in the namespace {namespace}, and {by}: `-n {namespace}` has that service \
+             under its own name, and `--via pod` follows it"
+        ),
+        None => format!(
+            "it stands for {name}, and {by}: connect to {name} itself where this machine reaches it, or use `--via pod`, \
+             which follows it"
+        ),
+    }
+}
+
+/// Which service of the cluster has this name in the cluster's DNS, whose domain is not known: `db.orders.svc.cluster.local`.
+fn service_of(name: &str) -> Option<(&str, &str)> {
+    let mut labels = name.split('.');
+    let (service, namespace) = (labels.next()?, labels.next()?);
+    (labels.next()? == "svc").then_some((service, namespace))
 }
 
 /// The name itself: whoever dials it resolves it there.
@@ -171,8 +193,7 @@ fn find_outside(
     reach: Reach,
 ) -> Result<Answers, Never> {
     if !reach.names {
-        let way = "connect to that name, or use `--via pod`";
-        return Err(Never(format!("{}: {way}", outside(name))));
+        return Err(Never(not_followed(name, reach)));
     }
     let endpoint = Endpoint {
         host: Host::Name(Arc::clone(name)),
@@ -244,7 +265,7 @@ fn find<'a>(
     let because = match (places.len(), leaving, not_ready, no_pod) {
         (1.., ..) => String::new(),
         (_, _, _, 1..) => {
-            "its endpoints are no pods, and a port-forward reaches pods only; `--via pod` reaches them"
+            "its endpoints are no pods, and a port-forward reaches pods only; `--via pod` and an installed gateway reach them"
                 .to_owned()
         }
         (_, _, 1, _) => "its only pod is not ready".to_owned(),

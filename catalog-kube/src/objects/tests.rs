@@ -8,6 +8,12 @@ const FORWARD: Reach = Reach {
     names: false,
     datagrams: false,
 };
+const GATEWAY: Reach = Reach {
+    addresses: true,
+    names: false,
+    datagrams: true,
+};
+
 const POD: Reach = Reach {
     addresses: true,
     names: true,
@@ -284,6 +290,10 @@ fn each_kind_of_service_says_what_it_is() {
             &serde_json::json!({"type": "ExternalName", "externalName": "db.example", "ports": ports}),
         ),
         service_json(
+            "elsewhere",
+            &serde_json::json!({"type": "ExternalName", "externalName": "db.orders.svc.cluster.local", "ports": ports}),
+        ),
+        service_json(
             "name-only",
             &serde_json::json!({"type": "ExternalName", "externalName": "db.example"}),
         ),
@@ -314,12 +324,25 @@ fn each_kind_of_service_says_what_it_is() {
     assert_eq!(told(FORWARD, "alone"), "it has neither a selector nor endpoints");
     assert!(told(FORWARD, "by-hand").contains("reaches pods only"));
     assert_eq!(told(POD, "by-hand"), "");
-    assert!(told(FORWARD, "dns").starts_with("UDP is not carried"));
+    assert!(told(FORWARD, "dns").starts_with("a port-forward carries no UDP"));
     assert_eq!(told(POD, "dns"), "it has neither a selector nor endpoints");
     assert_eq!(told(POD, "sctp"), "SCTP is not carried");
-    assert!(told(FORWARD, "outside").starts_with("it stands for db.example"));
+    assert_eq!(
+        told(FORWARD, "outside"),
+        "it stands for db.example, and a port-forward follows no ExternalName: connect to db.example itself where this \
+         machine reaches it, or use `--via pod`, which follows it"
+    );
+    assert_eq!(
+        told(GATEWAY, "elsewhere"),
+        "it stands for the service db in the namespace orders, and this gateway follows no ExternalName: `-n orders` has \
+         that service under its own name, and `--via pod` follows it"
+    );
     assert_eq!(told(POD, "outside"), "");
-    assert!(told(POD, "name-only").ends_with("it names no port"));
+    assert_eq!(told(POD, "elsewhere"), "");
+    assert_eq!(
+        told(POD, "name-only"),
+        "it stands for db.example, and names no port"
+    );
 }
 
 #[test]

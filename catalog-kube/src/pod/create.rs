@@ -50,16 +50,16 @@ pub(crate) async fn ensure(
     let image = options.image.clone().unwrap_or_else(manifest::released_image);
     let name = manifest::job_name(&user, &image);
     let jobs = jobs(cluster, options);
-    let failed = |error| not_up(cluster, error);
+    let failed = |verb| move |error| not_up(cluster, error, verb, "jobs", &options.namespace);
     let job = loop {
         let secret = manifest::secret_name(&name, random()?);
         let wanted = manifest::job(&name, &secret, &image);
         match jobs.create(&PostParams::default(), &wanted).await {
             Ok(job) => break job,
             Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(failed("create")(error)),
         }
-        match jobs.get_opt(&name).await.map_err(failed)? {
+        match jobs.get_opt(&name).await.map_err(failed("get"))? {
             Some(job) if manifest::is_over(&job) => {
                 if job.metadata.deletion_timestamp.is_none() {
                     delete(&jobs, &name, job.metadata.uid.clone()).await;
@@ -78,7 +78,7 @@ pub(crate) async fn ensure(
     let uid = job.metadata.uid.clone().unwrap_or_default();
     let named = manifest::secret_of(&job).map(str::to_owned);
     let secret = named
-        .ok_or_else(|| NotUp::step_down(format!("the Job {name} is none of ours: it names no Secret")))?;
+        .ok_or_else(|| NotUp::step_down(format!("the Job {name} is not one of ours: it names no Secret")))?;
     let secret_of_job = Known {
         secret: &secret,
         job: &name,
@@ -125,19 +125,17 @@ struct Known<'a> {
 /// The gateway's token: that of the first session to create the Secret.
 async fn token(cluster: &Cluster, options: &PodOptions, of: &Known<'_>) -> Result<Token, NotUp> {
     let secrets: Api<Secret> = Api::namespaced(cluster.client().clone(), &options.namespace);
+    let failed = |verb| move |error| not_up(cluster, error, verb, "secrets", &options.namespace);
     let fresh = manifest::hex(&random::<32>()?);
     let wanted = manifest::secret(of.secret, of.job, of.uid, &fresh);
     let text = match secrets.create(&PostParams::default(), &wanted).await {
         Ok(_) => fresh,
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            let secret = secrets
-                .get(of.secret)
-                .await
-                .map_err(|error| not_up(cluster, error))?;
+            let secret = secrets.get(of.secret).await.map_err(failed("get"))?;
             let bytes = secret.data.and_then(|mut data| data.remove(manifest::TOKEN_KEY));
             String::from_utf8(bytes.map(|bytes| bytes.0).unwrap_or_default()).unwrap_or_default()
         }
-        Err(error) => return Err(not_up(cluster, error)),
+        Err(error) => return Err(failed("create")(error)),
     };
     Token::new(&text).map_err(|error| NotUp::step_down(format!("the Secret {}: {error}", of.secret)))
 }
@@ -160,7 +158,7 @@ pub(crate) async fn keep(cluster: &Cluster, options: &PodOptions, ours: &Ours) -
         Ok(_) => Ok(()),
         // It has ended meanwhile, and perhaps there is another one.
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Err(NotUp::Gone),
-        Err(error) => Err(not_up(cluster, error)),
+        Err(error) => Err(not_up(cluster, error, "patch", "jobs", &options.namespace)),
     }
 }
 
@@ -223,32 +221,29 @@ pub(crate) async fn may_get(cluster: &Cluster, namespace: &str, subresource: &st
     Some(answer.status?.allowed)
 }
 
-/// What the API server does not allow or take will be the same the next time; otherwise it is asked again.
-fn not_up(cluster: &Cluster, error: kube::Error) -> NotUp {
+/// What the API server does not allow or take will be the same the next time; otherwise it is asked again. `verb`, `resource` and
+/// `namespace` are what was asked for.
+fn not_up(cluster: &Cluster, error: kube::Error, verb: &str, resource: &str, namespace: &str) -> NotUp {
     match error {
         kube::Error::Api(status)
             if (400..500).contains(&status.code) && ![401, 408, 409, 429].contains(&status.code) =>
         {
             NotUp::step_down(status.message.clone())
         }
-        error => NotUp::Failed(failed(cluster, error)),
-    }
-}
-
-fn failed(cluster: &Cluster, error: kube::Error) -> ConnectError {
-    match cluster.failed(error, "create", "jobs", None) {
-        Error::Unauthorized { cluster, message } => ConnectError::CredentialRefused {
-            far_side: cluster,
-            file: None,
-            message,
-        },
-        Error::Unreachable { cluster, source } => ConnectError::Unreachable {
-            far_side: cluster,
-            reason: with_causes(&source),
-        },
-        error => ConnectError::Unavailable {
-            far_side: cluster.name().to_owned(),
-            message: with_causes(&error),
-        },
+        error => NotUp::Failed(match cluster.failed(error, verb, resource, Some(namespace)) {
+            Error::Unauthorized { cluster, message } => ConnectError::CredentialRefused {
+                far_side: cluster,
+                file: None,
+                message,
+            },
+            Error::Unreachable { cluster, source } => ConnectError::Unreachable {
+                far_side: cluster,
+                reason: with_causes(&source),
+            },
+            error => ConnectError::Unavailable {
+                far_side: cluster.name().to_owned(),
+                message: format!("{verb} {resource}: {}", with_causes(&error)),
+            },
+        }),
     }
 }

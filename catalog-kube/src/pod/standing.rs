@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{ContainerState, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerState, Pod, PodCondition, PodStatus};
 
 use crate::road::PodRef;
 
@@ -69,17 +69,9 @@ pub(crate) fn standing(pod: &Pod) -> Standing {
         };
     }
     let conditions = status.conditions.as_deref().unwrap_or_default();
-    let unschedulable = conditions.iter().find(|condition| {
-        condition.type_ == "PodScheduled"
-            && condition.status == "False"
-            && condition.reason.as_deref() == Some("Unschedulable")
-    });
-    if let Some(condition) = unschedulable {
-        let message = condition.message.as_deref().unwrap_or("no node takes it");
-        return Standing::Broken {
-            because: format!("the gateway pod cannot be scheduled: {message}"),
-        };
-    }
+    let scheduled = conditions
+        .iter()
+        .find(|condition| condition.type_ == "PodScheduled");
     let running = state.running.is_some();
     let address = status.pod_ip.as_deref().and_then(|address| address.parse().ok());
     match (address, pod_ref(pod)) {
@@ -89,12 +81,7 @@ pub(crate) fn standing(pod: &Pod) -> Standing {
             running,
         },
         _ => Standing::Waits {
-            what: waits_for(
-                &state,
-                conditions
-                    .iter()
-                    .any(|condition| condition.type_ == "PodScheduled"),
-            ),
+            what: waits_for(&state, scheduled),
         },
     }
 }
@@ -106,14 +93,23 @@ fn pod_ref(pod: &Pod) -> Option<PodRef> {
     })
 }
 
-fn waits_for(state: &ContainerState, scheduled: bool) -> String {
-    match &state.waiting {
-        Some(waiting) => said(
-            waiting.reason.as_deref().unwrap_or("its container"),
-            waiting.message.as_deref(),
-        ),
-        None if scheduled => "its container".to_owned(),
-        None => "a node".to_owned(),
+fn waits_for(state: &ContainerState, scheduled: Option<&PodCondition>) -> String {
+    let (what, why) = match (&state.waiting, scheduled) {
+        (Some(waiting), _) => {
+            let reason = waiting.reason.as_deref();
+            let why = reason.map(|reason| said(reason, waiting.message.as_deref()));
+            ("its container", why)
+        }
+        (None, Some(condition)) if condition.status == "True" => ("its container", None),
+        // One that has no room at the moment may be given one, or a new one comes (a cluster autoscaler).
+        (None, scheduled) => {
+            let why = scheduled.and_then(|condition| condition.message.as_deref());
+            ("a node", why.map(in_one_line))
+        }
+    };
+    match why {
+        Some(why) => format!("{what} ({why})"),
+        None => what.to_owned(),
     }
 }
 
@@ -138,12 +134,13 @@ fn failure(status: &PodStatus, state: &ContainerState) -> String {
 /// A reason, and what was said about it, in one line.
 fn said(reason: &str, message: Option<&str>) -> String {
     match message {
-        Some(message) => {
-            let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-            format!("{reason}: {line}")
-        }
+        Some(message) => format!("{reason}: {}", in_one_line(message)),
         None => reason.to_owned(),
     }
+}
+
+fn in_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -180,7 +177,7 @@ mod tests {
         assert_eq!(
             of(&json!({"phase": "Pending", "containerStatuses": creating})),
             Standing::Waits {
-                what: "ContainerCreating".to_owned()
+                what: "its container (ContainerCreating)".to_owned()
             }
         );
         let pod = PodRef {
@@ -206,16 +203,27 @@ mod tests {
     }
 
     #[test]
+    fn a_node_may_still_come() {
+        let condition = |status: &str, message: Value| json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": status, "reason": "Unschedulable", "message": message}]});
+        for (status, what) in [
+            (
+                condition("False", json!("0/1 nodes are available:\n1 Insufficient cpu.")),
+                "a node (0/1 nodes are available: 1 Insufficient cpu.)",
+            ),
+            (condition("False", Value::Null), "a node"),
+            (condition("True", Value::Null), "its container"),
+        ] {
+            let what = what.to_owned();
+            assert_eq!(of(&status), Standing::Waits { what });
+        }
+    }
+
+    #[test]
     fn what_will_not_come_says_why() {
         let pull = container(&json!({"waiting": {"reason": "ErrImagePull", "message": "not\n found"}}));
         assert_eq!(
             broken(&json!({"phase": "Pending", "podIP": "10.1.2.3", "containerStatuses": pull})),
             "the gateway pod cannot start with the image x:1: ErrImagePull: not found"
-        );
-        let unscheduled = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}]);
-        assert_eq!(
-            broken(&json!({"phase": "Pending", "conditions": unscheduled})),
-            "the gateway pod cannot be scheduled: 0/1 nodes"
         );
         let ended = container(
             &json!({"terminated": {"exitCode": 2, "reason": "Error", "message": "no such flag\n"}}),

@@ -109,6 +109,13 @@ impl<'a> Session<'a> {
         Ok(found.map(Value::take).unwrap_or_default())
     }
 
+    /// Whether the status has a remark on the way in that contains this.
+    pub(crate) fn remarks(&self, part: &str) -> Result<bool> {
+        let provider = self.provider()?;
+        let mut remarks = provider["remarks"].as_array().into_iter().flatten();
+        Ok(remarks.any(|remark| remark.as_str().is_some_and(|remark| remark.contains(part))))
+    }
+
     /// Why a service cannot answer, as the status has it.
     pub(crate) fn not_ready(&self, name: &str) -> Result<String> {
         let service = self.service(name)?;
