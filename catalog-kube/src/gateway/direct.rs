@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::net::lookup_host;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tunnel_bridge::direct::{self, DirectStream};
 use tunnel_bridge::{ByteStream, DatagramFlow, Refusal, RefusalKind, udp};
 
@@ -56,21 +56,29 @@ impl Direct {
 
 #[async_trait]
 impl Road for Direct {
-    async fn open(&self, endpoint: &Endpoint) -> Result<Box<dyn ByteStream>, Refusal> {
+    async fn open(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Box<dyn ByteStream>, Refusal> {
         let addresses = self.addresses(endpoint).await?;
-        let stream = direct::connect_any(endpoint, addresses, ANSWER).await?;
+        let stream = direct::connect_any(endpoint, addresses, time(deadline)).await?;
         Ok(Box::new(DirectStream::from(stream)))
     }
 
-    async fn open_datagrams(&self, endpoint: &Endpoint) -> Result<Box<dyn DatagramFlow>, Refusal> {
+    async fn open_datagrams(
+        &self,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<Box<dyn DatagramFlow>, Refusal> {
         let addresses = self.addresses(endpoint).await?;
         let first = addresses.into_iter().next().ok_or_else(|| no_service(endpoint))?;
-        Ok(Box::new(udp::connect(first, ANSWER).await?))
+        Ok(Box::new(udp::connect(first, time(deadline)).await?))
     }
 
     fn carries_datagrams(&self) -> bool {
         true
     }
+}
+
+fn time(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).min(ANSWER)
 }
 
 /// A name that means the same to every resolver: as the DNS has it, without the domains that the gateway's pod searches.
