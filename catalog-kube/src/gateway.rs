@@ -17,11 +17,11 @@ mod review;
 mod scope;
 mod sessions;
 
-pub(crate) use account::{AccountTokens, FOR_USERS};
+pub(crate) use account::{Account, AccountTokens, key};
 pub use inside::Inside;
 pub(crate) use installed::{Client, HOME, In, NoGateway, Replica, find, is_installed};
 pub use review::{Allowed, NotAllowed, NotAuthenticated, Reviews, User};
-pub(crate) use review::{TEAM, WANTED};
+pub(crate) use review::{STATIC, TEAM, WANTED};
 pub use scope::{BadScope, Scope};
 pub use sessions::{NoReplicaPod, ReplicaPod, SessionClaim, SharedSessions};
 

@@ -216,19 +216,20 @@ impl Client<'_> {
                 if may_get(self.cluster, namespace, "proxy").await != Some(false) {
                     return Err(error);
                 }
-                let forbidden = crate::Forbidden {
+                let forbidden = |resource: &str| crate::Forbidden {
                     who: crate::Who::You,
                     verb: "get".to_owned(),
-                    resource: "pods/proxy".to_owned(),
+                    resource: resource.to_owned(),
                     namespace: Some(namespace.to_string()),
                 };
                 if may_get(self.cluster, namespace, "portforward").await == Some(false) {
+                    let neither = forbidden("pods/proxy or pods/portforward");
                     let message = format!(
-                        "{forbidden}, nor pods/portforward there: there is no way to the gateway; \
-                         `devbox rbac --via gateway` prints what is needed"
+                        "{neither}, so there is no way to the gateway; `devbox rbac --via gateway` prints what is needed"
                     );
                     return Err(ConnectError::Setup { message });
                 }
+                let forbidden = forbidden("pods/proxy");
                 let forwarded = OneForward::new(Arc::clone(forward), replica.endpoint.clone());
                 gateway.approach = Some(Arc::new(forwarded));
                 (gateway.connect(wanted.clone()).await?, Some(forbidden))
