@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn what_is_lacking_is_said_once_with_what_follows() {
-        let looked = "changes are looked for every few seconds";
+        let looked = "changes are looked for every 5 s";
         let none = "no connection to a pod can be made";
         let access = Access {
             missing: vec![

@@ -18,13 +18,13 @@ mod review;
 mod scope;
 mod sessions;
 
-pub(crate) use account::{AccountTokens, FOR_USERS};
+pub(crate) use account::{Account, AccountTokens, key};
 pub use direct::ExternalNames;
 pub use inside::Inside;
 pub(crate) use installed::{Client, HOME, In, is_installed};
 pub(crate) use lookout::{Lookout, NotUsed};
 pub use review::{Allowed, NotAllowed, NotAuthenticated, Reviews, User};
-pub(crate) use review::{TEAM, WANTED};
+pub(crate) use review::{STATIC, TEAM, WANTED};
 pub use scope::{BadScope, Scope};
 pub use sessions::{NoReplicaPod, ReplicaPod, SessionClaim, SharedSessions};
 

@@ -293,7 +293,7 @@ impl KubeProvider {
     async fn account_tokens(&self, cluster: &Cluster) -> Arc<AccountTokens> {
         let tokens = {
             let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-            let first = || Arc::new(AccountTokens::new(cluster.clone(), self.first_namespace(cluster)));
+            let first = || Arc::new(AccountTokens::new(cluster.clone()));
             Arc::clone(tokens.get_or_insert_with(first))
         };
         tokens.ask(cluster.clone()).await;

@@ -38,7 +38,7 @@ impl Verbs {
     }
 }
 
-const LOOKED_AT: &str = "changes are looked for every few seconds";
+const LOOKED_AT: &str = "changes are looked for every 5 s";
 
 /// What exists, and who answers for it.
 const CATALOG: &[Right] = &[
@@ -134,6 +134,9 @@ const POD: &[Right] = &[
     },
 ];
 
+/// Each Job names a Secret of its own: one of a Job that was removed a moment ago may still be there, with another token.
+const ANY_SECRET: &str = "  # This is every Secret of the namespace. That of a gateway pod has a name that nobody can know before.\n";
+
 const NO_POD: &str = "no gateway pod can be used, so that port-forwards take its place";
 
 /// The tables of a way in, its own last. What users of an installed gateway need is no table: it names objects.
@@ -177,7 +180,7 @@ pub fn roles(way: &WayIn, namespaces: &[impl AsRef<str>], subjects: &[Subject]) 
         let from_outside = *way != WayIn::Gateway;
         return gateway::objects(&namespaces, subjects, from_outside).join("---\n");
     };
-    let role = if *way == WayIn::Pod {
+    let name = if *way == WayIn::Pod {
         "devbox-pod"
     } else {
         "devbox-forward"
@@ -186,28 +189,36 @@ pub fn roles(way: &WayIn, namespaces: &[impl AsRef<str>], subjects: &[Subject]) 
     let subjects: String = subjects.iter().map(subject).collect();
     let pairs: Vec<_> = namespaces
         .iter()
-        .flat_map(|namespace| role_and_binding(role, namespace, &rules, &subjects))
+        .flat_map(|namespace| {
+            [
+                role(name, namespace, &rules),
+                binding(name, name, namespace, &subjects),
+            ]
+        })
         .collect();
     pairs.join("---\n")
 }
 
-fn role_and_binding(role: &str, namespace: &str, rules: &str, subjects: &str) -> [String; 2] {
+fn role(role: &str, namespace: &str, rules: &str) -> String {
     let (role, namespace) = (quoted(role), quoted(namespace));
-    [
-        format!(
-            "apiVersion: rbac.authorization.k8s.io/v1
+    format!(
+        "apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata:
   name: {role}
   namespace: {namespace}
 rules:
 {rules}"
-        ),
-        format!(
-            "apiVersion: rbac.authorization.k8s.io/v1
+    )
+}
+
+fn binding(name: &str, role: &str, namespace: &str, subjects: &str) -> String {
+    let [name, role, namespace] = [name, role, namespace].map(quoted);
+    format!(
+        "apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
 metadata:
-  name: {role}
+  name: {name}
   namespace: {namespace}
 roleRef:
   apiGroup: rbac.authorization.k8s.io
@@ -215,11 +226,14 @@ roleRef:
   name: {role}
 subjects:
 {subjects}"
-        ),
-    ]
+    )
 }
 
 fn rule(right: &Right) -> String {
+    let note = match right.resource {
+        "secrets" => ANY_SECRET,
+        _ => "",
+    };
     let list = |items: &[&str]| {
         items
             .iter()
@@ -227,7 +241,7 @@ fn rule(right: &Right) -> String {
             .collect::<Vec<_>>()
             .join(", ")
     };
-    let mut text = format!("  - apiGroups: [{}]\n", list(&[right.group]));
+    let mut text = format!("{note}  - apiGroups: [{}]\n", list(&[right.group]));
     let mut line = |key: &str, items: &[&str]| {
         let written = writeln!(text, "    {key}: [{}]", list(items));
         debug_assert!(written.is_ok(), "a String takes everything");
@@ -274,6 +288,8 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -313,5 +329,37 @@ mod tests {
         insta::assert_snapshot!(roles(&WayIn::Gateway, &["orders", "shop"], &subjects));
         let url = WayIn::Url("wss://gateway.example".parse().unwrap());
         assert!(!roles(&url, &["orders"], &subjects).contains("pods/proxy"));
+    }
+
+    #[test]
+    fn whoever_has_a_static_token_is_the_user_that_it_stands_for() {
+        let ci = [Subject::User("devbox:ci".to_owned())];
+        let given = roles(&WayIn::Gateway, &["orders"], &ci);
+        let url = WayIn::Url("wss://gateway.example".parse().unwrap());
+        assert_eq!(given, roles(&url, &["orders"], &ci));
+        insta::assert_snapshot!(given);
+    }
+
+    #[test]
+    fn rights_at_a_gateway_are_of_one_user_each_and_no_object_is_two_users() {
+        let user = |name: &str| Subject::User(name.to_owned());
+        let of = |subjects: &[Subject]| -> Vec<Value> {
+            serde_saphyr::from_multiple(&roles(&WayIn::Gateway, &["orders", "shop"], subjects)).unwrap()
+        };
+        let named = |object: &Value| {
+            let metadata = &object["metadata"];
+            [&object["kind"], &metadata["namespace"], &metadata["name"]].map(Value::to_string)
+        };
+        let (ada, bob) = (of(&[user("ada")]), of(&[user("bob")]));
+        for object in &ada {
+            let other = bob.iter().find(|other| named(other) == named(object));
+            // What both have is the same for both, so that neither is left out by the other's.
+            assert!(other.is_none_or(|other| other == object), "{object}");
+            assert!(object["subjects"].as_array().is_none_or(|all| all.len() == 1));
+        }
+        let both = of(&[user("ada"), user("bob")]);
+        for object in ada.iter().chain(&bob) {
+            assert!(both.contains(object), "{object}");
+        }
     }
 }

@@ -96,6 +96,7 @@ pub(crate) fn manifests(args: &ManifestsArgs) -> ExitCode {
         ingress: args.ingress.clone(),
         serves: args.serve.clone(),
         external_names: followed(args.external_names),
+        token_secret: args.token_secret.clone(),
     };
     print::out(&installation.to_yaml());
     ExitCode::SUCCESS

@@ -1450,8 +1450,7 @@ mod tests {
             },
             Notice::Lacking {
                 provider: "minikube".to_owned(),
-                what: "you may not watch services in orders: changes are looked for every few seconds"
-                    .to_owned(),
+                what: "you may not watch services in orders: changes are looked for every 5 s".to_owned(),
             },
         ];
         let lines: Vec<_> = notices.iter().map(notice).collect();

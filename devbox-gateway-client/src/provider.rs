@@ -42,6 +42,15 @@ pub trait TokenIssuer: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// Dropping the future abandons the request.
     async fn token(&self) -> Result<Token, ConnectError>;
+
+    /// A gateway does not take the token that was given out last. Whether it is to be shown another one, for which [`token`](Self::token) is
+    /// asked then. Default: it is not.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the token as it was, or forgotten.
+    async fn refused(&self) -> bool {
+        false
+    }
 }
 
 /// A devbox gateway as a provider: one link carries its catalog and every connection.
@@ -215,6 +224,16 @@ impl GatewayProvider {
         self.memory.send_replace(Memory::DoesNotPass);
     }
 
+    /// Whether the gateway was shown a token that it does not take, and there is another one to show.
+    pub(crate) async fn has_another_token(&self, error: &ws::ConnectError) -> bool {
+        let (TokenSource::Issued(issuer), ws::ConnectError::Rejected { response, .. }) = (&self.token, error)
+        else {
+            return false;
+        };
+        // Of others, whoever passes the request on refuses a credential that is not the gateway's.
+        response.status == 401 && response.header(MESSAGE).is_some() && issuer.refused().await
+    }
+
     /// No connection could be made. Perhaps the way there is another one by now.
     pub(crate) fn forget_the_way(&self) {
         self.memory.send_replace(Memory::Clear);
@@ -241,8 +260,13 @@ impl GatewayProvider {
 
     /// A new connection to the gateway. Notes what passes on the way there.
     async fn carrier(&self, wanted: &Wanted) -> Result<Box<dyn Carrier>, ConnectError> {
-        let options = self.options(wanted).await?;
-        let connected = match ws::establish(&options).await {
+        let mut connected = ws::establish(&self.options(wanted).await?).await;
+        if let Err(error) = &connected
+            && self.has_another_token(error).await
+        {
+            connected = ws::establish(&self.options(wanted).await?).await;
+        }
+        let connected = match connected {
             Ok(connected) => connected,
             Err(error) => {
                 self.forget_the_way();
@@ -264,13 +288,7 @@ impl GatewayProvider {
     /// A link, which lives on without this value.
     async fn link(&self, wanted: &Wanted) -> Result<Link, ConnectError> {
         if self.gateway.scheme() == "quic" {
-            let options = self.options(wanted).await?;
-            let mut behaviour = quic::Options::default();
-            behaviour.link = self.limits.clone();
-            let connected = quic::connect_with(&options, &behaviour).await;
-            let link = connected.map_err(|error| self.not_connected(error))?;
-            self.over.send_replace(Some("QUIC".to_owned()));
-            return Ok(link);
+            return self.quic_link(wanted).await;
         }
         let carrier = self.carrier(wanted).await?;
         if !self.resume {
@@ -284,6 +302,20 @@ impl GatewayProvider {
             status: link.watch_status(),
             leaving: link.watch_leaving(),
         }));
+        Ok(link)
+    }
+
+    async fn quic_link(&self, wanted: &Wanted) -> Result<Link, ConnectError> {
+        let mut behaviour = quic::Options::default();
+        behaviour.link = self.limits.clone();
+        let mut connected = quic::connect_with(&self.options(wanted).await?, &behaviour).await;
+        if let Err(error) = &connected
+            && self.has_another_token(error).await
+        {
+            connected = quic::connect_with(&self.options(wanted).await?, &behaviour).await;
+        }
+        let link = connected.map_err(|error| self.not_connected(error))?;
+        self.over.send_replace(Some("QUIC".to_owned()));
         Ok(link)
     }
 

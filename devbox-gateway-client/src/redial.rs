@@ -81,6 +81,9 @@ impl Redial for Again {
             Ok(connected) => connected,
             Err(error) => {
                 self.provider.forget_the_way();
+                if self.provider.has_another_token(&error).await {
+                    return Err(RedialError::later(self.provider.not_connected(error)));
+                }
                 return Err(self.verdict(error));
             }
         };

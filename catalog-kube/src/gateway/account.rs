@@ -9,18 +9,21 @@ use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenRequest, Toke
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::Api;
 use kube::api::PostParams;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::AUDIENCE;
+use super::{AUDIENCE, HOME};
 use crate::{Cluster, Error};
-
-/// The service account whose token a user shows who is none: that of the session's first namespace. A user's own credential is never
-/// shown to a gateway, which could do with it all that the user can.
-pub(crate) const FOR_USERS: &str = "devbox-user";
 
 /// How long a token is asked to be good for. The API server may decide otherwise.
 const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// A token that was refused is not a stale one if it is this young.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// The accounts of so many of a user's groups are tried.
+const MAX_GROUPS: usize = 32;
 
 /// A service account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,28 +33,104 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// The user's own one where they are a service account, otherwise the one for users in `namespace`.
-    async fn of(cluster: &Cluster, namespace: &str) -> Result<Self, Error> {
+    /// Of a person. A user's own credential is never shown to a gateway, which could do with it all that the user can.
+    ///
+    /// Each has one of their own, so that a gateway gives nobody what only somebody else may have. It is in [`HOME`]: whoever may edit the
+    /// namespace of an account may be that account, so that one in a team's namespace would give the team what its bearer may elsewhere.
+    pub(crate) fn of_user(name: &str) -> Self {
+        Self::stand_in("user", name)
+    }
+
+    /// Of the members of a group, with what the group may.
+    pub(crate) fn of_group(name: &str) -> Self {
+        Self::stand_in("group", name)
+    }
+
+    fn stand_in(kind: &str, name: &str) -> Self {
+        Self {
+            namespace: HOME.to_owned(),
+            name: format!("devbox-{}", key(kind, name)),
+        }
+    }
+}
+
+/// A name for an object that belongs to somebody: readable, and different for each.
+pub(crate) fn key(kind: &str, name: &str) -> String {
+    let digest = Sha256::digest(name);
+    let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let legible = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let legible: String = name.chars().take(40).map(legible).collect();
+    let words: Vec<_> = legible.split('-').filter(|word| !word.is_empty()).collect();
+    [&[kind], &words[..], &[&digest]]
+        .concat()
+        .join("-")
+        .to_lowercase()
+}
+
+/// Whose tokens a user may show.
+#[derive(Debug, PartialEq, Eq)]
+struct Bearers {
+    /// Their own account, which comes first.
+    own: Account,
+    /// Those of their groups, in the API server's order.
+    groups: Vec<Account>,
+}
+
+impl Bearers {
+    /// As the API server knows the user.
+    async fn of(cluster: &Cluster) -> Result<Self, Error> {
         let reviews: Api<SelfSubjectReview> = Api::all(cluster.client().clone());
         let review = reviews
             .create(&PostParams::default(), &SelfSubjectReview::default())
             .await
             .map_err(|error| cluster.failed(error, "create", "selfsubjectreviews", None))?;
-        let user = review.status.and_then(|status| status.user_info?.username);
-        Ok(own(user.as_deref().unwrap_or_default()).unwrap_or_else(|| Self {
-            namespace: namespace.to_owned(),
-            name: FOR_USERS.to_owned(),
-        }))
+        let user = review.status.and_then(|status| status.user_info);
+        let user = user.unwrap_or_default();
+        Ok(Self::known_as(
+            &user.username.unwrap_or_default(),
+            &user.groups.unwrap_or_default(),
+        ))
+    }
+
+    /// A service account shows a token of its own.
+    fn known_as(user: &str, groups: &[String]) -> Self {
+        if let Some((namespace, name)) = user
+            .strip_prefix("system:serviceaccount:")
+            .and_then(|account| account.split_once(':'))
+        {
+            return Self {
+                own: Account {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                },
+                groups: Vec::new(),
+            };
+        }
+        // Everybody is in some of those.
+        let groups = groups.iter().filter(|group| !group.starts_with("system:"));
+        Self {
+            own: Account::of_user(user),
+            groups: groups
+                .take(MAX_GROUPS)
+                .map(|group| Account::of_group(group))
+                .collect(),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Account> {
+        std::iter::once(&self.own).chain(&self.groups)
     }
 }
 
-/// The service account that is a user of this name.
-fn own(user: &str) -> Option<Account> {
-    let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
-    Some(Account {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    })
+impl std::fmt::Display for Bearers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Account { namespace, name } = &self.own;
+        write!(f, "the service account {name} in {namespace}")?;
+        if self.groups.is_empty() {
+            return Ok(());
+        }
+        f.write_str(", nor of one of your groups,")
+    }
 }
 
 /// Tokens of a service account for gateways (TokenRequest), which the user must be allowed to ask for. One is used until little of its time
@@ -62,25 +141,20 @@ pub(crate) struct AccountTokens {
 
 struct Asks {
     cluster: Cluster,
-    /// Where the account for users is.
-    namespace: String,
     held: Option<Held>,
 }
 
 struct Held {
     token: Token,
+    issued_at: Instant,
     renew_at: Instant,
     expires_at: Instant,
 }
 
 impl AccountTokens {
-    pub(crate) fn new(cluster: Cluster, namespace: String) -> Self {
+    pub(crate) fn new(cluster: Cluster) -> Self {
         Self {
-            asks: Mutex::new(Asks {
-                cluster,
-                namespace,
-                held: None,
-            }),
+            asks: Mutex::new(Asks { cluster, held: None }),
         }
     }
 
@@ -91,11 +165,32 @@ impl AccountTokens {
 }
 
 impl Asks {
+    /// A token of the first account that the user may have one of.
     async fn request(&self) -> Result<Held, ConnectError> {
-        let asked_at = Instant::now();
-        let account = Account::of(&self.cluster, &self.namespace)
+        let bearers = Bearers::of(&self.cluster)
             .await
             .map_err(|error| self.failed(error, None))?;
+        let mut refused = None;
+        for account in bearers.all() {
+            let asked_at = Instant::now();
+            match self.request_of(account).await {
+                Ok(issued) => return Held::new(issued, asked_at),
+                // It is not this user's, or there is none.
+                Err(error @ (Error::Forbidden(_) | Error::Api { code: 404, .. })) => {
+                    refused.get_or_insert(error);
+                }
+                Err(error) => return Err(self.failed(error, Some(&bearers))),
+            }
+        }
+        Err(match refused {
+            Some(error) => self.failed(error, Some(&bearers)),
+            None => ConnectError::Setup {
+                message: "the API server does not say who you are".to_owned(),
+            },
+        })
+    }
+
+    async fn request_of(&self, account: &Account) -> Result<TokenRequest, Error> {
         let accounts: Api<ServiceAccount> =
             Api::namespaced(self.cluster.client().clone(), &account.namespace);
         let request = TokenRequest {
@@ -108,38 +203,21 @@ impl Asks {
         };
         let issued = accounts
             .create_token_request(&account.name, &PostParams::default(), &request)
-            .await
-            .map_err(|error| {
-                let namespace = Some(account.namespace.as_str());
-                let error = self
-                    .cluster
-                    .failed(error, "create", "serviceaccounts/token", namespace);
-                self.failed(error, Some(&account))
-            })?;
-        // By how long it lasts, and not until when: clocks differ.
-        let seconds = issued
-            .spec
-            .expiration_seconds
-            .and_then(|seconds| u64::try_from(seconds).ok());
-        let lifetime = seconds.map_or(LIFETIME, Duration::from_secs);
-        let text = issued.status.map(|status| status.token).unwrap_or_default();
-        let token = Token::new(&text).map_err(|error| ConnectError::Setup {
-            message: with_causes(&error),
-        })?;
-        Ok(Held {
-            token,
-            renew_at: asked_at + lifetime.mul_f32(0.8),
-            expires_at: asked_at + lifetime,
+            .await;
+        issued.map_err(|error| {
+            let namespace = Some(account.namespace.as_str());
+            self.cluster
+                .failed(error, "create", "serviceaccounts/token", namespace)
         })
     }
 
-    fn failed(&self, error: Error, account: Option<&Account>) -> ConnectError {
+    fn failed(&self, error: Error, bearers: Option<&Bearers>) -> ConnectError {
         let far_side = self.cluster.name().to_owned();
         let message = with_causes(&error);
-        let shown = |message: String| match account {
-            Some(Account { namespace, name }) => {
+        let shown = |message: String| match bearers {
+            Some(bearers) => {
                 format!(
-                    "no token of the service account {name} in {namespace} for the gateway: {message}; `devbox rbac --via gateway` prints what is needed"
+                    "no token of {bearers} for the gateway: {message}; `devbox rbac --via gateway` prints what is needed"
                 )
             }
             None => message,
@@ -165,6 +243,27 @@ impl Asks {
     }
 }
 
+impl Held {
+    fn new(issued: TokenRequest, asked_at: Instant) -> Result<Self, ConnectError> {
+        // By how long it lasts, and not until when: clocks differ.
+        let seconds = issued
+            .spec
+            .expiration_seconds
+            .and_then(|seconds| u64::try_from(seconds).ok());
+        let lifetime = seconds.map_or(LIFETIME, Duration::from_secs);
+        let text = issued.status.map(|status| status.token).unwrap_or_default();
+        let token = Token::new(&text).map_err(|error| ConnectError::Setup {
+            message: with_causes(&error),
+        })?;
+        Ok(Self {
+            token,
+            issued_at: asked_at,
+            renew_at: asked_at + lifetime.mul_f32(0.8),
+            expires_at: asked_at + lifetime,
+        })
+    }
+}
+
 #[async_trait]
 impl TokenIssuer for AccountTokens {
     async fn token(&self) -> Result<Token, ConnectError> {
@@ -184,6 +283,13 @@ impl TokenIssuer for AccountTokens {
             (Err(error), _) => Err(error),
         }
     }
+
+    /// The account may have been removed and made again, and with it went its tokens.
+    async fn refused(&self) -> bool {
+        let mut asks = self.asks.lock().await;
+        let stale = asks.held.take_if(|held| held.issued_at.elapsed() >= FRESH);
+        stale.is_some()
+    }
 }
 
 impl std::fmt::Debug for AccountTokens {
@@ -194,13 +300,60 @@ impl std::fmt::Debug for AccountTokens {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
-    fn a_service_account_shows_a_token_of_its_own() {
-        let account = own("system:serviceaccount:orders:ada").unwrap();
-        assert_eq!((&*account.namespace, &*account.name), ("orders", "ada"));
-        assert_eq!(own("ada@example.com"), None);
-        assert_eq!(own("system:node:one"), None);
+    fn a_service_account_shows_a_token_of_its_own_and_nobody_elses() {
+        let groups = ["system:serviceaccounts".to_owned(), "backend".to_owned()];
+        let bearers = Bearers::known_as("system:serviceaccount:orders:ada", &groups);
+        let own = Account {
+            namespace: "orders".to_owned(),
+            name: "ada".to_owned(),
+        };
+        assert_eq!(bearers.all().collect::<Vec<_>>(), [&own]);
+    }
+
+    #[test]
+    fn a_person_shows_a_token_of_their_own_account_or_of_a_groups() {
+        let groups = ["system:authenticated", "backend", "data"].map(str::to_owned);
+        let bearers = Bearers::known_as("ada@example.com", &groups);
+        let all = [
+            Account::of_user("ada@example.com"),
+            Account::of_group("backend"),
+            Account::of_group("data"),
+        ];
+        assert_eq!(bearers.all().collect::<Vec<_>>(), all.iter().collect::<Vec<_>>());
+        assert_eq!(all[0].name, "devbox-user-ada-example-com-b5fc85e55755f9e0");
+        assert!(all.iter().all(|account| account.namespace == HOME));
+        let many: Vec<_> = (0..1000).map(|number| format!("g{number}")).collect();
+        assert_eq!(Bearers::known_as("ada", &many).all().count(), 1 + MAX_GROUPS);
+    }
+
+    #[test]
+    fn accounts_of_different_people_and_groups_have_different_names_fit_for_objects() {
+        let names = [
+            "ada",
+            "Ada",
+            "ada.",
+            "a-da",
+            "",
+            "-",
+            "ü",
+            &"x".repeat(300),
+            "a/b:c d",
+        ];
+        let accounts: BTreeSet<_> = names
+            .iter()
+            .flat_map(|name| [Account::of_user(name).name, Account::of_group(name).name])
+            .collect();
+        assert_eq!(accounts.len(), 2 * names.len());
+        for name in accounts {
+            // RFC 1123, as for a label: then the name of an object that names it is fit as well.
+            assert!(name.len() <= 80, "{name}");
+            let fit = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            assert!(name.chars().all(fit) && !name.contains("--"), "{name}");
+        }
     }
 }

@@ -247,21 +247,21 @@ impl Client {
         };
         // All of them are in one namespace.
         let namespace = &first.pod.namespace;
-        let forbidden = crate::Forbidden {
+        let forbidden = |resource: &str| crate::Forbidden {
             who: crate::Who::You,
             verb: "get".to_owned(),
-            resource: "pods/proxy".to_owned(),
+            resource: resource.to_owned(),
             namespace: Some(namespace.to_string()),
         };
         if may_get(&self.cluster, namespace, "portforward").await == Some(false) {
+            let neither = forbidden("pods/proxy or pods/portforward");
             let message = format!(
-                "{forbidden}, nor pods/portforward there: there is no way to the gateway; \
-                 `devbox rbac --via gateway` prints what is needed"
+                "{neither}, so there is no way to the gateway; `devbox rbac --via gateway` prints what is needed"
             );
             return Err(ConnectError::Setup { message });
         }
-        self.over_a_forward(replicas, forward, &forbidden.to_string(), wanted)
-            .await
+        let because = forbidden("pods/proxy").to_string();
+        self.over_a_forward(replicas, forward, &because, wanted).await
     }
 
     async fn over_a_forward(

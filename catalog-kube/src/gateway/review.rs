@@ -36,7 +36,7 @@ const MAX_USERS: usize = 4096;
 const MAX_RIGHTS: usize = 16_384;
 
 /// The user for whom rights of static tokens are asked, followed by the token's name.
-const STATIC: &str = "devbox:";
+pub(crate) const STATIC: &str = "devbox:";
 
 /// Somebody, as the API server knows them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,77 +1,124 @@
 //! What users of an installed gateway need: rights that the gateway asks the API server about, a token to show to it, and a way to it.
+//!
+//! Each user has objects of their own, so that to name another one later takes nothing from those who were named before.
 
 use super::{Subject, quoted, subject};
-use crate::gateway::{FOR_USERS, HOME, TEAM, WANTED};
+use crate::gateway::{Account, HOME, STATIC, TEAM, WANTED, key};
+
+/// Somebody who is given rights, and as whom they come to a gateway.
+struct Client<'a> {
+    subject: &'a Subject,
+    bearer: Bearer,
+}
+
+/// Whose token a client shows.
+enum Bearer {
+    /// A service account's, which the API server is asked for.
+    Account(Account),
+    /// A static one, which they have already.
+    Static,
+}
+
+impl<'a> Client<'a> {
+    fn new(subject: &'a Subject) -> Self {
+        let bearer = match subject {
+            Subject::User(name) if name.starts_with(STATIC) => Bearer::Static,
+            Subject::User(name) => Bearer::Account(Account::of_user(name)),
+            Subject::Group(name) => Bearer::Account(Account::of_group(name)),
+            Subject::ServiceAccount { namespace, name } => Bearer::Account(Account {
+                namespace: namespace.clone(),
+                name: name.clone(),
+            }),
+        };
+        Self { subject, bearer }
+    }
+
+    /// What their objects are told from others' by.
+    fn key(&self) -> String {
+        match self.subject {
+            Subject::User(name) => key("user", name),
+            Subject::Group(name) => key("group", name),
+            Subject::ServiceAccount { namespace, name } => key("account", &format!("{namespace}:{name}")),
+        }
+    }
+
+    /// Whom the gateway knows them as.
+    fn known_as(&self) -> Subject {
+        match &self.bearer {
+            Bearer::Static => self.subject.clone(),
+            Bearer::Account(Account { namespace, name }) => Subject::ServiceAccount {
+                namespace: namespace.clone(),
+                name: name.clone(),
+            },
+        }
+    }
+
+    /// A service account that stands for them, where they are none.
+    fn account(&self) -> Option<String> {
+        let Bearer::Account(Account { namespace, name }) = &self.bearer else {
+            return None;
+        };
+        (self.known_as() != *self.subject).then(|| {
+            format!(
+                "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {}\n  namespace: {}\nautomountServiceAccountToken: false\n",
+                quoted(name),
+                quoted(namespace)
+            )
+        })
+    }
+}
 
 /// The objects, for users who come through the API server or, at a URL, `from_outside`.
 pub(super) fn objects(namespaces: &[&str], subjects: &[Subject], from_outside: bool) -> Vec<String> {
-    let Some((first, _)) = namespaces.split_first() else {
-        return Vec::new();
-    };
-    let accounts = subjects.iter().filter_map(|subject| match subject {
-        Subject::ServiceAccount { namespace, name } => Some((namespace.as_str(), name.as_str())),
-        Subject::User(_) | Subject::Group(_) => None,
-    });
-    // Each of them shows a token of their own.
-    let mut shown: Vec<(&str, &str, Vec<Subject>)> = accounts
-        .map(|(namespace, name)| {
-            let own = Subject::ServiceAccount {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-            };
-            (namespace, name, vec![own])
-        })
-        .collect();
-    let people: Vec<_> = subjects
-        .iter()
-        .filter(|subject| !matches!(subject, Subject::ServiceAccount { .. }))
-        .cloned()
-        .collect();
-    let mut objects = Vec::new();
-    if !people.is_empty() {
-        objects.push(format!(
-            "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {FOR_USERS}\n  namespace: {}\nautomountServiceAccountToken: false\n",
-            quoted(first)
-        ));
-        shown.push((first, FOR_USERS, people));
-    }
-    let bearers: Vec<_> = shown
-        .iter()
-        .map(|(namespace, name, _)| Subject::ServiceAccount {
-            namespace: (*namespace).to_owned(),
-            name: (*name).to_owned(),
-        })
-        .collect();
+    let clients: Vec<_> = subjects.iter().map(Client::new).collect();
+    let mut objects: Vec<_> = clients.iter().filter_map(Client::account).collect();
     let (verb, resource, name) = TEAM;
     let team = rule(resource, Some(name), &[verb]);
-    let rules: Vec<_> = WANTED
+    let wanted = WANTED
         .iter()
         .map(|(verb, resource, subresource)| match subresource {
             Some(subresource) => rule(&format!("{resource}/{subresource}"), None, &[verb]),
             None => rule(resource, None, &[verb]),
-        })
-        .chain([team])
-        .collect();
+        });
+    let rules: String = wanted.chain([team]).collect();
     for namespace in namespaces {
-        objects.extend(granted("devbox-gateway-user", namespace, &rules, &bearers));
+        objects.push(super::role(USER, namespace, &rules));
+        for client in &clients {
+            let name = format!("devbox-gateway-{}", client.key());
+            objects.push(super::binding(
+                &name,
+                USER,
+                namespace,
+                &subject(&client.known_as()),
+            ));
+        }
     }
-    for (namespace, name, to) in &shown {
-        let rules = [rule("serviceaccounts/token", Some(name), &["create"])];
-        objects.extend(granted(
-            &format!("devbox-gateway-token-{name}"),
-            namespace,
-            &rules,
-            to,
-        ));
+    for client in &clients {
+        if let Bearer::Account(Account { namespace, name }) = &client.bearer {
+            let role = format!("devbox-gateway-token-{name}");
+            let rules = rule("serviceaccounts/token", Some(name), &["create"]);
+            objects.push(super::role(&role, namespace, &rules));
+            objects.push(super::binding(&role, &role, namespace, &subject(client.subject)));
+        }
     }
-    if !from_outside {
-        // Other teams have roles of their own there.
-        let name = format!("devbox-gateway-client-{first}");
+    // Whoever has a static token shows it at a URL, or comes as somebody who has these rights.
+    let mut through = clients
+        .iter()
+        .filter(|client| !from_outside && !matches!(client.bearer, Bearer::Static))
+        .peekable();
+    if through.peek().is_some() {
         let rules = [rule("pods", None, &["list"]), rule("pods/proxy", None, &["get"])];
-        objects.extend(granted(&name, HOME, &rules, subjects));
+        objects.push(super::role(THROUGH, HOME, &rules.concat()));
+    }
+    for client in through {
+        let name = format!("{THROUGH}-{}", client.key());
+        objects.push(super::binding(&name, THROUGH, HOME, &subject(client.subject)));
     }
     objects
 }
+
+const USER: &str = "devbox-gateway-user";
+const THROUGH: &str = "devbox-gateway-client";
 
 fn rule(resource: &str, name: Option<&str>, verbs: &[&str]) -> String {
     let names = name.map_or_else(String::new, |name| {
@@ -81,9 +128,4 @@ fn rule(resource: &str, name: Option<&str>, verbs: &[&str]) -> String {
         "  - apiGroups: [\"\"]\n    resources: [{resource}]\n{names}    verbs: [{}]\n",
         verbs.join(", ")
     )
-}
-
-fn granted(role: &str, namespace: &str, rules: &[String], to: &[Subject]) -> [String; 2] {
-    let subjects: String = to.iter().map(subject).collect();
-    super::role_and_binding(role, namespace, &rules.concat(), &subjects)
 }

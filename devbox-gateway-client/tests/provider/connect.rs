@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use devbox_gateway_client::handshake::{self, SUBPROTOCOL};
-use devbox_gateway_client::{GatewayProvider, Token, TokenSource};
+use devbox_gateway_client::{GatewayProvider, Token, TokenIssuer, TokenSource};
 use devbox_provider::{ConnectError, Provider as _, Verdict, Wanted};
 use service_catalog::{Catalog, SourceError, Update, wire};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -76,7 +77,10 @@ fn catalog(environment: &str) -> Catalog {
 /// Lets the client in and tells it an empty catalog of `dev` on the first stream that it opens. Gives out the link and
 /// that stream.
 async fn let_in(stream: TcpStream) -> (Link, tunnel_bridge::MuxStream) {
-    let upgrade = Upgrade::read(stream).await.unwrap();
+    accept(Upgrade::read(stream).await.unwrap()).await
+}
+
+async fn accept(upgrade: Upgrade<TcpStream>) -> (Link, tunnel_bridge::MuxStream) {
     let link = upgrade.accept(SUBPROTOCOL).await.unwrap();
     let incoming = link.accept().await.unwrap();
     assert_eq!(incoming.target().as_str(), "catalog");
@@ -372,6 +376,63 @@ async fn a_rotated_token_is_used_at_the_next_connect() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// Gives out another token after each that was refused.
+#[derive(Debug, Default)]
+struct Issuer(AtomicUsize);
+
+#[async_trait]
+impl TokenIssuer for Issuer {
+    async fn token(&self) -> Result<Token, ConnectError> {
+        Ok(Token::new(&format!("token-{}", self.0.load(Ordering::Relaxed))).unwrap())
+    }
+
+    async fn refused(&self) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_refuses_an_issued_token_is_shown_another_one_once() {
+    let server = server(|stream| async move {
+        let upgrade = Upgrade::read(stream).await.unwrap();
+        let token = upgrade.header("authorization").unwrap().to_owned();
+        if token == "Bearer token-1" {
+            let (link, _catalog) = accept(upgrade).await;
+            link.closed().await;
+        } else {
+            upgrade
+                .answer(401, &token, &[(handshake::MESSAGE, &token)])
+                .await
+                .unwrap();
+        }
+    })
+    .await;
+    let issuer = Arc::new(Issuer::default());
+    let mut provider = provider(&server);
+    provider.token = TokenSource::Issued(issuer.clone());
+    soon(provider.connect(Wanted::default())).await.unwrap();
+    // That one is refused by and by: two are shown, and then it is the gateway's last word.
+    issuer.0.store(2, Ordering::Relaxed);
+    let error = error_of(&provider).await;
+    let told = error.to_string();
+    assert!(
+        matches!(error, ConnectError::CredentialRefused { .. }) && told.contains("token-3"),
+        "{told}"
+    );
+
+    // What is not a gateway's answer says nothing of the token.
+    let server = self::server(|stream| async move {
+        let upgrade = Upgrade::read(stream).await.unwrap();
+        upgrade.answer(401, "a proxy's", &[]).await.unwrap();
+    })
+    .await;
+    provider = self::provider(&server);
+    provider.token = TokenSource::Issued(issuer.clone());
+    error_of(&provider).await;
+    assert_eq!(issuer.0.load(Ordering::Relaxed), 3);
 }
 
 #[tokio::test]
