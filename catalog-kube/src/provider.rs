@@ -402,7 +402,7 @@ const MORE_THAN_FORWARD: &str =
     "`--via pod` and an installed gateway also carry UDP and reach what is no pod, and are faster";
 const MORE_WITHOUT_POD: &str =
     "an installed gateway also carries UDP and reaches what is no pod, and is faster";
-const MORE_THAN_POD: &str = "an installed gateway takes no right to create anything, and at a URL it goes on while the API server is away";
+const MORE_THAN_POD: &str = "an installed gateway needs no right to create anything, and at a URL it goes on while the API server is away";
 
 #[async_trait]
 impl Provider for KubeProvider {

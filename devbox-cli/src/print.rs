@@ -1128,7 +1128,7 @@ mod tests {
             )
             .over(Some("one raw upgrade through the API server"))
             .remarks([
-                "an installed gateway takes no right to create anything, and at a URL it goes on while the API \
+                "an installed gateway needs no right to create anything, and at a URL it goes on while the API \
                  server is away"
                     .to_owned(),
             ]);

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use crate::bindings;
 use crate::check;
 use crate::command::cargo;
+use crate::image;
 use crate::steps::{Done, Steps};
 use crate::vm;
 
@@ -52,6 +53,7 @@ const TESTS: &[Campaign] = &[
 const SYSTEMD: &str = "systemd";
 const BINDINGS: &str = "bindings";
 const ATTACK: &str = "attack";
+const IMAGE: &str = "image";
 
 /// Runs some of them alone; without a name, all.
 pub(crate) fn run(may_install: bool, names: &[String]) -> Result<ExitCode> {
@@ -66,7 +68,7 @@ pub(crate) fn run(may_install: bool, names: &[String]) -> Result<ExitCode> {
 
 fn known() -> impl Iterator<Item = &'static str> {
     let tests = TESTS.iter().map(|(name, ..)| *name);
-    tests.chain([SYSTEMD, BINDINGS, ATTACK])
+    tests.chain([SYSTEMD, BINDINGS, ATTACK, IMAGE])
 }
 
 /// Runs those of these names; all of them where there are none.
@@ -91,6 +93,12 @@ pub(crate) fn steps(steps: &mut Steps, may_install: bool, names: &[String]) {
                 return Ok(Done::passed());
             }
             bail!("the attacks that got through are marked above")
+        });
+    }
+    if is_wanted(IMAGE) {
+        steps.step(IMAGE, |_| match image::lacking()? {
+            Some(why) => Ok(Done::Skipped(why)),
+            None => image::same_elsewhere().map(Done::Passed),
         });
     }
 }

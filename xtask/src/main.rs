@@ -52,7 +52,7 @@ enum Verb {
         #[arg(value_name = "FILTER")]
         filters: Vec<String>,
     },
-    /// Run the campaigns of `test --all` alone, or those of these names: links, resolvers, kills, systemd, bindings, attack
+    /// Run the campaigns of `test --all` alone, or those of these names: links, resolvers, kills, systemd, bindings, attack, image
     Campaign {
         /// Install nothing
         #[arg(long)]

@@ -2,7 +2,8 @@
 //!
 //! Each test has a node of its own: the gateway is in the namespace where sessions look for one.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -253,6 +254,52 @@ fn way(team: &Team<'_>) -> Result<Value> {
     let status = status.run(wait::SOON)?.expect_success()?;
     let mut status: Value = serde_json::from_str(&status.output())?;
     Ok(status["providers"][0]["via"].take())
+}
+
+#[test]
+fn an_external_name_is_followed_where_that_was_installed_and_never_to_the_gateway_itself() -> Outcome {
+    scenario(|scene| {
+        let cluster = Cluster::installed(scene, "gateway-names", &["--external-names"], |_| Ok(()))?;
+        let node = cluster.node();
+        node.cluster_dns()?;
+        let team = cluster.team()?;
+        let address = node.address()?;
+        let listener = node.inside(|| Ok(TcpListener::bind((address, 0))?))?;
+        let port = listener.local_addr()?.port();
+        let stands_for = |name: &str, host: &str, port: u16| {
+            format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: \
+                 {{type: ExternalName, externalName: {host}, ports: [{{port: {port}}}]}}}}\n---\n"
+            )
+        };
+        // At the second one the gateway itself would answer.
+        let services = [
+            stands_for("elsewhere", "outside.devbox.test", port),
+            stands_for("itself", "inside.devbox.test", 7071),
+        ];
+        team.namespace.apply(&services.concat())?;
+        let answering = std::thread::spawn(move || -> Result {
+            let (mut connection, _) = listener.accept()?;
+            ensure!(connection.read(&mut [0; 1024])? > 0, "no request");
+            connection.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 13\r\n\r\nfrom outside\n")?;
+            Ok(())
+        });
+        let ask = |url: &str| {
+            let command = ["curl", "--silent", "--show-error", url];
+            // With the reasons of refused connections.
+            team.exec(team.namespace.name(), &["--via", "gateway", "-v"], &command)
+        };
+        let answer = ask(&format!("http://elsewhere:{port}/"))?.expect_success()?;
+        ensure!(answer.output() == "from outside\n", "{}", answer.everything());
+        answering
+            .join()
+            .map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        let refused = ask("http://itself:7071/healthz")?;
+        ensure!(refused.exit != Exit::code(0), "{}", refused.everything());
+        refused.expect_text(&["inside.devbox.test:7071: no address of a service"])?;
+        drop(team);
+        cluster.finish()
+    })
 }
 
 #[test]

@@ -20,3 +20,8 @@ pub(crate) fn is_root() -> bool {
 pub(crate) fn mode(_metadata: &Metadata) -> u32 {
     0o755
 }
+
+/// Always an error: what needs it runs on Unix.
+pub(crate) fn link(_folder: &Path, _link: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -1,6 +1,6 @@
 use std::fs::{Metadata, Permissions, metadata, set_permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -23,4 +23,9 @@ pub(crate) fn is_root() -> bool {
 /// The permissions of a file, and its set-id and sticky bits.
 pub(crate) fn mode(metadata: &Metadata) -> u32 {
     metadata.mode() & 0o7777
+}
+
+/// A symbolic link to a folder.
+pub(crate) fn link(folder: &Path, link: &Path) -> io::Result<()> {
+    symlink(folder, link)
 }
