@@ -10,9 +10,7 @@ use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node, SERVICES_IMAGE};
 use devbox_tests::{Outcome, Result, Scene, Signal, need_program, scenario, wait};
 use serde_json::{Value, json};
 
-use crate::session::{CALLER, Redis, Session, redis_pod};
-
-const REDIS: u16 = 6379;
+use crate::session::{CALLER, REDIS, Redis, Session, with_redis};
 
 /// What a port-forward needs.
 const RULES: &str = "[{apiGroups: [''], resources: [services], verbs: [list, watch]}, \
@@ -25,12 +23,9 @@ const REMEMBERED: Duration = Duration::from_secs(12);
 /// Token files are read again once a minute.
 pub(crate) const READ_AGAIN: Duration = Duration::from_secs(62);
 
-fn with_redis(scene: &Scene) -> Result<(Namespace, Account)> {
-    let namespace = Node::find()?.namespace()?;
-    namespace.apply(&redis_pod("cache", "cache"))?;
-    namespace.kubectl(&["expose", "pod/cache", "--port=6379"])?;
+fn with_account(scene: &Scene) -> Result<(Namespace, Account)> {
+    let namespace = with_redis(&Node::find()?)?;
     let kubeconfig = namespace.service_account(scene, RULES, CALLER)?;
-    namespace.kubectl(&["wait", "--for=condition=Ready", "pod/cache", "--timeout=60s"])?;
     let account = Account::read(&kubeconfig)?;
     Ok((namespace, account))
 }
@@ -92,7 +87,7 @@ fn outlives_its_token(
 #[test]
 fn tokens_of_files_and_plugins_are_renewed_and_open_connections_do_not_notice() -> Outcome {
     scenario(|scene| {
-        let (namespace, account) = with_redis(scene)?;
+        let (namespace, account) = with_account(scene)?;
         let lasting = namespace.token(&account.name, None)?;
 
         let file = scene.write_secret(
@@ -157,7 +152,7 @@ fn plugin(scene: &Scene, token: &Path, asked: &Path) -> Result<PathBuf> {
 fn a_certificate_is_shown_and_a_proxy_is_gone_through() -> Outcome {
     scenario(|scene| {
         let tinyproxy = need_program("tinyproxy", "tinyproxy-bin")?;
-        let (namespace, account) = with_redis(scene)?;
+        let (namespace, account) = with_account(scene)?;
         let kubeconfig = namespace.user(scene, RULES, CALLER)?;
         let session = Session::start(scene, &namespace, &kubeconfig, &["--env", "certificate"])?;
         ask(&session)?;
@@ -233,7 +228,7 @@ fn pod_with_devbox(namespace: &Namespace, account: &Account) -> String {
 #[test]
 fn in_a_pod_it_is_the_pods_service_account() -> Outcome {
     scenario(|scene| {
-        let (namespace, account) = with_redis(scene)?;
+        let (namespace, account) = with_account(scene)?;
         let pod = pod_with_devbox(&namespace, &account);
         namespace.apply(&pod)?;
         let logs = || namespace.kubectl(&["logs", "inside", "--container=devbox"]);

@@ -7,8 +7,7 @@ use devbox_tests::kube::{Namespace, Node};
 use devbox_tests::{Exit, Finished, Outcome, Result, Scene, scenario, wait};
 
 use crate::gateway::{Cluster, HOME};
-use crate::gateway_rights::with_redis;
-use crate::session::CALLER;
+use crate::session::{CALLER, with_redis};
 use crate::{raw, user};
 
 /// Somebody with a client certificate, who may do what `devbox rbac` prints and nothing else.

@@ -9,9 +9,8 @@ use devbox_tests::{Outcome, scenario};
 
 use crate::credentials::{Account, READ_AGAIN};
 use crate::gateway::{Cluster, HOME};
-use crate::gateway_rights::with_redis;
 use crate::people::Person;
-use crate::session::{CALLER, Redis, Session};
+use crate::session::{CALLER, Redis, Session, with_redis};
 use crate::user;
 
 #[test]

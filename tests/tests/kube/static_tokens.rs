@@ -4,10 +4,9 @@ use anyhow::{Context, ensure};
 use devbox_tests::{Exit, Outcome, scenario, wait};
 
 use crate::gateway::{Cluster, HOME, ingress};
-use crate::gateway_rights::with_redis;
 use crate::people::{Person, roles};
 use crate::raw;
-use crate::session::CALLER;
+use crate::session::{CALLER, with_redis};
 use crate::user;
 
 const OF_CI: &str = "a-token-of-ci-and-nobody-else";
