@@ -354,7 +354,7 @@ pub(crate) struct RbacArgs {
     /// The way in: `forward`, which is also what `auto` needs, `pod`, `gateway` or the URL of one [default: forward]
     #[arg(long, value_name = "WAY")]
     pub(crate) via: Option<WayIn>,
-    /// A user to give the role to; repeat for more
+    /// A user to give the role to; at a gateway, `devbox:NAME` is whoever has its static token NAME; repeat for more
     #[arg(long, value_name = "NAME")]
     pub(crate) user: Vec<String>,
     /// A group to give the role to; repeat for more [default: `developers`, where nobody is named]
@@ -416,6 +416,9 @@ pub(crate) struct ManifestsArgs {
     /// A namespace that it may serve; repeat for more [default: every one]
     #[arg(long, value_name = "NAME")]
     pub(crate) serve: Vec<Label>,
+    /// A Secret with static tokens that it also takes, as the file of `gateway serve --token-file` and with the key tokens.yaml [default: none]
+    #[arg(long, value_name = "SECRET")]
+    pub(crate) token_secret: Option<catalog_kube::gateway::manifests::ObjectName>,
 }
 
 #[derive(Debug, Clone, Args)]

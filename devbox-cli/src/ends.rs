@@ -103,7 +103,7 @@ fn refused(error: &ConnectError) -> Failure {
             told.help("log in to it again, or have the credential renewed")
         }
         ConnectError::CredentialRefused { .. } => {
-            told.help("name another one with --token-file FILE, or token_file: in devbox.yaml")
+            told.help("name another one with --token-file FILE (--gateway-token-file FILE for a cluster's), or token_file: in devbox.yaml")
         }
         ConnectError::Certificate { .. } => told
             .help("a certificate of your own authority is accepted with --tls-ca FILE (PEM)")

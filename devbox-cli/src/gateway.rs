@@ -95,6 +95,7 @@ pub(crate) fn manifests(args: &ManifestsArgs) -> ExitCode {
         image: args.image.clone(),
         ingress: args.ingress.clone(),
         serves: args.serve.clone(),
+        token_secret: args.token_secret.clone(),
     };
     print::out(&installation.to_yaml());
     ExitCode::SUCCESS

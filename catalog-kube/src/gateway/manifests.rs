@@ -18,6 +18,42 @@ pub struct Installation {
     pub ingress: Option<Host>,
     /// The namespaces that it may watch. Default: all.
     pub serves: Vec<Label>,
+    /// A Secret in its namespace with static tokens: its key [`TOKENS_KEY`] is a file as
+    /// `devbox gateway serve --token-file` reads it. Default: none, and only tokens of the cluster let clients in.
+    pub token_secret: Option<ObjectName>,
+}
+
+/// The key under which a Secret has static tokens.
+pub const TOKENS_KEY: &str = "tokens.yaml";
+
+/// The name of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectName(String);
+
+impl std::str::FromStr for ObjectName {
+    type Err = NoObjectName;
+
+    /// RFC 1123 subdomains, as for a Secret.
+    fn from_str(text: &str) -> Result<Self, NoObjectName> {
+        let label = |label: &str| {
+            let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            !label.is_empty() && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+        };
+        if text.len() <= 253 && text.split('.').all(label) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NoObjectName {
+                text: text.to_owned(),
+            })
+        }
+    }
+}
+
+/// A text that is no name of an object.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is no name of a Secret: expected lower-case letters, digits, `-` and `.`", text.escape_debug())]
+pub struct NoObjectName {
+    text: String,
 }
 
 /// A host's name.
@@ -63,7 +99,21 @@ impl Installation {
             documents.push(INGRESS.replace("@HOST@", host));
         }
         let yaml: Vec<_> = documents.iter().map(|document| document.trim_start()).collect();
+        let [mut argument, mut mount, mut volume] = [const { String::new() }; 3];
+        if let Some(ObjectName(secret)) = &self.token_secret {
+            argument = format!("            - --token-file={TOKENS_FOLDER}/{TOKENS_KEY}\n");
+            mount = format!(
+                "          volumeMounts:\n            - {{name: tokens, mountPath: {TOKENS_FOLDER}, readOnly: true}}\n"
+            );
+            let secret = serde_json::Value::from(secret.as_str());
+            volume = format!(
+                "      volumes:\n        - name: tokens\n          secret: {{secretName: {secret}}}\n"
+            );
+        }
         yaml.join("---\n")
+            .replace("@TOKEN_FILE@\n", &argument)
+            .replace("@TOKEN_MOUNT@\n", &mount)
+            .replace("@TOKEN_VOLUME@\n", &volume)
             .replace("@NAMESPACE@", self.namespace.as_str())
             .replace("@PORT@", &PORT.to_string())
             .replace("@STATUS_PORT@", &STATUS_PORT.to_string())
@@ -74,6 +124,9 @@ impl Installation {
 
 /// Where its probes and its metrics are.
 const STATUS_PORT: u16 = 7071;
+
+/// Where the static tokens are in its pods. As a folder, and not as a file of it, they follow the Secret.
+const TOKENS_FOLDER: &str = "/etc/devbox/tokens";
 
 const ACCOUNT: &str = "
 apiVersion: v1
@@ -245,6 +298,7 @@ spec:
             # All clients have the address of whoever passes them on.
             - --max-half-open-per-address=2048
             - --drain=30s
+@TOKEN_FILE@
           env:
             - name: POD_NAME
               valueFrom: {fieldRef: {fieldPath: metadata.name}}
@@ -273,6 +327,8 @@ spec:
             runAsNonRoot: true
             capabilities: {drop: [ALL]}
           terminationMessagePolicy: FallbackToLogsOnError
+@TOKEN_MOUNT@
+@TOKEN_VOLUME@
 ";
 
 const SERVICE: &str = "
@@ -357,7 +413,7 @@ mod tests {
 
     use k8s_openapi::api::{apps, core, networking, policy, rbac};
     use serde::{Serialize, de::DeserializeOwned};
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::gateway::own::{OWN, OwnRight};
@@ -368,7 +424,16 @@ mod tests {
             image: Some("example/gateway:1".to_owned()),
             ingress: ingress.map(|host| host.parse().unwrap()),
             serves: serves.iter().map(|name| name.parse().unwrap()).collect(),
+            token_secret: None,
         }
+    }
+
+    fn deployment(installation: &Installation) -> Value {
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&installation.to_yaml()).unwrap();
+        let mut documents = documents.into_iter();
+        documents
+            .find(|document| document["kind"] == "Deployment")
+            .unwrap()
     }
 
     #[test]
@@ -452,10 +517,38 @@ mod tests {
     fn whatever_the_image_is_called_it_stays_one_value() {
         let mut odd = installation(None, &[]);
         odd.image = Some("a\"\n  privileged: true # ' :".to_owned());
-        let documents: Vec<Value> = serde_saphyr::from_multiple(&odd.to_yaml()).unwrap();
-        let deployment = documents.iter().find(|document| document["kind"] == "Deployment");
-        let container = &deployment.unwrap()["spec"]["template"]["spec"]["containers"][0];
+        let container = &deployment(&odd)["spec"]["template"]["spec"]["containers"][0];
         assert_eq!(container["image"].as_str(), odd.image.as_deref());
         assert!(container.get("privileged").is_none());
+    }
+
+    #[test]
+    fn a_secret_with_static_tokens_is_a_file_of_its_pods_and_nothing_else_changes() {
+        let without = installation(None, &[]);
+        let mut with = without.clone();
+        // YAML would read it as a number.
+        with.token_secret = Some("1e3".parse().unwrap());
+        assert!(!with.to_yaml().contains('@'));
+        let mut deployment_with = deployment(&with);
+        is::<apps::v1::Deployment>(&deployment_with);
+        let pod = &mut deployment_with["spec"]["template"]["spec"];
+        let volume = pod.as_object_mut().unwrap().remove("volumes").unwrap();
+        let container = pod["containers"][0].as_object_mut().unwrap();
+        let mount = container.remove("volumeMounts").unwrap();
+        let argument = container["args"].as_array_mut().unwrap().pop().unwrap();
+        assert_eq!(
+            volume,
+            json!([{"name": "tokens", "secret": {"secretName": "1e3"}}])
+        );
+        assert_eq!(
+            mount,
+            json!([{"name": "tokens", "mountPath": TOKENS_FOLDER, "readOnly": true}])
+        );
+        assert_eq!(argument, format!("--token-file={TOKENS_FOLDER}/{TOKENS_KEY}"));
+        assert_eq!(deployment_with, deployment(&without));
+        for no in ["", "A", "a b", "a/b", "a..b", "-a", "a-", "a: b"] {
+            no.parse::<ObjectName>().unwrap_err();
+        }
+        "ci.tokens-2".parse::<ObjectName>().unwrap();
     }
 }
