@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use devbox_tests::kube::{Namespace, Node};
+use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node, SERVICES_IMAGE};
 use devbox_tests::{Outcome, Result, Scene, Signal, need_program, scenario, wait};
 use serde_json::{Value, json};
 
@@ -23,35 +23,41 @@ const RULES: &str = "[{apiGroups: [''], resources: [services], verbs: [list, wat
 const REMEMBERED: Duration = Duration::from_secs(12);
 
 /// Token files are read again once a minute.
-const READ_AGAIN: Duration = Duration::from_secs(62);
+pub(crate) const READ_AGAIN: Duration = Duration::from_secs(62);
 
 fn with_redis(scene: &Scene) -> Result<(Namespace, Account)> {
     let namespace = Node::find()?.namespace()?;
     namespace.apply(&redis_pod("cache", "cache"))?;
     namespace.kubectl(&["expose", "pod/cache", "--port=6379"])?;
     let kubeconfig = namespace.service_account(scene, RULES, CALLER)?;
-    let config: Value = serde_json::from_slice(&fs::read(kubeconfig)?)?;
-    let name = config["users"][0]["name"].as_str().context("no user")?.to_owned();
     namespace.kubectl(&["wait", "--for=condition=Ready", "pod/cache", "--timeout=60s"])?;
-    Ok((namespace, Account { config, name }))
+    let account = Account::read(&kubeconfig)?;
+    Ok((namespace, account))
 }
 
 /// A service account, and a kubeconfig of it.
-struct Account {
+pub(crate) struct Account {
     config: Value,
-    name: String,
+    pub(crate) name: String,
 }
 
 impl Account {
+    /// The service account of a kubeconfig.
+    pub(crate) fn read(kubeconfig: &Path) -> Result<Self> {
+        let config: Value = serde_json::from_slice(&fs::read(kubeconfig)?)?;
+        let name = config["users"][0]["name"].as_str().context("no user")?.to_owned();
+        Ok(Self { config, name })
+    }
+
     /// The kubeconfig, with another credential.
-    fn with(&self, scene: &Scene, name: &str, user: &Value) -> Result<PathBuf> {
+    pub(crate) fn with(&self, scene: &Scene, name: &str, user: &Value) -> Result<PathBuf> {
         let mut config = self.config.clone();
         config["users"][0]["user"] = user.clone();
         scene.write_secret(name, config.to_string(), CALLER)
     }
 
     /// A token that is good as long as a Secret is there.
-    fn token_bound_to(&self, namespace: &Namespace, secret: &str) -> Result<String> {
+    pub(crate) fn token_bound_to(&self, namespace: &Namespace, secret: &str) -> Result<String> {
         namespace.kubectl(&["create", "secret", "generic", secret])?;
         let bound = ["--bound-object-kind=Secret", "--bound-object-name", secret];
         let token = namespace.kubectl(&[&["create", "token", &self.name], &bound[..]].concat())?;
@@ -188,5 +194,59 @@ fn a_certificate_is_shown_and_a_proxy_is_gone_through() -> Outcome {
         // The watches' connection, and a port-forward.
         ensure!(count >= 2, "{count}: {}", proxy.everything());
         session.end()
+    })
+}
+
+/// A pod with devbox, as the service account of a kubeconfig, and beside it a program that uses its names.
+fn pod_with_devbox(namespace: &Namespace, account: &Account) -> String {
+    let restricted = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+    let mounts = json!([{"name": "shared", "mountPath": "/shared"}]);
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "inside", "namespace": namespace.name()},
+        "spec": {
+            "serviceAccountName": account.name,
+            "terminationGracePeriodSeconds": 5,
+            "securityContext": {"runAsNonRoot": true, "runAsUser": 1000, "fsGroup": 1000},
+            "initContainers": [{
+                "name": "hosts", "image": SERVICES_IMAGE, "imagePullPolicy": "Never", "command": ["sh", "-c", ": > /shared/hosts"],
+                "volumeMounts": mounts, "securityContext": restricted,
+            }],
+            "containers": [
+                {
+                    "name": "devbox", "image": GATEWAY_IMAGE, "imagePullPolicy": "Never",
+                    // Neither a kubeconfig nor a namespace is named.
+                    "command": ["/devbox", "up", "--via", "forward", "--hosts-file", "/shared/hosts"],
+                    "env": [{"name": "HOME", "value": "/shared"}, {"name": "XDG_RUNTIME_DIR", "value": "/shared"}],
+                    "volumeMounts": mounts, "securityContext": restricted,
+                },
+                {
+                    "name": "client", "image": SERVICES_IMAGE, "imagePullPolicy": "Never", "command": ["sleep", "600"],
+                    "volumeMounts": mounts, "securityContext": restricted,
+                },
+            ],
+            "volumes": [{"name": "shared", "emptyDir": {}}],
+        },
+    })
+    .to_string()
+}
+
+#[test]
+fn in_a_pod_it_is_the_pods_service_account() -> Outcome {
+    scenario(|scene| {
+        let (namespace, account) = with_redis(scene)?;
+        let pod = pod_with_devbox(&namespace, &account);
+        namespace.apply(&pod)?;
+        let logs = || namespace.kubectl(&["logs", "inside", "--container=devbox"]);
+        wait::until_ok("a session that is ready", 6 * wait::SOON, || {
+            let log = logs()?;
+            ensure!(log.lines().any(|line| line == "ready"), "{log}");
+            Ok(())
+        })?;
+        // The image has no programs for it.
+        let ask = "while read -r address names; do case \" $names \" in *' cache '*) redis-cli -h $address ping; esac; done < /shared/hosts";
+        let answer = namespace.kubectl(&["exec", "inside", "--container=client", "--", "sh", "-c", ask]);
+        let answer = answer.with_context(|| logs().unwrap_or_default())?;
+        ensure!(answer == "PONG\n", "{answer}: {}", logs()?);
+        Ok(())
     })
 }

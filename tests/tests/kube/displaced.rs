@@ -1,6 +1,6 @@
 //! One session at two replicas of an installed gateway: the newer connection has it.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::net::TcpStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,19 +10,13 @@ use devbox_tests::kube::Node;
 use devbox_tests::{Outcome, Result, scenario, wait};
 
 use crate::gateway::{Cluster, Team};
+use crate::raw;
 
 /// A connection that was admitted, and what comes over it until it ends.
 struct Connected {
     reading: JoinHandle<std::io::Result<Vec<u8>>>,
     stream: TcpStream,
 }
-
-/// A client's HELLO that offers nothing (docs/protocol.md section 3).
-const HELLO: [u8; 28] = [
-    1, 0, 0, 20, 0, 0, 0, 0, // kind, length, stream
-    0, 1, 0, 0, // version, features
-    0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 16, 0, 0, 0, 1, 0, // window, frame, streams, unanswered
-];
 
 /// Asks a replica for a session, by the raw protocol: the status of its answer, and the connection where that is 101.
 fn connect(
@@ -32,26 +26,15 @@ fn connect(
     namespace: &str,
     generation: u64,
 ) -> Result<(u16, Option<Connected>)> {
-    let mut stream = node.inside(|| Ok(TcpStream::connect((replica, 7070))?))?;
-    stream.set_read_timeout(Some(4 * wait::SOON))?;
-    write!(
-        stream,
-        "GET /kube/devbox/tunnel/client/twice HTTP/1.1\r\nHost: {replica}\r\nConnection: Upgrade\r\nUpgrade: devbox-tunnel/1\r\n\
-         Authorization: Bearer {token}\r\nDevbox-Environment: test\r\nDevbox-Scope: namespace={namespace}\r\n\
-         Devbox-Generation: {generation}\r\n\r\n"
-    )?;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte)?;
-        head.extend(byte);
-    }
-    let head = String::from_utf8(head)?;
-    let status = head.split(' ').nth(1).context("no status")?.parse()?;
-    if status != 101 {
+    let scope = format!("namespace={namespace}");
+    let headers = [
+        ("Devbox-Scope", scope.as_str()),
+        ("Devbox-Generation", &generation.to_string()),
+    ];
+    let (status, stream) = raw::ask(node, replica, "twice", token, &headers)?;
+    let Some(stream) = stream else {
         return Ok((status, None));
-    }
-    stream.write_all(&HELLO)?;
+    };
     let mut reader = stream.try_clone()?;
     let reading = std::thread::spawn(move || {
         let mut told = Vec::new();

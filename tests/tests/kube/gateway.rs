@@ -2,12 +2,15 @@
 //!
 //! Each test has a node of its own: the gateway is in the namespace where sessions look for one.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node, ROLLOUT};
-use devbox_tests::{Caller, Exit, Finished, Outcome, Process, Result, Scene, need_program, scenario, wait};
+use devbox_tests::{
+    Caller, Certificate, Exit, Finished, Outcome, Process, Result, Scene, need_program, scenario, wait,
+};
 use serde_json::Value;
 
 use crate::endpoints;
@@ -28,6 +31,16 @@ pub(crate) struct Cluster<'a> {
 
 impl<'a> Cluster<'a> {
     pub(crate) fn with_gateway(scene: &'a Scene, name: &str) -> Result<Self> {
+        Self::installed(scene, name, &[], |_| Ok(()))
+    }
+
+    /// The same, with further words for `devbox gateway manifests`. `prepare` comes before they are applied.
+    pub(crate) fn installed(
+        scene: &'a Scene,
+        name: &str,
+        more: &[&str],
+        prepare: impl FnOnce(&Node) -> Result,
+    ) -> Result<Self> {
         let started = Started::beside(&Node::find()?, name)?;
         let node = started.node();
         node.kubectl(["create", "namespace", "devbox"])?;
@@ -42,8 +55,10 @@ impl<'a> Cluster<'a> {
                 "--ingress",
                 "devbox.test",
             ])?
+            .args(more.iter().copied())
             .run(wait::SOON)?
             .expect_success()?;
+        prepare(&node)?;
         // Strictly: a key that is not known would be an error.
         node.apply(&manifests.output())?;
         let wanted = [
@@ -346,8 +361,20 @@ fn through_an_installed_gateway_connections_follow_their_pods() -> Outcome {
     })
 }
 
-/// nginx in place of an Ingress controller, in the node's own network: ws://127.0.0.1:8081.
-fn ingress(namespace: &Namespace, replicas: &[(String, String)]) -> Result<&'static str> {
+/// nginx in place of an Ingress controller, in the node's own network, at this address: with TLS where there is a certificate.
+pub(crate) fn ingress(
+    namespace: &Namespace,
+    replicas: &[(String, String)],
+    listen: SocketAddr,
+    certificate: Option<&Certificate>,
+) -> Result<String> {
+    let (ssl, scheme) = match certificate {
+        Some(_) => (
+            " ssl; ssl_certificate /etc/tls/tls.crt; ssl_certificate_key /etc/tls/tls.key",
+            "https",
+        ),
+        None => ("", "ws"),
+    };
     let servers: String = replicas
         .iter()
         .map(|(_, address)| format!("server {address}:7070;"))
@@ -358,14 +385,19 @@ fn ingress(namespace: &Namespace, replicas: &[(String, String)]) -> Result<&'sta
          scgi_temp_path /tmp/scgi; \
          map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }} \
          upstream gateway {{ hash $uri consistent; {servers} }} \
-         server {{ listen 127.0.0.1:8081; location /kube/devbox/tunnel/client/ {{ proxy_pass http://gateway; proxy_http_version 1.1; \
+         server {{ listen {listen}{ssl}; location /kube/devbox/tunnel/client/ {{ proxy_pass http://gateway; proxy_http_version 1.1; \
          proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; \
          proxy_read_timeout 3600; proxy_send_timeout 3600; }} }} }}"
     );
     let configuration = serde_json::json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ingress"}, "data": {"nginx.conf": configuration},
     });
-    let pod = serde_json::json!({
+    if let Some(Certificate { certificate, key }) = certificate {
+        let [certificate, key] = [("cert", certificate), ("key", key)]
+            .map(|(option, file)| format!("--{option}={}", file.display()));
+        namespace.kubectl(&["create", "secret", "tls", "ingress", &certificate, &key])?;
+    }
+    let mut pod = serde_json::json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ingress"},
         "spec": {
             "hostNetwork": true,
@@ -379,9 +411,17 @@ fn ingress(namespace: &Namespace, replicas: &[(String, String)]) -> Result<&'sta
             "volumes": [{"name": "config", "configMap": {"name": "ingress"}}],
         },
     });
+    if certificate.is_some() {
+        let spec = &mut pod["spec"];
+        let mount = serde_json::json!({"name": "tls", "mountPath": "/etc/tls"});
+        let mounts = spec["containers"][0]["volumeMounts"].as_array_mut();
+        mounts.context("no mounts")?.push(mount);
+        let volume = serde_json::json!({"name": "tls", "secret": {"secretName": "ingress"}});
+        spec["volumes"].as_array_mut().context("no volumes")?.push(volume);
+    }
     namespace.apply(&format!("{configuration}\n---\n{pod}\n"))?;
     namespace.kubectl(&["wait", "--for=condition=Ready", "pod/ingress", "--timeout=60s"])?;
-    Ok("ws://127.0.0.1:8081")
+    Ok(format!("{scheme}://{listen}"))
 }
 
 #[test]
@@ -390,7 +430,8 @@ fn over_an_ingress_everything_goes_on_while_the_api_server_is_away() -> Outcome 
         need_program("psql", "postgresql-client")?;
         let cluster = Cluster::with_gateway(scene, "gateway-away")?;
         let team = cluster.team()?;
-        let url = ingress(&team.namespace, &cluster.replicas()?)?;
+        let listen = (scene.address(), 8081).into();
+        let url = ingress(&team.namespace, &cluster.replicas()?, listen, None)?;
         let held = |seconds| {
             format!(
                 "psql --host=db --username=postgres --no-align --tuples-only --command=\"select 'begun'\" \
@@ -401,7 +442,7 @@ fn over_an_ingress_everything_goes_on_while_the_api_server_is_away() -> Outcome 
         let mut proxied = team.start(&["--via", "gateway", "--env", "proxied"], &held(15))?;
         proxied.wait_for_line("a query that has begun", 4 * wait::SOON, |line| line == "begun")?;
         let script = format!("{} & {}", held(22), asking(&scene.folder().join("stop")));
-        let asking = team.start(&["--via", url], &script)?;
+        let asking = team.start(&["--via", &url], &script)?;
         for line in ["begun", "status 200"] {
             asking.wait_for_line("the first answers", 4 * wait::SOON, |found| found == line)?;
         }

@@ -169,7 +169,7 @@ impl Case<'_> {
 }
 
 /// A namespace with Redis, and nothing else.
-fn with_redis(node: &Node) -> Result<Namespace> {
+pub(crate) fn with_redis(node: &Node) -> Result<Namespace> {
     let namespace = node.namespace()?;
     namespace.apply(&redis_pod("cache", "cache"))?;
     namespace.kubectl(&["expose", "pod/cache", "--port=6379"])?;
@@ -315,7 +315,7 @@ fn of_a_user(scene: &Scene, node: &Node, namespace: &Namespace) -> Result {
             HOME,
             "pods/proxy",
             "get",
-            Some("you may not get pods/proxy in the namespace devbox".to_owned()),
+            Some("you may not get pods/proxy or pods/portforward in the namespace devbox".to_owned()),
         ),
     ];
     let way = [&["--via", "gateway"], &NOT_OUTSIDE[..]].concat();
@@ -324,7 +324,7 @@ fn of_a_user(scene: &Scene, node: &Node, namespace: &Namespace) -> Result {
         let kubeconfig = user::user(scene, namespace, CALLER, &way[..2])?;
         let role = match role {
             "token" => format!("role/devbox-gateway-token-{}", account(&kubeconfig)?),
-            "client" => format!("role/devbox-gateway-client-{name}"),
+            "client" => "role/devbox-gateway-client".to_owned(),
             role => format!("role/devbox-gateway-{role}"),
         };
         let role = Role {

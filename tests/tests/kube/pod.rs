@@ -15,7 +15,7 @@ use devbox_tests::{
 use serde_json::Value;
 
 use crate::node::Started;
-use crate::user;
+use crate::{raw, user};
 
 const CALLER: Caller = Caller::Ordinary;
 
@@ -195,6 +195,50 @@ fn sessions_share_a_pod_which_goes_after_the_last_of_them_was_killed() -> Outcom
         up.signal(Signal::KILL)?;
         up.wait(wait::SOON)?;
         session.wait_until_nothing_is_left(IDLE)
+    })
+}
+
+#[test]
+fn a_pod_lets_in_whoever_has_its_token_and_dials_what_they_brought_and_nothing_else() -> Outcome {
+    scenario(|scene| {
+        let session = Session::new(scene)?;
+        let file = scene.hosts_file(CALLER)?;
+        let _up = session.up(GATEWAY_IMAGE, &file)?;
+        let (node, name) = (session.namespace.node(), session.namespace.name());
+        let pods = session.gateways()?;
+        let gateway = session.namespace.address_of(pods.first().context("no pod")?)?;
+        let gateway = gateway.to_string();
+        let token = session.namespace.kubectl(&[
+            "get",
+            "secrets",
+            "--selector=app.kubernetes.io/name=devbox-gateway",
+            "--output=go-template={{range .items}}{{.data.token | base64decode}}{{end}}",
+        ])?;
+        let of_the_api_server = session.namespace.token("default", None)?;
+        for wrong in ["wrong", &token[1..], &of_the_api_server] {
+            let (status, _) = raw::ask(node, &gateway, "raw", wrong, &[])?;
+            ensure!(status == 401, "{status}");
+        }
+
+        let (status, stream) = raw::ask(node, &gateway, "raw", &token, &[])?;
+        let mut client = raw::Client::new(stream.with_context(|| format!("status {status}"))?);
+        let pods = session.namespace.pods("app=cache")?;
+        let address = session.namespace.address_of(pods.first().context("no pod")?)?;
+        client.push("cache.own", 6379, &format!("{address}:6380"))?;
+        ensure!(client.open("tcp/own/cache/6379")? == Ok(()));
+        for (target, code) in [
+            // What another session of the user has brought is that one's.
+            (format!("tcp/{name}/cache/6379"), raw::NOT_FOUND),
+            ("tcp/own/cache/80".to_owned(), raw::NOT_FOUND),
+            ("tcp/default/kubernetes/443".to_owned(), raw::NOT_FOUND),
+            (format!("{address}:6380"), raw::NOT_ALLOWED),
+            (format!("tcp/{address}:6380"), raw::NOT_ALLOWED),
+            ("127.0.0.1:7070".to_owned(), raw::NOT_ALLOWED),
+        ] {
+            let answer = client.open(&target)?;
+            ensure!(answer == Err(code), "{target}: {answer:?}");
+        }
+        Ok(())
     })
 }
 

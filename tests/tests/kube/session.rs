@@ -89,7 +89,12 @@ impl<'a> Session<'a> {
     }
 
     pub(crate) fn status(&self) -> Result<Value> {
-        let words = ["status", "--context", "test", "--json"];
+        self.status_of("test")
+    }
+
+    /// The status of the session of this environment, where it is not called by its context.
+    pub(crate) fn status_of(&self, environment: &str) -> Result<Value> {
+        let words = ["status", "--env", environment, "--json"];
         let status = user::devbox(self.scene, self.namespace, self.kubeconfig, &words)?.by(CALLER);
         let status = status.run(wait::SOON)?.expect_success()?;
         Ok(serde_json::from_str(&status.output())?)
