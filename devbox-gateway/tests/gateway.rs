@@ -8,6 +8,8 @@ mod gateway {
     mod demo_services;
     mod handover;
     mod hostile;
+    #[cfg(feature = "kube")]
+    mod kube;
     mod listen;
     mod providers;
     mod push;
