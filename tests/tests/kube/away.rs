@@ -77,8 +77,11 @@ pub(crate) fn is_answered(query: &mut Process) -> Result {
     Ok(())
 }
 
-fn is_back(node: &Node, stopped: Instant) -> Result {
+fn stays_away(stopped: Instant) {
     std::thread::sleep(AWAY.saturating_sub(stopped.elapsed()));
+}
+
+fn is_back(node: &Node) -> Result {
     node.start("kube-apiserver")?;
     node.wait_until_served()
 }
@@ -95,7 +98,8 @@ fn answers(session: &Session<'_>) -> Result {
 fn catches_up(session: &Session<'_>, namespace: &Namespace) -> Result {
     namespace.kubectl(&["expose", "deployment/web", "--name=later", "--port=8080"])?;
     namespace.kubectl(&["delete", "service/cache"])?;
-    session.there("later")?;
+    // The cluster's own controllers, which make its slice, were without an API server as well.
+    wait::until("the new service's name", 4 * wait::SOON, || session.of("later"))?;
     session.gone("cache")
 }
 
@@ -119,7 +123,8 @@ fn port_forwards_are_reset_new_connections_wait_and_are_refused_and_then_all_is_
         let stale = provider["stale"].as_str().unwrap_or_default();
         ensure!(stale.starts_with("test is not reachable"), "{provider}");
 
-        is_back(&node, stopped)?;
+        stays_away(stopped);
+        is_back(&node)?;
         answers(&session)?;
         catches_up(&session, &namespace)?;
         session.end()?;
@@ -150,12 +155,13 @@ fn streams_through_a_gateway_pod_wait_and_new_connections_wait_and_are_refused()
         let stopped = Instant::now();
         node.stop("kube-apiserver")?;
         is_waited_for_and_then_refused(&session)?;
-        is_back(&node, stopped)?;
+        stays_away(stopped);
         ensure!(
             !query.output().contains("42"),
             "it was not away: {}",
             query.output()
         );
+        is_back(&node)?;
         is_answered(&mut query)?;
         // The same connection goes on.
         ensure!(held.ask("PING")? == "+PONG");

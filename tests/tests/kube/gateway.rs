@@ -522,7 +522,7 @@ fn over_an_ingress_everything_goes_on_while_the_api_server_is_away() -> Outcome 
 /// The API server is kept from the gateways' port. The kubelet gets there: a port-forward begins in the pod's own network.
 fn without_a_route(scene: &Scene, node: &Node) -> Result {
     let rules = format!(
-        "table inet devbox_test {{ chain output {{ type filter hook output priority 0; tcp dport {GATEWAY_PORT} reject with tcp reset; }} }}"
+        "table inet devbox_test {{\nchain output {{\ntype filter hook output priority 0\ntcp dport {GATEWAY_PORT} reject with tcp reset\n}}\n}}\n"
     );
     let nft = node.command(scene, ["nft", &rules])?;
     nft.run(wait::SOON)?.expect_success()?;
