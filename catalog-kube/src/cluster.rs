@@ -131,6 +131,11 @@ impl Cluster {
         self.config.cluster_url.to_string()
     }
 
+    /// What a user is told is away where it does not answer.
+    pub(crate) fn api_server(&self) -> String {
+        format!("the API server of {}", self.name)
+    }
+
     /// The namespace that the context names; `default` where it names none.
     #[must_use]
     pub fn default_namespace(&self) -> &str {

@@ -48,7 +48,7 @@ impl<R: Road> Ways<R> {
         target: &Target,
         tried: &[Arc<Endpoint>],
         last: Option<Refusal>,
-        open: impl Fn(Arc<Endpoint>) -> F,
+        open: impl Fn(Arc<Endpoint>, Instant) -> F,
     ) -> Result<(T, Open), Refusal>
     where
         F: Future<Output = Result<T, Refusal>>,
@@ -60,6 +60,9 @@ impl<R: Road> Ways<R> {
                 Ok(reached) => return Ok(reached),
                 Err(refusal) => refusal,
             };
+            if Instant::now() >= deadline && is_the_endpoints(refusal.kind) {
+                return Err(waited(&refusal));
+            }
             if refusal.kind != RefusalKind::Unreachable {
                 return Err(refusal);
             }
@@ -72,9 +75,7 @@ impl<R: Road> Ways<R> {
                 timeout_at(deadline, away.wait_for(Option::is_none)).await,
                 Ok(Ok(_))
             ) {
-                let seconds = PATIENCE.as_secs();
-                let message = format!("{}; waited {seconds} s", refusal.message);
-                return Err(Refusal::new(RefusalKind::TimedOut, message));
+                return Err(waited(&refusal));
             }
             before = (Vec::new(), None);
         }
@@ -86,7 +87,7 @@ impl<R: Road> Ways<R> {
         target: &Target,
         (mut tried, mut last): (Vec<Arc<Endpoint>>, Option<Refusal>),
         deadline: Instant,
-        open: &impl Fn(Arc<Endpoint>) -> F,
+        open: &impl Fn(Arc<Endpoint>, Instant) -> F,
     ) -> Result<(T, Open), Refusal>
     where
         F: Future<Output = Result<T, Refusal>>,
@@ -98,16 +99,12 @@ impl<R: Road> Ways<R> {
                 Err(nobody) => return Err(last.unwrap_or_else(|| no_endpoint(target, &nobody))),
             };
             let endpoint = Arc::clone(chosen.endpoint());
-            let refusal = match timeout_at(deadline, open(Arc::clone(&endpoint))).await {
-                Ok(Ok(opened)) => return Ok((opened, chosen)),
-                Ok(Err(refusal)) => refusal,
-                Err(_) => {
-                    let message = format!("{endpoint}: no answer");
-                    return Err(Refusal::new(RefusalKind::TimedOut, message));
-                }
+            let refusal = match open(Arc::clone(&endpoint), deadline).await {
+                Ok(opened) => return Ok((opened, chosen)),
+                Err(refusal) => refusal,
             };
             tracing::debug!(%target, %endpoint, %refusal, "endpoint does not answer");
-            if !is_the_endpoints(refusal.kind) {
+            if !is_the_endpoints(refusal.kind) || Instant::now() >= deadline {
                 return Err(refusal);
             }
             tried.push(endpoint);
@@ -115,6 +112,12 @@ impl<R: Road> Ways<R> {
         }
         Err(last.unwrap_or_else(|| no_endpoint(target, &Nobody::AllTried)))
     }
+}
+
+/// What a connection is told whose time is over.
+fn waited(last: &Refusal) -> Refusal {
+    let message = format!("{}; waited {} s", last.message, PATIENCE.as_secs());
+    Refusal::new(RefusalKind::TimedOut, message)
 }
 
 /// Whether another endpoint may answer where this one was refused.
@@ -161,7 +164,9 @@ impl<R: Road> Dialer for EndpointDialer<R> {
 
     async fn dial_datagrams(&self, target: &tunnel_bridge::Target) -> Result<Box<dyn DatagramFlow>, Refusal> {
         let target = parse(target, Protocol::Udp)?;
-        let open = |endpoint: Arc<Endpoint>| async move { self.0.road.open_datagrams(&endpoint).await };
+        let open = |endpoint: Arc<Endpoint>, deadline| async move {
+            self.0.road.open_datagrams(&endpoint, deadline).await
+        };
         let (inner, open) = self.0.reach(&target, &[], None, open).await?;
         Ok(Box::new(CarriedFlow { inner, _open: open }))
     }
@@ -181,7 +186,8 @@ struct Attempt<R> {
 
 impl<R: Road> Attempt<R> {
     async fn open(&self, last: Option<Refusal>) -> Result<Reached, Refusal> {
-        let open = |endpoint: Arc<Endpoint>| async move { self.ways.road.open(&endpoint).await };
+        let open =
+            |endpoint: Arc<Endpoint>, deadline| async move { self.ways.road.open(&endpoint, deadline).await };
         self.ways.reach(&self.target, &self.tried, last, open).await
     }
 }
@@ -221,7 +227,7 @@ mod tests {
 
     #[async_trait]
     impl Road for Scripted {
-        async fn open(&self, endpoint: &Endpoint) -> Result<Box<dyn ByteStream>, Refusal> {
+        async fn open(&self, endpoint: &Endpoint, _: Instant) -> Result<Box<dyn ByteStream>, Refusal> {
             let port = endpoint.port.get();
             self.asked.lock().unwrap().push(port);
             match self.refusals.get(&port) {

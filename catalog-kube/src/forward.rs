@@ -26,16 +26,18 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use service_catalog::Protocol;
-use tokio::time::{Instant, sleep};
-use tunnel_bridge::ws::{self, ConnectError, ConnectOptions, MessageStream};
+use tokio::time::{Instant, sleep, timeout_at};
+use tunnel_bridge::ws::{self, ConnectError, MessageStream};
 use tunnel_bridge::{ByteStream, Refusal, RefusalKind};
 
 use crate::Cluster;
+use crate::dialer::PATIENCE;
 use crate::road::{Endpoint, PodRef, Road};
 use refusal::Place;
 use reserve::Reserve;
@@ -43,9 +45,6 @@ use stream::ForwardStream;
 
 /// The protocol that each port-forward speaks.
 const SUBPROTOCOL: &str = "v4.channel.k8s.io";
-
-/// How long a new connection waits for an API server that does not answer.
-const API_SERVER_TIME: Duration = Duration::from_secs(10);
 
 /// The pauses between two attempts to reach it: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -97,7 +96,7 @@ impl Forward {
     ///
     /// # Errors
     /// [`RefusalKind::NotFound`] for a pod that is not there, [`RefusalKind::NotAllowed`] without the right to it,
-    /// [`RefusalKind::Unreachable`] where the pod's node does not answer, [`RefusalKind::LinkLost`] where the API server does not
+    /// [`RefusalKind::Unreachable`] where the pod's node does not answer, [`RefusalKind::TimedOut`] where the API server does not
     /// for 10 s.
     ///
     /// # Cancel safety
@@ -112,40 +111,49 @@ impl Forward {
             namespace: namespace.into(),
             name: name.into(),
         };
-        self.open_place(Place { pod, port }).await
+        self.open_place(Place { pod, port }, Instant::now() + PATIENCE)
+            .await
     }
 
-    async fn open_place(&self, place: Place) -> Result<Box<dyn ByteStream>, Refusal> {
+    async fn open_place(&self, place: Place, deadline: Instant) -> Result<Box<dyn ByteStream>, Refusal> {
+        let mut away = None;
+        match timeout_at(deadline, self.connect(&place, &mut away)).await {
+            Ok(Ok(messages)) => Ok(Box::new(ForwardStream::new(messages, place))),
+            Ok(Err(refusal)) => Err(refusal),
+            Err(_) => Err(match away {
+                Some(why) => Refusal::new(
+                    RefusalKind::TimedOut,
+                    format!("{} is not reachable: {why}", self.cluster.api_server()),
+                ),
+                None => place.refuse(RefusalKind::TimedOut, "no answer"),
+            }),
+        }
+    }
+
+    /// A port-forward, as soon as the API server is there. `away` is why it was not, as long as it is not.
+    async fn connect(&self, place: &Place, away: &mut Option<io::Error>) -> Result<MessageStream, Refusal> {
         let options = self
             .cluster
             .switch(&place.path(), SUBPROTOCOL)
             .await
             .map_err(|error| Refusal::new(RefusalKind::NotAllowed, devbox_provider::with_causes(&error)))?;
-        let messages = self
-            .connect(&options)
-            .await
-            .map_err(|error| place.not_opened(&error))?;
-        Ok(Box::new(ForwardStream::new(messages, place)))
-    }
-
-    async fn connect(&self, options: &ConnectOptions) -> Result<MessageStream, ConnectError> {
         if let Some(standby) = self.reserve.take().await {
-            match standby.messages(options).await {
+            match standby.messages(&options).await {
                 // It may have been closed just before.
                 Err(ConnectError::Unreachable { .. }) => {}
-                connected => return connected,
+                connected => return connected.map_err(|error| place.not_opened(&error)),
             }
         }
-        let deadline = Instant::now() + API_SERVER_TIME;
         let mut pause = FIRST_PAUSE;
         loop {
-            match ws::messages(options).await {
-                Err(ConnectError::Unreachable { address, source }) if Instant::now() + pause < deadline => {
+            match ws::messages(&options).await {
+                Err(ConnectError::Unreachable { address, source }) => {
                     tracing::debug!(%address, error = %source, "the API server is not there");
+                    *away = Some(source);
                     sleep(pause).await;
                     pause = (2 * pause).min(LONGEST_PAUSE);
                 }
-                connected => return connected,
+                connected => return connected.map_err(|error| place.not_opened(&error)),
             }
         }
     }
@@ -153,7 +161,7 @@ impl Forward {
 
 #[async_trait]
 impl Road for Forward {
-    async fn open(&self, endpoint: &Endpoint) -> Result<Box<dyn ByteStream>, Refusal> {
+    async fn open(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Box<dyn ByteStream>, Refusal> {
         let unsupported = |why: &str| {
             let text = format!("{endpoint}: {why}");
             Refusal::new(RefusalKind::Unsupported, text)
@@ -165,6 +173,6 @@ impl Road for Forward {
             return Err(unsupported("a port-forward reaches pods only"));
         };
         let (pod, port) = (pod.clone(), endpoint.port);
-        self.open_place(Place { pod, port }).await
+        self.open_place(Place { pod, port }, deadline).await
     }
 }

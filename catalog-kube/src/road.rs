@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use service_catalog::Protocol;
+use tokio::time::Instant;
 use tunnel_bridge::{ByteStream, DatagramFlow, Refusal, RefusalKind};
 
 /// One place where a port of a service answers.
@@ -51,17 +52,22 @@ pub(crate) trait Road: Send + Sync + 'static {
     /// read or write, as [`tunnel_bridge::Dialer::dial`] has it.
     ///
     /// # Errors
-    /// The refusal. Another endpoint is tried where nothing was sent yet.
+    /// The refusal, at the deadline at the latest. Another endpoint is tried where nothing was sent yet.
     ///
     /// # Cancel safety
     /// Dropping the future abandons the attempt.
-    async fn open(&self, endpoint: &Endpoint) -> Result<Box<dyn ByteStream>, Refusal>;
+    async fn open(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Box<dyn ByteStream>, Refusal>;
 
     /// Opens a flow of datagrams. Unless overridden, datagrams are refused.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    async fn open_datagrams(&self, endpoint: &Endpoint) -> Result<Box<dyn DatagramFlow>, Refusal> {
+    async fn open_datagrams(
+        &self,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<Box<dyn DatagramFlow>, Refusal> {
+        let _ = deadline;
         Err(Refusal::new(
             RefusalKind::Unsupported,
             format!("{endpoint}: datagrams are not carried here"),

@@ -16,4 +16,10 @@ pub trait Approach: Send + Sync + 'static {
     /// # Cancel safety
     /// Dropping the future abandons the attempt.
     async fn request(&self, path: &str, subprotocol: &str) -> Result<ConnectOptions, ConnectError>;
+
+    /// What is connected to, and passes the request on: where nothing answers, it is this that is away, and not the gateway.
+    /// Unless overridden, nothing that has a name.
+    fn passes_through(&self) -> Option<String> {
+        None
+    }
 }

@@ -373,7 +373,11 @@ impl GatewayProvider {
         let far_side = self.far_side();
         match error {
             ws::ConnectError::Unreachable { source, .. } => ConnectError::Unreachable {
-                far_side,
+                far_side: self
+                    .approach
+                    .as_ref()
+                    .and_then(|approach| approach.passes_through())
+                    .unwrap_or(far_side),
                 reason: source.to_string(),
             },
             ws::ConnectError::Proxy(error) => match error {

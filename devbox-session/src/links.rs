@@ -1,5 +1,6 @@
 //! The futures of all links: one that connects or one that waits for the next update, for each provider.
 
+use std::fmt;
 use std::future::{Future as _, pending, poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tunnel_bridge::resume::LinkStatus;
 use tunnel_bridge::{Dialer, Link};
 
 use crate::key::ProviderId;
-use crate::route::{CurrentRoad, Road};
+use crate::route::{CurrentRoad, Road, Why};
 
 /// Updates of one provider come no closer together than this in the long run; what arrives meanwhile is merged.
 const BETWEEN_UPDATES: Duration = Duration::from_millis(100);
@@ -86,7 +87,7 @@ impl Links {
             generation: 0,
             phase: Phase::Idle,
             pace: Pace::default(),
-            road: watch::channel(None).0,
+            road: watch::channel(CurrentRoad::Closed(Why::Unknown)).0,
             roads: 0,
         });
         Self {
@@ -118,7 +119,13 @@ impl Links {
 
     pub(crate) fn connect(&mut self, provider: ProviderId, environment: Option<Label>) {
         if let Some(slot) = self.slots.get_mut(provider.0) {
-            slot.road.send_replace(None);
+            slot.road.send_if_modified(|road| {
+                let open = matches!(road, CurrentRoad::Open(_));
+                if open {
+                    *road = CurrentRoad::Closed(Why::Unknown);
+                }
+                open
+            });
             slot.generation += 1;
             let wanted = Wanted {
                 generation: slot.generation,
@@ -150,7 +157,7 @@ impl Links {
     /// Lets go of a provider's link, and hands out its goodbye.
     pub(crate) fn disconnect(&mut self, provider: ProviderId) -> Option<Goodbye> {
         let slot = self.slots.get_mut(provider.0)?;
-        slot.road.send_replace(None);
+        slot.road.send_replace(CurrentRoad::Closed(Why::Unknown));
         match std::mem::replace(&mut slot.phase, Phase::Idle) {
             Phase::Up { goodbye, .. } => Some(goodbye),
             Phase::Idle | Phase::Connecting(_) => None,
@@ -191,7 +198,7 @@ impl Slot {
             && link.as_ref().is_none_or(|link| link.status().is_up())
         {
             self.roads += 1;
-            self.road.send_replace(Some(Arc::new(Road {
+            self.road.send_replace(CurrentRoad::Open(Arc::new(Road {
                 environment: environment.clone(),
                 dialer: Arc::clone(dialer),
                 generation: self.roads,
@@ -199,11 +206,20 @@ impl Slot {
         }
     }
 
+    fn close_road(&self, error: &dyn fmt::Display) {
+        let why = Why::Failed(error.to_string().into());
+        self.road.send_replace(CurrentRoad::Closed(why));
+    }
+
     /// While a link waits for another connection, new ones are held: dialed over it, they could not go to another link.
     fn handle_status(&mut self, status: LinkStatus) -> Happened {
         match status {
             LinkStatus::Detached { until, .. } => {
-                self.road.send_replace(None);
+                let trouble = match &self.phase {
+                    Phase::Up { link: Some(link), .. } => Why::Interrupted(link.watch_trouble()),
+                    _ => Why::Unknown,
+                };
+                self.road.send_replace(CurrentRoad::Closed(trouble));
                 Happened::Interrupted {
                     until: until.into_std(),
                 }
@@ -252,6 +268,7 @@ impl Slot {
                 }
                 Poll::Ready(Err(error)) => {
                     self.phase = Phase::Idle;
+                    self.close_road(&error);
                     Poll::Ready(Happened::Failed(error))
                 }
             },
@@ -287,7 +304,7 @@ impl Slot {
                             }
                             // Streams that are open hold the link for as long as the far side serves them; nothing new
                             // is dialed over it.
-                            self.road.send_replace(None);
+                            self.close_road(&error);
                             self.phase = Phase::Idle;
                             return Poll::Ready(Happened::Lost(error));
                         }

@@ -17,8 +17,43 @@ pub(crate) struct Road {
     pub(crate) generation: u64,
 }
 
-/// The road to a provider that is open, if one is.
-pub(crate) type CurrentRoad = Option<Arc<Road>>;
+/// The road to a provider.
+#[derive(Clone)]
+pub(crate) enum CurrentRoad {
+    Open(Arc<Road>),
+    Closed(Why),
+}
+
+impl CurrentRoad {
+    fn open(&self) -> Option<&Arc<Road>> {
+        match self {
+            CurrentRoad::Open(road) => Some(road),
+            CurrentRoad::Closed(_) => None,
+        }
+    }
+}
+
+/// Why no road is open.
+#[derive(Clone, Default)]
+pub(crate) enum Why {
+    /// Nothing has failed so far.
+    #[default]
+    Unknown,
+    /// There is no link.
+    Failed(Arc<str>),
+    /// The link is without a connection: why the last attempt to make one failed.
+    Interrupted(watch::Receiver<Option<Arc<str>>>),
+}
+
+impl Why {
+    fn text(&self) -> Option<Arc<str>> {
+        match self {
+            Why::Unknown => None,
+            Why::Failed(why) => Some(Arc::clone(why)),
+            Why::Interrupted(trouble) => trouble.borrow().clone(),
+        }
+    }
+}
 
 /// What a listener's connections ask for.
 #[derive(Clone)]
@@ -60,15 +95,20 @@ impl Route {
 
     /// The next road for `aim`, other than the link with the generation `not`.
     async fn road(&self, aim: &mut Aim, not: Option<u64>, deadline: Instant) -> Result<Arc<Road>, Refusal> {
-        let open = |road: &CurrentRoad| road.as_ref().is_some_and(|road| Some(road.generation) != not);
+        let open = |road: &CurrentRoad| road.open().is_some_and(|road| Some(road.generation) != not);
         let waiting = timeout_at(deadline, aim.road.wait_for(open));
         let road = match waiting.await {
-            Ok(Ok(road)) => road.clone(),
+            Ok(Ok(road)) => road.open().cloned(),
             Ok(Err(_)) | Err(_) => None,
         };
         let Some(road) = road else {
-            let message = format!("no link to the far side for {} s", self.patience.as_secs());
-            return Err(Refusal::new(RefusalKind::LinkLost, message));
+            let why = match &*aim.road.borrow() {
+                CurrentRoad::Open(_) => None,
+                CurrentRoad::Closed(why) => why.text(),
+            };
+            let why = why.as_deref().unwrap_or("there is no link to the far side");
+            let message = format!("{why}; waited {} s", self.patience.as_secs());
+            return Err(Refusal::new(RefusalKind::TimedOut, message));
         };
         if road.environment == aim.environment {
             Ok(road)
@@ -116,7 +156,7 @@ impl Dialer for Route {
     fn carries_datagrams(&self) -> bool {
         let aim = self.aim();
         let road = aim.road.borrow();
-        road.as_ref().is_some_and(|road| road.dialer.carries_datagrams())
+        road.open().is_some_and(|road| road.dialer.carries_datagrams())
     }
 }
 
@@ -137,7 +177,7 @@ mod tests {
     }
 
     fn road(environment: &str, generation: u64, dialer: Refusing) -> CurrentRoad {
-        Some(Arc::new(Road {
+        CurrentRoad::Open(Arc::new(Road {
             environment: environment.parse().unwrap(),
             dialer: Arc::new(dialer),
             generation,
@@ -151,7 +191,7 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            let (roads, road) = watch::channel(None);
+            let (roads, road) = watch::channel(CurrentRoad::Closed(Why::Unknown));
             let aim = Aim {
                 environment: "staging".parse().unwrap(),
                 target: Target::new("tcp/backend/orders/5432").unwrap(),
@@ -183,10 +223,21 @@ mod tests {
             (refusal.kind, refusal.message.as_str()),
             (RefusalKind::Refused, "one tcp/backend/orders/5432")
         );
-        world.roads.send_replace(None);
-        let before = Instant::now();
-        assert_eq!(world.dial().await.unwrap().kind, RefusalKind::LinkLost);
-        assert_eq!(before.elapsed(), Duration::from_secs(10));
+        let (says, trouble) = watch::channel(None);
+        for (why, message) in [
+            (Why::Unknown, "there is no link to the far side; waited 10 s"),
+            (Why::Failed("it is down".into()), "it is down; waited 10 s"),
+            (Why::Interrupted(trouble), "connection refused; waited 10 s"),
+        ] {
+            world.roads.send_replace(CurrentRoad::Closed(why));
+            let before = Instant::now();
+            let held = world.dial();
+            yield_now().await;
+            // What is said is what was found out last.
+            says.send_replace(Some("connection refused".into()));
+            assert_eq!(held.await.unwrap(), Refusal::new(RefusalKind::TimedOut, message));
+            assert_eq!(before.elapsed(), Duration::from_secs(10));
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -200,7 +251,7 @@ mod tests {
             yield_now().await;
         }
         assert!(!held.is_finished());
-        world.roads.send_replace(None);
+        world.roads.send_replace(CurrentRoad::Closed(Why::Unknown));
         world
             .roads
             .send_replace(road("staging", 2, Refusing(RefusalKind::Refused, "two")));

@@ -71,8 +71,8 @@ pub(crate) fn resumable(carrier: Box<dyn Carrier>, redial: Arc<dyn Redial>, opti
         ..Config::default()
     };
     let connection = connection(Role::Client, options.link.apply(config));
-    let revival = Revival::Client(Redialing::new(redial));
-    spawn(connection, carrier, Bytes::new(), revival)
+    let (redialing, trouble) = Redialing::new(redial);
+    spawn(connection, carrier, Bytes::new(), Revival::Client(redialing)).with_trouble(trouble)
 }
 
 /// The server's end of a link of a desk. `rest` has come on the carrier already.

@@ -151,6 +151,8 @@ struct Shared {
     drained: watch::Receiver<bool>,
     end: watch::Receiver<Option<LinkEnd>>,
     status: watch::Receiver<LinkStatus>,
+    /// Why the last attempt at another connection failed.
+    trouble: watch::Receiver<Option<Arc<str>>>,
     /// How many of this end's requests the other end has not answered.
     unanswered: Arc<AtomicUsize>,
     surely_sent: Arc<SurelySent>,
@@ -179,6 +181,7 @@ impl Link {
             drained,
             end,
             status,
+            trouble: watch::channel(None).1,
             unanswered: Arc::default(),
             surely_sent,
             flows,
@@ -190,6 +193,14 @@ impl Link {
             #[cfg(feature = "quic")]
             native: None,
         }
+    }
+
+    /// With what is told of the attempts to take it up again. Only of a link that has no other handle yet.
+    pub(crate) fn with_trouble(mut self, trouble: watch::Receiver<Option<Arc<str>>>) -> Link {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.trouble = trouble;
+        }
+        self
     }
 
     /// A link whose streams are QUIC's own. Of the commands, its driver hears those that are about the link.
@@ -279,6 +290,13 @@ impl Link {
     #[must_use]
     pub fn watch_status(&self) -> watch::Receiver<LinkStatus> {
         self.shared.status.clone()
+    }
+
+    /// Why the last attempt to give the link another connection failed, while it has none: what [`Redial`] said. Nothing before that, at a
+    /// server, and over QUIC, where a link finds another path by itself.
+    #[must_use]
+    pub fn watch_trouble(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.shared.trouble.clone()
     }
 
     /// Makes sure of the connection, as when the network has changed or the machine has slept: one that answers nothing for a

@@ -589,12 +589,8 @@ impl Context {
         peer: SocketAddr,
         rules: &Rules,
     ) -> Result<Box<dyn ByteStream>, End> {
-        let refused = |refusal: Refusal| match refusal.kind {
-            RefusalKind::LinkLost => End::LinkLost,
-            _ => End::Refused(refusal),
-        };
         let dial = tokio::time::timeout(self.options.dial_timeout, async {
-            let mut remote = self.dialer.dial(&self.target).await.map_err(refused)?;
+            let mut remote = self.dialer.dial(&self.target).await.map_err(End::Refused)?;
             if rules.proxy_protocol {
                 let local = self.connected_to(stream);
                 let mut header = proxy_header::header(peer, local);
@@ -609,7 +605,7 @@ impl Context {
         tokio::select! {
             // Most dials are done at once, and then nothing else needs watching.
             biased;
-            dialled = dial => dialled.unwrap_or_else(|_| Err(refused(self.took_too_long()))),
+            dialled = dial => dialled.unwrap_or_else(|_| Err(End::Refused(self.took_too_long()))),
             () = self.abort.cancelled() => Err(End::Reset { by: Side::Neither }),
             () = program::gave_up(stream) => Err(End::Reset { by: Side::Local }),
         }

@@ -44,7 +44,7 @@ pub enum Side {
 pub enum End {
     /// Both directions ended.
     Finished,
-    /// The far side did not connect the stream to its target.
+    /// The far side did not connect the stream to its target, or there was no link to it.
     Refused(Refusal),
     /// One side was reset or failed; the other one was reset for it.
     Reset {

@@ -32,7 +32,7 @@ impl Place {
     pub(super) fn not_opened(&self, error: &ConnectError) -> Refusal {
         let kind = match error {
             ConnectError::Rejected { response, .. } => return self.rejected(response),
-            ConnectError::Unreachable { .. } => RefusalKind::LinkLost,
+            ConnectError::Unreachable { .. } => RefusalKind::Unreachable,
             ConnectError::TimedOut { .. } => RefusalKind::TimedOut,
             ConnectError::ClientCertificate { .. } => RefusalKind::NotAllowed,
             _ => RefusalKind::Internal,

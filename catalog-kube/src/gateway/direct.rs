@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 use tunnel_bridge::direct::{self, DirectStream};
 use tunnel_bridge::{ByteStream, DatagramFlow, Refusal, RefusalKind, udp};
 
@@ -16,18 +17,26 @@ pub(crate) struct Direct;
 
 #[async_trait]
 impl Road for Direct {
-    async fn open(&self, endpoint: &Endpoint) -> Result<Box<dyn ByteStream>, Refusal> {
-        let stream = direct::connect(address(endpoint)?, ANSWER).await?;
+    async fn open(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Box<dyn ByteStream>, Refusal> {
+        let stream = direct::connect(address(endpoint)?, time(deadline)).await?;
         Ok(Box::new(DirectStream::from(stream)))
     }
 
-    async fn open_datagrams(&self, endpoint: &Endpoint) -> Result<Box<dyn DatagramFlow>, Refusal> {
-        Ok(Box::new(udp::connect(address(endpoint)?, ANSWER).await?))
+    async fn open_datagrams(
+        &self,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<Box<dyn DatagramFlow>, Refusal> {
+        Ok(Box::new(udp::connect(address(endpoint)?, time(deadline)).await?))
     }
 
     fn carries_datagrams(&self) -> bool {
         true
     }
+}
+
+fn time(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).min(ANSWER)
 }
 
 /// Where an endpoint is, if it can be one of a service. The API server takes no others into an EndpointSlice; the gateway's own

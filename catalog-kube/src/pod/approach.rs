@@ -3,16 +3,21 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use devbox_gateway_client::Approach;
 use devbox_provider::{ConnectError, with_causes};
+use tokio::time::Instant;
 use tunnel_bridge::ByteStream;
 use tunnel_bridge::ws::{ConnectOptions, Underlay};
 
 use crate::pod::manifest;
 use crate::road::{Endpoint, PodRef, Road};
 use crate::{Cluster, Error};
+
+/// How long one attempt at a port-forward may wait for the API server: whoever connects tries again.
+const ATTEMPT: Duration = Duration::from_secs(3);
 
 /// Through the API server's proxy subresource, with the user's credential of the moment.
 pub(crate) struct ApiProxy {
@@ -48,6 +53,10 @@ impl Approach for ApiProxy {
                 message: with_causes(&error),
             },
         })
+    }
+
+    fn passes_through(&self) -> Option<String> {
+        Some(self.cluster.api_server())
     }
 }
 
@@ -93,7 +102,7 @@ impl fmt::Debug for Forwarded {
 #[async_trait]
 impl Underlay for Forwarded {
     async fn connect(&self) -> io::Result<Box<dyn ByteStream>> {
-        let opened = self.forward.open(&self.gateway).await;
+        let opened = self.forward.open(&self.gateway, Instant::now() + ATTEMPT).await;
         opened.map_err(|refusal| io::Error::other(refusal.to_string()))
     }
 }

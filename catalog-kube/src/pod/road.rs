@@ -11,7 +11,7 @@ use kube::api::ListParams;
 use service_catalog::{Catalog, Source, SourceError, Target, Update};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tunnel_bridge::{ByteStream, DatagramFlow, Dialer, GoAwayReason, Link, LinkEnd, Refusal, RefusalKind};
 
 use super::pushed;
@@ -54,21 +54,31 @@ impl PodRoad {
         }
     }
 
-    async fn asked_for(&self, endpoint: &Endpoint) -> Result<tunnel_bridge::Target, Refusal> {
+    async fn asked_for(
+        &self,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<tunnel_bridge::Target, Refusal> {
         let internal =
             |error: &dyn std::error::Error| Refusal::new(RefusalKind::Internal, with_causes(error));
         let target = pushed::target(endpoint).map_err(|error| internal(&error))?;
-        self.wait_until_known(&target, endpoint).await?;
+        self.wait_until_known(&target, endpoint, deadline).await?;
         tunnel_bridge::Target::new(&target.to_string()).map_err(|error| internal(&error))
     }
 
-    async fn wait_until_known(&self, target: &Target, endpoint: &Endpoint) -> Result<(), Refusal> {
+    async fn wait_until_known(
+        &self,
+        target: &Target,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
         let has = |known: &Option<Catalog>| known.as_ref().is_some_and(|known| known.port(target).is_some());
         if has(&self.known.borrow()) {
             return Ok(());
         }
         let mut known = self.known.clone();
-        match timeout(TELLING, known.wait_for(has)).await {
+        let deadline = deadline.min(Instant::now() + TELLING);
+        match timeout_at(deadline, known.wait_for(has)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Refusal::new(RefusalKind::LinkLost, "the gateway pod is gone")),
             Err(_) => {
@@ -81,13 +91,17 @@ impl PodRoad {
 
 #[async_trait]
 impl Road for PodRoad {
-    async fn open(&self, endpoint: &Endpoint) -> Result<Box<dyn ByteStream>, Refusal> {
-        let target = self.asked_for(endpoint).await?;
+    async fn open(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Box<dyn ByteStream>, Refusal> {
+        let target = self.asked_for(endpoint, deadline).await?;
         self.dialer.dial(&target).await
     }
 
-    async fn open_datagrams(&self, endpoint: &Endpoint) -> Result<Box<dyn DatagramFlow>, Refusal> {
-        let target = self.asked_for(endpoint).await?;
+    async fn open_datagrams(
+        &self,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<Box<dyn DatagramFlow>, Refusal> {
+        let target = self.asked_for(endpoint, deadline).await?;
         self.dialer.dial_datagrams(&target).await
     }
 

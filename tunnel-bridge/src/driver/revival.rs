@@ -139,6 +139,7 @@ impl Revival {
             Revival::Never => {}
             Revival::Client(redialing) => {
                 redialing.asked_for = None;
+                redialing.trouble.send_replace(None);
                 redialing.taken_up = Some((now, connection.received_bytes()));
             }
             Revival::Server(awaiting) => awaiting.held = None,
@@ -165,18 +166,24 @@ pub(super) struct Redialing {
     next_pause: Duration,
     /// When the link was taken up last, and how many bytes of it had come by then.
     taken_up: Option<(Instant, u64)>,
+    /// Why the last attempt failed.
+    trouble: watch::Sender<Option<Arc<str>>>,
 }
 
 impl Redialing {
-    pub(super) fn new(redial: Arc<dyn Redial>) -> Redialing {
-        Redialing {
+    /// With what the link's owners see of it: why the last attempt failed.
+    pub(super) fn new(redial: Arc<dyn Redial>) -> (Redialing, watch::Receiver<Option<Arc<str>>>) {
+        let (trouble, seen) = watch::channel(None);
+        let redialing = Redialing {
             redial,
             asked_for: None,
             attempt: None,
             pause: None,
             next_pause: FIRST_PAUSE,
             taken_up: None,
-        }
+            trouble,
+        };
+        (redialing, seen)
     }
 }
 
@@ -227,6 +234,7 @@ impl Redialing {
                 Err(RedialError::Final { end }) => return Poll::Ready(Err(end)),
                 Err(RedialError::Later { message }) => {
                     tracing::debug!(message, "no connection yet");
+                    self.trouble.send_replace(Some(message.into()));
                     self.wait();
                 }
             }

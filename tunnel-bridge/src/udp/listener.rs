@@ -699,7 +699,6 @@ impl Carrying {
                 counts.max_datagram.store(flow.max_datagram(), Ordering::Relaxed);
                 self.pump(id, &mut *flow, &mut from_listener).await
             }
-            Err(refusal) if refusal.kind == RefusalKind::LinkLost => End::LinkLost,
             Err(refusal) => End::Refused(refusal),
         };
         tracing::debug!(listener = %self.local, %end, "flow ended");

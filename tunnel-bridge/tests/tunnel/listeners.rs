@@ -222,7 +222,10 @@ async fn a_lost_link_resets_programs_in_the_middle_of_a_download(over: Over) {
     let mut program = TcpStream::connect(listening.address()).await.unwrap();
     let error = soon("the reset", program.read_u8()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    assert_eq!(listening.closed(2).await.2, Some(End::LinkLost));
+    let Some(End::Refused(refusal)) = listening.closed(2).await.2 else {
+        panic!("it is told why");
+    };
+    assert_eq!(refusal.kind, RefusalKind::LinkLost);
 }
 
 async fn two_hundred_programs_at_once_have_their_own_bytes_back(over: Over) {
