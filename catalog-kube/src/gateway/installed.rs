@@ -151,6 +151,17 @@ pub(crate) struct Client<'a> {
     pub(crate) trust: &'a Trust,
 }
 
+/// How a replica is reached.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    /// Through the API server's proxy subresource.
+    Proxy,
+    Forward {
+        forward: &'a Arc<dyn Road>,
+        because: &'a str,
+    },
+}
+
 /// A gateway that let the client in.
 pub(crate) struct In {
     pub(crate) connection: Connection,
@@ -165,7 +176,8 @@ impl Client<'_> {
         provider
     }
 
-    /// Goes to the first of these replicas that lets the client in: through the API server, or over one port-forward.
+    /// Goes to the first of these replicas that lets the client in: through the API server, or over one port-forward where the user may
+    /// not or the API server does not get through to any of them.
     pub(crate) async fn to_replicas(
         &self,
         replicas: Vec<Replica>,
@@ -173,33 +185,97 @@ impl Client<'_> {
         wanted: &Wanted,
     ) -> Result<In, ConnectError> {
         let mut last = None;
-        for replica in replicas {
-            match self.to_replica(&replica, forward, wanted).await {
+        for replica in &replicas {
+            let (error, may_proxy) = match self.to_replica(replica, Way::Proxy, wanted).await {
                 Ok(up) => return Ok(up),
-                Err(
-                    error @ (ConnectError::Unreachable { .. }
-                    | ConnectError::TimedOut { .. }
-                    | ConnectError::NotAGateway { .. }
-                    | ConnectError::Unavailable { .. }),
-                ) => {
-                    tracing::debug!(%error, pod = %replica.pod.name, "another replica is tried");
-                    last = Some(error);
+                Err(error @ ConnectError::CredentialRefused { .. }) => {
+                    // It may be the API server's answer, and not the gateway's.
+                    let may_proxy = may_get(self.cluster, &replica.pod.namespace, "proxy").await;
+                    (error, may_proxy != Some(false))
                 }
-                Err(error) => return Err(error),
+                Err(error) => (error, true),
+            };
+            if !may_proxy {
+                return self.without_the_right_to_proxy(&replicas, forward, wanted).await;
             }
+            if !is_the_replicas(&error) {
+                return Err(error);
+            }
+            tracing::debug!(%error, pod = %replica.pod.name, "another replica is tried");
+            last = Some(error);
         }
-        Err(last.unwrap_or_else(|| ConnectError::Unavailable {
-            far_side: self.cluster.name().to_owned(),
-            message: "the gateway has no pod that is ready".to_owned(),
-        }))
+        let error = last.unwrap_or_else(|| self.nobody());
+        // An API server that does not answer opens no port-forward either.
+        if matches!(error, ConnectError::Unreachable { .. }) {
+            return Err(error);
+        }
+        let because = format!("the API server does not get through to the gateway: {error}");
+        match self.over_a_forward(&replicas, forward, &because, wanted).await {
+            // The better way's error says more.
+            Err(other) if is_the_replicas(&other) => Err(error),
+            done => done,
+        }
     }
 
-    async fn to_replica(
+    async fn without_the_right_to_proxy(
         &self,
-        replica: &Replica,
+        replicas: &[Replica],
         forward: &Arc<dyn Road>,
         wanted: &Wanted,
     ) -> Result<In, ConnectError> {
+        let Some(first) = replicas.first() else {
+            return Err(self.nobody());
+        };
+        // All of them are in one namespace.
+        let namespace = &first.pod.namespace;
+        let forbidden = crate::Forbidden {
+            who: crate::Who::You,
+            verb: "get".to_owned(),
+            resource: "pods/proxy".to_owned(),
+            namespace: Some(namespace.to_string()),
+        };
+        if may_get(self.cluster, namespace, "portforward").await == Some(false) {
+            let message = format!(
+                "{forbidden}, nor pods/portforward there: there is no way to the gateway; \
+                 `devbox rbac --via gateway` prints what is needed"
+            );
+            return Err(ConnectError::Setup { message });
+        }
+        self.over_a_forward(replicas, forward, &forbidden.to_string(), wanted)
+            .await
+    }
+
+    async fn over_a_forward(
+        &self,
+        replicas: &[Replica],
+        forward: &Arc<dyn Road>,
+        because: &str,
+        wanted: &Wanted,
+    ) -> Result<In, ConnectError> {
+        let mut last = None;
+        for replica in replicas {
+            match self
+                .to_replica(replica, Way::Forward { forward, because }, wanted)
+                .await
+            {
+                Err(error) if is_the_replicas(&error) => {
+                    tracing::debug!(%error, pod = %replica.pod.name, "another replica is tried over a port-forward");
+                    last = Some(error);
+                }
+                done => return done,
+            }
+        }
+        Err(last.unwrap_or_else(|| self.nobody()))
+    }
+
+    fn nobody(&self) -> ConnectError {
+        ConnectError::Unavailable {
+            far_side: self.cluster.name().to_owned(),
+            message: "the gateway has no pod that is ready".to_owned(),
+        }
+    }
+
+    async fn to_replica(&self, replica: &Replica, way: Way<'_>, wanted: &Wanted) -> Result<In, ConnectError> {
         let PodRef { namespace, name } = &replica.pod;
         let named = format!("ws://{name}.{namespace}:{PORT}");
         let named: Url = named.parse().map_err(|error| ConnectError::Setup {
@@ -207,38 +283,17 @@ impl Client<'_> {
         })?;
         let mut gateway = self.provider(named);
         gateway.connect_timeout = ATTEMPT;
-        let proxied: Arc<dyn Approach> = Arc::new(ApiProxy::new(self.cluster.clone(), &replica.pod));
-        gateway.approach = Some(proxied);
-        let (connected, why_forward) = match gateway.connect(wanted.clone()).await {
-            Ok(connection) => (connection, None),
-            Err(error @ ConnectError::CredentialRefused { .. }) => {
-                // It may be the API server's answer, and not the gateway's.
-                if may_get(self.cluster, namespace, "proxy").await != Some(false) {
-                    return Err(error);
-                }
-                let forbidden = crate::Forbidden {
-                    who: crate::Who::You,
-                    verb: "get".to_owned(),
-                    resource: "pods/proxy".to_owned(),
-                    namespace: Some(namespace.to_string()),
-                };
-                if may_get(self.cluster, namespace, "portforward").await == Some(false) {
-                    let message = format!(
-                        "{forbidden}, nor pods/portforward there: there is no way to the gateway; \
-                         `devbox rbac --via gateway` prints what is needed"
-                    );
-                    return Err(ConnectError::Setup { message });
-                }
-                let forwarded = OneForward::new(Arc::clone(forward), replica.endpoint.clone());
-                gateway.approach = Some(Arc::new(forwarded));
-                (gateway.connect(wanted.clone()).await?, Some(forbidden))
+        gateway.approach = Some(match way {
+            Way::Proxy => Arc::new(ApiProxy::new(self.cluster.clone(), &replica.pod)) as Arc<dyn Approach>,
+            Way::Forward { forward, .. } => {
+                Arc::new(OneForward::new(Arc::clone(forward), replica.endpoint.clone()))
             }
-            Err(error) => return Err(error),
-        };
+        });
+        let connected = gateway.connect(wanted.clone()).await?;
         let over = gateway.status().over.unwrap_or_default();
-        let over = match why_forward {
-            None => format!("one {over} through the API server"),
-            Some(forbidden) => format!("one port-forward, because {forbidden}"),
+        let over = match way {
+            Way::Proxy => format!("one {over} through the API server"),
+            Way::Forward { because, .. } => format!("one port-forward, because {because}"),
         };
         Ok(In {
             connection: self.watched(connected, &replica.pod),
@@ -286,6 +341,17 @@ impl Client<'_> {
             over: gateway.status().over,
         })
     }
+}
+
+/// Whether another replica, or another way to this one, may let the client in.
+fn is_the_replicas(error: &ConnectError) -> bool {
+    matches!(
+        error,
+        ConnectError::Unreachable { .. }
+            | ConnectError::TimedOut { .. }
+            | ConnectError::NotAGateway { .. }
+            | ConnectError::Unavailable { .. }
+    )
 }
 
 /// A token goes to another machine over TLS only.
