@@ -231,6 +231,25 @@ impl Node {
         Ok(())
     }
 
+    /// The process id, on this machine, of a program in a pod.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn process_in(&self, namespace: &str, pod: &str, program: &str) -> crate::Result<u32> {
+        let place = format!("--namespace={namespace}");
+        let uid = self.kubectl(["get", "pod", pod, &place, "--output=jsonpath={.metadata.uid}"])?;
+        let is_its = |process: &PathBuf| {
+            let read = |file: &str| fs::read_to_string(process.join(file)).unwrap_or_default();
+            read("comm").trim_end() == program && read("cgroup").contains(&uid)
+        };
+        let mut processes = fs::read_dir("/proc")?.flatten().map(|entry| entry.path());
+        let found = processes
+            .find(is_its)
+            .with_context(|| format!("no {program} runs in {pod}"))?;
+        let pid = found.file_name().and_then(|name| name.to_str());
+        Ok(pid.context("no process id")?.parse()?)
+    }
+
     /// Kills one of the node's programs, such as `kube-apiserver`.
     ///
     /// # Errors

@@ -79,6 +79,17 @@ pub fn resident_bytes(pid: u32) -> crate::Result<(u64, u64)> {
     Ok((field("VmRSS:")?, field("VmHWM:")?))
 }
 
+/// The CPU time that process `pid` and its descendants have taken so far, in clock ticks (proc(5), `utime` and `stime`).
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let all = [vec![pid], descendants(pid)].concat();
+    let of = |pid, field| stat_field(pid, field)?.parse::<u64>().ok();
+    // One that has just ended has none.
+    all.into_iter()
+        .flat_map(|pid| [of(pid, 11), of(pid, 12)])
+        .flatten()
+        .sum()
+}
+
 /// How many established connections process `pid` and its descendants have to this port of other machines and of their own
 /// (proc(5), /proc/net/tcp), in its network.
 ///
@@ -103,6 +114,23 @@ pub fn connections_of(pid: u32, port: u16) -> crate::Result<usize> {
             if remote.ends_with(&to_port) && theirs.contains(Path::new(&format!("socket:[{inode}]"))))
     });
     Ok(connections.count())
+}
+
+/// How many established connections to this port have bytes that nobody has read, in the network of process `pid` (proc(5), /proc/net/tcp).
+///
+/// # Errors
+/// If it is gone.
+pub fn unread_connections(pid: u32, port: u16) -> crate::Result<usize> {
+    const ESTABLISHED: &str = "01";
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).context("the process is gone")?;
+    let at_port = format!(":{port:04X}");
+    // 1 local address, 3 state, 4 bytes to send and to read.
+    let unread = table.lines().filter(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        matches!(fields[..], [_, local, _, ESTABLISHED, queues, ..]
+            if local.ends_with(&at_port) && !queues.ends_with(":00000000"))
+    });
+    Ok(unread.count())
 }
 
 /// How many established connections a server at `address` has on this machine (proc(5), /proc/net/tcp).

@@ -1,34 +1,107 @@
 //! The API server is away for 20 s, and sessions go on when it is back.
 
-use std::io::Read as _;
-use std::net::TcpStream;
+use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use devbox_tests::kube::{GATEWAY_IMAGE, Node};
-use devbox_tests::{Caller, Exit, Outcome, Result, hosts, need_program, scenario, wait};
-use serde_json::Value;
+use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node};
+use devbox_tests::{Exit, Outcome, Process, Result, Scene, need_program, scenario, wait};
 
 use crate::node::Started;
+use crate::session::{CALLER, REDIS, Redis, Session, figure};
 use crate::user;
 
 /// How long it is away, and how long a new connection waits for it.
-const AWAY: Duration = Duration::from_secs(20);
+pub(crate) const AWAY: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const REDIS: u16 = 6379;
+/// The service `outside` has the port of the API server, which would not find it free.
+const NOT_OUTSIDE: [&str; 2] = ["--exclude", "outside"];
 
-/// A new connection is held for as long as is said, and no longer. What asks begins up to a second after the clock does.
-fn ensure_patient(waited: Duration) -> Result {
+/// A new connection is held for as long as is said and no longer, and then reset. The status has the reason, as a table and in JSON.
+pub(crate) fn is_waited_for_and_then_refused(session: &Session<'_>) -> Result {
+    let (error, waited) = session.refused("cache", REDIS)?;
+    ensure!(error.kind() == io::ErrorKind::ConnectionReset, "{error}");
+    // The clock starts a moment after the connection was accepted; nothing else ends the wait.
+    let soon = PATIENCE + Duration::from_secs(3);
+    ensure!(waited >= PATIENCE && waited < soon, "{waited:?}");
+    let service = session.service("cache")?;
+    let failure = service["ports"][0]["last_failure"]
+        .as_str()
+        .context("no failure")?;
     ensure!(
-        waited + Duration::from_secs(1) >= PATIENCE && waited < PATIENCE + wait::SOON,
-        "{waited:?}"
+        failure.starts_with("timed out: the API server of test is not reachable: ")
+            && failure.ends_with("; waited 10 s"),
+        "{failure}"
+    );
+    // The last column is as narrow as it has to be.
+    let table = session.status_as(&[])?;
+    let words: Vec<_> = table.split_whitespace().collect();
+    ensure!(words.join(" ").contains(failure), "{failure} is not in {table}");
+    figure(&format!("refused after {waited:?}: {failure}"));
+    Ok(())
+}
+
+/// psql, to whose query the answer comes after so many seconds.
+pub(crate) fn long_query(
+    scene: &Scene,
+    namespace: &Namespace,
+    session: &Session<'_>,
+    seconds: u32,
+) -> Result<Process> {
+    let host = session.of("db").context("db has no address")?.to_string();
+    let query = format!("--command=select 6 * 7 from pg_sleep({seconds})");
+    let psql = [
+        "psql",
+        "--host",
+        &host,
+        "--username=postgres",
+        "--no-align",
+        "--tuples-only",
+    ];
+    let begun = "--command=select 'begun'";
+    let words = [&psql[..], &[begun, &query]].concat();
+    let psql = namespace.node().command(scene, words)?.by(CALLER).start()?;
+    psql.wait_for_line("a query that has begun", 4 * wait::SOON, |line| line == "begun")?;
+    Ok(psql)
+}
+
+/// A stream that waited had its answer, whole.
+pub(crate) fn is_answered(query: &mut Process) -> Result {
+    let exit = query.wait(4 * wait::SOON)?;
+    ensure!(
+        exit == Exit::code(0) && query.output() == "begun\n42\n",
+        "{exit}: {}",
+        query.everything()
     );
     Ok(())
 }
 
-/// The service that is new after the API server was away.
-const LATER: &str = "until getent hosts later > /dev/null; do sleep .05; done; echo caught up";
+fn stays_away(stopped: Instant) {
+    std::thread::sleep(AWAY.saturating_sub(stopped.elapsed()));
+}
+
+fn is_back(node: &Node) -> Result {
+    node.start("kube-apiserver")?;
+    node.wait_until_served()
+}
+
+fn answers(session: &Session<'_>) -> Result {
+    wait::until_ok("an answer", 2 * wait::SOON, || {
+        let answer = Redis(session.connect("cache", REDIS)?).ask("PING")?;
+        ensure!(answer == "+PONG", "{answer}");
+        Ok(())
+    })
+}
+
+/// What came and went meanwhile.
+fn catches_up(session: &Session<'_>, namespace: &Namespace) -> Result {
+    namespace.kubectl(&["expose", "deployment/web", "--name=later", "--port=8080"])?;
+    namespace.kubectl(&["delete", "service/cache"])?;
+    // The cluster's own controllers, which make its slice, were without an API server as well.
+    wait::until("the new service's name", 4 * wait::SOON, || session.of("later"))?;
+    session.gone("cache")
+}
 
 #[test]
 fn port_forwards_are_reset_new_connections_wait_and_are_refused_and_then_all_is_as_before() -> Outcome {
@@ -36,155 +109,66 @@ fn port_forwards_are_reset_new_connections_wait_and_are_refused_and_then_all_is_
         let started = Started::beside(&Node::find()?, "forward-away")?;
         let node = started.node();
         let namespace = node.services()?;
-        let caller = Caller::Ordinary;
-        let kubeconfig = user::user(scene, &namespace, caller, &[])?;
-        let file = |name: &str| scene.folder().join(name).display().to_string();
-        let script = format!(
-            "(redis-cli -h cache client setname held; redis-cli -h cache blpop nothing 0; echo reset) & \
-             until redis-cli -h cache client list | grep --quiet cmd=blpop; do sleep .05; done; echo held; \
-             while ! [ -e {away} ]; do sleep .05; done; redis-cli -h cache ping || echo refused; \
-             while ! [ -e {back} ]; do sleep .05; done; redis-cli -h cache ping; {LATER}",
-            away = file("away"),
-            back = file("back")
-        );
-        // The port of the service `outside` is the API server's, which would not find it free.
-        let own = ["exec", "-n", namespace.name(), "--exclude", "outside"];
-        let words = [&own[..], &["--", "sh", "-c", &script]].concat();
-        let mut exec = user::devbox(scene, &namespace, &kubeconfig, &words)?
-            .by(caller)
-            .start()?;
-        exec.wait_for_line("a connection that is held", 4 * wait::SOON, |line| line == "held")?;
+        let kubeconfig = user::user(scene, &namespace, CALLER, &[])?;
+        let session = Session::start(scene, &namespace, &kubeconfig, &NOT_OUTSIDE)?;
+        let mut held = Redis(session.connect("cache", REDIS)?);
+        ensure!(held.ask("PING")? == "+PONG");
+        let held = held.hold();
 
-        node.stop("kube-apiserver")?;
         let stopped = Instant::now();
-        exec.wait_for_line("the end of the connection", wait::SOON, |line| line == "reset")?;
-        scene.write("away", "")?;
-        let asked = Instant::now();
-        exec.wait_for_line("a refusal", 2 * wait::SOON, |line| line == "refused")?;
-        let waited = asked.elapsed();
-        ensure_patient(waited)?;
+        node.stop("kube-apiserver")?;
+        held.expect_reset_at_once(stopped, "a port-forward whose API server was stopped")?;
+        is_waited_for_and_then_refused(&session)?;
+        let provider = session.provider()?;
+        let stale = provider["stale"].as_str().unwrap_or_default();
+        ensure!(stale.starts_with("test is not reachable"), "{provider}");
 
-        std::thread::sleep(AWAY.saturating_sub(stopped.elapsed()));
-        node.start("kube-apiserver")?;
-        node.wait_until_served()?;
-        scene.write("back", "")?;
-        exec.wait_for_line("an answer", 4 * wait::SOON, |line| line == "PONG")?;
-        namespace.kubectl(&["expose", "deployment/web", "--name=later", "--port=8080"])?;
-        exec.wait_for_line("the catalog", 4 * wait::SOON, |line| line == "caught up")?;
-        let exit = exec.wait(2 * wait::SOON)?;
-        ensure!(exit == Exit::code(0), "{exit}: {}", exec.everything());
-        drop(exec);
+        stays_away(stopped);
+        is_back(&node)?;
+        answers(&session)?;
+        catches_up(&session, &namespace)?;
+        session.end()?;
+        drop(namespace);
         started.down()
     })
 }
 
 #[test]
-fn streams_through_a_gateway_pod_wait_and_go_on() -> Outcome {
+fn streams_through_a_gateway_pod_wait_and_new_connections_wait_and_are_refused() -> Outcome {
     scenario(|scene| {
         need_program("psql", "postgresql-client")?;
         let started = Started::beside(&Node::find()?, "pod-away")?;
         let node = started.node();
         let namespace = node.services()?;
-        let caller = Caller::Ordinary;
-        let kubeconfig = user::user(scene, &namespace, caller, &["--via", "pod"])?;
-        let file = |name: &str| scene.folder().join(name).display().to_string();
-        let script = format!(
-            "(psql --host=db --username=postgres --no-align --tuples-only --command=\"select 'begun'\" \
-             --command='select 6 * 7 from pg_sleep(10)') & \
-             while ! [ -e {away} ]; do sleep .05; done; redis-cli -h cache ping || echo refused; \
-             wait; redis-cli -h cache ping; {LATER}",
-            away = file("away"),
-        );
-        let own = ["exec", "-n", namespace.name(), "--exclude", "outside"];
-        let way = ["--via", "pod", "--gateway-image", GATEWAY_IMAGE];
-        let words = [&own[..], &way, &["--", "sh", "-c", &script]].concat();
-        let mut exec = user::devbox(scene, &namespace, &kubeconfig, &words)?
-            .by(caller)
-            .start()?;
-        exec.wait_for_line("a query that has begun", 4 * wait::SOON, |line| line == "begun")?;
+        let kubeconfig = user::user(scene, &namespace, CALLER, &["--via", "pod"])?;
+        let way = [
+            &NOT_OUTSIDE[..],
+            &["--via", "pod", "--gateway-image", GATEWAY_IMAGE],
+        ]
+        .concat();
+        let session = Session::start(scene, &namespace, &kubeconfig, &way)?;
+        let mut held = Redis(session.connect("cache", REDIS)?);
+        ensure!(held.ask("PING")? == "+PONG");
+        // Its answer comes while nobody can pass it on.
+        let mut query = long_query(scene, &namespace, &session, 10)?;
 
-        node.stop("kube-apiserver")?;
         let stopped = Instant::now();
-        scene.write("away", "")?;
-        exec.wait_for_line("a refusal", 2 * wait::SOON, |line| line == "refused")?;
-        let waited = stopped.elapsed();
-        ensure_patient(waited)?;
-        std::thread::sleep(AWAY.saturating_sub(stopped.elapsed()));
-        ensure!(
-            !exec.output().contains("42"),
-            "it was not away: {}",
-            exec.output()
-        );
-        node.start("kube-apiserver")?;
-        node.wait_until_served()?;
-        // The query's own connection, which was there before.
-        exec.wait_for_line("the answer that was long in coming", 4 * wait::SOON, |line| {
-            line == "42"
-        })?;
-        exec.wait_for_line("another answer", 4 * wait::SOON, |line| line == "PONG")?;
-        namespace.kubectl(&["expose", "deployment/web", "--name=later", "--port=8080"])?;
-        exec.wait_for_line("the catalog", 4 * wait::SOON, |line| line == "caught up")?;
-        let exit = exec.wait(2 * wait::SOON)?;
-        ensure!(exit == Exit::code(0), "{exit}: {}", exec.everything());
-        drop(exec);
-        started.down()
-    })
-}
-
-#[test]
-fn the_status_says_why_a_connection_failed_and_what_changed_meanwhile_is_seen_when_it_is_back() -> Outcome {
-    scenario(|scene| {
-        let started = Started::beside(&Node::find()?, "catalog-away")?;
-        let node = started.node();
-        let namespace = node.services()?;
-        let caller = Caller::Ordinary;
-        let kubeconfig = user::user(scene, &namespace, caller, &[])?;
-        let hosts_file = scene.hosts_file(caller)?;
-        let shown = hosts_file.display().to_string();
-        let own = ["up", "-n", namespace.name(), "--exclude", "outside"];
-        let words = [&own[..], &["--hosts-file", &shown]].concat();
-        let up = user::devbox(scene, &namespace, &kubeconfig, &words)?
-            .by(caller)
-            .start()?;
-        up.wait_for_line("a session that is ready", 4 * wait::SOON, |line| line == "ready")?;
-        ensure!(hosts::lookup(&hosts_file, "later").is_none());
         node.stop("kube-apiserver")?;
-        let cache = hosts::lookup(&hosts_file, "cache").context("cache has no address")?;
-        let asked = Instant::now();
-        let answer = node.inside(|| {
-            let mut connection = TcpStream::connect((cache, REDIS))?;
-            connection.set_read_timeout(Some(PATIENCE + wait::SOON))?;
-            Ok(connection.read(&mut [0]))
-        })?;
+        is_waited_for_and_then_refused(&session)?;
+        stays_away(stopped);
         ensure!(
-            answer.is_err() && asked.elapsed() < PATIENCE + wait::SOON,
-            "{answer:?}"
+            !query.output().contains("42"),
+            "it was not away: {}",
+            query.output()
         );
-        ensure_patient(asked.elapsed())?;
-        let words = ["status", "--context", "test", "--json"];
-        let status = user::devbox(scene, &namespace, &kubeconfig, &words)?.by(caller);
-        let status: Value = serde_json::from_str(&status.run(wait::SOON)?.expect_success()?.output())?;
-        let services = status["services"].as_array().into_iter().flatten();
-        let failures = services.filter_map(|service| service["ports"][0]["last_failure"].as_str());
-        ensure!(failures.eq(["link lost"]), "{status}");
-        let stale = status["providers"][0]["stale"].as_str();
-        ensure!(
-            stale.is_some_and(|why| why.starts_with("test is not reachable")),
-            "{status}"
-        );
-        node.start("kube-apiserver")?;
-        node.wait_until_served()?;
-        namespace.kubectl(&["expose", "deployment/web", "--name=later", "--port=8080"])?;
-        namespace.kubectl(&["delete", "service/cache"])?;
-        wait::until(
-            "the new service's name, and not the old one's",
-            2 * wait::SOON,
-            || {
-                hosts::lookup(&hosts_file, "later")?;
-                hosts::lookup(&hosts_file, "cache").is_none().then_some(())
-            },
-        )?;
-        drop(up);
+        is_back(&node)?;
+        is_answered(&mut query)?;
+        // The same connection goes on.
+        ensure!(held.ask("PING")? == "+PONG");
+        answers(&session)?;
+        catches_up(&session, &namespace)?;
+        session.end()?;
+        drop((query, namespace));
         started.down()
     })
 }

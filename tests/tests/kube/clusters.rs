@@ -1,12 +1,14 @@
 //! Two clusters in one session.
 
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::ensure;
-use devbox_tests::kube::{Namespace, Node};
+use devbox_tests::kube::Node;
 use devbox_tests::{Caller, Outcome, Result, need_program, scenario, wait};
 
 use crate::node::Started;
+use crate::session::{REDIS, Redis, Session, with_redis};
 
 /// Lays a cable between two nodes, so that a program in the network of the first reaches the API server of the second.
 fn join(near: &Node, far: &Node) -> Result {
@@ -36,16 +38,6 @@ fn join(near: &Node, far: &Node) -> Result {
     Ok(())
 }
 
-/// A namespace with Redis alone.
-fn with_redis(node: &Node) -> Result<Namespace> {
-    let all = include_str!("../../kube/services.yaml").split("---\n");
-    let redis: Vec<_> = all.filter(|text| text.contains("{name: cache}")).collect();
-    let namespace = node.namespace()?;
-    namespace.apply(&redis.join("---\n"))?;
-    namespace.rollout("deployment/cache")?;
-    Ok(namespace)
-}
-
 #[test]
 fn one_session_reaches_the_services_of_two_clusters() -> Outcome {
     scenario(|scene| {
@@ -59,6 +51,7 @@ fn one_session_reaches_the_services_of_two_clusters() -> Outcome {
 
         let caller = Caller::Ordinary;
         let mut config = "kubernetes:\n".to_owned();
+        let mut kubeconfigs = Vec::new();
         for (name, namespace) in ["near", "far"].into_iter().zip(&namespaces) {
             let admin = std::fs::read(namespace.node().admin())?;
             let kubeconfig = scene.write_secret(name, admin, caller)?;
@@ -67,15 +60,41 @@ fn one_session_reaches_the_services_of_two_clusters() -> Outcome {
                 kubeconfig.display(),
                 namespace.name()
             );
+            kubeconfigs.push(kubeconfig);
         }
         let config = scene.write("two-clusters.yaml", config)?;
-        for namespace in &namespaces {
-            let host = format!("cache.{}", namespace.name());
-            let exec = scene.devbox(["exec", "--config"])?.args([config.as_os_str()]);
-            let exec = exec.args(["--", "redis-cli", "-h", &host, "ping"]).by(caller);
-            let answer = near.enter(exec)?.run(4 * wait::SOON)?.expect_success()?;
-            ensure!(answer.output() == "PONG\n", "{host}: {}", answer.everything());
+        let session = Session::of_config(scene, &namespaces[0], &kubeconfigs[0], &config)?;
+        let hosts = namespaces
+            .each_ref()
+            .map(|namespace| format!("cache.{}", namespace.name()));
+        let connect = |host: &str| {
+            wait::until_ok("a connection", 2 * wait::SOON, || {
+                Ok(Redis(session.connect(host, REDIS)?))
+            })
+        };
+        // Both are open at the same time, and each is to its own cluster.
+        let mut open = [connect(&hosts[0])?, connect(&hosts[1])?];
+        for (connection, name) in open.iter_mut().zip(["near", "far"]) {
+            ensure!(connection.ask(&format!("SET cluster {name}"))? == "+OK");
         }
+        for _ in 0..2 {
+            for (connection, name) in open.iter_mut().zip(["near", "far"]) {
+                let answer = connection.ask("GET cluster")?;
+                ensure!(answer == name, "{answer} instead of {name}");
+            }
+            // And so is each new one, beside those.
+            open = [connect(&hosts[0])?, connect(&hosts[1])?];
+        }
+        // What happens to one of them is nothing to the other.
+        far.stop("kube-apiserver")?;
+        let [near_one, far_one] = open;
+        far_one
+            .hold()
+            .expect_reset_at_once(Instant::now(), "an API server that was stopped, of two")?;
+        let mut near_one = near_one;
+        ensure!(near_one.ask("GET cluster")? == "near");
+        ensure!(connect(&hosts[0])?.ask("GET cluster")? == "near");
+        session.end()?;
         drop(namespaces);
         started.down()
     })

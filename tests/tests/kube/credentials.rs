@@ -10,9 +10,7 @@ use devbox_tests::kube::{Namespace, Node};
 use devbox_tests::{Outcome, Result, Scene, Signal, need_program, scenario, wait};
 use serde_json::{Value, json};
 
-use crate::session::{CALLER, Redis, Session, redis_pod};
-
-const REDIS: u16 = 6379;
+use crate::session::{CALLER, REDIS, Redis, Session, with_redis};
 
 /// What a port-forward needs.
 const RULES: &str = "[{apiGroups: [''], resources: [services], verbs: [list, watch]}, \
@@ -25,14 +23,11 @@ const REMEMBERED: Duration = Duration::from_secs(12);
 /// Token files are read again once a minute.
 const READ_AGAIN: Duration = Duration::from_secs(62);
 
-fn with_redis(scene: &Scene) -> Result<(Namespace, Account)> {
-    let namespace = Node::find()?.namespace()?;
-    namespace.apply(&redis_pod("cache", "cache"))?;
-    namespace.kubectl(&["expose", "pod/cache", "--port=6379"])?;
+fn with_account(scene: &Scene) -> Result<(Namespace, Account)> {
+    let namespace = with_redis(&Node::find()?)?;
     let kubeconfig = namespace.service_account(scene, RULES, CALLER)?;
     let config: Value = serde_json::from_slice(&fs::read(kubeconfig)?)?;
     let name = config["users"][0]["name"].as_str().context("no user")?.to_owned();
-    namespace.kubectl(&["wait", "--for=condition=Ready", "pod/cache", "--timeout=60s"])?;
     Ok((namespace, Account { config, name }))
 }
 
@@ -86,7 +81,7 @@ fn outlives_its_token(
 #[test]
 fn tokens_of_files_and_plugins_are_renewed_and_open_connections_do_not_notice() -> Outcome {
     scenario(|scene| {
-        let (namespace, account) = with_redis(scene)?;
+        let (namespace, account) = with_account(scene)?;
         let lasting = namespace.token(&account.name, None)?;
 
         let file = scene.write_secret(
@@ -151,7 +146,7 @@ fn plugin(scene: &Scene, token: &Path, asked: &Path) -> Result<PathBuf> {
 fn a_certificate_is_shown_and_a_proxy_is_gone_through() -> Outcome {
     scenario(|scene| {
         let tinyproxy = need_program("tinyproxy", "tinyproxy-bin")?;
-        let (namespace, account) = with_redis(scene)?;
+        let (namespace, account) = with_account(scene)?;
         let kubeconfig = namespace.user(scene, RULES, CALLER)?;
         let session = Session::start(scene, &namespace, &kubeconfig, &["--env", "certificate"])?;
         ask(&session)?;

@@ -3,19 +3,21 @@
 //! Each test has a node of its own: the gateway is in the namespace where sessions look for one.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node, ROLLOUT};
-use devbox_tests::{Caller, Exit, Finished, Outcome, Process, Result, Scene, need_program, scenario, wait};
+use devbox_tests::{Exit, Finished, Outcome, Process, Result, Scene, need_program, scenario, wait};
 use serde_json::Value;
 
+use crate::away::{AWAY, is_answered, is_waited_for_and_then_refused, long_query};
 use crate::endpoints;
 use crate::node::Started;
-use crate::session::{Redis, Session};
-use crate::user::{self, answers, asking, none_failed, wait_for_more_answers};
+use crate::session::{CALLER, REDIS, Redis, Session, figure, with_redis};
+use crate::user::{self, Asking, account};
 
-const CALLER: Caller = Caller::Ordinary;
+/// Where gateways listen, in their pods.
+const GATEWAY_PORT: u16 = 7070;
 pub(crate) const HOME: &str = "--namespace=devbox";
 /// The service `outside` is left out: its port is the API server's, which shares the network of these tests.
 pub(crate) const NOT_OUTSIDE: [&str; 2] = ["--exclude", "outside"];
@@ -95,20 +97,10 @@ impl<'a> Cluster<'a> {
 
     /// Kills a replica's program without warning; deleting its pod would let it drain. The pod starts it again.
     fn kill(&self, replica: &str) -> Result {
-        let uid = self
-            .node()
-            .kubectl(["get", "pod", replica, HOME, "--output=jsonpath={.metadata.uid}"])?;
-        let is_its = |process: &PathBuf| {
-            let read = |file: &str| std::fs::read_to_string(process.join(file)).unwrap_or_default();
-            read("comm").trim_end() == "devbox" && read("cgroup").contains(&uid)
-        };
-        let mut processes = std::fs::read_dir("/proc")?.flatten().map(|entry| entry.path());
-        let found = processes.find(is_its).context("the replica does not run")?;
-        let pid = found
-            .file_name()
-            .and_then(|name| name.to_str())
-            .context("no process id")?;
-        let killed = std::process::Command::new("kill").args(["-KILL", pid]).status()?;
+        let pid = self.node().process_in("devbox", replica, "devbox")?.to_string();
+        let killed = std::process::Command::new("kill")
+            .args(["-KILL", &pid])
+            .status()?;
         ensure!(killed.success(), "kill: {killed}");
         Ok(())
     }
@@ -212,32 +204,15 @@ fn each_user_of_a_gateway_reaches_their_own_namespace_and_no_other() -> Outcome 
             answer.everything()
         );
 
-        let file = scene.hosts_file(CALLER)?;
-        let words = ["up", "-n", own, "--hosts-file", &file.display().to_string()];
-        let up = user::devbox(
-            scene,
-            &ours.namespace,
-            &ours.kubeconfig,
-            &[&words[..], &NOT_OUTSIDE].concat(),
-        )?;
-        let up = up.by(CALLER).start()?;
-        up.wait_for_line("a session that is ready", ROLLOUT, |line| line == "ready")?;
-        let via = way(ours)?;
+        let session = Session::start(scene, &ours.namespace, &ours.kubeconfig, &NOT_OUTSIDE)?;
+        let via = session.provider()?["via"].take();
         let way = via["way"].as_str().context("no way")?;
         ensure!(way.starts_with("gateway devbox-gateway-"), "{via}");
         ensure!(via["because"] == "it is installed", "{via}");
-        drop(up);
+        session.end()?;
         drop(teams);
         cluster.started.down()
     })
-}
-
-fn way(team: &Team<'_>) -> Result<Value> {
-    let words = ["status", "--context", "test", "--json"];
-    let status = user::devbox(team.scene, &team.namespace, &team.kubeconfig, &words)?.by(CALLER);
-    let status = status.run(wait::SOON)?.expect_success()?;
-    let mut status: Value = serde_json::from_str(&status.output())?;
-    Ok(status["providers"][0]["via"].take())
 }
 
 #[test]
@@ -254,7 +229,7 @@ fn with_a_replica_go_its_connections_and_no_others() -> Outcome {
         let shown = via["way"].as_str().unwrap_or_default();
         let victim = replicas.iter().position(|(name, _)| shown.contains(name));
         let victim = victim.with_context(|| format!("none of {replicas:?}: {via}"))?;
-        let mut held = Redis(session.connect("cache", 6379)?);
+        let mut held = Redis(session.connect("cache", REDIS)?);
         ensure!(held.ask("PING")? == "+PONG");
         let script = "curl --silent --show-error --limit-rate 30M --output /dev/null http://web/big; echo ended $?; \
                       curl --silent --show-error --max-time 30 --output /dev/null http://web/ && echo again";
@@ -273,8 +248,10 @@ fn with_a_replica_go_its_connections_and_no_others() -> Outcome {
             })?;
             downloads.push((at, download));
         }
+        let held = held.hold();
+        let killed = Instant::now();
         cluster.kill(&replicas[victim].0)?;
-        ensure!(held.ask("PING").is_err(), "a connection outlived its replica");
+        held.expect_reset_at_once(killed, "a stream whose replica was killed")?;
         wait::until("the loss, told", 2 * wait::SOON, || {
             session.up.everything().contains("link lost").then_some(())
         })?;
@@ -301,29 +278,58 @@ fn with_a_replica_go_its_connections_and_no_others() -> Outcome {
 }
 
 #[test]
-fn no_new_connection_fails_while_the_gateway_is_restarted() -> Outcome {
+fn no_new_connection_fails_while_the_gateway_is_restarted_and_open_ones_are_drained() -> Outcome {
     scenario(|scene| {
         let cluster = Cluster::with_gateway(scene, "gateway-restarted")?;
         let team = cluster.team()?;
-        let asking = team.start(&["--via", "gateway"], &asking(&scene.folder().join("stop")))?;
-        asking.wait_for_line("the first answer", 4 * wait::SOON, |line| line == "status 200")?;
+        let asking = Asking::start(scene, |script| team.start(&["--via", "gateway"], script))?;
+        let way = [&["--via", "gateway"][..], &NOT_OUTSIDE].concat();
+        let session = Session::start(scene, &team.namespace, &team.kubeconfig, &way)?;
+        let at = || -> Result<String> {
+            let via = session.provider()?["via"].take();
+            Ok(via["way"].as_str().context("no way")?.to_owned())
+        };
         let node = cluster.node();
         let before = cluster.replicas()?;
-        node.kubectl(["rollout", "restart", "deployment/devbox-gateway", HOME])?;
-        node.kubectl([
-            "rollout",
-            "status",
-            "deployment/devbox-gateway",
-            "--timeout=120s",
-            HOME,
-        ])?;
-        // The old ones go after the rollout is over.
-        wait::until("the end of the old replicas", ROLLOUT, || {
-            let all = node.kubectl(["get", "pods", HOME, "--output=name"]).ok()?;
-            (!before.iter().any(|(name, _)| all.contains(name))).then_some(())
-        })?;
-        wait_for_more_answers(&asking)?;
-        none_failed(scene, asking)?;
+        let first = at()?;
+        let (replica, _) = before
+            .iter()
+            .find(|(name, _)| first.contains(name))
+            .with_context(|| format!("none of {before:?}: {first}"))?;
+        let restart = || -> Result {
+            node.kubectl(["rollout", "restart", "deployment/devbox-gateway", HOME])?;
+            // A stream that is open when its replica is told to go, and ends after its session is at another one.
+            wait::until("the end of the session's replica", ROLLOUT, || {
+                let staying = cluster.replicas().ok()?;
+                (!staying.iter().any(|(name, _)| name == replica)).then_some(())
+            })?;
+            let mut query = long_query(scene, &team.namespace, &session, 15)?;
+            let left = Instant::now();
+            wait::until_ok("another replica", 2 * wait::SOON, || {
+                let now = at()?;
+                ensure!(now != first, "{now}");
+                Ok(())
+            })?;
+            figure(&format!("a session left its replica after {:?}", left.elapsed()));
+            ensure!(!query.output().contains("42"), "the query was over before");
+            is_answered(&mut query)?;
+            node.kubectl([
+                "rollout",
+                "status",
+                "deployment/devbox-gateway",
+                "--timeout=120s",
+                HOME,
+            ])?;
+            // The old ones go after the rollout is over.
+            wait::until("the end of the old replicas", ROLLOUT, || {
+                let all = node.kubectl(["get", "pods", HOME, "--output=name"]).ok()?;
+                (!before.iter().any(|(name, _)| all.contains(name))).then_some(())
+            })
+        };
+        asking.during("a restart of the gateway", restart)?;
+        session.end()?;
+        asking.wait_for_more()?;
+        asking.none_failed(scene)?;
         drop(team);
         cluster.started.down()
     })
@@ -391,42 +397,109 @@ fn over_an_ingress_everything_goes_on_while_the_api_server_is_away() -> Outcome 
         let cluster = Cluster::with_gateway(scene, "gateway-away")?;
         let team = cluster.team()?;
         let url = ingress(&team.namespace, &cluster.replicas()?)?;
-        let held = |seconds| {
-            format!(
-                "psql --host=db --username=postgres --no-align --tuples-only --command=\"select 'begun'\" \
-                 --command='select 6 * 7 from pg_sleep({seconds})'"
-            )
-        };
         // A session through the API server is interrupted, and its stream waits.
-        let mut proxied = team.start(&["--via", "gateway", "--env", "proxied"], &held(15))?;
-        proxied.wait_for_line("a query that has begun", 4 * wait::SOON, |line| line == "begun")?;
-        let script = format!("{} & {}", held(22), asking(&scene.folder().join("stop")));
-        let asking = team.start(&["--via", url], &script)?;
-        for line in ["begun", "status 200"] {
-            asking.wait_for_line("the first answers", 4 * wait::SOON, |found| found == line)?;
-        }
+        let way = [&["--via", "gateway"][..], &NOT_OUTSIDE].concat();
+        let proxied = Session::start(scene, &team.namespace, &team.kubeconfig, &way)?;
+        let mut waiting = long_query(scene, &team.namespace, &proxied, 15)?;
+        let held = "psql --host=db --username=postgres --no-align --tuples-only --command=\"select 'begun'\" \
+                    --command='select 6 * 7 from pg_sleep(22)'";
+        let over = ["--via", url];
+        let mut held = team.start(&over, held)?;
+        held.wait_for_line("a query that has begun", 4 * wait::SOON, |line| line == "begun")?;
+        let asking = Asking::start(scene, |script| team.start(&over, script))?;
         let node = cluster.node();
-        node.stop("kube-apiserver")?;
-        let before = answers(&asking);
-        std::thread::sleep(Duration::from_secs(20));
-        let during = answers(&asking) - before;
-        ensure!(!proxied.output().contains("42"), "{}", proxied.everything());
+        asking.during("an API server that is away", || {
+            let stopped = Instant::now();
+            node.stop("kube-apiserver")?;
+            is_waited_for_and_then_refused(&proxied)?;
+            std::thread::sleep(AWAY.saturating_sub(stopped.elapsed()));
+            Ok(())
+        })?;
+        ensure!(!waiting.output().contains("42"), "{}", waiting.everything());
         node.start("kube-apiserver")?;
         node.wait_until_served()?;
-        ensure!(during > 100, "{during} answers in 20 s");
-        asking.wait_for_line("the answer that was long in coming", 4 * wait::SOON, |line| {
-            line == "42"
-        })?;
-        let exit = proxied.wait(4 * wait::SOON)?;
-        ensure!(
-            exit == Exit::code(0) && proxied.output() == "begun\n42\n",
-            "{exit}: {}",
-            proxied.everything()
-        );
-        drop(proxied);
-        wait_for_more_answers(&asking)?;
-        none_failed(scene, asking)?;
+        is_answered(&mut held)?;
+        is_answered(&mut waiting)?;
+        proxied.end()?;
+        asking.wait_for_more()?;
+        asking.none_failed(scene)?;
+        let way = [&over[..], &NOT_OUTSIDE].concat();
+        user::no_request_fails_through_a_restart(scene, &team.namespace, &team.kubeconfig, &way)?;
+        drop((held, waiting));
         drop(team);
         cluster.started.down()
+    })
+}
+
+/// The API server is kept from the gateways' port. The kubelet gets there: a port-forward begins in the pod's own network.
+fn without_a_route(scene: &Scene, node: &Node) -> Result {
+    let rules = format!(
+        "table inet devbox_test {{\nchain output {{\ntype filter hook output priority 0\ntcp dport {GATEWAY_PORT} reject with tcp reset\n}}\n}}\n"
+    );
+    let nft = node.command(scene, ["nft", &rules])?;
+    nft.run(wait::SOON)?.expect_success()?;
+    Ok(())
+}
+
+/// A session that goes through a gateway, over one port-forward to it, and says why.
+fn goes_over_one_forward(session: &Session<'_>, way: &str) -> Result {
+    let provider = session.provider()?;
+    let via = provider["via"]["way"].as_str().unwrap_or_default();
+    ensure!(via.starts_with(way), "{provider}");
+    let over = provider["over"].as_str().unwrap_or_default();
+    let because = "one port-forward, because the API server does not get through to the ";
+    ensure!(over.starts_with(because), "{provider}");
+    let answer = Redis(session.connect("cache", REDIS)?).ask("PING")?;
+    ensure!(answer == "+PONG", "{answer}");
+    Ok(())
+}
+
+#[test]
+fn where_the_api_server_does_not_get_through_to_a_gateway_one_port_forward_does() -> Outcome {
+    scenario(|scene| {
+        need_program("nft", "nftables")?;
+        let cluster = Cluster::with_gateway(scene, "no-route")?;
+        let node = cluster.node();
+        without_a_route(scene, &node)?;
+        let namespace = with_redis(&node)?;
+        let kubeconfig = user::user(scene, &namespace, CALLER, &["--via", "pod"])?;
+        let way = ["--via", "pod", "--gateway-image", GATEWAY_IMAGE];
+        let session = Session::start(scene, &namespace, &kubeconfig, &way)?;
+        goes_over_one_forward(&session, "gateway pod ")?;
+        session.end()?;
+
+        let kubeconfig = user::user(scene, &namespace, CALLER, &["--via", "gateway"])?;
+        let way = ["--via", "gateway"];
+        // Without the right to a port-forward there, it is said what the API server has answered.
+        let words = [&["exec", "-n", namespace.name()], &way[..], &["--", "true"]].concat();
+        let exec = user::devbox(scene, &namespace, &kubeconfig, &words)?.by(CALLER);
+        let done = exec.run(4 * wait::SOON)?;
+        ensure!(done.exit != Exit::code(0), "{}", done.everything());
+        ensure!(done.errors().contains("(status 50"), "{}", done.everything());
+
+        let account = account(&kubeconfig)?;
+        let account = format!("--serviceaccount={}:{account}", namespace.name());
+        let create = [
+            "create",
+            "role",
+            "forward",
+            "--verb=get,create",
+            "--resource=pods/portforward",
+            HOME,
+        ];
+        node.kubectl(create)?;
+        node.kubectl([
+            "create",
+            "rolebinding",
+            "forward",
+            "--role=forward",
+            &account,
+            HOME,
+        ])?;
+        let session = Session::start(scene, &namespace, &kubeconfig, &way)?;
+        goes_over_one_forward(&session, "gateway devbox-gateway-")?;
+        session.end()?;
+        drop(namespace);
+        cluster.finish()
     })
 }

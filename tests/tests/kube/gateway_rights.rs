@@ -1,6 +1,6 @@
 //! The rights of an installed gateway, and of its users, each taken away: what is said, and what works without it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
@@ -9,10 +9,9 @@ use devbox_tests::{Exit, Outcome, Result, Scene, scenario, wait};
 use serde_json::{Value, json};
 
 use crate::gateway::{Cluster, HOME, NOT_OUTSIDE};
-use crate::session::{CALLER, Redis, Session, figure, redis_pod};
-use crate::user;
+use crate::session::{CALLER, REDIS, Redis, Session, figure, with_redis};
+use crate::user::{self, account};
 
-const REDIS: u16 = 6379;
 const GATEWAY: &str = "--as=system:serviceaccount:devbox:devbox-gateway";
 
 /// A Role or a ClusterRole, with the options that lead to it.
@@ -166,15 +165,6 @@ impl Case<'_> {
         ])?;
         Ok(names.lines().map(str::to_owned).collect())
     }
-}
-
-/// A namespace with Redis, and nothing else.
-fn with_redis(node: &Node) -> Result<Namespace> {
-    let namespace = node.namespace()?;
-    namespace.apply(&redis_pod("cache", "cache"))?;
-    namespace.kubectl(&["expose", "pod/cache", "--port=6379"])?;
-    namespace.kubectl(&["wait", "--for=condition=Ready", "pod/cache", "--timeout=60s"])?;
-    Ok(namespace)
 }
 
 const SESSIONS: &[&str] = &["role/devbox-gateway-sessions", HOME];
@@ -381,12 +371,6 @@ fn whoever_loses_a_right_is_let_go_of(scene: &Scene, node: &Node, namespace: &Na
         })
     })?;
     session.end()
-}
-
-/// The service account of a kubeconfig.
-fn account(kubeconfig: &Path) -> Result<String> {
-    let parsed: Value = serde_json::from_slice(&std::fs::read(kubeconfig)?)?;
-    Ok(parsed["users"][0]["name"].as_str().context("no user")?.to_owned())
 }
 
 #[test]

@@ -1,18 +1,23 @@
 //! A session of `devbox up`, and connections of a program in the node's network to what it publishes.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use devbox_tests::kube::Namespace;
+use devbox_tests::kube::{Namespace, Node};
 use devbox_tests::{Caller, Process, Result, Scene, Signal, hosts, wait};
 use serde_json::Value;
 
 use crate::user;
 
 pub(crate) const CALLER: Caller = Caller::Ordinary;
+pub(crate) const REDIS: u16 = 6379;
+
+/// How long after what caused it something may take that happens at once, on a machine that is busy.
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(3);
 
 /// What was measured and has no bound, or one that is far off.
 #[expect(
@@ -42,7 +47,30 @@ impl<'a> Session<'a> {
         let hosts = scene.hosts_file(CALLER)?;
         let shown = hosts.display().to_string();
         let words = [&["up", "--hosts-file", &shown, "-n", namespace.name()], more].concat();
-        let up = user::devbox(scene, namespace, kubeconfig, &words)?
+        Self::with(scene, namespace, kubeconfig, hosts, &words)
+    }
+
+    /// A session of what a configuration file says that is ready. Its programs are in the network of the namespace's node.
+    pub(crate) fn of_config(
+        scene: &'a Scene,
+        namespace: &'a Namespace,
+        kubeconfig: &'a Path,
+        config: &Path,
+    ) -> Result<Self> {
+        let hosts = scene.hosts_file(CALLER)?;
+        let (shown, config) = (hosts.display().to_string(), config.display().to_string());
+        let words = ["up", "--hosts-file", &shown, "--config", &config];
+        Self::with(scene, namespace, kubeconfig, hosts, &words)
+    }
+
+    fn with(
+        scene: &'a Scene,
+        namespace: &'a Namespace,
+        kubeconfig: &'a Path,
+        hosts: PathBuf,
+        words: &[&str],
+    ) -> Result<Self> {
+        let up = user::devbox(scene, namespace, kubeconfig, words)?
             .by(CALLER)
             .start()?;
         up.wait_for_line("a session that is ready", 8 * wait::SOON, |line| line == "ready")?;
@@ -89,10 +117,14 @@ impl<'a> Session<'a> {
     }
 
     pub(crate) fn status(&self) -> Result<Value> {
-        let words = ["status", "--context", "test", "--json"];
+        Ok(serde_json::from_str(&self.status_as(&["--json"])?)?)
+    }
+
+    /// The status, in the form that these options ask for.
+    pub(crate) fn status_as(&self, form: &[&str]) -> Result<String> {
+        let words = [&["status", "--context", "test"], form].concat();
         let status = user::devbox(self.scene, self.namespace, self.kubeconfig, &words)?.by(CALLER);
-        let status = status.run(wait::SOON)?.expect_success()?;
-        Ok(serde_json::from_str(&status.output())?)
+        Ok(status.run(wait::SOON)?.expect_success()?.output())
     }
 
     /// The only provider, as the status has it.
@@ -162,6 +194,36 @@ impl<'a> Session<'a> {
 /// A connection to Redis.
 pub(crate) struct Redis(pub(crate) TcpStream);
 
+/// A connection that somebody reads from, and when and how it ended.
+pub(crate) struct Held(JoinHandle<(io::Result<usize>, Instant)>);
+
+impl Held {
+    /// Waits for the end, which must come within a short time after `cause`.
+    fn end(self, cause: Instant, what: &str) -> Result<io::Result<usize>> {
+        let ended = self.0.join().map_err(|_| anyhow::anyhow!("the reader failed"))?;
+        let (outcome, at) = ended;
+        let after = at.saturating_duration_since(cause);
+        ensure!(after < AT_ONCE, "{what}: {outcome:?} after {after:?}");
+        figure(&format!("{what}: {outcome:?} after {after:?}"));
+        Ok(outcome)
+    }
+
+    /// Waits for the end, which must be a reset: one in good order would be made up, as nobody has said it.
+    pub(crate) fn expect_reset_at_once(self, cause: Instant, what: &str) -> Result {
+        let outcome = self.end(cause, what)?;
+        let kind = outcome.as_ref().map_err(io::Error::kind);
+        ensure!(kind == Err(io::ErrorKind::ConnectionReset), "{what}: {outcome:?}");
+        Ok(())
+    }
+
+    /// Waits for the end, which must be in good order.
+    pub(crate) fn expect_end_at_once(self, cause: Instant, what: &str) -> Result {
+        let outcome = self.end(cause, what)?;
+        ensure!(matches!(outcome, Ok(0)), "{what}: {outcome:?}");
+        Ok(())
+    }
+}
+
 impl Redis {
     /// The last line of the answer to a command: bulk strings and arrays of them have their text there.
     pub(crate) fn ask(&mut self, command: &str) -> std::io::Result<String> {
@@ -188,12 +250,28 @@ impl Redis {
         Ok(last)
     }
 
+    /// Reads from here on, though nothing was asked.
+    pub(crate) fn hold(mut self) -> Held {
+        Held(std::thread::spawn(move || {
+            (self.0.read(&mut [0]), Instant::now())
+        }))
+    }
+
     /// What the pod is called that answers (`redis_pod`).
     pub(crate) fn pod(&mut self) -> Result<String> {
         let name = self.ask("CONFIG GET syslog-ident")?;
         ensure!(!name.starts_with('-'), "{name}");
         Ok(name)
     }
+}
+
+/// A namespace with Redis, and nothing else.
+pub(crate) fn with_redis(node: &Node) -> Result<Namespace> {
+    let namespace = node.namespace()?;
+    namespace.apply(&redis_pod("cache", "cache"))?;
+    namespace.kubectl(&["expose", "pod/cache", "--port=6379"])?;
+    namespace.kubectl(&["wait", "--for=condition=Ready", "pod/cache", "--timeout=60s"])?;
+    Ok(namespace)
 }
 
 /// A pod with Redis that tells its name, and keeps what is open for a while after it began to end.

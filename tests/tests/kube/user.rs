@@ -1,23 +1,24 @@
 //! `devbox up -n` and `devbox exec -n`, as a user who may do what `devbox rbac` prints and nothing else.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
-use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node};
+use anyhow::{Context, bail, ensure};
+use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node, ROLLOUT};
 use devbox_tests::{
-    Caller, Invocation, Outcome, Process, Result, Scene, Signal, hosts, need_program, scenario, wait,
+    Caller, Invocation, Outcome, Process, Result, Scene, Signal, hosts, need_program, proc, scenario, wait,
 };
 use serde_json::Value;
 
-use crate::session::figure;
+use crate::session::{AT_ONCE, REDIS, Redis, Session, figure};
 
 /// The kubeconfig of a service account that has exactly the role which `devbox rbac` prints, for port-forwards unless `more` says otherwise.
 pub(crate) fn user(scene: &Scene, namespace: &Namespace, caller: Caller, more: &[&str]) -> Result<PathBuf> {
     let kubeconfig = namespace.service_account(scene, "[]", caller)?;
-    let parsed: Value = serde_json::from_slice(&std::fs::read(&kubeconfig)?)?;
-    let account = parsed["users"][0]["name"].as_str().context("no user")?;
-    let account = format!("{}:{account}", namespace.name());
+    let account = format!("{}:{}", namespace.name(), account(&kubeconfig)?);
     let roles = scene
         .devbox(["rbac", "-n", namespace.name(), "--service-account", &account])?
         .args(more.iter().copied())
@@ -39,6 +40,12 @@ pub(crate) fn user(scene: &Scene, namespace: &Namespace, caller: Caller, more: &
         .run(wait::SOON)?
         .expect_success()?;
     Ok(kubeconfig)
+}
+
+/// The service account of a kubeconfig.
+pub(crate) fn account(kubeconfig: &Path) -> Result<String> {
+    let parsed: Value = serde_json::from_slice(&std::fs::read(kubeconfig)?)?;
+    Ok(parsed["users"][0]["name"].as_str().context("no user")?.to_owned())
 }
 
 pub(crate) fn devbox<'a>(
@@ -146,35 +153,73 @@ fn up_follows_the_namespace_and_leaves_nothing_when_it_is_killed() -> Outcome {
 const FORWARD: [&str; 2] = ["--via", "forward"];
 const POD: [&str; 4] = ["--via", "pod", "--gateway-image", GATEWAY_IMAGE];
 
-/// Asks a service again and again, 50 times a second where the machine can, until the file is there: each time over a connection of its own.
-/// Each failure is an error line.
-pub(crate) fn asking(stop: &Path) -> String {
-    let stop = stop.display();
-    format!(
-        "for client in 1 2 3 4 5; do (while ! [ -e {stop} ]; do \
-         curl --silent --show-error --fail --max-time 15 --header 'Connection: close' --rate 10/s --output /dev/null \
-         --write-out 'status %{{http_code}}\\n' 'http://web/?[1-10]'; done) & done; wait"
-    )
+/// Clients that ask a service again and again, each time over a connection of its own: 50 times a second together, by a clock that waits for
+/// no answer unless one takes half a second.
+pub(crate) struct Asking {
+    process: Process,
+    /// The file that ends them.
+    stop: String,
 }
 
-pub(crate) fn answers(of: &Process) -> usize {
-    of.output().matches("status 200").count()
-}
+/// So many are to be asked each second at the least, where 50 are begun: a machine that is busy with other things may be late.
+pub(crate) const LEAST_PER_SECOND: f64 = 20.0;
 
-pub(crate) fn wait_for_more_answers(of: &Process) -> Result {
-    let before = answers(of);
-    wait::until("twenty more answers", 4 * wait::SOON, || {
-        (answers(of) >= before + 20).then_some(())
-    })
-}
+impl Asking {
+    /// Starts them with this, which is given a shell script, and waits for the first answer.
+    pub(crate) fn start(scene: &Scene, start: impl FnOnce(&str) -> Result<Process>) -> Result<Self> {
+        let stop = format!("stop-{}", scene.unique());
+        // What goes to its error output curl tells at once: an answer, and each failure.
+        let script = format!(
+            "for client in $(seq 0 24); do (sleep $(printf '.%02d' $((2 * client))); while ! [ -e {} ]; do \
+             curl --silent --show-error --fail --max-time 15 --header 'Connection: close' --rate 2/s --output /dev/null \
+             --write-out '%{{stderr}}status %{{http_code}} %{{time_total}}\\n' 'http://web/?[1-10]' 2>&1; done) & done; wait",
+            scene.folder().join(&stop).display()
+        );
+        let process = start(&script)?;
+        process.wait_for_line("the first answer", 4 * wait::SOON, |line| {
+            line.starts_with("status 200 ")
+        })?;
+        Ok(Self { process, stop })
+    }
 
-/// Ends what is [`asking`].
-pub(crate) fn none_failed(scene: &Scene, mut asking: Process) -> Result {
-    scene.write("stop", "")?;
-    asking.wait(4 * wait::SOON)?;
-    let failed = asking.errors().matches("curl:").count();
-    ensure!(failed == 0, "{failed} failed: {}", asking.errors());
-    Ok(())
+    /// How long each answer took.
+    fn answers(&self) -> Vec<f64> {
+        let output = self.process.output();
+        let times = output.lines().filter_map(|line| line.strip_prefix("status 200 "));
+        times.filter_map(|time| time.parse().ok()).collect()
+    }
+
+    /// What was answered while this was done, which must have been at the pace that is wanted.
+    pub(crate) fn during(&self, what: &str, work: impl FnOnce() -> Result) -> Result {
+        let (before, began) = (self.answers().len(), Instant::now());
+        work()?;
+        let (answers, took) = (self.answers().split_off(before), began.elapsed());
+        let rate = answers.len() as f64 / took.as_secs_f64();
+        let slowest = answers.iter().copied().fold(0.0, f64::max);
+        let count = answers.len();
+        figure(&format!(
+            "{what}: {count} new connections in {took:?}, {rate:.0} a second, the slowest answer after {slowest:.2} s"
+        ));
+        ensure!(rate >= LEAST_PER_SECOND, "{what}: {rate:.1} a second");
+        Ok(())
+    }
+
+    pub(crate) fn wait_for_more(&self) -> Result {
+        let before = self.answers().len();
+        wait::until("twenty more answers", 4 * wait::SOON, || {
+            (self.answers().len() >= before + 20).then_some(())
+        })
+    }
+
+    /// Ends them. None of what they asked may have failed.
+    pub(crate) fn none_failed(mut self, scene: &Scene) -> Result {
+        scene.write(&self.stop, "")?;
+        self.process.wait(4 * wait::SOON)?;
+        let output = self.process.output();
+        let failed: Vec<_> = output.lines().filter(|line| line.starts_with("curl:")).collect();
+        ensure!(failed.is_empty(), "{} failed: {failed:?}", failed.len());
+        Ok(())
+    }
 }
 
 #[test]
@@ -220,23 +265,13 @@ pub(crate) fn no_request_fails_through_a_restart(
     kubeconfig: &Path,
     way: &[&str],
 ) -> Result {
-    let asking = script(
-        scene,
-        namespace,
-        kubeconfig,
-        way,
-        &asking(&scene.folder().join("stop")),
-    )?;
-    asking.wait_for_line("the first answer", 4 * wait::SOON, |line| line == "status 200")?;
-    let (before, began) = (answers(&asking), Instant::now());
-    namespace.restart("deployment/web")?;
+    let asking = Asking::start(scene, |text| script(scene, namespace, kubeconfig, way, text))?;
+    asking.during(&format!("a restart, {}", way[1]), || {
+        namespace.restart("deployment/web")
+    })?;
     // The old pods may go after the rollout is over.
-    wait_for_more_answers(&asking)?;
-    let count = answers(&asking) - before;
-    let rate = count as f64 / began.elapsed().as_secs_f64();
-    figure(&format!("{count} new connections, {rate:.0} a second"));
-    ensure!(count > 30, "{count} while it was restarted");
-    none_failed(scene, asking)
+    asking.wait_for_more()?;
+    asking.none_failed(scene)
 }
 
 #[test]
@@ -249,27 +284,77 @@ fn through_a_gateway_pod_streams_end_with_their_pod_as_well() -> Outcome {
     with_services(&POD, streams_end_with_their_pod)
 }
 
+/// Where Redis listens in its pod (`services.yaml`).
+const REDIS_IN_POD: u16 = 6380;
+
 pub(crate) fn streams_end_with_their_pod(
     scene: &Scene,
     namespace: &Namespace,
     kubeconfig: &Path,
     way: &[&str],
 ) -> Result {
-    let ask = format!(
-        "(redis-cli -h cache blpop nothing 0; echo reset) & \
-         until redis-cli -h cache client list | grep --quiet cmd=blpop; do sleep .05; done; echo held; wait; \
-         while ! [ -e {} ]; do sleep .05; done; timeout 10 redis-cli -h cache ping",
-        scene.folder().join("replaced").display()
-    );
-    let mut exec = script(scene, namespace, kubeconfig, way, &ask)?;
-    exec.wait_for_line("a connection that is held", 4 * wait::SOON, |line| line == "held")?;
+    let session = Session::start(scene, namespace, kubeconfig, way)?;
+    let answer = || -> Result<Redis> {
+        let mut connection = Redis(session.connect("cache", REDIS)?);
+        let answer = connection.ask("PING")?;
+        ensure!(answer == "+PONG", "{answer}");
+        Ok(connection)
+    };
+    let pods = namespace.pods("app=cache")?;
+    let [pod] = &pods[..] else { bail!("{pods:?}") };
+    let node = namespace.node();
+    let program = node.process_in(namespace.name(), pod, "redis-server")?;
+    // Beside each connection is one that nothing of ours carries, so that what the pod itself does is known.
+    let address = namespace.address_of(pod)?;
+    let direct = || -> Result<Redis> {
+        let mut connection = Redis(node.inside(|| Ok(TcpStream::connect((address, REDIS_IN_POD))?))?);
+        ensure!(connection.ask("PING")? == "+PONG");
+        Ok(connection)
+    };
+    let idle = [answer()?, direct()?];
+    let mut busy = [answer()?, direct()?];
+    // What it has not read when it ends is lost, and so its system resets these connections. Of the others it ends both directions.
+    let stopped = Command::new("kill")
+        .args(["-STOP", &program.to_string()])
+        .status()?;
+    ensure!(stopped.success(), "kill: {stopped}");
+    for connection in &mut busy {
+        connection.0.write_all(b"PING\r\n")?;
+    }
+    wait::until_ok("two requests that nobody reads", wait::SOON, || {
+        let unread = proc::unread_connections(program, REDIS_IN_POD)?;
+        ensure!(unread == 2, "{unread}");
+        Ok(())
+    })?;
+    let (idle, busy) = (idle.map(Redis::hold), busy.map(Redis::hold));
     namespace.kill_pods("app=cache")?;
-    exec.wait_for_line("its end", wait::SOON, |line| line == "reset")?;
-    namespace.rollout("deployment/cache")?;
-    scene.write("replaced", "")?;
-    exec.wait_for_line("the replacement's answer", wait::SOON, |line| line == "PONG")?;
-    exec.wait(2 * wait::SOON)?;
-    Ok(())
+    // The kubelet does it in its own time.
+    let killed = wait::until("the end of its program", 2 * wait::SOON, || {
+        (!proc::is_alive(program)).then(Instant::now)
+    })?;
+    let ways = [way[1], "directly"];
+    for (connection, way) in busy.into_iter().zip(ways) {
+        connection.expect_reset_at_once(killed, &format!("a killed pod with a request, {way}"))?;
+    }
+    for (connection, way) in idle.into_iter().zip(ways) {
+        connection.expect_end_at_once(killed, &format!("a killed pod without a request, {way}"))?;
+    }
+
+    let next = wait::until("its replacement", ROLLOUT, || {
+        let pods = namespace.pods("app=cache").ok()?;
+        pods.into_iter().find(|name| name != pod)
+    })?;
+    let limit = format!("--timeout={}s", ROLLOUT.as_secs());
+    namespace.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{next}"), &limit])?;
+    let ready = Instant::now();
+    wait::until_ok("an answer of the replacement", AT_ONCE, answer)?;
+    let took = ready.elapsed();
+    ensure!(took < AT_ONCE, "{took:?}");
+    figure(&format!(
+        "a replacement, {}: an answer {took:?} after it was ready",
+        way[1]
+    ));
+    session.end()
 }
 
 #[test]
