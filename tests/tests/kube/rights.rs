@@ -1,13 +1,12 @@
 //! Each right of the roles that `devbox rbac` prints, taken away: what is said, and what works without it.
 
-use anyhow::ensure;
+use anyhow::{Context as _, bail, ensure};
 use devbox_tests::kube::{GATEWAY_IMAGE, Namespace, Node};
-use devbox_tests::{Caller, Outcome, Result, Scene, scenario, wait};
+use devbox_tests::{Exit, Outcome, Result, Scene, scenario, wait};
 use serde_json::Value;
 
+use crate::session::{CALLER, REDIS, Redis, Session};
 use crate::user;
-
-const CALLER: Caller = Caller::Ordinary;
 
 /// Rights in a namespace: API group, resource, verbs.
 type Rights = [(&'static str, &'static str, &'static [&'static str])];
@@ -26,12 +25,50 @@ const POD: &Rights = &[
     ("", "pods/proxy", &["get"]),
 ];
 
-/// What a service answers.
+/// What becomes of a session.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Then {
-    Answers,
+    /// Connections go this way, and services answer.
+    Answers(Road),
     Nothing,
     NoSession,
+}
+
+/// Where connections go.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Road {
+    Forwards,
+    /// A gateway pod, in one stream through the API server.
+    Pod,
+    PodOverOneForward,
+}
+
+impl Road {
+    /// As the status shows it: the way, and what its mux runs over.
+    const fn shown(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Road::Forwards => ("port-forward", None),
+            Road::Pod => ("gateway pod ", Some("one raw upgrade through the API server")),
+            Road::PodOverOneForward => (
+                "gateway pod ",
+                Some("one port-forward, because you may not get pods/proxy in "),
+            ),
+        }
+    }
+
+    fn is_taken(self, session: &Session<'_>) -> Result {
+        let provider = session.provider()?;
+        let (way, over) = self.shown();
+        let taken = provider["via"]["way"]
+            .as_str()
+            .is_some_and(|taken| taken.starts_with(way));
+        let under = match (provider["over"].as_str(), over) {
+            (Some(shown), Some(over)) => shown.starts_with(over),
+            (shown, over) => shown == over,
+        };
+        ensure!(taken && under, "{self:?}: {provider}");
+        Ok(())
+    }
 }
 
 /// A Role's rules, without these verbs of a resource.
@@ -60,22 +97,43 @@ fn check(
     then: Then,
 ) -> Result {
     let kubeconfig = namespace.service_account(scene, rules, CALLER)?;
-    let ask = "timeout 12 redis-cli -h cache ping > /dev/null 2>&1 && echo answered || echo nothing";
-    let own = ["exec", "-n", namespace.name(), "--exclude", "outside"];
-    let way = ["--via", via, "--gateway-image", GATEWAY_IMAGE];
-    let words = [&own[..], &way, &["--", "sh", "-c", ask]].concat();
-    let exec = user::devbox(scene, namespace, &kubeconfig, &words)?.by(CALLER);
-    let done = exec.run(4 * wait::SOON)?;
-    let what = format!("without {what}, via {via}: {}", done.everything());
-    ensure!(said.is_empty() != done.errors().contains("you may not"), "{what}");
-    ensure!(done.errors().contains(said), "{what}");
-    let came = match done.output().trim_end() {
-        "answered" => Then::Answers,
-        "nothing" => Then::Nothing,
-        _ => Then::NoSession,
+    let way = [
+        "--exclude",
+        "outside",
+        "--via",
+        via,
+        "--gateway-image",
+        GATEWAY_IMAGE,
+    ];
+    let is_said = |told: &str| -> Result {
+        ensure!(said.is_empty() != told.contains("you may not"), "{told}");
+        ensure!(told.contains(said), "{told}");
+        Ok(())
     };
-    ensure!(came == then, "{came:?} {what}");
-    Ok(())
+    let checked = || -> Result {
+        if then == Then::NoSession {
+            let words = [&["up", "--no-hosts", "-n", namespace.name()], &way[..]].concat();
+            let up = user::devbox(scene, namespace, &kubeconfig, &words)?.by(CALLER);
+            let done = up.run(4 * wait::SOON)?;
+            ensure!(done.exit != Exit::code(0), "{}", done.everything());
+            return is_said(&done.everything());
+        }
+        let session = Session::start(scene, namespace, &kubeconfig, &way)?;
+        wait::until_ok("what is lacking", wait::SOON, || {
+            is_said(&session.up.everything())
+        })?;
+        let answer = session
+            .connect("cache", REDIS)
+            .map(|stream| Redis(stream).ask("PING"));
+        match (then, answer) {
+            (Then::Answers(road), Ok(Ok(answer))) if answer == "+PONG" => road.is_taken(&session)?,
+            // No port is opened where nobody is known to answer at it.
+            (Then::Nothing, Ok(Err(_)) | Err(_)) => Road::Forwards.is_taken(&session)?,
+            (then, came) => bail!("{came:?} instead of {then:?}"),
+        }
+        session.end()
+    };
+    checked().with_context(|| format!("without {what}, via {via}"))
 }
 
 /// What `devbox rbac` prints for a way in is these rights, all of which are taken away in turn; and a ConfigMap, of which the team's tests are.
@@ -115,7 +173,7 @@ fn each_right_of_a_port_forward_taken_away_leaves_what_is_stated() -> Outcome {
             "services",
             &["watch"],
             "you may not watch services",
-            Then::Answers,
+            Then::Answers(Road::Forwards),
         ),
         (
             "services",
@@ -127,7 +185,7 @@ fn each_right_of_a_port_forward_taken_away_leaves_what_is_stated() -> Outcome {
             "endpointslices",
             &["watch"],
             "you may not watch endpointslices",
-            Then::Answers,
+            Then::Answers(Road::Forwards),
         ),
         (
             "endpointslices",
@@ -136,7 +194,7 @@ fn each_right_of_a_port_forward_taken_away_leaves_what_is_stated() -> Outcome {
             Then::Nothing,
         ),
         // It is for later versions of the API server.
-        ("pods/portforward", &["create"], "", Then::Answers),
+        ("pods/portforward", &["create"], "", Then::Answers(Road::Forwards)),
         (
             "pods/portforward",
             &["get"],
@@ -165,10 +223,19 @@ fn each_right_of_a_port_forward_taken_away_leaves_what_is_stated() -> Outcome {
 #[test]
 fn without_any_right_of_a_gateway_pod_services_answer_all_the_same() -> Outcome {
     let stated = |resource: &str, verb: &str| match (resource, verb) {
-        ("jobs", "delete") => "a gateway pod that cannot start ends by itself after two and a half minutes",
-        ("events", _) => "what keeps a gateway pod from being created",
-        ("pods/proxy", _) => "the gateway pod is reached over one port-forward",
-        _ => "no gateway pod can be used, so that port-forwards take its place",
+        ("jobs", "delete") => (
+            "a gateway pod that cannot start ends by itself after two and a half minutes",
+            Road::Pod,
+        ),
+        ("events", _) => ("what keeps a gateway pod from being created", Road::Pod),
+        ("pods/proxy", _) => (
+            "the gateway pod is reached over one port-forward",
+            Road::PodOverOneForward,
+        ),
+        _ => (
+            "no gateway pod can be used, so that port-forwards take its place",
+            Road::Forwards,
+        ),
     };
     scenario(|scene| {
         let namespace = Node::find()?.services()?;
@@ -177,12 +244,17 @@ fn without_any_right_of_a_gateway_pod_services_answer_all_the_same() -> Outcome 
             for verb in *verbs {
                 let rules = rules(&[FORWARD, POD], resource, &[verb]);
                 let what = format!("{verb} of {resource}");
-                let said = format!(
-                    "you may not {verb} {resource} in {}: {}",
-                    namespace.name(),
-                    stated(resource, verb)
-                );
-                check(scene, &namespace, &rules, "pod", &what, &said, Then::Answers)?;
+                let (stated, road) = stated(resource, verb);
+                let said = format!("you may not {verb} {resource} in {}: {stated}", namespace.name());
+                check(
+                    scene,
+                    &namespace,
+                    &rules,
+                    "pod",
+                    &what,
+                    &said,
+                    Then::Answers(road),
+                )?;
             }
         }
         Ok(())
