@@ -217,7 +217,7 @@ fn from_a_gateway_pod_on_more_is_reached() -> Outcome {
             ("sctp", SCTP),
             ("plain", "it has no pod"),
             ("bare", NO_ENDPOINT),
-            ("outside-no-port", &format!("{OUTSIDE}; it names no port")),
+            ("outside-no-port", &format!("{OUTSIDE} names no port")),
         ] {
             let said = session.not_ready(name)?;
             ensure!(said == why, "{name}: {said}");
