@@ -179,7 +179,7 @@ pub struct ConnectionCounts {
     pub sent_bytes: u64,
     /// Bytes from the target to programs, those of open connections included.
     pub received_bytes: u64,
-    /// How the connection that ended last failed; `None` when it finished in good order.
+    /// How the connection that failed last did; `None` once one that began after it has finished in good order.
     pub last_failure: Option<End>,
     /// How often accepting failed, whatever the cause.
     pub accept_failures: u64,
@@ -196,7 +196,8 @@ pub struct ListenerCounts {
     rejected: AtomicU64,
     strangers: AtomicU64,
     traffic: Traffic,
-    last_failure: Mutex<Option<End>>,
+    /// With the number of the connection.
+    last_failure: Mutex<Option<(u64, End)>>,
     accept_failures: AtomicU64,
     out_of_descriptors: AtomicBool,
     changed: Arc<Notify>,
@@ -229,7 +230,7 @@ impl ListenerCounts {
             strangers: self.strangers.load(Ordering::Relaxed),
             sent_bytes: self.traffic.sent.load(Ordering::Relaxed),
             received_bytes: self.traffic.received.load(Ordering::Relaxed),
-            last_failure: self.last_failure().clone(),
+            last_failure: self.last_failure().as_ref().map(|(_, end)| end.clone()),
             accept_failures: self.accept_failures.load(Ordering::Relaxed),
             out_of_descriptors: self.out_of_descriptors.load(Ordering::Relaxed),
         }
@@ -237,19 +238,13 @@ impl ListenerCounts {
 
     /// Counts a connection for as long as the result lives.
     fn open(self: &Arc<Self>) -> Active {
-        self.connections.fetch_add(1, Ordering::AcqRel);
+        let number = self.connections.fetch_add(1, Ordering::AcqRel);
         self.active.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_one();
         Active {
             counts: Arc::clone(self),
+            number,
         }
-    }
-
-    fn ended(&self, end: &End) {
-        *self.last_failure() = match end {
-            End::Finished => None,
-            failure => Some(failure.clone()),
-        };
     }
 
     fn reject(&self) {
@@ -273,7 +268,7 @@ impl ListenerCounts {
         }
     }
 
-    fn last_failure(&self) -> MutexGuard<'_, Option<End>> {
+    fn last_failure(&self) -> MutexGuard<'_, Option<(u64, End)>> {
         self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -281,6 +276,18 @@ impl ListenerCounts {
 /// An open connection, as counted; however its task ends.
 struct Active {
     counts: Arc<ListenerCounts>,
+    number: u64,
+}
+
+impl Active {
+    fn ended(&self, end: &End) {
+        let mut last = self.counts.last_failure();
+        match end {
+            // That one which was there before still ends says nothing about those that begin now.
+            End::Finished => drop(last.take_if(|(failed, _)| *failed < self.number)),
+            failure => *last = Some((self.number, failure.clone())),
+        }
+    }
 }
 
 impl Drop for Active {
@@ -575,7 +582,7 @@ impl Context {
         };
         let open_for = since.elapsed();
         tracing::debug!(listener = %self.local, %peer, sent, received, ?open_for, %end, "connection closed");
-        self.counts.ended(&end);
+        active.ended(&end);
         drop((active, places));
         if let (End::Refused(refusal), Some(refusals)) = (end, &self.options.refusals) {
             drop(refusals.try_send((self.local, refusal)));

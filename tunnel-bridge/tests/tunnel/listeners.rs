@@ -26,6 +26,7 @@ over_each_carrier! {
     a_lost_link_resets_programs_in_the_middle_of_a_download,
     two_hundred_programs_at_once_have_their_own_bytes_back,
     sixteen_kibibytes_go_and_come_without_nagles_delay,
+    a_failure_is_told_until_a_later_connection_finishes,
     closing_lets_connections_finish_and_resets_the_rest_at_the_deadline,
     fifty_listeners_start_and_stop_twenty_times_without_a_bind_failure,
 }
@@ -272,6 +273,33 @@ async fn sixteen_kibibytes_go_and_come_without_nagles_delay(over: Over) {
         fastest = fastest.min(since.elapsed());
     }
     assert!(fastest < Duration::from_millis(20), "{fastest:?}");
+}
+
+async fn a_failure_is_told_until_a_later_connection_finishes(over: Over) {
+    let road = road(over, echo_service().await).await;
+    let begin = async || {
+        let mut program = TcpStream::connect(road.listening.address()).await.unwrap();
+        request(&mut program, b"x").await;
+        soon("the echo", program.read_u8()).await.unwrap();
+        program
+    };
+    let finish = async |mut program: TcpStream| {
+        program.shutdown().await.unwrap();
+        soon("the end", read_all(&mut program)).await.unwrap();
+    };
+    let before = begin().await;
+    let failing = begin().await;
+    failing.set_zero_linger().unwrap();
+    drop(failing);
+    road.listening
+        .until("the failure", |counts| {
+            counts.active == 1 && counts.last_failure.is_some()
+        })
+        .await;
+    finish(before).await;
+    assert_ne!(road.listening.closed(2).await.2, None);
+    finish(begin().await).await;
+    assert_eq!(road.listening.closed(3).await.2, None);
 }
 
 async fn closing_lets_connections_finish_and_resets_the_rest_at_the_deadline(over: Over) {
