@@ -65,9 +65,8 @@ pub(crate) trait Road: Send + Sync + 'static {
     async fn open_datagrams(
         &self,
         endpoint: &Endpoint,
-        deadline: Instant,
+        _deadline: Instant,
     ) -> Result<Box<dyn DatagramFlow>, Refusal> {
-        let _ = deadline;
         Err(Refusal::new(
             RefusalKind::Unsupported,
             format!("{endpoint}: datagrams are not carried here"),

@@ -54,7 +54,7 @@ impl std::str::FromStr for ObjectName {
 
 /// A text that is no name of an object.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is no name of a Secret: expected lower-case letters, digits, `-` and `.`", text.escape_debug())]
+#[error("`{}` is not a valid name of a Secret: expected lower-case letters, digits, `-` and `.`", text.escape_debug())]
 pub struct NoObjectName {
     text: String,
 }
