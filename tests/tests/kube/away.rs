@@ -95,11 +95,11 @@ fn answers(session: &Session<'_>) -> Result {
 }
 
 /// What came and went meanwhile.
-fn catches_up(session: &Session<'_>, namespace: &Namespace) -> Result {
+fn catches_up(session: &Session<'_>, namespace: &Namespace, within: Duration) -> Result {
     namespace.kubectl(&["expose", "deployment/web", "--name=later", "--port=8080"])?;
     namespace.kubectl(&["delete", "service/cache"])?;
     // The cluster's own controllers, which make its slice, were without an API server as well.
-    wait::until("the new service's name", 4 * wait::SOON, || session.of("later"))?;
+    wait::until("the new service's name", within, || session.of("later"))?;
     session.gone("cache")
 }
 
@@ -126,7 +126,7 @@ fn port_forwards_are_reset_new_connections_wait_and_are_refused_and_then_all_is_
         stays_away(stopped);
         is_back(&node)?;
         answers(&session)?;
-        catches_up(&session, &namespace)?;
+        catches_up(&session, &namespace, 4 * wait::SOON)?;
         session.end()?;
         drop(namespace);
         started.down()
@@ -166,7 +166,7 @@ fn streams_through_a_gateway_pod_wait_and_new_connections_wait_and_are_refused()
         // The same connection goes on.
         ensure!(held.ask("PING")? == "+PONG");
         answers(&session)?;
-        catches_up(&session, &namespace)?;
+        catches_up(&session, &namespace, 2 * wait::SOON)?;
         session.end()?;
         drop((query, namespace));
         started.down()
