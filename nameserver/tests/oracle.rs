@@ -9,12 +9,12 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 
 use domain::base::iana::Rtype;
 use nameserver::{Answering, Data, Record, Registry, Responder, Zone};
-use programs::{Asked, Running, find, free_port, skip};
+use programs::{Server, find, skip};
 use support::{Reply, ask, query, read};
 
 const QUESTIONS: usize = 2_000;
@@ -139,9 +139,8 @@ struct Rule {
 }
 
 /// Asks both, and fails for every difference that no rule explains. A rule that explains nothing fails as well. Returns what there was.
-fn compare(server: SocketAddr, rules: &[Rule]) -> String {
+fn compare(theirs: &Server, rules: &[Rule]) -> String {
     let ours = ours();
-    let theirs = Asked::at(server, &query(&host(0), Rtype::A));
     let mut used: BTreeMap<&str, usize> = rules.iter().map(|rule| (rule.why, 0)).collect();
     let mut unexplained = String::new();
     let mut same = 0;
@@ -174,37 +173,38 @@ fn dnsmasq_answers_the_same() {
             "dnsmasq is not installed (dnsmasq-base)",
         );
     };
-    let port = free_port();
-    let mut command = Command::new(program);
-    command.args([
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--no-resolv",
-        "--no-hosts",
-        "--pid-file=",
-    ]);
-    command.args([
-        "--bind-interfaces",
-        "--listen-address=127.0.0.1",
-        "--local=/devbox.test/",
-    ]);
-    command.args([
-        "--rev-server=127.77.0.0/16",
-        "--user=root",
-        &format!("--port={port}"),
-    ]);
-    for number in 0..NAMES {
-        let v6 = if has_v6(number) {
-            format!(",{}", v6(number))
-        } else {
-            String::new()
-        };
-        command.arg(format!("--host-record={},{}{v6}", host(number), address(number)));
-    }
-    command.arg(format!("--srv-host=_pg._tcp.devbox.test,{},5432,0,5", host(1)));
-    command.arg("--txt-record=about.devbox.test,version=3");
-    let _running = Running::start(&mut command);
-    println!("{}", compare((Ipv4Addr::LOCALHOST, port).into(), &[]));
+    let server = Server::start(&query(&host(0), Rtype::A), |port| {
+        let mut command = Command::new(&program);
+        command.args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--pid-file=",
+        ]);
+        command.args([
+            "--bind-interfaces",
+            "--listen-address=127.0.0.1",
+            "--local=/devbox.test/",
+        ]);
+        command.args([
+            "--rev-server=127.77.0.0/16",
+            "--user=root",
+            &format!("--port={port}"),
+        ]);
+        for number in 0..NAMES {
+            let v6 = if has_v6(number) {
+                format!(",{}", v6(number))
+            } else {
+                String::new()
+            };
+            command.arg(format!("--host-record={},{}{v6}", host(number), address(number)));
+        }
+        command.arg(format!("--srv-host=_pg._tcp.devbox.test,{},5432,0,5", host(1)));
+        command.arg("--txt-record=about.devbox.test,version=3");
+        command
+    });
+    println!("{}", compare(&server, &[]));
 }
 
 #[test]
@@ -212,11 +212,10 @@ fn unbound_answers_the_same() {
     let Some(program) = find("unbound") else {
         return skip("unbound_answers_the_same", "unbound is not installed");
     };
-    let port = free_port();
-    let folder = std::env::temp_dir().join(format!("nameserver-oracle-{}-{port}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("nameserver-oracle-{}", std::process::id()));
     std::fs::create_dir(&folder).unwrap();
     let mut text = format!(
-        "server:\n interface: 127.0.0.1@{port}\n do-daemonize: no\n username: \"\"\n chroot: \"\"\n pidfile: \"\"\n \
+        "server:\n do-daemonize: no\n username: \"\"\n chroot: \"\"\n pidfile: \"\"\n \
          use-syslog: no\n directory: \"{}\"\n module-config: \"iterator\"\n local-zone: \".\" refuse\n \
          local-zone: \"devbox.test.\" static\n local-zone: \"77.127.in-addr.arpa.\" static\n \
          local-data: \"devbox.test. SOA devbox.test. nobody.invalid. 1 3600 1200 604800 5\"\n \
@@ -231,10 +230,14 @@ fn unbound_answers_the_same() {
             writeln!(text, " local-data: \"{}. AAAA {}\"", host(number), v6(number)).unwrap();
         }
     }
-    text.push_str("remote-control:\n control-enable: no\n");
     let file = folder.join("unbound.conf");
-    std::fs::write(&file, text).unwrap();
-    let running = Running::start(Command::new(program).arg("-d").arg("-c").arg(&file));
+    let server = Server::start(&query(&host(0), Rtype::A), |port| {
+        let whole = format!("{text} interface: 127.0.0.1@{port}\nremote-control:\n control-enable: no\n");
+        std::fs::write(&file, whole).unwrap();
+        let mut command = Command::new(&program);
+        command.arg("-d").arg("-c").arg(&file);
+        command
+    });
     let rules = [Rule {
         why: "unbound has a zone `test.` of its own, as resolvers should (RFC 6761 §6.2); we answer for our suffix alone",
         holds: |(name, _), ours, _| {
@@ -242,7 +245,7 @@ fn unbound_answers_the_same() {
             in_test && ours.rcode == "REFUSED"
         },
     }];
-    println!("{}", compare((Ipv4Addr::LOCALHOST, port).into(), &rules));
-    drop(running);
+    println!("{}", compare(&server, &rules));
+    drop(server);
     std::fs::remove_dir_all(&folder).unwrap();
 }
