@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use devbox_tests::kube::{Namespace, Node};
 use devbox_tests::{Caller, Outcome, Result, Scene, proc, scenario, wait};
 
 use crate::node::Started;
 use crate::session::{CALLER, Session, figure};
 use crate::user;
+use crate::watch::lists;
 
 const API_SERVER_PORT: u16 = 6443;
 
@@ -48,32 +49,6 @@ fn sixteen_clients_at_once_are_all_answered_and_their_port_forwards_end_with_the
     })
 }
 
-/// How many times something was listed in a namespace, as the API server counts it. What is asked for by its name is listed as one resource.
-fn lists(node: &Node, resource: &str) -> Result<u64> {
-    let metrics = node.kubectl(["get", "--raw", "/metrics"])?;
-    let counted = metrics.lines().filter(|line| {
-        let has = |label: &str| line.contains(label);
-        line.starts_with("apiserver_request_total{")
-            && has("verb=\"LIST\"")
-            && has(&format!("resource=\"{resource}\""))
-            && (has("scope=\"namespace\"") || has("scope=\"resource\""))
-    });
-    counted
-        .map(|line| {
-            let count = line.rsplit(' ').next().context("a line without a value")?;
-            Ok(count.parse::<u64>()?)
-        })
-        .sum()
-}
-
-fn all_lists(node: &Node) -> Result<[u64; 3]> {
-    Ok([
-        lists(node, "services")?,
-        lists(node, "endpointslices")?,
-        lists(node, "configmaps")?,
-    ])
-}
-
 /// Headless services, each with a slice of its own.
 fn services(names: impl Iterator<Item = String>, namespace: &Namespace) -> Result<String> {
     let mut manifests = String::new();
@@ -103,9 +78,8 @@ fn cost_of_changes(scene: &Scene, node: &Node, count: usize) -> Result<u64> {
     };
     let name = |number| format!("s{number}");
     create("services.yaml", services((0..count).map(name), &namespace)?)?;
-    let before = all_lists(node)?;
-    let admin = scene.write_secret("admin", std::fs::read(node.admin())?, CALLER)?;
-    let session = Session::start(scene, &namespace, &admin, &["--via", "forward"])?;
+    let kubeconfig = user::user(scene, &namespace, CALLER, &[])?;
+    let session = Session::start(scene, &namespace, &kubeconfig, &["--via", "forward"])?;
     session.there(&name(0))?;
     session.there(&name(count - 1))?;
 
@@ -121,11 +95,8 @@ fn cost_of_changes(scene: &Scene, node: &Node, count: usize) -> Result<u64> {
         session.gone(&last)?;
     }
     let ticks = proc::cpu_ticks(session.up.pid()) - begun;
-    let after = all_lists(node)?;
-    ensure!(
-        after == before.map(|lists| lists + 1),
-        "{count} services: {before:?}, then {after:?}"
-    );
+    let listed = lists(&namespace)?;
+    ensure!(listed == [1, 1, 1], "{count} services: {listed:?}");
     figure(&format!(
         "{count} services: {} changes took {ticks} clock ticks of CPU time",
         2 * TIMES * CHANGED
@@ -137,7 +108,7 @@ fn cost_of_changes(scene: &Scene, node: &Node, count: usize) -> Result<u64> {
 #[test]
 fn many_services_are_listed_once_and_a_change_costs_no_more_than_among_few() -> Outcome {
     scenario(|scene| {
-        // Nobody else lists anything there.
+        // What other tests do there is none of its changes.
         let started = Started::beside(&Node::find()?, "many")?;
         let node = started.node();
         let few = cost_of_changes(scene, &node, 20)?;

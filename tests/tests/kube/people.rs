@@ -39,7 +39,30 @@ impl<'a> Person<'a> {
         let mut person = Self::unknown(scene, namespace)?;
         person.roles = roles(scene, namespace, via, &["--user", &person.name])?;
         namespace.node().apply(&person.roles)?;
+        if via == "gateway" {
+            person.wait_for_their_rights()?;
+        }
         Ok(person)
+    }
+
+    /// The API server hears of new roles as it hears of everything: a little later.
+    fn wait_for_their_rights(&self) -> Result {
+        let account = self.account()?;
+        let (namespace, node) = (self.namespace.name(), self.namespace.node());
+        let as_account = format!("system:serviceaccount:devbox:{account}");
+        let list = [
+            "auth",
+            "can-i",
+            "list",
+            "services",
+            "--namespace",
+            namespace,
+            "--as",
+        ];
+        wait::until("new roles", wait::SOON, || {
+            let lists = node.kubectl([&list[..], &[&as_account]].concat()).is_ok();
+            (lists && self.may_be(&account)).then_some(())
+        })
     }
 
     /// The service account that stands for them.
