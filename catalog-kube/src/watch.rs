@@ -1,5 +1,6 @@
 //! Following one kind of object of one namespace: one LIST, then a watch that goes on from there.
 
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ const WATCH_SECONDS: u32 = 60;
 
 /// An answer to begin with, or the end of a watch that is due, is waited for so long.
 const SILENCE: Duration = Duration::from_secs(15);
+
+/// An API server that has just come back is believed that something is forbidden when it has said so this often.
+const DOUBTS: u32 = 3;
 
 /// What was seen of a scope.
 #[derive(Debug)]
@@ -183,14 +187,14 @@ impl Follow {
     }
 
     async fn follow<K: Watched>(&self) -> Result<(), Unheard> {
-        let mut failures = 0;
+        let mut failures = Failures::default();
         loop {
             let mut version = match self.list::<K>().await {
                 Ok(list) => {
                     self.tell::<K>(K::listed(list.items.unwrap_or_default())).await?;
                     list.metadata.resource_version
                 }
-                Err(Error::Forbidden(forbidden)) => {
+                Err(Error::Forbidden(forbidden)) if failures.are_over() => {
                     let again = self.look_at_named::<K>(forbidden).await?;
                     sleep(again).await;
                     continue;
@@ -204,7 +208,7 @@ impl Follow {
                 match self.watch::<K>(&mut version, &mut failures).await? {
                     Watch::Ended => {}
                     Watch::Outdated => break,
-                    Watch::Failed(Error::Forbidden(forbidden)) => {
+                    Watch::Failed(Error::Forbidden(forbidden)) if failures.are_over() => {
                         let every = POLL;
                         let trouble = Trouble::Polled { forbidden, every };
                         self.tell::<K>(What::Trouble(Some(trouble))).await?;
@@ -226,7 +230,7 @@ impl Follow {
     }
 
     /// Says that it failed, and waits before the next attempt.
-    async fn fail<K: Watched>(&self, error: &Error, failures: &mut u32) -> Result<(), Unheard> {
+    async fn fail<K: Watched>(&self, error: &Error, failures: &mut Failures) -> Result<(), Unheard> {
         let because = with_causes(error);
         tracing::debug!(namespace = %self.namespace, resource = K::PLURAL, %because, "cannot be followed");
         if let Error::Unauthorized { .. } = error {
@@ -234,8 +238,7 @@ impl Follow {
         }
         self.tell::<K>(What::Trouble(Some(Trouble::Away { because })))
             .await?;
-        sleep(delay(error, *failures)).await;
-        *failures = failures.saturating_add(1);
+        sleep(failures.handle(error)).await;
         Ok(())
     }
 
@@ -324,7 +327,11 @@ impl Follow {
     }
 
     /// Watches from `version` on, which moves along.
-    async fn watch<K: Watched>(&self, version: &mut String, failures: &mut u32) -> Result<Watch, Unheard> {
+    async fn watch<K: Watched>(
+        &self,
+        version: &mut String,
+        failures: &mut Failures,
+    ) -> Result<Watch, Unheard> {
         let params = WatchParams {
             label_selector: self.label_selector.clone(),
             field_selector: self.field_selector.clone(),
@@ -345,7 +352,7 @@ impl Follow {
             Ok(Err(error)) => return Ok(failed(error)),
             Err(error) => return Ok(Watch::Failed(error)),
         };
-        *failures = 0;
+        *failures = Failures::default();
         self.done::<K>("watch");
         self.tell::<K>(What::Trouble(None)).await?;
         let limit = Duration::from_secs(WATCH_SECONDS.into()) + SILENCE;
@@ -385,17 +392,42 @@ enum Watch {
     Failed(Error),
 }
 
-/// How long to wait after so many failures in a row. An API server that restarts is found soon; one that says that something is wrong
-/// with the request, or that it has too much to do, is left alone for longer.
-fn delay(error: &Error, failures: u32) -> Duration {
-    let doubled = |first: u64, most: u64| {
-        let factor = 1_u64.checked_shl(failures.min(16)).unwrap_or(u64::MAX);
-        Duration::from_millis(first.saturating_mul(factor).min(most))
-    };
-    match error {
-        Error::Unreachable { .. } if failures < 60 => doubled(100, 1_000),
-        Error::Unreachable { .. } | Error::Silent { .. } => Duration::from_secs(5),
-        _ => doubled(500, 15_000),
+/// Failures in a row.
+#[derive(Debug, Default)]
+struct Failures {
+    last: Option<Discriminant<Error>>,
+    /// How many of the last kind.
+    count: u32,
+    doubted: bool,
+}
+
+impl Failures {
+    /// How long to wait after this one. An API server that restarts is found soon; one that says that something is wrong with the request, or
+    /// that it has too much to do, is left alone for longer. It may say so, for a moment, when it has just come back: what came before does
+    /// not count then.
+    fn handle(&mut self, error: &Error) -> Duration {
+        let kind = discriminant(error);
+        if self.last.replace(kind) != Some(kind) {
+            self.count = 0;
+        }
+        let before = self.count;
+        self.count = before.saturating_add(1);
+        self.doubted |= matches!(error, Error::Forbidden(_)) && before + 1 >= DOUBTS;
+        let doubled = |first: u64, most: u64| {
+            let factor = 1_u64.checked_shl(before.min(16)).unwrap_or(u64::MAX);
+            Duration::from_millis(first.saturating_mul(factor).min(most))
+        };
+        match error {
+            Error::Unreachable { .. } if before < 60 => doubled(100, 1_000),
+            Error::Unreachable { .. } | Error::Silent { .. } => Duration::from_secs(5),
+            _ => doubled(500, 15_000),
+        }
+    }
+
+    /// Whether what is refused now is refused because of what is allowed, and not because the API server has just come back and does not know
+    /// the roles yet.
+    const fn are_over(&self) -> bool {
+        self.last.is_none() || self.doubted
     }
 }
 
@@ -403,9 +435,17 @@ fn delay(error: &Error, failures: u32) -> Duration {
 mod tests {
     use super::*;
 
-    fn delays(error: &Error, failures: impl IntoIterator<Item = u32>) -> Vec<u128> {
-        let delays = failures.into_iter().map(|failures| delay(error, failures));
-        delays.map(|delay| delay.as_millis()).collect()
+    /// How long is waited after each of so many failures, in milliseconds.
+    fn delays(failures: &mut Failures, error: &Error, times: usize) -> Vec<u128> {
+        (0..times).map(|_| failures.handle(error).as_millis()).collect()
+    }
+
+    fn busy() -> Error {
+        Error::Api {
+            cluster: "staging".to_owned(),
+            code: 429,
+            message: "too many requests".to_owned(),
+        }
     }
 
     fn unreachable() -> Error {
@@ -417,23 +457,36 @@ mod tests {
 
     #[test]
     fn an_api_server_that_restarts_is_found_soon_and_one_that_stays_away_is_asked_less_often() {
-        let error = unreachable();
-        assert_eq!(delays(&error, 0..6), [100, 200, 400, 800, 1_000, 1_000]);
-        assert_eq!(delays(&error, [59, 60, u32::MAX]), [1_000, 5_000, 5_000]);
+        let delays = delays(&mut Failures::default(), &unreachable(), 62);
+        assert_eq!(delays[..6], [100, 200, 400, 800, 1_000, 1_000]);
+        assert_eq!(delays[59..], [1_000, 5_000, 5_000]);
     }
 
     #[test]
     fn an_api_server_that_has_too_much_to_do_is_left_alone_for_longer_each_time() {
-        let busy = Error::Api {
-            cluster: "staging".to_owned(),
-            code: 429,
-            message: "too many requests".to_owned(),
-        };
-        assert_eq!(
-            delays(&busy, 0..7),
-            [500, 1_000, 2_000, 4_000, 8_000, 15_000, 15_000]
-        );
-        assert_eq!(delays(&busy, [u32::MAX]), [15_000]);
+        let delays = delays(&mut Failures::default(), &busy(), 100);
+        assert_eq!(delays[..7], [500, 1_000, 2_000, 4_000, 8_000, 15_000, 15_000]);
+        assert_eq!(delays[99], 15_000);
+    }
+
+    /// While it reads its storage it answers 429, and 403 while it reads the roles.
+    #[test]
+    fn one_that_has_just_come_back_is_asked_again_soon_whatever_it_says_and_however_long_it_was_away() {
+        let mut failures = Failures::default();
+        let forbidden = Error::Forbidden(Forbidden {
+            who: crate::Who::You,
+            verb: "watch".to_owned(),
+            resource: "services".to_owned(),
+            namespace: Some("orders".to_owned()),
+        });
+        assert!(failures.are_over(), "a refusal is believed at once");
+        delays(&mut failures, &unreachable(), 30);
+        assert_eq!(delays(&mut failures, &busy(), 2), [500, 1_000]);
+        assert!(!failures.are_over());
+        assert_eq!(delays(&mut failures, &forbidden, 2), [500, 1_000]);
+        assert!(!failures.are_over());
+        assert_eq!(delays(&mut failures, &forbidden, 1), [2_000]);
+        assert!(failures.are_over(), "it means it");
     }
 
     #[test]
@@ -442,6 +495,6 @@ mod tests {
             cluster: "staging".to_owned(),
             after: Duration::from_secs(15),
         };
-        assert_eq!(delays(&silent, [0, 1, 1_000]), [5_000; 3]);
+        assert_eq!(delays(&mut Failures::default(), &silent, 3), [5_000; 3]);
     }
 }
