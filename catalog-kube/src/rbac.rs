@@ -5,6 +5,7 @@ mod gateway;
 use std::fmt::Write as _;
 
 use crate::WayIn;
+use crate::gateway::key;
 use crate::objects::CONFIG_MAP;
 
 /// A right in one namespace.
@@ -166,7 +167,19 @@ pub enum Subject {
     },
 }
 
-/// A Role and a RoleBinding for each namespace, in YAML for `kubectl apply -f -`: what the way in needs, and nothing else.
+impl Subject {
+    /// What their objects are told from others' by: to name somebody else later takes nothing from those who were named before.
+    fn key(&self) -> String {
+        match self {
+            Self::User(name) => key("user", name),
+            Self::Group(name) => key("group", name),
+            Self::ServiceAccount { namespace, name } => key("account", &format!("{namespace}:{name}")),
+        }
+    }
+}
+
+/// A Role and a RoleBinding for each namespace, in YAML for `kubectl apply -f -`: what the way in needs, and nothing else. Each subject has a
+/// binding of their own.
 ///
 /// ```
 /// use catalog_kube::{WayIn, rbac};
@@ -186,17 +199,15 @@ pub fn roles(way: &WayIn, namespaces: &[impl AsRef<str>], subjects: &[Subject]) 
         "devbox-forward"
     };
     let rules: String = rights.chain([&TEAM]).map(rule).collect();
-    let subjects: String = subjects.iter().map(subject).collect();
-    let pairs: Vec<_> = namespaces
-        .iter()
-        .flat_map(|namespace| {
-            [
-                role(name, namespace, &rules),
-                binding(name, name, namespace, &subjects),
-            ]
-        })
-        .collect();
-    pairs.join("---\n")
+    let mut objects = Vec::new();
+    for namespace in namespaces {
+        objects.push(role(name, namespace, &rules));
+        for of in subjects {
+            let binding_name = format!("{name}-{}", of.key());
+            objects.push(binding(&binding_name, name, namespace, of));
+        }
+    }
+    objects.join("---\n")
 }
 
 fn role(role: &str, namespace: &str, rules: &str) -> String {
@@ -212,7 +223,8 @@ rules:
     )
 }
 
-fn binding(name: &str, role: &str, namespace: &str, subjects: &str) -> String {
+fn binding(name: &str, role: &str, namespace: &str, of: &Subject) -> String {
+    let subject = subject(of);
     let [name, role, namespace] = [name, role, namespace].map(quoted);
     format!(
         "apiVersion: rbac.authorization.k8s.io/v1
@@ -225,7 +237,7 @@ roleRef:
   kind: Role
   name: {role}
 subjects:
-{subjects}"
+{subject}"
     )
 }
 
@@ -341,10 +353,16 @@ mod tests {
     }
 
     #[test]
-    fn rights_at_a_gateway_are_of_one_user_each_and_no_object_is_two_users() {
+    fn rights_are_of_one_user_each_and_no_object_is_two_users() {
+        for way in [WayIn::Forward, WayIn::Pod, WayIn::Gateway] {
+            no_object_is_two_users(&way);
+        }
+    }
+
+    fn no_object_is_two_users(way: &WayIn) {
         let user = |name: &str| Subject::User(name.to_owned());
         let of = |subjects: &[Subject]| -> Vec<Value> {
-            serde_saphyr::from_multiple(&roles(&WayIn::Gateway, &["orders", "shop"], subjects)).unwrap()
+            serde_saphyr::from_multiple(&roles(way, &["orders", "shop"], subjects)).unwrap()
         };
         let named = |object: &Value| {
             let metadata = &object["metadata"];

@@ -1,9 +1,7 @@
 //! What users of an installed gateway need: rights that the gateway asks the API server about, a token to show to it, and a way to it.
-//!
-//! Each user has objects of their own, so that to name another one later takes nothing from those who were named before.
 
-use super::{Subject, quoted, subject};
-use crate::gateway::{Account, HOME, STATIC, TEAM, WANTED, key};
+use super::{Subject, quoted};
+use crate::gateway::{Account, HOME, STATIC, TEAM, WANTED};
 
 /// Somebody who is given rights, and as whom they come to a gateway.
 struct Client<'a> {
@@ -31,15 +29,6 @@ impl<'a> Client<'a> {
             }),
         };
         Self { subject, bearer }
-    }
-
-    /// What their objects are told from others' by.
-    fn key(&self) -> String {
-        match self.subject {
-            Subject::User(name) => key("user", name),
-            Subject::Group(name) => key("group", name),
-            Subject::ServiceAccount { namespace, name } => key("account", &format!("{namespace}:{name}")),
-        }
     }
 
     /// Whom the gateway knows them as.
@@ -84,13 +73,8 @@ pub(super) fn objects(namespaces: &[&str], subjects: &[Subject], from_outside: b
     for namespace in namespaces {
         objects.push(super::role(USER, namespace, &rules));
         for client in &clients {
-            let name = format!("devbox-gateway-{}", client.key());
-            objects.push(super::binding(
-                &name,
-                USER,
-                namespace,
-                &subject(&client.known_as()),
-            ));
+            let name = format!("devbox-gateway-{}", client.subject.key());
+            objects.push(super::binding(&name, USER, namespace, &client.known_as()));
         }
     }
     for client in &clients {
@@ -98,7 +82,7 @@ pub(super) fn objects(namespaces: &[&str], subjects: &[Subject], from_outside: b
             let role = format!("devbox-gateway-token-{name}");
             let rules = rule("serviceaccounts/token", Some(name), &["create"]);
             objects.push(super::role(&role, namespace, &rules));
-            objects.push(super::binding(&role, &role, namespace, &subject(client.subject)));
+            objects.push(super::binding(&role, &role, namespace, client.subject));
         }
     }
     // Whoever has a static token shows it at a URL, or comes as somebody who has these rights.
@@ -111,8 +95,8 @@ pub(super) fn objects(namespaces: &[&str], subjects: &[Subject], from_outside: b
         objects.push(super::role(THROUGH, HOME, &rules.concat()));
     }
     for client in through {
-        let name = format!("{THROUGH}-{}", client.key());
-        objects.push(super::binding(&name, THROUGH, HOME, &subject(client.subject)));
+        let name = format!("{THROUGH}-{}", client.subject.key());
+        objects.push(super::binding(&name, THROUGH, HOME, client.subject));
     }
     objects
 }
