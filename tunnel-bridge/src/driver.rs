@@ -267,7 +267,7 @@ impl Driver {
                 self.connection.refuse(id, &refusal)
             }
             Command::Data { flow, bytes } => self.connection.send(id_of(&flow), bytes),
-            Command::Finish { flow } => self.connection.finish(id_of(&flow)),
+            Command::Finish { flow } => self.connection.finish(id_of(&flow), now),
             Command::Reset { flow, reason } => {
                 self.streams.remove(&id_of(&flow));
                 self.connection.reset(id_of(&flow), reason)

@@ -65,8 +65,9 @@ pub(crate) enum Command {
     Flow(udp::Request),
 }
 
-/// An ACCEPT goes with what the target answers at once, where it does so at once.
-const ACCEPT_DELAY: Duration = Duration::from_millis(1);
+/// An ACCEPT goes with what the target answers, where it does so at once, and the end of a connection with the next one's beginning, where that
+/// begins at once.
+const COALESCE_DELAY: Duration = Duration::from_millis(1);
 
 /// How many requests may be unanswered while the next one is sent at once, to whichever target.
 #[derive(Debug, Default)]
@@ -129,7 +130,7 @@ impl LinkOptions {
     pub(crate) fn apply(&self, mut config: Config) -> Config {
         config.max_streams = self.streams();
         config.max_pending_opens = config.max_pending_opens.min(config.max_streams);
-        config.accept_delay = ACCEPT_DELAY;
+        config.coalesce_delay = COALESCE_DELAY;
         config
     }
 }

@@ -12,9 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use futures_util::future::maybe_done;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 
 pub(crate) use self::limits::Limits;
 use crate::listener::{Meter, Way};
@@ -139,6 +141,10 @@ where
     let end = {
         let stream = &local.stream;
         let mut abort = pin!(abort);
+        // An end lets the other tasks of its thread go first, once for each direction: what came together with it, a request on another connection
+        // for example, is more urgent.
+        let mut others_before_up = pin!(maybe_done(yield_now()));
+        let mut others_before_down = pin!(maybe_done(yield_now()));
         // Made when they are first asked: a connection that is read hears of both by reading.
         let (mut failed, mut closed) = (None, None);
         let mut counted = (0, 0);
@@ -147,10 +153,10 @@ where
                 return Poll::Ready(End::Reset { by: Side::Neither });
             }
             // Down first: an answer, or a refusal, should not wait behind more of the request.
-            let down_polled = down.poll(cx, stream, &mut *remote, up.done);
+            let down_polled = down.poll(cx, stream, &mut *remote, up.done, others_before_down.as_mut());
             let up_polled = match &down_polled {
                 Poll::Ready(Err(_)) => Poll::Pending,
-                _ => up.poll(cx, stream, &mut *remote),
+                _ => up.poll(cx, stream, &mut *remote, others_before_up.as_mut()),
             };
             traffic.add(&mut counted, up.carried, down.carried);
             let (down_done, up_done) = match (down_polled, up_polled) {
@@ -260,6 +266,7 @@ impl Up {
         cx: &mut Context<'_>,
         local: &TcpStream,
         remote: &mut dyn ByteStream,
+        mut others_first: Pin<&mut impl Future<Output = ()>>,
     ) -> Poll<Result<(), End>> {
         let mut turn = 0;
         self.listens = false;
@@ -272,6 +279,7 @@ impl Up {
                 turn += n;
             }
             if self.ended {
+                ready!(others_first.as_mut().poll(cx));
                 ready!(Pin::new(&mut *remote).poll_shutdown(cx)).map_err(|error| remote_end(&error))?;
                 self.done = true;
                 break;
@@ -330,6 +338,7 @@ impl Down {
         local: &TcpStream,
         remote: &mut dyn ByteStream,
         up_done: bool,
+        mut others_first: Pin<&mut impl Future<Output = ()>>,
     ) -> Poll<Result<(), End>> {
         let mut turn = 0;
         while !self.done {
@@ -364,6 +373,7 @@ impl Down {
                 }
             }
             if self.ended {
+                ready!(others_first.as_mut().poll(cx));
                 // Where the other direction is over, closing the socket ends this one.
                 if !up_done {
                     SockRef::from(local)

@@ -35,9 +35,9 @@ pub struct Config {
     /// Opens of one target that may be unanswered, so that a target that does not answer leaves room for others.
     /// Default 32.
     pub max_pending_opens_per_target: u32,
-    /// How long an ACCEPT may wait for something to go with, which is one message less on the way there. The peer sends without waiting for it.
-    /// Default 0: each is sent at once.
-    pub accept_delay: Duration,
+    /// How long what nobody waits for may wait for something to go with, which is one message less on the way there: an ACCEPT, and the end of our
+    /// direction where the peer was the last to send. Default 0: each is sent at once.
+    pub coalesce_delay: Duration,
     /// For how long nothing may come until the other side is asked whether it is there. Default 6 s.
     pub ping_interval: Duration,
     /// How many questions in a row may go unanswered, an interval each, until the link is dead. Default 2: it is dead 18 s after the
@@ -64,7 +64,7 @@ impl Default for Config {
             max_streams: 16 * 1024 + 64,
             max_pending_opens: 256,
             max_pending_opens_per_target: 32,
-            accept_delay: Duration::ZERO,
+            coalesce_delay: Duration::ZERO,
             ping_interval: Duration::from_secs(6),
             missed_pings: 2,
             features: Features::NONE,

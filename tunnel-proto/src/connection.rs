@@ -1,9 +1,9 @@
 //! The state machine of one side of a link.
 
-mod accepts;
 mod credit;
 mod events;
 mod flows;
+mod later;
 mod opens;
 mod ping;
 mod receive;
@@ -22,10 +22,10 @@ use bytes::{Bytes, BytesMut};
 use crate::config::Config;
 use crate::frame::{self, Hello, MAX_SUCCESSOR_BYTES, MAX_TARGET_BYTES, Reader};
 use crate::{Error, Event, Features, GoAwayReason, Refusal, RefusalKind, ResetReason, Violation};
-use accepts::{Accepts, LITTLE};
 use credit::{Memory, grant_resting};
 use events::Events;
 use flows::Flows;
+use later::{LITTLE, Later};
 use opens::Opens;
 use ping::Ping;
 use resume::Resume;
@@ -122,7 +122,7 @@ pub struct Connection {
 
     /// Frames that go before all data, encoded.
     control: BytesMut,
-    accepts: Accepts,
+    later: Later,
     /// The answer to the latest PING.
     pong: Option<u64>,
     opens: Opens,
@@ -183,7 +183,7 @@ impl Connection {
             streams: Streams::new(role),
             events: Events::default(),
             control,
-            accepts: Accepts::default(),
+            later: Later::new(config.coalesce_delay),
             pong: None,
             opens: Opens::default(),
             unanswered_by_us: 0,
@@ -236,6 +236,10 @@ impl Connection {
         if self.streams.len() >= limit as usize {
             return Err(Error::TooManyStreams { limit });
         }
+        if self.streams.len() + self.later.ends() >= limit as usize {
+            // The peer hears first of those whose places are taken.
+            self.release_ends();
+        }
         self.streams.next_id()
     }
 
@@ -286,8 +290,8 @@ impl Connection {
         self.unanswered_by_us -= 1;
         // A peer that has sent more than a little may soon need the credit.
         let waits = stream.granted.saturating_add(LITTLE) >= self.config.initial_window;
-        let out = if waits && !self.config.accept_delay.is_zero() {
-            self.accepts.wait(now, self.config.accept_delay)
+        let out = if waits {
+            self.later.accept(&mut self.control, now)
         } else {
             &mut self.control
         };
@@ -295,9 +299,7 @@ impl Connection {
         if !stream.peer_finished {
             grant_resting(out, stream);
         }
-        if self.accepts.are_enough() {
-            self.release_accepts();
-        }
+        self.limit_later();
         Ok(())
     }
 
@@ -338,6 +340,7 @@ impl Connection {
         }
         if !bytes.is_empty() {
             stream.queue.push(bytes);
+            stream.heard_last = false;
             self.enter_ring(id.0);
         }
         Ok(())
@@ -347,7 +350,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`send`](Connection::send).
-    pub fn finish(&mut self, id: StreamId) -> Result<(), Error> {
+    pub fn finish(&mut self, id: StreamId, now: Instant) -> Result<(), Error> {
         self.check_alive()?;
         let stream = self.streams.of_owner(id)?;
         if stream.phase == Phase::AwaitOwner || stream.fin != Fin::No {
@@ -356,8 +359,16 @@ impl Connection {
                 what: "be finished",
             });
         }
-        stream.fin = Fin::Wanted;
-        self.enter_ring(id.0);
+        let nothing_else = stream.queue.is_empty() && stream.datagrams.is_none();
+        if nothing_else && stream.heard_last {
+            stream.fin = Fin::Sent;
+            self.later.end(&mut self.control, stream.wire, now);
+            self.limit_later();
+            self.close_if_over(id.0);
+        } else {
+            stream.fin = Fin::Wanted;
+            self.enter_ring(id.0);
+        }
         Ok(())
     }
 
@@ -368,9 +379,12 @@ impl Connection {
     pub fn reset(&mut self, id: StreamId, reason: ResetReason) -> Result<(), Error> {
         self.check_alive()?;
         let stream = self.streams.of_owner(id)?;
+        let (wire, known) = (stream.wire, stream.phase != Phase::Held);
+        // The end of our direction may wait.
+        self.release_ends();
         // What the peer never heard of needs no end. The end goes out before the OPEN that it makes room for.
-        if stream.phase != Phase::Held {
-            frame::put_code(&mut self.control, frame::RESET, stream.wire, reason.code(), "");
+        if known {
+            frame::put_code(&mut self.control, frame::RESET, wire, reason.code(), "");
         }
         self.forget(id.0);
         Ok(())
@@ -431,13 +445,13 @@ impl Connection {
             self.resume.until()
         } else {
             let ping = self.ping.due()?;
-            let others = [self.memory.due(), self.resume.ack_due(), self.accepts.due()];
+            let others = [self.memory.due(), self.resume.ack_due(), self.later.due()];
             Some(others.into_iter().flatten().fold(ping, Instant::min))
         }
     }
 
     /// Lets time pass: asks whether the peer is there and reports when it is not ([`Event::Dead`]), acknowledges what has come, sends
-    /// ACCEPTs that have waited, and shrinks the windows of streams that have been quiet.
+    /// what has waited for something to go with, and shrinks the windows of streams that have been quiet.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_none_or(|due| now < due) {
             return;
@@ -448,8 +462,8 @@ impl Connection {
         if self.is_detached() {
             return;
         }
-        if self.accepts.due().is_some_and(|due| now >= due) {
-            self.release_accepts();
+        if self.later.due().is_some_and(|due| now >= due) {
+            self.release_later();
         }
         if self.memory.due().is_some_and(|due| now >= due) {
             self.shrink_quiet(now);

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::accepts::LITTLE;
 use super::credit::grant_resting;
+use super::later::LITTLE;
 use super::stream::{Phase, Stream};
 use super::{Connection, Leaving, StreamId};
 use crate::frame::{self, Control, Data, Piece};
@@ -288,6 +288,7 @@ impl Connection {
         let pins = if copy { bytes.len() } else { buffer };
         let finished = kind == frame::FIN && whole;
         stream.peer_finished = finished;
+        stream.heard_last = true;
         self.memory.receive(stream, len, pins as u64);
         // Most requests fit into the initial window, and the rest of it goes with ACCEPT. One that is long does not wait for that.
         if stream.phase == Phase::AwaitOwner && !finished && stream.granted < self.config.initial_window / 2 {
@@ -309,7 +310,7 @@ impl Connection {
             self.close_if_over(id);
         }
         if len > LITTLE {
-            self.release_accepts();
+            self.release_later();
         }
         Ok(())
     }

@@ -63,6 +63,8 @@ pub(crate) struct Stream {
     /// Where changes of its credit wait for the owner.
     pub(super) credit_place: Place,
     pub(crate) peer_finished: bool,
+    /// The peer has sent on it since we last did.
+    pub(crate) heard_last: bool,
     /// What waits to be sent of a flow of datagrams; `None` for a stream of bytes.
     pub(super) datagrams: Option<Box<Datagrams>>,
 }
@@ -94,6 +96,7 @@ impl Stream {
             place: Place::default(),
             credit_place: Place::default(),
             peer_finished: false,
+            heard_last: false,
             datagrams: None,
         }
     }

@@ -24,7 +24,8 @@ impl Connection {
     /// Puts new frames into `out`: control, and DATA until `data_limit` bytes are there. How many bytes that took.
     pub(super) fn put_frames<S: TransmitSink>(&mut self, out: &mut S, data_limit: usize) -> usize {
         let mut put = 0;
-        if self.wants_transmit() {
+        let something = self.wants_transmit();
+        if something {
             self.release_accepts();
         }
         if let Some(token) = self.pong.take() {
@@ -59,6 +60,13 @@ impl Connection {
                 break;
             };
             put += self.put_frame(id, out);
+        }
+        if something {
+            // Behind everything else: what begins is more urgent.
+            self.later.give_ends(|ends| {
+                put += ends.len();
+                out.put_slice(ends);
+            });
         }
         put
     }

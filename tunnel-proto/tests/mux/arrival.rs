@@ -40,9 +40,9 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
 
 pub(crate) fn config() -> impl Strategy<Value = Config> {
     let limits = (1u32..=32, 0u32..3, 1u32..5, 64u64..2048, 0..3u64);
-    limits.prop_map(|(frame_kib, doublings, pending, budget_kib, accept_ms)| {
+    limits.prop_map(|(frame_kib, doublings, pending, budget_kib, coalesce_ms)| {
         Config {
-            accept_delay: Duration::from_millis(accept_ms),
+            coalesce_delay: Duration::from_millis(coalesce_ms),
             initial_window: 64 * 1024,
             resting_window: 64 * 1024,
             max_window: (64 * 1024) << doublings,
@@ -79,7 +79,7 @@ pub(crate) fn run(pair: &mut Pair, steps: Vec<Step>) -> BTreeSet<(usize, StreamI
             }
             Step::Finish(end, which) => {
                 if let Some(id) = pick(pair, end, which) {
-                    drop(pair.ends[end].finish(id));
+                    drop(pair.ends[end].finish(id, pair.now));
                 }
             }
             Step::Reset(end, which) => {
@@ -149,14 +149,14 @@ pub(crate) fn conclude(pair: &mut Pair) {
     for end in [NEAR, FAR] {
         for id in pair.seen[end].keys().copied().collect::<Vec<_>>() {
             drop(pair.ends[end].accept(id, pair.now));
-            drop(pair.ends[end].finish(id));
+            drop(pair.ends[end].finish(id, pair.now));
         }
     }
     pair.settle_reading();
     // Streams that came only now.
     for end in [NEAR, FAR] {
         for id in pair.seen[end].keys().copied().collect::<Vec<_>>() {
-            drop(pair.ends[end].finish(id));
+            drop(pair.ends[end].finish(id, pair.now));
         }
     }
     pair.settle_reading();
@@ -204,7 +204,7 @@ proptest! {
         let ids = lens.iter().map(|&len| {
             let id = pair.open(NEAR);
             pair.write(NEAR, id, len).unwrap();
-            pair.ends[NEAR].finish(id).unwrap();
+            pair.ends[NEAR].finish(id, pair.now).unwrap();
             id
         }).collect::<Vec<_>>();
         for _ in 0..20 {
@@ -227,12 +227,12 @@ fn half_closed_streams_carry_the_other_direction() {
     let mut pair = Pair::up(small(), small());
     let id = pair.open(NEAR);
     pair.write(NEAR, id, 10).unwrap();
-    pair.ends[NEAR].finish(id).unwrap();
+    pair.ends[NEAR].finish(id, pair.now).unwrap();
     pair.settle();
     assert!(pair.seen[FAR][&id].finished && !pair.seen[FAR][&id].closed);
     assert!(pair.ends[NEAR].send(id, "more".into()).is_err());
     pair.write(FAR, id, 1024 * 1024).unwrap();
-    pair.ends[FAR].finish(id).unwrap();
+    pair.ends[FAR].finish(id, pair.now).unwrap();
     pair.settle();
     assert_eq!(pair.seen[NEAR][&id].received, 1024 * 1024);
     assert!(pair.seen[NEAR][&id].closed && pair.seen[FAR][&id].closed);
@@ -250,7 +250,7 @@ fn stalled_streams_never_stop_another_one() {
     pair.settle();
     let fast = pair.open(NEAR);
     pair.write(NEAR, fast, 2_000_000).unwrap();
-    pair.ends[NEAR].finish(fast).unwrap();
+    pair.ends[NEAR].finish(fast, pair.now).unwrap();
     for _ in 0..1000 {
         pair.settle();
         pair.read(FAR, fast, u32::MAX);

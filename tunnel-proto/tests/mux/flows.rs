@@ -163,14 +163,14 @@ proptest! {
                     }
                 }
                 Step::FinishFlow(end, which) if !ledger.flows.is_empty() => {
-                    drop(pair.ends[end].finish(*which.get(&ledger.flows)));
+                    drop(pair.ends[end].finish(*which.get(&ledger.flows), pair.now));
                 }
                 _ => {}
             }
             ledger.take(&mut pair);
         }
         for &id in &streams {
-            pair.ends[NEAR].finish(id).unwrap();
+            pair.ends[NEAR].finish(id, pair.now).unwrap();
         }
         ledger.settle(&mut pair);
         for id in &streams {
@@ -269,7 +269,7 @@ fn a_flow_ends_as_a_stream_does_behind_its_datagrams() {
     for _ in 0..3 {
         ledger.send(&mut pair, NEAR, flow, 10);
     }
-    pair.ends[NEAR].finish(flow).unwrap();
+    pair.ends[NEAR].finish(flow, pair.now).unwrap();
     assert!(matches!(
         pair.ends[NEAR].send_datagram(flow, Bytes::new()),
         Err(Error::WrongState { .. })
@@ -278,7 +278,7 @@ fn a_flow_ends_as_a_stream_does_behind_its_datagrams() {
     assert_eq!(ledger.arrived[&(FAR, flow)], (3, 3));
     assert!(pair.seen[FAR][&flow].finished && pair.seen[NEAR][&flow].accepted);
     ledger.send(&mut pair, FAR, flow, 0);
-    pair.ends[FAR].finish(flow).unwrap();
+    pair.ends[FAR].finish(flow, pair.now).unwrap();
     ledger.settle(&mut pair);
     assert_eq!(ledger.arrived[&(NEAR, flow)], (1, 1));
     assert!(pair.seen[NEAR][&flow].closed && pair.seen[FAR][&flow].closed);
@@ -370,7 +370,7 @@ fn what_waits_is_dropped_when_the_link_cannot_send() {
     for _ in 0..5 {
         ledger.send(&mut pair, NEAR, flow, 10);
     }
-    pair.ends[NEAR].finish(flow).unwrap();
+    pair.ends[NEAR].finish(flow, pair.now).unwrap();
     assert_eq!(pair.ends[NEAR].drop_datagrams(), 5);
     assert_eq!(pair.ends[NEAR].dropped_datagrams(), 5);
     assert_eq!(pair.ends[NEAR].poll_dropped(), Some((flow, 5)));

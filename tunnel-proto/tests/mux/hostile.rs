@@ -250,7 +250,7 @@ fn act(connection: &mut Connection, verb: u8, id: StreamId, out: &mut BytesMut) 
             &tunnel_proto::Refusal::new(RefusalKind::Internal, "x".repeat(2000)),
         )),
         3 => drop(connection.send(id, Bytes::from(vec![0; 5000]))),
-        4 => drop(connection.finish(id)),
+        4 => drop(connection.finish(id, now)),
         5 => drop(connection.reset(id, ResetReason::Cancelled)),
         6 => drop(connection.consumed(id, 100, now)),
         8 => drop(connection.open_flow(b"t", now)),

@@ -1,13 +1,13 @@
 //! The multiplexer through its public face: two connections and the bytes between them.
 
 #[cfg(test)]
-mod accepts;
-#[cfg(test)]
 mod arrival;
 #[cfg(test)]
 mod flows;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod later;
 #[cfg(test)]
 mod order;
 #[cfg(test)]

@@ -204,7 +204,7 @@ fn streams_that_were_overtaken_keep_their_bytes_and_their_ends() {
                 _ => {
                     far.accept(id, now).unwrap();
                     far.send(id, bytes).unwrap();
-                    far.finish(id).unwrap();
+                    far.finish(id, now).unwrap();
                 }
             }
         }
@@ -216,7 +216,7 @@ fn streams_that_were_overtaken_keep_their_bytes_and_their_ends() {
                     near.consumed(id, 4, now).unwrap();
                     heard.insert(id, u32::from_be_bytes(bytes[..].try_into().unwrap()));
                 }
-                Event::Finished { id } => near.finish(id).unwrap(),
+                Event::Finished { id } => near.finish(id, now).unwrap(),
                 Event::Refused { id, .. } => drop(heard.insert(id, 0)),
                 Event::Reset { id, .. } => drop(heard.insert(id, 1)),
                 _ => {}
@@ -483,7 +483,7 @@ fn the_example_of_the_protocol_text_is_what_is_sent() {
     let client = &mut pair.ends[NEAR];
     let id = client.open(b"x", now).unwrap();
     client.send(id, "hi".into()).unwrap();
-    client.finish(id).unwrap();
+    client.finish(id, now).unwrap();
     let mut wire = BytesMut::new();
     client.poll_transmit(&mut wire, 1000);
     assert_eq!(
@@ -495,7 +495,7 @@ fn the_example_of_the_protocol_text_is_what_is_sent() {
     server.handle_bytes(wire.split().freeze(), now).unwrap();
     server.accept(id, now).unwrap();
     server.send(id, "hi".into()).unwrap();
-    server.finish(id).unwrap();
+    server.finish(id, now).unwrap();
     server.poll_transmit(&mut wire, 1000);
     assert_eq!(
         hex(&wire),

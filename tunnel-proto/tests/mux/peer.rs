@@ -282,7 +282,7 @@ fn act(end: &mut End, what: u8, id: u32, length: u8, now: Instant) -> Result<(),
         3 => connection.refuse(stream, &Refusal::new(RefusalKind::Refused, "no")),
         4 | 5 => connection.send(stream, bytes),
         6 => connection.send_datagram(stream, bytes).map(drop),
-        7 => connection.finish(stream),
+        7 => connection.finish(stream, now),
         8 => connection.reset(stream, ResetReason::Cancelled),
         9 => connection.consumed(stream, u32::from(length) * 32, now),
         10 => {

@@ -182,7 +182,7 @@ fn a_cut_at_each_byte_of_an_exchange_loses_nothing() {
         let mut pair = up(resumable(&small(), 64), resumable(&small(), 64));
         let id = pair.open(NEAR);
         pair.write(NEAR, id, 300).unwrap();
-        pair.ends[NEAR].finish(id).unwrap();
+        pair.ends[NEAR].finish(id, pair.now).unwrap();
         pair.transmit(NEAR, 64 * 1024);
         let under_way = pair.wires[FAR].len();
         cut(&mut pair, [0, at], &[NEAR, FAR]);
@@ -192,7 +192,7 @@ fn a_cut_at_each_byte_of_an_exchange_loses_nothing() {
         assert!(seen.finished && seen.received == 300, "cut at {at}: {seen:?}");
         // The answer, cut at the same byte.
         pair.write(FAR, id, 300).unwrap();
-        pair.ends[FAR].finish(id).unwrap();
+        pair.ends[FAR].finish(id, pair.now).unwrap();
         pair.transmit(FAR, 64 * 1024);
         cut(&mut pair, [at, 0], &[NEAR]);
         connect(&mut pair, 0);

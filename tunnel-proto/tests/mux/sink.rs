@@ -37,7 +37,7 @@ fn sent<S: TransmitSink + Buf + Default>(steps: &[Step]) -> Vec<u8> {
             Step::Open => {}
             // Fails for a stream that is finished, in the same way for both sinks.
             Step::Write(which, n) => drop(pair.write(NEAR, *which.get(&streams), *n)),
-            Step::Finish(which) => drop(pair.ends[NEAR].finish(*which.get(&streams))),
+            Step::Finish(which) => drop(pair.ends[NEAR].finish(*which.get(&streams), pair.now)),
             Step::Transmit(limit) => {
                 pair.ends[NEAR].poll_transmit(&mut sink, *limit);
                 // As a socket would take them: some now, some later.
