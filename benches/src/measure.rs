@@ -69,12 +69,12 @@ pub fn own_memory_kib(process: u32) -> Option<u64> {
     status_kib(process, "RssAnon:")
 }
 
-/// The memory that a process and all its living descendants hold, in KiB.
+/// The memory that a process and all its living descendants hold, in KiB, where all run the same program: its pages, which they share, count
+/// once.
 pub fn memory_of_all_kib(process: u32) -> u64 {
-    with_descendants(&[process])
-        .into_iter()
-        .filter_map(memory_kib)
-        .sum()
+    let descendants = with_descendants(&[process]).into_iter().skip(1);
+    let own = descendants.filter_map(own_memory_kib).sum::<u64>();
+    memory_kib(process).unwrap_or(0) + own
 }
 
 /// The additional memory, in KiB, that `work` needed at its peak in this process; `None` if it cannot be read.

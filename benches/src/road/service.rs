@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 /// Sends back what it receives.
@@ -33,17 +35,47 @@ impl Service {
     pub(crate) fn start_at(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
-        thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                // A broken connection is reported by the load, which sees it too.
-                thread::spawn(move || serve(connection).is_ok());
-            }
+        let acceptors = Arc::new(Acceptors {
+            listener,
+            idle: AtomicUsize::new(0),
         });
+        acceptors.start_one();
         Ok(Self { address })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+}
+
+/// Threads that each accept a connection, serve it and accept the next one: what is measured is the way there, not how a system starts and
+/// ends a thread with its buffer.
+struct Acceptors {
+    listener: TcpListener,
+    idle: AtomicUsize,
+}
+
+impl Acceptors {
+    fn start_one(self: &Arc<Self>) {
+        let acceptors = Arc::clone(self);
+        acceptors.idle.fetch_add(1, Ordering::AcqRel);
+        thread::spawn(move || acceptors.run());
+    }
+
+    fn run(self: &Arc<Self>) {
+        let mut buffer = vec![0; BULK_BYTES];
+        loop {
+            let accepted = self.listener.accept();
+            // Somebody waits for the next connection.
+            if self.idle.fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.start_one();
+            }
+            if let Ok((connection, _)) = accepted {
+                // A broken connection is reported by the load, which sees it too.
+                drop(serve(connection, &mut buffer));
+            }
+            self.idle.fetch_add(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -64,26 +96,25 @@ pub(crate) fn serve_if_asked(arguments: &[String]) -> io::Result<bool> {
     }
 }
 
-fn serve(mut connection: TcpStream) -> io::Result<()> {
+fn serve(mut connection: TcpStream, buffer: &mut [u8]) -> io::Result<()> {
     connection.set_nodelay(true)?;
     let mut order = [0];
     connection.read_exact(&mut order)?;
-    let mut buffer = vec![0; BULK_BYTES];
     match order[0] {
         ECHO => loop {
-            let length = connection.read(&mut buffer)?;
+            let length = connection.read(buffer)?;
             if length == 0 {
                 return Ok(());
             }
             connection.write_all(&buffer[..length])?;
         },
         SEND => loop {
-            connection.write_all(&buffer)?;
+            connection.write_all(buffer)?;
         },
         COUNT => {
             let mut total = 0_u64;
             loop {
-                let length = connection.read(&mut buffer)?;
+                let length = connection.read(buffer)?;
                 if length == 0 {
                     break;
                 }
