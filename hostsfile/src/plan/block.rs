@@ -153,7 +153,8 @@ impl<'a> BlockWork<'a> {
             return;
         }
         // If commenting out only the entries could not be undone exactly, every line is commented out.
-        let mixed = !items.list.iter().all(Item::is_active);
+        let undone = |item: &Item<'_>| item.is_active() && item.is_read_when_disabled();
+        let mixed = !items.list.iter().all(undone);
         for item in &mut items.list {
             item.disable(mixed);
         }
@@ -584,6 +585,14 @@ impl Item<'_> {
                 .raw
                 .as_ref()
                 .is_some_and(|r| matches!(line::read(0, r), LineKind::Entry(_)))
+    }
+
+    /// Whether its line is read as an entry behind a `#` as well: there a second address, for example, makes it a remark.
+    fn is_read_when_disabled(&self) -> bool {
+        self.raw.as_ref().is_none_or(|raw| {
+            let disabled = [b"# ", &raw[..]].concat();
+            matches!(line::read(0, &disabled), LineKind::Disabled(_))
+        })
     }
 
     fn disable(&mut self, any_line: bool) {
