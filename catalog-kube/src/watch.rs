@@ -1,6 +1,5 @@
 //! Following one kind of object of one namespace: one LIST, then a watch that goes on from there.
 
-use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -392,27 +391,32 @@ enum Watch {
     Failed(Error),
 }
 
-/// Failures in a row.
+/// Failures in a row, by what they say of the API server. What it is said to be at the moment does not count for the pause after something else: an
+/// API server that has just come back may answer with an error while it reads its storage, and refuse everything while it reads the roles.
 #[derive(Debug, Default)]
 struct Failures {
-    last: Option<Discriminant<Error>>,
-    /// How many of the last kind.
-    count: u32,
-    doubted: bool,
+    /// It was not there, or silent.
+    away: u32,
+    /// It answered with an error.
+    answered: u32,
+    /// It said that something is forbidden, since it was away last.
+    forbidden: u32,
 }
 
 impl Failures {
     /// How long to wait after this one. An API server that restarts is found soon; one that says that something is wrong with the request, or
-    /// that it has too much to do, is left alone for longer. It may say so, for a moment, when it has just come back: what came before does
-    /// not count then.
+    /// that it has too much to do, is left alone for longer.
     fn handle(&mut self, error: &Error) -> Duration {
-        let kind = discriminant(error);
-        if self.last.replace(kind) != Some(kind) {
-            self.count = 0;
-        }
-        let before = self.count;
-        self.count = before.saturating_add(1);
-        self.doubted |= matches!(error, Error::Forbidden(_)) && before + 1 >= DOUBTS;
+        let of_its_kind = match error {
+            Error::Unreachable { .. } | Error::Silent { .. } => {
+                self.forbidden = 0;
+                &mut self.away
+            }
+            Error::Forbidden(_) => &mut self.forbidden,
+            _ => &mut self.answered,
+        };
+        let before = *of_its_kind;
+        *of_its_kind = before.saturating_add(1);
         let doubled = |first: u64, most: u64| {
             let factor = 1_u64.checked_shl(before.min(16)).unwrap_or(u64::MAX);
             Duration::from_millis(first.saturating_mul(factor).min(most))
@@ -424,10 +428,9 @@ impl Failures {
         }
     }
 
-    /// Whether what is refused now is refused because of what is allowed, and not because the API server has just come back and does not know
-    /// the roles yet.
+    /// Whether what is refused now is refused because of what is allowed, and not because the API server does not know the roles yet.
     const fn are_over(&self) -> bool {
-        self.last.is_none() || self.doubted
+        (self.away == 0 && self.answered == 0) || self.forbidden >= DOUBTS
     }
 }
 
@@ -487,6 +490,18 @@ mod tests {
         assert!(!failures.are_over());
         assert_eq!(delays(&mut failures, &forbidden, 1), [2_000]);
         assert!(failures.are_over(), "it means it");
+        // The next time that it was away, it is doubted again.
+        delays(&mut failures, &unreachable(), 1);
+        assert!(!failures.are_over());
+    }
+
+    /// As behind a load balancer of which one server is away.
+    #[test]
+    fn one_that_is_away_and_too_busy_in_turns_is_left_alone_for_longer_as_well() {
+        let mut failures = Failures::default();
+        let pairs = (0..6).map(|_| failures.handle(&unreachable()) + failures.handle(&busy()));
+        let pauses: Vec<_> = pairs.map(|pause| pause.as_millis()).collect();
+        assert_eq!(pauses, [600, 1_200, 2_400, 4_800, 9_000, 16_000]);
     }
 
     #[test]

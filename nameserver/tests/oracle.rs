@@ -213,7 +213,7 @@ fn unbound_answers_the_same() {
         return skip("unbound_answers_the_same", "unbound is not installed");
     };
     let folder = std::env::temp_dir().join(format!("nameserver-oracle-{}", std::process::id()));
-    std::fs::create_dir(&folder).unwrap();
+    std::fs::create_dir_all(&folder).unwrap();
     let mut text = format!(
         "server:\n do-daemonize: no\n username: \"\"\n chroot: \"\"\n pidfile: \"\"\n \
          use-syslog: no\n directory: \"{}\"\n module-config: \"iterator\"\n local-zone: \".\" refuse\n \

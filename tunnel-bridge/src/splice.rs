@@ -141,8 +141,8 @@ where
     let end = {
         let stream = &local.stream;
         let mut abort = pin!(abort);
-        // An end lets the other tasks of its thread go first, once for each direction: what came together with it, a request on another connection
-        // for example, is more urgent.
+        // An end that no bytes come with lets the other tasks of its thread go first, once for each direction: a request on another connection, for
+        // example, is more urgent.
         let mut others_before_up = pin!(maybe_done(yield_now()));
         let mut others_before_down = pin!(maybe_done(yield_now()));
         // Made when they are first asked: a connection that is read hears of both by reading.
@@ -279,7 +279,9 @@ impl Up {
                 turn += n;
             }
             if self.ended {
-                ready!(others_first.as_mut().poll(cx));
+                if turn == 0 {
+                    ready!(others_first.as_mut().poll(cx));
+                }
                 ready!(Pin::new(&mut *remote).poll_shutdown(cx)).map_err(|error| remote_end(&error))?;
                 self.done = true;
                 break;
@@ -373,7 +375,9 @@ impl Down {
                 }
             }
             if self.ended {
-                ready!(others_first.as_mut().poll(cx));
+                if turn == 0 {
+                    ready!(others_first.as_mut().poll(cx));
+                }
                 // Where the other direction is over, closing the socket ends this one.
                 if !up_done {
                     SockRef::from(local)

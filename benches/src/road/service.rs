@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 /// Sends back what it receives.
 pub(crate) const ECHO: u8 = b'e';
@@ -39,7 +40,7 @@ impl Service {
             listener,
             idle: AtomicUsize::new(0),
         });
-        acceptors.start_one();
+        acceptors.start_one()?;
         Ok(Self { address })
     }
 
@@ -56,24 +57,30 @@ struct Acceptors {
 }
 
 impl Acceptors {
-    fn start_one(self: &Arc<Self>) {
+    fn start_one(self: &Arc<Self>) -> io::Result<()> {
         let acceptors = Arc::clone(self);
-        acceptors.idle.fetch_add(1, Ordering::AcqRel);
-        thread::spawn(move || acceptors.run());
+        self.idle.fetch_add(1, Ordering::AcqRel);
+        let started = thread::Builder::new().spawn(move || acceptors.run());
+        if started.is_err() {
+            self.idle.fetch_sub(1, Ordering::AcqRel);
+        }
+        started.map(drop)
     }
 
     fn run(self: &Arc<Self>) {
         let mut buffer = vec![0; BULK_BYTES];
         loop {
-            let accepted = self.listener.accept();
-            // Somebody waits for the next connection.
+            let Ok((connection, _)) = self.listener.accept() else {
+                // It may be out of descriptors.
+                thread::sleep(Duration::from_millis(1));
+                continue;
+            };
+            // Somebody waits for the next connection; where no thread can be had, it waits for this one.
             if self.idle.fetch_sub(1, Ordering::AcqRel) == 1 {
-                self.start_one();
+                drop(self.start_one());
             }
-            if let Ok((connection, _)) = accepted {
-                // A broken connection is reported by the load, which sees it too.
-                drop(serve(connection, &mut buffer));
-            }
+            // A broken connection is reported by the load, which sees it too.
+            drop(serve(connection, &mut buffer));
             self.idle.fetch_add(1, Ordering::AcqRel);
         }
     }

@@ -153,8 +153,7 @@ impl<'a> BlockWork<'a> {
             return;
         }
         // If commenting out only the entries could not be undone exactly, every line is commented out.
-        let undone = |item: &Item<'_>| item.is_active() && item.is_read_when_disabled();
-        let mixed = !items.list.iter().all(undone);
+        let mixed = !items.list.iter().all(Item::can_be_disabled_alone);
         for item in &mut items.list {
             item.disable(mixed);
         }
@@ -587,12 +586,15 @@ impl Item<'_> {
                 .is_some_and(|r| matches!(line::read(0, r), LineKind::Entry(_)))
     }
 
-    /// Whether its line is read as an entry behind a `#` as well: there a second address, for example, makes it a remark.
-    fn is_read_when_disabled(&self) -> bool {
-        self.raw.as_ref().is_none_or(|raw| {
-            let disabled = [b"# ", &raw[..]].concat();
-            matches!(line::read(0, &disabled), LineKind::Disabled(_))
-        })
+    /// Whether it is active, and is the same when its `#` has come and gone. Behind one a second address, for example, makes it a remark; and
+    /// the blanks behind a `#` go with it.
+    fn can_be_disabled_alone(&self) -> bool {
+        let same = |raw: &[u8]| {
+            let disabled = [b"# ", raw].concat();
+            let is_read = matches!(line::read(0, &disabled), LineKind::Disabled(_));
+            is_read && !raw.first().copied().is_some_and(crate::scan::is_blank)
+        };
+        self.is_active() && self.raw.as_ref().is_none_or(|raw| same(raw))
     }
 
     fn disable(&mut self, any_line: bool) {

@@ -191,6 +191,7 @@ const LINES: &[&[u8]] = &[
     b"127.0.0.1 localhost",
     b"::1 localhost ip6-localhost",
     b"10.0.0.1\tDB.example db # the database",
+    b" \t10.0.0.1 web",
     b"",
     b"   ",
     b"# a comment",

@@ -38,8 +38,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts it with a port of this machine, and waits until it answers this packet. If it ends instead, another program may have taken the port, and it gets
-    /// another one.
+    /// Starts it with a port of this machine, and waits until it answers this packet. If it ends instead, another program may have taken
+    /// the port, and it gets another one.
     pub(crate) fn start(first: &[u8], command: impl Fn(u16) -> Command) -> Self {
         let start_one = || {
             let port = free_port();

@@ -108,7 +108,7 @@ fn cost_of_changes(scene: &Scene, node: &Node, count: usize) -> Result<u64> {
 #[test]
 fn many_services_are_listed_once_and_a_change_costs_no_more_than_among_few() -> Outcome {
     scenario(|scene| {
-        // What other tests do there is none of its changes.
+        // On a node of its own: what other tests change would cost the session time as well.
         let started = Started::beside(&Node::find()?, "many")?;
         let node = started.node();
         let few = cost_of_changes(scene, &node, 20)?;

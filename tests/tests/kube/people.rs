@@ -50,18 +50,16 @@ impl<'a> Person<'a> {
         let account = self.account()?;
         let (namespace, node) = (self.namespace.name(), self.namespace.node());
         let as_account = format!("system:serviceaccount:devbox:{account}");
-        let list = [
-            "auth",
-            "can-i",
-            "list",
-            "services",
-            "--namespace",
-            namespace,
-            "--as",
-        ];
+        let may = |who: &str, what: &[&str]| {
+            let ask = ["auth", "can-i", "--as", who];
+            node.kubectl([&ask[..], what].concat()).is_ok()
+        };
         wait::until("new roles", wait::SOON, || {
-            let lists = node.kubectl([&list[..], &[&as_account]].concat()).is_ok();
-            (lists && self.may_be(&account)).then_some(())
+            let all = may(&as_account, &["list", "services", "--namespace", namespace])
+                && may(&self.name, &["list", "pods", HOME])
+                && may(&self.name, &["get", "pods", "--subresource=proxy", HOME])
+                && self.may_be(&account);
+            all.then_some(())
         })
     }
 

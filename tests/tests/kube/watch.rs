@@ -11,7 +11,8 @@ use crate::node::Started;
 use crate::session::{CALLER, Session, podless};
 use crate::user;
 
-/// What the API server wrote down of requests for a kind of object in a namespace: of each, the version that it is from, where it names one.
+/// What the API server wrote down of requests for a kind of object in a namespace that it granted: of each, the version that it is from, where it
+/// names one.
 fn asked(namespace: &Namespace, verb: &str, kind: &str) -> Result<Vec<Option<u64>>> {
     let log = fs::read_to_string(namespace.node().folder().join("log").join("audit.log"))?;
     let path = format!("/namespaces/{}/{kind}?", namespace.name());
@@ -27,7 +28,9 @@ fn asked(namespace: &Namespace, verb: &str, kind: &str) -> Result<Vec<Option<u64
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let of_kind = |event: &Value| {
         let uri = event["requestURI"].as_str()?;
-        let is_it = event["verb"] == verb && event["stage"] == stage && uri.contains(&path);
+        // What is refused, while the API server does not know a role yet, is asked for again.
+        let granted = event["responseStatus"]["code"] == 200;
+        let is_it = event["verb"] == verb && event["stage"] == stage && uri.contains(&path) && granted;
         let version = uri
             .split(['?', '&'])
             .find_map(|part| part.strip_prefix("resourceVersion="));

@@ -115,6 +115,7 @@ impl Connection {
             stream.fin = Fin::Sent;
         }
         if len > 0 {
+            stream.heard_last = false;
             self.events.push(Event::Sent {
                 id: StreamId(id),
                 bytes: len,
