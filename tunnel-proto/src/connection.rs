@@ -462,9 +462,7 @@ impl Connection {
         if self.is_detached() {
             return;
         }
-        if self.later.due().is_some_and(|due| now >= due) {
-            self.release_later();
-        }
+        self.release_due(now);
         if self.memory.due().is_some_and(|due| now >= due) {
             self.shrink_quiet(now);
         }

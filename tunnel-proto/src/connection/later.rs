@@ -2,7 +2,8 @@
 //!
 //! - ACCEPT: the peer sends without waiting for one, and it can go with what the target answers.
 //! - The end of our direction, where the peer was the last to send on the stream: whoever has an answer and closes then is in no hurry, and the
-//!   end can go with the next request. What ends behind data of its own does not wait: it may be a request that ends there.
+//!   end can go with the next request. What ends behind data of its own does not wait: it may be a request that ends there. Nor does any end
+//!   for a while after one has waited in vain: somebody may be waiting for it before they send anything else.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,9 @@ use crate::frame;
 
 /// No more than this waits: a peer that opens very many at once may be out of opens.
 const MOST_BYTES: usize = 512;
+
+/// After an end has waited in vain, none waits for so long.
+const IN_VAIN: Duration = Duration::from_millis(50);
 
 /// Who has sent more than this may soon need the credit that comes with ACCEPT.
 pub(super) const LITTLE: u32 = 4 * 1024;
@@ -25,6 +29,8 @@ pub(super) struct Later {
     /// Ends, encoded.
     ends: BytesMut,
     due: Option<Instant>,
+    /// No end waits before.
+    hurry_until: Option<Instant>,
 }
 
 impl Later {
@@ -35,6 +41,7 @@ impl Later {
             accepts: BytesMut::new(),
             ends: BytesMut::new(),
             due: None,
+            hurry_until: None,
         }
     }
 
@@ -49,7 +56,8 @@ impl Later {
 
     /// Ends our direction of the stream with this number on the wire.
     pub(super) fn end(&mut self, control: &mut BytesMut, wire: u32, now: Instant) {
-        let out = if self.delay.is_zero() {
+        let hurry = self.hurry_until.is_some_and(|until| now < until);
+        let out = if self.delay.is_zero() || hurry {
             control
         } else {
             self.due.get_or_insert(now + self.delay);
@@ -74,6 +82,13 @@ impl Later {
         }
     }
 
+    /// Nothing came that they could go with.
+    fn handle_in_vain(&mut self, now: Instant) {
+        if !self.ends.is_empty() {
+            self.hurry_until = Some(now + IN_VAIN);
+        }
+    }
+
     pub(super) const fn due(&self) -> Option<Instant> {
         self.due
     }
@@ -83,6 +98,14 @@ impl Connection {
     /// Does not let more wait than is good.
     pub(super) fn limit_later(&mut self) {
         if self.later.accepts.len() + self.later.ends.len() >= MOST_BYTES {
+            self.release_later();
+        }
+    }
+
+    /// Lets what has waited long enough be sent.
+    pub(super) fn release_due(&mut self, now: Instant) {
+        if self.later.due.is_some_and(|due| now >= due) {
+            self.later.handle_in_vain(now);
             self.release_later();
         }
     }

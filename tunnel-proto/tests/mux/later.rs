@@ -154,6 +154,27 @@ fn an_end_after_the_answer_is_sent_after_its_delay() {
     assert!(pair.seen.iter().all(|seen| seen[&id].closed));
 }
 
+/// Whoever waits for each end before they go on waits for one of many.
+#[test]
+fn after_an_end_has_waited_in_vain_none_waits_for_a_while() {
+    let (mut pair, first) = answered();
+    pair.ends[NEAR].finish(first, pair.now).unwrap();
+    pair.pass(DELAY);
+    pair.ends[NEAR].handle_timeout(pair.now);
+    for _ in 0..10 {
+        let id = exchange(&mut pair);
+        pair.ends[NEAR].finish(id, pair.now).unwrap();
+        pair.settle();
+        assert!(is_finished(&pair, FAR, id));
+        pair.pass(4 * DELAY);
+    }
+    pair.pass(10 * DELAY);
+    let id = exchange(&mut pair);
+    pair.ends[NEAR].finish(id, pair.now).unwrap();
+    pair.settle();
+    assert!(!is_finished(&pair, FAR, id), "it is tried again");
+}
+
 #[test]
 fn an_end_goes_with_the_next_request_in_one_message_and_behind_it() {
     let (mut pair, id) = answered();
