@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use catalog_kube::{WayIn, environment_of};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use devbox_engine::{Carriage, Pin};
@@ -355,10 +356,10 @@ pub(crate) struct RbacArgs {
     #[arg(long, value_name = "WAY")]
     pub(crate) via: Option<WayIn>,
     /// A user to give the role to; at a gateway, `devbox:NAME` is whoever has its static token NAME; repeat for more
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) user: Vec<String>,
     /// A group to give the role to; repeat for more [default: `developers`, where nobody is named]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) group: Vec<String>,
     /// A service account to give the role to; repeat for more
     #[arg(long, value_name = "NAMESPACE:NAME", value_parser = service_account)]

@@ -155,6 +155,11 @@ fn roles_are_printed_with_no_cluster() -> Outcome {
             .run(wait::SOON)?
             .expect_code(1)?
             .expect_text(&["there is no kubeconfig", "-n NAMESPACE"])?;
+        // As where a variable of a script is empty.
+        devbox(&["rbac", "-n", "orders", "--user", ""])?
+            .run(wait::SOON)?
+            .expect_code(1)?
+            .expect_text(&["a value is required for '--user <NAME>'"])?;
         at_home(scene, caller, &kubeconfig(scene, &scene.folder().join("asked"))?)?;
         devbox(&["rbac", "--via", "pod"])?
             .run(wait::SOON)?

@@ -35,8 +35,9 @@ pub struct Config {
     /// Opens of one target that may be unanswered, so that a target that does not answer leaves room for others.
     /// Default 32.
     pub max_pending_opens_per_target: u32,
-    /// How long what nobody waits for may wait for something to go with, which is one message less on the way there: an ACCEPT, and the end of our
-    /// direction where the peer was the last to send. Default 0: each is sent at once.
+    /// How long what nobody waits for may wait for something to go with, which is one message less on the way there: an ACCEPT, and the end of
+    /// our direction where the peer was the last to send. For 50 ms after an end has waited in vain, the next ones do not wait. Default 0: each
+    /// is sent at once.
     pub coalesce_delay: Duration,
     /// For how long nothing may come until the other side is asked whether it is there. Default 6 s.
     pub ping_interval: Duration,

@@ -15,7 +15,7 @@ use crate::frame;
 /// No more than this waits: a peer that opens very many at once may be out of opens.
 const MOST_BYTES: usize = 512;
 
-/// After an end has waited in vain, none waits for so long.
+/// For this long after an end has waited in vain, the next ones do not wait.
 const IN_VAIN: Duration = Duration::from_millis(50);
 
 /// Who has sent more than this may soon need the credit that comes with ACCEPT.
@@ -29,7 +29,7 @@ pub(super) struct Later {
     /// Ends, encoded.
     ends: BytesMut,
     due: Option<Instant>,
-    /// No end waits before.
+    /// Until then, no end waits.
     hurry_until: Option<Instant>,
 }
 
