@@ -3,13 +3,14 @@
 //! `cargo xtask kube-test` starts the node (`tests/kube/node`) and names its folder in `DEVBOX_KUBE`; `cargo xtask kube up` starts
 //! one that stays. Its programs, its services and its pods are on a network of their own, which [`Node::command`] runs programs in.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{Caller, Invocation, Scene, Skip, wait};
@@ -199,6 +200,9 @@ impl Node {
         ] {
             namespace.rollout(workload)?;
         }
+        for (service, pods) in [("db", 2), ("cache", 1), ("web", 2), ("dns", 1)] {
+            namespace.published(service, pods)?;
+        }
         Ok(namespace)
     }
 
@@ -370,6 +374,22 @@ impl Namespace {
             return Err(error.context(pods));
         }
         Ok(())
+    }
+
+    /// Waits until so many pods of a service are ready in its EndpointSlices, which are written a moment after the pods are.
+    ///
+    /// # Errors
+    /// If they are not, with how many are.
+    pub fn published(&self, service: &str, pods: usize) -> crate::Result {
+        let selector = format!("--selector=kubernetes.io/service-name={service}");
+        let ready = "--output=jsonpath={.items[*].endpoints[?(@.conditions.ready==true)].targetRef.name}";
+        wait::until_ok(&format!("the endpoints of {service}"), wait::SOON, || {
+            let there = self.kubectl(&["get", "endpointslices", &selector, ready])?;
+            // A pod with addresses of both families is in two slices.
+            let there: BTreeSet<&str> = there.split_ascii_whitespace().collect();
+            ensure!(there.len() >= pods, "{there:?}");
+            Ok(())
+        })
     }
 
     /// Replaces the pods of a workload one after the other, and waits for the last.

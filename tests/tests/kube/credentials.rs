@@ -79,8 +79,9 @@ fn outlives_its_token(
     wait::stays("new connections are answered", REMEMBERED, || {
         ask(session).is_ok()
     })?;
-    ask(session)?;
-    ensure!(held.ask("PING")? == "+PONG");
+    ask(session).context("the last new connection")?;
+    let answer = held.ask("PING").context("the connection that was held")?;
+    ensure!(answer == "+PONG", "{answer}");
     Ok(())
 }
 
@@ -98,7 +99,7 @@ fn tokens_of_files_and_plugins_are_renewed_and_open_connections_do_not_notice() 
         let kubeconfig = account.with(scene, "by-file", &json!({"tokenFile": file}))?;
         let by_file = Session::start(scene, &namespace, &kubeconfig, &["--env", "file"])?;
         let begun = Instant::now();
-        let mut of_file = ask(&by_file)?;
+        let mut of_file = ask(&by_file).context("the first token of the file")?;
         fs::write(&file, &lasting)?;
 
         // A token of a plug-in is asked for again a minute before its time is up: here after some seconds.
@@ -114,7 +115,7 @@ fn tokens_of_files_and_plugins_are_renewed_and_open_connections_do_not_notice() 
         });
         let kubeconfig = account.with(scene, "by-plugin", &json!({"exec": exec}))?;
         let by_plugin = Session::start(scene, &namespace, &kubeconfig, &["--env", "plugin"])?;
-        let mut of_plugin = ask(&by_plugin)?;
+        let mut of_plugin = ask(&by_plugin).context("the plug-in's first token")?;
         fs::write(&current, &lasting)?;
         let times = || Ok::<_, anyhow::Error>(fs::read_to_string(&asked)?.lines().count());
         let before = times()?;
@@ -127,7 +128,7 @@ fn tokens_of_files_and_plugins_are_renewed_and_open_connections_do_not_notice() 
         by_plugin.end()?;
 
         std::thread::sleep(READ_AGAIN.saturating_sub(begun.elapsed()));
-        ask(&by_file)?;
+        ask(&by_file).context("the file, read again")?;
         outlives_its_token(&by_file, &namespace, "of-the-file", &mut of_file)?;
         by_file.end()
     })

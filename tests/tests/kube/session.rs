@@ -302,6 +302,7 @@ pub(crate) fn with_redis(node: &Node) -> Result<Namespace> {
     namespace.apply(&redis_pod("cache", "cache"))?;
     namespace.kubectl(&["expose", "pod/cache", "--port=6379"])?;
     namespace.kubectl(&["wait", "--for=condition=Ready", "pod/cache", "--timeout=60s"])?;
+    namespace.published("cache", 1)?;
     Ok(namespace)
 }
 
