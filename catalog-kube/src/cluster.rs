@@ -16,6 +16,7 @@ use tunnel_bridge::ws::ConnectOptions;
 use url::Url;
 
 use crate::gateway::own::Lacking;
+use crate::oidc::{Oidc, OidcError, Saved};
 use crate::{Error, Forbidden, Who, kubeconfig};
 
 /// Which cluster, and as whom.
@@ -47,6 +48,8 @@ pub struct Cluster {
     tls: Prepared,
     /// Made once: it remembers the token that a plug-in gave until that expires.
     auth: Arc<Option<AuthLayer>>,
+    /// Instead of it where the kubeconfig has OpenID Connect's tokens.
+    oidc: Option<Oidc>,
     extra: ExtraHeadersLayer,
     who: Who,
     /// What it was refused as a gateway.
@@ -77,7 +80,7 @@ impl Cluster {
             path: options.kubeconfig.clone(),
             source: Box::new(source),
         };
-        let (name, config) = match kubeconfig::read(options)? {
+        let (name, mut config) = match kubeconfig::read(options)? {
             Some(kubeconfig) => {
                 let context = kubeconfig::context(&kubeconfig, options.context.as_deref())?;
                 let config = Config::from_custom_kubeconfig(kubeconfig, &chosen).await;
@@ -90,10 +93,14 @@ impl Cluster {
                 (kubeconfig::IN_CLUSTER.to_owned(), config)
             }
         };
-        Self::with_config(name, config)
+        let oidc = Oidc::of(&config.auth_info, Saved::new(options, &name));
+        if oidc.is_some() {
+            config.auth_info.auth_provider = None;
+        }
+        Self::with_config(name, config, oidc)
     }
 
-    fn with_config(name: String, mut config: Config) -> Result<Self, Error> {
+    fn with_config(name: String, mut config: Config, oidc: Option<Oidc>) -> Result<Self, Error> {
         let no_credential = |error: kube::Error| Error::Unauthorized {
             cluster: name.clone(),
             message: devbox_provider::with_causes(&error),
@@ -106,8 +113,12 @@ impl Cluster {
         );
         let auth = config.auth_layer().map_err(no_credential)?;
         let extra = config.extra_headers_layer().map_err(no_credential)?;
-        let client = Client::try_from(config.clone()).map_err(no_credential)?;
+        let mut client = Client::try_from(config.clone()).map_err(no_credential)?;
+        if let Some(oidc) = &oidc {
+            client = oidc.client(client, &config.default_namespace);
+        }
         Ok(Self {
+            oidc,
             auth: Arc::new(auth),
             extra,
             who: Who::You,
@@ -211,11 +222,17 @@ impl Cluster {
             std::future::ready(Ok::<_, tower::BoxError>(echo))
         });
         let extra = self.extra.layer(decorated);
-        let request = http::Request::new(Body::empty());
+        let mut request = http::Request::new(Body::empty());
         // Boxed here, where no lifetime is left open: the compiler cannot tell otherwise that it is `Send`.
-        let asked = match &*self.auth {
-            Some(auth) => auth.layer(extra).oneshot(request).boxed(),
-            None => extra.oneshot(request).boxed(),
+        let asked = match (self.oidc.clone(), &*self.auth) {
+            (Some(oidc), _) => async move {
+                let header = oidc.header().await?;
+                request.headers_mut().insert(http::header::AUTHORIZATION, header);
+                extra.oneshot(request).await
+            }
+            .boxed(),
+            (None, Some(auth)) => auth.layer(extra).oneshot(request).boxed(),
+            (None, None) => extra.oneshot(request).boxed(),
         };
         asked
             .map(|echo| match echo {
@@ -259,6 +276,10 @@ impl Cluster {
             error @ kube::Error::Auth(_) => Error::Unauthorized {
                 cluster,
                 message: devbox_provider::with_causes(&error),
+            },
+            kube::Error::Service(error) if error.is::<OidcError>() => Error::Unauthorized {
+                cluster,
+                message: error.to_string(),
             },
             error => Error::Unreachable {
                 cluster,

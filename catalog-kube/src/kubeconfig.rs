@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kube::Config;
 use kube::config::{Kubeconfig, KubeconfigError};
@@ -99,36 +99,60 @@ pub fn environment_of(context: &str) -> Option<Label> {
 /// # Errors
 /// [`Error::Kubeconfig`], [`Error::NoCluster`].
 pub(crate) fn read(options: &ClusterOptions) -> Result<Option<Kubeconfig>, Error> {
-    let unusable = |path: &PathBuf, source| Error::Kubeconfig {
-        path: Some(path.clone()),
-        source: Box::new(source),
-    };
-    let files = match &options.kubeconfig {
-        Some(file) => vec![file.clone()],
-        None => usual_files(),
-    };
     let mut merged: Option<Kubeconfig> = None;
-    for file in &files {
-        let read = match Kubeconfig::read_from(file) {
-            // As kubectl has it: not every file of the list needs to be there.
-            Err(KubeconfigError::ReadConfig(error, _))
-                if error.kind() == io::ErrorKind::NotFound && options.kubeconfig.is_none() =>
-            {
-                continue;
-            }
-            read => read.map_err(|source| unusable(file, source))?,
-        };
+    for (file, read) in files(options)? {
         merged = Some(match merged {
-            Some(earlier) => earlier.merge(read).map_err(|source| unusable(file, source))?,
+            Some(earlier) => earlier.merge(read).map_err(|source| unusable(&file, source))?,
             None => read,
         });
     }
     let found = merged.filter(|found| options.kubeconfig.is_some() || !found.contexts.is_empty());
     let in_cluster = options.context.is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     if found.is_none() && !in_cluster {
-        return Err(Error::NoCluster { looked_at: files });
+        return Err(Error::NoCluster {
+            looked_at: looked_at(options),
+        });
     }
     Ok(found)
+}
+
+/// The files of the kubeconfig that are there, in the order in which they are merged.
+///
+/// # Errors
+/// [`Error::Kubeconfig`].
+pub(crate) fn files(options: &ClusterOptions) -> Result<Vec<(PathBuf, Kubeconfig)>, Error> {
+    let mut files = Vec::new();
+    for file in looked_at(options) {
+        match Kubeconfig::read_from(&file) {
+            Ok(read) => files.push((file, read)),
+            // As kubectl has it: not every file of the list needs to be there.
+            Err(KubeconfigError::ReadConfig(error, _))
+                if error.kind() == io::ErrorKind::NotFound && options.kubeconfig.is_none() => {}
+            Err(source) => return Err(unusable(&file, source)),
+        }
+    }
+    Ok(files)
+}
+
+fn unusable(path: &Path, source: KubeconfigError) -> Error {
+    Error::Kubeconfig {
+        path: Some(path.to_owned()),
+        source: Box::new(source),
+    }
+}
+
+/// Where the kubeconfig is looked for.
+fn looked_at(options: &ClusterOptions) -> Vec<PathBuf> {
+    match &options.kubeconfig {
+        Some(file) => vec![file.clone()],
+        None => usual_files(),
+    }
+}
+
+/// What the user of a context is called.
+pub(crate) fn user_of(kubeconfig: &Kubeconfig, context: &str) -> Option<String> {
+    let named = kubeconfig.contexts.iter().find(|named| named.name == context)?;
+    named.context.as_ref()?.user.clone()
 }
 
 /// The files of `$KUBECONFIG`, otherwise the user's own one.

@@ -10,6 +10,7 @@ pub mod forward;
 pub mod gateway;
 mod kubeconfig;
 mod objects;
+mod oidc;
 mod options;
 mod pod;
 mod provider;

@@ -68,9 +68,14 @@ pub(crate) fn steps(steps: &mut Steps, may_install: bool, filters: &[String], no
         Err(error) if no_node == NoNode::Skips => Ok(Done::Skipped(format!("no node can be had: {error:#}"))),
         had => had.map(Done::Passed),
     };
-    step(steps, "kube", &mut |_| match &lacking {
+    step(steps, "kube", &mut |skips| match &lacking {
         Some(lacking) => without_node(lacking.clone(), no_node),
-        None => had(programs()),
+        None => had(programs().inspect(|_| {
+            // Without it, the rest is tested.
+            if let Err(error) = issuer() {
+                skips.push(format!("the OpenID Connect issuer cannot be built: {error:#}"));
+            }
+        })),
     });
     step(steps, "kube images", &mut |_| {
         had(images().map(|()| String::new()))
@@ -120,6 +125,7 @@ pub(crate) fn up() -> Result<ExitCode> {
     }
     say(&"building Kubernetes' programs, unless they are built: minutes the first time");
     programs()?;
+    issuer()?;
     images()?;
     gateway_image()?;
     succeed(node("up").arg(folder()))?;
@@ -267,6 +273,18 @@ fn programs() -> Result<String> {
     fs::rename(bin.join("server"), bin.join("etcd"))?;
     fs::write(built, pinned)?;
     Ok(format!("Kubernetes {RELEASE}"))
+}
+
+/// Builds the OpenID Connect issuer of a test, which Go does in a moment where it was built before.
+fn issuer() -> Result<()> {
+    let mut command = program_in_root("go");
+    command
+        .current_dir(root().join("tests").join("kube").join("issuer"))
+        .args(["build", "-mod=readonly", "-trimpath", "-o"])
+        .arg(kube().join("bin").join("issuer"))
+        .arg(".");
+    succeed(command.env("CGO_ENABLED", "0"))?;
+    Ok(())
 }
 
 /// Makes the images of the tests' pods, unless they are newer than what they are made from. Of the services' that is the script alone: the

@@ -12,6 +12,7 @@ mod gateway;
 mod gateway_image;
 mod gateway_rights;
 mod node;
+mod oidc;
 mod people;
 mod pod;
 mod raw;
