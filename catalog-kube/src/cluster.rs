@@ -9,7 +9,7 @@ use kube::client::middleware::{AuthLayer, ExtraHeadersLayer};
 use kube::client::{Body, ConfigExt as _};
 use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
-use tower::{Layer as _, ServiceExt as _};
+use tower::{BoxError, Layer as _, ServiceExt as _};
 use tunnel_bridge::dial::{Carriage, Proxies, Proxy};
 use tunnel_bridge::tls::Prepared;
 use tunnel_bridge::ws::ConnectOptions;
@@ -93,10 +93,7 @@ impl Cluster {
                 (kubeconfig::IN_CLUSTER.to_owned(), config)
             }
         };
-        let oidc = Oidc::of(&config.auth_info, Saved::new(options, &name));
-        if oidc.is_some() {
-            config.auth_info.auth_provider = None;
-        }
+        let oidc = Oidc::take(&mut config.auth_info, Saved::new(options, &name));
         Self::with_config(name, config, oidc)
     }
 
@@ -198,7 +195,12 @@ impl Cluster {
         options.tls = Some(self.tls.clone());
         options.proxies = self.proxies().map_err(no_credential)?;
         options.carriage = Carriage::WebSocket;
-        for (name, value) in self.credential().await.map_err(no_credential)?.iter() {
+        for (name, value) in self
+            .credential()
+            .await
+            .map_err(|error| self.no_credential(error))?
+            .iter()
+        {
             let value = value.to_str().map_err(|error| no_credential(error.to_string()))?;
             options = options.secret_header(name.as_str(), value);
         }
@@ -215,11 +217,11 @@ impl Cluster {
     }
 
     /// The headers that say who the user is, as kube's own layers add them to a request.
-    fn credential(&self) -> BoxFuture<'static, Result<http::HeaderMap, String>> {
+    fn credential(&self) -> BoxFuture<'static, Result<http::HeaderMap, BoxError>> {
         let decorated = tower::service_fn(|request: http::Request<Body>| {
             let mut echo = http::Response::new(());
             *echo.headers_mut() = request.into_parts().0.headers;
-            std::future::ready(Ok::<_, tower::BoxError>(echo))
+            std::future::ready(Ok::<_, BoxError>(echo))
         });
         let extra = self.extra.layer(decorated);
         let mut request = http::Request::new(Body::empty());
@@ -234,12 +236,22 @@ impl Cluster {
             (None, Some(auth)) => auth.layer(extra).oneshot(request).boxed(),
             (None, None) => extra.oneshot(request).boxed(),
         };
-        asked
-            .map(|echo| match echo {
-                Ok(echo) => Ok(echo.into_parts().0.headers),
-                Err(error) => Err(devbox_provider::with_causes(error.as_ref())),
-            })
-            .boxed()
+        asked.map(|echo| Ok(echo?.into_parts().0.headers)).boxed()
+    }
+
+    /// What it means that the credential cannot be had.
+    fn no_credential(&self, error: BoxError) -> Error {
+        let cluster = self.name.to_string();
+        match error.downcast_ref() {
+            Some(oidc) if OidcError::passes(oidc) => Error::Unreachable {
+                cluster,
+                source: Box::new(kube::Error::Service(error)),
+            },
+            _ => Error::Unauthorized {
+                cluster,
+                message: devbox_provider::with_causes(error.as_ref()),
+            },
+        }
     }
 
     /// What an error of the client means. `verb`, `resource` and `namespace` are what was asked for.
@@ -277,10 +289,7 @@ impl Cluster {
                 cluster,
                 message: devbox_provider::with_causes(&error),
             },
-            kube::Error::Service(error) if error.is::<OidcError>() => Error::Unauthorized {
-                cluster,
-                message: error.to_string(),
-            },
+            kube::Error::Service(error) if error.is::<OidcError>() => self.no_credential(error),
             error => Error::Unreachable {
                 cluster,
                 source: Box::new(error),

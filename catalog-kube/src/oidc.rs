@@ -11,43 +11,63 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet::URL_SAFE;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::HeaderValue;
 use kube::Client;
 use kube::client::Body;
 use kube::config::AuthInfo;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tower::BoxError;
 
 pub(crate) use saved::Saved;
 
-/// An ID token is renewed so long before its time is up: the request that it goes with takes a while, and clocks differ.
+/// An ID token is renewed this long before it expires: the request that carries it takes a while, and clocks differ.
 const EARLY: Duration = Duration::from_secs(10);
-/// How many requests wait for a token without waiting for room.
-const WAITING: usize = 16;
+/// How long after a failed renewal the next one is tried.
+const PAUSE: Duration = Duration::from_secs(2);
+/// How long another program may take to write down the tokens that it was given for a refresh token.
+const WRITTEN_WITHIN: Duration = Duration::from_millis(500);
+/// How many requests may be waiting for a token; further ones wait for room.
+const WAITING: usize = 1024;
+/// Some issuers' tokens are padded, or have bits to spare.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Why there is no ID token to show.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OidcError {
-    /// The kubeconfig has not what a renewal takes.
+    /// The kubeconfig lacks what a renewal takes.
     #[error("the ID token has expired, and the kubeconfig has no {key} to renew it with: log in again")]
     Incomplete { key: &'static str },
-    /// The issuer's URL is not one that a refresh token may be sent to.
-    #[error("idp-issuer-url: expected a URL that begins with https://, found `{url}`")]
-    BadIssuer { url: String },
-    /// The issuer has answered, with an error of RFC 6749 section 5.2 or something else.
-    #[error("{issuer} does not renew the ID token ({reason}): log in again")]
+    /// A refresh token may not be sent there.
+    #[error("an issuer has to be reached over https://, not at `{url}`")]
+    BadUrl { url: String },
+    /// The issuer has answered, but not with a token.
+    #[error("{issuer} does not renew the ID token: {reason}")]
     Refused { issuer: String, reason: String },
     /// The issuer has not answered.
     #[error("{issuer}, which renews the ID token, is not reachable: {reason}")]
     Unreachable { issuer: String, reason: String },
-    /// The kubeconfig has no such user any more, or cannot be read.
-    #[error("the ID token has expired, and the kubeconfig is of no help: {reason}")]
+    /// The kubeconfig does not name such a user any more, or cannot be read.
+    #[error("the ID token has expired, and the kubeconfig has no other: {reason}")]
     Kubeconfig { reason: String },
     /// The runtime ends.
     #[error("the ID token cannot be renewed: the program is ending")]
     Ending,
+}
+
+impl OidcError {
+    /// Whether asking again later may help, with the kubeconfig as it is.
+    pub(crate) fn passes(&self) -> bool {
+        matches!(self, OidcError::Unreachable { .. } | OidcError::Ending)
+    }
 }
 
 /// The values of an `auth-provider` that is called `oidc`, as client-go names them.
@@ -83,10 +103,14 @@ impl Settings {
         }
     }
 
-    /// The ID token, if it is good for a while from `now` on.
-    fn good_at(&self, now: SystemTime) -> Option<&str> {
-        let token = self.id_token.as_deref()?;
-        (now + EARLY < expiry(token)?).then_some(token)
+    /// Whether the ID token is good for so long.
+    fn is_good_for(&self, span: Duration, now: SystemTime) -> bool {
+        let expiry = self.id_token.as_deref().and_then(expiry);
+        expiry.is_some_and(|expiry| now + span < expiry)
+    }
+
+    fn is_good(&self) -> bool {
+        self.is_good_for(EARLY, SystemTime::now())
     }
 }
 
@@ -96,8 +120,8 @@ fn expiry(token: &str) -> Option<SystemTime> {
     struct Claims {
         exp: f64,
     }
-    let claims = token.split('.').nth(1)?.trim_end_matches('=');
-    let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    let claims = BASE64.decode(token.split('.').nth(1)?).ok()?;
+    let claims: Claims = serde_json::from_slice(&claims).ok()?;
     let since_1970 = Duration::try_from_secs_f64(claims.exp).ok()?;
     SystemTime::UNIX_EPOCH.checked_add(since_1970)
 }
@@ -113,9 +137,18 @@ pub(crate) struct Oidc {
 }
 
 impl Oidc {
-    /// For this user, if they have one. Nobody is asked for anything yet.
-    pub(crate) fn of(user: &AuthInfo, saved: Saved) -> Option<Self> {
+    /// For this user, if they have one: no other credential of theirs counts, and none is left. Nobody is asked for anything yet.
+    pub(crate) fn take(user: &mut AuthInfo, saved: Saved) -> Option<Self> {
         let settings = Settings::of(user)?;
+        *user = AuthInfo {
+            auth_provider: None,
+            exec: None,
+            password: None,
+            token: None,
+            token_file: None,
+            username: None,
+            ..std::mem::take(user)
+        };
         let (asked, requests) = mpsc::channel(WAITING);
         tokio::spawn(answer(Tokens::new(settings, saved), requests));
         Some(Self { asked })
@@ -164,6 +197,8 @@ struct Tokens {
     there: Settings,
     /// The same, or newer where it could not be written.
     current: Settings,
+    /// When the last renewal failed, and why.
+    failed: Option<(Instant, OidcError)>,
 }
 
 impl Tokens {
@@ -172,12 +207,20 @@ impl Tokens {
             saved,
             there: settings.clone(),
             current: settings,
+            failed: None,
         }
     }
 
     async fn header(&mut self) -> Answer {
-        if self.current.good_at(SystemTime::now()).is_none() {
-            self.renew().await?;
+        if !self.current.is_good() {
+            if let Some((at, error)) = &self.failed
+                && at.elapsed() < PAUSE
+            {
+                return Err(error.clone());
+            }
+            let renewed = self.renew().await;
+            self.failed = renewed.clone().err().map(|error| (Instant::now(), error));
+            renewed?;
         }
         let token = self.current.id_token.as_deref().unwrap_or_default();
         let header = HeaderValue::try_from(format!("Bearer {token}"));
@@ -191,35 +234,64 @@ impl Tokens {
     async fn renew(&mut self) -> Result<(), OidcError> {
         // Sessions of one kubeconfig renew one after the other: the next one finds what the first was given.
         let _turn = self.saved.turn().await;
-        let there = self.saved.read().await?;
-        if there != self.there {
-            // kubectl or another session has renewed it, or its user has logged in again.
-            self.there = there.clone();
-            self.current = there;
-            if self.current.good_at(SystemTime::now()).is_some() {
-                return Ok(());
-            }
+        if self.adopt().await? && self.current.is_good() {
+            return Ok(());
         }
-        let renewed = issuer::renew(&self.current).await?;
+        let renewed = match issuer::renew(&self.current).await {
+            Ok(renewed) => renewed,
+            Err(error @ OidcError::Refused { .. }) => return self.was_renewed_by_others(error).await,
+            Err(error) => return Err(error),
+        };
         match self.saved.write(&self.there, &renewed).await {
-            Ok(()) => self.there = renewed.clone(),
+            Ok(()) => self.there = self.saved.read().await?,
             Err(reason) => tracing::warn!(
                 %reason,
                 "a renewed token cannot be written to the kubeconfig: kubectl and other sessions may have to log in again"
             ),
         }
         self.current = renewed;
-        Ok(())
+        if self.current.is_good_for(Duration::ZERO, SystemTime::now()) {
+            return Ok(());
+        }
+        // Written down all the same: the refresh token before is spent.
+        Err(OidcError::Refused {
+            issuer: self.current.issuer.clone().unwrap_or_default(),
+            reason: "it has sent no ID token that is good; was `openid` among the scopes when you logged in?"
+                .into(),
+        })
+    }
+
+    /// Goes on with what the kubeconfig says, if that has changed: kubectl or another session has renewed it, or its user has logged in again.
+    async fn adopt(&mut self) -> Result<bool, OidcError> {
+        let there = self.saved.read().await?;
+        let changed = there != self.there;
+        if changed {
+            self.there = there.clone();
+            self.current = there;
+        }
+        Ok(changed)
+    }
+
+    /// Somebody who does not take turns, such as kubectl, may have been given the tokens that were refused here.
+    async fn was_renewed_by_others(&mut self, refused: OidcError) -> Result<(), OidcError> {
+        for pause in [Duration::ZERO, WRITTEN_WITHIN] {
+            tokio::time::sleep(pause).await;
+            if self.adopt().await? && self.current.is_good() {
+                return Ok(());
+            }
+        }
+        Err(refused)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ClusterOptions;
 
     /// A token whose claims are these.
     fn token(claims: &str) -> String {
-        format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
+        format!("e30.{}.c2ln", BASE64.encode(claims))
     }
 
     #[test]
@@ -230,8 +302,9 @@ mod tests {
                 id_token: Some(token(end)),
                 ..Settings::default()
             };
-            assert!(settings.good_at(at(989)).is_some(), "{end}");
-            assert_eq!(settings.good_at(at(990)), None, "{end}");
+            assert!(settings.is_good_for(EARLY, at(989)), "{end}");
+            assert!(!settings.is_good_for(EARLY, at(990)), "{end}");
+            assert!(settings.is_good_for(Duration::ZERO, at(999)), "{end}");
         }
     }
 
@@ -243,6 +316,43 @@ mod tests {
         for text in ["", "a", "a.b.c", "a.!.c", &without_end, &never, &negative] {
             assert_eq!(expiry(text), None, "{text}");
         }
+    }
+
+    fn kubeconfig(tokens: &str) -> String {
+        format!(
+            "clusters: [{{name: here, cluster: {{server: 'https://127.0.0.1:1'}}}}]\n\
+             contexts: [{{name: here, context: {{cluster: here, user: ada}}}}]\n\
+             users: [{{name: ada, user: {{auth-provider: {{name: oidc, config: {{{tokens}}}}}}}}}]\n"
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_failure_a_new_login_is_found_two_seconds_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config");
+        std::fs::write(&file, kubeconfig("id-token: a.b.c")).unwrap();
+        let options = ClusterOptions {
+            kubeconfig: Some(file.clone()),
+            ..ClusterOptions::default()
+        };
+        let mut tokens = Tokens::new(Settings::default(), Saved::new(&options, "here"));
+        let incomplete = OidcError::Incomplete {
+            key: "idp-issuer-url",
+        };
+        assert_eq!(tokens.header().await, Err(incomplete.clone()));
+
+        let good = token(r#"{"exp": 99999999999}"#);
+        std::fs::write(&file, kubeconfig(&format!("id-token: {good}"))).unwrap();
+        assert_eq!(tokens.header().await, Err(incomplete));
+        tokio::time::advance(PAUSE).await;
+        let header = tokens.header().await.unwrap();
+        assert_eq!(header, format!("Bearer {good}"));
+        assert!(header.is_sensitive());
+
+        std::fs::remove_file(&file).unwrap();
+        tokens.current = Settings::default();
+        let gone = tokens.header().await;
+        assert!(matches!(gone, Err(OidcError::Kubeconfig { .. })), "{gone:?}");
     }
 
     #[test]

@@ -5,19 +5,25 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{Request, StatusCode};
+use http::{HeaderValue, Request, StatusCode};
 use kube::client::Body;
 use kube::config::{AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig};
 use kube::config::{NamedAuthInfo, NamedCluster, NamedContext};
 use kube::{Client, Config};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use service_catalog::printable;
+use tunnel_bridge::dial::Proxies;
 use url::{Url, form_urlencoded};
 
 use super::{OidcError, Settings};
 
 /// How long an issuer has for each answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What is wrong with a refresh token that was used before, has expired or was withdrawn (RFC 6749 section 5.2).
+const SPENT: &str = "invalid_grant";
+/// So much of what an issuer says is shown.
+const LONGEST_REASON: usize = 200;
 
 /// OpenID Connect Discovery section 3.
 #[derive(Deserialize)]
@@ -35,14 +41,13 @@ struct Renewed {
 #[derive(Deserialize)]
 struct Refusal {
     error: String,
-    #[serde(default)]
-    error_description: String,
+    error_description: Option<String>,
 }
 
 /// What an issuer has answered.
 type Reply<T> = Result<T, Refusal>;
 
-/// The settings with new tokens.
+/// The settings with the tokens that the issuer has sent: the ID token is optional (OpenID Connect Core section 12.2).
 pub(super) async fn renew(settings: &Settings) -> Result<Settings, OidcError> {
     let (Some(issuer), Some(client), Some(refresh)) =
         (&settings.issuer, &settings.client_id, &settings.refresh_token)
@@ -61,11 +66,11 @@ pub(super) async fn renew(settings: &Settings) -> Result<Settings, OidcError> {
         "{}/.well-known/openid-configuration",
         issuer.trim_end_matches('/')
     );
-    let discovery = Url::parse(&discovery).map_err(|_| asking.bad_issuer())?;
+    let discovery = Url::parse(&discovery).map_err(|_| bad_url(issuer))?;
     let metadata: Metadata = asking
         .send(&discovery, None)
         .await?
-        .map_err(|refusal| asking.refused(refusal))?;
+        .map_err(|refusal| asking.refused(&refusal))?;
 
     let grant = [("grant_type", "refresh_token"), ("refresh_token", refresh)];
     let secret = settings.client_secret.as_deref();
@@ -86,7 +91,7 @@ pub(super) async fn renew(settings: &Settings) -> Result<Settings, OidcError> {
     };
     let answer: Reply<Renewed> = match by_header {
         Some(Ok(renewed)) => Ok(renewed),
-        Some(Err(refusal)) if refusal.error == "invalid_grant" => Err(refusal),
+        Some(Err(refusal)) if refusal.error == SPENT => Err(refusal),
         Some(Err(_)) | None => {
             let mut values = grant.to_vec();
             values.push(("client_id", client));
@@ -98,12 +103,9 @@ pub(super) async fn renew(settings: &Settings) -> Result<Settings, OidcError> {
             asking.send(&metadata.token_endpoint, Some(form)).await?
         }
     };
-    let renewed = answer.map_err(|refusal| asking.refused(refusal))?;
-    let Some(id_token) = renewed.id_token.filter(|token| super::expiry(token).is_some()) else {
-        return Err(asking.refused_because("it has sent no ID token"));
-    };
+    let renewed = answer.map_err(|refusal| asking.refused(&refusal))?;
     Ok(Settings {
-        id_token: Some(id_token),
+        id_token: renewed.id_token.or_else(|| settings.id_token.clone()),
         refresh_token: renewed.refresh_token.or_else(|| Some(refresh.clone())),
         ..settings.clone()
     })
@@ -127,6 +129,10 @@ fn basic(client: &str, secret: &str) -> String {
     format!("Basic {}", STANDARD.encode(both))
 }
 
+fn bad_url(url: &str) -> OidcError {
+    OidcError::BadUrl { url: url.to_owned() }
+}
+
 struct Asking<'a> {
     settings: &'a Settings,
     issuer: &'a str,
@@ -144,12 +150,14 @@ impl Asking<'_> {
         }
         let refusal = serde_json::from_slice(&body);
         match refusal {
-            // Another day it may be in order.
-            _ if status.is_server_error() => Err(self.unreachable(format!("it answers {status}"))),
+            // RFC 6585 section 4, and faults of its own.
+            _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                Err(self.unreachable(format!("it answers {status}")))
+            }
             Ok(refusal) => Ok(Err(refusal)),
             Err(_) => Ok(Err(Refusal {
                 error: format!("{} answers {status}", url.path()),
-                error_description: String::new(),
+                error_description: None,
             })),
         }
     }
@@ -166,6 +174,9 @@ impl Asking<'_> {
                 let mut request = request.method(http::Method::POST);
                 request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
                 if let Some(authorization) = authorization {
+                    let mut authorization =
+                        HeaderValue::try_from(authorization).map_err(|error| unreachable(&error))?;
+                    authorization.set_sensitive(true);
                     request = request.header(AUTHORIZATION, authorization);
                 }
                 request.body(Body::from(body.into_bytes()))
@@ -181,7 +192,7 @@ impl Asking<'_> {
     /// A client for this URL's host that has no credential: kube's, which knows proxies, and authorities as a kubeconfig names them.
     async fn client(&self, url: &Url) -> Result<Client, OidcError> {
         if url.scheme() != "https" {
-            return Err(self.bad_issuer());
+            return Err(bad_url(url.as_str()));
         }
         let name = "issuer".to_owned();
         let cluster = Cluster {
@@ -215,14 +226,16 @@ impl Asking<'_> {
             ..Kubeconfig::default()
         };
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-        let config = config.map_err(|error| self.unreachable(devbox_provider::with_causes(&error)))?;
-        Client::try_from(config).map_err(|error| self.unreachable(devbox_provider::with_causes(&error)))
-    }
-
-    fn bad_issuer(&self) -> OidcError {
-        OidcError::BadIssuer {
-            url: self.issuer.to_owned(),
+        let mut config = config.map_err(|error| self.unreachable(devbox_provider::with_causes(&error)))?;
+        // A refresh token that has perhaps been used is not sent again.
+        config.default_retry = false;
+        // kube looks in $NO_PROXY for the proxy.
+        let proxies = Proxies::from_env(|name| std::env::var(name).ok());
+        let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default());
+        if let Ok(None) = proxies.choose(true, host, port.unwrap_or(443)) {
+            config.proxy_url = None;
         }
+        Client::try_from(config).map_err(|error| self.unreachable(devbox_provider::with_causes(&error)))
     }
 
     fn unreachable(&self, reason: String) -> OidcError {
@@ -232,15 +245,16 @@ impl Asking<'_> {
         }
     }
 
-    fn refused(&self, refusal: Refusal) -> OidcError {
-        let Refusal {
-            error,
-            error_description: more,
-        } = refusal;
-        if more.is_empty() {
-            self.refused_because(&error)
+    fn refused(&self, refusal: &Refusal) -> OidcError {
+        let said = match &refusal.error_description {
+            Some(more) => format!("{}: {more}", refusal.error),
+            None => refusal.error.clone(),
+        };
+        let said: String = printable(&said, &[]).chars().take(LONGEST_REASON).collect();
+        if refusal.error == SPENT {
+            self.refused_because(&format!("{said}; log in again"))
         } else {
-            self.refused_because(&format!("{error}: {more}"))
+            self.refused_because(&said)
         }
     }
 
@@ -277,13 +291,17 @@ mod tests {
             let error = renew(&settings).await.err();
             assert_eq!(error, Some(OidcError::Incomplete { key }));
         }
-        for url in ["http://127.0.0.1:1", "issuer.example"] {
+        let discovery = "http://127.0.0.1:1/.well-known/openid-configuration";
+        for (url, said) in [
+            ("http://127.0.0.1:1", discovery),
+            ("issuer.example", "issuer.example"),
+        ] {
             let settings = Settings {
                 issuer: Some(url.to_owned()),
                 ..whole.clone()
             };
             let error = renew(&settings).await.err();
-            assert_eq!(error, Some(OidcError::BadIssuer { url: url.to_owned() }));
+            assert_eq!(error, Some(OidcError::BadUrl { url: said.to_owned() }));
         }
     }
 

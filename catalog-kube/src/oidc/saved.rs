@@ -1,13 +1,21 @@
 //! The tokens where they are kept: in a file of the kubeconfig, which is the user's own.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use kube::config::Kubeconfig;
+use kube::config::{Kubeconfig, NamedAuthInfo};
+use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{OidcError, Settings};
 use crate::{ClusterOptions, kubeconfig};
+
+/// Longer than a renewal takes.
+const LONGEST_TURN: Duration = Duration::from_secs(30);
+/// How often a lock is tried.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A user of a kubeconfig.
 #[derive(Debug, Clone)]
@@ -26,21 +34,24 @@ impl Saved {
         }
     }
 
-    /// Waits until no other session renews a token of this kubeconfig, and keeps the others waiting until it is dropped. Where the file
-    /// cannot be locked, nobody waits.
+    /// Waits until no other session renews a token of this kubeconfig, and keeps the others waiting until it is dropped. Nobody waits where
+    /// the file cannot be locked, and for somebody who holds it for long.
     pub(super) async fn turn(&self) -> Option<File> {
         // Windows' locks would keep kubectl from reading the file as well.
         if std::env::consts::FAMILY != "unix" {
             return None;
         }
         let saved = self.clone();
-        let locked = tokio::task::spawn_blocking(move || {
-            let (path, _) = saved.find().ok()?;
-            let file = File::open(path).ok()?;
-            file.lock().ok()?;
-            Some(file)
-        });
-        locked.await.ok().flatten()
+        let opened = tokio::task::spawn_blocking(move || File::open(saved.find().ok()?.0).ok());
+        let file = opened.await.ok().flatten()?;
+        let deadline = Instant::now() + LONGEST_TURN;
+        while let Err(TryLockError::WouldBlock) = file.try_lock() {
+            if Instant::now() >= deadline {
+                return None;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Some(file)
     }
 
     /// The settings as they are there.
@@ -56,84 +67,105 @@ impl Saved {
         let (saved, old, new) = (self.clone(), old.clone(), new.clone());
         let written = tokio::task::spawn_blocking(move || {
             let (path, _) = saved.find().map_err(|error| error.to_string())?;
-            let user = saved.user()?;
-            replace(&path, &user, &old, &new).map_err(|reason| format!("{}: {reason}", path.display()))
+            replace(&path, &old, &new).map_err(|reason| format!("{}: {reason}", path.display()))
         });
         written.await.map_err(|error| error.to_string())?
     }
 
     /// What the user is called.
     fn user(&self) -> Result<String, String> {
-        let merged = kubeconfig::read(&self.options).map_err(|error| error.to_string())?;
+        // Its errors quote the file, and with it a token.
+        let merged = kubeconfig::read(&self.options).map_err(|_| "it cannot be read".to_owned())?;
         let context = self.options.context.as_deref().unwrap_or_default();
         let user = merged.and_then(|merged| kubeconfig::user_of(&merged, context));
-        user.ok_or_else(|| format!("the context `{context}` has no user any more"))
+        user.ok_or_else(|| format!("the context `{context}` no longer names a user"))
     }
 
     /// The file that defines the user, and their settings.
     fn find(&self) -> Result<(PathBuf, Settings), OidcError> {
-        let no_help = |reason: String| OidcError::Kubeconfig { reason };
-        let user = self.user().map_err(no_help)?;
-        let files = kubeconfig::files(&self.options).map_err(|error| no_help(error.to_string()))?;
-        let mut found = files.into_iter().filter_map(|(path, kubeconfig)| {
-            let settings = settings_of(&kubeconfig, &user)?;
-            Some((path, settings))
-        });
+        let unusable = |reason: String| OidcError::Kubeconfig { reason };
+        let user = self.user().map_err(unusable)?;
+        let files = kubeconfig::files(&self.options).map_err(|_| unusable("it cannot be read".to_owned()))?;
         // As they are merged: the first file that has a user is the one that counts.
-        let first = found.next();
-        first.ok_or_else(|| no_help(format!("`{user}` has no auth-provider `oidc` any more")))
+        let found = files.into_iter().find_map(|(path, kubeconfig)| {
+            let user = user_of(&kubeconfig, &user)?;
+            Some((path, user.auth_info.as_ref().and_then(Settings::of)))
+        });
+        match found {
+            Some((path, Some(settings))) => Ok((path, settings)),
+            _ => Err(unusable(format!(
+                "the user `{user}` no longer has the auth-provider `oidc`"
+            ))),
+        }
     }
 }
 
-fn settings_of(kubeconfig: &Kubeconfig, user: &str) -> Option<Settings> {
-    let named = kubeconfig.auth_infos.iter().find(|named| named.name == user)?;
-    Settings::of(named.auth_info.as_ref()?)
+fn user_of<'a>(kubeconfig: &'a Kubeconfig, user: &str) -> Option<&'a NamedAuthInfo> {
+    kubeconfig.auth_infos.iter().find(|named| named.name == user)
 }
 
 /// Replaces the tokens in the text of a file: comments and order stay as they are.
-fn replace(path: &Path, user: &str, old: &Settings, new: &Settings) -> Result<(), String> {
-    // A link stays, and what it leads to is replaced.
-    let path = fs::canonicalize(path).map_err(|error| error.to_string())?;
-    let text = fs::read_to_string(&path).map_err(|error| error.to_string())?;
-    let text = replaced(&text, user, old, new).ok_or("its tokens are not written out in it")?;
-    // In a folder of somebody else, or mounted alone, it can only be written as kubectl does.
-    swap(&path, &text)
-        .or_else(|_| fs::write(&path, &text))
-        .map_err(|error| error.to_string())
+///
+/// The file itself is written, as kubectl does it, so that its owner, its rights and the links to it stay; but with one write, and never cut
+/// before that: killed at any moment, the old text or the new one is there, or the new one with empty lines behind it.
+fn replace(path: &Path, old: &Settings, new: &Settings) -> Result<(), String> {
+    let open = || OpenOptions::new().read(true).write(true).open(path);
+    let mut file = open().map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)
+        .map_err(|error| error.to_string())?;
+    let replaced = replaced(&text, old, new).ok_or("its tokens cannot be replaced in its text")?;
+    let mut bytes = replaced.clone().into_bytes();
+    bytes.resize(replaced.len().max(text.len()), b'\n');
+    let mut write = || -> io::Result<()> {
+        file.rewind()?;
+        file.write_all(&bytes)?;
+        file.set_len(u64::try_from(replaced.len()).unwrap_or(u64::MAX))?;
+        file.sync_all()
+    };
+    write().map_err(|error| error.to_string())
 }
 
-/// Puts a new file in the place of the old one, with its rights: whoever reads it meanwhile finds the old text or the new one.
-fn swap(path: &Path, text: &str) -> io::Result<()> {
-    let folder = path.parent().ok_or(io::ErrorKind::NotFound)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file()
-        .set_permissions(fs::metadata(path)?.permissions())?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
-}
-
-/// The text with the new tokens; none where it does not say them afterwards, as where they are folded or escaped.
-fn replaced(text: &str, user: &str, old: &Settings, new: &Settings) -> Option<String> {
-    let mut text = text.to_owned();
-    for (old, new) in [
+/// The text with the new tokens. None where it would not say the same with these alone exchanged: where they are folded or escaped, or part of
+/// something else.
+fn replaced(text: &str, old: &Settings, new: &Settings) -> Option<String> {
+    let exchanged: Vec<(&str, &str)> = [
         (&old.id_token, &new.id_token),
         (&old.refresh_token, &new.refresh_token),
-    ] {
-        if let (Some(old), Some(new)) = (old, new) {
-            text = text.replace(old.as_str(), new);
-        }
+    ]
+    .into_iter()
+    // A file without an ID token gets none: whoever reads it renews it anyway.
+    .filter_map(|(old, new)| Some((old.as_deref()?, new.as_deref()?)))
+    .filter(|(old, new)| old != new)
+    .collect();
+    let mut there = text.to_owned();
+    for (old, new) in &exchanged {
+        there = there.contains(old).then(|| there.replace(old, new))?;
     }
-    let kubeconfig = Kubeconfig::from_yaml(&text).ok()?;
-    let said = settings_of(&kubeconfig, user)?;
-    // A file without an ID token gets none: its reader renews it anyway.
-    let id_token = old.id_token.as_ref().and(new.id_token.as_ref());
-    (said.refresh_token == new.refresh_token && said.id_token.as_ref() == id_token).then_some(text)
+    let meant = |text: &str| serde_json::to_value(Kubeconfig::from_yaml(text).ok()?).ok();
+    let mut wanted = meant(text)?;
+    exchange(&mut wanted, &exchanged);
+    (meant(&there)? == wanted).then_some(there)
+}
+
+/// Exchanges whole texts in a document.
+fn exchange(value: &mut Value, exchanged: &[(&str, &str)]) {
+    match value {
+        Value::String(text) => {
+            if let Some((_, new)) = exchanged.iter().find(|(old, _)| old == text) {
+                (*new).clone_into(text);
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| exchange(value, exchanged)),
+        Value::Object(values) => values.values_mut().for_each(|value| exchange(value, exchanged)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const TEXT: &str = "\
@@ -161,7 +193,7 @@ clusters: []
     #[test]
     fn the_tokens_are_replaced_and_nothing_else() {
         let (old, new) = (tokens(Some("a.b.c"), "r-1"), tokens(Some("d.e.f"), "r-2"));
-        let text = replaced(TEXT, "ada", &old, &new).unwrap();
+        let text = replaced(TEXT, &old, &new).unwrap();
         assert_eq!(text, TEXT.replace("a.b.c", "d.e.f").replace("r-1", "r-2"));
     }
 
@@ -169,10 +201,7 @@ clusters: []
     fn a_file_without_an_id_token_gets_the_refresh_token_alone() {
         let text = TEXT.replace("id-token: a.b.c, ", "");
         let (old, new) = (tokens(None, "r-1"), tokens(Some("d.e.f"), "r-2"));
-        assert_eq!(
-            replaced(&text, "ada", &old, &new).unwrap(),
-            text.replace("r-1", "r-2")
-        );
+        assert_eq!(replaced(&text, &old, &new).unwrap(), text.replace("r-1", "r-2"));
     }
 
     #[test]
@@ -180,26 +209,32 @@ clusters: []
         let old = tokens(Some("a.b.c"), "r-1");
         // The quotes around it would end.
         let new = tokens(Some("d.e.f"), "r\"2");
-        assert_eq!(replaced(TEXT, "ada", &old, &new), None);
+        assert_eq!(replaced(TEXT, &old, &new), None);
         // Not as it is in the kubeconfig.
         let escaped = TEXT.replace("\"r-1\"", "\"r\\u002d1\"");
-        assert_eq!(
-            replaced(&escaped, "ada", &old, &tokens(Some("d.e.f"), "r-2")),
-            None
-        );
-        assert_eq!(replaced(TEXT, "bob", &old, &new), None);
+        assert_eq!(replaced(&escaped, &old, &tokens(Some("d.e.f"), "r-2")), None);
+        // Part of something else, which would change as well.
+        let part = TEXT.replace("token: a.b}", "token: r-10}");
+        assert_eq!(replaced(&part, &old, &tokens(Some("d.e.f"), "r-2")), None);
     }
 
     #[test]
-    fn the_file_is_replaced_and_nothing_is_left_beside_it() {
+    fn a_file_is_written_in_its_place_whatever_the_lengths() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config");
         fs::write(&file, TEXT).unwrap();
-        let (old, new) = (tokens(Some("a.b.c"), "r-1"), tokens(Some("d.e.f"), "r-2"));
-        replace(&file, "ada", &old, &new).unwrap();
-        assert!(fs::read_to_string(&file).unwrap().contains("d.e.f"));
-        let again = replace(&file, "ada", &old, &tokens(Some("g.h.i"), "r-3"));
-        assert_eq!(again, Err("its tokens are not written out in it".to_owned()));
+        let all = [
+            tokens(Some("a.b.c"), "r-1"),
+            tokens(Some("a-longer.one.here"), "and-another"),
+            tokens(Some("d.e.f"), "r-2"),
+        ];
+        for pair in all.windows(2) {
+            let before = fs::read_to_string(&file).unwrap();
+            replace(&file, &pair[0], &pair[1]).unwrap();
+            let after = fs::read_to_string(&file).unwrap();
+            assert_eq!(after, replaced(&before, &pair[0], &pair[1]).unwrap());
+        }
+        assert!(replace(&file, &all[0], &all[1]).is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }
