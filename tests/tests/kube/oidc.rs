@@ -169,7 +169,7 @@ fn tokens_of_an_issuer_are_renewed_in_the_kubeconfig_that_two_sessions_and_kubec
         };
         wait::until_ok(
             "an API server that has heard of the issuer",
-            8 * wait::SOON,
+            12 * wait::SOON,
             || {
                 let [id, _] = issuer.log_in(node)?;
                 kubectl(&kubeconfig(scene, &namespace, &json!({"token": id}))?)
