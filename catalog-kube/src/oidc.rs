@@ -55,8 +55,8 @@ pub(crate) enum OidcError {
     /// The issuer has not answered.
     #[error("{issuer}, which renews the ID token, is not reachable: {reason}")]
     Unreachable { issuer: String, reason: String },
-    /// The kubeconfig does not name such a user any more, or cannot be read.
-    #[error("the ID token has expired, and the kubeconfig has no other: {reason}")]
+    /// The kubeconfig does not name such a user any more, cannot be read, or names an authority that cannot be.
+    #[error("the ID token has expired, and the kubeconfig has no way to renew it: {reason}")]
     Kubeconfig { reason: String },
     /// The runtime ends.
     #[error("the ID token cannot be renewed: the program is ending")]

@@ -183,7 +183,10 @@ impl Asking<'_> {
             }
         };
         let request = request.map_err(|error| unreachable(&error))?;
-        let response = client.send(request).await.map_err(|error| unreachable(&error))?;
+        let response = client.send(request).await.map_err(|error| match &error {
+            kube::Error::Service(source) => unreachable(source.as_ref()),
+            error => unreachable(error),
+        })?;
         let status = response.status();
         let body = response.into_body().collect_bytes().await;
         Ok((status, body.map_err(|error| unreachable(&error))?.to_vec()))
@@ -226,7 +229,10 @@ impl Asking<'_> {
             ..Kubeconfig::default()
         };
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-        let mut config = config.map_err(|error| self.unreachable(devbox_provider::with_causes(&error)))?;
+        let unusable = |error: &dyn std::error::Error| OidcError::Kubeconfig {
+            reason: devbox_provider::with_causes(error),
+        };
+        let mut config = config.map_err(|error| unusable(&error))?;
         // A refresh token that has perhaps been used is not sent again.
         config.default_retry = false;
         // kube looks in $NO_PROXY for the proxy.
@@ -235,7 +241,7 @@ impl Asking<'_> {
         if let Ok(None) = proxies.choose(true, host, port.unwrap_or(443)) {
             config.proxy_url = None;
         }
-        Client::try_from(config).map_err(|error| self.unreachable(devbox_provider::with_causes(&error)))
+        Client::try_from(config).map_err(|error| unusable(&error))
     }
 
     fn unreachable(&self, reason: String) -> OidcError {
