@@ -171,11 +171,6 @@ pub(crate) fn kube_tests(node: &Path, filters: &[String], skips: &mut Vec<String
     let mut command = cargo();
     command.args(["test", "--locked", "-p", "devbox-tests", "--test", "kube"]);
     command.env("DEVBOX_KUBE", node);
-    if std::env::var_os("RUST_TEST_THREADS").is_none() {
-        // One more than there are cores: most of the time a test waits for something.
-        let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get() + 1);
-        command.env("RUST_TEST_THREADS", threads.to_string());
-    }
     run_tests(command, filters, skips)
 }
 
