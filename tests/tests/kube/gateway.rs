@@ -511,6 +511,9 @@ fn over_an_ingress_everything_goes_on_while_the_api_server_is_away() -> Outcome 
         proxied.end()?;
         asking.wait_for_more()?;
         asking.none_failed(scene)?;
+        // Kubernetes' own controllers may pause for a minute after that (client-go's backoff), each for itself: until they have replaced a
+        // pod of something else, connections could go to pods that are gone, whoever makes them.
+        team.namespace.restart("deployment/dns")?;
         let way = [&over[..], &NOT_OUTSIDE].concat();
         user::no_request_fails_through_a_restart(scene, &team.namespace, &team.kubeconfig, &way)?;
         drop((held, waiting));
